@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * ferry: live migration of a running VM, as a library for KVM VMMs.
+ *
+ * One struct ferry_session is one end of one migration. The embedder describes its VM (regions and
+ * ops), opens a URI and lends one thread to ferry_run(), which returns when the VM has one owner again.
+ * docs/embedding.md walks through it; docs/protocol.md says what crosses the link.
+ *
+ * Conventions. Functions return 0 or a negative errno and leave their outputs untouched on failure.
+ * Sizes are in bytes, times in microseconds, pages in units of 1 << page_shift bytes. Structs that may
+ * grow begin with .size: set it to sizeof (the FERRY_*_INIT macros do); a field that is zero, or that
+ * the caller's smaller struct does not have, takes its default. Unless its text says "any thread", a
+ * function is called by one thread at a time for a given session. Sessions share nothing.
+ */
+#ifndef FERRY_FERRY_H
+#define FERRY_FERRY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FERRY_VERSION_MAJOR 1
+#define FERRY_VERSION_MINOR 0
+
+struct ferry_session; /* one end of one migration */
+struct ferry_stream;  /* device state: sections, in order */
+
+/* The stages of Clark et al. (NSDI 2005), with post-copy between stop-and-copy and commitment. */
+enum ferry_phase {
+	FERRY_IDLE,
+	FERRY_PRE_MIGRATION,
+	FERRY_RESERVATION,
+	FERRY_PRECOPY,
+	FERRY_STOP_AND_COPY,
+	FERRY_POSTCOPY,
+	FERRY_COMMITMENT,
+	FERRY_ACTIVATION,
+	FERRY_DONE,
+	FERRY_FAILED
+};
+
+/* Who may run the VM, as far as this end can know. */
+enum ferry_owner { FERRY_SOURCE, FERRY_TARGET, FERRY_NONE, FERRY_UNKNOWN };
+
+enum ferry_outcome {
+	FERRY_MIGRATED,	 /* the target owns the VM */
+	FERRY_REFUSED,	 /* never left pre-copy: the VM was not stopped for a moment */
+	FERRY_FELL_BACK, /* stopped, perhaps run tentatively at the target, and resumed at the source */
+	FERRY_DISCARDED, /* target only: what had been received is gone, the VM is elsewhere or dead */
+	FERRY_IN_DOUBT,	 /* PREPARED and COMMIT did not both arrive: owner FERRY_UNKNOWN */
+	FERRY_LOST	 /* commit at switchover only: the owner is left without some of its memory */
+};
+
+enum ferry_mode {
+	FERRY_MODE_AUTO,	  /* pre-copy; post-copy where pre-copy does not converge */
+	FERRY_MODE_STOP_AND_COPY, /* pre-copy until the residue fits downtime_us, then all of it */
+	FERRY_MODE_POSTCOPY	  /* one pass of pre-copy, then demand paging */
+};
+
+enum ferry_commit_at {
+	FERRY_COMMIT_DEFAULT,	     /* COMPLETE where the target can hold output; see ferry_ops.output_hold */
+	FERRY_COMMIT_AT_COMPLETE,    /* the source stays a fallback until the last page has arrived */
+	FERRY_COMMIT_AT_SWITCHOVER   /* classic post-copy: no way back once the target runs */
+};
+
+enum ferry_hold_action {
+	FERRY_HOLD_FALLBACK, /* hold_limit_us passed: go back to the source */
+	FERRY_HOLD_COMMIT    /* hold_limit_us passed: commit early, the source becomes a page server */
+};
+
+#define FERRY_REGION_SHARED 1u /* a memfd mapped MAP_SHARED; else private anonymous memory */
+
+/* One piece of guest RAM. Regions do not overlap; gpa and len are multiples of the page size. */
+struct ferry_region {
+	uint64_t gpa;	     /* guest physical address, bytes */
+	uint64_t len;	     /* bytes */
+	void *hva;	     /* the VM's own mapping of it, page aligned */
+	int fd;		     /* FERRY_REGION_SHARED: the memfd; else -1 */
+	uint64_t fd_offset;  /* FERRY_REGION_SHARED: where in the memfd it begins, bytes */
+	uint32_t id;	     /* unique in the VM; what names it on the link */
+	uint32_t page_shift; /* 12; others are refused */
+	uint32_t flags;	     /* FERRY_REGION_* */
+	uint32_t reserved;
+};
+
+struct ferry_round {
+	uint32_t round;		/* 0: all populated pages */
+	uint32_t reserved;
+	uint64_t pages_sent;	/* with data */
+	uint64_t pages_zero;
+	uint64_t bytes;		/* of page data */
+	uint64_t duration_us;
+	uint64_t pages_dirty;	/* found dirty after it: the next round */
+};
+
+struct ferry_blackout { /* microseconds; the items sum up to total_us */
+	uint64_t total_us;	/* vCPUs stopped at one end until resumed at the other */
+	uint64_t pause_us;
+	uint64_t fetch_us;	/* last dirty_fetch */
+	uint64_t residue_us;	/* stop-and-copy: sending it; post-copy: its bitmap */
+	uint64_t save_us;
+	uint64_t send_us;	/* state and switchover on the link, both ways */
+	uint64_t arm_us;	/* target: drop the residual pages, arm userfaultfd */
+	uint64_t load_us;	/* target */
+	uint64_t resume_us;	/* target */
+};
+
+struct ferry_stats {
+	size_t size;
+	enum ferry_phase phase;
+	uint32_t round;
+	uint32_t reconnects;
+	uint32_t reserved;
+	uint64_t elapsed_us;	 /* since ferry_run() */
+	uint64_t precopy_us;
+	uint64_t postcopy_us;
+	uint64_t bytes_sent;	 /* source: page data put or served; target: landed or pulled */
+	uint64_t pages_total;
+	uint64_t pages_sent;	 /* pages that crossed with data */
+	uint64_t pages_zero;	 /* crossed as runs */
+	uint64_t pages_hole;	 /* never populated, never read */
+	uint64_t pages_remaining; /* in this round, or of the residue */
+	uint64_t pages_residue;	 /* left to post-copy at the switchover */
+	uint64_t dirty_rate;	 /* pages a second, over the last round */
+	uint64_t throughput;	 /* bytes a second of page data in pre-copy */
+	uint64_t faults;	 /* userfaults that needed the peer */
+	uint64_t faults_local;	 /* userfaults resolved without it */
+	uint64_t fault_p50_ns, fault_p99_ns, fault_max_ns; /* event read until page placed */
+	struct ferry_blackout blackout; /* source, once the target has run */
+};
+
+enum ferry_event_type {
+	FERRY_EVENT_PHASE,  /* .phase has been entered */
+	FERRY_EVENT_ROUND,  /* .round has ended (source) */
+	FERRY_EVENT_POLICY, /* .text: the policy's sentence */
+	FERRY_EVENT_LINK    /* .text: lost, or back */
+};
+
+struct ferry_event {
+	size_t size;
+	enum ferry_event_type type;
+	enum ferry_phase phase;
+	uint64_t time_us; /* since ferry_run() */
+	const char *text; /* valid during the call; may be NULL */
+	struct ferry_round round;
+};
+
+/*
+ * What the embedder promises. All ops but log run on the thread inside ferry_run(), one at a time; an
+ * op may block. They return 0 or a negative errno; a failed op ends the migration, and the VM goes on
+ * at its owner. An op that is NULL and not marked optional is an error at ferry_source()/ferry_target().
+ * docs/embedding.md has the whole contract.
+ */
+struct ferry_ops {
+	size_t size;
+
+	/* source, optional: what the target must offer (CPUID, devices), checked by its reserve. */
+	int (*needs)(void *vm, struct ferry_stream *out);
+	/*
+	 * target: allocate memory for n regions and fill hva, fd and fd_offset of each; everything else is
+	 * given. The memory must be fresh (reads as zero), and nothing may touch it until load. needs: the
+	 * source's sections; ferry_stream_fail() on it refuses with a sentence.
+	 */
+	int (*reserve)(void *vm, struct ferry_region *regions, size_t n, struct ferry_stream *needs);
+
+	/* source: begin, end dirty tracking. After dirty_start returns no write is missed. */
+	int (*dirty_start)(void *vm);
+	int (*dirty_stop)(void *vm);
+	/*
+	 * source: set in bits[] the pages of a region written since the last fetch (page i is bit i%64 of
+	 * word i/64; a superset is fine, a missing bit is not). bits[] comes zeroed. FERRY_DIRTY_LAST: the VM
+	 * is paused and nothing will be fetched again, so tracking need not be re-armed.
+	 */
+	int (*dirty_fetch)(void *vm, uint32_t region, uint64_t *bits, uint64_t npages, unsigned flags);
+	/* source, optional: slow the guest by this percentage (0: full speed). */
+	int (*throttle)(void *vm, unsigned percent);
+
+	/* both: on return no vCPU runs and no backend writes guest memory. */
+	int (*pause)(void *vm);
+	/* both: let it run. The source's fallback: the VM continues from its stop point, so it must not fail. */
+	int (*resume)(void *vm);
+
+	/* source: all state but RAM, while paused. target: take it; a section it cannot take is refused. */
+	int (*save)(void *vm, struct ferry_stream *out);
+	int (*load)(void *vm, struct ferry_stream *in);
+
+	/*
+	 * target, optional, both or neither: from output_hold on, nothing the VM emits leaves the host (packets,
+	 * disk writes, console), until output_release lets it go in order. Having them is what allows the VM to
+	 * run at the target before the commit; discard throws away what was held.
+	 */
+	int (*output_hold)(void *vm);
+	int (*output_release)(void *vm);
+
+	/* target, optional: the VM is ours: take disk locks, announce it on the network. Before output_release. */
+	int (*activate)(void *vm);
+	/* source, optional: the VM is gone from here: destroy it. Never called before COMMITTED. */
+	int (*retire)(void *vm);
+	/* target: stop the vCPUs (they may be blocked on a fault: kick them by a signal), forget the VM. */
+	int (*discard)(void *vm);
+
+	/*
+	 * Optional: settle an in-doubt ending by a compare-and-swap outside both hosts: if nothing is recorded
+	 * for session, record want; *is is what is recorded then. docs/failure-model.md says when it is asked.
+	 */
+	int (*arbiter)(void *vm, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is);
+
+	void (*event)(void *vm, const struct ferry_event *ev); /* optional; must not block for long */
+	void (*log)(void *vm, int level, const char *line);    /* optional; any thread; syslog levels */
+};
+
+#define FERRY_DIRTY_LAST 1u
+
+struct ferry_vm {
+	size_t size;
+	void *vm; /* handed to every op */
+	const struct ferry_ops *ops;
+	const struct ferry_region *regions; /* source: its RAM; target: NULL */
+	size_t nregions;
+};
+
+/* Zero is the default everywhere. The source decides; what concerns the target travels to it. */
+struct ferry_config {
+	size_t size;
+	enum ferry_mode mode;
+	enum ferry_commit_at commit_at;
+	enum ferry_hold_action at_hold_limit;
+	uint32_t channels;	   /* data channels; 1, at most 16 */
+	uint32_t max_rounds;	   /* 30; at most 1000 */
+	uint32_t poll_us;	   /* busy-poll this long after the last fault; 50, at most 10000 */
+	uint32_t flags;		   /* FERRY_CONFIG_* */
+	uint32_t reserved;
+	uint64_t downtime_us;	   /* aim for the blackout; 300000 */
+	uint64_t precopy_limit_us; /* bound on pre-copy; 0: none but max_rounds */
+	uint64_t bandwidth;	   /* bytes a second of page data; 0: unlimited */
+	uint64_t hold_limit_us;	   /* longest tentative run; 0: none */
+	uint64_t connect_us;	   /* source: to reach the target; target: to be reached; 10 s */
+	uint64_t reconnect_us;	   /* a lost link may be back for this long; 5 s; FERRY_CONFIG_NO_RECONNECT: 0 */
+	uint64_t timeout_us;	   /* a peer silent this long is a lost link; 3 s, at least 10 ms */
+	uint8_t session[16];	   /* source: names the migration, for the arbiter; zero: random */
+};
+
+#define FERRY_CONFIG_NO_RECONNECT 1u
+#define FERRY_CONFIG_DRILL 2u /* allow ferry_drill() */
+
+#define FERRY_DETAIL_MAX 512
+
+struct ferry_result {
+	size_t size;
+	enum ferry_outcome outcome;
+	enum ferry_owner owner;
+	enum ferry_phase phase; /* the last one entered before DONE or FAILED */
+	int error;		/* 0, or what went wrong first */
+	uint8_t session[16];
+	char detail[FERRY_DETAIL_MAX]; /* one sentence: what happened, with the values */
+	struct ferry_stats stats;
+};
+
+#define FERRY_OPS_INIT .size = sizeof(struct ferry_ops)
+#define FERRY_VM_INIT .size = sizeof(struct ferry_vm)
+#define FERRY_CONFIG_INIT .size = sizeof(struct ferry_config)
+
+/*
+ * One end of a migration. vm and cfg are copied (regions too), ops and what they point to must outlive the
+ * session; cfg may be NULL. -EINVAL, -EOPNOTSUPP (userfaultfd missing, region kind), -ENOMEM; *ret is then
+ * a session whose ferry_run() was refused: NULL, and the sentence goes to ops->log (level 3).
+ */
+int ferry_source(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg);
+int ferry_target(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg);
+
+/*
+ * Source: where to connect, tried by ferry_run(). Target: listens from here on; port 0 takes a free one.
+ * "tcp:HOST:PORT", "tcp:[::1]:PORT", "mem:NAME" (both ends in one process). A source opens after its target.
+ */
+int ferry_open(struct ferry_session *s, const char *uri);
+/* The URI a target listens on, with the port that was chosen. -ENOSPC when cap is too small. Any thread. */
+int ferry_get_uri(struct ferry_session *s, char *buf, size_t cap);
+
+/*
+ * The migration; blocks until it has ended at this end, calling the ops on this thread. Once a session.
+ * Returns res->error. res is filled whatever happens; on FERRY_MIGRATED the error is 0.
+ */
+int ferry_run(struct ferry_session *s, struct ferry_result *res);
+
+/* Any thread, source: end pre-copy now, whatever is left. -EALREADY once stopped, -EINVAL at a target. */
+int ferry_switchover(struct ferry_session *s);
+/* Any thread: give up; the VM stays at, or returns to, the source. -EALREADY once the commit is decided. */
+int ferry_cancel(struct ferry_session *s);
+/* Any thread, while the session lives. st->size set by the caller. */
+int ferry_get_stats(struct ferry_session *s, struct ferry_stats *st);
+/* Any thread: the first error's sentence so far, or "". The text lives as long as the session. */
+const char *ferry_get_detail(struct ferry_session *s);
+/*
+ * Any thread, with FERRY_CONFIG_DRILL: break the link on purpose. "cut": for good; "cut:MS": connections fail
+ * for MS milliseconds; "stall:MS": nothing moves for so long. -EINVAL, -EPERM without the flag.
+ */
+int ferry_drill(struct ferry_session *s, const char *fault);
+/* After ferry_run() has returned, or before it was called. NULL is fine. */
+void ferry_free(struct ferry_session *s);
+
+/* Device state. A section has an id and a version of the embedder's own; 64 MiB in all. */
+struct ferry_section {
+	uint32_t id, version;
+	const void *data; /* valid until the next call on the stream */
+	size_t len;
+};
+int ferry_stream_put(struct ferry_stream *out, uint32_t id, uint32_t version, const void *data, size_t len);
+/* 1: a section; 0: the end; negative: the stream is damaged. */
+int ferry_stream_next(struct ferry_stream *in, struct ferry_section *sec);
+/* Refuse: records the sentence (the first counts) and returns err, a negative errno. */
+int ferry_stream_fail(struct ferry_stream *st, int err, const char *fmt, ...)
+#if defined(__GNUC__)
+	__attribute__((format(printf, 3, 4)))
+#endif
+	;
+
+const char *ferry_phase_name(enum ferry_phase p);     /* "pre-copy" */
+const char *ferry_owner_name(enum ferry_owner o);     /* "source" */
+const char *ferry_outcome_name(enum ferry_outcome o); /* "fell-back" */
+const char *ferry_mode_name(enum ferry_mode m);	      /* "stop-and-copy" */
+const char *ferry_version(void);		      /* "1.0.0" */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

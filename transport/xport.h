@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * xport: what the runtime asks of a transport, and all it may know of one.
+ *
+ * Theory. A link is a set of channels between two ends: one control channel (whole messages both
+ * ways), N data channels and one urgent channel (page runs). Page runs move one-sidedly: put() writes
+ * runs of this end's memory into the same pages of the peer's, get() reads runs of the peer's memory
+ * into given buffers. A device may do that without the peer's CPU (XPORT_ONE_SIDED); a transport that
+ * cannot emulates it, and the peer's runtime lends it a thread a channel inside serve(). What the peer
+ * may touch is what was exposed, with the access given, and nothing else: the serving end checks
+ * every run before a byte moves.
+ *
+ *	source worker: put put put fence ... end   ->   target thread: serve (returns 0 after end)
+ *	target thread: get reap get reap ... end   ->   source thread: serve
+ *
+ * Threads. A channel is used by one thread at a time, except that send() on the control channel may run
+ * beside recv() on it. kill() may be called from any thread at any time, twice too: every blocked or
+ * later call on the link returns -EPIPE. close() after all threads have left.
+ *
+ * Results. 0 or: -EAGAIN (nothing within the time given), -EPIPE (the link is gone: cut, closed, killed;
+ * the runtime may reconnect), -ETIMEDOUT (no progress for the link's timeout; as bad as gone), -EPROTO
+ * (the peer broke the rules; the sentence is in the link's struct fail; never reconnect), -EMSGSIZE,
+ * -ENOMEM. Whoever meets -EPROTO or a failing listen/connect first calls fail().
+ */
+#ifndef FERRY_XPORT_H
+#define FERRY_XPORT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "uri.h"
+
+struct fail;
+struct chaos;
+
+#define XPORT_MSG_MAX (128u << 10)  /* longest message on the control channel, bytes */
+#define XPORT_RUNS_MAX 256u	    /* runs in one put or get */
+#define XPORT_CHANNELS_MAX 16u
+#define XPORT_XFER_MAX (4u << 20)   /* bytes of page data in one put or get */
+#define XPORT_GETS_MAX 64u	    /* gets in flight on one channel: tags are 0..63 */
+
+enum xport_cap {
+	XPORT_ONE_SIDED = 1 << 0, /* put and get need no serve() at the peer (it returns 0 at once) */
+	XPORT_PINS = 1 << 1,	  /* exposed pages must not be discarded or moved while exposed */
+};
+
+enum xport_role { XPORT_CONTROL, XPORT_DATA, XPORT_URGENT };
+
+enum xport_access { XPORT_LOCAL = 0, XPORT_PEER_READ = 1, XPORT_PEER_WRITE = 2 };
+
+struct page_run {
+	uint32_t region; /* id */
+	uint32_t npages;
+	uint64_t page; /* first, within the region */
+};
+
+struct xport_region {
+	uint32_t id, page_shift;
+	uint64_t npages;
+	void *base; /* where this end's put reads, and the peer's put lands or get reads */
+};
+
+struct xport_link_id { /* what a connecting end presents; the accepting end reads it off the link */
+	uint8_t session[16];
+	uint32_t generation; /* 0: first connection, then one more a reconnect */
+	uint32_t channels;   /* data channels */
+};
+
+struct xport_param {
+	uint64_t timeout_us; /* no progress for so long: -ETIMEDOUT */
+	uint32_t poll_us;    /* urgent channel: spin so long before sleeping */
+	uint64_t bandwidth;  /* shape: bytes a second over all data channels; 0: no limit */
+	struct chaos *chaos; /* not NULL: the chaos filter goes on top */
+};
+
+/* The three kinds of object begin with their table, so that a filter can wrap any of them. */
+struct xport_listener {
+	const struct xport_listener_ops *ops;
+};
+struct xport_link {
+	const struct xport_link_ops *ops;
+	unsigned caps; /* enum xport_cap */
+	struct xport_link_id id;
+	struct fail *fail;
+};
+struct xport_chan {
+	const struct xport_chan_ops *ops;
+};
+
+struct xport_listener_ops {
+	/* A whole link (all its channels have arrived), or -EAGAIN. Half-open connections are bounded and time out. */
+	int (*accept)(struct xport_listener *l, struct xport_link **ret, struct fail *f);
+	int (*fd)(struct xport_listener *l); /* readable when accept() may have something to do */
+	int (*uri)(struct xport_listener *l, char *buf, size_t cap);
+	void (*close)(struct xport_listener *l);
+};
+
+struct xport_link_ops {
+	/* The memory behind put, get and serve; replaces what was exposed before. No put, get or serve may run. */
+	int (*expose)(struct xport_link *l, const struct xport_region *r, size_t n, enum xport_access access);
+	struct xport_chan *(*chan)(struct xport_link *l, enum xport_role role, unsigned index);
+	void (*kill)(struct xport_link *l);
+	void (*close)(struct xport_link *l);
+};
+
+struct xport_chan_ops {
+	/* control: one whole message, at most XPORT_MSG_MAX bytes; gathered; blocks up to the timeout. */
+	int (*send)(struct xport_chan *c, const struct iovec *iov, int n);
+	/* control: the next whole message into buf, *len its length; -EAGAIN after wait_us (0: do not wait). */
+	int (*recv)(struct xport_chan *c, void *buf, size_t cap, size_t *len, uint64_t wait_us);
+	/* control: readable when recv may succeed. data and urgent: when reap may. -1: never readable, call reap. */
+	int (*fd)(struct xport_chan *c);
+
+	/*
+	 * data: runs of exposed local memory into the same pages of the peer's. Asynchronous: the memory may be
+	 * read until the next fence (the pages may change meanwhile: they are then dirty and sent again); runs[]
+	 * itself is the caller's again on return. A put whose data is put twice without a fence between has no
+	 * defined winner.
+	 */
+	int (*put)(struct xport_chan *c, const struct page_run *runs, unsigned n);
+	/* data: all earlier puts of this channel have landed in the peer's memory. */
+	int (*fence)(struct xport_chan *c);
+
+	/* data, urgent: runs of the peer's memory into dst[i] (one buffer a run); -EAGAIN: too many in flight. */
+	int (*get)(struct xport_chan *c, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag);
+	/* Completed gets: their tags, at most max; the count, or -EAGAIN after wait_us. */
+	int (*reap)(struct xport_chan *c, uint32_t *tags, unsigned max, uint64_t wait_us);
+
+	/* data, urgent: this end is done with its puts or gets: the peer's serve() returns 0. */
+	int (*end)(struct xport_chan *c);
+	/*
+	 * data, urgent: do what the peer asks of the exposed memory until its end(): 0. moved, if not NULL, is
+	 * called after each put that landed or get that was answered, with the pages that moved. Waits for the
+	 * peer as long as it takes; only a transfer that stands still in its middle is -ETIMEDOUT.
+	 */
+	int (*serve)(struct xport_chan *c, void (*moved)(void *arg, uint64_t npages), void *arg);
+};
+
+/* The registry: picks the transport by the URI's scheme, stacks shape and chaos as param and query ask. */
+int xport_listen(struct xport_listener **ret, const char *uri, const struct xport_param *p, struct fail *f);
+/* One attempt, at most wait_us. id->session etc. are presented to the peer. */
+int xport_connect(struct xport_link **ret, const char *uri, const struct xport_link_id *id,
+		  const struct xport_param *p, uint64_t wait_us, struct fail *f);
+
+/* Faults for links made with param.chaos; see chaos.c for what can be asked. */
+struct chaos *xport_chaos_new(void); /* outlives the links: a cut goes on through reconnects */
+void xport_chaos_free(struct chaos *c);
+int xport_chaos_fault(struct chaos *c, const char *fault); /* any thread */
+
+#endif
