@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * State of pages: one bit a page for each thing tracked, and the only place where such bits change.
+ *
+ * A page_set is one such bit for every page of every region: dirty, sent (source), missing, requested
+ * (target). Bits are taken and given atomically, by words, from any thread; what a thread has claimed
+ * nobody else gets. Memory is reserved lazily (untouched words cost nothing), so a sparse TiB is cheap.
+ */
+#ifndef FERRY_PAGES_H
+#define FERRY_PAGES_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../transport/xport.h" /* struct page_run; region is the region's INDEX inside the runtime's sets */
+
+struct page_set_region {
+	uint64_t npages;
+	_Atomic uint64_t *words; /* npages rounded up to 64 bits; the bits beyond npages stay zero */
+};
+
+struct page_set {
+	size_t nregions;
+	struct page_set_region *r;
+};
+
+int page_set_init(struct page_set *s, const uint64_t *npages, size_t nregions); /* -ENOMEM */
+void page_set_destroy(struct page_set *s);				       /* zeroed struct is fine */
+
+bool page_set_test(const struct page_set *s, uint32_t region, uint64_t page);
+bool page_set_add(struct page_set *s, uint32_t region, uint64_t page);	/* true: it was not in the set */
+bool page_set_del(struct page_set *s, uint32_t region, uint64_t page);	/* true: it was in the set */
+/* Runs must lie within the region (asserted). Return how many bits changed. */
+uint64_t page_set_add_run(struct page_set *s, const struct page_run *run);
+uint64_t page_set_del_run(struct page_set *s, const struct page_run *run);
+uint64_t page_set_count(const struct page_set *s);
+void page_set_clear(struct page_set *s);
+/* dst |= src, word by word; the number of bits that were new in dst. Same shape (asserted). */
+uint64_t page_set_merge(struct page_set *dst, const struct page_set *src);
+/* dst &= ~src */
+void page_set_subtract(struct page_set *dst, const struct page_set *src);
+
+/* Where a walk is; zero begins it. A walk that others share sits behind an atomic: see page_set_claim_shared. */
+struct page_cursor {
+	uint32_t region;
+	uint64_t page;
+};
+
+/*
+ * The next run of set bits at or after *at, at most max pages, all removed from the set in one step a word
+ * (a bit that another thread took ends the run). False: none to the end of the set. *at moves past the run.
+ */
+bool page_set_claim(struct page_set *s, struct page_cursor *at, uint32_t max, struct page_run *run);
+/* The same without removing. */
+bool page_set_next(const struct page_set *s, struct page_cursor *at, uint32_t max, struct page_run *run);
+/* The next run of CLEAR bits at or after *at within region at->region, at most max; false: none in this region. */
+bool page_set_next_clear(const struct page_set *s, struct page_cursor *at, uint32_t max, struct page_run *run);
+
+#endif

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * When to stop copying: a pure function from what the rounds measured to a verdict and its sentence.
+ * No clock, no state but what the caller hands in; recorded rounds replay through it.
+ */
+#ifndef FERRY_POLICY_H
+#define FERRY_POLICY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "ferry/ferry.h"
+
+#define POLICY_TEXT_MAX 256
+
+enum policy_verdict {
+	POLICY_AGAIN,	       /* another round */
+	POLICY_STOP_AND_COPY,  /* pause, send the residue in the blackout */
+	POLICY_POSTCOPY,       /* pause, leave the residue to demand paging */
+	POLICY_GIVE_UP	       /* the request cannot be met: leave the VM where it is */
+};
+
+struct policy_limits { /* what was asked, after defaults */
+	enum ferry_mode mode;
+	bool postcopy_ok;  /* the target can run before the residue has arrived */
+	bool forced;	   /* ferry_switchover() was called */
+	uint32_t max_rounds;
+	uint64_t downtime_us;
+	uint64_t precopy_limit_us;
+	uint32_t page_size;
+};
+
+/* history[0..n-1], oldest first, n >= 1: .pages_dirty of the last is what would be the next round or the residue. */
+struct policy_input {
+	const struct ferry_round *history;
+	uint32_t n;
+	uint64_t precopy_us;	  /* since pre-copy began */
+	uint64_t fixed_us;	  /* expected cost of a blackout without residue */
+	uint64_t last_throughput; /* bytes/s to assume when the last rounds were too short to tell; 0: none known */
+};
+
+struct policy_result {
+	enum policy_verdict verdict;
+	uint64_t throughput;	      /* bytes/s assumed */
+	uint64_t dirty_rate;	      /* pages/s over the last round */
+	uint64_t expected_blackout_us; /* if stop-and-copy began now */
+	char text[POLICY_TEXT_MAX];   /* one fixed sentence with its values */
+};
+
+void policy_decide(const struct policy_limits *lim, const struct policy_input *in, struct policy_result *ret);
+
+#endif

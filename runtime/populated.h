@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+/* Which pages of a region were ever touched, found without touching any. */
+#ifndef FERRY_POPULATED_H
+#define FERRY_POPULATED_H
+
+#include "pages.h"
+
+struct ferry_region;
+
+/*
+ * Adds to set (region index idx) every page of reg that may hold something other than zero: shared memory by
+ * SEEK_DATA/SEEK_HOLE on the memfd, anonymous memory by PAGEMAP_SCAN (present or swapped, not the zero page)
+ * or, before Linux 6.7, by /proc/self/pagemap. *count: pages added. Reads no page. -errno.
+ */
+int populated_pages(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
+
+#endif

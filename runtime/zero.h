@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef FERRY_ZERO_H
+#define FERRY_ZERO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Whether len bytes (a multiple of 64, aligned to 64) are all zero. Stops at the first 64 that are not. */
+bool is_zero(const void *p, size_t len);
+
+#endif
