@@ -42,10 +42,11 @@ uint64_t page_set_merge(struct page_set *dst, const struct page_set *src);
 /* dst &= ~src */
 void page_set_subtract(struct page_set *dst, const struct page_set *src);
 
-/* Where a walk is; zero begins it. A walk that others share sits behind an atomic: see page_set_claim_shared. */
+/* Where a walk is; zero begins it. end, if not 0: the walk stops there, inside this region (for all four walks). */
 struct page_cursor {
 	uint32_t region;
 	uint64_t page;
+	uint64_t end;
 };
 
 /*

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Sets of pages, one bit a page.
+ *
+ * Every change is one atomic read-modify-write of one word, and what it did is told from the word's old
+ * value: add and delete use fetch_or and fetch_and, a claim uses compare-and-swap, so that it takes exactly
+ * the run it returns and never has to give a bit back. Words are from lazily populated memory: a scan of
+ * words nobody has written reads the kernel's zero page.
+ */
+#include "pages.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define WORD_BITS 64u
+
+static uint64_t nwords(const struct page_set_region *r)
+{
+	return r->npages / WORD_BITS + (r->npages % WORD_BITS != 0);
+}
+
+static uint64_t load(const struct page_set_region *r, uint64_t word)
+{
+	return atomic_load_explicit(&r->words[word], memory_order_relaxed);
+}
+
+/* n bits from bit first on; n is 1..64 and first + n at most 64 */
+static uint64_t mask_of(unsigned first, unsigned n)
+{
+	return (~UINT64_C(0) >> (WORD_BITS - n)) << first;
+}
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+int page_set_init(struct page_set *s, const uint64_t *npages, size_t nregions)
+{
+	struct page_set set = { .nregions = nregions };
+	size_t i;
+
+	set.r = calloc(nregions ? nregions : 1, sizeof(*set.r));
+	if (!set.r)
+		return -ENOMEM;
+
+	for (i = 0; i < nregions; i++) {
+		struct page_set_region *r = &set.r[i];
+		void *words;
+
+		r->npages = npages[i];
+		if (!r->npages)
+			continue;
+		words = mmap(NULL, nwords(r) * sizeof(*r->words), PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (words == MAP_FAILED) {
+			page_set_destroy(&set);
+			return -ENOMEM;
+		}
+		r->words = words;
+	}
+	*s = set;
+	return 0;
+}
+
+void page_set_destroy(struct page_set *s)
+{
+	size_t i;
+
+	for (i = 0; s->r && i < s->nregions; i++) {
+		if (s->r[i].words)
+			munmap((void *)s->r[i].words, nwords(&s->r[i]) * sizeof(*s->r[i].words));
+	}
+	free(s->r);
+	memset(s, 0, sizeof(*s));
+}
+
+static struct page_set_region *region_of(const struct page_set *s, uint32_t region, uint64_t page)
+{
+	assert(region < s->nregions && page < s->r[region].npages);
+	return &s->r[region];
+}
+
+bool page_set_test(const struct page_set *s, uint32_t region, uint64_t page)
+{
+	const struct page_set_region *r = region_of(s, region, page);
+
+	return atomic_load_explicit(&r->words[page / WORD_BITS], memory_order_acquire) >> (page % WORD_BITS) & 1;
+}
+
+bool page_set_add(struct page_set *s, uint32_t region, uint64_t page)
+{
+	struct page_set_region *r = region_of(s, region, page);
+	uint64_t bit = UINT64_C(1) << (page % WORD_BITS);
+
+	return !(atomic_fetch_or_explicit(&r->words[page / WORD_BITS], bit, memory_order_acq_rel) & bit);
+}
+
+bool page_set_del(struct page_set *s, uint32_t region, uint64_t page)
+{
+	struct page_set_region *r = region_of(s, region, page);
+	uint64_t bit = UINT64_C(1) << (page % WORD_BITS);
+
+	return atomic_fetch_and_explicit(&r->words[page / WORD_BITS], ~bit, memory_order_acq_rel) & bit;
+}
+
+static uint64_t change_run(struct page_set *s, const struct page_run *run, bool add)
+{
+	struct page_set_region *r;
+	uint64_t page = run->page, left = run->npages, changed = 0;
+
+	assert(run->region < s->nregions);
+	r = &s->r[run->region];
+	assert(page <= r->npages && left <= r->npages - page);
+
+	while (left) {
+		unsigned first = page % WORD_BITS;
+		unsigned n = min_u64(left, WORD_BITS - first);
+		uint64_t mask = mask_of(first, n), old;
+		_Atomic uint64_t *word = &r->words[page / WORD_BITS];
+
+		if (add)
+			old = ~atomic_fetch_or_explicit(word, mask, memory_order_acq_rel);
+		else
+			old = atomic_fetch_and_explicit(word, ~mask, memory_order_acq_rel);
+		changed += __builtin_popcountll(old & mask);
+		page += n;
+		left -= n;
+	}
+	return changed;
+}
+
+uint64_t page_set_add_run(struct page_set *s, const struct page_run *run)
+{
+	return change_run(s, run, true);
+}
+
+uint64_t page_set_del_run(struct page_set *s, const struct page_run *run)
+{
+	return change_run(s, run, false);
+}
+
+uint64_t page_set_count(const struct page_set *s)
+{
+	uint64_t count = 0, w;
+	size_t i;
+
+	for (i = 0; i < s->nregions; i++) {
+		for (w = 0; w < nwords(&s->r[i]); w++) {
+			uint64_t bits = load(&s->r[i], w);
+
+			if (bits)
+				count += __builtin_popcountll(bits);
+		}
+	}
+	return count;
+}
+
+void page_set_clear(struct page_set *s)
+{
+	uint64_t w;
+	size_t i;
+
+	for (i = 0; i < s->nregions; i++) {
+		for (w = 0; w < nwords(&s->r[i]); w++) {
+			if (load(&s->r[i], w)) /* writing a word that is zero would populate it */
+				atomic_store_explicit(&s->r[i].words[w], 0, memory_order_release);
+		}
+	}
+}
+
+static void assert_same_shape(const struct page_set *a, const struct page_set *b)
+{
+	size_t i;
+
+	assert(a->nregions == b->nregions);
+	for (i = 0; i < a->nregions; i++)
+		assert(a->r[i].npages == b->r[i].npages);
+}
+
+uint64_t page_set_merge(struct page_set *dst, const struct page_set *src)
+{
+	uint64_t added = 0, w;
+	size_t i;
+
+	assert_same_shape(dst, src);
+	for (i = 0; i < dst->nregions; i++) {
+		for (w = 0; w < nwords(&src->r[i]); w++) {
+			uint64_t bits = load(&src->r[i], w), old;
+
+			if (!bits)
+				continue;
+			old = atomic_fetch_or_explicit(&dst->r[i].words[w], bits, memory_order_acq_rel);
+			added += __builtin_popcountll(bits & ~old);
+		}
+	}
+	return added;
+}
+
+void page_set_subtract(struct page_set *dst, const struct page_set *src)
+{
+	uint64_t w;
+	size_t i;
+
+	assert_same_shape(dst, src);
+	for (i = 0; i < dst->nregions; i++) {
+		for (w = 0; w < nwords(&src->r[i]); w++) {
+			uint64_t bits = load(&src->r[i], w);
+
+			if (bits && (load(&dst->r[i], w) & bits))
+				atomic_fetch_and_explicit(&dst->r[i].words[w], ~bits, memory_order_acq_rel);
+		}
+	}
+}
+
+/* The first page of [page, end) whose bit, xored with flip, is set; end when there is none. */
+static uint64_t find(const struct page_set_region *r, uint64_t page, uint64_t end, uint64_t flip)
+{
+	uint64_t w = page / WORD_BITS, bits;
+
+	if (page >= end)
+		return end;
+	bits = (load(r, w) ^ flip) & (~UINT64_C(0) << (page % WORD_BITS));
+	while (!bits) {
+		if (++w * WORD_BITS >= end)
+			return end;
+		bits = load(r, w) ^ flip;
+	}
+	return min_u64(w * WORD_BITS + __builtin_ctzll(bits), end);
+}
+
+/* How many of the first bits of the word, from bit first on, are set; at most max. */
+static unsigned ones_from(uint64_t bits, unsigned first, uint64_t max)
+{
+	uint64_t inverse = ~(bits >> first); /* what the shift brings in counts as clear */
+	unsigned n = inverse ? (unsigned)__builtin_ctzll(inverse) : WORD_BITS;
+
+	return min_u64(n, max);
+}
+
+/* Takes the set bits that begin at page, at most max of them and none beyond the word; how many. */
+static unsigned take(struct page_set_region *r, uint64_t page, uint64_t max)
+{
+	_Atomic uint64_t *word = &r->words[page / WORD_BITS];
+	unsigned first = page % WORD_BITS, n;
+	uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
+
+	do {
+		n = ones_from(old, first, max);
+		if (!n)
+			return 0;
+	} while (!atomic_compare_exchange_weak_explicit(word, &old, old & ~mask_of(first, n),
+							memory_order_acq_rel, memory_order_relaxed));
+	return n;
+}
+
+static uint32_t claim_run(struct page_set_region *r, uint64_t page, uint32_t max)
+{
+	uint32_t n = 0, got;
+
+	do {
+		got = take(r, page + n, max - n);
+		n += got;
+	} while (got && n < max && (page + n) % WORD_BITS == 0 && page + n < r->npages);
+	return n;
+}
+
+bool page_set_claim(struct page_set *s, struct page_cursor *at, uint32_t max, struct page_run *run)
+{
+	assert(max);
+	for (; at->region < s->nregions; at->region++, at->page = 0) {
+		struct page_set_region *r = &s->r[at->region];
+
+		while ((at->page = find(r, at->page, r->npages, 0)) < r->npages) {
+			uint32_t n = claim_run(r, at->page, max);
+
+			if (!n)
+				continue; /* another thread was quicker */
+			*run = (struct page_run){ .region = at->region, .npages = n, .page = at->page };
+			at->page += n;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* The run of bits that, xored with flip, are set, from at on within its region. */
+static bool next_run(const struct page_set_region *r, struct page_cursor *at, uint64_t flip, uint32_t max,
+		     struct page_run *run)
+{
+	uint64_t begin = find(r, at->page, r->npages, flip), end;
+
+	at->page = begin;
+	if (begin >= r->npages)
+		return false;
+	end = find(r, begin + 1, min_u64(begin + max, r->npages), ~flip);
+	*run = (struct page_run){ .region = at->region, .npages = end - begin, .page = begin };
+	at->page = end;
+	return true;
+}
+
+bool page_set_next(const struct page_set *s, struct page_cursor *at, uint32_t max, struct page_run *run)
+{
+	assert(max);
+	for (; at->region < s->nregions; at->region++, at->page = 0) {
+		if (next_run(&s->r[at->region], at, 0, max, run))
+			return true;
+	}
+	return false;
+}
+
+bool page_set_next_clear(const struct page_set *s, struct page_cursor *at, uint32_t max, struct page_run *run)
+{
+	assert(max);
+	if (at->region >= s->nregions)
+		return false;
+	return next_run(&s->r[at->region], at, ~UINT64_C(0), max, run);
+}

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: MIT */
+#include <criterion/criterion.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "pages.h"
+
+static uint64_t random_next(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state;
+}
+
+static double seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+Test(pages, one_page_at_a_time)
+{
+	const uint64_t npages[] = { 1, 64, 65, 1000 };
+	struct page_set s;
+
+	cr_assert_eq(page_set_init(&s, npages, 4), 0);
+	for (uint32_t r = 0; r < 4; r++) {
+		for (uint64_t p = 0; p < npages[r]; p++) {
+			cr_assert_not(page_set_test(&s, r, p));
+			cr_assert(page_set_add(&s, r, p));
+			cr_assert_not(page_set_add(&s, r, p));
+			cr_assert(page_set_test(&s, r, p));
+		}
+	}
+	cr_assert_eq(page_set_count(&s), 1130);
+	cr_assert(page_set_del(&s, 3, 999));
+	cr_assert_not(page_set_del(&s, 3, 999));
+	cr_assert_eq(page_set_count(&s), 1129);
+	page_set_clear(&s);
+	cr_assert_eq(page_set_count(&s), 0);
+	page_set_destroy(&s);
+	page_set_destroy(&s);
+}
+
+Test(pages, no_regions_and_empty_regions)
+{
+	const uint64_t npages[] = { 0, 3, 0 };
+	struct page_cursor at = { 0 };
+	struct page_set s;
+	struct page_run run;
+
+	cr_assert_eq(page_set_init(&s, NULL, 0), 0);
+	cr_assert_eq(page_set_count(&s), 0);
+	cr_assert_not(page_set_claim(&s, &at, 8, &run));
+	page_set_destroy(&s);
+
+	cr_assert_eq(page_set_init(&s, npages, 3), 0);
+	page_set_add(&s, 1, 2);
+	cr_assert(page_set_claim(&s, &at, 8, &run));
+	cr_assert(run.region == 1 && run.page == 2 && run.npages == 1);
+	cr_assert_not(page_set_claim(&s, &at, 8, &run));
+	cr_assert_eq(at.region, 3);
+	page_set_destroy(&s);
+}
+
+Test(pages, runs_cross_words_and_count_only_changes)
+{
+	const uint64_t npages = 1000;
+	struct page_run run = { .page = 60, .npages = 140 }, got;
+	struct page_cursor at = { 0 };
+	struct page_set s;
+
+	page_set_init(&s, &npages, 1);
+	page_set_add(&s, 0, 100);
+	cr_assert_eq(page_set_add_run(&s, &run), 139);
+	cr_assert_eq(page_set_add_run(&s, &run), 0);
+	cr_assert_not(page_set_test(&s, 0, 59));
+	cr_assert_not(page_set_test(&s, 0, 200));
+
+	cr_assert(page_set_next(&s, &at, 1000, &got));
+	cr_assert(got.page == 60 && got.npages == 140);
+	cr_assert_not(page_set_next(&s, &at, 1000, &got));
+
+	at = (struct page_cursor){ 0 };
+	cr_assert(page_set_claim(&s, &at, 100, &got));
+	cr_assert(got.page == 60 && got.npages == 100 && at.page == 160);
+	cr_assert(page_set_claim(&s, &at, 100, &got));
+	cr_assert(got.page == 160 && got.npages == 40);
+	cr_assert_eq(page_set_count(&s), 0);
+
+	run = (struct page_run){ .page = 0, .npages = 1000 };
+	cr_assert_eq(page_set_add_run(&s, &run), 1000);
+	run = (struct page_run){ .page = 1, .npages = 998 };
+	cr_assert_eq(page_set_del_run(&s, &run), 998);
+	cr_assert_eq(page_set_count(&s), 2);
+	run = (struct page_run){ .page = 1000, .npages = 0 };
+	cr_assert_eq(page_set_add_run(&s, &run), 0);
+	page_set_destroy(&s);
+}
+
+Test(pages, clear_runs_stay_within_their_region)
+{
+	const uint64_t npages[] = { 130, 64 };
+	struct page_run run = { .page = 10, .npages = 100 }, got;
+	struct page_cursor at = { 0 };
+	struct page_set s;
+
+	page_set_init(&s, npages, 2);
+	page_set_add_run(&s, &run);
+	cr_assert(page_set_next_clear(&s, &at, 6, &got));
+	cr_assert(got.page == 0 && got.npages == 6);
+	cr_assert(page_set_next_clear(&s, &at, 6, &got));
+	cr_assert(got.page == 6 && got.npages == 4);
+	cr_assert(page_set_next_clear(&s, &at, 1000, &got));
+	cr_assert(got.page == 110 && got.npages == 20);
+	cr_assert_not(page_set_next_clear(&s, &at, 1000, &got));
+	at = (struct page_cursor){ .region = 1 };
+	cr_assert(page_set_next_clear(&s, &at, 1000, &got));
+	cr_assert(got.region == 1 && got.page == 0 && got.npages == 64);
+	page_set_destroy(&s);
+}
+
+Test(pages, merge_and_subtract)
+{
+	const uint64_t npages[] = { 200, 300 };
+	struct page_set a, b;
+
+	page_set_init(&a, npages, 2);
+	page_set_init(&b, npages, 2);
+	page_set_add_run(&a, &(struct page_run){ .region = 0, .page = 0, .npages = 100 });
+	page_set_add_run(&b, &(struct page_run){ .region = 0, .page = 50, .npages = 100 });
+	page_set_add_run(&b, &(struct page_run){ .region = 1, .page = 299, .npages = 1 });
+	cr_assert_eq(page_set_merge(&a, &b), 51);
+	cr_assert_eq(page_set_count(&a), 151);
+	cr_assert_eq(page_set_count(&b), 101);
+	page_set_subtract(&a, &b);
+	cr_assert_eq(page_set_count(&a), 50);
+	cr_assert(page_set_test(&a, 0, 49) && !page_set_test(&a, 0, 50) && !page_set_test(&a, 1, 299));
+	page_set_destroy(&a);
+	page_set_destroy(&b);
+}
+
+/* Walks against a plain array of bytes. */
+Test(pages, walks_agree_with_a_model)
+{
+	enum { N = 777 };
+	const uint64_t npages = N;
+	uint64_t seed = 0x1234567;
+
+	for (int i = 0; i < 300; i++) {
+		unsigned density = random_next(&seed) % 101;
+		uint32_t max = 1 + random_next(&seed) % 200;
+		bool in[N];
+		struct page_cursor at = { 0 };
+		struct page_run run;
+		struct page_set s;
+		uint64_t page = 0;
+
+		page_set_init(&s, &npages, 1);
+		for (uint64_t p = 0; p < N; p++) {
+			in[p] = random_next(&seed) % 100 < density;
+			if (in[p])
+				page_set_add(&s, 0, p);
+		}
+		while (i % 2 ? page_set_claim(&s, &at, max, &run) : page_set_next(&s, &at, max, &run)) {
+			cr_assert(run.npages >= 1 && run.npages <= max);
+			for (; page < run.page; page++)
+				cr_assert_not(in[page]);
+			for (; page < run.page + run.npages; page++)
+				cr_assert(in[page]);
+			cr_assert(run.npages == max || page == N || !in[page], "the run ended too early");
+		}
+		for (; page < N; page++)
+			cr_assert_not(in[page]);
+		if (i % 2)
+			cr_assert_eq(page_set_count(&s), 0);
+		page_set_destroy(&s);
+	}
+}
+
+Test(pages, a_sparse_tebibyte_is_cheap)
+{
+	const uint64_t npages = UINT64_C(1) << 28;
+	struct page_cursor at = { 0 };
+	struct page_run run;
+	struct page_set s;
+	double begin = seconds();
+
+	cr_assert_eq(page_set_init(&s, &npages, 1), 0);
+	page_set_add(&s, 0, npages - 1);
+	page_set_add(&s, 0, npages / 2);
+	cr_assert(page_set_next(&s, &at, 100, &run) && run.page == npages / 2);
+	cr_assert(page_set_next(&s, &at, 100, &run) && run.page == npages - 1 && run.npages == 1);
+	cr_assert_not(page_set_next(&s, &at, 100, &run));
+	cr_assert_eq(page_set_count(&s), 2);
+	page_set_clear(&s);
+	cr_assert_eq(page_set_count(&s), 0);
+	cr_assert_lt(seconds() - begin, 2.0);
+	page_set_destroy(&s);
+}
+
+Test(pages, a_walk_in_short_runs_is_linear)
+{
+	const uint64_t npages = UINT64_C(1) << 22;
+	struct page_cursor at = { 0 };
+	struct page_run run;
+	struct page_set s;
+	double begin = seconds();
+	uint64_t seen = 0;
+
+	page_set_init(&s, &npages, 1);
+	page_set_add_run(&s, &(struct page_run){ .npages = npages });
+	while (page_set_next(&s, &at, 16, &run))
+		seen += run.npages;
+	at = (struct page_cursor){ 0 };
+	while (page_set_claim(&s, &at, 16, &run))
+		seen += run.npages;
+	cr_assert_eq(seen, 2 * npages);
+	cr_assert_lt(seconds() - begin, 2.0);
+	page_set_destroy(&s);
+}
+
+#define THREADS 4
+#define SHARED_PAGES 5000u
+#define ROUNDS 300
+
+struct shared {
+	struct page_set set;
+	_Atomic uint32_t added[SHARED_PAGES], claimed[SHARED_PAGES];
+	_Atomic int holders[SHARED_PAGES]; /* of a claimed page: never more than one */
+	_Atomic uint64_t wrong;
+};
+
+struct worker {
+	struct shared *sh;
+	uint64_t seed;
+};
+
+static void claim_some(struct shared *sh, uint64_t *seed, struct page_run *run, bool *have)
+{
+	struct page_cursor at = { .page = random_next(seed) % SHARED_PAGES };
+
+	*have = page_set_claim(&sh->set, &at, 1 + random_next(seed) % 150, run);
+	for (uint64_t p = run->page; *have && p < run->page + run->npages; p++) {
+		atomic_fetch_add(&sh->claimed[p], 1);
+		if (atomic_fetch_add(&sh->holders[p], 1) != 0)
+			atomic_fetch_add(&sh->wrong, 1);
+	}
+}
+
+/* Claims runs and gives them back in pieces: a page is held by one thread or is in the set, never both. */
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+	struct shared *sh = w->sh;
+
+	for (int i = 0; i < ROUNDS; i++) {
+		struct page_run run = { 0 }, piece;
+		uint64_t p, end;
+		bool have;
+
+		claim_some(sh, &w->seed, &run, &have);
+		if (!have)
+			continue;
+		for (p = run.page, end = run.page + run.npages; p < end; p += piece.npages) {
+			piece = (struct page_run){ .page = p, .npages = 1 + random_next(&w->seed) % 90 };
+			if (piece.npages > end - p)
+				piece.npages = end - p;
+			for (uint64_t q = p; q < p + piece.npages; q++) {
+				atomic_fetch_sub(&sh->holders[q], 1);
+				atomic_fetch_add(&sh->added[q], 1);
+			}
+			if (page_set_add_run(&sh->set, &piece) != piece.npages)
+				atomic_fetch_add(&sh->wrong, 1);
+		}
+	}
+	return NULL;
+}
+
+Test(pages, threads_claim_each_page_as_often_as_it_was_added)
+{
+	const uint64_t npages = SHARED_PAGES;
+	struct shared *sh = calloc(1, sizeof(*sh));
+	struct worker workers[THREADS];
+	pthread_t threads[THREADS];
+	struct page_cursor at = { 0 };
+	struct page_run run;
+
+	cr_assert_eq(page_set_init(&sh->set, &npages, 1), 0);
+	for (uint64_t p = 0; p < SHARED_PAGES; p++) {
+		page_set_add(&sh->set, 0, p);
+		sh->added[p] = 1;
+	}
+	for (int i = 0; i < THREADS; i++) {
+		workers[i] = (struct worker){ .sh = sh, .seed = 88172645463325252u + i };
+		cr_assert_eq(pthread_create(&threads[i], NULL, work, &workers[i]), 0);
+	}
+	for (int i = 0; i < THREADS; i++)
+		pthread_join(threads[i], NULL);
+
+	cr_assert_eq(sh->wrong, 0);
+	cr_assert_eq(page_set_count(&sh->set), SHARED_PAGES);
+	while (page_set_claim(&sh->set, &at, 1000, &run)) {
+		for (uint64_t p = run.page; p < run.page + run.npages; p++)
+			sh->claimed[p]++;
+	}
+	for (uint64_t p = 0; p < SHARED_PAGES; p++)
+		cr_assert_eq(sh->added[p], sh->claimed[p], "page %lu", (unsigned long)p);
+	page_set_destroy(&sh->set);
+	free(sh);
+}
