@@ -14,4 +14,9 @@ struct ferry_region;
  */
 int populated_pages(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
 
+/* The three ways it has. By pagemap the zero page cannot be told: pages that were only read are added too. */
+int populated_by_seek(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
+int populated_by_scan(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
+int populated_by_pagemap(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
+
 #endif

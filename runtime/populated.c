@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: MIT */
+#include "populated.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "ferry/ferry.h"
+#include "uffd_abi.h"
+
+#define SCAN_REGIONS 512
+#define PAGEMAP_ENTRIES 16384
+#define PAGEMAP_PRESENT (UINT64_C(1) << 63)
+#define PAGEMAP_SWAPPED (UINT64_C(1) << 62)
+
+static uint64_t add_pages(struct page_set *set, uint32_t idx, uint64_t page, uint64_t npages)
+{
+	uint64_t added = 0;
+
+	while (npages) {
+		struct page_run run = { .region = idx, .page = page };
+
+		run.npages = npages < UINT32_MAX ? npages : UINT32_MAX;
+		added += page_set_add_run(set, &run);
+		page += run.npages;
+		npages -= run.npages;
+	}
+	return added;
+}
+
+/* Our own open file, because SEEK_DATA moves the offset, which every duplicate of the embedder's fd shares. */
+static int reopen(int fd)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+int populated_by_seek(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
+{
+	uint64_t page_size = UINT64_C(1) << reg->page_shift, added = 0, begin = reg->fd_offset, end;
+	off_t data, hole;
+	int fd, err = 0;
+
+	if (__builtin_add_overflow(begin, reg->len, &end) || end > INT64_MAX)
+		return -EOVERFLOW;
+	fd = reopen(reg->fd);
+	if (fd < 0)
+		return fd;
+
+	for (data = begin; (uint64_t)data < end; data = hole) {
+		uint64_t first, last;
+
+		data = lseek(fd, data, SEEK_DATA);
+		if (data < 0) {
+			err = errno == ENXIO ? 0 : -errno; /* ENXIO: a hole up to the end of the file */
+			break;
+		}
+		if ((uint64_t)data >= end)
+			break;
+		hole = lseek(fd, data, SEEK_HOLE);
+		if (hole < 0) {
+			err = -errno;
+			break;
+		}
+		first = (data - begin) / page_size;
+		last = (((uint64_t)hole < end ? (uint64_t)hole : end) - begin + page_size - 1) / page_size;
+		added += add_pages(set, idx, first, last - first);
+	}
+	close(fd);
+	if (!err)
+		*count = added;
+	return err;
+}
+
+int populated_by_scan(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
+{
+	struct page_region *found;
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = (uintptr_t)reg->hva,
+		.end = (uintptr_t)reg->hva + reg->len,
+		.vec_len = SCAN_REGIONS,
+		.category_inverted = PAGE_IS_PFNZERO,
+		.category_mask = PAGE_IS_PFNZERO,
+		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+		.return_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+	};
+	uint64_t base = arg.start, added = 0;
+	int fd, n, err = 0;
+
+	fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	found = calloc(SCAN_REGIONS, sizeof(*found));
+	if (!found) {
+		close(fd);
+		return -ENOMEM;
+	}
+	arg.vec = (uintptr_t)found;
+
+	while (arg.start < arg.end) {
+		n = ioctl(fd, PAGEMAP_SCAN, &arg);
+		if (n < 0) {
+			err = -errno;
+			break;
+		}
+		for (int i = 0; i < n; i++)
+			added += add_pages(set, idx, (found[i].start - base) >> reg->page_shift,
+					   (found[i].end - found[i].start) >> reg->page_shift);
+		if (arg.walk_end <= arg.start) { /* no progress: would go on for ever */
+			err = -EIO;
+			break;
+		}
+		arg.start = arg.walk_end;
+	}
+	free(found);
+	close(fd);
+	if (!err)
+		*count = added;
+	return err;
+}
+
+int populated_by_pagemap(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
+{
+	uint64_t npages = reg->len >> reg->page_shift, at = 0, added = 0;
+	uint64_t first = (uintptr_t)reg->hva >> reg->page_shift;
+	uint64_t *entries;
+	int fd, err = 0;
+
+	fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	entries = malloc(PAGEMAP_ENTRIES * sizeof(*entries));
+	if (!entries) {
+		close(fd);
+		return -ENOMEM;
+	}
+
+	while (at < npages) {
+		uint64_t want = npages - at < PAGEMAP_ENTRIES ? npages - at : PAGEMAP_ENTRIES, i, run;
+		ssize_t got = pread(fd, entries, want * sizeof(*entries), (first + at) * sizeof(*entries));
+
+		if (got < (ssize_t)sizeof(*entries)) {
+			err = got < 0 ? -errno : -EIO;
+			break;
+		}
+		got /= sizeof(*entries);
+		for (i = 0; i < (uint64_t)got; i += run + 1) {
+			for (run = 0; i + run < (uint64_t)got; run++) {
+				if (!(entries[i + run] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)))
+					break;
+			}
+			if (run)
+				added += add_pages(set, idx, at + i, run);
+		}
+		at += got;
+	}
+	free(entries);
+	close(fd);
+	if (!err)
+		*count = added;
+	return err;
+}
+
+int populated_pages(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
+{
+	int err;
+
+	if (reg->flags & FERRY_REGION_SHARED)
+		return populated_by_seek(set, idx, reg, count);
+	err = populated_by_scan(set, idx, reg, count);
+	if (err == -ENOTTY) /* before Linux 6.7 */
+		err = populated_by_pagemap(set, idx, reg, count);
+	return err;
+}
