@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * When to stop copying.
+ *
+ * The blackout of a stop now is what pausing, saving and resuming cost anyway (fixed) plus the residue over
+ * the link. While that does not fit the limit, rounds go on as long as they shrink the residue; once it fits,
+ * they go on as long as they shrink it much, because each takes no longer than the one before and the blackout
+ * is what the guest feels. What ends a pre-copy that does not fit is a stall (two rounds that did not shrink
+ * the dirty set by a tenth, neither alone nor together) or a bound; then post-copy, where it is allowed.
+ */
+#include "policy.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#define RECENT_ROUNDS 4u		 /* where the throughput is looked for */
+#define TELLING_BYTES (UINT64_C(1) << 20) /* a round of less says little about the link */
+#define SLOWEST UINT64_C(125000000)	 /* bytes/s, assumed while nothing has been sent at all: 1 Gbit/s */
+#define TINY_US UINT64_C(1000)		 /* a residue that costs no more is not worth a round */
+
+/* The formats' arguments: milliseconds and megabytes (10^6) with one digit behind the point. */
+#define F1 "%" PRIu64 ".%" PRIu64
+#define MS(us) (us) / 1000, (us) % 1000 / 100
+#define ROUNDS "%" PRIu32 " round%s"
+#define NROUNDS(n) (n), (n) == 1 ? "" : "s"
+#define MB(bytes) (bytes) / 1000000, (bytes) % 1000000 / 100000
+
+/* a * b / c, rounded up, UINT64_MAX when it is more than that (or c is 0) */
+static uint64_t mul_div(uint64_t a, uint64_t b, uint64_t c)
+{
+	unsigned __int128 v;
+
+	if (!c)
+		return UINT64_MAX;
+	v = ((unsigned __int128)a * b + c - 1) / c;
+	return v > UINT64_MAX ? UINT64_MAX : (uint64_t)v;
+}
+
+static uint64_t add_sat(uint64_t a, uint64_t b)
+{
+	return a > UINT64_MAX - b ? UINT64_MAX : a + b;
+}
+
+static uint64_t rate(uint64_t count, uint64_t us)
+{
+	return mul_div(count, 1000000, us ? us : 1);
+}
+
+/* How fast the link is, from the largest recent round: tiny rounds lie. */
+static uint64_t throughput(const struct policy_input *in, uint32_t page_size)
+{
+	const struct ferry_round *best = NULL;
+	uint64_t pages;
+
+	for (uint32_t i = in->n > RECENT_ROUNDS ? in->n - RECENT_ROUNDS : 0; i < in->n; i++) {
+		if (!best || in->history[i].bytes > best->bytes)
+			best = &in->history[i];
+	}
+	if (best->bytes < TELLING_BYTES && in->last_throughput)
+		return in->last_throughput;
+	if (best->bytes)
+		return rate(best->bytes, best->duration_us);
+	/* only zero pages: what they took is what the next ones will take */
+	pages = add_sat(best->pages_sent, best->pages_zero);
+	return pages ? rate(mul_div(pages, page_size, 1), best->duration_us) : SLOWEST;
+}
+
+/* The dirty set that round i had to send. */
+static uint64_t dirty_before(const struct policy_input *in, uint32_t i)
+{
+	const struct ferry_round *h = in->history;
+
+	return i ? h[i - 1].pages_dirty : add_sat(h[0].pages_sent, h[0].pages_zero);
+}
+
+/* Whether rounds from..to together left at most percent of the dirty set there was before them. */
+static bool left_at_most(const struct policy_input *in, uint32_t from, uint32_t to, unsigned percent)
+{
+	return (unsigned __int128)in->history[to].pages_dirty * 100 <=
+	       (unsigned __int128)dirty_before(in, from) * percent;
+}
+
+static bool stalled(const struct policy_input *in)
+{
+	uint32_t last = in->n - 1;
+
+	return last >= 1 && !left_at_most(in, last, last, 90) && !left_at_most(in, last - 1, last - 1, 90) &&
+	       !left_at_most(in, last - 1, last, 90);
+}
+
+struct facts {
+	const struct policy_limits *lim;
+	const struct policy_input *in;
+	uint64_t dirty;	   /* pages */
+	uint32_t rounds;   /* done */
+	uint64_t residue_us; /* what sending them in the blackout costs */
+	bool tiny, max_rounds, max_time;
+};
+
+static void verdict(struct policy_result *ret, enum policy_verdict v, const char *why)
+{
+	ret->verdict = v;
+	snprintf(ret->text, sizeof(ret->text), "%s", why);
+}
+
+static void stop_now(struct policy_result *ret, const struct facts *k, const char *why)
+{
+	ret->verdict = POLICY_STOP_AND_COPY;
+	snprintf(ret->text, sizeof(ret->text),
+		 "stop-and-copy after " ROUNDS ": %s; %" PRIu64 " dirty pages, expected blackout " F1
+		 " ms, limit " F1 " ms",
+		 NROUNDS(k->rounds), why, k->dirty, MS(ret->expected_blackout_us), MS(k->lim->downtime_us));
+}
+
+static void again(struct policy_result *ret, const struct facts *k, const char *why)
+{
+	ret->verdict = POLICY_AGAIN;
+	snprintf(ret->text, sizeof(ret->text),
+		 "another round: %s; %" PRIu64 " dirty pages, expected blackout " F1 " ms, limit " F1 " ms", why,
+		 k->dirty, MS(ret->expected_blackout_us), MS(k->lim->downtime_us));
+}
+
+/* Pre-copy alone will not fit the limit. */
+static void not_converged(struct policy_result *ret, const struct facts *k, const char *why)
+{
+	bool postcopy = k->lim->mode == FERRY_MODE_AUTO && k->lim->postcopy_ok;
+	uint64_t dirty_bytes = mul_div(ret->dirty_rate, k->lim->page_size, 1);
+
+	ret->verdict = postcopy ? POLICY_POSTCOPY : POLICY_GIVE_UP;
+	snprintf(ret->text, sizeof(ret->text),
+		 "%s after " ROUNDS ", %s: guest dirties %" PRIu64 " pages/s (" F1 " MB/s), link moves " F1
+		 " MB/s, expected blackout " F1 " ms, limit " F1 " ms%s",
+		 postcopy ? "post-copy" : "gave up", NROUNDS(k->rounds), why, ret->dirty_rate, MB(dirty_bytes),
+		 MB(ret->throughput), MS(ret->expected_blackout_us), MS(k->lim->downtime_us),
+		 postcopy ? "" : "; raise the downtime, allow post-copy or throttle the guest");
+}
+
+/* The residue fits the limit: stop, unless another round would make it much smaller. */
+static void decide_fits(struct policy_result *ret, const struct facts *k)
+{
+	if (k->tiny)
+		stop_now(ret, k, "the residue is small");
+	else if (!left_at_most(k->in, k->in->n - 1, k->in->n - 1, 75))
+		stop_now(ret, k, "it fits the limit and rounds help little");
+	else if (k->max_rounds)
+		stop_now(ret, k, "it fits the limit and the bound on rounds is reached");
+	else if (k->max_time)
+		stop_now(ret, k, "it fits the limit and the bound on pre-copy time is reached");
+	else
+		again(ret, k, "it fits the limit and still shrinks");
+}
+
+static void decide_too_long(struct policy_result *ret, const struct facts *k)
+{
+	if (k->tiny) /* no round can help: what is left is the fixed cost, and the limit is an aim */
+		stop_now(ret, k, "the residue is small, the rest of the blackout does not depend on it");
+	else if (k->max_rounds)
+		not_converged(ret, k, "bound on rounds reached");
+	else if (k->max_time)
+		not_converged(ret, k, "bound on pre-copy time reached");
+	else if (stalled(k->in))
+		not_converged(ret, k, "dirty set no longer shrinks");
+	else
+		again(ret, k, "it does not fit the limit yet");
+}
+
+static void measure(struct policy_result *ret, struct facts *k)
+{
+	const struct policy_limits *lim = k->lim;
+	const struct policy_input *in = k->in;
+	const struct ferry_round *last = &in->history[in->n - 1];
+	uint64_t enough = lim->downtime_us / 100 > TINY_US ? lim->downtime_us / 100 : TINY_US;
+
+	k->dirty = last->pages_dirty;
+	k->rounds = last->round + 1;
+	ret->throughput = throughput(in, lim->page_size);
+	ret->dirty_rate = rate(k->dirty, last->duration_us);
+	k->residue_us = k->dirty ? mul_div(mul_div(k->dirty, lim->page_size, 1), 1000000, ret->throughput) : 0;
+	ret->expected_blackout_us = add_sat(in->fixed_us, k->residue_us);
+	k->tiny = k->residue_us <= enough;
+	k->max_rounds = k->rounds >= lim->max_rounds;
+	k->max_time = lim->precopy_limit_us && in->precopy_us >= lim->precopy_limit_us;
+}
+
+void policy_decide(const struct policy_limits *lim, const struct policy_input *in, struct policy_result *ret)
+{
+	struct facts k = { .lim = lim, .in = in };
+
+	assert(in->n >= 1 && lim->page_size);
+	measure(ret, &k);
+
+	if (lim->forced) {
+		if (lim->mode != FERRY_MODE_STOP_AND_COPY && lim->postcopy_ok)
+			verdict(ret, POLICY_POSTCOPY, "post-copy: switchover was asked for");
+		else
+			stop_now(ret, &k, "switchover was asked for");
+	} else if (lim->mode == FERRY_MODE_POSTCOPY) {
+		if (lim->postcopy_ok)
+			verdict(ret, POLICY_POSTCOPY, "post-copy: it was asked for, and the first round is over");
+		else
+			verdict(ret, POLICY_GIVE_UP,
+				"gave up: post-copy was asked for, but the target cannot hold the VM's output until "
+				"all memory has arrived; commit at switchover or use stop-and-copy");
+	} else if (!k.dirty) {
+		stop_now(ret, &k, "nothing is dirty");
+	} else if (ret->expected_blackout_us <= lim->downtime_us) {
+		decide_fits(ret, &k);
+	} else {
+		decide_too_long(ret, &k);
+	}
+}
