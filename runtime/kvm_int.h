@@ -79,6 +79,7 @@ extern const struct kvm_plain kvm_plains[KVM_PLAINS];
 bool kvm_has_cap(const struct ferry_kvm *k, int cap);
 size_t kvm_xsave_size(const struct ferry_kvm *k);
 bool kvm_read_msr(int vcpu_fd, uint32_t index, uint64_t *ret);
+bool kvm_write_msr(int vcpu_fd, uint32_t index, uint64_t value);
 
 #define KVM_MSR_TSC 0x10u
 

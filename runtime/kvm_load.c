@@ -14,16 +14,6 @@
 
 #define VCPU_TSC_BIT 31u /* in ferry_kvm.loaded: the TSC comes after all else, though of a vCPU */
 
-static bool write_msr(int vcpu_fd, uint32_t index, uint64_t value)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} one = { .head.nmsrs = 1, .entry = { .index = index, .data = value } };
-
-	return ioctl(vcpu_fd, KVM_SET_MSRS, &one) == 1;
-}
-
 static const struct kvm_plain *find_plain(uint32_t id)
 {
 	for (int i = 0; i < KVM_PLAINS; i++)
@@ -106,7 +96,7 @@ static int load_msrs(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in
 	for (uint32_t i = 0; !err && i < n; i++) {
 		uint64_t value;
 
-		if (write_msr(k->vcpus[vcpu], e[i].index, e[i].data))
+		if (kvm_write_msr(k->vcpus[vcpu], e[i].index, e[i].data))
 			continue;
 		if (kvm_read_msr(k->vcpus[vcpu], e[i].index, &value) && value == e[i].data)
 			continue;

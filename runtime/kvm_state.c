@@ -212,17 +212,31 @@ static int msr_indices(struct ferry_kvm *k, struct kvm_msr_list **ret)
 	return 0;
 }
 
+union one_msr { /* struct kvm_msrs with room for an entry */
+	struct kvm_msrs msrs;
+	uint64_t room[(sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)) / 8];
+};
+
 bool kvm_read_msr(int vcpu_fd, uint32_t index, uint64_t *ret)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} one = { .head.nmsrs = 1, .entry.index = index };
+	union one_msr one = { .room = { 0 } };
 
+	one.msrs.nmsrs = 1;
+	one.msrs.entries[0].index = index;
 	if (ioctl(vcpu_fd, KVM_GET_MSRS, &one) != 1)
 		return false;
-	*ret = one.entry.data;
+	*ret = one.msrs.entries[0].data;
 	return true;
+}
+
+bool kvm_write_msr(int vcpu_fd, uint32_t index, uint64_t value)
+{
+	union one_msr one = { .room = { 0 } };
+
+	one.msrs.nmsrs = 1;
+	one.msrs.entries[0].index = index;
+	one.msrs.entries[0].data = value;
+	return ioctl(vcpu_fd, KVM_SET_MSRS, &one) == 1;
 }
 
 static int save_msrs(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *out)

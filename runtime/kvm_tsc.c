@@ -78,10 +78,6 @@ static bool measure(struct ferry_kvm *k, const struct kvm_tsc *src)
 
 int kvm_tsc_load(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in, const struct kvm_tsc *src)
 {
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} msr = { .head.nmsrs = 1, .entry = { .index = KVM_MSR_TSC, .data = src->value } };
 	uint64_t offset;
 	int err = set_khz(k->vcpus[vcpu], vcpu, in, src->khz);
 
@@ -92,7 +88,7 @@ int kvm_tsc_load(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in, co
 		if (tsc_offset(k->vcpus[vcpu], KVM_SET_DEVICE_ATTR, &offset))
 			return 0;
 	}
-	if (ioctl(k->vcpus[vcpu], KVM_SET_MSRS, &msr) != 1)
+	if (!kvm_write_msr(k->vcpus[vcpu], KVM_MSR_TSC, src->value))
 		return ferry_stream_fail(in, -EOPNOTSUPP, "this host's KVM refuses the TSC of vCPU %" PRIu32, vcpu);
 	return 0;
 }
