@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "end.h"
+#include "util.h"
+
+#define STATS_EVERY_MS 100
+#define DRILL_RECONNECT_US 1000000 /* a drill that breaks something for good need not wait for long */
+
+struct end {
+	enum vmm_end which;
+	const struct options *o;
+	int fd;
+	struct vmm *vmm;
+	struct ferry_session *session;
+	bool drilled;
+	char refusal[FERRY_DETAIL_MAX]; /* the library's sentence when it gives no session */
+	pthread_t stats_thread;
+	pthread_mutex_t lock; /* .done */
+	pthread_cond_t cond;
+	bool done;
+};
+
+int msg_send(int fd, const struct msg *m)
+{
+	ssize_t n;
+
+	do
+		n = send(fd, m, sizeof(*m), MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n == sizeof(*m) ? 0 : -EPIPE;
+}
+
+int msg_recv(int fd, struct msg *m, bool wait)
+{
+	ssize_t n;
+
+	do
+		n = recv(fd, m, sizeof(*m), wait ? 0 : MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && errno == EAGAIN)
+		return -EAGAIN;
+	if (n != sizeof(*m))
+		return -EPIPE;
+	m->text[sizeof(m->text) - 1] = 0;
+	return 0;
+}
+
+static void set_text(struct msg *m, const char *text)
+{
+	snprintf(m->text, sizeof(m->text), "%s", text ? text : "");
+}
+
+_Noreturn static void give_up(struct end *e, const char *what, const char *why)
+{
+	struct msg m = { .type = MSG_ERROR };
+
+	snprintf(m.text, sizeof(m.text), "%s: %.400s", what, why);
+	msg_send(e->fd, &m);
+	_exit(1);
+}
+
+static void on_log(void *ctx, int level, const char *line)
+{
+	struct end *e = ctx;
+	struct msg m = { .type = MSG_LOG, .number = level };
+
+	set_text(&m, line);
+	if (!e->session && level <= 3) /* no other thread logs yet */
+		snprintf(e->refusal, sizeof(e->refusal), "%s", line);
+	msg_send(e->fd, &m);
+}
+
+static void drill(struct end *e)
+{
+	const struct kill_drill *k = &e->o->kill;
+	char fault[32] = "cut";
+
+	if (e->drilled)
+		return;
+	if (k->who == (e->which == VMM_END_SOURCE ? KILL_SOURCE : KILL_TARGET))
+		raise(SIGKILL);
+	if (k->who != KILL_LINK || e->which != VMM_END_SOURCE)
+		return;
+	e->drilled = true;
+	if (k->heal_ms)
+		snprintf(fault, sizeof(fault), "cut:%llu", (unsigned long long)k->heal_ms);
+	if (ferry_drill(e->session, fault))
+		on_log(e, 3, "the link could not be cut: ferry_drill() refused");
+}
+
+static void on_event(void *ctx, const struct ferry_event *ev)
+{
+	struct end *e = ctx;
+	struct msg m = { .type = MSG_EVENT, .event = *ev };
+
+	set_text(&m, ev->text);
+	m.event.text = NULL;
+	msg_send(e->fd, &m);
+	if (ev->type == FERRY_EVENT_PHASE && e->o->kill.who != KILL_NOBODY && ev->phase == e->o->kill.stage)
+		drill(e);
+}
+
+static void *stats_main(void *arg)
+{
+	struct end *e = arg;
+	struct timespec ts;
+
+	pthread_mutex_lock(&e->lock);
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	while (!e->done) {
+		struct msg m = { .type = MSG_STATS, .stats = { .size = sizeof(m.stats) } };
+
+		ts.tv_nsec += STATS_EVERY_MS * 1000000;
+		if (ts.tv_nsec >= 1000000000) {
+			ts.tv_nsec -= 1000000000;
+			ts.tv_sec++;
+		}
+		if (pthread_cond_timedwait(&e->cond, &e->lock, &ts) == ETIMEDOUT &&
+		    !ferry_get_stats(e->session, &m.stats))
+			msg_send(e->fd, &m);
+	}
+	pthread_mutex_unlock(&e->lock);
+	return NULL;
+}
+
+static void run_session(struct end *e)
+{
+	struct msg m = { .type = MSG_RESULT, .result = { .size = sizeof(m.result) } };
+	bool watched = !e->o->quiet;
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_mutex_init(&e->lock, NULL);
+	pthread_cond_init(&e->cond, &attr);
+	pthread_condattr_destroy(&attr);
+	if (watched && pthread_create(&e->stats_thread, NULL, stats_main, e))
+		watched = false;
+	ferry_run(e->session, &m.result);
+	pthread_mutex_lock(&e->lock);
+	e->done = true;
+	pthread_cond_signal(&e->cond);
+	pthread_mutex_unlock(&e->lock);
+	if (watched)
+		pthread_join(e->stats_thread, NULL);
+	set_text(&m, vmm_mutator(e->vmm));
+	msg_send(e->fd, &m);
+}
+
+static void fill_config(struct ferry_config *cfg, const struct end *e)
+{
+	const struct options *o = e->o;
+
+	*cfg = (struct ferry_config){
+		FERRY_CONFIG_INIT,
+		.mode = (enum ferry_mode)o->mode,
+		.commit_at = (enum ferry_commit_at)o->commit_at,
+		.at_hold_limit = (enum ferry_hold_action)o->hold_action,
+		.channels = (uint32_t)o->channels,
+		.max_rounds = (uint32_t)o->max_rounds,
+		.poll_us = (uint32_t)o->poll_us,
+		.downtime_us = o->downtime_us,
+		.precopy_limit_us = o->precopy_limit_us,
+		.bandwidth = o->bandwidth,
+		.hold_limit_us = o->hold_limit_us,
+		.reconnect_us = o->reconnect_us,
+		.timeout_us = o->timeout_us,
+	};
+	if (o->reconnect_set && !o->reconnect_us)
+		cfg->flags |= FERRY_CONFIG_NO_RECONNECT;
+	if (!o->reconnect_set && o->kill.who != KILL_NOBODY && !o->kill.heal_ms)
+		cfg->reconnect_us = DRILL_RECONNECT_US;
+	if (o->kill.who == KILL_LINK)
+		cfg->flags |= FERRY_CONFIG_DRILL;
+	if (o->command == CMD_TARGET)
+		cfg->connect_us = 3600000000; /* somebody types the other command by hand */
+}
+
+static void new_vmm(struct end *e, int observer_fd)
+{
+	const struct options *o = e->o;
+	struct vmm_config cfg = {
+		.memory = o->memory,
+		.working_set = o->working_set,
+		.dirty_rate = o->dirty_rate,
+		.seed = o->seed,
+		.kind = o->kind == KIND_MEMFD ? VMM_MEMFD : VMM_ANON,
+		.populate = (uint32_t)o->populate,
+		.vcpus = (uint32_t)o->vcpus,
+		.end = e->which,
+		.observer = observer_fd,
+		.ctx = e,
+		.event = on_event,
+		.log = on_log,
+	};
+	char why[256] = "";
+	int err = e->which == VMM_END_SOURCE ? vmm_new_source(&e->vmm, &cfg, why, sizeof(why))
+					     : vmm_new_target(&e->vmm, &cfg, why, sizeof(why));
+
+	if (!err && e->which == VMM_END_SOURCE) {
+		err = vmm_start(e->vmm);
+		if (err)
+			snprintf(why, sizeof(why), "%s", vmm_error(e->vmm));
+	}
+	if (err)
+		give_up(e, "the VMM could not begin", why[0] ? why : strerror(-err));
+}
+
+static void new_session(struct end *e, const char *uri, struct msg *ready)
+{
+	struct ferry_vm vm = { FERRY_VM_INIT, .vm = e->vmm, .ops = vmm_ops() };
+	struct ferry_config cfg;
+	char why[FERRY_DETAIL_MAX];
+	int err;
+
+	fill_config(&cfg, e);
+	if (e->which == VMM_END_SOURCE) {
+		vm.nregions = vmm_regions(e->vmm, &vm.regions);
+		err = ferry_source(&e->session, &vm, &cfg);
+	} else {
+		err = ferry_target(&e->session, &vm, &cfg);
+	}
+	if (err)
+		give_up(e, "the library refused to begin", e->refusal[0] ? e->refusal : strerror(-err));
+	err = ferry_open(e->session, uri);
+	if (!err && e->which == VMM_END_TARGET)
+		err = ferry_get_uri(e->session, ready->text, sizeof(ready->text));
+	if (err) {
+		snprintf(why, sizeof(why), "%s", ferry_get_detail(e->session));
+		give_up(e, uri, why[0] ? why : strerror(-err));
+	}
+}
+
+static void prove(struct end *e)
+{
+	struct msg m = { .type = MSG_PROOF };
+
+	m.number = vmm_proof(e->vmm, &m.proof);
+	if (m.number && !m.proof.text[0])
+		snprintf(m.proof.text, sizeof(m.proof.text), "%s", vmm_error(e->vmm));
+	set_text(&m, vmm_mutator(e->vmm));
+	msg_send(e->fd, &m);
+}
+
+_Noreturn void end_main(enum vmm_end which, const struct options *o, int fd, int observer_fd)
+{
+	struct end e = { .which = which, .o = o, .fd = fd };
+	struct msg m, ready = { .type = MSG_READY };
+
+	signal(SIGPIPE, SIG_IGN);
+	new_vmm(&e, observer_fd);
+	if (which == VMM_END_SOURCE)
+		msg_send(fd, &ready);
+	while (!msg_recv(fd, &m, true) && m.type != MSG_QUIT) {
+		if (m.type == MSG_PROVE) {
+			prove(&e);
+		} else if (m.type == MSG_GO && !e.session) {
+			new_session(&e, m.text, &ready);
+			if (which == VMM_END_TARGET)
+				msg_send(fd, &ready);
+			run_session(&e);
+		}
+	}
+	ferry_free(e.session);
+	vmm_destroy(e.vmm);
+	exit(0);
+}

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/* One run, one JSON object, one line. */
+#include <string.h>
+
+#include "report.h"
+
+static void text_field(FILE *out, const char *name, const char *text)
+{
+	fprintf(out, "\"%s\":\"", name);
+	for (; *text; text++) {
+		if (*text == '"' || *text == '\\')
+			fprintf(out, "\\%c", *text);
+		else if ((unsigned char)*text < 0x20)
+			fprintf(out, "\\u%04x", *text);
+		else
+			fputc(*text, out);
+	}
+	fprintf(out, "\",");
+}
+
+static void number_field(FILE *out, const char *name, uint64_t v)
+{
+	fprintf(out, "\"%s\":%llu,", name, (unsigned long long)v);
+}
+
+static void real_field(FILE *out, const char *name, double v)
+{
+	fprintf(out, "\"%s\":%.3f,", name, v);
+}
+
+static void scheme_field(FILE *out, const struct options *o)
+{
+	const char *uri = o->command == CMD_SOURCE ? o->to : o->command == CMD_TARGET ? o->listen : o->uri;
+	char scheme[16];
+
+	snprintf(scheme, sizeof(scheme), "%.*s", (int)strcspn(uri, ":"), uri);
+	text_field(out, "transport", scheme);
+}
+
+static void asked_fields(FILE *out, const struct run_report *r)
+{
+	const struct options *o = r->o;
+	char drill[64];
+
+	number_field(out, "run", r->number);
+	text_field(out, "command", command_name(o->command));
+	scheme_field(out, o);
+	number_field(out, "memory_bytes", o->memory);
+	text_field(out, "memory_kind", kind_name(o->kind));
+	number_field(out, "populate", o->populate);
+	number_field(out, "working_set", o->working_set);
+	number_field(out, "dirty_rate", o->dirty_rate);
+	number_field(out, "vcpus", o->vcpus);
+	text_field(out, "mode", ferry_mode_name((enum ferry_mode)o->mode));
+	text_field(out, "commit_at", commit_at_name(o->commit_at));
+	number_field(out, "channels", o->channels ? o->channels : 1);
+	number_field(out, "bandwidth", o->bandwidth);
+	number_field(out, "seed", o->seed);
+	text_field(out, "kill", kill_text(drill, &o->kill));
+	text_field(out, "mutator", r->mutator);
+}
+
+static void round_list(FILE *out, const struct run_report *r)
+{
+	number_field(out, "rounds", r->nrounds);
+	fprintf(out, "\"round_list\":[");
+	for (unsigned i = 0; i < r->nrounds; i++) {
+		const struct ferry_round *d = &r->rounds[i];
+
+		fprintf(out, "%s{\"round\":%u,\"pages_sent\":%llu,\"pages_zero\":%llu,\"bytes\":%llu,"
+			"\"duration_us\":%llu,\"pages_dirty\":%llu}", i ? "," : "", d->round,
+			(unsigned long long)d->pages_sent, (unsigned long long)d->pages_zero,
+			(unsigned long long)d->bytes, (unsigned long long)d->duration_us,
+			(unsigned long long)d->pages_dirty);
+	}
+	fprintf(out, "],");
+}
+
+static void time_fields(FILE *out, const struct run_report *r)
+{
+	const struct ferry_stats *s = source_stats(r), *t = target_stats(r);
+	const struct ferry_blackout *b = &s->blackout;
+
+	real_field(out, "total_ms", (double)s->elapsed_us / 1000);
+	real_field(out, "precopy_ms", (double)s->precopy_us / 1000);
+	real_field(out, "postcopy_ms", (double)t->postcopy_us / 1000);
+	number_field(out, "blackout_us", b->total_us);
+	fprintf(out, "\"blackout\":{\"pause_us\":%llu,\"fetch_us\":%llu,\"residue_us\":%llu,\"save_us\":%llu,"
+		"\"send_us\":%llu,\"arm_us\":%llu,\"load_us\":%llu,\"resume_us\":%llu},",
+		(unsigned long long)b->pause_us, (unsigned long long)b->fetch_us, (unsigned long long)b->residue_us,
+		(unsigned long long)b->save_us, (unsigned long long)b->send_us, (unsigned long long)b->arm_us,
+		(unsigned long long)b->load_us, (unsigned long long)b->resume_us);
+}
+
+static void page_fields(FILE *out, const struct run_report *r)
+{
+	const struct ferry_stats *s = source_stats(r), *t = target_stats(r);
+
+	number_field(out, "bytes_sent", s->bytes_sent);
+	number_field(out, "pages_sent", s->pages_sent);
+	number_field(out, "pages_zero", s->pages_zero);
+	number_field(out, "pages_hole", s->pages_hole);
+	number_field(out, "pages_residue", s->pages_residue > t->pages_residue ? s->pages_residue : t->pages_residue);
+	number_field(out, "reconnects", s->reconnects > t->reconnects ? s->reconnects : t->reconnects);
+	real_field(out, "throughput_mb_s", throughput_mb_s(r));
+	number_field(out, "faults", t->faults);
+	number_field(out, "faults_local", t->faults_local);
+	real_field(out, "fault_p50_us", (double)t->fault_p50_ns / 1000);
+	real_field(out, "fault_p99_us", (double)t->fault_p99_ns / 1000);
+	real_field(out, "fault_max_us", (double)t->fault_max_ns / 1000);
+}
+
+static void proof_fields(FILE *out, const struct run_report *r)
+{
+	uint64_t seen, missing, repeated;
+
+	observer_total(&r->observer, &seen, &missing, &repeated);
+	number_field(out, "pages_checked", r->have_proof ? r->proof.pages_checked : 0);
+	number_field(out, "pages_bad", r->have_proof ? r->proof.pages_bad : 0);
+	number_field(out, "guest_errors", r->have_proof ? r->proof.guest_errors : 0);
+	number_field(out, "outputs_seen", seen);
+	number_field(out, "outputs_missing", missing);
+	number_field(out, "outputs_repeated", repeated);
+	number_field(out, "handovers", r->observer.handovers);
+	text_field(out, "proof", r->have_proof ? r->proof.text : "not made");
+}
+
+static void floor_object(FILE *out, const struct floor *f)
+{
+	fprintf(out, "\"floor\":{\"throughput_mb_s\":%.1f,\"rtt_us\":%.2f,\"rtt_p99_us\":%.2f,\"fault_p50_us\":%.2f,"
+		"\"fault_p99_us\":%.2f,\"stall_p50_us\":%.2f,\"stall_p99_us\":%.2f}", f->throughput_mb_s, f->rtt_us,
+		f->rtt_p99_us, f->fault_p50_us, f->fault_p99_us, f->stall_p50_us, f->stall_p99_us);
+}
+
+static void ratio_fields(FILE *out, const struct run_report *r)
+{
+	const struct ferry_stats *t = target_stats(r);
+	const struct floor *f = &r->floor;
+
+	floor_object(out, f);
+	fprintf(out, ",\"ratios\":{\"throughput\":%.3f", throughput_mb_s(r) / f->throughput_mb_s);
+	if (t->faults)
+		fprintf(out, ",\"fault_p50\":%.3f,\"fault_p99\":%.3f,\"fault_p99_to_floor_p50\":%.3f",
+			(double)t->fault_p50_ns / 1000 / f->fault_p50_us,
+			(double)t->fault_p99_ns / 1000 / f->fault_p99_us,
+			(double)t->fault_p99_ns / 1000 / f->fault_p50_us);
+	fprintf(out, "},");
+}
+
+void report_json(FILE *out, const struct run_report *r)
+{
+	const struct end_report *s = &r->end[VMM_END_SOURCE], *t = &r->end[VMM_END_TARGET];
+
+	fprintf(out, "{");
+	asked_fields(out, r);
+	text_field(out, "outcome", r->outcome);
+	text_field(out, "owner", ferry_owner_name(r->owner));
+	round_list(out, r);
+	time_fields(out, r);
+	page_fields(out, r);
+	proof_fields(out, r);
+	if (r->have_floor)
+		ratio_fields(out, r);
+	else
+		fprintf(out, "\"floor\":null,\"ratios\":null,");
+	text_field(out, "policy", r->npolicy ? r->policy[r->npolicy - 1] : "");
+	text_field(out, "source_says", s->have_result ? ferry_outcome_name(s->result.outcome) : "nothing");
+	text_field(out, "target_says", t->have_result ? ferry_outcome_name(t->result.outcome) : "nothing");
+	text_field(out, "detail", s->have_result && s->result.detail[0] ? s->result.detail
+				  : t->have_result			? t->result.detail
+									: "");
+	text_field(out, "sentence", r->sentence);
+	fprintf(out, "\"exit_code\":%d}\n", r->verdict);
+	fflush(out);
+}
+
+void floor_json(FILE *out, const struct floor *f, const struct options *o)
+{
+	fprintf(out, "{");
+	scheme_field(out, o);
+	number_field(out, "memory_bytes", o->memory);
+	text_field(out, "memory_kind", kind_name(o->kind));
+	floor_object(out, f);
+	fprintf(out, "}\n");
+	fflush(out);
+}

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What one run comes to, from what both ends reported (one may be dead), what the observer saw and what
+ * the proof found. Nothing an end says about itself outweighs the observer.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "report.h"
+
+static const struct ferry_result *result_of(const struct run_report *r, enum vmm_end end)
+{
+	return r->end[end].have_result ? &r->end[end].result : NULL;
+}
+
+const struct ferry_stats *source_stats(const struct run_report *r)
+{
+	const struct ferry_result *s = result_of(r, VMM_END_SOURCE);
+
+	return s ? &s->stats : &r->end[VMM_END_SOURCE].live;
+}
+
+const struct ferry_stats *target_stats(const struct run_report *r)
+{
+	const struct ferry_result *t = result_of(r, VMM_END_TARGET);
+
+	return t ? &t->stats : &r->end[VMM_END_TARGET].live;
+}
+
+/* Page data per second of pre-copy, from the rounds themselves. */
+double throughput_mb_s(const struct run_report *r)
+{
+	uint64_t bytes = 0, us = 0;
+
+	for (unsigned i = 0; i < r->nrounds; i++) {
+		bytes += r->rounds[i].bytes;
+		us += r->rounds[i].duration_us;
+	}
+	if (us)
+		return (double)bytes / (double)us;
+	return (double)source_stats(r)->throughput / 1e6;
+}
+
+/* The ends speak of the same VM: the one that ran on says more than the one that gave up. */
+static void settle(struct run_report *r)
+{
+	const struct ferry_result *s = result_of(r, VMM_END_SOURCE), *t = result_of(r, VMM_END_TARGET);
+	const struct ferry_result *says = s ? s : t;
+
+	r->outcome = "lost";
+	r->owner = FERRY_NONE;
+	if (!says)
+		return;
+	r->owner = says->owner;
+	if (s && t && s->owner == FERRY_UNKNOWN && t->owner != FERRY_UNKNOWN)
+		says = t; /* the other end knows; ask it */
+	r->outcome = ferry_outcome_name(says->outcome);
+	r->owner = says->owner;
+	/* An owner that has died owns nothing any more. */
+	if (r->o->command == CMD_RUN && ((r->owner == FERRY_SOURCE && !s) || (r->owner == FERRY_TARGET && !t)))
+		r->owner = FERRY_NONE;
+}
+
+static bool two_owners(const struct run_report *r)
+{
+	const struct ferry_result *s = result_of(r, VMM_END_SOURCE), *t = result_of(r, VMM_END_TARGET);
+
+	return (s && t && s->owner == FERRY_SOURCE && t->owner == FERRY_TARGET) || r->observer.handovers > 1;
+}
+
+static const char *detail(const struct run_report *r)
+{
+	const struct ferry_result *s = result_of(r, VMM_END_SOURCE), *t = result_of(r, VMM_END_TARGET);
+
+	if (s && s->detail[0])
+		return s->detail;
+	return t ? t->detail : "";
+}
+
+static bool proof_clean(const struct run_report *r, char *why, size_t cap)
+{
+	uint64_t seen, missing, repeated;
+
+	observer_total(&r->observer, &seen, &missing, &repeated);
+	if (two_owners(r))
+		snprintf(why, cap, "two owners at a time: the speaker changed %u times", r->observer.handovers);
+	else if (missing || repeated || r->observer.damaged)
+		snprintf(why, cap, "of %llu outputs %llu were missing, %llu repeated and %llu damaged",
+			 (unsigned long long)(seen + missing), (unsigned long long)missing,
+			 (unsigned long long)repeated, (unsigned long long)r->observer.damaged);
+	else if (r->have_proof && r->proof_err)
+		snprintf(why, cap, "the proof could not be made: %s", r->proof.text);
+	else if (r->have_proof && (r->proof.pages_bad || r->proof.guest_errors))
+		snprintf(why, cap, "%llu of %llu pages bad, %llu errors in the guest: %s",
+			 (unsigned long long)r->proof.pages_bad, (unsigned long long)r->proof.pages_checked,
+			 (unsigned long long)r->proof.guest_errors, r->proof.text);
+	else if (r->have_proof && !r->ran_on)
+		snprintf(why, cap, "the guest did not run on at its owner");
+	else
+		return true;
+	return false;
+}
+
+/* Which end must hold the VM when a drill struck in a stage; FERRY_UNKNOWN: both are right. */
+static enum ferry_owner expected_owner(const struct run_report *r)
+{
+	const struct kill_drill *k = &r->o->kill;
+
+	if (k->who == KILL_NOBODY || (k->who == KILL_LINK && k->heal_ms))
+		return FERRY_TARGET;
+	if (k->stage >= FERRY_COMMITMENT ||
+	    (k->stage == FERRY_POSTCOPY && r->o->commit_at == FERRY_COMMIT_AT_SWITCHOVER))
+		return FERRY_UNKNOWN;
+	return k->who == KILL_SOURCE ? FERRY_NONE : FERRY_SOURCE;
+}
+
+static bool drill_took_place(const struct run_report *r)
+{
+	const struct kill_drill *k = &r->o->kill;
+
+	if (k->who == KILL_NOBODY)
+		return true;
+	return r->end[k->who == KILL_TARGET ? VMM_END_TARGET : VMM_END_SOURCE].drilled;
+}
+
+static void say(struct run_report *r, enum verdict v, const char *text, const char *more)
+{
+	r->verdict = v;
+	snprintf(r->sentence, sizeof(r->sentence), "%s%s%s", text, *more ? ": " : ".", more);
+}
+
+static void judge_owner(struct run_report *r)
+{
+	static const char *const by_owner[] = {
+		[FERRY_SOURCE] = "The VM went on at the source",
+		[FERRY_TARGET] = "The VM runs at the target",
+		[FERRY_NONE] = "The VM died with its host",
+		[FERRY_UNKNOWN] = "Who owns the VM is in doubt",
+	};
+	const struct kill_drill *k = &r->o->kill;
+	enum ferry_owner expected = expected_owner(r);
+	char text[256], drill[64];
+
+	snprintf(text, sizeof(text), "%s", by_owner[r->owner]);
+	if (k->who != KILL_NOBODY && drill_took_place(r))
+		snprintf(text, sizeof(text), "%s, as it must after %s", by_owner[r->owner], kill_text(drill, k));
+	if (r->owner == FERRY_UNKNOWN || !strcmp(r->outcome, ferry_outcome_name(FERRY_LOST)))
+		say(r, VERDICT_LOST, by_owner[r->owner], detail(r));
+	else if (!drill_took_place(r))
+		say(r, VERDICT_NOT_AS_ASKED, "The stage that --kill names was never entered", detail(r));
+	else if (expected == FERRY_UNKNOWN || r->owner == expected)
+		say(r, VERDICT_OK, text, r->owner == FERRY_TARGET ? "" : detail(r));
+	else if (r->owner == FERRY_NONE)
+		say(r, VERDICT_LOST, by_owner[r->owner], detail(r));
+	else
+		say(r, VERDICT_NOT_AS_ASKED, by_owner[r->owner], detail(r));
+}
+
+void judge(struct run_report *r)
+{
+	char why[384];
+
+	settle(r);
+	for (int end = 0; end < 2; end++) {
+		if (!r->end[end].error[0])
+			continue;
+		r->outcome = ferry_outcome_name(FERRY_REFUSED);
+		say(r, VERDICT_ENVIRONMENT, end == VMM_END_SOURCE ? "The source could not begin"
+								  : "The target could not begin",
+		    r->end[end].error);
+		return;
+	}
+	judge_owner(r);
+	if (!proof_clean(r, why, sizeof(why)))
+		say(r, VERDICT_PROOF, "The proof failed", why);
+	else if (!r->have_proof && r->verdict == VERDICT_OK && r->owner <= FERRY_TARGET && r->o->command == CMD_RUN)
+		say(r, VERDICT_LOST, "The VM's owner died before the proof", detail(r));
+}

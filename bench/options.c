@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The command line: one table, a row an option. A row says which commands take it, how it reads and what
+ * the error message and the help say it takes.
+ */
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "options.h"
+#include "util.h"
+#include "vmm/vmm.h"
+
+enum value { V_TEXT, V_SIZE, V_DURATION, V_COUNT, V_CHOICE, V_KILL, V_FLAG };
+
+#define RUN (1u << CMD_RUN)
+#define SOURCE (1u << CMD_SOURCE)
+#define TARGET (1u << CMD_TARGET)
+#define FLOOR (1u << CMD_FLOOR)
+#define GUEST (RUN | SOURCE)
+#define ENDS (RUN | SOURCE | TARGET)
+
+struct option_row {
+	const char *name;
+	enum value value;
+	unsigned commands;
+	size_t at;
+	const char *takes; /* continues "--name takes ..." */
+	const char *help;
+	uint64_t min, max;
+	const char *const *choices; /* V_CHOICE: NULL-terminated, in the enum's order */
+};
+
+static const char *const kinds[] = { "anon", "memfd", NULL };
+static const char *const modes[] = { "auto", "stop-and-copy", "post-copy", NULL };
+static const char *const commit_ats[] = { "default", "complete", "switchover", NULL };
+static const char *const hold_actions[] = { "fallback", "commit", NULL };
+static const char *const floors[] = { "once", "each", "off", NULL };
+static const char *const commands[] = { "run", "source", "target", "floor", "version", "help" };
+
+_Static_assert(sizeof(kinds) / sizeof(*kinds) == KIND_COUNT + 1, "a name a memory kind");
+_Static_assert(FERRY_MODE_POSTCOPY == 2 && FERRY_COMMIT_AT_SWITCHOVER == 2 && FERRY_HOLD_COMMIT == 1,
+	       "the choices are in the order of ferry.h");
+_Static_assert(sizeof(commands) / sizeof(*commands) == CMD_COUNT, "a name a command");
+
+#define HOUR 3600000000ull
+#define LOW_MEMORY (16u << 20) /* the guest keeps its code and tables there */
+#define WHOLE (2u << 20)
+#define AT(field) offsetof(struct options, field)
+
+static const struct option_row rows[] = {
+	{ "uri", V_TEXT, RUN | FLOOR, AT(uri), "tcp:HOST:PORT", "where the two ends meet, port 0 takes a free one; tcp:127.0.0.1:0" },
+	{ "to", V_TEXT, SOURCE, AT(to), "tcp:HOST:PORT", "the target to migrate to" },
+	{ "listen", V_TEXT, TARGET, AT(listen), "tcp:HOST:PORT", "where the source will connect" },
+	{ "memory", V_SIZE, GUEST | FLOOR, AT(memory), "a size from 32M to 256G in whole 2M, such as 512M or 2G",
+	  "the guest's RAM; 1G", VMM_MEMORY_MIN, VMM_MEMORY_MAX },
+	{ "memory-kind", V_CHOICE, GUEST | FLOOR, AT(kind), "anon or memfd", "what the RAM is made of; anon",
+	  .choices = kinds },
+	{ "populate", V_COUNT, GUEST, AT(populate), "a percentage from 0 to 100",
+	  "percent of RAM that begins with unique, non-zero content; 100", 0, 100 },
+	{ "working-set", V_SIZE, GUEST, AT(working_set), "a size such as 256M, at most --memory less 16M",
+	  "the part of RAM that the guest writes to; 256M, or a quarter of less than that", 4096, VMM_MEMORY_MAX },
+	{ "dirty-rate", V_COUNT, GUEST, AT(dirty_rate), "pages a second, 0 for an idle guest",
+	  "how fast the guest writes; 50000", 0, 1000000000 },
+	{ "vcpus", V_COUNT, GUEST, AT(vcpus), "a number from 1 to 16", "virtual CPUs; 1", 1, VMM_VCPUS_MAX },
+	{ "seed", V_COUNT, GUEST, AT(seed), "a number", "what the guest writes is made from it; drawn when not given",
+	  0, UINT64_MAX },
+	{ "mode", V_CHOICE, GUEST, AT(mode), "auto, stop-and-copy or post-copy", "how to finish; auto", .choices = modes },
+	{ "commit-at", V_CHOICE, GUEST, AT(commit_at), "complete, switchover or default",
+	  "when the source gives up its right to resume", .choices = commit_ats },
+	{ "downtime", V_DURATION, GUEST, AT(downtime_us), "a duration such as 300ms, 2s or 500us",
+	  "aim for the blackout; 300ms", 1, HOUR },
+	{ "max-rounds", V_COUNT, GUEST, AT(max_rounds), "a number from 1 to 1000", "bound on pre-copy; 30", 1, 1000 },
+	{ "precopy-limit", V_DURATION, GUEST, AT(precopy_limit_us), "a duration such as 30s", "bound on pre-copy; none", 1,
+	  HOUR },
+	{ "channels", V_COUNT, GUEST, AT(channels), "a number from 1 to 16", "data connections; 1", 1, 16 },
+	{ "bandwidth", V_SIZE, GUEST, AT(bandwidth), "bytes a second such as 100M, 0 for no limit",
+	  "limit on page data, a second; none", 0, 1ull << 50 },
+	{ "hold-limit", V_DURATION, GUEST, AT(hold_limit_us), "a duration such as 2s, 0 for no limit",
+	  "longest run with the output held back; none", 0, HOUR },
+	{ "hold-action", V_CHOICE, GUEST, AT(hold_action), "fallback or commit", "what to do at the hold limit; fallback",
+	  .choices = hold_actions },
+	{ "poll", V_DURATION, GUEST, AT(poll_us), "a duration from 1us to 10ms", "busy-poll so long after a fault; 50us", 1,
+	  10000 },
+	{ "reconnect", V_DURATION, ENDS, AT(reconnect_us), "a duration such as 5s, 0 for never",
+	  "a lost link may be back for so long; 5s, or 1s where --kill breaks something for good", 0, HOUR },
+	{ "timeout", V_DURATION, ENDS, AT(timeout_us), "a duration of at least 10ms such as 3s",
+	  "a peer silent for so long is a lost link; 3s", 10000, HOUR },
+	{ "kill", V_KILL, ENDS, AT(kill),
+	  "source@STAGE, target@STAGE, link@STAGE or link@STAGE:MS, STAGE one of pre-migration, reservation, "
+	  "pre-copy, stop-and-copy, post-copy, commitment and activation",
+	  "on entering STAGE end that process by SIGKILL, or cut the link (for MS milliseconds)" },
+	{ "run-on", V_DURATION, ENDS, AT(run_on_us), "a duration such as 200ms",
+	  "how long the guest runs at its owner before the proof; 200ms", 1000, HOUR },
+	{ "repeat", V_COUNT, RUN | FLOOR, AT(repeat), "a number from 1 to 100000", "so many times", 1, 100000 },
+	{ "floor", V_CHOICE, RUN, AT(floor), "once, each or off", "when to measure the bare machine beside it; once",
+	  .choices = floors },
+	{ "json", V_TEXT, RUN | SOURCE | TARGET | FLOOR, AT(json), "a file name, - for standard output",
+	  "append one JSON object a line" },
+	{ "quiet", V_FLAG, RUN | SOURCE | TARGET | FLOOR, AT(quiet), "no value", "no progress line" },
+};
+
+#define NROWS (sizeof(rows) / sizeof(*rows))
+
+const char *command_name(enum command c)
+{
+	return commands[c];
+}
+
+const char *kind_name(uint64_t kind)
+{
+	return kinds[kind];
+}
+
+const char *commit_at_name(uint64_t commit_at)
+{
+	return commit_ats[commit_at];
+}
+
+const char *kill_text(char buf[64], const struct kill_drill *k)
+{
+	static const char *const who[] = { "", "source", "target", "link" };
+
+	buf[0] = 0;
+	if (k->who != KILL_NOBODY)
+		snprintf(buf, 64, "%s@%s", who[k->who], ferry_phase_name(k->stage));
+	if (k->heal_ms)
+		snprintf(buf + strlen(buf), 64 - strlen(buf), ":%llu", (unsigned long long)k->heal_ms);
+	return buf;
+}
+
+/* "precopy" is as good as "pre-copy". */
+static bool same_stage(const char *text, size_t len, const char *name)
+{
+	size_t i = 0;
+
+	for (; *name; name++) {
+		if (i < len && text[i] == *name)
+			i++;
+		else if (*name != '-')
+			return false;
+	}
+	return i == len;
+}
+
+static int parse_kill(const char *text, struct kill_drill *ret)
+{
+	static const char *const who[] = { "source@", "target@", "link@" };
+	struct kill_drill k = { .who = KILL_NOBODY };
+	const char *colon;
+	size_t len;
+
+	for (unsigned i = 0; i < 3 && k.who == KILL_NOBODY; i++) {
+		if (strncmp(text, who[i], strlen(who[i])))
+			continue;
+		k.who = KILL_SOURCE + i;
+		text += strlen(who[i]);
+	}
+	if (k.who == KILL_NOBODY)
+		return -EINVAL;
+	colon = strchr(text, ':');
+	len = colon ? (size_t)(colon - text) : strlen(text);
+	if (colon && (k.who != KILL_LINK || parse_count(colon + 1, &k.heal_ms) || !k.heal_ms))
+		return -EINVAL;
+	if (k.heal_ms > HOUR / 1000)
+		return -EINVAL;
+	for (enum ferry_phase p = FERRY_PRE_MIGRATION; p <= FERRY_ACTIVATION; p++) {
+		if (!same_stage(text, len, ferry_phase_name(p)))
+			continue;
+		k.stage = p;
+		*ret = k;
+		return 0;
+	}
+	return -EINVAL;
+}
+
+static int parse_choice(const struct option_row *row, const char *text, uint64_t *ret)
+{
+	for (uint64_t i = 0; row->choices[i]; i++) {
+		if (strcmp(row->choices[i], text))
+			continue;
+		*ret = i;
+		return 0;
+	}
+	return -EINVAL;
+}
+
+static int complain(const struct option_row *row, const char *value)
+{
+	fprintf(stderr, "rdma-migrate: --%s takes %s", row->name, row->takes);
+	if (value)
+		fprintf(stderr, ", not \"%s\"", value);
+	fprintf(stderr, ".\n");
+	return -EINVAL;
+}
+
+static int parse_value(const struct option_row *row, const char *text, struct options *o)
+{
+	void *at = (char *)o + row->at;
+	uint64_t v = 0;
+	int err = 0;
+
+	switch (row->value) {
+	case V_FLAG:
+		*(bool *)at = true;
+		return 0;
+	case V_TEXT:
+		*(const char **)at = text;
+		return *text ? 0 : complain(row, text);
+	case V_KILL:
+		return parse_kill(text, at) ? complain(row, text) : 0;
+	case V_CHOICE:
+		err = parse_choice(row, text, at);
+		return err ? complain(row, text) : 0;
+	case V_SIZE:
+		err = parse_size(text, &v);
+		break;
+	case V_DURATION:
+		err = parse_duration(text, &v);
+		break;
+	case V_COUNT:
+		err = parse_count(text, &v);
+		break;
+	}
+	if (err || v < row->min || v > row->max || (row->at == AT(memory) && v % WHOLE))
+		return complain(row, text);
+	*(uint64_t *)at = v;
+	return 0;
+}
+
+static const struct option_row *find_row(const char *name, size_t len)
+{
+	for (size_t i = 0; i < NROWS; i++) {
+		if (strlen(rows[i].name) == len && !strncmp(rows[i].name, name, len))
+			return &rows[i];
+	}
+	return NULL;
+}
+
+/* One "--name value", "--name=value" or "--flag"; *i moves on over what it took. */
+static int parse_one(struct options *o, int argc, char **argv, int *i)
+{
+	const char *arg = argv[*i], *value = NULL, *eq;
+	const struct option_row *row;
+	size_t len;
+
+	if (strncmp(arg, "--", 2)) {
+		fprintf(stderr, "rdma-migrate: \"%s\" is not an option; options begin with --, see rdma-migrate help.\n",
+			arg);
+		return -EINVAL;
+	}
+	arg += 2;
+	eq = strchr(arg, '=');
+	len = eq ? (size_t)(eq - arg) : strlen(arg);
+	row = find_row(arg, len);
+	if (!row) {
+		fprintf(stderr, "rdma-migrate: there is no option --%.*s; see rdma-migrate help.\n", (int)len, arg);
+		return -EINVAL;
+	}
+	if (!(row->commands & (1u << o->command))) {
+		fprintf(stderr, "rdma-migrate: %s does not take --%s; see rdma-migrate help.\n",
+			command_name(o->command), row->name);
+		return -EINVAL;
+	}
+	if (row->value == V_FLAG && eq)
+		return complain(row, eq + 1);
+	if (row->value != V_FLAG) {
+		value = eq ? eq + 1 : *i + 1 < argc ? argv[++*i] : NULL;
+		if (!value)
+			return complain(row, NULL);
+	}
+	if (row->at == AT(reconnect_us))
+		o->reconnect_set = true;
+	return parse_value(row, value, o);
+}
+
+static int check_uri(const char *option, const char *uri)
+{
+	if (!strncmp(uri, "tcp:", 4))
+		return 0;
+	if (!strncmp(uri, "rdma:", 5))
+		fprintf(stderr, "rdma-migrate: --%s %s: the rdma transport is not in this build; take tcp:HOST:PORT.\n",
+			option, uri);
+	else
+		fprintf(stderr, "rdma-migrate: --%s takes tcp:HOST:PORT, not \"%s\".\n", option, uri);
+	return -EINVAL;
+}
+
+/* What no single option can see. */
+static int check_together(struct options *o)
+{
+	if (o->command == CMD_SOURCE && !o->to) {
+		fprintf(stderr, "rdma-migrate: source needs --to tcp:HOST:PORT, where a target listens.\n");
+		return -EINVAL;
+	}
+	if (!o->working_set)
+		o->working_set = o->memory < (256 << 20) ? o->memory / 4 : 256 << 20;
+	if (o->working_set > o->memory - LOW_MEMORY) {
+		fprintf(stderr, "rdma-migrate: --working-set takes at most --memory less 16M, %lluM here, not %lluM.\n",
+			(unsigned long long)(o->memory - LOW_MEMORY) >> 20, (unsigned long long)o->working_set >> 20);
+		return -EINVAL;
+	}
+	if ((o->command == CMD_SOURCE && o->kill.who == KILL_TARGET) ||
+	    (o->command == CMD_TARGET && (o->kill.who == KILL_SOURCE || o->kill.who == KILL_LINK))) {
+		fprintf(stderr, "rdma-migrate: --kill at the %s cannot reach the other end: give it to rdma-migrate %s.\n",
+			command_name(o->command), o->command == CMD_SOURCE ? "target" : "source");
+		return -EINVAL;
+	}
+	if (o->command == CMD_SOURCE)
+		return check_uri("to", o->to);
+	return o->command == CMD_TARGET ? check_uri("listen", o->listen) : check_uri("uri", o->uri);
+}
+
+int options_parse(struct options *ret, int argc, char **argv)
+{
+	struct timespec ts;
+	struct options o = {
+		.uri = "tcp:127.0.0.1:0",
+		.listen = "tcp:127.0.0.1:0",
+		.memory = 1 << 30,
+		.populate = 100,
+		.dirty_rate = 50000,
+		.vcpus = 1,
+		.run_on_us = 200000,
+		.repeat = 1,
+	};
+	int err = 0;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	o.seed = ((uint64_t)ts.tv_nsec ^ (uint64_t)ts.tv_sec << 20 ^ (uint64_t)getpid()) & 0xffffffff;
+	if (argc < 2) {
+		options_help(stderr);
+		return -EINVAL;
+	}
+	for (o.command = 0; o.command < CMD_COUNT; o.command++) {
+		const char *arg = argv[1] + (strncmp(argv[1], "--", 2) ? 0 : 2); /* --help, --version */
+
+		if (!strcmp(arg, commands[o.command]) && (arg == argv[1] || o.command >= CMD_VERSION))
+			break;
+	}
+	if (o.command == CMD_COUNT) {
+		fprintf(stderr, "rdma-migrate: there is no command \"%s\"; the commands are run, source, target, floor, "
+			"version and help.\n", argv[1]);
+		return -EINVAL;
+	}
+	for (int i = 2; i < argc && !err; i++)
+		err = parse_one(&o, argc, argv, &i);
+	if (!err && o.command < CMD_VERSION)
+		err = check_together(&o);
+	if (!err)
+		*ret = o;
+	return err;
+}
+
+static void help_row(FILE *out, const struct option_row *row)
+{
+	int width = fprintf(out, "  --%s", row->name);
+
+	for (const char *const *c = row->choices; c && *c; c++)
+		width += fprintf(out, "%s%s", c == row->choices ? " " : "|", *c);
+	if (row->value == V_SIZE)
+		width += fprintf(out, " SIZE");
+	if (row->value == V_DURATION)
+		width += fprintf(out, " TIME");
+	if (row->value == V_COUNT)
+		width += fprintf(out, " N");
+	if (row->value == V_KILL)
+		width += fprintf(out, " WHO@STAGE[:MS]");
+	if (row->value == V_TEXT)
+		width += fprintf(out, " %s", row->at == AT(json) ? "FILE" : "URI");
+	fprintf(out, "%*s %s", width < 42 ? 42 - width : 0, "", row->help);
+	if ((row->commands & ENDS) != ENDS) {
+		const char *sep = " (";
+
+		for (enum command c = CMD_RUN; c <= CMD_FLOOR; c++) {
+			if (!(row->commands & (1u << c)))
+				continue;
+			fprintf(out, "%s%s", sep, command_name(c));
+			sep = ", ";
+		}
+		fprintf(out, ")");
+	}
+	fprintf(out, "\n");
+}
+
+void options_help(FILE *out)
+{
+	fprintf(out,
+		"rdma-migrate: live-migrate a small KVM guest with libferry, prove every byte and output, and measure.\n\n"
+		"  rdma-migrate run [OPTIONS]               both ends on this machine, in processes of their own\n"
+		"  rdma-migrate target --listen URI [...]   one end of two machines\n"
+		"  rdma-migrate source --to URI [...]       the other\n"
+		"  rdma-migrate floor [OPTIONS]             what bare sockets and one userfaultfd give here\n"
+		"  rdma-migrate version | help\n\n");
+	for (size_t i = 0; i < NROWS; i++)
+		help_row(out, &rows[i]);
+	fprintf(out,
+		"\nSIZE: bytes, or with k, M, G, T (powers of 1024). TIME: with us, ms, s.\n"
+		"WHO: source, target, link. STAGE: pre-migration, reservation, pre-copy, stop-and-copy, post-copy,\n"
+		"commitment, activation. Figures in MB are 10^6 bytes.\n\n"
+		"Exit codes: 0 as asked: migrated, or with --kill what that must lead to, and the proof is clean;\n"
+		"  1 the command line; 2 refused, fell back or discarded though nothing provoked it, or the drill never\n"
+		"  took place; 3 the proof failed: bad pages, outputs missing or repeated, or two owners; 4 in doubt, or\n"
+		"  the VM was lost; 5 this machine: no memory, no permission for userfaultfd, no socket.\n");
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef BENCH_OPTIONS_H
+#define BENCH_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <ferry/ferry.h>
+
+enum command { CMD_RUN, CMD_SOURCE, CMD_TARGET, CMD_FLOOR, CMD_VERSION, CMD_HELP, CMD_COUNT };
+
+enum kind { KIND_ANON, KIND_MEMFD, KIND_COUNT };
+enum victim { KILL_NOBODY, KILL_SOURCE, KILL_TARGET, KILL_LINK };
+enum floor_when { FLOOR_ONCE, FLOOR_EACH, FLOOR_OFF };
+
+/* --kill WHO@STAGE[:MS]: on entering the stage, end a process or cut the link (heal_ms 0: for good). */
+struct kill_drill {
+	enum victim who;
+	enum ferry_phase stage;
+	uint64_t heal_ms;
+};
+
+struct options {
+	enum command command;
+	const char *uri, *to, *listen, *json;
+	uint64_t memory, populate, working_set, dirty_rate, vcpus, seed;
+	uint64_t kind, mode, commit_at, hold_action, floor; /* enums, by their choice tables */
+	uint64_t downtime_us, hold_limit_us, reconnect_us, timeout_us, precopy_limit_us, poll_us, run_on_us;
+	uint64_t max_rounds, channels, bandwidth, repeat;
+	struct kill_drill kill;
+	bool quiet;
+	bool reconnect_set;
+};
+
+/* 0, or -EINVAL after one sentence on stderr that names the option and what it takes. */
+int options_parse(struct options *ret, int argc, char **argv);
+void options_help(FILE *out);
+const char *command_name(enum command c);
+const char *kind_name(uint64_t kind);
+const char *commit_at_name(uint64_t commit_at);
+/* "target@post-copy", "link@post-copy:200"; "" for none. */
+const char *kill_text(char buf[64], const struct kill_drill *k);
+
+#endif

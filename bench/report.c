@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT */
+/* What a person reads. MB are 10^6 bytes. */
+#include <string.h>
+#include <unistd.h>
+
+#include "report.h"
+#include "util.h"
+
+static void row(FILE *out, const char *name)
+{
+	fprintf(out, "  %-11s ", name);
+}
+
+static void head(FILE *out, const struct run_report *r)
+{
+	const struct options *o = r->o;
+	char drill[64];
+
+	if (o->repeat > 1)
+		fprintf(out, "run %llu of %llu: ", (unsigned long long)r->number, (unsigned long long)o->repeat);
+	fprintf(out, "%s, owner %s; mutator: ", r->outcome, ferry_owner_name(r->owner));
+	if (!strcmp(r->mutator, "host-thread"))
+		fprintf(out, "host thread (no /dev/kvm: these figures are not a guest's)\n");
+	else
+		fprintf(out, "%s\n", r->mutator[0] ? r->mutator : "unknown");
+	row(out, "asked");
+	if (o->command != CMD_TARGET)
+		fprintf(out, "%lluM %s, %llu%% populated, %llu pages/s over %lluM, %llu vCPU%s, seed %llu, mode %s",
+			(unsigned long long)o->memory >> 20, kind_name(o->kind), (unsigned long long)o->populate,
+			(unsigned long long)o->dirty_rate, (unsigned long long)o->working_set >> 20,
+			(unsigned long long)o->vcpus, o->vcpus == 1 ? "" : "s", (unsigned long long)o->seed,
+			ferry_mode_name((enum ferry_mode)o->mode));
+	else
+		fprintf(out, "whatever a source sends");
+	if (o->kill.who != KILL_NOBODY)
+		fprintf(out, ", kill %s", kill_text(drill, &o->kill));
+	fprintf(out, "\n");
+}
+
+static void rounds(FILE *out, const struct run_report *r)
+{
+	char a[32], b[32];
+
+	row(out, "rounds");
+	fprintf(out, "%u", r->nrounds);
+	for (unsigned i = 0; i < r->nrounds && i < 8; i++)
+		fprintf(out, "%s%.1f MB in %.1f ms", i ? ", " : ": ", (double)r->rounds[i].bytes / 1e6,
+			(double)r->rounds[i].duration_us / 1000);
+	if (r->nrounds > 8)
+		fprintf(out, ", ... the last %.1f MB", (double)r->rounds[r->nrounds - 1].bytes / 1e6);
+	fprintf(out, "\n");
+	for (unsigned i = 0; i < r->npolicy; i++) {
+		row(out, "policy");
+		fprintf(out, "%s\n", r->policy[i]);
+	}
+	row(out, "pages");
+	fprintf(out, "%s sent, ", grouped(a, source_stats(r)->pages_sent));
+	fprintf(out, "%s zero, ", grouped(a, source_stats(r)->pages_zero));
+	fprintf(out, "%s holes, %s left to post-copy\n", grouped(a, source_stats(r)->pages_hole),
+		grouped(b, source_stats(r)->pages_residue));
+}
+
+static void times(FILE *out, const struct run_report *r)
+{
+	const struct ferry_stats *s = source_stats(r), *t = target_stats(r);
+	const struct ferry_blackout *b = &s->blackout;
+	char v[32];
+
+	row(out, "time");
+	fprintf(out, "%.1f ms: pre-copy %.1f, blackout %.2f, post-copy %.1f", (double)s->elapsed_us / 1000,
+		(double)s->precopy_us / 1000, (double)b->total_us / 1000, (double)t->postcopy_us / 1000);
+	if (s->reconnects || t->reconnects)
+		fprintf(out, "; reconnected %u times", s->reconnects > t->reconnects ? s->reconnects : t->reconnects);
+	fprintf(out, "\n");
+	if (b->total_us) {
+		row(out, "blackout");
+		fprintf(out, "%s us = pause %llu + fetch %llu + residue %llu + save %llu + send %llu + arm %llu + "
+			"load %llu + resume %llu\n", grouped(v, b->total_us), (unsigned long long)b->pause_us,
+			(unsigned long long)b->fetch_us, (unsigned long long)b->residue_us,
+			(unsigned long long)b->save_us, (unsigned long long)b->send_us, (unsigned long long)b->arm_us,
+			(unsigned long long)b->load_us, (unsigned long long)b->resume_us);
+	}
+	row(out, "throughput");
+	fprintf(out, "%.0f MB/s of page data in pre-copy", throughput_mb_s(r));
+	if (r->have_floor)
+		fprintf(out, "; bare socket %.0f MB/s, ratio %.2f", r->floor.throughput_mb_s,
+			throughput_mb_s(r) / r->floor.throughput_mb_s);
+	fprintf(out, "\n");
+}
+
+static void faults(FILE *out, const struct run_report *r)
+{
+	const struct ferry_stats *t = target_stats(r);
+	double p50 = (double)t->fault_p50_ns / 1000, p99 = (double)t->fault_p99_ns / 1000;
+	char a[32], b[32];
+
+	if (!t->faults && !t->faults_local)
+		return;
+	row(out, "faults");
+	fprintf(out, "%s over the link (p50 %.1f, p99 %.1f, max %.1f us), %s local", grouped(a, t->faults), p50, p99,
+		(double)t->fault_max_ns / 1000, grouped(b, t->faults_local));
+	if (r->have_floor && t->faults)
+		fprintf(out, "; bare fault p50 %.1f, p99 %.1f, ratios %.2f, %.2f", r->floor.fault_p50_us,
+			r->floor.fault_p99_us, p50 / r->floor.fault_p50_us, p99 / r->floor.fault_p99_us);
+	fprintf(out, "\n");
+}
+
+static void proof(FILE *out, const struct run_report *r)
+{
+	uint64_t seen, missing, repeated;
+	char a[32], b[32];
+
+	observer_total(&r->observer, &seen, &missing, &repeated);
+	row(out, "proof");
+	if (r->have_proof && !r->proof_err)
+		fprintf(out, "%s pages checked, %llu bad; ", grouped(a, r->proof.pages_checked),
+			(unsigned long long)r->proof.pages_bad);
+	else
+		fprintf(out, "RAM not checked here; ");
+	fprintf(out, "%s outputs seen, %llu missing, %llu repeated\n", grouped(b, seen), (unsigned long long)missing,
+		(unsigned long long)repeated);
+}
+
+void report_table(FILE *out, const struct run_report *r)
+{
+	head(out, r);
+	if (r->verdict != VERDICT_ENVIRONMENT) {
+		rounds(out, r);
+		times(out, r);
+		faults(out, r);
+		proof(out, r);
+	}
+	row(out, "so");
+	fprintf(out, "%s\n", r->sentence);
+	fflush(out);
+}
+
+void floor_table(FILE *out, const struct floor *f, const struct options *o)
+{
+	fprintf(out, "floor of this machine, %lluM %s, two processes over loopback TCP\n",
+		(unsigned long long)o->memory >> 20, kind_name(o->kind));
+	row(out, "throughput");
+	fprintf(out, "%.0f MB/s memory to memory\n", f->throughput_mb_s);
+	row(out, "round trip");
+	fprintf(out, "%.1f us median, %.1f p99, 16-byte request and 4 KiB answer (polling %.1f, sleeping %.1f)\n",
+		f->rtt_us, f->rtt_p99_us, f->rtt_poll_us, f->rtt_sleep_us);
+	row(out, "one fault");
+	fprintf(out, "%.1f us median, %.1f p99 from event to page; the faulting thread waited %.1f, %.1f\n",
+		f->fault_p50_us, f->fault_p99_us, f->stall_p50_us, f->stall_p99_us);
+	fflush(out);
+}
+
+void report_progress(FILE *out, const struct run_report *r)
+{
+	const struct ferry_stats *s = &r->end[VMM_END_SOURCE].live, *t = &r->end[VMM_END_TARGET].live;
+	const struct ferry_stats *lead = s->elapsed_us ? s : t;
+	uint64_t left = lead->phase == FERRY_POSTCOPY && t->elapsed_us ? t->pages_remaining : lead->pages_remaining;
+
+	fprintf(out, "\r\033[K%s round %u  %.0f MB/s  %.1f MB left  %llu pages/s dirty  %llu faults",
+		ferry_phase_name(lead->phase), lead->round, (double)lead->throughput / 1e6,
+		(double)left * 4096 / 1e6, (unsigned long long)lead->dirty_rate, (unsigned long long)t->faults);
+	fflush(out);
+}
+
+void report_progress_end(FILE *out)
+{
+	fprintf(out, "\r\033[K");
+	fflush(out);
+}

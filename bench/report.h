@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef BENCH_REPORT_H
+#define BENCH_REPORT_H
+
+#include "floor.h"
+#include "observer.h"
+#include "options.h"
+
+#define ROUNDS_KEPT 1024
+#define POLICY_KEPT 4
+
+/* The exit codes that help documents. */
+enum verdict {
+	VERDICT_OK = 0,
+	VERDICT_USAGE = 1,
+	VERDICT_NOT_AS_ASKED = 2,
+	VERDICT_PROOF = 3,
+	VERDICT_LOST = 4,
+	VERDICT_ENVIRONMENT = 5
+};
+
+/* What one end told, until it ended or was ended. */
+struct end_report {
+	bool begun, have_result, drilled; /* drilled: it entered the stage that --kill names */
+	struct ferry_result result;
+	struct ferry_stats live; /* the newest, for the progress line */
+	char error[FERRY_DETAIL_MAX]; /* it could not begin */
+};
+
+/* One migration, from the outside. */
+struct run_report {
+	const struct options *o;
+	uint64_t number; /* 1 to --repeat */
+	struct end_report end[2]; /* enum vmm_end */
+	struct ferry_round rounds[ROUNDS_KEPT];
+	unsigned nrounds;
+	char policy[POLICY_KEPT][FERRY_DETAIL_MAX];
+	unsigned npolicy;
+	char mutator[16];
+	bool have_proof, ran_on;
+	int proof_err;
+	struct vmm_proof proof;
+	struct observer observer;
+	bool have_floor;
+	struct floor floor;
+	/* the judgement */
+	const char *outcome;
+	enum ferry_owner owner;
+	enum verdict verdict;
+	char sentence[1024]; /* what happened, and why the verdict */
+};
+
+/* judge.c: fills outcome, owner, verdict and sentence. */
+void judge(struct run_report *r);
+/* The result of the end that knows most of the source's side or the target's; NULL when both died. */
+const struct ferry_stats *source_stats(const struct run_report *r);
+const struct ferry_stats *target_stats(const struct run_report *r);
+double throughput_mb_s(const struct run_report *r);
+
+/* report.c, json.c */
+void report_table(FILE *out, const struct run_report *r);
+void report_json(FILE *out, const struct run_report *r);
+void floor_table(FILE *out, const struct floor *f, const struct options *o);
+void floor_json(FILE *out, const struct floor *f, const struct options *o);
+/* A line on a terminal, written over itself; stage NULL wipes it. */
+void report_progress(FILE *out, const struct run_report *r);
+void report_progress_end(FILE *out);
+
+/* summary.c: medians and spread over --repeat. */
+struct summary;
+struct summary *summary_new(uint64_t cap);
+void summary_add(struct summary *s, const struct run_report *r);
+void summary_table(FILE *out, struct summary *s); /* sorts what it holds */
+void summary_free(struct summary *s);
+
+#endif

@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The parent of a migration. It forks the ends before it has any thread, never touches guest memory, and
+ * is the observer of what the guest emits. It goes step by step, each step ended by a condition:
+ *
+ *	the guest runs (outputs seen) -> target listens -> source connects -> both ends have reported or died
+ *	-> the owner's guest has run on -> proof at the owner -> both quit -> the pipe of outputs ends
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "end.h"
+#include "run.h"
+#include "util.h"
+
+#define FIRST_OUTPUTS 3		   /* of each stream before the migration begins */
+#define SECOND 1000000000ull
+#define START_LIMIT (60 * SECOND)  /* the guest must have begun to speak */
+#define OTHER_LIMIT (120 * SECOND) /* one end has ended: the other must, too */
+#define SPEAK_LIMIT (10 * SECOND)  /* the owner's guest must speak again */
+#define NEVER UINT64_MAX
+
+struct child {
+	pid_t pid; /* 0: none */
+	int fd;	   /* -1: closed */
+	bool ready, ended;
+	char uri[FERRY_DETAIL_MAX];
+};
+
+struct run {
+	struct run_report *r;
+	struct child child[2];	    /* enum vmm_end */
+	bool observer_open;
+	bool tty;
+	bool proof_told;
+	uint64_t ended_at, settled_at; /* ns; the first end, both ends */
+	uint64_t seen_at_settled[VMM_VCPUS_MAX];
+};
+
+static const char *end_name(int end)
+{
+	return end == VMM_END_SOURCE ? "source" : "target";
+}
+
+static void lose(struct run *x, int end)
+{
+	struct child *c = &x->child[end];
+
+	if (c->fd < 0)
+		return;
+	close(c->fd);
+	c->fd = -1;
+	c->ended = true;
+}
+
+static void take_event(struct run *x, int end, const struct msg *m)
+{
+	struct run_report *r = x->r;
+	const struct kill_drill *k = &r->o->kill;
+
+	switch (m->event.type) {
+	case FERRY_EVENT_PHASE:
+		if (k->who != KILL_NOBODY && m->event.phase == k->stage)
+			r->end[end].drilled = true;
+		break;
+	case FERRY_EVENT_ROUND:
+		if (end == VMM_END_SOURCE && r->nrounds < ROUNDS_KEPT)
+			r->rounds[r->nrounds++] = m->event.round;
+		break;
+	case FERRY_EVENT_POLICY:
+		if (end == VMM_END_SOURCE && r->npolicy < POLICY_KEPT)
+			snprintf(r->policy[r->npolicy++], sizeof(r->policy[0]), "%s", m->text);
+		break;
+	case FERRY_EVENT_LINK:
+		break;
+	}
+}
+
+static void note(struct run *x, int end, const char *text)
+{
+	if (x->r->o->quiet)
+		return;
+	if (x->tty)
+		report_progress_end(stderr);
+	fprintf(stderr, "%s: %s\n", end_name(end), text);
+}
+
+static void take_msg(struct run *x, int end, const struct msg *m)
+{
+	struct run_report *r = x->r;
+	struct child *c = &x->child[end];
+
+	switch (m->type) {
+	case MSG_READY:
+		c->ready = true;
+		r->end[end].begun = true;
+		snprintf(c->uri, sizeof(c->uri), "%s", m->text);
+		break;
+	case MSG_EVENT:
+		take_event(x, end, m);
+		break;
+	case MSG_STATS:
+		r->end[end].live = m->stats;
+		if (x->tty)
+			report_progress(stderr, r);
+		break;
+	case MSG_LOG:
+		if (m->number <= 4)
+			note(x, end, m->text);
+		break;
+	case MSG_RESULT:
+		r->end[end].have_result = true;
+		r->end[end].result = m->result;
+		c->ended = true;
+		if (end == VMM_END_SOURCE || !r->mutator[0])
+			snprintf(r->mutator, sizeof(r->mutator), "%.15s", m->text);
+		break;
+	case MSG_PROOF:
+		r->have_proof = true;
+		r->proof = m->proof;
+		r->proof_err = m->number;
+		snprintf(r->mutator, sizeof(r->mutator), "%.15s", m->text);
+		x->proof_told = true;
+		break;
+	case MSG_ERROR:
+		snprintf(r->end[end].error, sizeof(r->end[end].error), "%s", m->text);
+		lose(x, end);
+		break;
+	default:
+		lose(x, end);
+	}
+}
+
+static void take_child(struct run *x, int end)
+{
+	struct child *c = &x->child[end];
+
+	while (c->fd >= 0) {
+		struct msg m;
+		int err = msg_recv(c->fd, &m, false);
+
+		if (err == -EAGAIN)
+			return;
+		if (err)
+			lose(x, end);
+		else
+			take_msg(x, end, &m);
+	}
+}
+
+/* Whatever there is from the guest and the ends; waits at most until the time given. */
+static void pump(struct run *x, uint64_t until)
+{
+	uint64_t now = now_ns();
+	int wait = until == NEVER ? -1 : until <= now ? 0 : (int)((until - now + 999999) / 1000000);
+	struct pollfd p[3] = {
+		{ .fd = x->child[0].fd, .events = POLLIN },
+		{ .fd = x->child[1].fd, .events = POLLIN },
+		{ .fd = x->observer_open ? x->r->observer.fd : -1, .events = POLLIN },
+	};
+
+	if (poll(p, 3, wait) <= 0)
+		return;
+	if (p[2].revents && observer_drain(&x->r->observer) <= 0)
+		x->observer_open = false;
+	for (int end = 0; end < 2; end++) {
+		if (p[end].revents)
+			take_child(x, end);
+	}
+}
+
+/* 0, or -ETIMEDOUT. A condition sees the time too. */
+static int wait_until(struct run *x, bool (*cond)(struct run *x), uint64_t limit_ns)
+{
+	uint64_t until = limit_ns == NEVER ? NEVER : now_ns() + limit_ns;
+
+	while (!cond(x)) {
+		if (now_ns() >= until)
+			return -ETIMEDOUT;
+		pump(x, until < now_ns() + SECOND / 20 ? until : now_ns() + SECOND / 20);
+	}
+	return 0;
+}
+
+static bool source_runs(struct run *x)
+{
+	struct child *c = &x->child[VMM_END_SOURCE];
+
+	return c->fd < 0 || (c->ready && observer_least(&x->r->observer) >= FIRST_OUTPUTS);
+}
+
+static bool target_listens(struct run *x)
+{
+	struct child *c = &x->child[VMM_END_TARGET];
+
+	return c->fd < 0 || c->ready;
+}
+
+static bool both_ended(struct run *x)
+{
+	bool s = x->child[VMM_END_SOURCE].ended, t = x->child[VMM_END_TARGET].ended;
+
+	if ((s || t) && !x->ended_at)
+		x->ended_at = now_ns();
+	return (s && t) || (x->ended_at && now_ns() - x->ended_at > OTHER_LIMIT);
+}
+
+/* Long enough, and every stream that ever spoke has spoken again. */
+static bool ran_on(struct run *x)
+{
+	struct observer *o = &x->r->observer;
+	bool spoke = false;
+
+	if (now_ns() - x->settled_at < x->r->o->run_on_us * 1000)
+		return false;
+	for (unsigned i = 0; i < o->nstreams; i++) {
+		if (x->r->o->command == CMD_TARGET && !o->stream[i].seen)
+			continue;
+		if (o->stream[i].seen == x->seen_at_settled[i])
+			return false;
+		spoke = true;
+	}
+	return spoke;
+}
+
+static bool proof_made(struct run *x)
+{
+	return x->proof_told || (x->child[0].fd < 0 && x->child[1].fd < 0);
+}
+
+static bool outputs_over(struct run *x)
+{
+	return !x->observer_open && x->child[0].fd < 0 && x->child[1].fd < 0;
+}
+
+static void fail_begin(struct run *x, int end, const char *what)
+{
+	struct end_report *e = &x->r->end[end];
+
+	if (!e->error[0])
+		snprintf(e->error, sizeof(e->error), "%s", what);
+}
+
+static void spawn(struct run *x, int end, int pipe_fds[2])
+{
+	struct child *c = &x->child[end];
+	int fds[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds)) {
+		fail_begin(x, end, "no socket pair for a child process");
+		return;
+	}
+	c->pid = fork_child();
+	if (!c->pid) {
+		close(fds[0]);
+		close(pipe_fds[0]);
+		if (x->child[!end].fd >= 0) /* else the other end would not be seen to die */
+			close(x->child[!end].fd);
+		end_main((enum vmm_end)end, x->r->o, fds[1], pipe_fds[1]);
+	}
+	close(fds[1]);
+	c->fd = fds[0];
+	c->ended = false;
+	if (c->pid < 0) {
+		fail_begin(x, end, "no child process");
+		lose(x, end);
+	}
+}
+
+static void tell(struct run *x, int end, enum msg_type type, const char *text)
+{
+	struct msg m = { .type = type };
+
+	snprintf(m.text, sizeof(m.text), "%s", text);
+	if (x->child[end].fd >= 0 && msg_send(x->child[end].fd, &m))
+		take_child(x, end);
+}
+
+/* Up to both ends in ferry_run(). false: an end could not begin. */
+static bool begin(struct run *x)
+{
+	const struct options *o = x->r->o;
+	const char *uri = o->to;
+
+	if (o->command != CMD_TARGET) {
+		if (wait_until(x, source_runs, START_LIMIT))
+			fail_begin(x, VMM_END_SOURCE, "the guest did not speak within 60 s");
+		else if (x->child[VMM_END_SOURCE].fd < 0)
+			fail_begin(x, VMM_END_SOURCE, "its process died");
+		if (x->r->end[VMM_END_SOURCE].error[0])
+			return false;
+	}
+	if (o->command != CMD_SOURCE) {
+		tell(x, VMM_END_TARGET, MSG_GO, o->command == CMD_TARGET ? o->listen : o->uri);
+		wait_until(x, target_listens, NEVER);
+		if (x->child[VMM_END_TARGET].fd < 0 && !x->child[VMM_END_TARGET].ready)
+			fail_begin(x, VMM_END_TARGET, "its process died");
+		uri = x->child[VMM_END_TARGET].uri;
+		if (o->command == CMD_TARGET && !x->r->end[VMM_END_TARGET].error[0])
+			fprintf(stderr, "listening on %s\n", uri);
+		if (x->r->end[VMM_END_TARGET].error[0])
+			return false;
+	}
+	if (o->command != CMD_TARGET)
+		tell(x, VMM_END_SOURCE, MSG_GO, uri);
+	return true;
+}
+
+/* The end that says it owns the VM, or -1. */
+static int owner_end(const struct run *x)
+{
+	const struct end_report *s = &x->r->end[VMM_END_SOURCE], *t = &x->r->end[VMM_END_TARGET];
+
+	if (s->have_result && s->result.owner == FERRY_SOURCE)
+		return VMM_END_SOURCE;
+	return t->have_result && t->result.owner == FERRY_TARGET ? VMM_END_TARGET : -1;
+}
+
+static void prove(struct run *x)
+{
+	int end = owner_end(x);
+
+	if (end < 0 || x->child[end].fd < 0)
+		return;
+	x->settled_at = now_ns();
+	for (unsigned i = 0; i < x->r->observer.nstreams; i++)
+		x->seen_at_settled[i] = x->r->observer.stream[i].seen;
+	x->r->ran_on = !wait_until(x, ran_on, SPEAK_LIMIT + x->r->o->run_on_us * 1000);
+	tell(x, end, MSG_PROVE, "");
+	wait_until(x, proof_made, NEVER);
+}
+
+static void finish(struct run *x)
+{
+	for (int end = 0; end < 2; end++) {
+		if (x->ended_at && !x->child[end].ended)
+			kill(x->child[end].pid, SIGKILL); /* the other ended two minutes ago */
+		tell(x, end, MSG_QUIT, "");
+	}
+	if (wait_until(x, outputs_over, OTHER_LIMIT)) {
+		for (int end = 0; end < 2; end++) {
+			if (x->child[end].fd >= 0)
+				kill(x->child[end].pid, SIGKILL);
+		}
+		wait_until(x, outputs_over, OTHER_LIMIT);
+	}
+	for (int end = 0; end < 2; end++) {
+		lose(x, end);
+		if (x->child[end].pid > 0)
+			waitpid(x->child[end].pid, NULL, 0);
+	}
+}
+
+void run_once(struct run_report *r, const struct options *o, uint64_t number)
+{
+	struct run x = { .r = r, .child = { { .fd = -1, .ended = true }, { .fd = -1, .ended = true } } };
+	int fds[2];
+
+	*r = (struct run_report){ .o = o, .number = number };
+	if (pipe2(fds, O_CLOEXEC)) {
+		fail_begin(&x, VMM_END_SOURCE, "no pipe for the guest's output");
+		judge(r);
+		return;
+	}
+	observer_init(&r->observer, fds[0], o->command == CMD_TARGET ? VMM_VCPUS_MAX : (unsigned)o->vcpus,
+		      o->command != CMD_TARGET);
+	x.observer_open = true;
+	x.tty = !o->quiet && isatty(STDERR_FILENO);
+	if (o->command != CMD_TARGET)
+		spawn(&x, VMM_END_SOURCE, fds);
+	if (o->command != CMD_SOURCE)
+		spawn(&x, VMM_END_TARGET, fds);
+	close(fds[1]);
+	fcntl(fds[0], F_SETFL, O_NONBLOCK); /* the description is this end's own: the writers still block */
+	if (begin(&x)) {
+		wait_until(&x, both_ended, NEVER);
+		prove(&x);
+	}
+	finish(&x);
+	if (x.tty)
+		report_progress_end(stderr);
+	close(fds[0]);
+	judge(r);
+}
