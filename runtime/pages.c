@@ -200,6 +200,26 @@ uint64_t page_set_merge(struct page_set *dst, const struct page_set *src)
 	return added;
 }
 
+uint64_t page_set_merge_words(struct page_set *dst, uint32_t region, const uint64_t *words)
+{
+	struct page_set_region *r;
+	uint64_t added = 0, w;
+
+	assert(region < dst->nregions);
+	r = &dst->r[region];
+	for (w = 0; w < nwords(r); w++) {
+		uint64_t bits = words[w], old;
+
+		if (!bits)
+			continue;
+		if (w == r->npages / WORD_BITS) /* the last word when it is not full: beyond npages bits stay zero */
+			bits &= mask_of(0, r->npages % WORD_BITS);
+		old = atomic_fetch_or_explicit(&r->words[w], bits, memory_order_acq_rel);
+		added += __builtin_popcountll(bits & ~old);
+	}
+	return added;
+}
+
 void page_set_subtract(struct page_set *dst, const struct page_set *src)
 {
 	uint64_t w;
@@ -268,14 +288,21 @@ static uint32_t claim_run(struct page_set_region *r, uint64_t page, uint32_t max
 	return n;
 }
 
+/* Where a walk ends in the cursor's region. */
+static uint64_t walk_end(const struct page_set_region *r, const struct page_cursor *at)
+{
+	return at->end ? min_u64(at->end, r->npages) : r->npages;
+}
+
 bool page_set_claim(struct page_set *s, struct page_cursor *at, uint32_t max, struct page_run *run)
 {
 	assert(max);
 	for (; at->region < s->nregions; at->region++, at->page = 0) {
 		struct page_set_region *r = &s->r[at->region];
+		uint64_t end = walk_end(r, at);
 
-		while ((at->page = find(r, at->page, r->npages, 0)) < r->npages) {
-			uint32_t n = claim_run(r, at->page, max);
+		while ((at->page = find(r, at->page, end, 0)) < end) {
+			uint32_t n = claim_run(r, at->page, min_u64(max, end - at->page));
 
 			if (!n)
 				continue; /* another thread was quicker */
@@ -283,6 +310,8 @@ bool page_set_claim(struct page_set *s, struct page_cursor *at, uint32_t max, st
 			at->page += n;
 			return true;
 		}
+		if (at->end)
+			break;
 	}
 	return false;
 }
@@ -291,12 +320,12 @@ bool page_set_claim(struct page_set *s, struct page_cursor *at, uint32_t max, st
 static bool next_run(const struct page_set_region *r, struct page_cursor *at, uint64_t flip, uint32_t max,
 		     struct page_run *run)
 {
-	uint64_t begin = find(r, at->page, r->npages, flip), end;
+	uint64_t limit = walk_end(r, at), begin = find(r, at->page, limit, flip), end;
 
 	at->page = begin;
-	if (begin >= r->npages)
+	if (begin >= limit)
 		return false;
-	end = find(r, begin + 1, min_u64(begin + max, r->npages), ~flip);
+	end = find(r, begin + 1, min_u64(begin + max, limit), ~flip);
 	*run = (struct page_run){ .region = at->region, .npages = end - begin, .page = begin };
 	at->page = end;
 	return true;
@@ -308,6 +337,8 @@ bool page_set_next(const struct page_set *s, struct page_cursor *at, uint32_t ma
 	for (; at->region < s->nregions; at->region++, at->page = 0) {
 		if (next_run(&s->r[at->region], at, 0, max, run))
 			return true;
+		if (at->end)
+			break;
 	}
 	return false;
 }
@@ -318,4 +349,20 @@ bool page_set_next_clear(const struct page_set *s, struct page_cursor *at, uint3
 	if (at->region >= s->nregions)
 		return false;
 	return next_run(&s->r[at->region], at, ~UINT64_C(0), max, run);
+}
+
+uint64_t page_set_merge_words(struct page_set *dst, uint32_t region, const uint64_t *words)
+{
+	struct page_set_region *r = &dst->r[region];
+	uint64_t n = nwords(r), fresh = 0;
+
+	for (uint64_t i = 0; i < n; i++) {
+		uint64_t w = words[i];
+
+		if (i == n - 1 && r->npages % WORD_BITS)
+			w &= mask_of(0, r->npages % WORD_BITS);
+		if (w)
+			fresh += (unsigned)__builtin_popcountll(w & ~atomic_fetch_or(&r->words[i], w));
+	}
+	return fresh;
 }

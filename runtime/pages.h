@@ -39,6 +39,8 @@ uint64_t page_set_count(const struct page_set *s);
 void page_set_clear(struct page_set *s);
 /* dst |= src, word by word; the number of bits that were new in dst. Same shape (asserted). */
 uint64_t page_set_merge(struct page_set *dst, const struct page_set *src);
+/* The same for one region from plain words (npages rounded up to 64 bits; bits beyond npages are ignored). */
+uint64_t page_set_merge_words(struct page_set *dst, uint32_t region, const uint64_t *words);
 /* dst &= ~src */
 void page_set_subtract(struct page_set *dst, const struct page_set *src);
 

@@ -145,6 +145,55 @@ Test(pages, merge_and_subtract)
 	page_set_destroy(&b);
 }
 
+Test(pages, a_walk_with_an_end_stops_there)
+{
+	const uint64_t npages[] = { 500, 500 };
+	struct page_cursor at;
+	struct page_set s;
+	struct page_run run;
+
+	page_set_init(&s, npages, 2);
+	page_set_add_run(&s, &(struct page_run){ .region = 0, .page = 0, .npages = 500 });
+	page_set_add_run(&s, &(struct page_run){ .region = 1, .page = 0, .npages = 500 });
+
+	at = (struct page_cursor){ .page = 100, .end = 130 };
+	cr_assert(page_set_next(&s, &at, 1000, &run) && run.page == 100 && run.npages == 30);
+	cr_assert_not(page_set_next(&s, &at, 1000, &run));
+	cr_assert(at.region == 0 && at.page == 130);
+
+	at = (struct page_cursor){ .page = 100, .end = 200 };
+	cr_assert(page_set_claim(&s, &at, 70, &run) && run.page == 100 && run.npages == 70);
+	cr_assert(page_set_claim(&s, &at, 70, &run) && run.page == 170 && run.npages == 30);
+	cr_assert_not(page_set_claim(&s, &at, 70, &run));
+	cr_assert_eq(page_set_count(&s), 900);
+
+	at = (struct page_cursor){ .end = 150 };
+	cr_assert(page_set_next_clear(&s, &at, 1000, &run) && run.page == 100 && run.npages == 50);
+	cr_assert_not(page_set_next_clear(&s, &at, 1000, &run));
+
+	at = (struct page_cursor){ .region = 1, .page = 490, .end = 9999 };
+	cr_assert(page_set_claim(&s, &at, 70, &run) && run.page == 490 && run.npages == 10);
+	cr_assert_not(page_set_claim(&s, &at, 70, &run));
+	page_set_destroy(&s);
+}
+
+Test(pages, words_from_elsewhere_are_cut_to_the_region)
+{
+	const uint64_t npages[] = { 64, 100 };
+	uint64_t words[2] = { 0xf0, UINT64_MAX };
+	struct page_set s;
+
+	page_set_init(&s, npages, 2);
+	page_set_add(&s, 1, 4);
+	cr_assert_eq(page_set_merge_words(&s, 1, words), 3 + 36);
+	cr_assert_eq(page_set_merge_words(&s, 1, words), 0);
+	cr_assert_eq(page_set_count(&s), 40);
+	words[0] = UINT64_MAX;
+	cr_assert_eq(page_set_merge_words(&s, 0, words), 64);
+	cr_assert_eq(page_set_count(&s), 104);
+	page_set_destroy(&s);
+}
+
 /* Walks against a plain array of bytes. */
 Test(pages, walks_agree_with_a_model)
 {
