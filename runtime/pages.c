@@ -350,19 +350,3 @@ bool page_set_next_clear(const struct page_set *s, struct page_cursor *at, uint3
 		return false;
 	return next_run(&s->r[at->region], at, ~UINT64_C(0), max, run);
 }
-
-uint64_t page_set_merge_words(struct page_set *dst, uint32_t region, const uint64_t *words)
-{
-	struct page_set_region *r = &dst->r[region];
-	uint64_t n = nwords(r), fresh = 0;
-
-	for (uint64_t i = 0; i < n; i++) {
-		uint64_t w = words[i];
-
-		if (i == n - 1 && r->npages % WORD_BITS)
-			w &= mask_of(0, r->npages % WORD_BITS);
-		if (w)
-			fresh += (unsigned)__builtin_popcountll(w & ~atomic_fetch_or(&r->words[i], w));
-	}
-	return fresh;
-}
