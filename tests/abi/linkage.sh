@@ -1,0 +1,19 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# What libferry.so exports, what ferry.map lists and what the headers declare is one list.
+set -eu
+src=$1 build=$2
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+
+nm -D --defined-only "$build/libferry.so" | awk '$2 ~ /[TDBRV]/ { sub(/@.*/, "", $3); print $3 }' |
+	grep -vE '^(__(asan|tsan|ubsan|odr)|_init$|_fini$)' | sort >"$tmp/exported"
+sed -n 's/^[[:space:]]*\(ferry_[a-z0-9_]*\);$/\1/p' "$src/runtime/ferry.map" | sort >"$tmp/listed"
+# Without comments; a name before "(" that is no function pointer is a declaration.
+cat "$src"/include/ferry/*.h | sed 's|/\*.*\*/||' | sed '/\/\*/,/\*\//d' |
+	grep -oE '\bferry_[a-z0-9_]+\(' | tr -d '(' | sort -u >"$tmp/declared"
+
+diff -u "$tmp/listed" "$tmp/exported" || { echo "ferry.map and libferry.so differ"; exit 1; }
+diff -u "$tmp/listed" "$tmp/declared" || { echo "ferry.map and include/ferry differ"; exit 1; }
+grep -q 'SONAME.*libferry\.so\.1\]' < <(readelf -d "$build/libferry.so") || { echo "the soname is not libferry.so.1"; exit 1; }
+echo "[PASS] linkage::$(wc -l <"$tmp/listed") symbols"
