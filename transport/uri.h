@@ -12,7 +12,7 @@ struct fail;
 
 struct uri {
 	char scheme[16];
-	char host[256]; /* network: without brackets; mem: the name */
+	char host[256]; /* network: without brackets, may be empty; mem: the name */
 	uint16_t port;
 	unsigned nquery;
 	struct {
@@ -20,7 +20,7 @@ struct uri {
 	} query[URI_QUERY_MAX];
 };
 
-/* -EINVAL with a sentence that names what is wrong. known: NULL-terminated keys the scheme takes. */
+/* -EINVAL with a sentence that names what is wrong. Which keys a scheme takes is the registry's to check. */
 int uri_parse(struct uri *ret, const char *text, struct fail *f);
 const char *uri_query(const struct uri *u, const char *key); /* NULL: not given */
 /* A value with k, M, G (powers of 1024 for bytes) or us, ms, s; -EINVAL with a sentence. */

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT
+/* Page runs against the exposed memory: the one place where a peer's numbers become addresses. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "xport_int.h"
+
+int xp_table_set(struct xp_table *t, const struct xport_region *r, size_t n, enum xport_access access)
+{
+	struct xport_region *copy = NULL;
+	uint64_t bytes;
+	size_t i, j;
+
+	for (i = 0; i < n; i++) {
+		if (r[i].page_shift < 12 || r[i].page_shift > 30 ||
+		    __builtin_mul_overflow(r[i].npages, 1ull << r[i].page_shift, &bytes) ||
+		    bytes > UINTPTR_MAX - (uintptr_t)r[i].base)
+			return -EINVAL;
+		for (j = 0; j < i; j++) {
+			if (r[j].id == r[i].id)
+				return -EINVAL;
+		}
+	}
+	if (n) {
+		copy = malloc(n * sizeof(*copy));
+		if (!copy)
+			return -ENOMEM;
+		memcpy(copy, r, n * sizeof(*copy));
+	}
+	free(t->r);
+	*t = (struct xp_table){ .r = copy, .n = n, .access = access };
+	return 0;
+}
+
+void xp_table_clear(struct xp_table *t)
+{
+	free(t->r);
+	*t = (struct xp_table){ .r = NULL };
+}
+
+const struct xport_region *xp_table_find(const struct xp_table *t, uint32_t id)
+{
+	size_t i;
+
+	for (i = 0; i < t->n; i++) {
+		if (t->r[i].id == id)
+			return &t->r[i];
+	}
+	return NULL;
+}
+
+int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigned n, uint64_t *bytes,
+		  char why[XP_WHY_MAX])
+{
+	uint64_t sum = 0;
+	unsigned i;
+
+	if (!n || n > XPORT_RUNS_MAX) {
+		snprintf(why, XP_WHY_MAX, "%u runs in one transfer, 1 to %u are allowed", n, XPORT_RUNS_MAX);
+		return -EINVAL;
+	}
+	for (i = 0; i < n; i++) {
+		const struct xport_region *r = xp_table_find(t, runs[i].region);
+
+		if (!r) {
+			snprintf(why, XP_WHY_MAX, "region %u is not exposed here", runs[i].region);
+			return -EINVAL;
+		}
+		if (!runs[i].npages || runs[i].page >= r->npages || runs[i].npages > r->npages - runs[i].page) {
+			snprintf(why, XP_WHY_MAX, "run of %u pages at page %llu of region %u, which has %llu",
+				 runs[i].npages, (unsigned long long)runs[i].page, r->id,
+				 (unsigned long long)r->npages);
+			return -EINVAL;
+		}
+		/* npages < 2^32 and page_shift <= 30: no overflow, and sum stays below 2^63 */
+		sum += (uint64_t)runs[i].npages << r->page_shift;
+		if (sum > XPORT_XFER_MAX) {
+			snprintf(why, XP_WHY_MAX, "more than %u bytes in one transfer", XPORT_XFER_MAX);
+			return -EINVAL;
+		}
+	}
+	*bytes = sum;
+	return 0;
+}
+
+void xp_runs_iov(const struct xp_table *t, const struct page_run *runs, unsigned n, struct iovec *iov)
+{
+	unsigned i;
+
+	for (i = 0; i < n; i++) {
+		const struct xport_region *r = xp_table_find(t, runs[i].region);
+
+		iov[i].iov_base = (char *)r->base + (runs[i].page << r->page_shift);
+		iov[i].iov_len = (size_t)runs[i].npages << r->page_shift;
+	}
+}
+
+void xp_iov_advance(struct iovec **iov, int *n, size_t done)
+{
+	while (*n && done >= (*iov)->iov_len) {
+		done -= (*iov)->iov_len;
+		(*iov)++;
+		(*n)--;
+	}
+	if (*n && done) {
+		(*iov)->iov_base = (char *)(*iov)->iov_base + done;
+		(*iov)->iov_len -= done;
+	}
+}

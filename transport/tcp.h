@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Inside the tcp transport. Who does what:
+ *
+ *	tcp_listen.c	the listener: half-open connections, grouping into links
+ *	tcp_link.c	connecting, the link object, kill
+ *	tcp_sock.c	plain socket calls with bounded waits
+ *	tcp_uring.c	one io_uring a data channel: one operation in flight
+ *	tcp_ctl.c	control channel: whole messages
+ *	tcp_data.c	data and urgent channels, the end that puts and gets
+ *	tcp_serve.c	data and urgent channels, the end that serves
+ *
+ * Sockets are blocking (an O_NONBLOCK file makes io_uring answer -EAGAIN instead of waiting); every plain
+ * call says MSG_DONTWAIT. kill() shuts the sockets down: whatever waits on one, poll or ring, wakes.
+ */
+#ifndef FERRY_TCP_H
+#define FERRY_TCP_H
+
+#include <liburing.h>
+#include <stdatomic.h>
+
+#include "tcp_wire.h"
+#include "xport_int.h"
+
+struct tcp_link;
+
+/* Tells a slow transfer from one that stands still, by the connection's own byte counts. Zero to begin. */
+struct tcp_watch {
+	uint64_t since_us, bytes;
+};
+
+struct tcp_ring {
+	struct io_uring ring;
+	int fd;
+	bool ready, busy;
+};
+
+struct tcp_ctl {
+	struct xport_chan chan;
+	struct tcp_link *link;
+	int fd;
+	int tx_err, rx_err; /* sticky: a broken stream has no next message */
+	struct tcp_msg rx_head;
+	size_t rx_got; /* bytes of head and body that are here */
+	uint64_t rx_stamp_us;
+	uint8_t rx_body[XPORT_MSG_MAX];
+};
+
+struct tcp_get {
+	bool busy;
+	unsigned n;
+	uint64_t bytes;
+	struct iovec iov[XPORT_RUNS_MAX];
+};
+
+struct tcp_data {
+	struct xport_chan chan;
+	struct tcp_link *link;
+	int fd;
+	bool urgent;
+	int err; /* sticky */
+	struct tcp_ring ring;
+
+	/* The frame being sent; a put stays here until the next call has waited for it. */
+	struct {
+		struct tcp_frame head;
+		struct tcp_run more[XPORT_RUNS_MAX - TCP_RUNS_INLINE];
+		struct iovec iov[2 + XPORT_RUNS_MAX];
+		struct msghdr msg;
+		struct iovec *at;
+		int n;
+		uint64_t left;
+	} tx;
+
+	/* What arrives for the end that puts and gets; resumable, so that reap() need not wait. */
+	struct {
+		struct tcp_frame head;
+		size_t got;
+		struct iovec *at; /* where page data goes; NULL: collecting head */
+		int n;
+		uint64_t left;
+		uint32_t tag;
+		uint64_t stamp_us; /* last time that anything moved */
+	} rx;
+	struct tcp_get gets[XPORT_GETS_MAX];
+	unsigned inflight;
+	uint32_t done[XPORT_GETS_MAX]; /* ring of completed tags */
+	unsigned done_head, ndone;
+	uint32_t fence_sent, fence_acked;
+
+	/* The serving end's frame. */
+	struct page_run runs[XPORT_RUNS_MAX];
+	struct tcp_run more[XPORT_RUNS_MAX - TCP_RUNS_INLINE];
+	struct iovec iov[1 + XPORT_RUNS_MAX];
+};
+
+struct tcp_link {
+	struct xport_link link;
+	struct xport_param param;
+	struct xp_table table;
+	_Atomic bool killed;
+	struct tcp_ctl *ctl;
+	struct tcp_data *data[XPORT_CHANNELS_MAX + 1]; /* [channels]: urgent */
+};
+
+/* fds: control, data, urgent; taken over, also on failure. */
+int tcp_link_new(struct xport_link **ret, const struct xport_link_id *id, const int *fds,
+		 const struct xport_param *p, struct fail *f);
+
+int tcp_ctl_new(struct tcp_ctl **ret, struct tcp_link *l, int fd);
+int tcp_data_new(struct tcp_data **ret, struct tcp_link *l, int fd, bool urgent, struct fail *f);
+void tcp_data_free(struct tcp_data *c);
+int tcp_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages), void *arg);
+
+/* A socket's errno as the contract says it. Negative. */
+int tcp_err(struct tcp_link *l, int err);
+void tcp_sock_tune(int fd);
+/* True when nothing has moved on fd for timeout_us, as far as w has seen. Call it every timeout_us / 4. */
+bool tcp_watch_idle(struct tcp_watch *w, int fd, uint64_t timeout_us);
+/* All of iov (which is changed); -ETIMEDOUT when it stands still, -EPIPE. */
+int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n);
+/* Waits for events on fd: 0, -EAGAIN after wait_us, -errno. */
+int tcp_poll(int fd, short events, uint64_t wait_us);
+
+int tcp_ring_init(struct tcp_ring *r, int fd, struct fail *f);
+void tcp_ring_exit(struct tcp_ring *r);
+/* Starts one sendmsg or recvmsg; msg and its iovec stay put until it has ended. */
+int tcp_ring_send(struct tcp_ring *r, const struct msghdr *msg);
+int tcp_ring_recv(struct tcp_ring *r, struct msghdr *msg, bool all);
+/*
+ * Its result; timeout_us 0 waits for ever. On -ETIMEDOUT (it stands still) the socket is shut down and the
+ * operation over: no buffer is touched any more.
+ */
+int tcp_ring_wait(struct tcp_ring *r, uint64_t timeout_us, int *res);
+
+#endif

@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Data and urgent channels, the end that puts and gets (tcp_serve.c is the other one).
+ *
+ * put() starts one sendmsg of head, runs and page data on the ring and returns; the next call that sends
+ * waits for it first, so one frame at a time is on its way and frames stay in order. What comes back
+ * (replies, fence acks) is read by rx_step(), which never waits and resumes where it was: reap(0) is one
+ * recv, and a reply's page data lands in the buffers given to get().
+ *
+ * At most 64 requests of 4 KiB are in flight, less than the socket buffers hold: sending a get never
+ * waits for a peer that itself waits for this end to read replies.
+ */
+#include <endian.h>
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "../runtime/fail.h"
+#include "tcp.h"
+
+static struct tcp_data *data_of(struct xport_chan *chan)
+{
+	return (struct tcp_data *)chan;
+}
+
+static int broken(struct tcp_data *c)
+{
+	return atomic_load(&c->link->killed) ? -EPIPE : c->err;
+}
+
+/* Waits for the put under way. */
+static int tx_finish(struct tcp_data *c)
+{
+	int err, res;
+
+	while (c->ring.busy) {
+		err = tcp_ring_wait(&c->ring, c->link->param.timeout_us, &res);
+		if (!err && res <= 0)
+			err = res ? res : -EPIPE;
+		if (err) {
+			c->err = tcp_err(c->link, err);
+			return c->err;
+		}
+		c->tx.left -= (uint64_t)res;
+		if (!c->tx.left)
+			break;
+		xp_iov_advance(&c->tx.at, &c->tx.n, (size_t)res);
+		c->tx.msg.msg_iov = c->tx.at;
+		c->tx.msg.msg_iovlen = (size_t)c->tx.n;
+		err = tcp_ring_send(&c->ring, &c->tx.msg);
+		if (err) {
+			c->err = tcp_err(c->link, err);
+			return c->err;
+		}
+	}
+	return 0;
+}
+
+/* Head and runs of a frame into tx; iov[0], and iov[1] when not all runs are inline. The count of them. */
+static int tx_frame(struct tcp_data *c, enum tcp_frame_type type, uint32_t tag, const struct page_run *runs,
+		    unsigned n, uint64_t bytes)
+{
+	unsigned i;
+
+	c->tx.head = (struct tcp_frame){
+		.magic = htole32(TCP_MAGIC_FRAME),
+		.type = htole16(type),
+		.nruns = htole16((uint16_t)n),
+		.tag = htole32(tag),
+		.bytes = htole64(bytes),
+	};
+	for (i = 0; i < n; i++) {
+		struct tcp_run *to = i < TCP_RUNS_INLINE ? &c->tx.head.runs[i] : &c->tx.more[i - TCP_RUNS_INLINE];
+
+		*to = (struct tcp_run){ .region = htole32(runs[i].region),
+					.npages = htole32(runs[i].npages),
+					.page = htole64(runs[i].page) };
+	}
+	c->tx.iov[0] = (struct iovec){ .iov_base = &c->tx.head, .iov_len = sizeof(c->tx.head) };
+	if (n <= TCP_RUNS_INLINE)
+		return 1;
+	c->tx.iov[1] = (struct iovec){ .iov_base = c->tx.more,
+				       .iov_len = (n - TCP_RUNS_INLINE) * sizeof(c->tx.more[0]) };
+	return 2;
+}
+
+static int tx_small(struct tcp_data *c, enum tcp_frame_type type, uint32_t tag, const struct page_run *runs,
+		    unsigned n, uint64_t bytes)
+{
+	int err = tx_finish(c);
+
+	if (!err) {
+		err = tcp_send_all(c->link, c->fd, c->tx.iov, tx_frame(c, type, tag, runs, n, bytes));
+		c->err = err;
+	}
+	return err;
+}
+
+static int check_runs(struct tcp_data *c, const char *what, const struct page_run *runs, unsigned n, uint64_t *bytes)
+{
+	char why[XP_WHY_MAX];
+
+	if (xp_runs_check(&c->link->table, runs, n, bytes, why))
+		return fail(c->link->link.fail, -EINVAL, "tcp: %s of memory that is not exposed: %s", what, why);
+	return 0;
+}
+
+static int data_put(struct xport_chan *chan, const struct page_run *runs, unsigned n)
+{
+	struct tcp_data *c = data_of(chan);
+	uint64_t bytes;
+	int err, k;
+
+	err = broken(c);
+	if (!err)
+		err = check_runs(c, "put", runs, n, &bytes);
+	if (!err)
+		err = tx_finish(c);
+	if (err)
+		return err;
+	k = tx_frame(c, TCP_PUT, 0, runs, n, bytes);
+	xp_runs_iov(&c->link->table, runs, n, c->tx.iov + k);
+	c->tx.left = bytes + c->tx.iov[0].iov_len + (k > 1 ? c->tx.iov[1].iov_len : 0);
+	c->tx.at = c->tx.iov;
+	c->tx.n = k + (int)n;
+	c->tx.msg = (struct msghdr){ .msg_iov = c->tx.at, .msg_iovlen = (size_t)c->tx.n };
+	err = tcp_ring_send(&c->ring, &c->tx.msg);
+	if (err)
+		c->err = tcp_err(c->link, err);
+	return c->err;
+}
+
+static int rx_bad(struct tcp_data *c, const char *what)
+{
+	const struct tcp_frame *h = &c->rx.head;
+
+	return fail(c->link->link.fail, -EPROTO,
+		    "tcp: the peer sent a frame of type %u, tag %u, %llu bytes, %u runs: %s", le16toh(h->type),
+		    le32toh(h->tag), (unsigned long long)le64toh(h->bytes), le16toh(h->nruns), what);
+}
+
+/* A whole head is here: what does it announce? */
+static int rx_head(struct tcp_data *c)
+{
+	const struct tcp_frame *h = &c->rx.head;
+	uint32_t tag = le32toh(h->tag);
+	struct tcp_get *g;
+
+	c->rx.got = 0;
+	if (le32toh(h->magic) != TCP_MAGIC_FRAME || h->nruns)
+		return rx_bad(c, "not an answer");
+	switch (le16toh(h->type)) {
+	case TCP_FENCE_ACK:
+		if (tag != c->fence_sent || c->fence_acked == c->fence_sent)
+			return rx_bad(c, "no such fence is under way");
+		c->fence_acked = tag;
+		return 0;
+	case TCP_REPLY:
+		if (tag >= XPORT_GETS_MAX || !c->gets[tag].busy)
+			return rx_bad(c, "no such get is under way");
+		g = &c->gets[tag];
+		if (le64toh(h->bytes) != g->bytes)
+			return rx_bad(c, "not as long as the get");
+		c->rx.tag = tag;
+		c->rx.at = g->iov;
+		c->rx.n = (int)g->n;
+		c->rx.left = g->bytes;
+		return 0;
+	default:
+		return rx_bad(c, "not an answer");
+	}
+}
+
+static ssize_t rx_recv(struct tcp_data *c)
+{
+	struct msghdr msg = { .msg_iov = c->rx.at, .msg_iovlen = (size_t)c->rx.n };
+
+	if (!c->rx.at)
+		return recv(c->fd, (char *)&c->rx.head + c->rx.got, sizeof(c->rx.head) - c->rx.got, MSG_DONTWAIT);
+	if (c->rx.n == 1)
+		return recv(c->fd, c->rx.at->iov_base, c->rx.at->iov_len, MSG_DONTWAIT);
+	return recvmsg(c->fd, &msg, MSG_DONTWAIT);
+}
+
+/* Takes what has arrived, up to the end of one frame: 0, -EAGAIN: nothing more, or what broke. */
+static int rx_step(struct tcp_data *c)
+{
+	ssize_t n;
+
+	for (;;) {
+		n = rx_recv(c);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return errno == EAGAIN ? -EAGAIN : tcp_err(c->link, errno);
+		if (!n)
+			return -EPIPE;
+		c->rx.stamp_us = 0; /* it moves */
+		if (c->rx.at) {
+			c->rx.left -= (uint64_t)n;
+			xp_iov_advance(&c->rx.at, &c->rx.n, (size_t)n);
+			if (c->rx.left)
+				continue;
+			c->rx.at = NULL;
+			c->gets[c->rx.tag].busy = false;
+			c->inflight--;
+			c->done[(c->done_head + c->ndone++) % XPORT_GETS_MAX] = c->rx.tag;
+			return 0;
+		}
+		c->rx.got += (size_t)n;
+		if (c->rx.got == sizeof(c->rx.head)) {
+			int err = rx_head(c);
+
+			if (err || !c->rx.at)
+				return err;
+		}
+	}
+}
+
+/* Nothing to read now: 0 after a wait that may have brought something, -EAGAIN at end, -ETIMEDOUT. */
+static int rx_wait(struct tcp_data *c, uint64_t begin, uint64_t end)
+{
+	uint64_t now = xp_now_us(), left, timeout = c->link->param.timeout_us;
+	int err;
+
+	if (!c->rx.stamp_us)
+		c->rx.stamp_us = now;
+	if (now - c->rx.stamp_us > timeout && (c->inflight || c->rx.got))
+		return -ETIMEDOUT;
+	if (now >= end)
+		return -EAGAIN;
+	if (c->urgent && now - begin < c->link->param.poll_us) {
+		sched_yield();
+		return 0;
+	}
+	left = end - now < timeout ? end - now : timeout;
+	err = tcp_poll(c->fd, POLLIN, left);
+	return !err || err == -EAGAIN ? 0 : tcp_err(c->link, err);
+}
+
+static int data_fence(struct xport_chan *chan)
+{
+	struct tcp_data *c = data_of(chan);
+	struct tcp_watch watch = { 0 };
+	int err = broken(c);
+
+	if (!err)
+		err = tx_finish(c);
+	if (err)
+		return err;
+	c->fence_sent++;
+	err = tx_small(c, TCP_FENCE, c->fence_sent, NULL, 0, 0);
+	while (!err && c->fence_acked != c->fence_sent) {
+		if (atomic_load(&c->link->killed))
+			return -EPIPE;
+		err = rx_step(c);
+		if (err != -EAGAIN)
+			continue;
+		err = tcp_poll(c->fd, POLLIN, c->link->param.timeout_us / 4 + 1);
+		if (err == -EAGAIN)
+			err = tcp_watch_idle(&watch, c->fd, c->link->param.timeout_us) ? -ETIMEDOUT : 0;
+		else if (err)
+			err = tcp_err(c->link, err);
+	}
+	if (err)
+		c->err = err;
+	return err;
+}
+
+static int data_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
+{
+	struct tcp_data *c = data_of(chan);
+	struct tcp_get *g;
+	uint64_t bytes;
+	unsigned i;
+	int err;
+
+	err = broken(c);
+	if (err)
+		return err;
+	if (c->inflight + c->ndone == XPORT_GETS_MAX)
+		return -EAGAIN;
+	if (tag >= XPORT_GETS_MAX || c->gets[tag].busy)
+		return fail(c->link->link.fail, -EINVAL, "tcp: get with tag %u, which is %s", tag,
+			    tag < XPORT_GETS_MAX ? "under way" : "too large");
+	err = check_runs(c, "get", runs, n, &bytes);
+	if (err)
+		return err;
+	g = &c->gets[tag];
+	xp_runs_iov(&c->link->table, runs, n, g->iov);
+	for (i = 0; i < n; i++)
+		g->iov[i].iov_base = dst[i];
+	g->n = n;
+	g->bytes = bytes;
+	err = tx_small(c, TCP_GET, tag, runs, n, bytes);
+	if (err)
+		return err;
+	g->busy = true;
+	if (!c->inflight++)
+		c->rx.stamp_us = 0; /* the clock starts with the first one */
+	return 0;
+}
+
+static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint64_t wait_us)
+{
+	struct tcp_data *c = data_of(chan);
+	uint64_t begin = 0, end = 0;
+	unsigned n = 0;
+	int err;
+
+	if (!max)
+		return -EINVAL;
+	for (;;) {
+		err = broken(c);
+		if (err)
+			return err;
+		while (c->ndone < max && (c->inflight || !c->ndone)) {
+			err = rx_step(c);
+			if (err)
+				break;
+		}
+		if (c->ndone)
+			break;
+		if (err == -EAGAIN) {
+			if (!begin) {
+				begin = xp_now_us();
+				end = xp_deadline(begin, wait_us);
+			}
+			err = rx_wait(c, begin, end);
+			if (err == -EAGAIN)
+				return err;
+		}
+		if (err) {
+			c->err = err;
+			return err;
+		}
+	}
+	if (err && err != -EAGAIN)
+		c->err = err; /* what has completed counts; the next call says it */
+	for (; n < max && c->ndone; n++, c->ndone--) {
+		tags[n] = c->done[c->done_head];
+		c->done_head = (c->done_head + 1) % XPORT_GETS_MAX;
+	}
+	return (int)n;
+}
+
+static int data_end(struct xport_chan *chan)
+{
+	struct tcp_data *c = data_of(chan);
+	int err = broken(c);
+
+	return err ? err : tx_small(c, TCP_END, 0, NULL, 0, 0);
+}
+
+static int data_fd(struct xport_chan *chan)
+{
+	return data_of(chan)->fd;
+}
+
+static const struct xport_chan_ops data_ops = {
+	.fd = data_fd,
+	.put = data_put,
+	.fence = data_fence,
+	.get = data_get,
+	.reap = data_reap,
+	.end = data_end,
+	.serve = tcp_serve,
+};
+
+int tcp_data_new(struct tcp_data **ret, struct tcp_link *l, int fd, bool urgent, struct fail *f)
+{
+	struct tcp_data *c = calloc(1, sizeof(*c));
+	int err;
+
+	if (!c)
+		return -ENOMEM;
+	c->chan.ops = &data_ops;
+	c->link = l;
+	c->fd = fd;
+	c->urgent = urgent;
+	err = tcp_ring_init(&c->ring, fd, f);
+	if (err) {
+		free(c);
+		return err;
+	}
+	*ret = c;
+	return 0;
+}
+
+void tcp_data_free(struct tcp_data *c)
+{
+	if (!c)
+		return;
+	tcp_ring_exit(&c->ring);
+	close(c->fd);
+	free(c);
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+/* Plain socket calls: never blocking, waits bounded by progress. */
+#include <errno.h>
+#include <netinet/in.h>
+#include <linux/tcp.h>
+#include <poll.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "../runtime/fail.h"
+#include "tcp.h"
+
+int tcp_err(struct tcp_link *l, int err)
+{
+	if (err < 0)
+		err = -err;
+	if (atomic_load(&l->killed))
+		return -EPIPE;
+	switch (err) {
+	case ETIMEDOUT:
+		return -ETIMEDOUT;
+	case ENOMEM:
+	case ENOBUFS:
+		return -ENOMEM;
+	case EFAULT:
+		return fail(l->link.fail, -EFAULT, "tcp: exposed memory cannot be reached (EFAULT); was it unmapped?");
+	default: /* reset, closed, host or network unreachable: the link is gone */
+		return -EPIPE;
+	}
+}
+
+void tcp_sock_tune(int fd)
+{
+	int one = 1;
+
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+}
+
+bool tcp_watch_idle(struct tcp_watch *w, int fd, uint64_t timeout_us)
+{
+	struct tcp_info info = { .tcpi_state = 0 };
+	socklen_t len = sizeof(info);
+	uint64_t bytes, now = xp_now_us();
+
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ||
+	    len < offsetof(struct tcp_info, tcpi_bytes_received) + sizeof(info.tcpi_bytes_received))
+		bytes = 0;
+	else
+		bytes = info.tcpi_bytes_acked + info.tcpi_bytes_received;
+	if (!w->since_us || bytes != w->bytes) {
+		w->since_us = now;
+		w->bytes = bytes;
+		return false;
+	}
+	return now - w->since_us >= timeout_us;
+}
+
+int tcp_poll(int fd, short events, uint64_t wait_us)
+{
+	uint64_t end = xp_deadline(xp_now_us(), wait_us), now;
+	struct pollfd p = { .fd = fd, .events = events };
+	int n;
+
+	for (;;) {
+		now = xp_now_us();
+		n = poll(&p, 1, now >= end ? 0 : xp_poll_ms(end - now));
+		if (n > 0)
+			return 0;
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (!n && now >= end)
+			return -EAGAIN;
+	}
+}
+
+int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n)
+{
+	struct tcp_watch watch = { 0 };
+	struct msghdr msg = { 0 };
+	ssize_t done;
+	int err;
+
+	xp_iov_advance(&iov, &n, 0); /* skips empty ones */
+	while (n) {
+		if (atomic_load(&l->killed))
+			return -EPIPE;
+		msg.msg_iov = iov;
+		msg.msg_iovlen = (size_t)n;
+		done = sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (done >= 0) {
+			xp_iov_advance(&iov, &n, (size_t)done);
+			watch.since_us = 0;
+			continue;
+		}
+		if (errno == EINTR)
+			continue;
+		if (errno != EAGAIN)
+			return tcp_err(l, errno);
+		err = tcp_poll(fd, POLLOUT, l->param.timeout_us / 4 + 1);
+		if (err == -EAGAIN && tcp_watch_idle(&watch, fd, l->param.timeout_us))
+			return -ETIMEDOUT;
+		if (err && err != -EAGAIN)
+			return tcp_err(l, err);
+	}
+	return 0;
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+/* What the transports and filters share among themselves; the runtime sees xport.h only. */
+#ifndef FERRY_XPORT_INT_H
+#define FERRY_XPORT_INT_H
+
+#include <stdbool.h>
+#include <time.h>
+
+#include "xport.h"
+
+#define XP_WHY_MAX 160
+
+/* The memory exposed on a link: a copy of what expose() was given. */
+struct xp_table {
+	struct xport_region *r;
+	size_t n;
+	enum xport_access access;
+};
+
+int xp_table_set(struct xp_table *t, const struct xport_region *r, size_t n, enum xport_access access);
+void xp_table_clear(struct xp_table *t);
+const struct xport_region *xp_table_find(const struct xp_table *t, uint32_t id);
+/*
+ * All runs lie within the table, none is empty, and together they are at most XPORT_XFER_MAX bytes: *bytes.
+ * Else -EINVAL and why; nothing in runs[] is trusted.
+ */
+int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigned n, uint64_t *bytes,
+		  char why[XP_WHY_MAX]);
+/* After xp_runs_check: one iovec a run. */
+void xp_runs_iov(const struct xp_table *t, const struct page_run *runs, unsigned n, struct iovec *iov);
+
+/* Drops done bytes from the front of *iov; the entries are changed. */
+void xp_iov_advance(struct iovec **iov, int *n, size_t done);
+
+static inline uint64_t xp_now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+/* Never wraps: "for ever" added to now stays for ever. */
+static inline uint64_t xp_deadline(uint64_t now, uint64_t wait_us)
+{
+	return wait_us > UINT64_MAX - now ? UINT64_MAX : now + wait_us;
+}
+
+/* Microseconds to a poll(2) timeout, rounded up, at most a minute (callers look at the clock again). */
+static inline int xp_poll_ms(uint64_t us)
+{
+	return us > 60000000 ? 60000 : (int)((us + 999) / 1000);
+}
+
+static inline struct timespec xp_timespec(uint64_t us)
+{
+	return (struct timespec){ .tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000) * 1000 };
+}
+
+int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f);
+int tcp_connect(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
+		const struct xport_param *p, uint64_t wait_us, struct fail *f);
+int mem_listen(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f);
+int mem_connect(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
+		const struct xport_param *p, uint64_t wait_us, struct fail *f);
+
+struct shape_param {
+	uint64_t bandwidth;  /* bytes a second of page data; 0: no limit */
+	uint64_t latency_us; /* one way; 0: none */
+};
+
+/* Filters take the inner object over; on failure they close it. */
+int shape_listener(struct xport_listener **ret, struct xport_listener *inner, const struct shape_param *p,
+		   struct fail *f);
+int shape_link(struct xport_link **ret, struct xport_link *inner, const struct shape_param *p, struct fail *f);
+int chaos_listener(struct xport_listener **ret, struct xport_listener *inner, struct chaos *c,
+		   const struct xport_param *p, struct fail *f);
+int chaos_link(struct xport_link **ret, struct xport_link *inner, struct chaos *c, const struct xport_param *p,
+	       struct fail *f);
+/* A connect may be tried: 0, or -ECONNREFUSED while the link is cut. */
+int chaos_may_connect(struct chaos *c, struct fail *f);
+
+#endif
