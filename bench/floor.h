@@ -10,8 +10,8 @@
 #include <stdint.h>
 
 struct floor {
-	double throughput_mb_s; /* memory to memory, 1 MiB pieces, median of 3 passes */
-	double rtt_us, rtt_p99_us; /* 16-byte request, 4 KiB answer */
+	double throughput_mb_s;		   /* memory to memory, 1 MiB pieces, median of 3 passes */
+	double rtt_us, rtt_p99_us;	   /* 16-byte request, 4 KiB answer */
 	double fault_p50_us, fault_p99_us; /* event read until page placed, with that round trip inside */
 	double stall_p50_us, stall_p99_us; /* what the faulting thread waited */
 	double rtt_sleep_us, rtt_poll_us;  /* medians of both ways of waiting; rtt_us is the better one */

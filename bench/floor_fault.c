@@ -46,8 +46,10 @@ static int open_uffd(char *why, size_t cap)
 	if (fd < 0) {
 		int err = -errno;
 
-		snprintf(why, cap, "no userfaultfd (%s): run as root, or give access to /dev/userfaultfd, "
-			 "or set sysctl vm.unprivileged_userfaultfd=1", strerror(-err));
+		snprintf(why, cap,
+			 "no userfaultfd (%s): run as root, or give access to /dev/userfaultfd, "
+			 "or set sysctl vm.unprivileged_userfaultfd=1",
+			 strerror(-err));
 		return err;
 	}
 	return fd;
@@ -56,7 +58,8 @@ static int open_uffd(char *why, size_t cap)
 static int map_area(struct area *a, char *why, size_t cap)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = a->memfd ? UFFD_FEATURE_MINOR_SHMEM : 0 };
-	struct uffdio_register reg = { .mode = a->memfd ? UFFDIO_REGISTER_MODE_MINOR : UFFDIO_REGISTER_MODE_MISSING };
+	struct uffdio_register reg = { .mode = a->memfd ? UFFDIO_REGISTER_MODE_MINOR
+							: UFFDIO_REGISTER_MODE_MISSING };
 	int err, fd = -1, flags = a->memfd ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
 
 	a->uffd = open_uffd(why, cap);
@@ -97,7 +100,8 @@ static void *touch(void *arg)
 	struct area *a = arg;
 
 	for (int i = 0; i < NPAGES; i++) {
-		volatile char *p = a->vm + (size_t)i * 1009 % NPAGES * FLOOR_PAGE_SIZE; /* 1009 is prime to NPAGES */
+		volatile char *p =
+			a->vm + (size_t)i * 1009 % NPAGES * FLOOR_PAGE_SIZE; /* 1009 is prime to NPAGES */
 		uint64_t begin = now_ns();
 
 		(void)*p;

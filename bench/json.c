@@ -67,11 +67,12 @@ static void round_list(FILE *out, const struct run_report *r)
 	for (unsigned i = 0; i < r->nrounds; i++) {
 		const struct ferry_round *d = &r->rounds[i];
 
-		fprintf(out, "%s{\"round\":%u,\"pages_sent\":%llu,\"pages_zero\":%llu,\"bytes\":%llu,"
-			"\"duration_us\":%llu,\"pages_dirty\":%llu}", i ? "," : "", d->round,
-			(unsigned long long)d->pages_sent, (unsigned long long)d->pages_zero,
-			(unsigned long long)d->bytes, (unsigned long long)d->duration_us,
-			(unsigned long long)d->pages_dirty);
+		fprintf(out,
+			"%s{\"round\":%u,\"pages_sent\":%llu,\"pages_zero\":%llu,\"bytes\":%llu,"
+			"\"duration_us\":%llu,\"pages_dirty\":%llu}",
+			i ? "," : "", d->round, (unsigned long long)d->pages_sent,
+			(unsigned long long)d->pages_zero, (unsigned long long)d->bytes,
+			(unsigned long long)d->duration_us, (unsigned long long)d->pages_dirty);
 	}
 	fprintf(out, "],");
 }
@@ -85,11 +86,13 @@ static void time_fields(FILE *out, const struct run_report *r)
 	real_field(out, "precopy_ms", (double)s->precopy_us / 1000);
 	real_field(out, "postcopy_ms", (double)t->postcopy_us / 1000);
 	number_field(out, "blackout_us", b->total_us);
-	fprintf(out, "\"blackout\":{\"pause_us\":%llu,\"fetch_us\":%llu,\"residue_us\":%llu,\"save_us\":%llu,"
+	fprintf(out,
+		"\"blackout\":{\"pause_us\":%llu,\"fetch_us\":%llu,\"residue_us\":%llu,\"save_us\":%llu,"
 		"\"send_us\":%llu,\"arm_us\":%llu,\"load_us\":%llu,\"resume_us\":%llu},",
-		(unsigned long long)b->pause_us, (unsigned long long)b->fetch_us, (unsigned long long)b->residue_us,
-		(unsigned long long)b->save_us, (unsigned long long)b->send_us, (unsigned long long)b->arm_us,
-		(unsigned long long)b->load_us, (unsigned long long)b->resume_us);
+		(unsigned long long)b->pause_us, (unsigned long long)b->fetch_us,
+		(unsigned long long)b->residue_us, (unsigned long long)b->save_us,
+		(unsigned long long)b->send_us, (unsigned long long)b->arm_us, (unsigned long long)b->load_us,
+		(unsigned long long)b->resume_us);
 }
 
 static void page_fields(FILE *out, const struct run_report *r)
@@ -100,7 +103,8 @@ static void page_fields(FILE *out, const struct run_report *r)
 	number_field(out, "pages_sent", s->pages_sent);
 	number_field(out, "pages_zero", s->pages_zero);
 	number_field(out, "pages_hole", s->pages_hole);
-	number_field(out, "pages_residue", s->pages_residue > t->pages_residue ? s->pages_residue : t->pages_residue);
+	number_field(out, "pages_residue",
+		     s->pages_residue > t->pages_residue ? s->pages_residue : t->pages_residue);
 	number_field(out, "reconnects", s->reconnects > t->reconnects ? s->reconnects : t->reconnects);
 	real_field(out, "throughput_mb_s", throughput_mb_s(r));
 	number_field(out, "faults", t->faults);
@@ -127,9 +131,11 @@ static void proof_fields(FILE *out, const struct run_report *r)
 
 static void floor_object(FILE *out, const struct floor *f)
 {
-	fprintf(out, "\"floor\":{\"throughput_mb_s\":%.1f,\"rtt_us\":%.2f,\"rtt_p99_us\":%.2f,\"fault_p50_us\":%.2f,"
-		"\"fault_p99_us\":%.2f,\"stall_p50_us\":%.2f,\"stall_p99_us\":%.2f}", f->throughput_mb_s, f->rtt_us,
-		f->rtt_p99_us, f->fault_p50_us, f->fault_p99_us, f->stall_p50_us, f->stall_p99_us);
+	fprintf(out,
+		"\"floor\":{\"throughput_mb_s\":%.1f,\"rtt_us\":%.2f,\"rtt_p99_us\":%.2f,\"fault_p50_us\":%.2f,"
+		"\"fault_p99_us\":%.2f,\"stall_p50_us\":%.2f,\"stall_p99_us\":%.2f}",
+		f->throughput_mb_s, f->rtt_us, f->rtt_p99_us, f->fault_p50_us, f->fault_p99_us,
+		f->stall_p50_us, f->stall_p99_us);
 }
 
 static void ratio_fields(FILE *out, const struct run_report *r)
@@ -166,9 +172,10 @@ void report_json(FILE *out, const struct run_report *r)
 	text_field(out, "policy", r->npolicy ? r->policy[r->npolicy - 1] : "");
 	text_field(out, "source_says", s->have_result ? ferry_outcome_name(s->result.outcome) : "nothing");
 	text_field(out, "target_says", t->have_result ? ferry_outcome_name(t->result.outcome) : "nothing");
-	text_field(out, "detail", s->have_result && s->result.detail[0] ? s->result.detail
-				  : t->have_result			? t->result.detail
-									: "");
+	text_field(out, "detail",
+		   s->have_result && s->result.detail[0] ? s->result.detail
+		   : t->have_result			 ? t->result.detail
+							 : "");
 	text_field(out, "sentence", r->sentence);
 	fprintf(out, "\"exit_code\":%d}\n", r->verdict);
 	fflush(out);

@@ -57,7 +57,8 @@ static void settle(struct run_report *r)
 	r->outcome = ferry_outcome_name(says->outcome);
 	r->owner = says->owner;
 	/* An owner that has died owns nothing any more. */
-	if (r->o->command == CMD_RUN && ((r->owner == FERRY_SOURCE && !s) || (r->owner == FERRY_TARGET && !t)))
+	if (r->o->command == CMD_RUN &&
+	    ((r->owner == FERRY_SOURCE && !s) || (r->owner == FERRY_TARGET && !t)))
 		r->owner = FERRY_NONE;
 }
 
@@ -83,7 +84,8 @@ static bool proof_clean(const struct run_report *r, char *why, size_t cap)
 
 	observer_total(&r->observer, &seen, &missing, &repeated);
 	if (two_owners(r))
-		snprintf(why, cap, "two owners at a time: the speaker changed %u times", r->observer.handovers);
+		snprintf(why, cap, "two owners at a time: the speaker changed %u times",
+			 r->observer.handovers);
 	else if (missing || repeated || r->observer.damaged)
 		snprintf(why, cap, "of %llu outputs %llu were missing, %llu repeated and %llu damaged",
 			 (unsigned long long)(seen + missing), (unsigned long long)missing,
@@ -143,7 +145,8 @@ static void judge_owner(struct run_report *r)
 
 	snprintf(text, sizeof(text), "%s", by_owner[r->owner]);
 	if (k->who != KILL_NOBODY && drill_took_place(r))
-		snprintf(text, sizeof(text), "%s, as it must after %s", by_owner[r->owner], kill_text(drill, k));
+		snprintf(text, sizeof(text), "%s, as it must after %s", by_owner[r->owner],
+			 kill_text(drill, k));
 	if (r->owner == FERRY_UNKNOWN || !strcmp(r->outcome, ferry_outcome_name(FERRY_LOST)))
 		say(r, VERDICT_LOST, by_owner[r->owner], detail(r));
 	else if (!drill_took_place(r))
@@ -165,14 +168,15 @@ void judge(struct run_report *r)
 		if (!r->end[end].error[0])
 			continue;
 		r->outcome = ferry_outcome_name(FERRY_REFUSED);
-		say(r, VERDICT_ENVIRONMENT, end == VMM_END_SOURCE ? "The source could not begin"
-								  : "The target could not begin",
+		say(r, VERDICT_ENVIRONMENT,
+		    end == VMM_END_SOURCE ? "The source could not begin" : "The target could not begin",
 		    r->end[end].error);
 		return;
 	}
 	judge_owner(r);
 	if (!proof_clean(r, why, sizeof(why)))
 		say(r, VERDICT_PROOF, "The proof failed", why);
-	else if (!r->have_proof && r->verdict == VERDICT_OK && r->owner <= FERRY_TARGET && r->o->command == CMD_RUN)
+	else if (!r->have_proof && r->verdict == VERDICT_OK && r->owner <= FERRY_TARGET &&
+		 r->o->command == CMD_RUN)
 		say(r, VERDICT_LOST, "The VM's owner died before the proof", detail(r));
 }

@@ -13,9 +13,9 @@ struct observer_stream {
 struct observer {
 	int fd; /* read end of the pipe that both VMMs write to: one order for all */
 	unsigned nstreams;
-	int last_end;	    /* of the last record; -1: none yet */
-	unsigned handovers; /* how often the speaker changed: more than once means two owners */
-	uint64_t damaged;   /* records that no VMM wrote */
+	int last_end;		/* of the last record; -1: none yet */
+	unsigned handovers;	/* how often the speaker changed: more than once means two owners */
+	uint64_t damaged;	/* records that no VMM wrote */
 	struct vmm_output part; /* a record that has not wholly arrived */
 	size_t part_len;
 	struct observer_stream stream[VMM_VCPUS_MAX];

@@ -52,39 +52,44 @@ _Static_assert(sizeof(commands) / sizeof(*commands) == CMD_COUNT, "a name a comm
 #define AT(field) offsetof(struct options, field)
 
 static const struct option_row rows[] = {
-	{ "uri", V_TEXT, RUN | FLOOR, AT(uri), "tcp:HOST:PORT", "where the two ends meet, port 0 takes a free one; tcp:127.0.0.1:0" },
+	{ "uri", V_TEXT, RUN | FLOOR, AT(uri), "tcp:HOST:PORT",
+	  "where the two ends meet, port 0 takes a free one; tcp:127.0.0.1:0" },
 	{ "to", V_TEXT, SOURCE, AT(to), "tcp:HOST:PORT", "the target to migrate to" },
 	{ "listen", V_TEXT, TARGET, AT(listen), "tcp:HOST:PORT", "where the source will connect" },
-	{ "memory", V_SIZE, GUEST | FLOOR, AT(memory), "a size from 32M to 256G in whole 2M, such as 512M or 2G",
-	  "the guest's RAM; 1G", VMM_MEMORY_MIN, VMM_MEMORY_MAX },
+	{ "memory", V_SIZE, GUEST | FLOOR, AT(memory),
+	  "a size from 32M to 256G in whole 2M, such as 512M or 2G", "the guest's RAM; 1G", VMM_MEMORY_MIN,
+	  VMM_MEMORY_MAX },
 	{ "memory-kind", V_CHOICE, GUEST | FLOOR, AT(kind), "anon or memfd", "what the RAM is made of; anon",
 	  .choices = kinds },
 	{ "populate", V_COUNT, GUEST, AT(populate), "a percentage from 0 to 100",
 	  "percent of RAM that begins with unique, non-zero content; 100", 0, 100 },
 	{ "working-set", V_SIZE, GUEST, AT(working_set), "a size such as 256M, at most --memory less 16M",
-	  "the part of RAM that the guest writes to; 256M, or a quarter of less than that", 4096, VMM_MEMORY_MAX },
+	  "the part of RAM that the guest writes to; 256M, or a quarter of less than that", 4096,
+	  VMM_MEMORY_MAX },
 	{ "dirty-rate", V_COUNT, GUEST, AT(dirty_rate), "pages a second, 0 for an idle guest",
 	  "how fast the guest writes; 50000", 0, 1000000000 },
 	{ "vcpus", V_COUNT, GUEST, AT(vcpus), "a number from 1 to 16", "virtual CPUs; 1", 1, VMM_VCPUS_MAX },
-	{ "seed", V_COUNT, GUEST, AT(seed), "a number", "what the guest writes is made from it; drawn when not given",
-	  0, UINT64_MAX },
-	{ "mode", V_CHOICE, GUEST, AT(mode), "auto, stop-and-copy or post-copy", "how to finish; auto", .choices = modes },
+	{ "seed", V_COUNT, GUEST, AT(seed), "a number",
+	  "what the guest writes is made from it; drawn when not given", 0, UINT64_MAX },
+	{ "mode", V_CHOICE, GUEST, AT(mode), "auto, stop-and-copy or post-copy", "how to finish; auto",
+	  .choices = modes },
 	{ "commit-at", V_CHOICE, GUEST, AT(commit_at), "complete, switchover or default",
 	  "when the source gives up its right to resume", .choices = commit_ats },
 	{ "downtime", V_DURATION, GUEST, AT(downtime_us), "a duration such as 300ms, 2s or 500us",
 	  "aim for the blackout; 300ms", 1, HOUR },
-	{ "max-rounds", V_COUNT, GUEST, AT(max_rounds), "a number from 1 to 1000", "bound on pre-copy; 30", 1, 1000 },
-	{ "precopy-limit", V_DURATION, GUEST, AT(precopy_limit_us), "a duration such as 30s", "bound on pre-copy; none", 1,
-	  HOUR },
+	{ "max-rounds", V_COUNT, GUEST, AT(max_rounds), "a number from 1 to 1000", "bound on pre-copy; 30", 1,
+	  1000 },
+	{ "precopy-limit", V_DURATION, GUEST, AT(precopy_limit_us), "a duration such as 30s",
+	  "bound on pre-copy; none", 1, HOUR },
 	{ "channels", V_COUNT, GUEST, AT(channels), "a number from 1 to 16", "data connections; 1", 1, 16 },
 	{ "bandwidth", V_SIZE, GUEST, AT(bandwidth), "bytes a second such as 100M, 0 for no limit",
 	  "limit on page data, a second; none", 0, 1ull << 50 },
 	{ "hold-limit", V_DURATION, GUEST, AT(hold_limit_us), "a duration such as 2s, 0 for no limit",
 	  "longest run with the output held back; none", 0, HOUR },
-	{ "hold-action", V_CHOICE, GUEST, AT(hold_action), "fallback or commit", "what to do at the hold limit; fallback",
-	  .choices = hold_actions },
-	{ "poll", V_DURATION, GUEST, AT(poll_us), "a duration from 1us to 10ms", "busy-poll so long after a fault; 50us", 1,
-	  10000 },
+	{ "hold-action", V_CHOICE, GUEST, AT(hold_action), "fallback or commit",
+	  "what to do at the hold limit; fallback", .choices = hold_actions },
+	{ "poll", V_DURATION, GUEST, AT(poll_us), "a duration from 1us to 10ms",
+	  "busy-poll so long after a fault; 50us", 1, 10000 },
 	{ "reconnect", V_DURATION, ENDS, AT(reconnect_us), "a duration such as 5s, 0 for never",
 	  "a lost link may be back for so long; 5s, or 1s where --kill breaks something for good", 0, HOUR },
 	{ "timeout", V_DURATION, ENDS, AT(timeout_us), "a duration of at least 10ms such as 3s",
@@ -95,9 +100,10 @@ static const struct option_row rows[] = {
 	  "on entering STAGE end that process by SIGKILL, or cut the link (for MS milliseconds)" },
 	{ "run-on", V_DURATION, ENDS, AT(run_on_us), "a duration such as 200ms",
 	  "how long the guest runs at its owner before the proof; 200ms", 1000, HOUR },
-	{ "repeat", V_COUNT, RUN | FLOOR, AT(repeat), "a number from 1 to 100000", "so many times", 1, 100000 },
-	{ "floor", V_CHOICE, RUN, AT(floor), "once, each or off", "when to measure the bare machine beside it; once",
-	  .choices = floors },
+	{ "repeat", V_COUNT, RUN | FLOOR, AT(repeat), "a number from 1 to 100000", "so many times", 1,
+	  100000 },
+	{ "floor", V_CHOICE, RUN, AT(floor), "once, each or off",
+	  "when to measure the bare machine beside it; once", .choices = floors },
 	{ "json", V_TEXT, RUN | SOURCE | TARGET | FLOOR, AT(json), "a file name, - for standard output",
 	  "append one JSON object a line" },
 	{ "quiet", V_FLAG, RUN | SOURCE | TARGET | FLOOR, AT(quiet), "no value", "no progress line" },
@@ -248,7 +254,8 @@ static int parse_one(struct options *o, int argc, char **argv, int *i)
 	size_t len;
 
 	if (strncmp(arg, "--", 2)) {
-		fprintf(stderr, "rdma-migrate: \"%s\" is not an option; options begin with --, see rdma-migrate help.\n",
+		fprintf(stderr,
+			"rdma-migrate: \"%s\" is not an option; options begin with --, see rdma-migrate help.\n",
 			arg);
 		return -EINVAL;
 	}
@@ -257,7 +264,8 @@ static int parse_one(struct options *o, int argc, char **argv, int *i)
 	len = eq ? (size_t)(eq - arg) : strlen(arg);
 	row = find_row(arg, len);
 	if (!row) {
-		fprintf(stderr, "rdma-migrate: there is no option --%.*s; see rdma-migrate help.\n", (int)len, arg);
+		fprintf(stderr, "rdma-migrate: there is no option --%.*s; see rdma-migrate help.\n", (int)len,
+			arg);
 		return -EINVAL;
 	}
 	if (!(row->commands & (1u << o->command))) {
@@ -282,7 +290,8 @@ static int check_uri(const char *option, const char *uri)
 	if (!strncmp(uri, "tcp:", 4))
 		return 0;
 	if (!strncmp(uri, "rdma:", 5))
-		fprintf(stderr, "rdma-migrate: --%s %s: the rdma transport is not in this build; take tcp:HOST:PORT.\n",
+		fprintf(stderr,
+			"rdma-migrate: --%s %s: the rdma transport is not in this build; take tcp:HOST:PORT.\n",
 			option, uri);
 	else
 		fprintf(stderr, "rdma-migrate: --%s takes tcp:HOST:PORT, not \"%s\".\n", option, uri);
@@ -299,13 +308,16 @@ static int check_together(struct options *o)
 	if (!o->working_set)
 		o->working_set = o->memory < (256 << 20) ? o->memory / 4 : 256 << 20;
 	if (o->working_set > o->memory - LOW_MEMORY) {
-		fprintf(stderr, "rdma-migrate: --working-set takes at most --memory less 16M, %lluM here, not %lluM.\n",
-			(unsigned long long)(o->memory - LOW_MEMORY) >> 20, (unsigned long long)o->working_set >> 20);
+		fprintf(stderr,
+			"rdma-migrate: --working-set takes at most --memory less 16M, %lluM here, not %lluM.\n",
+			(unsigned long long)(o->memory - LOW_MEMORY) >> 20,
+			(unsigned long long)o->working_set >> 20);
 		return -EINVAL;
 	}
 	if ((o->command == CMD_SOURCE && o->kill.who == KILL_TARGET) ||
 	    (o->command == CMD_TARGET && (o->kill.who == KILL_SOURCE || o->kill.who == KILL_LINK))) {
-		fprintf(stderr, "rdma-migrate: --kill at the %s cannot reach the other end: give it to rdma-migrate %s.\n",
+		fprintf(stderr,
+			"rdma-migrate: --kill at the %s cannot reach the other end: give it to rdma-migrate %s.\n",
 			command_name(o->command), o->command == CMD_SOURCE ? "target" : "source");
 		return -EINVAL;
 	}
@@ -342,8 +354,10 @@ int options_parse(struct options *ret, int argc, char **argv)
 			break;
 	}
 	if (o.command == CMD_COUNT) {
-		fprintf(stderr, "rdma-migrate: there is no command \"%s\"; the commands are run, source, target, floor, "
-			"version and help.\n", argv[1]);
+		fprintf(stderr,
+			"rdma-migrate: there is no command \"%s\"; the commands are run, source, target, floor, "
+			"version and help.\n",
+			argv[1]);
 		return -EINVAL;
 	}
 	for (int i = 2; i < argc && !err; i++)

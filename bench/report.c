@@ -17,7 +17,8 @@ static void head(FILE *out, const struct run_report *r)
 	char drill[64];
 
 	if (o->repeat > 1)
-		fprintf(out, "run %llu of %llu: ", (unsigned long long)r->number, (unsigned long long)o->repeat);
+		fprintf(out, "run %llu of %llu: ", (unsigned long long)r->number,
+			(unsigned long long)o->repeat);
 	fprintf(out, "%s, owner %s; mutator: ", r->outcome, ferry_owner_name(r->owner));
 	if (!strcmp(r->mutator, "host-thread"))
 		fprintf(out, "host thread (no /dev/kvm: these figures are not a guest's)\n");
@@ -25,10 +26,12 @@ static void head(FILE *out, const struct run_report *r)
 		fprintf(out, "%s\n", r->mutator[0] ? r->mutator : "unknown");
 	row(out, "asked");
 	if (o->command != CMD_TARGET)
-		fprintf(out, "%lluM %s, %llu%% populated, %llu pages/s over %lluM, %llu vCPU%s, seed %llu, mode %s",
-			(unsigned long long)o->memory >> 20, kind_name(o->kind), (unsigned long long)o->populate,
-			(unsigned long long)o->dirty_rate, (unsigned long long)o->working_set >> 20,
-			(unsigned long long)o->vcpus, o->vcpus == 1 ? "" : "s", (unsigned long long)o->seed,
+		fprintf(out,
+			"%lluM %s, %llu%% populated, %llu pages/s over %lluM, %llu vCPU%s, seed %llu, mode %s",
+			(unsigned long long)o->memory >> 20, kind_name(o->kind),
+			(unsigned long long)o->populate, (unsigned long long)o->dirty_rate,
+			(unsigned long long)o->working_set >> 20, (unsigned long long)o->vcpus,
+			o->vcpus == 1 ? "" : "s", (unsigned long long)o->seed,
 			ferry_mode_name((enum ferry_mode)o->mode));
 	else
 		fprintf(out, "whatever a source sends");
@@ -70,15 +73,19 @@ static void times(FILE *out, const struct run_report *r)
 	fprintf(out, "%.1f ms: pre-copy %.1f, blackout %.2f, post-copy %.1f", (double)s->elapsed_us / 1000,
 		(double)s->precopy_us / 1000, (double)b->total_us / 1000, (double)t->postcopy_us / 1000);
 	if (s->reconnects || t->reconnects)
-		fprintf(out, "; reconnected %u times", s->reconnects > t->reconnects ? s->reconnects : t->reconnects);
+		fprintf(out, "; reconnected %u times",
+			s->reconnects > t->reconnects ? s->reconnects : t->reconnects);
 	fprintf(out, "\n");
 	if (b->total_us) {
 		row(out, "blackout");
-		fprintf(out, "%s us = pause %llu + fetch %llu + residue %llu + save %llu + send %llu + arm %llu + "
-			"load %llu + resume %llu\n", grouped(v, b->total_us), (unsigned long long)b->pause_us,
+		fprintf(out,
+			"%s us = pause %llu + fetch %llu + residue %llu + save %llu + send %llu + arm %llu + "
+			"load %llu + resume %llu\n",
+			grouped(v, b->total_us), (unsigned long long)b->pause_us,
 			(unsigned long long)b->fetch_us, (unsigned long long)b->residue_us,
-			(unsigned long long)b->save_us, (unsigned long long)b->send_us, (unsigned long long)b->arm_us,
-			(unsigned long long)b->load_us, (unsigned long long)b->resume_us);
+			(unsigned long long)b->save_us, (unsigned long long)b->send_us,
+			(unsigned long long)b->arm_us, (unsigned long long)b->load_us,
+			(unsigned long long)b->resume_us);
 	}
 	row(out, "throughput");
 	fprintf(out, "%.0f MB/s of page data in pre-copy", throughput_mb_s(r));
@@ -97,8 +104,8 @@ static void faults(FILE *out, const struct run_report *r)
 	if (!t->faults && !t->faults_local)
 		return;
 	row(out, "faults");
-	fprintf(out, "%s over the link (p50 %.1f, p99 %.1f, max %.1f us), %s local", grouped(a, t->faults), p50, p99,
-		(double)t->fault_max_ns / 1000, grouped(b, t->faults_local));
+	fprintf(out, "%s over the link (p50 %.1f, p99 %.1f, max %.1f us), %s local", grouped(a, t->faults),
+		p50, p99, (double)t->fault_max_ns / 1000, grouped(b, t->faults_local));
 	if (r->have_floor && t->faults)
 		fprintf(out, "; bare fault p50 %.1f, p99 %.1f, ratios %.2f, %.2f", r->floor.fault_p50_us,
 			r->floor.fault_p99_us, p50 / r->floor.fault_p50_us, p99 / r->floor.fault_p99_us);
@@ -117,8 +124,8 @@ static void proof(FILE *out, const struct run_report *r)
 			(unsigned long long)r->proof.pages_bad);
 	else
 		fprintf(out, "RAM not checked here; ");
-	fprintf(out, "%s outputs seen, %llu missing, %llu repeated\n", grouped(b, seen), (unsigned long long)missing,
-		(unsigned long long)repeated);
+	fprintf(out, "%s outputs seen, %llu missing, %llu repeated\n", grouped(b, seen),
+		(unsigned long long)missing, (unsigned long long)repeated);
 }
 
 void report_table(FILE *out, const struct run_report *r)
@@ -142,7 +149,8 @@ void floor_table(FILE *out, const struct floor *f, const struct options *o)
 	row(out, "throughput");
 	fprintf(out, "%.0f MB/s memory to memory\n", f->throughput_mb_s);
 	row(out, "round trip");
-	fprintf(out, "%.1f us median, %.1f p99, 16-byte request and 4 KiB answer (polling %.1f, sleeping %.1f)\n",
+	fprintf(out,
+		"%.1f us median, %.1f p99, 16-byte request and 4 KiB answer (polling %.1f, sleeping %.1f)\n",
 		f->rtt_us, f->rtt_p99_us, f->rtt_poll_us, f->rtt_sleep_us);
 	row(out, "one fault");
 	fprintf(out, "%.1f us median, %.1f p99 from event to page; the faulting thread waited %.1f, %.1f\n",
@@ -154,11 +162,13 @@ void report_progress(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *s = &r->end[VMM_END_SOURCE].live, *t = &r->end[VMM_END_TARGET].live;
 	const struct ferry_stats *lead = s->elapsed_us ? s : t;
-	uint64_t left = lead->phase == FERRY_POSTCOPY && t->elapsed_us ? t->pages_remaining : lead->pages_remaining;
+	uint64_t left =
+		lead->phase == FERRY_POSTCOPY && t->elapsed_us ? t->pages_remaining : lead->pages_remaining;
 
 	fprintf(out, "\r\033[K%s round %u  %.0f MB/s  %.1f MB left  %llu pages/s dirty  %llu faults",
 		ferry_phase_name(lead->phase), lead->round, (double)lead->throughput / 1e6,
-		(double)left * 4096 / 1e6, (unsigned long long)lead->dirty_rate, (unsigned long long)t->faults);
+		(double)left * 4096 / 1e6, (unsigned long long)lead->dirty_rate,
+		(unsigned long long)t->faults);
 	fflush(out);
 }
 

@@ -23,14 +23,14 @@ enum verdict {
 struct end_report {
 	bool begun, have_result, drilled; /* drilled: it entered the stage that --kill names */
 	struct ferry_result result;
-	struct ferry_stats live; /* the newest, for the progress line */
+	struct ferry_stats live;      /* the newest, for the progress line */
 	char error[FERRY_DETAIL_MAX]; /* it could not begin */
 };
 
 /* One migration, from the outside. */
 struct run_report {
 	const struct options *o;
-	uint64_t number; /* 1 to --repeat */
+	uint64_t number;	  /* 1 to --repeat */
 	struct end_report end[2]; /* enum vmm_end */
 	struct ferry_round rounds[ROUNDS_KEPT];
 	unsigned nrounds;

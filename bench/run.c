@@ -20,7 +20,7 @@
 #include "run.h"
 #include "util.h"
 
-#define FIRST_OUTPUTS 3		   /* of each stream before the migration begins */
+#define FIRST_OUTPUTS 3 /* of each stream before the migration begins */
 #define SECOND 1000000000ull
 #define START_LIMIT (60 * SECOND)  /* the guest must have begun to speak */
 #define OTHER_LIMIT (120 * SECOND) /* one end has ended: the other must, too */
@@ -36,7 +36,7 @@ struct child {
 
 struct run {
 	struct run_report *r;
-	struct child child[2];	    /* enum vmm_end */
+	struct child child[2]; /* enum vmm_end */
 	bool observer_open;
 	bool tty;
 	bool proof_told;

@@ -6,11 +6,21 @@
 #include "report.h"
 #include "util.h"
 
-enum figure { TOTAL, BLACKOUT, POSTCOPY, THROUGHPUT, THROUGHPUT_RATIO, FAULT_P50, FAULT_P99, FAULT_P50_RATIO, NFIGURES };
+enum figure {
+	TOTAL,
+	BLACKOUT,
+	POSTCOPY,
+	THROUGHPUT,
+	THROUGHPUT_RATIO,
+	FAULT_P50,
+	FAULT_P99,
+	FAULT_P50_RATIO,
+	NFIGURES
+};
 
 static const char *const figure_names[] = {
-	"total ms", "blackout ms", "post-copy ms", "throughput MB/s", "  of the floor", "fault p50 us",
-	"fault p99 us", "  p50 of the floor",
+	"total ms",	  "blackout ms",  "post-copy ms", "throughput MB/s",
+	"  of the floor", "fault p50 us", "fault p99 us", "  p50 of the floor",
 };
 _Static_assert(sizeof(figure_names) / sizeof(*figure_names) == NFIGURES, "a name a figure");
 
@@ -80,9 +90,11 @@ void summary_add(struct summary *s, const struct run_report *r)
 
 void summary_table(FILE *out, struct summary *s)
 {
-	fprintf(out, "%llu runs: %llu as asked, %llu migrated; %llu pages bad, %llu outputs missing, %llu repeated\n",
+	fprintf(out,
+		"%llu runs: %llu as asked, %llu migrated; %llu pages bad, %llu outputs missing, %llu repeated\n",
 		(unsigned long long)s->runs, (unsigned long long)s->ok, (unsigned long long)s->migrated,
-		(unsigned long long)s->pages_bad, (unsigned long long)s->missing, (unsigned long long)s->repeated);
+		(unsigned long long)s->pages_bad, (unsigned long long)s->missing,
+		(unsigned long long)s->repeated);
 	fprintf(out, "  %-18s %10s %10s %10s %10s\n", "", "min", "p50", "p99", "max");
 	for (int i = 0; i < NFIGURES; i++) {
 		const double *v = s->v[i];
@@ -91,8 +103,8 @@ void summary_table(FILE *out, struct summary *s)
 		if (!n)
 			continue;
 		sort_double(s->v[i], n);
-		fprintf(out, "  %-18s %10.2f %10.2f %10.2f %10.2f\n", figure_names[i], v[0], quantile(v, n, 0.5),
-			quantile(v, n, 0.99), v[n - 1]);
+		fprintf(out, "  %-18s %10.2f %10.2f %10.2f %10.2f\n", figure_names[i], v[0],
+			quantile(v, n, 0.5), quantile(v, n, 0.99), v[n - 1]);
 	}
 	fflush(out);
 }

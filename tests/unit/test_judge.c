@@ -23,13 +23,23 @@ struct ending {
 	const char *says;
 };
 
-#define TARGET_AT(stage_) { .who = KILL_TARGET, .stage = stage_ }
-#define SOURCE_AT(stage_) { .who = KILL_SOURCE, .stage = stage_ }
-#define LINK_AT(stage_, ms) { .who = KILL_LINK, .stage = stage_, .heal_ms = ms }
+#define TARGET_AT(stage_)                           \
+	{                                           \
+		.who = KILL_TARGET, .stage = stage_ \
+	}
+#define SOURCE_AT(stage_)                           \
+	{                                           \
+		.who = KILL_SOURCE, .stage = stage_ \
+	}
+#define LINK_AT(stage_, ms)                                      \
+	{                                                        \
+		.who = KILL_LINK, .stage = stage_, .heal_ms = ms \
+	}
 
 static const struct ending endings[] = {
-	{ "migrated", .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET, .proof = true, .handovers = 1,
-	  .owner = FERRY_TARGET, .verdict = VERDICT_OK, .says = "The VM runs at the target." },
+	{ "migrated", .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET, .proof = true,
+	  .handovers = 1, .owner = FERRY_TARGET, .verdict = VERDICT_OK,
+	  .says = "The VM runs at the target." },
 	{ "a bad page", .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET, .proof = true, .bad = 1,
 	  .owner = FERRY_TARGET, .verdict = VERDICT_PROOF, .says = "1 of 100 pages bad" },
 	{ "a gap", .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET, .proof = true, .gap = true,
@@ -39,19 +49,21 @@ static const struct ending endings[] = {
 	{ "both say it is theirs", .source_outcome = FERRY_FELL_BACK, .source_owner = FERRY_SOURCE,
 	  .target_owner = FERRY_TARGET, .proof = true, .owner = FERRY_SOURCE, .verdict = VERDICT_PROOF,
 	  .says = "two owners" },
-	{ "two speakers", .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET, .proof = true, .handovers = 2,
-	  .owner = FERRY_TARGET, .verdict = VERDICT_PROOF, .says = "changed 2 times" },
+	{ "two speakers", .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET, .proof = true,
+	  .handovers = 2, .owner = FERRY_TARGET, .verdict = VERDICT_PROOF, .says = "changed 2 times" },
 	{ "fell back for nothing", .source_outcome = FERRY_FELL_BACK, .source_owner = FERRY_SOURCE,
-	  .target_outcome = FERRY_DISCARDED, .target_owner = FERRY_SOURCE, .proof = true, .owner = FERRY_SOURCE,
-	  .verdict = VERDICT_NOT_AS_ASKED, .says = "The VM went on at the source" },
+	  .target_outcome = FERRY_DISCARDED, .target_owner = FERRY_SOURCE, .proof = true,
+	  .owner = FERRY_SOURCE, .verdict = VERDICT_NOT_AS_ASKED, .says = "The VM went on at the source" },
 	{ "fell back from a dead target", .kill = TARGET_AT(FERRY_POSTCOPY), .drilled = true,
-	  .source_outcome = FERRY_FELL_BACK, .source_owner = FERRY_SOURCE, .target_outcome = DEAD, .proof = true,
-	  .owner = FERRY_SOURCE, .verdict = VERDICT_OK, .says = "as it must after target@post-copy" },
+	  .source_outcome = FERRY_FELL_BACK, .source_owner = FERRY_SOURCE, .target_outcome = DEAD,
+	  .proof = true, .owner = FERRY_SOURCE, .verdict = VERDICT_OK,
+	  .says = "as it must after target@post-copy" },
 	{ "the drill never came", .kill = TARGET_AT(FERRY_POSTCOPY), .source_owner = FERRY_TARGET,
 	  .target_owner = FERRY_TARGET, .proof = true, .owner = FERRY_TARGET, .verdict = VERDICT_NOT_AS_ASKED,
 	  .says = "never entered" },
-	{ "the link healed", .kill = LINK_AT(FERRY_POSTCOPY, 200), .drilled = true, .source_owner = FERRY_TARGET,
-	  .target_owner = FERRY_TARGET, .proof = true, .owner = FERRY_TARGET, .verdict = VERDICT_OK, .says = "" },
+	{ "the link healed", .kill = LINK_AT(FERRY_POSTCOPY, 200), .drilled = true,
+	  .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET, .proof = true, .owner = FERRY_TARGET,
+	  .verdict = VERDICT_OK, .says = "" },
 	{ "the link did not heal", .kill = LINK_AT(FERRY_POSTCOPY, 200), .drilled = true,
 	  .source_outcome = FERRY_FELL_BACK, .source_owner = FERRY_SOURCE, .target_outcome = FERRY_DISCARDED,
 	  .target_owner = FERRY_SOURCE, .proof = true, .owner = FERRY_SOURCE, .verdict = VERDICT_NOT_AS_ASKED,
@@ -67,8 +79,8 @@ static const struct ending endings[] = {
 	  .says = "as it must after target@activation" },
 	{ "the owner died in its proof", .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET,
 	  .owner = FERRY_TARGET, .verdict = VERDICT_LOST, .says = "died before the proof" },
-	{ "both died", .source_outcome = DEAD, .target_outcome = DEAD, .owner = FERRY_NONE, .verdict = VERDICT_LOST,
-	  .says = "" },
+	{ "both died", .source_outcome = DEAD, .target_outcome = DEAD, .owner = FERRY_NONE,
+	  .verdict = VERDICT_LOST, .says = "" },
 	{ "classic post-copy and a dead target", .kill = TARGET_AT(FERRY_POSTCOPY), .drilled = true,
 	  .commit = SWITCHOVER, .source_owner = FERRY_TARGET, .target_outcome = DEAD, .owner = FERRY_NONE,
 	  .verdict = VERDICT_OK, .says = "" },
@@ -107,7 +119,8 @@ Test(judge, each_ending)
 		r.observer.stream[0].seen = 10;
 		r.observer.stream[0].missing = e->gap;
 		judge(&r);
-		cr_expect_eq(r.verdict, e->verdict, "%s: exit code %d, \"%s\"", e->name, r.verdict, r.sentence);
+		cr_expect_eq(r.verdict, e->verdict, "%s: exit code %d, \"%s\"", e->name, r.verdict,
+			     r.sentence);
 		cr_expect_eq(r.owner, e->owner, "%s: owner %s", e->name, ferry_owner_name(r.owner));
 		cr_expect(strstr(r.sentence, e->says) != NULL, "%s: \"%s\"", e->name, r.sentence);
 	}
