@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guest RAM: two regions, the low 16 MiB and the data, each mapped on its own; of one memfd, when shared.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "stamp.h"
+#include "vmm_int.h"
+
+static int map_region(struct vmm *vm, struct ferry_region *r)
+{
+	int flags = r->flags & FERRY_REGION_SHARED ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+	void *p = mmap(NULL, r->len, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, r->fd, (off_t)r->fd_offset);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	r->hva = p;
+	if (vm->cfg.huge && !(r->flags & FERRY_REGION_SHARED))
+		madvise(p, r->len, MADV_HUGEPAGE); /* a wish */
+	return 0;
+}
+
+static int new_memfd(struct vmm *vm)
+{
+	vm->memfd = memfd_create("guest-ram", MFD_CLOEXEC);
+	if (vm->memfd < 0)
+		return -errno;
+	return ftruncate(vm->memfd, (off_t)vm->cfg.memory) < 0 ? -errno : 0;
+}
+
+int memory_new(struct vmm *vm, char *why, size_t cap)
+{
+	bool shared = vm->cfg.kind == VMM_MEMFD;
+	uint64_t lens[NREGIONS] = { GUEST_LOW_LEN, vm->cfg.memory - GUEST_LOW_LEN };
+	uint64_t gpas[NREGIONS] = { 0, GUEST_DATA_GPA }, at = 0;
+	int err = shared ? new_memfd(vm) : 0;
+
+	for (uint32_t i = 0; !err && i < NREGIONS; i++) {
+		vm->regions[i] = (struct ferry_region){
+			.gpa = gpas[i],
+			.len = lens[i],
+			.fd = vm->memfd,
+			.fd_offset = shared ? at : 0,
+			.id = i,
+			.page_shift = PAGE_SHIFT,
+			.flags = shared ? FERRY_REGION_SHARED : 0,
+		};
+		at += lens[i];
+		err = map_region(vm, &vm->regions[i]);
+	}
+	if (err)
+		snprintf(why, cap, "no %llu MiB of %s memory for the guest: %s",
+			 (unsigned long long)vm->cfg.memory >> 20, shared ? "memfd" : "anonymous", strerror(-err));
+	return err;
+}
+
+void memory_free(struct vmm *vm)
+{
+	for (uint32_t i = 0; i < NREGIONS; i++)
+		if (vm->regions[i].hva)
+			munmap(vm->regions[i].hva, vm->regions[i].len);
+	memset(vm->regions, 0, sizeof(vm->regions));
+	if (vm->memfd >= 0)
+		close(vm->memfd);
+	vm->memfd = -1;
+}
+
+void memory_abandon(struct vmm *vm)
+{
+	for (uint32_t i = 0; i < NREGIONS; i++)
+		if (vm->regions[i].hva)
+			mmap(vm->regions[i].hva, vm->regions[i].len, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+}
+
+bool memory_is_populated(const struct vmm *vm, uint64_t page)
+{
+	const uint64_t low = GUEST_LOW_LEN >> PAGE_SHIFT;
+
+	if (page < GUEST_IMAGE_END >> PAGE_SHIFT)
+		return false;
+	if (page >= low && page - low < vm->populated_ws)
+		return true;
+	return content_populated(vm->cfg.seed, page, vm->cfg.populate);
+}
+
+static void fill_page(uint64_t *p, uint64_t first)
+{
+	for (unsigned w = 0; w < PAGE_WORDS; w++)
+		p[w] = first + w * CONTENT_STEP;
+}
+
+/* The image's zero pages stay holes. */
+static void copy_image(const struct vmm *vm, const uint8_t *image)
+{
+	static const uint8_t zero[PAGE_BYTES];
+	uint8_t *low = vm->regions[0].hva;
+
+	for (size_t at = 0; at < GUEST_IMAGE_END; at += PAGE_BYTES)
+		if (memcmp(image + at, zero, PAGE_BYTES))
+			memcpy(low + at, image + at, PAGE_BYTES);
+}
+
+int memory_populate(struct vmm *vm)
+{
+	uint8_t *image = calloc(1, GUEST_IMAGE_END);
+	uint64_t page = 0;
+
+	if (!image)
+		return -ENOMEM;
+	image_build(vm, image);
+	copy_image(vm, image);
+	free(image);
+	for (uint32_t i = 0; i < NREGIONS; i++) {
+		uint64_t *p = vm->regions[i].hva;
+
+		for (uint64_t n = region_pages(&vm->regions[i]); n; n--, page++, p += PAGE_WORDS)
+			if (memory_is_populated(vm, page))
+				fill_page(p, content_first(vm->cfg.seed, page));
+	}
+	return 0;
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/* What guest.S does to memory and what fills it before, in C: for the host-thread mutator and the proof. */
+#ifndef BENCH_VMM_STAMP_H
+#define BENCH_VMM_STAMP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "guest.h"
+
+#define PAGE_WORDS 512
+#define CONTENT_STEP UINT64_C(0x6a09e667f3bcc908) /* even: an odd first word keeps every word odd */
+#define CONTENT_CHUNK 64			  /* pages that are populated or holes together */
+
+/* Which page of the slice stamp seq goes to. */
+static inline uint64_t stamp_index(uint64_t seq, uint64_t npages)
+{
+	uint64_t h = seq * STAMP_K1;
+
+	h ^= h >> 32;
+	h *= STAMP_K2;
+	return (uint64_t)(((unsigned __int128)h * npages) >> 64);
+}
+
+/* Where in the page. */
+static inline uint64_t stamp_word(uint64_t index)
+{
+	return (index * STAMP_K1) >> 55;
+}
+
+/* A bijection: distinct pages have distinct content. */
+static inline uint64_t content_mix(uint64_t x)
+{
+	x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+	x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+	return x ^ (x >> 31);
+}
+
+/* Word w of a page's content is content_first(...) + w * CONTENT_STEP: never zero, as the first is odd. */
+static inline uint64_t content_first(uint64_t seed, uint64_t page)
+{
+	return content_mix(page + content_mix(seed)) | 1;
+}
+
+/* page: counted over all of RAM; percent of the chunks. */
+static inline bool content_populated(uint64_t seed, uint64_t page, uint32_t percent)
+{
+	return content_mix(~seed + page / CONTENT_CHUNK) % 100 < percent;
+}
+
+#endif
