@@ -225,10 +225,12 @@ static int receive(struct report *r, int listener, uint64_t memory, int memfd)
 static int listen_at(const char *uri, struct sockaddr_storage *addr, socklen_t *len, char *why, size_t cap)
 {
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *ai;
-	const char *rest = strchr(uri, ':') + 1, *colon = strrchr(rest, ':');
-	char host[256] = "";
+	char text[512], host[256] = "", *rest, *colon;
 	int sock, one = 1, gai;
 
+	snprintf(text, sizeof(text), "%.*s", (int)strcspn(uri, "?"), uri);
+	rest = strchr(text, ':') + 1;
+	colon = strrchr(rest, ':');
 	if (!colon || colon == rest || (size_t)(colon - rest) >= sizeof(host)) {
 		snprintf(why, cap, "%s is not tcp:HOST:PORT", uri);
 		return -EINVAL;
