@@ -110,6 +110,8 @@ int tcp_link_new(struct xport_link **ret, const struct xport_link_id *id, const 
 int tcp_ctl_new(struct tcp_ctl **ret, struct tcp_link *l, int fd);
 int tcp_data_new(struct tcp_data **ret, struct tcp_link *l, int fd, bool urgent, struct fail *f);
 void tcp_data_free(struct tcp_data *c);
+/* Takes all that has arrived for the end that puts and gets, without waiting. */
+int tcp_data_take(struct tcp_data *c);
 int tcp_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages), void *arg);
 
 /* A socket's errno as the contract says it. Negative. */
@@ -117,8 +119,11 @@ int tcp_err(struct tcp_link *l, int err);
 void tcp_sock_tune(int fd);
 /* True when nothing has moved on fd for timeout_us, as far as w has seen. Call it every timeout_us / 4. */
 bool tcp_watch_idle(struct tcp_watch *w, int fd, uint64_t timeout_us);
-/* All of iov (which is changed); -ETIMEDOUT when it stands still, -EPIPE. */
-int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n);
+/*
+ * All of iov (which is changed); -ETIMEDOUT when it stands still, -EPIPE. reader, if not NULL, takes what
+ * arrives on the same connection meanwhile: a peer that must send before it reads on does not block this end.
+ */
+int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, struct tcp_data *reader);
 /* Waits for events on fd: 0, -EAGAIN after wait_us, -errno. */
 int tcp_poll(int fd, short events, uint64_t wait_us);
 

@@ -39,7 +39,7 @@ static int ctl_send(struct xport_chan *chan, const struct iovec *iov, int n)
 		return c->tx_err;
 	head = (struct tcp_msg){ .magic = htole32(TCP_MAGIC_MSG), .len = htole32((uint32_t)len) };
 	v[0] = (struct iovec){ .iov_base = &head, .iov_len = sizeof(head) };
-	c->tx_err = tcp_send_all(c->link, c->fd, v, n + 1);
+	c->tx_err = tcp_send_all(c->link, c->fd, v, n + 1, NULL);
 	return c->tx_err;
 }
 

@@ -7,8 +7,8 @@
  * (replies, fence acks) is read by rx_step(), which never waits and resumes where it was: reap(0) is one
  * recv, and a reply's page data lands in the buffers given to get().
  *
- * At most 64 requests of 4 KiB are in flight, less than the socket buffers hold: sending a get never
- * waits for a peer that itself waits for this end to read replies.
+ * A get whose request does not fit into the socket takes replies while it waits: the peer may be waiting
+ * for this end to read them.
  */
 #include <endian.h>
 #include <errno.h>
@@ -94,7 +94,7 @@ static int tx_small(struct tcp_data *c, enum tcp_frame_type type, uint32_t tag, 
 	int err = tx_finish(c);
 
 	if (!err) {
-		err = tcp_send_all(c->link, c->fd, c->tx.iov, tx_frame(c, type, tag, runs, n, bytes));
+		err = tcp_send_all(c->link, c->fd, c->tx.iov, tx_frame(c, type, tag, runs, n, bytes), c);
 		c->err = err;
 	}
 	return err;
@@ -219,6 +219,16 @@ static int rx_step(struct tcp_data *c)
 				return err;
 		}
 	}
+}
+
+int tcp_data_take(struct tcp_data *c)
+{
+	int err;
+
+	do {
+		err = rx_step(c);
+	} while (!err);
+	return err == -EAGAIN ? 0 : err;
 }
 
 /* Nothing to read now: 0 after a wait that may have brought something, -EAGAIN at end, -ETIMEDOUT. */

@@ -50,7 +50,7 @@ static int send_reply(struct tcp_data *c, struct iovec *iov, int n, uint64_t byt
 	int err, res;
 
 	if (bytes <= PLAIN_MAX)
-		return tcp_send_all(c->link, c->fd, iov, n);
+		return tcp_send_all(c->link, c->fd, iov, n, NULL);
 	while (bytes) {
 		msg.msg_iov = iov;
 		msg.msg_iovlen = (size_t)n;
@@ -181,7 +181,7 @@ static int serve_fence(struct tcp_data *c, const struct tcp_frame *h)
 	struct tcp_frame ack = { .magic = htole32(TCP_MAGIC_FRAME), .type = htole16(TCP_FENCE_ACK), .tag = h->tag };
 	struct iovec iov = { .iov_base = &ack, .iov_len = sizeof(ack) };
 
-	return tcp_send_all(c->link, c->fd, &iov, 1);
+	return tcp_send_all(c->link, c->fd, &iov, 1, NULL);
 }
 
 /* One frame: 0, 1: it was END, -errno. */

@@ -30,6 +30,7 @@ int tcp_err(struct tcp_link *l, int err)
 	}
 }
 
+/* Buffer sizes stay the kernel's: fixed ones of 256 KiB to 4 MiB measured no faster over loopback. */
 void tcp_sock_tune(int fd)
 {
 	int one = 1;
@@ -74,7 +75,7 @@ int tcp_poll(int fd, short events, uint64_t wait_us)
 	}
 }
 
-int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n)
+int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, struct tcp_data *reader)
 {
 	struct tcp_watch watch = { 0 };
 	struct msghdr msg = { 0 };
@@ -97,7 +98,10 @@ int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n)
 			continue;
 		if (errno != EAGAIN)
 			return tcp_err(l, errno);
-		err = tcp_poll(fd, POLLOUT, l->param.timeout_us / 4 + 1);
+		err = reader ? tcp_data_take(reader) : 0;
+		if (err)
+			return err;
+		err = tcp_poll(fd, reader ? POLLIN | POLLOUT : POLLOUT, l->param.timeout_us / 4 + 1);
 		if (err == -EAGAIN && tcp_watch_idle(&watch, fd, l->param.timeout_us))
 			return -ETIMEDOUT;
 		if (err && err != -EAGAIN)

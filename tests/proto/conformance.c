@@ -412,6 +412,31 @@ static void reap_all(struct xport_chan *c, unsigned n, uint64_t *seen)
 	}
 }
 
+/* More requests and more replies than any buffer holds: neither end may wait for the other for ever. */
+CASE(largest_gets_all_at_once)
+{
+	struct page_run runs[XPORT_RUNS_MAX];
+	void *dst[XPORT_RUNS_MAX];
+	uint64_t seen = 0;
+	struct server s;
+	unsigned i;
+
+	for (i = 0; i < XPORT_RUNS_MAX; i++) {
+		runs[i] = (struct page_run){ .region = BIG, .page = i * 8, .npages = 4 };
+		dst[i] = page_at(&p->b, BIG, i * 8);
+	}
+	expose(&p->a, XPORT_PEER_READ);
+	expose(&p->b, XPORT_LOCAL);
+	serve(&s, p->a.data);
+	for (i = 0; i < XPORT_GETS_MAX; i++)
+		cr_assert_eq(p->b.data->ops->get(p->b.data, runs, dst, XPORT_RUNS_MAX, i), 0);
+	reap_all(p->b.data, XPORT_GETS_MAX, &seen);
+	for (i = 0; i < XPORT_RUNS_MAX; i++)
+		cr_assert(!memcmp(dst[i], page_at(&p->a, BIG, i * 8), 4 * PAGE));
+	cr_assert_eq(p->b.data->ops->end(p->b.data), 0);
+	cr_assert_eq(served(&s), 0);
+}
+
 static void get_on(struct pair *p, struct xport_chan *user, struct xport_chan *server)
 {
 	uint8_t *buf = calloc(XPORT_GETS_MAX * 4, PAGE);
