@@ -139,7 +139,7 @@ static int receive_stream(struct floor *f, int sock, char *mem, uint64_t len)
 	double mb_s[PASSES];
 
 	for (unsigned pass = 0; pass < PASSES; pass++) {
-		uint64_t begin = now_ns();
+		uint64_t begin = clock_ns();
 		char go = 1;
 		int err = write_full(sock, &go, 1);
 
@@ -147,7 +147,7 @@ static int receive_stream(struct floor *f, int sock, char *mem, uint64_t len)
 			err = recv_all(sock, mem + at, len - at < PIECE ? len - at : PIECE, 1);
 		if (err)
 			return err;
-		mb_s[pass] = (double)len * 1000.0 / (double)(now_ns() - begin);
+		mb_s[pass] = (double)len * 1000.0 / (double)(clock_ns() - begin);
 	}
 	sort_double(mb_s, PASSES);
 	f->throughput_mb_s = mb_s[PASSES / 2];
@@ -160,13 +160,13 @@ static int round_trips(int sock, int sleeps, double *p50, double *p99)
 	double us[FLOOR_ROUNDS];
 
 	for (int i = -FLOOR_WARMUP; i < FLOOR_ROUNDS; i++) {
-		uint64_t begin = now_ns();
+		uint64_t begin = clock_ns();
 		int err = floor_ask(sock, (uint64_t)(i + FLOOR_WARMUP) * 7919, sleeps, page);
 
 		if (err)
 			return err;
 		if (i >= 0)
-			us[i] = (double)(now_ns() - begin) / 1000;
+			us[i] = (double)(clock_ns() - begin) / 1000;
 	}
 	sort_double(us, FLOOR_ROUNDS);
 	*p50 = quantile(us, FLOOR_ROUNDS, 0.5);

@@ -102,11 +102,11 @@ static void *touch(void *arg)
 	for (int i = 0; i < NPAGES; i++) {
 		volatile char *p =
 			a->vm + (size_t)i * 1009 % NPAGES * FLOOR_PAGE_SIZE; /* 1009 is prime to NPAGES */
-		uint64_t begin = now_ns();
+		uint64_t begin = clock_ns();
 
 		(void)*p;
 		if (i >= FLOOR_WARMUP)
-			a->stall_us[i - FLOOR_WARMUP] = (double)(now_ns() - begin) / 1000;
+			a->stall_us[i - FLOOR_WARMUP] = (double)(clock_ns() - begin) / 1000;
 	}
 	return NULL;
 }
@@ -146,7 +146,7 @@ static int handle(struct area *a)
 
 		if (err)
 			return err;
-		begin = now_ns();
+		begin = clock_ns();
 		at = msg.arg.pagefault.address & ~(uint64_t)(FLOOR_PAGE_SIZE - 1);
 		err = floor_ask(a->sock, at / FLOOR_PAGE_SIZE, a->sleeps,
 				a->memfd ? a->alias + (at - (uintptr_t)a->vm) : a->staging);
@@ -155,7 +155,7 @@ static int handle(struct area *a)
 		if (err)
 			return err;
 		if (i >= FLOOR_WARMUP)
-			a->fault_us[i - FLOOR_WARMUP] = (double)(now_ns() - begin) / 1000;
+			a->fault_us[i - FLOOR_WARMUP] = (double)(clock_ns() - begin) / 1000;
 	}
 	return 0;
 }

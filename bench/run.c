@@ -158,7 +158,7 @@ static void take_child(struct run *x, int end)
 /* Whatever there is from the guest and the ends; waits at most until the time given. */
 static void pump(struct run *x, uint64_t until)
 {
-	uint64_t now = now_ns();
+	uint64_t now = clock_ns();
 	int wait = until == NEVER ? -1 : until <= now ? 0 : (int)((until - now + 999999) / 1000000);
 	struct pollfd p[3] = {
 		{ .fd = x->child[0].fd, .events = POLLIN },
@@ -179,12 +179,12 @@ static void pump(struct run *x, uint64_t until)
 /* 0, or -ETIMEDOUT. A condition sees the time too. */
 static int wait_until(struct run *x, bool (*cond)(struct run *x), uint64_t limit_ns)
 {
-	uint64_t until = limit_ns == NEVER ? NEVER : now_ns() + limit_ns;
+	uint64_t until = limit_ns == NEVER ? NEVER : clock_ns() + limit_ns;
 
 	while (!cond(x)) {
-		if (now_ns() >= until)
+		if (clock_ns() >= until)
 			return -ETIMEDOUT;
-		pump(x, until < now_ns() + SECOND / 20 ? until : now_ns() + SECOND / 20);
+		pump(x, until < clock_ns() + SECOND / 20 ? until : clock_ns() + SECOND / 20);
 	}
 	return 0;
 }
@@ -208,8 +208,8 @@ static bool both_ended(struct run *x)
 	bool s = x->child[VMM_END_SOURCE].ended, t = x->child[VMM_END_TARGET].ended;
 
 	if ((s || t) && !x->ended_at)
-		x->ended_at = now_ns();
-	return (s && t) || (x->ended_at && now_ns() - x->ended_at > OTHER_LIMIT);
+		x->ended_at = clock_ns();
+	return (s && t) || (x->ended_at && clock_ns() - x->ended_at > OTHER_LIMIT);
 }
 
 /* Long enough, and every stream that ever spoke has spoken again. */
@@ -218,7 +218,7 @@ static bool ran_on(struct run *x)
 	struct observer *o = &x->r->observer;
 	bool spoke = false;
 
-	if (now_ns() - x->settled_at < x->r->o->run_on_us * 1000)
+	if (clock_ns() - x->settled_at < x->r->o->run_on_us * 1000)
 		return false;
 	for (unsigned i = 0; i < o->nstreams; i++) {
 		if (x->r->o->command == CMD_TARGET && !o->stream[i].seen)
@@ -329,7 +329,7 @@ static void prove(struct run *x)
 
 	if (end < 0 || x->child[end].fd < 0)
 		return;
-	x->settled_at = now_ns();
+	x->settled_at = clock_ns();
 	for (unsigned i = 0; i < x->r->observer.nstreams; i++)
 		x->seen_at_settled[i] = x->r->observer.stream[i].seen;
 	x->r->ran_on = !wait_until(x, ran_on, SPEAK_LIMIT + x->r->o->run_on_us * 1000);

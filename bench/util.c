@@ -11,7 +11,7 @@
 
 #include "util.h"
 
-uint64_t now_ns(void)
+uint64_t clock_ns(void)
 {
 	struct timespec ts;
 

@@ -11,6 +11,8 @@
 
 #include "vmm_int.h"
 
+#define CPUID_MAX 256
+
 #define CR0_LONG 0x80050033u /* PG, AM, WP, NE, ET, MP, PE */
 #define CR4_SSE 0x620u	     /* PAE, OSFXSR, OSXMMEXCPT */
 #define CR4_OSXSAVE 0x40000u
@@ -30,37 +32,39 @@
 #define APIC_TIMER_DIVIDE 0x3e0
 #define APIC_BUS_HZ 1000000000u /* KVM's */
 
-/* What this guest can use. */
-struct features {
-	bool avx;     /* the state is kept, and the instructions work */
-	bool osxsave; /* may be set in CR4 */
-};
-
-static int set_cpuid(struct vcpu *v, struct features *f)
+static void number_vcpu(struct kvm_cpuid2 *c, uint32_t index)
 {
-	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + 256 * sizeof(*c->entries));
+	for (uint32_t i = 0; i < c->nent; i++) {
+		struct kvm_cpuid_entry2 *e = &c->entries[i];
+
+		if (e->function == 1)
+			e->ebx = (e->ebx & 0x00ffffff) | index << 24;
+		else if (e->function == 0xb || e->function == 0x1f)
+			e->edx = index;
+	}
+}
+
+/* All that KVM supports. What the guest is then shown may be more, where KVM cannot intercept CPUID. */
+static int set_cpuid(struct vcpu *v, bool *avx)
+{
+	const uint32_t need = bit_XSAVE | bit_AVX;
+	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + CPUID_MAX * sizeof(*c->entries));
 	int err = 0;
 
 	if (!c)
 		return -ENOMEM;
-	c->nent = 256;
+	c->nent = CPUID_MAX;
 	if (ioctl(v->vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, c) < 0)
 		err = -errno;
-	for (uint32_t i = 0; !err && i < c->nent; i++) {
-		struct kvm_cpuid_entry2 *e = &c->entries[i];
-
-		if (e->function == 1) {
-			e->ebx = (e->ebx & 0x00ffffff) | v->index << 24;
-			f->osxsave = e->ecx & bit_XSAVE;
-		} else if (e->function == 0xb || e->function == 0x1f) {
-			e->edx = v->index;
-		} else if (e->function == 0xd && e->index == 0) {
-			/* A software KVM may keep the state, run CPL 3 natively, and yet not offer XSAVE. */
-			f->avx = (e->eax & XCR0_AVX) == XCR0_AVX;
-		}
-	}
+	number_vcpu(c, v->index);
 	if (!err && ioctl(v->fd, KVM_SET_CPUID2, c) < 0)
 		err = -errno;
+	c->nent = CPUID_MAX;
+	if (!err && ioctl(v->fd, KVM_GET_CPUID2, c) < 0)
+		err = -errno;
+	for (uint32_t i = 0; !err && i < c->nent; i++)
+		if (c->entries[i].function == 1)
+			*avx = (c->entries[i].ecx & need) == need;
 	free(c);
 	return err;
 }
@@ -71,7 +75,7 @@ static struct kvm_segment flat(uint16_t selector, uint8_t type)
 				     .db = type == 3, .s = 1, .l = type != 3, .g = 1 };
 }
 
-static int set_sregs(struct vcpu *v, const struct features *f)
+static int set_sregs(struct vcpu *v, bool avx)
 {
 	struct kvm_sregs s;
 
@@ -87,7 +91,7 @@ static int set_sregs(struct vcpu *v, const struct features *f)
 	s.idt.limit = 16 * (GUEST_VECTOR + 1) - 1;
 	s.cr0 = CR0_LONG;
 	s.cr3 = GUEST_PML4;
-	s.cr4 = CR4_SSE | (f->osxsave ? CR4_OSXSAVE : 0);
+	s.cr4 = CR4_SSE | (avx ? CR4_OSXSAVE : 0);
 	s.efer = EFER_LONG;
 	return ioctl(v->fd, KVM_SET_SREGS, &s) < 0 ? -errno : 0;
 }
@@ -107,7 +111,7 @@ static int set_fpu(struct vcpu *v)
 }
 
 /* The upper half of ymm6, and with it all that XSAVE holds. */
-static int set_avx(struct vcpu *v, struct features *f)
+static int set_avx(struct vcpu *v)
 {
 	const uint64_t sentinel = GUEST_SENTINEL, state = XCR0_AVX;
 	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs = { { .value = XCR0_AVX } } };
@@ -115,7 +119,7 @@ static int set_avx(struct vcpu *v, struct features *f)
 	uint8_t *area = (uint8_t *)&x;
 	uint64_t present;
 
-	if (f->osxsave && ioctl(v->fd, KVM_SET_XCRS, &xcrs) < 0)
+	if (ioctl(v->fd, KVM_SET_XCRS, &xcrs) < 0)
 		return -errno;
 	if (ioctl(v->fd, KVM_GET_XSAVE, &x) < 0)
 		return -errno;
@@ -170,22 +174,22 @@ static int set_regs(struct vcpu *v)
 
 static int reset_vcpu(struct vcpu *v, const char **what)
 {
-	struct features f = { 0 };
+	bool avx = false;
 	int err;
 
 	*what = "CPUID";
-	err = set_cpuid(v, &f);
+	err = set_cpuid(v, &avx);
 	if (!err) {
 		*what = "segments";
-		err = set_sregs(v, &f);
+		err = set_sregs(v, avx);
 	}
 	if (!err) {
 		*what = "SSE registers";
 		err = set_fpu(v);
 	}
-	if (!err && f.avx) {
+	if (!err && avx) {
 		*what = "AVX registers";
-		err = set_avx(v, &f);
+		err = set_avx(v);
 		((uint8_t *)v->vm->regions[0].hva)[GUEST_VCPU + PAGE_BYTES * v->index + VCPU_FLAGS] = 1;
 	}
 	if (!err) {
