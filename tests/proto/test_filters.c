@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: MIT
+/* What shape and chaos do to a link; that they do nothing else is the conformance test's. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../../runtime/fail.h"
+#include "../../transport/xport.h"
+
+#define PAGE 4096u
+#define PAGES 4096u
+#define WAIT_US 10000000u
+
+struct rig {
+	struct xport_param a_param, b_param; /* a connects, b listens */
+	struct xport_listener *listener;
+	struct xport_link *a, *b;
+	struct fail fail;
+	char uri[200];
+	uint8_t *ram;
+	int connected;
+};
+
+static uint64_t now_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+static void *connect_thread(void *arg)
+{
+	struct rig *r = arg;
+	struct xport_link_id id = { .channels = 1 };
+
+	r->connected = xport_connect(&r->a, r->uri, &id, &r->a_param, WAIT_US, &r->fail);
+	return NULL;
+}
+
+static void link_up(struct rig *r)
+{
+	struct xport_region reg = { .id = 1, .page_shift = 12, .npages = PAGES, .base = r->ram };
+	struct pollfd pfd = { .fd = r->listener->ops->fd(r->listener), .events = POLLIN };
+	pthread_t t;
+	int err;
+
+	cr_assert(!pthread_create(&t, NULL, connect_thread, r));
+	while ((err = r->listener->ops->accept(r->listener, &r->b, &r->fail)) == -EAGAIN)
+		cr_assert_gt(poll(&pfd, 1, 10000), 0);
+	pthread_join(t, NULL);
+	cr_assert(!err && !r->connected, "%s", fail_text(&r->fail));
+	cr_assert_eq(r->a->ops->expose(r->a, &reg, 1, XPORT_LOCAL), 0);
+	cr_assert_eq(r->b->ops->expose(r->b, &reg, 1, XPORT_PEER_READ), 0);
+}
+
+static void start(struct rig *r, const char *uri, const char *query, struct chaos *chaos)
+{
+	char at[100];
+
+	memset(r, 0, sizeof(*r));
+	r->a_param = r->b_param = (struct xport_param){ .timeout_us = 300000, .poll_us = 50 };
+	r->a_param.chaos = chaos;
+	cr_assert_eq(xport_listen(&r->listener, uri, &r->b_param, &r->fail), 0, "%s", fail_text(&r->fail));
+	cr_assert_eq(r->listener->ops->uri(r->listener, at, sizeof(at)), 0);
+	snprintf(r->uri, sizeof(r->uri), "%s%s", at, query);
+	r->ram = aligned_alloc(PAGE, PAGES * PAGE);
+	cr_assert(r->ram);
+	memset(r->ram, 1, PAGES * PAGE);
+	link_up(r);
+}
+
+static void link_down(struct rig *r)
+{
+	r->a->ops->kill(r->a);
+	r->a->ops->close(r->a);
+	r->b->ops->close(r->b);
+}
+
+static void stop(struct rig *r)
+{
+	link_down(r);
+	r->listener->ops->close(r->listener);
+	xport_chaos_free(r->a_param.chaos);
+	free(r->ram);
+}
+
+static int say(struct xport_link *l, const char *text)
+{
+	struct xport_chan *c = l->ops->chan(l, XPORT_CONTROL, 0);
+	struct iovec iov = { (void *)text, strlen(text) };
+
+	return c->ops->send(c, &iov, 1);
+}
+
+static int hear(struct xport_link *l, const char *text, uint64_t wait_us)
+{
+	struct xport_chan *c = l->ops->chan(l, XPORT_CONTROL, 0);
+	char buf[100];
+	size_t len;
+	int err = c->ops->recv(c, buf, sizeof(buf), &len, wait_us);
+
+	if (!err)
+		cr_assert(len == strlen(text) && !memcmp(buf, text, len), "heard %.*s", (int)len, buf);
+	return err;
+}
+
+static void get_pages(struct xport_chan *c, uint8_t *to, unsigned total, unsigned each)
+{
+	unsigned next = 0, inflight = 0, tag = 0;
+	uint32_t tags[8];
+	int n;
+
+	while (next < total || inflight) {
+		if (next < total && inflight < 8) {
+			struct page_run run = { .region = 1, .page = next, .npages = each };
+			void *dst = to + (size_t)next * PAGE;
+
+			cr_assert_eq(c->ops->get(c, &run, &dst, 1, tag++ % XPORT_GETS_MAX), 0);
+			next += each;
+			inflight++;
+			continue;
+		}
+		n = c->ops->reap(c, tags, 8, WAIT_US);
+		cr_assert_gt(n, 0);
+		inflight -= (unsigned)n;
+	}
+}
+
+/* 16 MiB at 64 MiB/s take a quarter of a second, whoever asks for them. */
+Test(shape, bandwidth_over_mem_gets)
+{
+	uint8_t *to = malloc(PAGES * PAGE);
+	struct xport_chan *c;
+	struct rig r;
+	uint64_t t;
+
+	start(&r, "mem:shape", "?bandwidth=64M", NULL);
+	c = r.a->ops->chan(r.a, XPORT_DATA, 0);
+	t = now_us();
+	get_pages(c, to, PAGES, 256);
+	t = now_us() - t;
+	cr_assert(t > 200000 && t < 2000000, "%u us", (unsigned)t);
+	cr_assert(!memcmp(to, r.ram, PAGES * PAGE));
+	stop(&r);
+	free(to);
+}
+
+Test(shape, urgent_pages_pay_but_do_not_wait)
+{
+	uint8_t *to = malloc(PAGES * PAGE);
+	struct xport_chan *u, *d;
+	struct rig r;
+	uint64_t t;
+
+	start(&r, "mem:shape", "?bandwidth=16M", NULL);
+	u = r.a->ops->chan(r.a, XPORT_URGENT, 0);
+	d = r.a->ops->chan(r.a, XPORT_DATA, 0);
+	t = now_us();
+	get_pages(u, to, 1024, 256);
+	cr_assert_lt(now_us() - t, 150000, "4 MiB at 16 MiB/s would be 250 ms");
+	get_pages(d, to, 1, 1);
+	t = now_us() - t;
+	cr_assert(t > 200000, "the data channel waits for what was urgent: %u us", (unsigned)t);
+	stop(&r);
+	free(to);
+}
+
+static void *serve_thread(void *arg)
+{
+	struct rig *r = arg;
+	struct xport_chan *c = r->b->ops->chan(r->b, XPORT_DATA, 0);
+
+	r->connected = c->ops->serve(c, NULL, NULL);
+	return NULL;
+}
+
+/* The serving end alone has the limit, and the end that gets feels it. */
+Test(shape, bandwidth_of_the_serving_end)
+{
+	uint8_t *to = malloc(PAGES * PAGE);
+	struct xport_chan *c;
+	struct rig r;
+	pthread_t th;
+	uint64_t t;
+
+	start(&r, "tcp:127.0.0.1:0?bandwidth=64M", "", NULL);
+	cr_assert(!pthread_create(&th, NULL, serve_thread, &r));
+	c = r.a->ops->chan(r.a, XPORT_DATA, 0);
+	t = now_us();
+	get_pages(c, to, PAGES, 256);
+	t = now_us() - t;
+	cr_assert_eq(c->ops->end(c), 0);
+	pthread_join(th, NULL);
+	cr_assert_eq(r.connected, 0);
+	cr_assert(t > 200000 && t < 2000000, "%u us", (unsigned)t);
+	stop(&r);
+	free(to);
+}
+
+Test(shape, latency)
+{
+	uint8_t to[PAGE];
+	struct page_run run = { .region = 1, .page = 5, .npages = 1 };
+	struct xport_chan *c;
+	void *dst = to;
+	struct rig r;
+	uint32_t tag;
+	uint64_t t;
+
+	start(&r, "mem:shape", "?latency=20ms", NULL);
+	c = r.a->ops->chan(r.a, XPORT_URGENT, 0);
+	t = now_us();
+	cr_assert_eq(say(r.a, "late"), 0);
+	cr_assert_eq(hear(r.b, "late", WAIT_US), 0);
+	cr_assert_geq(now_us() - t, 20000);
+	t = now_us();
+	cr_assert_eq(c->ops->get(c, &run, &dst, 1, 9), 0);
+	cr_assert_eq(c->ops->reap(c, &tag, 1, 0), -EAGAIN);
+	cr_assert_eq(c->ops->reap(c, &tag, 1, 1000), -EAGAIN);
+	cr_assert_eq(c->ops->reap(c, &tag, 1, WAIT_US), 1);
+	cr_assert_geq(now_us() - t, 40000);
+	cr_assert_eq(tag, 9);
+	stop(&r);
+}
+
+Test(chaos, what_can_be_asked)
+{
+	static const char *const good[] = { "cut:1", "stall:1", "heal", "cut@1", "cut@7:20", "short@2", "corrupt@3" };
+	static const char *const bad[] = { "", "cu", "cutt", "cut:", "cut:x", "cut:1x", "cut@", "cut@0", "cut@x", "cut@1:",
+					   "stall", "stall@1", "stall@1:1", "short", "short:1", "short@1:1", "corrupt",
+					   "heal:1", "heal@1", "cut:99999999999999999999", "cut@99999999999999999999" };
+	struct chaos *c = xport_chaos_new();
+	size_t i;
+
+	for (i = 0; i < sizeof(good) / sizeof(good[0]); i++)
+		cr_assert_eq(xport_chaos_fault(c, good[i]), 0, "%s", good[i]);
+	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+		cr_assert_eq(xport_chaos_fault(c, bad[i]), -EINVAL, "%s", bad[i]);
+	xport_chaos_free(c);
+}
+
+static void cut_and_heal(const char *uri)
+{
+	struct xport_link_id id = { .channels = 1 };
+	struct chaos *c = xport_chaos_new();
+	struct xport_link *l;
+	struct rig r;
+	uint64_t t;
+
+	start(&r, uri, "", c);
+	cr_assert_eq(xport_chaos_fault(c, "cut"), 0);
+	cr_assert_eq(say(r.a, "x"), -EPIPE);
+	cr_assert_eq(hear(r.b, "", WAIT_US), -EPIPE);
+	cr_assert_eq(xport_connect(&l, r.uri, &id, &r.a_param, WAIT_US, NULL), -ECONNREFUSED);
+	cr_assert_eq(xport_chaos_fault(c, "cut:50"), 0);
+	t = now_us();
+	while (xport_connect(&l, r.uri, &id, &r.a_param, 1000, NULL) == -ECONNREFUSED)
+		cr_assert_lt(now_us() - t, 5000000);
+	cr_assert_geq(now_us() - t, 50000);
+	link_down(&r);
+	link_up(&r);
+	cr_assert_eq(say(r.a, "again"), 0);
+	cr_assert_eq(hear(r.b, "again", WAIT_US), 0);
+	stop(&r);
+}
+
+Test(chaos, cut_and_heal_tcp)
+{
+	cut_and_heal("tcp:127.0.0.1:0");
+}
+
+Test(chaos, cut_and_heal_mem)
+{
+	cut_and_heal("mem:chaos");
+}
+
+Test(chaos, a_cut_at_the_accepting_end)
+{
+	struct xport_link_id id = { .channels = 1 };
+	struct chaos *c = xport_chaos_new();
+	struct xport_link *l;
+	struct rig r;
+
+	start(&r, "tcp:127.0.0.1:0", "", NULL);
+	link_down(&r);
+	r.listener->ops->close(r.listener);
+	r.b_param.chaos = c;
+	cr_assert_eq(xport_listen(&r.listener, r.uri, &r.b_param, &r.fail), 0, "%s", fail_text(&r.fail));
+	link_up(&r);
+	cr_assert_eq(xport_chaos_fault(c, "cut"), 0);
+	cr_assert_eq(hear(r.a, "", WAIT_US), -EPIPE);
+	cr_assert_eq(r.listener->ops->accept(r.listener, &l, &r.fail), -EAGAIN);
+	cr_assert_eq(xport_connect(&l, r.uri, &id, &r.a_param, 20000, NULL), -ETIMEDOUT);
+	cr_assert_eq(xport_chaos_fault(c, "heal"), 0);
+	link_down(&r);
+	link_up(&r);
+	stop(&r);
+	xport_chaos_free(c);
+}
+
+Test(chaos, stall)
+{
+	struct chaos *c = xport_chaos_new();
+	struct rig r;
+	uint64_t t;
+
+	start(&r, "tcp:127.0.0.1:0", "", c);
+	cr_assert_eq(say(r.b, "hello"), 0);
+	t = now_us();
+	cr_assert_eq(xport_chaos_fault(c, "stall:100"), 0);
+	cr_assert_eq(hear(r.a, "hello", 0), -EAGAIN);
+	cr_assert_eq(hear(r.a, "hello", 1000), -EAGAIN);
+	cr_assert_eq(say(r.a, "late"), 0);
+	cr_assert_geq(now_us() - t, 100000);
+	cr_assert_eq(hear(r.b, "late", WAIT_US), 0);
+	cr_assert_eq(hear(r.a, "hello", WAIT_US), 0);
+	cr_assert_eq(xport_chaos_fault(c, "stall:60000"), 0);
+	cr_assert_eq(say(r.a, "never"), -ETIMEDOUT);
+	stop(&r);
+}
+
+Test(chaos, counted_faults)
+{
+	struct chaos *c = xport_chaos_new();
+	struct rig r;
+
+	start(&r, "mem:chaos", "", c);
+	cr_assert_eq(xport_chaos_fault(c, "short@2"), 0);
+	cr_assert_eq(say(r.a, "12345678"), 0);
+	cr_assert_eq(say(r.a, "12345678"), 0);
+	cr_assert_eq(say(r.a, "12345678"), 0);
+	cr_assert_eq(hear(r.b, "12345678", WAIT_US), 0);
+	cr_assert_eq(hear(r.b, "1234", WAIT_US), 0);
+	cr_assert_eq(hear(r.b, "12345678", WAIT_US), 0);
+	cr_assert_eq(xport_chaos_fault(c, "corrupt@1"), 0);
+	cr_assert_eq(say(r.a, "12345678"), 0);
+	cr_assert_eq(hear(r.b, "1234\xca" "678", WAIT_US), 0);
+	cr_assert_eq(xport_chaos_fault(c, "cut@3"), 0);
+	cr_assert_eq(say(r.a, "one"), 0);
+	cr_assert_eq(say(r.a, "two"), 0);
+	cr_assert_eq(say(r.a, "three"), -EPIPE);
+	cr_assert_eq(hear(r.b, "one", WAIT_US), 0);
+	cr_assert_eq(hear(r.b, "two", WAIT_US), 0);
+	cr_assert_eq(hear(r.b, "", WAIT_US), -EPIPE);
+	stop(&r);
+}
