@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Pre-copy's inner loop: claim dirty pages, drop zeros, make runs, put.
+ *
+ * A worker takes the guest's memory piece by piece (an atomic ticket), so that neighbouring pages travel
+ * together. What it has put since its last fence stays in its log; on a lost link the log goes back into the
+ * dirty set. So a reconnect repeats at most one log a channel, not the round.
+ *
+ * A zero page crosses only where the target may hold something else: as a run in a ZERO message on the control
+ * channel. The ROUND_ACK that ends the round says that these have been done.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "batch.h"
+#include "link.h"
+#include "session.h"
+#include "zero.h"
+
+#define PAGE ((size_t)4096)
+#define PIECE_PAGES UINT64_C(4096) /* 16 MiB a ticket */
+#define PUT_PAGES 256u		   /* 1 MiB a put */
+#define LOG_RUNS 8192u
+#define LOG_PAGES (UINT64_C(64) << 10) /* 256 MiB between fences */
+#define ZERO_RUNS 512u
+
+struct sender {
+	struct ferry_session *s;
+	struct xport_chan *chan;
+	struct page_run put[PUT_PAGES]; /* region: index */
+	unsigned nput;
+	uint32_t put_pages;
+	struct page_run zero[ZERO_RUNS];
+	unsigned nzero;
+	struct page_run *log;
+	unsigned nlog;
+	uint64_t log_pages;
+};
+
+_Static_assert(PUT_PAGES <= XPORT_RUNS_MAX && PUT_PAGES * PAGE <= XPORT_XFER_MAX, "a put fits the transport");
+_Static_assert(ZERO_RUNS <= WIRE_RUNS_MAX, "a ZERO fits the wire");
+
+static const uint8_t *page_at(const struct ferry_session *s, uint32_t region, uint64_t page)
+{
+	return (const uint8_t *)s->regions[region].hva + page * PAGE;
+}
+
+static int flush_zeros(struct sender *w)
+{
+	struct ferry_session *s = w->s;
+	int err;
+
+	if (!w->nzero)
+		return 0;
+	for (unsigned i = 0; i < w->nzero; i++) {
+		page_set_add_run(&s->src.zeros, &w->zero[i]);
+		w->zero[i].region = s->regions[w->zero[i].region].id;
+	}
+	err = link_send(s, WIRE_ZERO, NULL, 0, w->zero, w->nzero * sizeof(w->zero[0]));
+	w->nzero = 0;
+	return err;
+}
+
+static int fence(struct sender *w)
+{
+	int err = w->chan->ops->fence(w->chan);
+
+	if (!err) {
+		w->nlog = 0;
+		w->log_pages = 0;
+	}
+	return err;
+}
+
+static int flush_puts(struct sender *w)
+{
+	struct ferry_session *s = w->s;
+	struct page_run out[PUT_PAGES];
+	int err;
+
+	if (!w->nput)
+		return 0;
+	for (unsigned i = 0; i < w->nput; i++) {
+		out[i] = w->put[i];
+		out[i].region = s->regions[out[i].region].id;
+		w->log[w->nlog++] = w->put[i];
+	}
+	w->log_pages += w->put_pages;
+	err = w->chan->ops->put(w->chan, out, w->nput);
+	if (err < 0)
+		return err;
+	count(&s->stats.bytes, w->put_pages * PAGE);
+	count(&s->stats.pages, w->put_pages);
+	atomic_fetch_sub_explicit(&s->stats.remaining, w->put_pages, memory_order_relaxed);
+	w->nput = 0;
+	w->put_pages = 0;
+	if (w->nlog + PUT_PAGES > LOG_RUNS || w->log_pages >= LOG_PAGES)
+		err = fence(w);
+	return err;
+}
+
+static int add_put(struct sender *w, uint32_t region, uint64_t page, uint32_t npages)
+{
+	struct page_run *last = w->nput ? &w->put[w->nput - 1] : NULL;
+
+	page_set_add_run(&w->s->src.sent, &(struct page_run){ .region = region, .page = page, .npages = npages });
+	if (last && last->region == region && last->page + last->npages == page)
+		last->npages += npages;
+	else
+		w->put[w->nput++] = (struct page_run){ .region = region, .page = page, .npages = npages };
+	w->put_pages += npages;
+	return w->put_pages >= PUT_PAGES || w->nput == PUT_PAGES ? flush_puts(w) : 0;
+}
+
+static int add_zero(struct sender *w, uint32_t region, uint64_t page)
+{
+	struct page_run *last = w->nzero ? &w->zero[w->nzero - 1] : NULL;
+	struct ferry_session *s = w->s;
+
+	count(&s->stats.zero, 1);
+	atomic_fetch_sub_explicit(&s->stats.remaining, 1, memory_order_relaxed);
+	/* The target's memory is fresh: where nothing was sent it is zero. */
+	if (!page_set_del(&s->src.sent, region, page))
+		return 0;
+	if (last && last->region == region && last->page + last->npages == page) {
+		last->npages++;
+		return 0;
+	}
+	w->zero[w->nzero++] = (struct page_run){ .region = region, .page = page, .npages = 1 };
+	return w->nzero == ZERO_RUNS ? flush_zeros(w) : 0;
+}
+
+/* A claimed run: split into what is zero and what is not. */
+static int add_run(struct sender *w, const struct page_run *run)
+{
+	uint32_t i = 0, from;
+	int err = 0;
+
+	while (i < run->npages && !err) {
+		for (from = i; i < run->npages && !is_zero(page_at(w->s, run->region, run->page + i), PAGE); i++)
+			;
+		if (i > from)
+			err = add_put(w, run->region, run->page + from, i - from);
+		else
+			err = add_zero(w, run->region, run->page + i++);
+	}
+	return err;
+}
+
+/* After an error: nothing that this worker has claimed and not seen land may be lost. */
+static void hand_back(struct sender *w)
+{
+	struct page_set *dirty = &w->s->src.dirty;
+
+	for (unsigned i = 0; i < w->nlog; i++)
+		page_set_add_run(dirty, &w->log[i]);
+	for (unsigned i = 0; i < w->nput; i++)
+		page_set_add_run(dirty, &w->put[i]);
+	for (unsigned i = 0; i < w->nzero; i++) {
+		page_set_add_run(&w->s->src.sent, &w->zero[i]);
+		page_set_add_run(dirty, &w->zero[i]);
+	}
+}
+
+/* Piece number n of the regions laid end to end, each begun with a piece of its own. */
+static bool piece(const struct ferry_session *s, uint64_t n, struct page_cursor *at)
+{
+	for (size_t i = 0; i < s->nregions; i++) {
+		uint64_t pages = s->regions[i].len / PAGE, pieces = (pages + PIECE_PAGES - 1) / PIECE_PAGES;
+
+		if (n < pieces) {
+			uint64_t end = (n + 1) * PIECE_PAGES;
+
+			*at = (struct page_cursor){ .region = (uint32_t)i,
+						    .page = n * PIECE_PAGES,
+						    .end = end < pages ? end : pages };
+			return true;
+		}
+		n -= pieces;
+	}
+	return false;
+}
+
+static int send_pieces(struct sender *w)
+{
+	struct ferry_session *s = w->s;
+	struct page_cursor at;
+	struct page_run run;
+	int err = 0;
+
+	while (!err && piece(s, atomic_fetch_add(&s->src.ticket, 1), &at)) {
+		while (!err && page_set_claim(&s->src.dirty, &at, PUT_PAGES - w->put_pages, &run)) {
+			err = add_run(w, &run);
+			if (err < 0)
+				page_set_add_run(&s->src.dirty, &run);
+		}
+	}
+	if (!err)
+		err = flush_puts(w);
+	if (!err)
+		err = flush_zeros(w);
+	return err ? err : fence(w);
+}
+
+static int sender_job(struct ferry_session *s, unsigned i)
+{
+	struct sender *w = calloc(1, sizeof(*w));
+	int err = -ENOMEM;
+
+	if (w) {
+		w->s = s;
+		w->chan = s->link->ops->chan(s->link, XPORT_DATA, i);
+		w->log = malloc(LOG_RUNS * sizeof(w->log[0]));
+		err = w->log ? send_pieces(w) : -ENOMEM;
+		if (err < 0) {
+			hand_back(w);
+			s->link->ops->kill(s->link);
+		}
+		free(w->log);
+	}
+	if (err == -ENOMEM)
+		fail(&s->fail, err, "no memory to send with");
+	free(w);
+	return err;
+}
+
+/* Everything was put; the target says when the zero runs are done too. */
+static int end_round(struct ferry_session *s, unsigned round)
+{
+	struct wire_round r = { .round = round };
+	struct wire_msg m;
+	int err = link_send(s, WIRE_ROUND_END, &r, sizeof(r), NULL, 0);
+
+	if (!err)
+		err = link_expect(s, 1u << WIRE_ROUND_ACK, &m);
+	if (err < 0)
+		return err;
+	memcpy(&r, m.body, sizeof(r));
+	if (r.round != round)
+		return fail(&s->fail, -EPROTO, "the target acknowledged round %u; %u was due", r.round, round);
+	page_set_clear(&s->src.zeros);
+	return 0;
+}
+
+int batch_send_dirty(struct ferry_session *s, unsigned round)
+{
+	struct wire_msg m;
+	int err = 0, worker;
+
+	atomic_store(&s->src.ticket, 0);
+	atomic_store(&s->stats.remaining, page_set_count(&s->src.dirty));
+	err = crew_start(&s->crew, s, sender_job, s->link->id.channels);
+	if (err < 0)
+		return err;
+	while (!err && crew_busy(&s->crew)) {
+		err = link_recv(s, &m, UINT64_MAX);
+		if (err > 0)
+			err = fail(&s->fail, -EPROTO, "the target sent %s in the middle of a round", wire_name(m.type));
+	}
+	if (err < 0)
+		link_kill(s);
+	worker = crew_join(&s->crew);
+	/* A worker that met something worse than a lost link is the cause of it. */
+	if (worker < 0 && (!err || err == -EPIPE))
+		err = worker;
+	if (!err)
+		err = end_round(s, round);
+	if (err == -EPIPE) {
+		page_set_merge(&s->src.dirty, &s->src.zeros);
+		page_set_merge(&s->src.sent, &s->src.zeros);
+		page_set_clear(&s->src.zeros);
+	}
+	return err;
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef FERRY_COMMIT_H
+#define FERRY_COMMIT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "ferry/ferry.h"
+
+/* On the wire in HELLO_ACK: numbers do not change. */
+enum commit_state {
+	COMMIT_OPEN = 0,     /* the source owns the VM, whatever runs tentatively at the target */
+	COMMIT_PREPARED = 1, /* target only: PREPARED was sent, the answer is not here */
+	COMMIT_DECIDED = 2,  /* source: COMMIT decided, never resumes; target: COMMIT received, owner */
+	COMMIT_ABORTED = 3   /* source: resumed, will never commit; target: discarded, will never run */
+};
+
+struct commit {
+	bool source;
+	_Atomic int state;
+};
+
+void commit_init(struct commit *c, bool source);
+enum commit_state commit_get(const struct commit *c);
+
+/* Source: the point of no return. False when the migration was aborted first (a cancel from another thread). */
+bool commit_decide(struct commit *c);
+/* Either: from now on this migration can never commit here. False when it is decided already. */
+bool commit_abort(struct commit *c);
+/* Target: about to send PREPARED. False when aborted. */
+bool commit_prepare(struct commit *c);
+/* Target: COMMIT has arrived, or the arbiter says so. False unless PREPARED (or already owner). */
+bool commit_receive(struct commit *c);
+
+/* Who may run the VM, as far as this end knows. done: the other end has confirmed. */
+enum ferry_owner commit_owner(const struct commit *c, bool done);
+
+struct ferry_session;
+/*
+ * Ask the embedder's arbiter to record want; *is is what stands. Without an arbiter 0 and *is = FERRY_UNKNOWN.
+ * The source asks for SOURCE before it resumes once SWITCHOVER was sent; the target in doubt asks for TARGET.
+ * So whoever comes second sees the first, and never do both run.
+ */
+int commit_arbitrate(struct ferry_session *s, enum ferry_owner want, enum ferry_owner *is);
+
+#endif

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/* Defaults and limits of everything an embedder may set, and structs that grow by size. */
+#ifndef FERRY_CONFIG_H
+#define FERRY_CONFIG_H
+
+#include <stddef.h>
+
+#include "ferry/ferry.h"
+
+struct fail;
+
+#define CONFIG_ROUNDS 30u
+#define CONFIG_ROUNDS_MAX 1000u
+#define CONFIG_POLL_US 50u
+#define CONFIG_POLL_US_MAX 10000u
+#define CONFIG_DOWNTIME_US 300000u
+#define CONFIG_CONNECT_US 10000000u
+#define CONFIG_RECONNECT_US 5000000u
+#define CONFIG_TIMEOUT_US 3000000u
+#define CONFIG_TIMEOUT_US_MIN 10000u
+#define CONFIG_TIME_US_MAX (UINT64_C(86400) * 1000000) /* a day: for every duration */
+
+/*
+ * Copies a caller's struct that begins with its size into ours: fields that it does not have become zero; a
+ * larger one is taken when everything beyond ours is zero. -EINVAL with a sentence naming what.
+ */
+int struct_grow(void *ret, size_t ours, const void *theirs, const char *what, struct fail *f);
+/* The caller's configuration (NULL: all defaults) with defaults filled in and limits checked. */
+int config_load(struct ferry_config *ret, const struct ferry_config *cfg, struct fail *f);
+/* Every op that this end must have. */
+int config_ops(struct ferry_ops *ret, const struct ferry_ops *ops, int is_source, struct fail *f);
+/* A source's own regions, or what a target's VMM made of the source's. */
+int config_regions(const struct ferry_region *r, size_t n, struct fail *f);
+
+#endif

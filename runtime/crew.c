@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+#include <errno.h>
+#include <signal.h>
+
+#include "session.h"
+
+static void *worker_main(void *arg)
+{
+	struct crew_worker *w = arg;
+	struct crew *c = w->crew;
+	int err = c->job(c->s, w->i);
+	int none = 0, lost = -EPIPE;
+
+	if (err == -ETIMEDOUT)
+		err = -EPIPE;
+	if (err < 0 && !atomic_compare_exchange_strong(&c->err, &none, err) && err != -EPIPE)
+		atomic_compare_exchange_strong(&c->err, &lost, err);
+	atomic_fetch_sub(&c->running, 1);
+	session_wake(c->s);
+	return NULL;
+}
+
+int crew_start(struct crew *c, struct ferry_session *s, int (*job)(struct ferry_session *s, unsigned i), unsigned n)
+{
+	sigset_t all, old;
+	int err = 0;
+
+	c->s = s;
+	c->job = job;
+	atomic_store(&c->err, 0);
+	atomic_store(&c->running, n);
+	/* Signals belong to the embedder's threads (vCPU kicks, SIGINT). */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	for (c->n = 0; c->n < n && !err; c->n += !err) {
+		struct crew_worker *w = &c->worker[c->n];
+
+		w->crew = c;
+		w->i = c->n;
+		err = -pthread_create(&w->thread, NULL, worker_main, w);
+	}
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (!err)
+		return 0;
+	atomic_fetch_sub(&c->running, n - c->n);
+	fail(&s->fail, err, "worker %u of %u cannot be started: %s; raise the limit on threads", c->n + 1, n,
+	     strerror(-err));
+	if (s->link)
+		s->link->ops->kill(s->link);
+	crew_join(c);
+	return err;
+}
+
+int crew_join(struct crew *c)
+{
+	while (c->n)
+		pthread_join(c->worker[--c->n].thread, NULL);
+	return atomic_exchange(&c->err, 0);
+}

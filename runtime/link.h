@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The link of a session: first connection, reconnects, and messages on its control channel.
+ *
+ * Everything here is called by main, but link_send() and what the pulse does. -EPIPE means: the link is lost,
+ * link_recover() may bring it back. Any other error ends the migration at this end.
+ */
+#ifndef FERRY_LINK_H
+#define FERRY_LINK_H
+
+#include "session.h"
+
+#define DEADLINE_NONE UINT64_MAX
+
+/* Target: listen on s->uri. */
+int link_listen(struct ferry_session *s);
+/* The first connection and its HELLO, within connect_us. */
+int link_first(struct ferry_session *s);
+/*
+ * After -EPIPE: ends what is left of the link (the crew must have been joined) and waits reconnect_us for a new
+ * one. 0: it is there, and s->peer_commit says where the peer stands. -EPIPE: gone for good, with a sentence.
+ */
+int link_recover(struct ferry_session *s);
+/* The link is of no use any more: wakes everyone blocked on it. Main. */
+void link_kill(struct ferry_session *s);
+void link_close(struct ferry_session *s);
+
+/* One message: fixed part, trailing elements. -EPIPE. Any thread. */
+int link_send(struct ferry_session *s, enum wire_type t, const void *body, size_t len, const void *elems,
+	      size_t elems_len);
+/*
+ * The next message that is not PING: 1 and *msg (valid until the next call). 0: woken by session_wake(), or the
+ * deadline (now_us() based) has passed. ABORT and REFUSED become the peer's error. -ECANCELED: ferry_cancel().
+ */
+int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us);
+/* As link_recv(), until one of the types in mask (1 << type) has come; another message is -EPROTO. deadline: -EPIPE. */
+int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg);
+/* Say ABORT or REFUSED with the first error's sentence, if the peer does not know yet. -EPIPE: it cannot be told. */
+int link_say_failed(struct ferry_session *s);
+
+int pulse_start(struct ferry_session *s);
+void pulse_stop(struct ferry_session *s);
+
+#endif

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: MIT
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "fail.h"
+#include "place.h"
+#include "uffd.h"
+
+#define SHIFT 12u
+#define DROP_VEC 512u
+
+static size_t bytes(uint64_t pages)
+{
+	return (size_t)(pages << SHIFT);
+}
+
+/* Linux 6.13 lets a process give itself advice that loses data; older kernels get one madvise a run. */
+static bool probe_vectored(int self)
+{
+	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct iovec v = { p, 4096 };
+	bool ok;
+
+	if (p == MAP_FAILED || self < 0)
+		return false;
+	ok = syscall(SYS_process_madvise, self, &v, 1, MADV_DONTNEED, 0) == 4096;
+	munmap(p, 4096);
+	return ok;
+}
+
+static int open_region(struct place_region *r, const struct ferry_region *reg, struct fail *f)
+{
+	*r = (struct place_region){ .reg = reg,
+				    .vm = reg->hva,
+				    .npages = reg->len >> SHIFT,
+				    .shared = reg->flags & FERRY_REGION_SHARED };
+	if (!r->shared)
+		return 0;
+	r->alias = mmap(NULL, reg->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, reg->fd,
+			(off_t)reg->fd_offset);
+	if (r->alias != MAP_FAILED)
+		return 0;
+	r->alias = NULL;
+	return fail(f, -errno, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d): %s", reg->id,
+		    reg->len, reg->fd, strerror(errno));
+}
+
+int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, struct fail *f)
+{
+	int err = 0;
+
+	*p = (struct place){ .uffd = -1, .self = -1, .pinned = pinned };
+	p->r = calloc(n, sizeof(p->r[0]));
+	if (!p->r)
+		return fail(f, -ENOMEM, "no memory for %zu regions", n);
+	p->self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	p->vectored = probe_vectored(p->self);
+	for (; p->n < n && !err; p->n += !err)
+		err = open_region(&p->r[p->n], &regions[p->n], f);
+	if (err < 0)
+		place_close(p);
+	return err;
+}
+
+void place_close(struct place *p)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		struct place_region *r = &p->r[i];
+
+		if (r->registered)
+			uffd_unregister(p->uffd, r->vm, bytes(r->npages));
+		if (r->alias)
+			munmap(r->alias, bytes(r->npages));
+	}
+	if (p->uffd >= 0)
+		close(p->uffd);
+	if (p->self >= 0)
+		close(p->self);
+	free(p->r);
+	*p = (struct place){ .uffd = -1, .self = -1 };
+}
+
+void *place_landing(const struct place *p, uint32_t idx)
+{
+	return p->r[idx].shared ? p->r[idx].alias : p->r[idx].vm;
+}
+
+int place_zero(struct place *p, const struct page_run *run, struct fail *f)
+{
+	struct place_region *r = &p->r[run->region];
+	size_t off = bytes(run->page), len = bytes(run->npages);
+	int err;
+
+	if (p->pinned) {
+		memset((uint8_t *)place_landing(p, run->region) + off, 0, len);
+		return 0;
+	}
+	err = r->shared ? fallocate(r->reg->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				    (off_t)(r->reg->fd_offset + off), (off_t)len) :
+			  madvise(r->vm + off, len, MADV_DONTNEED);
+	if (!err)
+		return 0;
+	return fail(f, -errno, "pages %" PRIu64 "+%u of region %u cannot be made zero: %s", run->page, run->npages,
+		    r->reg->id, strerror(errno));
+}
+
+static int drop_vec(struct place *p, struct iovec *v, unsigned n)
+{
+	unsigned i = 0;
+
+	if (p->vectored) {
+		ssize_t want = 0;
+
+		for (i = 0; i < n; i++)
+			want += (ssize_t)v[i].iov_len;
+		if (syscall(SYS_process_madvise, p->self, v, n, MADV_DONTNEED, 0) == want)
+			return 0;
+	}
+	for (i = 0; i < n; i++)
+		if (madvise(v[i].iov_base, v[i].iov_len, MADV_DONTNEED))
+			return -errno;
+	return 0;
+}
+
+int place_drop(struct place *p, const struct page_set *set, struct fail *f)
+{
+	struct iovec v[DROP_VEC];
+	struct page_cursor at = { 0 };
+	struct page_run run;
+	unsigned n = 0;
+	int err = 0;
+
+	while (!err && page_set_next(set, &at, UINT32_MAX, &run)) {
+		struct place_region *r = &p->r[run.region];
+
+		if (r->shared)
+			continue;
+		v[n++] = (struct iovec){ r->vm + bytes(run.page), bytes(run.npages) };
+		if (n == DROP_VEC) {
+			err = drop_vec(p, v, n);
+			n = 0;
+		}
+	}
+	if (!err && n)
+		err = drop_vec(p, v, n);
+	return err < 0 ? fail(f, err, "the residual pages cannot be dropped: %s; guest RAM must not be locked",
+			      strerror(-err)) :
+			 0;
+}
+
+int place_arm(struct place *p, struct fail *f)
+{
+	bool shared = false;
+	int err;
+
+	if (p->uffd >= 0)
+		return 0;
+	for (size_t i = 0; i < p->n; i++)
+		shared |= p->r[i].shared;
+	p->uffd = uffd_open(shared, f);
+	if (p->uffd < 0)
+		return p->uffd;
+	for (size_t i = 0; i < p->n; i++) {
+		err = uffd_register(p->uffd, p->r[i].vm, bytes(p->r[i].npages), p->r[i].shared, f);
+		if (err < 0)
+			return err;
+		p->r[i].registered = true;
+	}
+	return 0;
+}
+
+/*
+ * Walks an ioctl over len bytes that stops at each page that is there already: such a page is skipped, and
+ * who waits for it woken.
+ */
+static int resolve(struct place *p, uint8_t *dst, const uint8_t *src, size_t len,
+		   int (*step)(int fd, uint8_t *dst, const uint8_t *src, size_t len, size_t *done))
+{
+	size_t at = 0, done;
+
+	while (at < len) {
+		int err = step(p->uffd, dst + at, src ? src + at : NULL, len - at, &done);
+
+		at += done;
+		if (!err)
+			break;
+		if (err != -EEXIST)
+			return err;
+		uffd_wake(p->uffd, dst + at, 4096);
+		at += 4096;
+	}
+	return 0;
+}
+
+static int step_copy(int fd, uint8_t *dst, const uint8_t *src, size_t len, size_t *done)
+{
+	return uffd_copy(fd, dst, src, len, done);
+}
+
+static int step_continue(int fd, uint8_t *dst, const uint8_t *src, size_t len, size_t *done)
+{
+	(void)src;
+	return uffd_continue(fd, dst, len, done);
+}
+
+/* CONTINUE stops with EFAULT at a hole of the file: that page is zero, and mapped as such. */
+static int step_clean(int fd, uint8_t *dst, const uint8_t *src, size_t len, size_t *done)
+{
+	int err = uffd_continue(fd, dst, len, done);
+	size_t one;
+
+	(void)src;
+	if (err != -EFAULT)
+		return err;
+	err = uffd_zero(fd, dst + *done, 4096, &one);
+	*done += one;
+	return err ? err : *done < len ? -EAGAIN : 0;
+}
+
+int place_run(struct place *p, const struct page_run *run, const void *buf, struct fail *f)
+{
+	struct place_region *r = &p->r[run->region];
+	uint8_t *dst = r->vm + bytes(run->page);
+	int err;
+
+	err = resolve(p, dst, r->shared ? NULL : buf, bytes(run->npages), r->shared ? step_continue : step_copy);
+	if (!err)
+		return 0;
+	return fail(f, err, "pages %" PRIu64 "+%u of region %u have arrived and cannot be mapped: %s", run->page,
+		    run->npages, r->reg->id, strerror(-err));
+}
+
+int place_clean(struct place *p, const struct page_run *run, struct fail *f)
+{
+	struct place_region *r = &p->r[run->region];
+	size_t len = bytes(run->npages), at = 0, done;
+	uint8_t *dst = r->vm + bytes(run->page);
+	int err;
+
+	if (!r->shared) {
+		/* Anonymous and clean and absent: never sent, so it reads as zero. */
+		err = uffd_zero(p->uffd, dst, 4096, &done);
+		if (err == -EEXIST)
+			err = uffd_wake(p->uffd, dst, 4096);
+		return err ? fail(f, err, "a zero page cannot be mapped: %s", strerror(-err)) : 0;
+	}
+	while (at < len) {
+		err = step_clean(p->uffd, dst + at, NULL, len - at, &done);
+		at += done;
+		if (!err)
+			break;
+		if (err == -EEXIST) {
+			uffd_wake(p->uffd, dst + at, 4096);
+			at += 4096;
+		} else if (err != -EAGAIN) {
+			return fail(f, err, "clean pages %" PRIu64 "+%u of region %u cannot be mapped: %s", run->page,
+				    run->npages, r->reg->id, strerror(-err));
+		}
+	}
+	return 0;
+}
+
+void place_wake(struct place *p, uint32_t idx, uint64_t page)
+{
+	uffd_wake(p->uffd, p->r[idx].vm + bytes(page), 4096);
+}
+
+bool place_find(const struct place *p, uint64_t addr, uint32_t *idx, uint64_t *page)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		uint64_t off = addr - (uintptr_t)p->r[i].vm;
+
+		if (off < bytes(p->r[i].npages)) {
+			*idx = (uint32_t)i;
+			*page = off >> SHIFT;
+			return true;
+		}
+	}
+	return false;
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Where pages land at the target, for each kind of memory; nothing else knows the kinds apart.
+ *
+ *			before the switchover		post-copy
+ *	anonymous	into the VM's mapping		staging, UFFDIO_COPY into it (missing mode)
+ *	shared		into the page cache, through	the same, then UFFDIO_CONTINUE maps the page
+ *			our second mapping		(minor mode)
+ *
+ * The VM's mapping of shared memory is never touched before the VM runs: arming has nothing to drop there.
+ * Of anonymous memory the residual pages must be dropped; that happens while the source still runs
+ * (place_drop for each PREARM), and in the blackout only for what was dirtied since.
+ */
+#ifndef FERRY_PLACE_H
+#define FERRY_PLACE_H
+
+#include "ferry/ferry.h"
+#include "pages.h"
+
+struct fail;
+
+struct place_region {
+	const struct ferry_region *reg;
+	uint8_t *vm;	/* the VM's mapping */
+	uint8_t *alias; /* shared: our own second mapping; else NULL */
+	uint64_t npages;
+	bool shared, registered;
+};
+
+struct place {
+	struct place_region *r;
+	size_t n;
+	int uffd;	/* -1 until armed */
+	bool pinned;	/* pages must not be discarded: the transport holds them */
+	bool vectored;	/* process_madvise takes MADV_DONTNEED here */
+	int self;	/* pidfd */
+};
+
+int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, struct fail *f);
+/* Unregisters what is armed: from then on the VM's faults are the kernel's. */
+void place_close(struct place *p);
+/* Where region idx is written from outside: the base of its landing memory. */
+void *place_landing(const struct place *p, uint32_t idx);
+
+/* Before the switchover: these pages read as zero again. */
+int place_zero(struct place *p, const struct page_run *run, struct fail *f);
+/* Before the switchover: every page of the set will fault when the VM touches it. */
+int place_drop(struct place *p, const struct page_set *set, struct fail *f);
+/* Faults in all regions come to p->uffd. */
+int place_arm(struct place *p, struct fail *f);
+
+/* Post-copy: whether a page's bytes may be received straight into place_landing(), or need a buffer first. */
+static inline bool place_direct(const struct place *p, uint32_t idx)
+{
+	return p->r[idx].shared;
+}
+/* The pages' bytes are there (buf, or the landing memory where that is direct): map them, wake who waits. */
+int place_run(struct place *p, const struct page_run *run, const void *buf, struct fail *f);
+/* A fault on a page that is not of the residue: map it, and its clean neighbours up to max pages, as they are. */
+int place_clean(struct place *p, const struct page_run *run, struct fail *f);
+/* Who waits for this page tries again: it is there already. */
+void place_wake(struct place *p, uint32_t idx, uint64_t page);
+/* False: the address is in no region. */
+bool place_find(const struct place *p, uint64_t addr, uint32_t *idx, uint64_t *page);
+
+#endif

@@ -1,0 +1,458 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Pulling the residue.
+ *
+ * Two sets decide everything: `missing` (tgt.missing: pages whose bytes are not here) and `todo` (those of them
+ * that nobody has asked for). Taking a page out of `todo` is the claim on it: one worker alone asks for it, so no
+ * page crosses twice; placing it takes it out of `missing`.
+ *
+ *	fault worker	read userfaultfd -> not missing: it is clean, map it and its neighbours from here
+ *					    in todo: claim it, get on the urgent channel
+ *					    else: it is under way, its placing wakes the vCPU
+ *	sweep worker	claim the next runs of todo, a few gets in flight on its data channel, place what comes
+ *
+ * The sweep goes on from where the last fault was, so a guest that walks through memory finds it there.
+ *
+ * A vCPU blocked on a page is woken by the placing of that page, whoever does it. After a lost link the workers
+ * have left; `todo` becomes `missing` again, and the faults whose answer was under way are asked for first.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "pull.h"
+#include "session.h"
+#include "uffd.h"
+
+#define PAGE ((size_t)4096)
+#define URGENT_MAX 64u		/* faults in flight */
+#define SWEEP_DEPTH 2u		/* gets in flight on a data channel */
+#define SWEEP_PAGES 32u		/* pages a get of the sweep: a fault behind one waits this long at most */
+#define CLEAN_PAGES 512u	/* clean neighbours mapped with a fault */
+
+struct urgent_slot {
+	bool used;
+	struct page_run run;
+	uint64_t since_ns;
+};
+
+struct pull {
+	struct ferry_session *s;
+	struct page_set todo;
+	_Atomic uint64_t left;
+	_Atomic bool stop;
+	_Atomic bool released;
+	_Atomic uint64_t hint; /* (region << 48 | page) + 1 of the last fault; 0: none since the sweep looked */
+	int stop_fd;	       /* wakes the fault worker */
+	int go_fd;	       /* opens the sweep */
+	struct urgent_slot slot[URGENT_MAX]; /* fault worker; kept over a reconnect */
+	uint8_t *staging;      /* URGENT_MAX pages, then SWEEP_DEPTH * SWEEP_PAGES a data channel */
+	size_t staging_len;
+};
+
+static uint8_t *urgent_buf(struct pull *p, unsigned i)
+{
+	return p->staging + i * PAGE;
+}
+
+static uint8_t *sweep_buf(struct pull *p, unsigned chan, unsigned slot)
+{
+	return p->staging + (URGENT_MAX + (chan * SWEEP_DEPTH + slot) * SWEEP_PAGES) * PAGE;
+}
+
+int pull_new(struct pull **ret, struct ferry_session *s)
+{
+	unsigned chans = s->link->id.channels;
+	uint64_t *n = calloc(s->nregions, sizeof(*n));
+	struct pull *p = calloc(1, sizeof(*p));
+	int err = -ENOMEM;
+
+	if (!n || !p)
+		goto out;
+	for (size_t i = 0; i < s->nregions; i++)
+		n[i] = s->regions[i].len >> 12;
+	p->s = s;
+	p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	p->go_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	p->staging_len = (URGENT_MAX + chans * SWEEP_DEPTH * SWEEP_PAGES) * PAGE;
+	p->staging = mmap(NULL, p->staging_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (p->staging == MAP_FAILED)
+		p->staging = NULL;
+	if (p->stop_fd >= 0 && p->go_fd >= 0 && p->staging)
+		err = page_set_init(&p->todo, n, s->nregions);
+	if (!err)
+		atomic_store(&p->left, page_set_merge(&p->todo, &s->tgt.missing));
+out:
+	free(n);
+	if (!err) {
+		*ret = p;
+		return 0;
+	}
+	pull_free(p);
+	return fail(&s->fail, err, "no memory or descriptors for post-copy: %s", strerror(-err));
+}
+
+void pull_free(struct pull *p)
+{
+	if (!p)
+		return;
+	page_set_destroy(&p->todo);
+	if (p->staging)
+		munmap(p->staging, p->staging_len);
+	if (p->stop_fd > 0)
+		close(p->stop_fd);
+	if (p->go_fd > 0)
+		close(p->go_fd);
+	free(p);
+}
+
+bool pull_complete(const struct pull *p)
+{
+	return atomic_load(&p->left) == 0;
+}
+
+static void ring(int fd)
+{
+	uint64_t one = 1;
+
+	/* Cannot fail but when the counter is full, and then it is readable anyway. */
+	if (write(fd, &one, sizeof(one)) < 0)
+		return;
+}
+
+void pull_stop(struct pull *p)
+{
+	atomic_store(&p->stop, true);
+	ring(p->stop_fd);
+	ring(p->go_fd);
+}
+
+void pull_release(struct ferry_session *s)
+{
+	atomic_store(&s->tgt.pull->released, true);
+	ring(s->tgt.pull->go_fd);
+}
+
+/* The bytes of a claimed run are here: give them to the VM, and account for it. */
+static int placed(struct pull *p, const struct page_run *run, const void *buf)
+{
+	struct ferry_session *s = p->s;
+	uint64_t before;
+	int err = place_run(&s->tgt.place, run, buf, &s->fail);
+
+	if (err < 0)
+		return err;
+	page_set_del_run(&s->tgt.missing, run);
+	count(&s->stats.bytes, (uint64_t)run->npages << 12);
+	count(&s->stats.pages, run->npages);
+	before = atomic_fetch_sub(&p->left, run->npages);
+	atomic_store_explicit(&s->stats.remaining, before - run->npages, memory_order_relaxed);
+	if (before == run->npages)
+		session_wake(s);
+	return 0;
+}
+
+/* ---- faults ---- */
+
+static int ask_urgent(struct pull *p, struct xport_chan *c, unsigned i)
+{
+	const struct page_run *run = &p->slot[i].run;
+	struct place *pl = &p->s->tgt.place;
+	void *dst = urgent_buf(p, i);
+	struct page_run out = *run;
+
+	if (place_direct(pl, run->region))
+		dst = (uint8_t *)place_landing(pl, run->region) + run->page * PAGE;
+	out.region = p->s->regions[run->region].id;
+	return c->ops->get(c, &out, &dst, 1, i);
+}
+
+static int free_slot(const struct pull *p)
+{
+	for (unsigned i = 0; i < URGENT_MAX; i++)
+		if (!p->slot[i].used)
+			return (int)i;
+	return -1;
+}
+
+/* The clean pages around one, as far as they are clean, at most CLEAN_PAGES, aligned to so many. */
+static struct page_run clean_around(struct pull *p, uint32_t region, uint64_t page)
+{
+	const struct page_set *missing = &p->s->tgt.missing;
+	uint64_t first = page, end = page + 1, low = page & ~(uint64_t)(CLEAN_PAGES - 1), high = low + CLEAN_PAGES;
+
+	if (high > missing->r[region].npages)
+		high = missing->r[region].npages;
+	while (first > low && !page_set_test(missing, region, first - 1))
+		first--;
+	while (end < high && !page_set_test(missing, region, end))
+		end++;
+	return (struct page_run){ .region = region, .page = first, .npages = (uint32_t)(end - first) };
+}
+
+static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64_t now)
+{
+	struct ferry_session *s = p->s;
+	struct page_run run = { .npages = 1 };
+	int i;
+
+	if (!place_find(&s->tgt.place, addr, &run.region, &run.page))
+		return fail(&s->fail, -EFAULT, "userfaultfd reports a fault at %#llx, which is in no region",
+			    (unsigned long long)addr);
+	if (!page_set_test(&s->tgt.missing, run.region, run.page)) {
+		count(&s->stats.faults_local, 1);
+		run = clean_around(p, run.region, run.page);
+		return place_clean(&s->tgt.place, &run, &s->fail);
+	}
+	count(&s->stats.faults, 1);
+	atomic_store_explicit(&p->hint, ((uint64_t)run.region << 48 | run.page) + 1, memory_order_relaxed);
+	if (!page_set_del(&p->todo, run.region, run.page)) {
+		/* Under way; it may even have been placed between the two looks: then nobody would wake the vCPU. */
+		if (!page_set_test(&s->tgt.missing, run.region, run.page))
+			place_wake(&s->tgt.place, run.region, run.page);
+		return 0;
+	}
+	i = free_slot(p);
+	p->slot[i] = (struct urgent_slot){ .used = true, .run = run, .since_ns = now };
+	return ask_urgent(p, c, (unsigned)i);
+}
+
+static int reap_urgent(struct pull *p, struct xport_chan *c)
+{
+	uint32_t tag[URGENT_MAX];
+	int n = c->ops->reap(c, tag, URGENT_MAX, 0);
+
+	if (n == -EAGAIN)
+		return 0;
+	for (int k = 0; k < n; k++) {
+		struct urgent_slot *u = &p->slot[tag[k] % URGENT_MAX];
+		int err = placed(p, &u->run, urgent_buf(p, tag[k] % URGENT_MAX));
+
+		if (err < 0)
+			return err;
+		hist_add(&p->s->stats.fault_ns, now_ns() - u->since_ns);
+		u->used = false;
+	}
+	return n;
+}
+
+static int read_faults(struct pull *p, struct xport_chan *c)
+{
+	uint64_t addr[16], now;
+	unsigned room = 0;
+	int n, err;
+
+	for (unsigned i = 0; i < URGENT_MAX && room < 16; i++)
+		room += !p->slot[i].used;
+	if (!room)
+		return 0;
+	n = uffd_read(p->s->tgt.place.uffd, addr, room);
+	if (n < 0)
+		return fail(&p->s->fail, n, "userfaultfd cannot be read: %s", strerror(-n));
+	now = now_ns();
+	for (int i = 0; i < n; i++)
+		if ((err = one_fault(p, c, addr[i], now)) < 0)
+			return err;
+	return n;
+}
+
+static bool any_used(const struct pull *p)
+{
+	for (unsigned i = 0; i < URGENT_MAX; i++)
+		if (p->slot[i].used)
+			return true;
+	return false;
+}
+
+static int serve_faults(struct pull *p, struct xport_chan *c)
+{
+	struct pollfd fds[3] = { { .fd = p->s->tgt.place.uffd, .events = POLLIN },
+				 { .fd = c->ops->fd(c), .events = POLLIN },
+				 { .fd = p->stop_fd, .events = POLLIN } };
+	uint64_t hot = now_ns(), poll_ns = (uint64_t)p->s->cfg.poll_us * 1000;
+	int got, err;
+
+	while (!atomic_load_explicit(&p->stop, memory_order_relaxed)) {
+		got = reap_urgent(p, c);
+		if (got < 0)
+			return got;
+		err = read_faults(p, c);
+		if (err < 0)
+			return err;
+		if (got + err > 0) {
+			hot = now_ns();
+			continue;
+		}
+		if (now_ns() - hot < poll_ns || (fds[1].fd < 0 && any_used(p)))
+			sched_yield();
+		else if (poll(fds, 3, -1) < 0 && errno != EINTR)
+			return fail(&p->s->fail, -errno, "waiting for faults failed: %s", strerror(errno));
+	}
+	return 0;
+}
+
+static int fault_worker(struct ferry_session *s)
+{
+	struct pull *p = s->tgt.pull;
+	struct xport_chan *c = s->link->ops->chan(s->link, XPORT_URGENT, 0);
+	int err = 0, end;
+
+	for (unsigned i = 0; i < URGENT_MAX && !err; i++)
+		if (p->slot[i].used)
+			err = ask_urgent(p, c, i);
+	if (!err)
+		err = serve_faults(p, c);
+	if (err < 0)
+		return err;
+	end = c->ops->end(c);
+	return end < 0 && !pull_complete(p) ? end : 0;
+}
+
+/* ---- the sweep ---- */
+
+struct sweep_get {
+	struct page_run run[SWEEP_PAGES];
+	unsigned n;
+};
+
+static void follow_hint(struct pull *p, struct page_cursor *at)
+{
+	uint64_t h = atomic_exchange_explicit(&p->hint, 0, memory_order_relaxed);
+
+	if (!h)
+		return;
+	h--;
+	*at = (struct page_cursor){ .region = (uint32_t)(h >> 48), .page = h & ((UINT64_C(1) << 48) - 1) };
+}
+
+/* Claims up to SWEEP_PAGES pages; false when todo is empty. */
+static bool claim_batch(struct pull *p, struct page_cursor *at, struct sweep_get *g)
+{
+	uint32_t pages = 0;
+	bool wrapped = at->region == 0 && at->page == 0;
+
+	g->n = 0;
+	while (pages < SWEEP_PAGES) {
+		if (page_set_claim(&p->todo, at, SWEEP_PAGES - pages, &g->run[g->n])) {
+			pages += g->run[g->n++].npages;
+			continue;
+		}
+		if (g->n || wrapped)
+			break;
+		*at = (struct page_cursor){ 0 };
+		wrapped = true;
+	}
+	return g->n > 0;
+}
+
+static int ask_batch(struct pull *p, struct xport_chan *c, unsigned chan, unsigned slot, const struct sweep_get *g)
+{
+	struct place *pl = &p->s->tgt.place;
+	uint8_t *buf = sweep_buf(p, chan, slot);
+	struct page_run out[SWEEP_PAGES];
+	void *dst[SWEEP_PAGES];
+
+	for (unsigned i = 0; i < g->n; i++) {
+		const struct page_run *r = &g->run[i];
+
+		out[i] = *r;
+		out[i].region = p->s->regions[r->region].id;
+		dst[i] = place_direct(pl, r->region) ? (uint8_t *)place_landing(pl, r->region) + r->page * PAGE : buf;
+		buf += r->npages * PAGE;
+	}
+	return c->ops->get(c, out, dst, g->n, slot);
+}
+
+static int batch_arrived(struct pull *p, unsigned chan, unsigned slot, const struct sweep_get *g)
+{
+	uint8_t *buf = sweep_buf(p, chan, slot);
+	int err = 0;
+
+	for (unsigned i = 0; i < g->n && !err; i++) {
+		err = placed(p, &g->run[i], buf);
+		buf += g->run[i].npages * PAGE;
+	}
+	return err;
+}
+
+static int sweep(struct pull *p, struct xport_chan *c, unsigned chan)
+{
+	struct page_cursor at = { 0 };
+	struct sweep_get get[SWEEP_DEPTH] = { { .n = 0 } };
+	uint32_t tag[SWEEP_DEPTH];
+	unsigned flying = 0;
+	int n, err;
+
+	for (;;) {
+		for (unsigned i = 0; i < SWEEP_DEPTH; i++) {
+			if (get[i].n)
+				continue;
+			follow_hint(p, &at);
+			if (!claim_batch(p, &at, &get[i]))
+				break;
+			if ((err = ask_batch(p, c, chan, i, &get[i])) < 0)
+				return err;
+			flying++;
+		}
+		if (!flying)
+			return 0;
+		n = c->ops->reap(c, tag, SWEEP_DEPTH, p->s->cfg.timeout_us);
+		if (n < 0)
+			return n == -EAGAIN ? -ETIMEDOUT : n;
+		for (int k = 0; k < n; k++) {
+			struct sweep_get *g = &get[tag[k] % SWEEP_DEPTH];
+
+			if ((err = batch_arrived(p, chan, tag[k] % SWEEP_DEPTH, g)) < 0)
+				return err;
+			g->n = 0;
+			flying--;
+		}
+	}
+}
+
+static int sweep_worker(struct ferry_session *s, unsigned chan)
+{
+	struct pull *p = s->tgt.pull;
+	struct xport_chan *c = s->link->ops->chan(s->link, XPORT_DATA, chan);
+	struct pollfd go = { .fd = p->go_fd, .events = POLLIN };
+	int err;
+
+	while (!atomic_load(&p->released) && !atomic_load(&p->stop))
+		poll(&go, 1, -1);
+	if (atomic_load(&p->stop))
+		return 0;
+	err = sweep(p, c, chan);
+	return err < 0 ? err : c->ops->end(c);
+}
+
+static int pull_job(struct ferry_session *s, unsigned i)
+{
+	int err = i == 0 ? fault_worker(s) : sweep_worker(s, i - 1);
+
+	/* One worker that gives up must not leave the others waiting for a peer that is gone. */
+	if (err < 0) {
+		s->link->ops->kill(s->link);
+		pull_stop(s->tgt.pull);
+	}
+	return err;
+}
+
+int pull_start(struct ferry_session *s)
+{
+	struct pull *p = s->tgt.pull;
+	uint64_t n;
+
+	atomic_store(&p->stop, false);
+	while (read(p->stop_fd, &n, sizeof(n)) > 0)
+		;
+	page_set_clear(&p->todo);
+	page_set_merge(&p->todo, &s->tgt.missing);
+	for (unsigned i = 0; i < URGENT_MAX; i++)
+		if (p->slot[i].used)
+			page_set_del_run(&p->todo, &p->slot[i].run);
+	return crew_start(&s->crew, s, pull_job, 1 + s->link->id.channels);
+}

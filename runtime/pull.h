@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/* Post-copy at the target: what comes next, and who brings it. See pull.c for the theory. */
+#ifndef FERRY_PULL_H
+#define FERRY_PULL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct ferry_session;
+struct pull;
+
+/* After the last RESIDUE, before load: s->tgt.missing is the residue, s->tgt.place armed. */
+int pull_new(struct pull **ret, struct ferry_session *s);
+void pull_free(struct pull *p); /* NULL is fine; no worker may run */
+/*
+ * The crew of post-copy: worker 0 serves faults, 1..channels sweep. Starts anew after a reconnect: what had been
+ * asked for and did not come is asked for again, faults first. Workers end when nothing is missing (main is
+ * woken) or with -EPIPE.
+ */
+int pull_start(struct ferry_session *s);
+/* May only be called before pull_start(): the sweep waits until pull_release(), faults are served at once. */
+void pull_release(struct ferry_session *s);
+/* Every page has been placed. */
+bool pull_complete(const struct pull *p);
+/* The fault worker leaves (once complete, or the link is killed). */
+void pull_stop(struct pull *p);
+
+#endif

@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: MIT
+/* Entry points: making, opening, running, asking and freeing one end of one migration. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "config.h"
+#include "link.h"
+#include "session.h"
+#include "source.h"
+#include "target.h"
+#include "uffd.h"
+
+uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t now_us(void)
+{
+	return now_ns() / 1000;
+}
+
+void session_wake(struct ferry_session *s)
+{
+	uint64_t one = 1;
+
+	if (write(s->wake_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		session_log(s, 3, "wake errno=%d", errno);
+}
+
+void session_log(struct ferry_session *s, int level, const char *fmt, ...)
+{
+	char line[FAIL_MAX + 64];
+	va_list ap;
+
+	if (!s->ops.log)
+		return;
+	va_start(ap, fmt);
+	vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	s->ops.log(s->vm, level, line);
+}
+
+void session_event(struct ferry_session *s, enum ferry_event_type type, const char *text,
+		   const struct ferry_round *round)
+{
+	struct ferry_event ev = { .size = sizeof(ev),
+				  .type = type,
+				  .phase = s->phase,
+				  .time_us = now_us() - s->started_us,
+				  .text = text };
+
+	if (round)
+		ev.round = *round;
+	if (s->ops.event)
+		s->ops.event(s->vm, &ev);
+}
+
+int op_result(struct ferry_session *s, const char *op, int err)
+{
+	if (err >= 0)
+		return 0;
+	return fail(&s->fail, err, "%s: the VMM answered %d (%s)", op, err, strerror(-err));
+}
+
+int region_index(const struct ferry_session *s, uint32_t id)
+{
+	for (size_t i = 0; i < s->nregions; i++)
+		if (s->regions[i].id == id)
+			return (int)i;
+	return -1;
+}
+
+static int random_session(struct ferry_session *s)
+{
+	static const uint8_t none[16];
+
+	memcpy(s->session, s->cfg.session, sizeof(s->session));
+	if (!s->is_source || memcmp(s->session, none, sizeof(none)))
+		return 0;
+	if (getrandom(s->session, sizeof(s->session), 0) == sizeof(s->session))
+		return 0;
+	return fail(&s->fail, -EIO, "the kernel gives no random bytes for a session id: %s", strerror(errno));
+}
+
+static int take_regions(struct ferry_session *s, const struct ferry_vm *vm)
+{
+	int err = config_regions(vm->regions, vm->nregions, &s->fail);
+
+	if (err < 0)
+		return err;
+	s->regions = malloc(vm->nregions * sizeof(*s->regions));
+	if (!s->regions)
+		return fail(&s->fail, -ENOMEM, "no memory for %zu regions", vm->nregions);
+	memcpy(s->regions, vm->regions, vm->nregions * sizeof(*s->regions));
+	s->nregions = vm->nregions;
+	for (size_t i = 0; i < s->nregions; i++)
+		s->pages_total += s->regions[i].len >> 12;
+	return source_init(s);
+}
+
+/* A target finds out now, not in the blackout, whether it may use userfaultfd. */
+static int probe_userfaultfd(struct ferry_session *s)
+{
+	int fd = uffd_open(true, &s->fail);
+
+	if (fd < 0)
+		return fd;
+	close(fd);
+	return 0;
+}
+
+static int open_fds(struct ferry_session *s)
+{
+	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->pulse_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	s->msg_buf = malloc(XPORT_MSG_MAX);
+	if (s->wake_fd >= 0 && s->pulse_fd >= 0 && s->msg_buf)
+		return 0;
+	return fail(&s->fail, -errno, "no descriptors or memory for a session: %s", strerror(errno));
+}
+
+static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const struct ferry_config *cfg)
+{
+	struct ferry_vm v;
+	int err;
+
+	if (!vm)
+		return fail(&s->fail, -EINVAL, "vm is NULL");
+	if ((err = struct_grow(&v, sizeof(v), vm, "vm", &s->fail)) < 0 ||
+	    (err = config_ops(&s->ops, v.ops, s->is_source, &s->fail)) < 0)
+		return err;
+	s->vm = v.vm;
+	if ((err = config_load(&s->cfg, cfg, &s->fail)) < 0 || (err = random_session(s)) < 0 ||
+	    (err = open_fds(s)) < 0)
+		return err;
+	s->param = (struct xport_param){ .timeout_us = s->cfg.timeout_us,
+					 .poll_us = s->cfg.poll_us,
+					 .bandwidth = s->cfg.bandwidth };
+	if (s->cfg.flags & FERRY_CONFIG_DRILL) {
+		s->chaos = xport_chaos_new();
+		if (!s->chaos)
+			return fail(&s->fail, -ENOMEM, "no memory for the drill filter");
+		s->param.chaos = s->chaos;
+	}
+	return s->is_source ? take_regions(s, &v) : probe_userfaultfd(s);
+}
+
+static int make(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg, bool source)
+{
+	struct ferry_session *s = calloc(1, sizeof(*s));
+	int err;
+
+	if (!s)
+		return -ENOMEM;
+	s->is_source = source;
+	s->wake_fd = -1;
+	s->pulse_fd = -1;
+	s->tgt.place.uffd = -1;
+	s->tgt.place.self = -1;
+	pthread_mutex_init(&s->send_lock, NULL);
+	pthread_mutex_init(&s->view_lock, NULL);
+	commit_init(&s->commit, source);
+	err = set_up(s, vm, cfg);
+	if (!err) {
+		*ret = s;
+		return 0;
+	}
+	session_log(s, 3, "%s", fail_text(&s->fail));
+	ferry_free(s);
+	return err;
+}
+
+FERRY_API int ferry_source(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg)
+{
+	return make(ret, vm, cfg, true);
+}
+
+FERRY_API int ferry_target(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg)
+{
+	return make(ret, vm, cfg, false);
+}
+
+FERRY_API int ferry_open(struct ferry_session *s, const char *uri)
+{
+	struct fail f = { 0 };
+	struct uri u;
+	int err;
+
+	if (s->opened)
+		return -EALREADY;
+	if (!uri || strlen(uri) >= sizeof(s->uri))
+		return fail(&s->fail, -EINVAL, "the URI is %s", uri ? "longer than 511 bytes" : "NULL");
+	err = uri_parse(&u, uri, &f);
+	if (err < 0)
+		return fail(&s->fail, err, "%s", fail_text(&f));
+	pthread_mutex_lock(&s->view_lock);
+	strcpy(s->uri, uri);
+	pthread_mutex_unlock(&s->view_lock);
+	err = s->is_source ? 0 : link_listen(s);
+	if (err < 0)
+		return err;
+	if (s->listener) {
+		pthread_mutex_lock(&s->view_lock);
+		err = s->listener->ops->uri(s->listener, s->uri, sizeof(s->uri));
+		pthread_mutex_unlock(&s->view_lock);
+	}
+	s->opened = !err;
+	return err;
+}
+
+FERRY_API int ferry_get_uri(struct ferry_session *s, char *buf, size_t cap)
+{
+	int err = -ENOSPC;
+
+	pthread_mutex_lock(&s->view_lock);
+	if (strlen(s->uri) < cap) {
+		strcpy(buf, s->uri);
+		err = 0;
+	}
+	pthread_mutex_unlock(&s->view_lock);
+	return err;
+}
+
+static void fill_result(struct ferry_session *s, struct ferry_result *r)
+{
+	r->phase = s->last_phase;
+	r->error = r->outcome == FERRY_MIGRATED ? 0 : fail_err(&s->fail);
+	memcpy(r->session, s->session, sizeof(r->session));
+	if (r->outcome == FERRY_MIGRATED)
+		snprintf(r->detail, sizeof(r->detail), "migrated: %" PRIu64 " pages sent, %" PRIu64 " of them after the switchover",
+			 atomic_load(&s->stats.pages), atomic_load(&s->stats.residue));
+	else
+		snprintf(r->detail, sizeof(r->detail), "%s", fail_text(&s->fail));
+	r->stats.size = sizeof(r->stats);
+	ferry_get_stats(s, &r->stats);
+}
+
+static void run(struct ferry_session *s, struct ferry_result *r)
+{
+	int err;
+
+	s->started_us = now_us();
+	err = s->opened ? pulse_start(s) : fail(&s->fail, -EINVAL, "ferry_run() before ferry_open()");
+	if (!err)
+		err = phase_walk(s);
+	r->outcome = FERRY_MIGRATED;
+	r->owner = FERRY_TARGET;
+	if (s->opened && err < 0) {
+		if (s->is_source)
+			source_fail(s, err, r);
+		else
+			target_fail(s, err, r);
+	} else if (err < 0) {
+		r->outcome = FERRY_REFUSED;
+		r->owner = FERRY_SOURCE;
+	}
+	pulse_stop(s);
+	link_kill(s);
+	if (s->crew.n)
+		crew_join(&s->crew);
+	link_close(s);
+	if (s->phase != FERRY_IDLE)
+		phase_enter(s, err < 0 ? FERRY_FAILED : FERRY_DONE);
+}
+
+FERRY_API int ferry_run(struct ferry_session *s, struct ferry_result *res)
+{
+	struct ferry_result r = { .size = sizeof(r) };
+
+	if (!res || res->size < sizeof(size_t))
+		return -EINVAL;
+	if (atomic_exchange(&s->ran, true))
+		return -EALREADY;
+	run(s, &r);
+	fill_result(s, &r);
+	r.size = res->size;
+	memcpy(res, &r, res->size < sizeof(r) ? res->size : sizeof(r));
+	return r.error;
+}
+
+FERRY_API int ferry_switchover(struct ferry_session *s)
+{
+	enum ferry_phase phase;
+
+	if (!s->is_source)
+		return -EINVAL;
+	pthread_mutex_lock(&s->view_lock);
+	phase = s->phase;
+	pthread_mutex_unlock(&s->view_lock);
+	if (phase > FERRY_PRECOPY)
+		return -EALREADY;
+	atomic_store(&s->want_switchover, true);
+	session_wake(s);
+	return 0;
+}
+
+FERRY_API int ferry_cancel(struct ferry_session *s)
+{
+	if (commit_get(&s->commit) != COMMIT_OPEN)
+		return -EALREADY;
+	atomic_store(&s->want_cancel, true);
+	session_wake(s);
+	return 0;
+}
+
+FERRY_API const char *ferry_get_detail(struct ferry_session *s)
+{
+	return fail_text(&s->fail);
+}
+
+FERRY_API int ferry_drill(struct ferry_session *s, const char *fault)
+{
+	if (!s->chaos)
+		return -EPERM;
+	return fault ? xport_chaos_fault(s->chaos, fault) : -EINVAL;
+}
+
+FERRY_API void ferry_free(struct ferry_session *s)
+{
+	if (!s)
+		return;
+	pulse_stop(s);
+	link_close(s);
+	if (s->is_source)
+		source_destroy(s);
+	else
+		target_destroy(s);
+	stream_destroy(&s->stream);
+	xport_chaos_free(s->chaos);
+	if (s->wake_fd >= 0)
+		close(s->wake_fd);
+	if (s->pulse_fd >= 0)
+		close(s->pulse_fd);
+	pthread_mutex_destroy(&s->send_lock);
+	pthread_mutex_destroy(&s->view_lock);
+	free(s->msg_buf);
+	free(s->regions);
+	free(s);
+}
+
+static const char *name_of(const char *const *names, size_t n, unsigned v)
+{
+	return v < n ? names[v] : "?";
+}
+
+FERRY_API const char *ferry_phase_name(enum ferry_phase p)
+{
+	const struct phase_row *row = phase_row(p);
+
+	return row ? row->name : "?";
+}
+
+FERRY_API const char *ferry_owner_name(enum ferry_owner o)
+{
+	static const char *const names[] = { "source", "target", "none", "unknown" };
+
+	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_UNKNOWN + 1, "a name an owner");
+	return name_of(names, FERRY_UNKNOWN + 1, o);
+}
+
+FERRY_API const char *ferry_outcome_name(enum ferry_outcome o)
+{
+	static const char *const names[] = { "migrated", "refused", "fell-back", "discarded", "in-doubt", "lost" };
+
+	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_LOST + 1, "a name an outcome");
+	return name_of(names, FERRY_LOST + 1, o);
+}
+
+FERRY_API const char *ferry_mode_name(enum ferry_mode m)
+{
+	static const char *const names[] = { "auto", "stop-and-copy", "post-copy" };
+
+	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_MODE_POSTCOPY + 1, "a name a mode");
+	return name_of(names, FERRY_MODE_POSTCOPY + 1, m);
+}
+
+#define STR2(x) #x
+#define STR(x) STR2(x)
+
+FERRY_API const char *ferry_version(void)
+{
+	return STR(FERRY_VERSION_MAJOR) "." STR(FERRY_VERSION_MINOR) ".0";
+}

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What one end of a migration is made of. Internal to runtime/.
+ *
+ * Threads of a session: the embedder's thread inside ferry_run() ("main": all ops, all receiving on the
+ * control channel, all stage changes), the pulse (a PING four times a timeout, so that a long op is not
+ * taken for a dead host), and a crew of workers while pages move (one a data channel, one for faults).
+ * Anyone may set a request flag and wake main.
+ *
+ * Locks, in the order of taking: send_lock (the control channel's sending side, and which link is the
+ * current one), then view_lock (what other threads read of the session: stats, phase, URI).
+ */
+#ifndef FERRY_SESSION_H
+#define FERRY_SESSION_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "api.h"
+#include "commit.h"
+#include "crew.h"
+#include "fail.h"
+#include "ferry/ferry.h"
+#include "pages.h"
+#include "phase.h"
+#include "place.h"
+#include "policy.h"
+#include "stats.h"
+#include "stream.h"
+#include "wire.h"
+
+#define ROUNDS_MAX 1000u
+
+struct pull;
+
+struct source_state {
+	struct page_set dirty;	 /* to be sent in this round */
+	struct page_set sent;	 /* the target may hold something other than zero */
+	struct page_set zeros;	 /* ZERO went out in this round, no ROUND_ACK yet */
+	struct page_set residue; /* named to the target: it will pull them */
+	uint64_t *scratch;	 /* one region's bits, for dirty_fetch */
+	size_t scratch_bytes;
+	_Atomic uint64_t ticket; /* pieces of memory that workers have taken in this round */
+	struct ferry_round *rounds; /* ROUNDS_MAX */
+	uint32_t nrounds;
+	bool tracking; /* dirty_start was called */
+	bool paused;
+	bool switched;	/* SWITCHOVER may have left: the target may be PREPARED */
+	bool reversed;	/* data channels serve the target's gets */
+	uint64_t residue_pages;
+	uint64_t paused_at; /* us */
+	uint64_t fixed_us;  /* the policy's guess of a blackout without residue */
+	uint64_t bytes_acked;
+	uint64_t sent_at; /* us: SWITCHOVER */
+};
+
+struct target_state {
+	struct page_set missing; /* not here yet; only grows before SWITCHOVER, only shrinks after */
+	struct place place;
+	struct pull *pull;
+	struct wire_hello hello; /* what the source asked for */
+	struct wire_switchover switchover;
+	bool reserved; /* reserve was called: discard will be */
+	bool armed;
+	bool held;	/* output_hold was called */
+	bool running;	/* resume was called and no pause since */
+	bool loaded;
+	bool paused_in_doubt; /* ran tentatively until the link was lost after PREPARED */
+	bool active; /* activate and output_release are behind us */
+	struct wire_times times;
+	uint64_t hold_until_us; /* 0: no limit */
+};
+
+struct ferry_session {
+	bool is_source;
+	void *vm;
+	struct ferry_ops ops;
+	struct ferry_config cfg;
+	struct ferry_region *regions;
+	size_t nregions;
+	uint64_t pages_total;
+	uint8_t session[16];
+	char uri[512];
+	bool opened;
+	_Atomic bool ran;
+
+	struct fail fail;
+	struct fail link_fail; /* of the current connection; what matters of it moves to fail */
+	struct commit commit;
+
+	pthread_mutex_t send_lock;
+	pthread_mutex_t view_lock;
+
+	/* link.c */
+	struct xport_listener *listener; /* target */
+	struct xport_link *link;	 /* NULL while there is none; changed under send_lock */
+	struct xport_link *pending;	 /* target: a newer generation has connected */
+	struct xport_chan *ctl;
+	struct chaos *chaos;
+	struct xport_param param;
+	uint32_t generation;
+	uint32_t send_seq; /* send_lock */
+	uint32_t recv_seq;
+	enum commit_state peer_commit; /* at the last handshake */
+	uint64_t heard_us;	       /* when the peer was last heard */
+	_Atomic uint64_t peer_timeout_us;
+	uint8_t *msg_buf;
+	pthread_t pulse;
+	bool pulsing;
+	_Atomic bool pulse_stop;
+	int pulse_fd;
+
+	/* requests, and what wakes main */
+	int wake_fd;
+	_Atomic bool want_cancel;
+	_Atomic bool want_switchover;
+
+	enum ferry_phase phase; /* written by phase_enter() only, under view_lock */
+	enum ferry_phase last_phase;
+	uint64_t started_us;
+	uint64_t phase_us[FERRY_FAILED + 1]; /* when each was entered last */
+	struct crew crew;
+	struct stats stats;
+	struct ferry_stream stream; /* source: being sent; target: being received */
+	bool peer_can_hold;
+	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */
+	bool told_refused;
+	uint64_t left; /* pages that were not there when the target said PREPARED: then the source serves on */
+	bool confirmed; /* source: COMMITTED heard; target: BYE heard */
+	bool lost;	/* commit at switchover, and the rest of the memory cannot come */
+	struct source_state src;
+	struct target_state tgt;
+};
+
+uint64_t now_us(void);
+uint64_t now_ns(void);
+void session_wake(struct ferry_session *s); /* any thread */
+void session_log(struct ferry_session *s, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void session_event(struct ferry_session *s, enum ferry_event_type type, const char *text,
+		   const struct ferry_round *round);
+/* Calls one op and, when it fails, says which in a sentence. */
+#define OP(s, op, ...) op_result((s), #op, (s)->ops.op((s)->vm __VA_OPT__(, ) __VA_ARGS__))
+int op_result(struct ferry_session *s, const char *op, int err);
+int region_index(const struct ferry_session *s, uint32_t id);
+
+#endif

@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The source's stages up to the switchover; source_end.c has what comes after it.
+ *
+ *	reservation	needs, MAP ->			<- RESERVED | REFUSED
+ *	pre-copy	puts, ZERO, ROUND_END ->	<- ROUND_ACK		once a round
+ *			RESIDUE.., PREARM ->		<- PREARMED		post-copy only, the VM still runs
+ *	stop-and-copy	RESIDUE.. | puts, STATE.., SWITCHOVER ->
+ *
+ * A lost link in pre-copy: join the workers, link_recover(), go on with what is still dirty. From the pause to
+ * SWITCHOVER a lost link ends the migration: a blackout must not wait for a network.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "batch.h"
+#include "link.h"
+#include "populated.h"
+#include "residue.h"
+#include "session.h"
+#include "source.h"
+
+#define PREARM_TURNS 4u
+#define PREARM_ENOUGH 256u /* pages: dropping so few costs the blackout nothing worth another turn */
+#define FIXED_US 1000u	   /* a blackout without residue, before one was measured */
+
+int source_init(struct ferry_session *s)
+{
+	struct source_state *src = &s->src;
+	uint64_t *n = calloc(s->nregions, sizeof(*n)), longest = 0;
+	int err = n ? 0 : -ENOMEM;
+
+	for (size_t i = 0; i < s->nregions && !err; i++) {
+		n[i] = s->regions[i].len >> 12;
+		longest = n[i] > longest ? n[i] : longest;
+	}
+	struct page_set *set[] = { &src->dirty, &src->sent, &src->zeros, &src->residue };
+	for (size_t i = 0; i < 4 && !err; i++)
+		err = page_set_init(set[i], n, s->nregions);
+	free(n);
+	src->scratch_bytes = (longest + 63) / 64 * 8;
+	src->rounds = calloc(ROUNDS_MAX + 1, sizeof(src->rounds[0]));
+	if (!err) {
+		void *p = mmap(NULL, src->scratch_bytes, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+		src->scratch = p == MAP_FAILED ? NULL : p;
+	}
+	src->fixed_us = FIXED_US;
+	if (err || !src->rounds || !src->scratch)
+		return fail(&s->fail, -ENOMEM, "no memory to track %" PRIu64 " pages", s->pages_total);
+	return 0;
+}
+
+void source_destroy(struct ferry_session *s)
+{
+	struct source_state *src = &s->src;
+
+	page_set_destroy(&src->dirty);
+	page_set_destroy(&src->sent);
+	page_set_destroy(&src->zeros);
+	page_set_destroy(&src->residue);
+	if (src->scratch)
+		munmap(src->scratch, src->scratch_bytes);
+	free(src->rounds);
+}
+
+int source_pre_migration(struct ferry_session *s, enum ferry_phase *next)
+{
+	int err = link_first(s);
+
+	*next = FERRY_RESERVATION;
+	return err;
+}
+
+int source_expose(struct ferry_session *s, enum xport_access access)
+{
+	struct xport_region *r = calloc(s->nregions, sizeof(*r));
+	int err = -ENOMEM;
+
+	for (size_t i = 0; r && i < s->nregions; i++)
+		r[i] = (struct xport_region){ .id = s->regions[i].id,
+					      .page_shift = 12,
+					      .npages = s->regions[i].len >> 12,
+					      .base = s->regions[i].hva };
+	if (r)
+		err = s->link->ops->expose(s->link, r, s->nregions, access);
+	free(r);
+	if (err < 0 && err != -EPIPE)
+		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", strerror(-err));
+	return err;
+}
+
+int source_send_state(struct ferry_session *s)
+{
+	const struct ferry_stream *st = &s->stream;
+	int err = 0;
+
+	for (size_t at = 0; at < st->len && !err; at += WIRE_STATE_CHUNK) {
+		size_t n = st->len - at;
+
+		err = link_send(s, WIRE_STATE, NULL, 0, st->buf + at, n < WIRE_STATE_CHUNK ? n : WIRE_STATE_CHUNK);
+	}
+	return err;
+}
+
+static int send_map(struct ferry_session *s)
+{
+	struct wire_map m = { .nregions = (uint32_t)s->nregions,
+			      .needs_len = s->stream.len,
+			      .needs_sum = stream_sum(&s->stream) };
+	struct wire_region *r = calloc(s->nregions, sizeof(*r));
+	int err;
+
+	if (!r)
+		return fail(&s->fail, -ENOMEM, "no memory for the map of %zu regions", s->nregions);
+	for (size_t i = 0; i < s->nregions; i++)
+		r[i] = (struct wire_region){ .id = s->regions[i].id,
+					     .page_shift = s->regions[i].page_shift,
+					     .flags = s->regions[i].flags,
+					     .gpa = s->regions[i].gpa,
+					     .len = s->regions[i].len };
+	err = link_send(s, WIRE_MAP, &m, sizeof(m), r, s->nregions * sizeof(*r));
+	free(r);
+	return err;
+}
+
+int source_reservation(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_reserved r;
+	struct wire_msg m;
+	int err = 0;
+
+	stream_init(&s->stream);
+	if (s->ops.needs && (err = OP(s, needs, &s->stream)) < 0)
+		return err;
+	if (!(err = source_send_state(s)) && !(err = send_map(s)))
+		err = link_expect(s, 1u << WIRE_RESERVED, &m);
+	if (err == -EPIPE)
+		fail(&s->fail, err, "the target closed the link in reservation");
+	if (err < 0)
+		return err;
+	memcpy(&r, m.body, sizeof(r));
+	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
+	*next = FERRY_PRECOPY;
+	return source_expose(s, XPORT_LOCAL);
+}
+
+/* ---- pre-copy ---- */
+
+/* Adds what was written since the last fetch to set; *fresh: pages that were not in it. */
+int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, uint64_t *fresh)
+{
+	*fresh = 0;
+	for (size_t i = 0; i < s->nregions; i++) {
+		uint64_t npages = s->regions[i].len >> 12, nwords = (npages + 63) / 64;
+		int err;
+
+		memset(s->src.scratch, 0, nwords * 8);
+		err = OP(s, dirty_fetch, s->regions[i].id, s->src.scratch, npages, flags);
+		if (err < 0)
+			return err;
+		*fresh += page_set_merge_words(set, (uint32_t)i, s->src.scratch);
+	}
+	return 0;
+}
+
+static int begin_tracking(struct ferry_session *s)
+{
+	uint64_t populated = 0, n;
+	int err = OP(s, dirty_start);
+
+	if (err < 0)
+		return err;
+	s->src.tracking = true;
+	for (size_t i = 0; i < s->nregions; i++) {
+		err = populated_pages(&s->src.dirty, (uint32_t)i, &s->regions[i], &n);
+		if (err < 0)
+			return fail(&s->fail, err, "which pages of region %u are populated cannot be found: %s",
+				    s->regions[i].id, strerror(-err));
+		populated += n;
+	}
+	atomic_store(&s->stats.hole, s->pages_total - populated);
+	return 0;
+}
+
+/* One round with all its reconnects. */
+static int send_round(struct ferry_session *s, unsigned round)
+{
+	int err;
+
+	while ((err = batch_send_dirty(s, round)) == -EPIPE) {
+		err = link_recover(s);
+		if (!err)
+			err = source_expose(s, XPORT_LOCAL);
+		if (err < 0 && err != -EPIPE)
+			break;
+		if (err == -EPIPE && fail_err(&s->fail))
+			break;
+	}
+	return err;
+}
+
+static bool postcopy_ok(const struct ferry_session *s)
+{
+	if (s->cfg.commit_at == FERRY_COMMIT_AT_SWITCHOVER)
+		return true;
+	return s->peer_can_hold;
+}
+
+static void ask_policy(struct ferry_session *s, struct policy_result *v)
+{
+	struct policy_limits lim = { .mode = s->cfg.mode,
+				     .postcopy_ok = postcopy_ok(s),
+				     .forced = atomic_load(&s->want_switchover),
+				     .max_rounds = s->cfg.max_rounds,
+				     .downtime_us = s->cfg.downtime_us,
+				     .precopy_limit_us = s->cfg.precopy_limit_us,
+				     .page_size = 4096 };
+	uint64_t us = atomic_load(&s->stats.round_us);
+	struct policy_input in = { .history = s->src.rounds,
+				   .n = s->src.nrounds,
+				   .precopy_us = now_us() - s->phase_us[FERRY_PRECOPY],
+				   .fixed_us = s->src.fixed_us,
+				   .last_throughput = us ? atomic_load(&s->stats.round_bytes) * 1000000 / us : 0 };
+
+	policy_decide(&lim, &in, v);
+	atomic_store(&s->stats.dirty_rate, v->dirty_rate);
+}
+
+static int one_round(struct ferry_session *s, struct policy_result *v)
+{
+	struct stats *c = &s->stats;
+	struct ferry_round *r = &s->src.rounds[s->src.nrounds];
+	uint64_t t0 = now_us(), bytes = atomic_load(&c->bytes), zero = atomic_load(&c->zero), fresh;
+	int err;
+
+	*r = (struct ferry_round){ .round = s->src.nrounds };
+	atomic_store(&c->round, s->src.nrounds);
+	err = send_round(s, s->src.nrounds);
+	if (err < 0)
+		return err;
+	r->duration_us = now_us() - t0;
+	r->bytes = atomic_load(&c->bytes) - bytes;
+	r->pages_sent = r->bytes / 4096;
+	r->pages_zero = atomic_load(&c->zero) - zero;
+	count(&c->round_us, r->duration_us);
+	count(&c->round_bytes, r->bytes);
+	err = source_fetch(s, &s->src.dirty, 0, &fresh);
+	if (err < 0)
+		return err;
+	r->pages_dirty = fresh;
+	s->src.nrounds++;
+	session_event(s, FERRY_EVENT_ROUND, NULL, r);
+	ask_policy(s, v);
+	session_log(s, 6, "precopy round=%u sent=%" PRIu64 " zero=%" PRIu64 " us=%" PRIu64 " dirty=%" PRIu64, r->round,
+		    r->pages_sent, r->pages_zero, r->duration_us, r->pages_dirty);
+	return 0;
+}
+
+/*
+ * The VM still runs: name what will be the residue, so that the target drops it now. What is dirtied while it
+ * does so is named in the next turn; each turn is shorter than the one before.
+ */
+static int prearm(struct ferry_session *s)
+{
+	struct page_set *dirty = &s->src.dirty, *residue = &s->src.residue;
+	uint64_t fresh = UINT64_MAX;
+	int err = 0;
+
+	page_set_merge(dirty, residue); /* after a reconnect all of it is named again */
+	for (unsigned turn = 0; turn < PREARM_TURNS && fresh >= PREARM_ENOUGH && !err; turn++) {
+		struct wire_count n;
+		struct wire_msg m;
+
+		page_set_merge(residue, dirty);
+		n.pages = page_set_count(residue);
+		err = residue_send(s, dirty);
+		if (!err)
+			err = link_send(s, WIRE_PREARM, &n, sizeof(n), NULL, 0);
+		if (!err)
+			err = link_expect(s, 1u << WIRE_PREARMED, &m);
+		if (!err) {
+			page_set_clear(dirty);
+			err = source_fetch(s, dirty, 0, &fresh);
+			page_set_subtract(dirty, residue);
+			fresh = page_set_count(dirty);
+		}
+	}
+	return err;
+}
+
+/* No more puts: from here on the data channels carry the target's gets. */
+int source_reverse(struct ferry_session *s)
+{
+	int err = 0;
+
+	for (unsigned i = 0; i < s->link->id.channels && !err; i++) {
+		struct xport_chan *c = s->link->ops->chan(s->link, XPORT_DATA, i);
+
+		err = c->ops->end(c);
+	}
+	if (err == -ETIMEDOUT)
+		err = -EPIPE;
+	s->src.reversed = !err;
+	return err;
+}
+
+static int prepare_postcopy(struct ferry_session *s)
+{
+	int err;
+
+	for (;;) {
+		err = source_reverse(s);
+		if (!err)
+			err = prearm(s);
+		if (!err && !(err = source_expose(s, XPORT_PEER_READ)))
+			err = serve_start(s);
+		if (err != -EPIPE)
+			return err;
+		link_kill(s);
+		if (s->crew.n)
+			crew_join(&s->crew);
+		err = link_recover(s);
+		if (err < 0)
+			return err;
+	}
+}
+
+int source_precopy(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct policy_result v = { .verdict = POLICY_AGAIN };
+	int err = begin_tracking(s);
+
+	while (!err && v.verdict == POLICY_AGAIN) {
+		err = one_round(s, &v);
+		if (!err && atomic_load(&s->want_cancel))
+			err = fail(&s->fail, -ECANCELED, "canceled by the embedder in pre-copy");
+	}
+	if (err < 0)
+		return err;
+	session_event(s, FERRY_EVENT_POLICY, v.text, NULL);
+	session_log(s, 6, "policy verdict=%d text=\"%s\"", v.verdict, v.text);
+	if (v.verdict == POLICY_GIVE_UP)
+		return fail(&s->fail, -ETIME, "%s", v.text);
+	*next = FERRY_STOP_AND_COPY;
+	return v.verdict == POLICY_POSTCOPY ? prepare_postcopy(s) : 0;
+}

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef FERRY_SOURCE_H
+#define FERRY_SOURCE_H
+
+#include "ferry/ferry.h"
+
+int source_init(struct ferry_session *s);
+void source_destroy(struct ferry_session *s);
+
+/* The stages' bodies, for the table in phase.c. */
+int source_pre_migration(struct ferry_session *s, enum ferry_phase *next);
+int source_reservation(struct ferry_session *s, enum ferry_phase *next);
+int source_precopy(struct ferry_session *s, enum ferry_phase *next);
+int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next);
+int source_postcopy(struct ferry_session *s, enum ferry_phase *next);
+int source_commitment(struct ferry_session *s, enum ferry_phase *next);
+int source_activation(struct ferry_session *s, enum ferry_phase *next);
+
+/* After a failed stage: the fallback, or what is left of it once the commit is decided. Fills the result. */
+void source_fail(struct ferry_session *s, int err, struct ferry_result *res);
+
+#endif

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The source from the pause on.
+ *
+ *	stop-and-copy	pause, last fetch, save; SWITCHOVER ->
+ *	post-copy	serves the target's gets	<- RUNNING, PREPARED	(commit at completion)
+ *	commitment	commit_decide(), COMMIT ->	<- COMMITTED
+ *	activation	retire, BYE ->
+ *	post-copy	serves on			<- COMPLETE		(commit at switchover)
+ *
+ * Every way out before commit_decide() is source_fail(): commit_abort(), then the VM runs here again before
+ * anything else is tidied up. After it, the VM never runs here again, whatever is heard.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "batch.h"
+#include "link.h"
+#include "residue.h"
+#include "session.h"
+#include "source.h"
+
+static void served(void *arg, uint64_t npages)
+{
+	struct ferry_session *s = arg;
+
+	count(&s->stats.bytes, npages << 12);
+	count(&s->stats.pages, npages);
+}
+
+static int serve_job(struct ferry_session *s, unsigned i)
+{
+	struct xport_link *l = s->link;
+	struct xport_chan *c = i ? l->ops->chan(l, XPORT_DATA, i - 1) : l->ops->chan(l, XPORT_URGENT, 0);
+	int err = c->ops->serve(c, served, s);
+
+	if (err < 0)
+		l->ops->kill(l);
+	return err;
+}
+
+int serve_start(struct ferry_session *s)
+{
+	return crew_start(&s->crew, s, serve_job, 1 + s->link->id.channels);
+}
+
+/* What the target measured, beside what was measured here; what is left of the total is the link's. */
+static void note_times(struct ferry_session *s, const struct wire_msg *m)
+{
+	struct ferry_blackout *b = &s->stats.blackout;
+	uint64_t known, now = now_us();
+	struct wire_times t;
+
+	memcpy(&t, m->body, sizeof(t));
+	atomic_store(&s->stats.peer_faults, t.faults);
+	atomic_store(&s->stats.fault_p50, t.fault_p50_ns);
+	atomic_store(&s->stats.fault_p99, t.fault_p99_ns);
+	atomic_store(&s->stats.fault_max, t.fault_max_ns);
+	if (m->type == WIRE_COMPLETE || b->total_us)
+		return;
+	pthread_mutex_lock(&s->view_lock);
+	b->arm_us = t.arm_us;
+	b->load_us = t.load_us;
+	b->resume_us = t.resume_us;
+	b->total_us = now - s->src.paused_at;
+	known = b->pause_us + b->fetch_us + b->residue_us + b->save_us + b->arm_us + b->load_us + b->resume_us;
+	b->send_us = b->total_us > known ? b->total_us - known : 0;
+	if (known > b->total_us)
+		b->total_us = known;
+	pthread_mutex_unlock(&s->view_lock);
+}
+
+static int send_residue(struct ferry_session *s)
+{
+	int err;
+
+	if (s->src.reversed) {
+		page_set_subtract(&s->src.dirty, &s->src.residue);
+		page_set_merge(&s->src.residue, &s->src.dirty);
+		return residue_send(s, &s->src.dirty);
+	}
+	err = page_set_count(&s->src.dirty) ? batch_send_dirty(s, s->src.nrounds) : 0;
+	return err ? err : source_reverse(s);
+}
+
+static int send_switchover(struct ferry_session *s, bool postcopy)
+{
+	bool hold = s->peer_can_hold && s->cfg.commit_at != FERRY_COMMIT_AT_SWITCHOVER;
+	struct wire_switchover w = { .residue = s->src.residue_pages,
+				     .state_len = s->stream.len,
+				     .state_sum = stream_sum(&s->stream),
+				     .commit_at = !postcopy || hold ? FERRY_COMMIT_AT_COMPLETE :
+								      FERRY_COMMIT_AT_SWITCHOVER };
+	int err = source_send_state(s);
+
+	if (err < 0)
+		return err;
+	s->src.switched = true;
+	s->cfg.commit_at = w.commit_at;
+	return link_send(s, WIRE_SWITCHOVER, &w, sizeof(w), NULL, 0);
+}
+
+/* Link lost where a reconnect would only make the blackout longer. */
+static int lost_in_blackout(struct ferry_session *s, int err)
+{
+	if (err == -EPIPE)
+		fail(&s->fail, err, "the link was lost in %s", ferry_phase_name(s->phase));
+	return err;
+}
+
+int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct ferry_blackout b = { 0 };
+	bool postcopy = s->src.reversed;
+	uint64_t t[5], fresh;
+	int err;
+
+	t[0] = now_us();
+	s->src.paused_at = t[0];
+	s->src.paused = true; /* from here a fallback resumes, even if pause fails half-way */
+	err = OP(s, pause);
+	t[1] = now_us();
+	if (!err)
+		err = source_fetch(s, &s->src.dirty, FERRY_DIRTY_LAST, &fresh);
+	t[2] = now_us();
+	if (!err)
+		err = send_residue(s);
+	t[3] = now_us();
+	stream_destroy(&s->stream);
+	stream_init(&s->stream);
+	if (!err)
+		err = OP(s, save, &s->stream);
+	t[4] = now_us();
+	s->src.residue_pages = postcopy ? page_set_count(&s->src.residue) : 0;
+	if (!err)
+		err = send_switchover(s, postcopy);
+	if (err < 0)
+		return lost_in_blackout(s, err);
+	b.pause_us = t[1] - t[0];
+	b.fetch_us = t[2] - t[1];
+	b.residue_us = t[3] - t[2];
+	b.save_us = t[4] - t[3];
+	pthread_mutex_lock(&s->view_lock);
+	s->stats.blackout = b;
+	pthread_mutex_unlock(&s->view_lock);
+	atomic_store(&s->stats.residue, s->src.residue_pages);
+	atomic_store(&s->stats.remaining, s->src.residue_pages);
+	*next = postcopy && s->cfg.commit_at == FERRY_COMMIT_AT_COMPLETE ? FERRY_POSTCOPY : FERRY_COMMITMENT;
+	return 0;
+}
+
+/* A message, or the link lost (by main's channel or by a worker's): recovered, with the gets served again. */
+static int next_message(struct ferry_session *s, struct wire_msg *m)
+{
+	int err = link_recv(s, m, DEADLINE_NONE);
+
+	if (!err && crew_err(&s->crew) < 0)
+		err = crew_err(&s->crew);
+	if (err >= 0)
+		return err;
+	link_kill(s);
+	if (s->crew.n) {
+		int worker = crew_join(&s->crew);
+
+		if (worker < 0 && worker != -EPIPE && err == -EPIPE)
+			err = fail(&s->fail, worker, "%s", fail_err(&s->link_fail) ? fail_text(&s->link_fail) :
+										     strerror(-worker));
+	}
+	if (err != -EPIPE)
+		return err;
+	err = link_recover(s);
+	if (!err && s->src.reversed && !(err = source_expose(s, XPORT_PEER_READ)))
+		err = serve_start(s);
+	return err == -EPIPE && !fail_err(&s->fail) ? 0 : err;
+}
+
+static int peer_aborted(struct ferry_session *s)
+{
+	return fail(&s->fail, -ECONNABORTED, "the target has given up while the link was lost");
+}
+
+static int page_server(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_msg m;
+	int err;
+
+	for (;;) {
+		err = next_message(s, &m);
+		if (err < 0)
+			return err;
+		if (err == 1 && m.type == WIRE_COMPLETE)
+			break;
+	}
+	note_times(s, &m);
+	link_send(s, WIRE_BYE, NULL, 0, NULL, 0);
+	*next = FERRY_DONE;
+	if (!s->ops.retire)
+		return 0;
+	link_kill(s);
+	crew_join(&s->crew);
+	err = OP(s, retire);
+	if (err < 0)
+		session_log(s, 3, "retire errno=%d", -err);
+	return 0;
+}
+
+static void note_prepared(struct ferry_session *s, const struct wire_msg *m)
+{
+	struct wire_count n;
+
+	memcpy(&n, m->body, sizeof(n));
+	s->left = n.pages;
+	s->peer_commit = COMMIT_PREPARED;
+}
+
+int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_msg m;
+	int err;
+
+	if (commit_get(&s->commit) == COMMIT_DECIDED)
+		return page_server(s, next);
+	*next = FERRY_COMMITMENT;
+	for (;;) {
+		err = next_message(s, &m);
+		if (err < 0)
+			return err;
+		if (s->peer_commit == COMMIT_ABORTED)
+			return peer_aborted(s);
+		if (s->peer_commit == COMMIT_PREPARED)
+			return 0;
+		if (err == 1 && m.type == WIRE_RUNNING) {
+			note_times(s, &m);
+		} else if (err == 1 && m.type == WIRE_PREPARED) {
+			note_prepared(s, &m);
+			return 0;
+		}
+	}
+}
+
+/* Commit at completion without residue, and commit at switchover: PREPARED comes within the blackout. */
+static int await_prepared(struct ferry_session *s)
+{
+	struct wire_msg m;
+	int err;
+
+	if (s->peer_commit == COMMIT_PREPARED)
+		return 0;
+	err = link_expect(s, 1u << WIRE_PREPARED, &m);
+	if (!err)
+		note_prepared(s, &m);
+	return lost_in_blackout(s, err);
+}
+
+int source_commitment(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_msg m;
+	int err = await_prepared(s);
+
+	if (err < 0)
+		return err;
+	if (atomic_load(&s->want_cancel))
+		return fail(&s->fail, -ECANCELED, "canceled by the embedder before the commit");
+	if (!commit_decide(&s->commit))
+		return fail(&s->fail, -ECANCELED, "the migration was given up before the commit");
+	link_send(s, WIRE_COMMIT, NULL, 0, NULL, 0);
+	for (;;) {
+		uint32_t generation = s->generation;
+
+		err = next_message(s, &m);
+		if (err < 0)
+			return err;
+		if (err == 1 && m.type == WIRE_COMMITTED)
+			break;
+		if (s->peer_commit == COMMIT_ABORTED)
+			return peer_aborted(s);
+		if (s->peer_commit == COMMIT_DECIDED)
+			goto confirmed;
+		if (s->generation != generation)
+			link_send(s, WIRE_COMMIT, NULL, 0, NULL, 0);
+	}
+	note_times(s, &m);
+confirmed:
+	s->confirmed = true;
+	*next = FERRY_ACTIVATION;
+	return 0;
+}
+
+static void stop_tracking(struct ferry_session *s)
+{
+	int err;
+
+	if (!s->src.tracking)
+		return;
+	s->src.tracking = false;
+	err = s->ops.dirty_stop(s->vm);
+	if (err < 0)
+		session_log(s, 4, "dirty_stop errno=%d", -err);
+}
+
+int source_activation(struct ferry_session *s, enum ferry_phase *next)
+{
+	int err;
+
+	stop_tracking(s);
+	if (s->left) {
+		*next = FERRY_POSTCOPY;
+		return 0;
+	}
+	*next = FERRY_DONE;
+	link_send(s, WIRE_BYE, NULL, 0, NULL, 0);
+	if (s->crew.n) {
+		link_kill(s);
+		crew_join(&s->crew);
+	}
+	err = s->ops.retire ? OP(s, retire) : 0;
+	if (err < 0)
+		session_log(s, 3, "retire errno=%d", -err);
+	return 0;
+}
+
+/* The commit was decided and nobody confirmed it: only the arbiter can still tell. */
+static void in_doubt(struct ferry_session *s, struct ferry_result *res)
+{
+	enum ferry_owner is;
+
+	res->outcome = FERRY_IN_DOUBT;
+	res->owner = FERRY_UNKNOWN;
+	if (s->confirmed) {
+		/* A page server whose target is out of reach: the target owns a VM that lacks memory. */
+		res->outcome = FERRY_LOST;
+		res->owner = FERRY_TARGET;
+		return;
+	}
+	if (commit_arbitrate(s, FERRY_TARGET, &is) == 0 && is == FERRY_TARGET) {
+		res->outcome = FERRY_MIGRATED;
+		res->owner = FERRY_TARGET;
+		if (s->ops.retire)
+			OP(s, retire);
+	}
+}
+
+/* True: the VM may run here. */
+static bool may_resume(struct ferry_session *s, struct ferry_result *res)
+{
+	enum ferry_owner is;
+
+	if (!s->src.switched || !s->ops.arbiter)
+		return true;
+	if (commit_arbitrate(s, FERRY_SOURCE, &is) == 0 && is == FERRY_SOURCE)
+		return true;
+	res->outcome = is == FERRY_TARGET ? FERRY_MIGRATED : FERRY_IN_DOUBT;
+	res->owner = is == FERRY_TARGET ? FERRY_TARGET : FERRY_UNKNOWN;
+	return false;
+}
+
+/* The VM runs here again; a target that may be PREPARED should not be left in doubt about it. */
+static void tell_target(struct ferry_session *s)
+{
+	bool told = s->peer_gone;
+
+	if (!told && s->link)
+		told = link_say_failed(s) == 0;
+	link_kill(s);
+	if (s->crew.n)
+		crew_join(&s->crew);
+	if (told || !s->src.switched)
+		return;
+	s->peer_gone = false;
+	if (link_recover(s) == 0)
+		link_say_failed(s);
+}
+
+void source_fail(struct ferry_session *s, int err, struct ferry_result *res)
+{
+	if (!fail_err(&s->fail))
+		fail(&s->fail, err, "%s failed: %s", ferry_phase_name(s->phase), strerror(-err));
+	if (!commit_abort(&s->commit)) {
+		link_kill(s);
+		if (s->crew.n)
+			crew_join(&s->crew);
+		in_doubt(s, res);
+		return;
+	}
+	res->outcome = s->src.paused ? FERRY_FELL_BACK : FERRY_REFUSED;
+	res->owner = FERRY_SOURCE;
+	if (s->src.paused && may_resume(s, res)) {
+		int e = s->ops.resume(s->vm);
+
+		if (e < 0)
+			session_log(s, 2, "resume errno=%d text=\"the VM stands still at the source\"", -e);
+	}
+	tell_target(s);
+	stop_tracking(s);
+}

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The target's stages up to the switchover; target_end.c has what comes after it.
+ *
+ * In pre-copy a crew lends a thread a data channel to the transport (serve), which lands what the source puts in
+ * the exposed memory; main does the rest: zero runs, round acknowledgements, the residue as it is named. The
+ * crew ends by the source's end() on each channel, before PREARM or SWITCHOVER.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "config.h"
+#include "link.h"
+#include "pull.h"
+#include "residue.h"
+#include "session.h"
+#include "target.h"
+
+void target_destroy(struct ferry_session *s)
+{
+	pull_free(s->tgt.pull);
+	place_close(&s->tgt.place);
+	page_set_destroy(&s->tgt.missing);
+}
+
+int target_pre_migration(struct ferry_session *s, enum ferry_phase *next)
+{
+	*next = FERRY_RESERVATION;
+	return link_first(s);
+}
+
+/* What came as STATE so far, checked against what the source says it sent. */
+int target_check_state(struct ferry_session *s, uint64_t len, uint64_t sum)
+{
+	if (s->stream.len != len || stream_sum(&s->stream) != sum)
+		return fail(&s->fail, -EPROTO,
+			    "%zu bytes of state with checksum %016" PRIx64 " have arrived; the source sent %" PRIu64
+			    " with %016" PRIx64,
+			    s->stream.len, stream_sum(&s->stream), len, sum);
+	return 0;
+}
+
+static int append_state(struct ferry_session *s, const struct wire_msg *m)
+{
+	int err = stream_append(&s->stream, m->elems, m->nelems);
+
+	if (err < 0)
+		return fail(&s->fail, err, "the source sends more than %u MiB of state", STREAM_MAX >> 20);
+	return 0;
+}
+
+static int take_map(struct ferry_session *s, const struct wire_msg *m)
+{
+	struct wire_map map;
+
+	memcpy(&map, m->body, sizeof(map));
+	if (map.nregions != m->nelems || !map.nregions)
+		return fail(&s->fail, -EPROTO, "the source's MAP says %u regions and has %zu", map.nregions, m->nelems);
+	s->regions = calloc(m->nelems, sizeof(*s->regions));
+	if (!s->regions)
+		return fail(&s->fail, -ENOMEM, "no memory for a map of %zu regions", m->nelems);
+	s->nregions = m->nelems;
+	for (size_t i = 0; i < s->nregions; i++) {
+		struct wire_region w;
+
+		memcpy(&w, (const struct wire_region *)m->elems + i, sizeof(w));
+		/* hva and fd are the VMM's to fill; until then stand-ins that pass the check of the rest. */
+		s->regions[i] = (struct ferry_region){ .gpa = w.gpa,
+						       .len = w.len,
+						       .id = w.id,
+						       .page_shift = w.page_shift,
+						       .flags = w.flags,
+						       .hva = (void *)4096,
+						       .fd = w.flags & FERRY_REGION_SHARED ? 0 : -1 };
+		s->pages_total += w.len >> 12;
+	}
+	return target_check_state(s, map.needs_len, map.needs_sum);
+}
+
+static int call_reserve(struct ferry_session *s)
+{
+	struct ferry_region *was = calloc(s->nregions, sizeof(*was));
+	int err;
+
+	if (!was)
+		return fail(&s->fail, -ENOMEM, "no memory for %zu regions", s->nregions);
+	for (size_t i = 0; i < s->nregions; i++) {
+		s->regions[i].hva = NULL;
+		s->regions[i].fd = -1;
+		was[i] = s->regions[i];
+	}
+	s->tgt.reserved = true;
+	err = s->ops.reserve(s->vm, s->regions, s->nregions, &s->stream);
+	for (size_t i = 0; i < s->nregions && err >= 0; i++) {
+		const struct ferry_region *a = &was[i], *b = &s->regions[i];
+
+		if (a->gpa != b->gpa || a->len != b->len || a->id != b->id || a->page_shift != b->page_shift ||
+		    a->flags != b->flags)
+			err = fail(&s->fail, -EINVAL, "reserve changed more than hva, fd and fd_offset of region %u",
+				   a->id);
+	}
+	free(was);
+	if (err < 0 && fail_err(&s->stream.fail))
+		return fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
+	return err < 0 ? op_result(s, "reserve", err) : config_regions(s->regions, s->nregions, &s->fail);
+}
+
+static int make_missing(struct ferry_session *s)
+{
+	uint64_t *n = calloc(s->nregions, sizeof(*n));
+	int err = -ENOMEM;
+
+	for (size_t i = 0; n && i < s->nregions; i++)
+		n[i] = s->regions[i].len >> 12;
+	if (n)
+		err = page_set_init(&s->tgt.missing, n, s->nregions);
+	free(n);
+	return err < 0 ? fail(&s->fail, err, "no memory to track %" PRIu64 " pages", s->pages_total) : 0;
+}
+
+static int expose(struct ferry_session *s, enum xport_access access)
+{
+	struct xport_region *r = calloc(s->nregions, sizeof(*r));
+	int err = -ENOMEM;
+
+	for (size_t i = 0; r && i < s->nregions; i++)
+		r[i] = (struct xport_region){ .id = s->regions[i].id,
+					      .page_shift = 12,
+					      .npages = s->regions[i].len >> 12,
+					      .base = place_landing(&s->tgt.place, (uint32_t)i) };
+	if (r)
+		err = s->link->ops->expose(s->link, r, s->nregions, access);
+	free(r);
+	if (err < 0 && err != -EPIPE)
+		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", strerror(-err));
+	return err;
+}
+
+static int reserve(struct ferry_session *s, const struct wire_msg *m)
+{
+	struct wire_reserved r = { .flags = s->ops.output_hold ? WIRE_CAN_HOLD : 0 };
+	int err = take_map(s, m);
+
+	if (!err)
+		err = config_regions(s->regions, s->nregions, &s->fail);
+	if (!err)
+		err = call_reserve(s);
+	if (!err)
+		err = make_missing(s);
+	if (!err)
+		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link->caps & XPORT_PINS, &s->fail);
+	if (err)
+		return err;
+	stream_destroy(&s->stream);
+	stream_init(&s->stream);
+	return link_send(s, WIRE_RESERVED, &r, sizeof(r), NULL, 0);
+}
+
+int target_reservation(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_msg m;
+	int err;
+
+	stream_init(&s->stream);
+	do {
+		err = link_expect(s, 1u << WIRE_STATE | 1u << WIRE_MAP, &m);
+		if (!err && m.type == WIRE_STATE)
+			err = append_state(s, &m);
+	} while (!err && m.type == WIRE_STATE);
+	if (!err)
+		err = reserve(s, &m);
+	if (err == -EPIPE)
+		fail(&s->fail, err, "the source closed the link in reservation");
+	*next = FERRY_PRECOPY;
+	return err;
+}
+
+/* ---- pre-copy ---- */
+
+static void landed(void *arg, uint64_t npages)
+{
+	struct ferry_session *s = arg;
+
+	count(&s->stats.bytes, npages << 12);
+	count(&s->stats.pages, npages);
+}
+
+static int land_job(struct ferry_session *s, unsigned i)
+{
+	struct xport_link *l = s->link;
+	struct xport_chan *c = l->ops->chan(l, XPORT_DATA, i);
+	int err = c->ops->serve(c, landed, s);
+
+	if (err < 0)
+		l->ops->kill(l);
+	return err;
+}
+
+/* Once armed, nothing may be put any more: then the crew only hears the end. */
+static int land_start(struct ferry_session *s)
+{
+	int err = expose(s, s->tgt.armed ? XPORT_LOCAL : XPORT_PEER_WRITE);
+
+	return err ? err : crew_start(&s->crew, s, land_job, s->link->id.channels);
+}
+
+/* A worker's own error counts more than the lost link that it made. */
+int target_join(struct ferry_session *s, int err)
+{
+	int worker;
+
+	if (!s->crew.n)
+		return err;
+	if (err < 0)
+		link_kill(s);
+	if (err < 0 && s->tgt.pull)
+		pull_stop(s->tgt.pull);
+	worker = crew_join(&s->crew);
+	if (worker < 0 && worker != -EPIPE && (!err || err == -EPIPE)) {
+		/* What the transport met, unless the worker said it itself. */
+		fail(&s->fail, worker, "%s",
+		     fail_err(&s->link_fail) ? fail_text(&s->link_fail) : strerror(-worker));
+		return worker;
+	}
+	return err ? err : worker;
+}
+
+static int zero_runs(struct ferry_session *s, const struct wire_msg *m)
+{
+	for (size_t i = 0; i < m->nelems; i++) {
+		struct page_run run;
+		int idx, err;
+
+		memcpy(&run, (const struct page_run *)m->elems + i, sizeof(run));
+		idx = region_index(s, run.region);
+		if (idx < 0 || !run.npages || run.page >= s->tgt.missing.r[idx].npages ||
+		    run.npages > s->tgt.missing.r[idx].npages - run.page)
+			return fail(&s->fail, -EPROTO,
+				    "the source's ZERO names pages %" PRIu64 "+%u of region %u, which its map does not have",
+				    run.page, run.npages, run.region);
+		if (s->tgt.armed)
+			return fail(&s->fail, -EPROTO, "the source sent ZERO after PREARM");
+		run.region = (uint32_t)idx;
+		err = place_zero(&s->tgt.place, &run, &s->fail);
+		if (err < 0)
+			return err;
+		count(&s->stats.zero, run.npages);
+	}
+	return 0;
+}
+
+static int prearm(struct ferry_session *s, const struct wire_msg *m)
+{
+	struct wire_count want, n = { .pages = page_set_count(&s->tgt.missing) };
+	int err = target_join(s, 0); /* the source has ended its puts */
+
+	if (err < 0)
+		return err;
+	memcpy(&want, m->body, sizeof(want));
+	if (want.pages != n.pages)
+		return fail(&s->fail, -EPROTO, "the source's PREARM counts %" PRIu64 " pages; its RESIDUEs named %" PRIu64,
+			    want.pages, n.pages);
+	s->tgt.armed = true;
+	err = expose(s, XPORT_LOCAL);
+	/* Armed first: khugepaged then leaves the dropped pages alone. */
+	if (!err)
+		err = place_arm(&s->tgt.place, &s->fail);
+	if (!err)
+		err = place_drop(&s->tgt.place, &s->tgt.missing, &s->fail);
+	return err ? err : link_send(s, WIRE_PREARMED, &n, sizeof(n), NULL, 0);
+}
+
+static int precopy_message(struct ferry_session *s, const struct wire_msg *m)
+{
+	switch (m->type) {
+	case WIRE_ZERO:
+		return zero_runs(s, m);
+	case WIRE_ROUND_END:
+		atomic_fetch_add(&s->stats.round, 1);
+		return link_send(s, WIRE_ROUND_ACK, m->body, sizeof(struct wire_round), NULL, 0);
+	case WIRE_RESIDUE:
+		return residue_recv(s, m, &s->tgt.missing);
+	case WIRE_PREARM:
+		return prearm(s, m);
+	case WIRE_STATE:
+		return append_state(s, m);
+	case WIRE_SWITCHOVER:
+		memcpy(&s->tgt.switchover, m->body, sizeof(s->tgt.switchover));
+		return 1;
+	default:
+		return fail(&s->fail, -EPROTO, "the source sent %s in pre-copy", wire_name(m->type));
+	}
+}
+
+/* The link is lost: everything that was under way when it broke is sent again by the source. */
+static int precopy_recover(struct ferry_session *s)
+{
+	int err = link_recover(s);
+
+	if (err < 0)
+		return err;
+	s->stream.len = 0;
+	return land_start(s);
+}
+
+int target_precopy(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_msg m;
+	int err = land_start(s);
+
+	*next = FERRY_STOP_AND_COPY;
+	for (;;) {
+		if (!err)
+			err = link_recv(s, &m, DEADLINE_NONE);
+		if (!err && crew_err(&s->crew) < 0)
+			err = crew_err(&s->crew);
+		if (err == 1)
+			err = precopy_message(s, &m);
+		if (err == 1)
+			return 0;
+		if (err >= 0)
+			continue;
+		err = target_join(s, err);
+		if (err == -EPIPE)
+			err = precopy_recover(s);
+		if (err < 0 && (err != -EPIPE || fail_err(&s->fail)))
+			return err;
+	}
+}

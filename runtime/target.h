@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef FERRY_TARGET_H
+#define FERRY_TARGET_H
+
+#include "ferry/ferry.h"
+#include "wire.h"
+
+struct ferry_session;
+
+void target_destroy(struct ferry_session *s);
+
+/* target.c and target_end.c share these. */
+int target_check_state(struct ferry_session *s, uint64_t len, uint64_t sum);
+int target_join(struct ferry_session *s, int err);
+void target_await_bye(struct ferry_session *s, enum wire_type again);
+
+/* The stages' bodies, for the table in phase.c. */
+int target_pre_migration(struct ferry_session *s, enum ferry_phase *next);
+int target_reservation(struct ferry_session *s, enum ferry_phase *next);
+int target_precopy(struct ferry_session *s, enum ferry_phase *next);
+int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next);
+int target_postcopy(struct ferry_session *s, enum ferry_phase *next);
+int target_commitment(struct ferry_session *s, enum ferry_phase *next);
+int target_activation(struct ferry_session *s, enum ferry_phase *next);
+
+/* After a failed stage: forget the VM, or, in doubt, keep it paused and let the arbiter say. Fills the result. */
+void target_fail(struct ferry_session *s, int err, struct ferry_result *res);
+
+#endif

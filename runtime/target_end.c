@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The target from SWITCHOVER on.
+ *
+ *	commit at completion, residue	arm, load, hold, resume, RUNNING; pull; PREPARED; COMMIT; activate, release
+ *	commit at completion, none	load, PREPARED; COMMIT; activate, resume
+ *	commit at switchover		arm, load, PREPARED; COMMIT; activate, resume; pull; COMPLETE
+ *
+ * The crew that pulls runs from before load (which may touch guest memory) until nothing is missing, across
+ * stages; main only waits. Between PREPARED and the answer the VM may run tentatively, but once the link is lost
+ * there it is paused: in doubt nobody runs.
+ */
+#include <errno.h>
+#include <inttypes.h>
+
+#include "link.h"
+#include "pull.h"
+#include "session.h"
+#include "target.h"
+
+static int quiet_op(struct ferry_session *s, const char *name, int (*op)(void *vm))
+{
+	int err = op ? op(s->vm) : 0;
+
+	if (err < 0)
+		session_log(s, 3, "op=%s errno=%d", name, -err);
+	return err;
+}
+
+static int begin_pull(struct ferry_session *s)
+{
+	int err = place_arm(&s->tgt.place, &s->fail);
+
+	if (!err)
+		err = place_drop(&s->tgt.place, &s->tgt.missing, &s->fail);
+	if (!err)
+		err = pull_new(&s->tgt.pull, s);
+	return err ? err : pull_start(s);
+}
+
+/* Before the VM has run, losing the link means to give up: the source has resumed, or will. */
+static int lost_early(struct ferry_session *s, int err)
+{
+	if (err == -EPIPE)
+		fail(&s->fail, err, "the link was lost in %s", ferry_phase_name(s->phase));
+	return err;
+}
+
+static int resume(struct ferry_session *s)
+{
+	uint64_t t = now_us();
+	int err = OP(s, resume);
+
+	s->tgt.times.resume_us = now_us() - t;
+	s->tgt.running = !err;
+	if (!err && s->tgt.pull)
+		pull_release(s);
+	return err;
+}
+
+static struct wire_times times(const struct ferry_session *s)
+{
+	struct wire_times t = s->tgt.times;
+	const struct hist *h = &s->stats.fault_ns;
+
+	t.faults = atomic_load(&s->stats.faults);
+	t.fault_p50_ns = hist_quantile(h, 500);
+	t.fault_p99_ns = hist_quantile(h, 990);
+	t.fault_max_ns = atomic_load(&h->max);
+	return t;
+}
+
+int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
+{
+	const struct wire_switchover *w = &s->tgt.switchover;
+	uint64_t left = page_set_count(&s->tgt.missing), t[3];
+	int err = target_join(s, 0);
+
+	if (err < 0)
+		return lost_early(s, err);
+	if (w->residue != left || (w->commit_at != FERRY_COMMIT_AT_COMPLETE && w->commit_at != FERRY_COMMIT_AT_SWITCHOVER))
+		return fail(&s->fail, -EPROTO,
+			    "the source's SWITCHOVER leaves %" PRIu64 " pages and commits at %u; its RESIDUEs named %" PRIu64,
+			    w->residue, w->commit_at, left);
+	if (w->commit_at == FERRY_COMMIT_AT_COMPLETE && left && !s->ops.output_hold)
+		return fail(&s->fail, -EPROTO, "the source asks for a tentative run, and output cannot be held here");
+	err = target_check_state(s, w->state_len, w->state_sum);
+	atomic_store(&s->stats.residue, left);
+	atomic_store(&s->stats.remaining, left);
+	t[0] = now_us();
+	if (!err && (left || s->tgt.armed))
+		err = begin_pull(s);
+	t[1] = now_us();
+	if (!err) {
+		err = s->ops.load(s->vm, &s->stream);
+		if (err < 0 && fail_err(&s->stream.fail))
+			fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
+		err = op_result(s, "load", err);
+	}
+	t[2] = now_us();
+	s->tgt.loaded = !err;
+	s->tgt.times.arm_us = t[1] - t[0];
+	s->tgt.times.load_us = t[2] - t[1];
+	*next = s->tgt.armed && w->commit_at == FERRY_COMMIT_AT_COMPLETE ? FERRY_POSTCOPY : FERRY_COMMITMENT;
+	return err;
+}
+
+/* Waits for a message, the crew, or the deadline; a lost link is recovered, with the pull going on. */
+static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t deadline_us)
+{
+	int err = link_recv(s, m, deadline_us);
+
+	if (!err && crew_err(&s->crew) < 0)
+		err = crew_err(&s->crew);
+	if (err >= 0)
+		return err;
+	err = target_join(s, err);
+	if (err != -EPIPE)
+		return err;
+	/* In doubt nobody runs. */
+	if (commit_get(&s->commit) == COMMIT_PREPARED && s->tgt.running) {
+		s->tgt.running = false;
+		quiet_op(s, "pause", s->ops.pause);
+		s->tgt.paused_in_doubt = true;
+	}
+	err = link_recover(s);
+	if (!err && s->tgt.pull && !pull_complete(s->tgt.pull))
+		err = pull_start(s);
+	return err == -EPIPE && !fail_err(&s->fail) ? 0 : err;
+}
+
+static int start_tentative(struct ferry_session *s)
+{
+	struct wire_times t;
+	int err = OP(s, output_hold);
+
+	if (err < 0)
+		return err;
+	s->tgt.held = true;
+	err = resume(s);
+	if (err < 0)
+		return err;
+	t = times(s);
+	err = link_send(s, WIRE_RUNNING, &t, sizeof(t), NULL, 0);
+	if (s->tgt.hello.hold_limit_us)
+		s->tgt.hold_until_us = now_us() + s->tgt.hello.hold_limit_us;
+	return err == -EPIPE ? 0 : err; /* the next receive meets it too, and recovers */
+}
+
+/* Output may be held no longer. 0: go on to commit early; else the fallback. */
+static int hold_limit(struct ferry_session *s)
+{
+	uint64_t left = atomic_load(&s->stats.remaining);
+
+	if (s->tgt.hello.at_hold_limit == FERRY_HOLD_COMMIT) {
+		session_event(s, FERRY_EVENT_POLICY, "the hold limit has passed: committing with pages still at the source",
+			      NULL);
+		return 0;
+	}
+	return fail(&s->fail, -ETIME, "post-copy lasted longer than output may be held (%" PRIu64 " ms) with %" PRIu64
+		    " pages to go; raise hold_limit_us or commit at the limit", s->tgt.hello.hold_limit_us / 1000, left);
+}
+
+/* Every page is here: the crew goes home. */
+static int end_pull(struct ferry_session *s)
+{
+	int err;
+
+	pull_stop(s->tgt.pull);
+	err = target_join(s, 0);
+	return err == -EPIPE ? 0 : err;
+}
+
+static int finish_page_server(struct ferry_session *s)
+{
+	struct wire_times t;
+	struct wire_msg m;
+	int err = 0;
+
+	while (!pull_complete(s->tgt.pull)) {
+		err = next_message(s, &m, DEADLINE_NONE);
+		if (err < 0) {
+			s->lost = true;
+			return err;
+		}
+	}
+	err = end_pull(s);
+	if (err < 0)
+		return err;
+	t = times(s);
+	link_send(s, WIRE_COMPLETE, &t, sizeof(t), NULL, 0);
+	target_await_bye(s, WIRE_COMPLETE);
+	return 0;
+}
+
+int target_postcopy(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_msg m;
+	int err;
+
+	if (commit_get(&s->commit) == COMMIT_DECIDED) {
+		*next = FERRY_DONE;
+		return finish_page_server(s);
+	}
+	*next = FERRY_COMMITMENT;
+	err = start_tentative(s);
+	while (!err && !pull_complete(s->tgt.pull)) {
+		uint64_t until = s->tgt.hold_until_us;
+
+		if (until && now_us() >= until) {
+			err = hold_limit(s);
+			break;
+		}
+		err = next_message(s, &m, until ? until : DEADLINE_NONE);
+	}
+	if (!err && pull_complete(s->tgt.pull))
+		err = end_pull(s);
+	return err;
+}
+
+/* PREPARED has been said, perhaps in vain: until COMMIT or ABORT is here, nobody knows. */
+int target_commitment(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_count n = { .pages = s->tgt.pull ? atomic_load(&s->stats.remaining) : 0 };
+	struct wire_msg m;
+	int err = 0;
+
+	*next = FERRY_ACTIVATION;
+	s->left = n.pages;
+	if (atomic_load(&s->want_cancel))
+		return fail(&s->fail, -ECANCELED, "canceled by the embedder before the commit");
+	if (!commit_prepare(&s->commit))
+		return fail(&s->fail, -ECANCELED, "the migration was given up before the commit");
+	link_send(s, WIRE_PREPARED, &n, sizeof(n), NULL, 0);
+	/* After a reconnect HELLO_ACK says PREPARED again. */
+	while (err != 1 || m.type != WIRE_COMMIT) {
+		err = next_message(s, &m, DEADLINE_NONE);
+		if (err < 0)
+			return err;
+	}
+	return commit_receive(&s->commit) ? 0 : fail(&s->fail, -EPROTO, "COMMIT has come after the migration was given up");
+}
+
+/* The source may need to hear again that it is done; a source that does not come back changes nothing any more. */
+void target_await_bye(struct ferry_session *s, enum wire_type again)
+{
+	struct wire_times t = times(s);
+	struct wire_msg m;
+
+	for (;;) {
+		uint32_t generation = s->generation;
+		int err = next_message(s, &m, DEADLINE_NONE);
+
+		if (err < 0)
+			break;
+		if (err == 1 && m.type == WIRE_BYE) {
+			s->confirmed = true;
+			break;
+		}
+		if (s->generation != generation)
+			link_send(s, again, &t, sizeof(t), NULL, 0);
+	}
+	if (!s->confirmed && fail_err(&s->fail)) {
+		session_log(s, 4, "activation event=no-goodbye text=\"%s\"", fail_text(&s->fail));
+		fail_reset(&s->fail);
+	}
+}
+
+/* The VM is ours, and nobody can take it back: an op that fails here is the embedder's to know of. */
+int target_activation(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_times t;
+	int err = 0;
+
+	quiet_op(s, "activate", s->ops.activate);
+	if (!s->tgt.running)
+		err = resume(s);
+	if (s->tgt.held)
+		quiet_op(s, "output_release", s->ops.output_release);
+	s->tgt.active = true;
+	if (err < 0)
+		return err;
+	t = times(s);
+	link_send(s, WIRE_COMMITTED, &t, sizeof(t), NULL, 0);
+	if (s->left) {
+		*next = FERRY_POSTCOPY;
+		return 0;
+	}
+	*next = FERRY_DONE;
+	if (s->tgt.pull && s->crew.n)
+		err = end_pull(s);
+	target_await_bye(s, WIRE_COMMITTED);
+	return err;
+}
+
+static void discard(struct ferry_session *s)
+{
+	s->tgt.running = false;
+	if (s->tgt.reserved)
+		quiet_op(s, "discard", s->ops.discard);
+	s->tgt.reserved = false;
+}
+
+/* PREPARED and no answer for good. True: settled, and the VM is ours. */
+static bool settle(struct ferry_session *s, struct ferry_result *res)
+{
+	enum ferry_owner is = FERRY_UNKNOWN;
+
+	commit_arbitrate(s, FERRY_TARGET, &is);
+	if (is == FERRY_TARGET && commit_receive(&s->commit)) {
+		quiet_op(s, "activate", s->ops.activate);
+		resume(s);
+		if (s->tgt.held)
+			quiet_op(s, "output_release", s->ops.output_release);
+		res->outcome = s->left ? FERRY_LOST : FERRY_MIGRATED;
+		res->owner = FERRY_TARGET;
+		return true;
+	}
+	if (is == FERRY_SOURCE)
+		commit_abort(&s->commit);
+	return false;
+}
+
+void target_fail(struct ferry_session *s, int err, struct ferry_result *res)
+{
+	bool heard = s->peer_gone;
+
+	if (!fail_err(&s->fail))
+		fail(&s->fail, err, "%s failed: %s", ferry_phase_name(s->phase), strerror(-err));
+	if (commit_get(&s->commit) == COMMIT_PREPARED && !heard && err == -EPIPE) {
+		target_join(s, -EPIPE);
+		if (settle(s, res))
+			return;
+	}
+	if (commit_get(&s->commit) == COMMIT_PREPARED && !heard) {
+		/* The VM stays paused, its output held, for whoever can tell. */
+		if (s->tgt.running)
+			quiet_op(s, "pause", s->ops.pause);
+		s->tgt.running = false;
+		target_join(s, -EPIPE);
+		res->outcome = FERRY_IN_DOUBT;
+		res->owner = FERRY_UNKNOWN;
+		return;
+	}
+	if (commit_get(&s->commit) == COMMIT_DECIDED) {
+		/* Owner, and the rest of the memory cannot come. */
+		res->outcome = FERRY_LOST;
+		res->owner = FERRY_TARGET;
+		discard(s);
+		target_join(s, -EPIPE);
+		return;
+	}
+	commit_abort(&s->commit);
+	link_say_failed(s);
+	/* While faults can still be resolved, so that no vCPU is stuck; then the crew. */
+	discard(s);
+	target_join(s, -EPIPE);
+	res->outcome = s->phase <= FERRY_RESERVATION ? FERRY_REFUSED : FERRY_DISCARDED;
+	res->owner = FERRY_SOURCE;
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "fail.h"
+#include "uffd.h"
+#include "uffd_abi.h"
+
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+static int open_any(void)
+{
+	int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC), fd;
+
+	if (dev >= 0) {
+		fd = ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+		close(dev);
+		if (fd >= 0)
+			return fd;
+	}
+	fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	return fd >= 0 ? fd : -errno;
+}
+
+int uffd_open(bool shared, struct fail *f)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = shared ? UFFD_FEATURE_MINOR_SHMEM : 0 };
+	int fd = open_any(), err;
+
+	if (fd < 0)
+		return fail(f, fd, "userfaultfd is not permitted here: %s; run as root, or give access to /dev/userfaultfd, "
+			    "or set vm.unprivileged_userfaultfd=1", strerror(-fd));
+	if (ioctl(fd, UFFDIO_API, &api) == 0)
+		return fd;
+	err = -errno;
+	close(fd);
+	return fail(f, err == -EINVAL ? -EOPNOTSUPP : err, "this kernel's userfaultfd lacks %s: %s; Linux 5.14 has it",
+		    shared ? "minor faults on shared memory" : "its first version", strerror(-err));
+}
+
+int uffd_register(int fd, void *addr, size_t len, bool shared, struct fail *f)
+{
+	struct uffdio_register r = { .range = { (uintptr_t)addr, len },
+				     .mode = UFFDIO_REGISTER_MODE_MISSING |
+					     (shared ? UFFDIO_REGISTER_MODE_MINOR : 0) };
+
+	if (ioctl(fd, UFFDIO_REGISTER, &r) == 0)
+		return 0;
+	return fail(f, -errno, "userfaultfd does not take %zu bytes at %p: %s; guest RAM must be private anonymous memory "
+		    "or a memfd, and registered nowhere else", len, addr, strerror(errno));
+}
+
+int uffd_unregister(int fd, void *addr, size_t len)
+{
+	struct uffdio_range r = { (uintptr_t)addr, len };
+
+	return ioctl(fd, UFFDIO_UNREGISTER, &r) ? -errno : 0;
+}
+
+int uffd_read(int fd, uint64_t *addr, unsigned max)
+{
+	struct uffd_msg msg[16];
+	ssize_t got;
+	int n = 0;
+
+	if (max > 16)
+		max = 16;
+	got = read(fd, msg, max * sizeof(msg[0]));
+	if (got < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	for (size_t i = 0; i < (size_t)got / sizeof(msg[0]); i++)
+		if (msg[i].event == UFFD_EVENT_PAGEFAULT)
+			addr[n++] = msg[i].arg.pagefault.address;
+	return n;
+}
+
+/* One ioctl of the family that reports how far it came; -EAGAIN (the mm is changing) goes on from there. */
+int uffd_copy(int fd, void *dst, const void *src, size_t len, size_t *done)
+{
+	*done = 0;
+	while (*done < len) {
+		struct uffdio_copy c = { .dst = (uintptr_t)dst + *done, .src = (uintptr_t)src + *done, .len = len - *done };
+		int err = ioctl(fd, UFFDIO_COPY, &c) ? -errno : 0;
+
+		if (c.copy > 0)
+			*done += (size_t)c.copy;
+		if (err && err != -EAGAIN)
+			return err;
+	}
+	return 0;
+}
+
+int uffd_continue(int fd, void *addr, size_t len, size_t *done)
+{
+	*done = 0;
+	while (*done < len) {
+		struct uffdio_continue c = { .range = { (uintptr_t)addr + *done, len - *done } };
+		int err = ioctl(fd, UFFDIO_CONTINUE, &c) ? -errno : 0;
+
+		if (c.mapped > 0)
+			*done += (size_t)c.mapped;
+		if (err && err != -EAGAIN)
+			return err;
+	}
+	return 0;
+}
+
+int uffd_zero(int fd, void *addr, size_t len, size_t *done)
+{
+	*done = 0;
+	while (*done < len) {
+		struct uffdio_zeropage z = { .range = { (uintptr_t)addr + *done, len - *done } };
+		int err = ioctl(fd, UFFDIO_ZEROPAGE, &z) ? -errno : 0;
+
+		if (z.zeropage > 0)
+			*done += (size_t)z.zeropage;
+		if (err && err != -EAGAIN)
+			return err;
+	}
+	return 0;
+}
+
+int uffd_wake(int fd, void *addr, size_t len)
+{
+	struct uffdio_range r = { (uintptr_t)addr, len };
+
+	return ioctl(fd, UFFDIO_WAKE, &r) ? -errno : 0;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * userfaultfd, the calls of it that demand paging needs: Documentation/admin-guide/mm/userfaultfd.rst.
+ * Never UFFD_USER_MODE_ONLY: a vCPU's access faults in kernel mode. All return 0 or -errno; -EEXIST (the page
+ * is there already) is for the caller to judge.
+ */
+#ifndef FERRY_UFFD_H
+#define FERRY_UFFD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct fail;
+
+/* A non-blocking descriptor with what the region kinds need, or -EPERM/-EOPNOTSUPP and what to do about it. */
+int uffd_open(bool shared, struct fail *f);
+/* Faults on absent pages; shared: also on pages that are in the page cache but not mapped (minor). */
+int uffd_register(int fd, void *addr, size_t len, bool shared, struct fail *f);
+int uffd_unregister(int fd, void *addr, size_t len);
+/* Addresses of faults, at most max; the count, 0 when there is none now, or -errno. */
+int uffd_read(int fd, uint64_t *addr, unsigned max);
+/* *done: bytes resolved before the error, also on success. Each wakes who waits in the range. */
+int uffd_copy(int fd, void *dst, const void *src, size_t len, size_t *done);
+int uffd_continue(int fd, void *addr, size_t len, size_t *done);
+int uffd_zero(int fd, void *addr, size_t len, size_t *done);
+int uffd_wake(int fd, void *addr, size_t len);
+
+#endif

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+#include <errno.h>
+#include <string.h>
+
+#include "fail.h"
+#include "wire.h"
+
+#define IN(stage) (1u << FERRY_##stage)
+
+struct wire_kind {
+	const char *name;
+	enum wire_from from;
+	uint32_t fixed, elem, max_elems;
+	uint32_t stages;
+};
+
+#define WIRE_KIND(name, number, from, body, elem, max, stages) \
+	[number] = { #name, from, sizeof(body), elem, max, stages },
+static const struct wire_kind kinds[] = { WIRE_MESSAGES(WIRE_KIND) };
+_Static_assert(sizeof(kinds) / sizeof(kinds[0]) == WIRE_TYPES, "a row a message");
+
+#define WIRE_FITS(name, number, from, body, elem, max, stages)                              \
+	_Static_assert(sizeof(struct wire_hdr) + sizeof(body) + (size_t)(elem) * (max) <=   \
+			       XPORT_MSG_MAX, #name " fits one message");
+WIRE_MESSAGES(WIRE_FITS)
+
+const char *wire_name(enum wire_type t)
+{
+	return t > 0 && t < WIRE_TYPES ? kinds[t].name : "?";
+}
+
+struct wire_hdr wire_header(enum wire_type t, size_t len, uint32_t seq)
+{
+	return (struct wire_hdr){ .type = (uint16_t)t, .len = (uint32_t)len, .seq = seq };
+}
+
+static int check_body(struct wire_msg *ret, const struct wire_kind *k, const uint8_t *body, size_t len,
+		      struct fail *f)
+{
+	size_t tail;
+
+	if (len < k->fixed)
+		return fail(f, -EPROTO, "the peer's %s has %zu bytes; it needs at least %u", k->name, len, k->fixed);
+	tail = len - k->fixed;
+	if (tail % k->elem || tail / k->elem > k->max_elems)
+		return fail(f, -EPROTO, "the peer's %s has %zu bytes behind its %u; it takes at most %u times %u",
+			    k->name, tail, k->fixed, k->max_elems, k->elem);
+	ret->type = (enum wire_type)(k - kinds);
+	ret->body = body;
+	ret->elems = body + k->fixed;
+	ret->nelems = tail / k->elem;
+	return 0;
+}
+
+int wire_check(struct wire_msg *ret, const void *buf, size_t len, enum wire_from from, enum ferry_phase stage,
+	       uint32_t seq, struct fail *f)
+{
+	const struct wire_kind *k;
+	struct wire_hdr h;
+
+	if (len < sizeof(h))
+		return fail(f, -EPROTO, "the peer sent a message of %zu bytes; a header has %zu", len, sizeof(h));
+	memcpy(&h, buf, sizeof(h));
+	if (h.type == 0 || h.type >= WIRE_TYPES)
+		return fail(f, -EPROTO, "the peer sent a message of unknown type %u", h.type);
+	k = &kinds[h.type];
+	if (h.len != len - sizeof(h))
+		return fail(f, -EPROTO, "the peer's %s says %u bytes and has %zu", k->name, h.len, len - sizeof(h));
+	if (h.zero || h.zero2)
+		return fail(f, -EPROTO, "the peer's %s has %#x, %#x in reserved fields", k->name, h.zero, h.zero2);
+	if (!(k->from & from))
+		return fail(f, -EPROTO, "the peer sent %s, which only the %s sends", k->name,
+			    k->from == FROM_SOURCE ? "source" : "target");
+	if (!(k->stages & (1u << stage)))
+		return fail(f, -EPROTO, "the peer sent %s in %s, where it has no place", k->name,
+			    ferry_phase_name(stage));
+	if (h.seq != seq)
+		return fail(f, -EPROTO, "the peer's %s is message %u of its connection; %u was due", k->name, h.seq,
+			    seq);
+	return check_body(ret, k, (const uint8_t *)buf + sizeof(h), len - sizeof(h), f);
+}

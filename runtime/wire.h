@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every byte that crosses the control channel. Little-endian, sizes asserted, enums numbered; wire_check()
+ * looks at every length before anything else looks at the message. docs/protocol.md is the normative text.
+ */
+#ifndef FERRY_WIRE_H
+#define FERRY_WIRE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../transport/xport.h"
+#include "ferry/ferry.h"
+
+struct fail;
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are the bytes on the link");
+
+#define WIRE_MAGIC 0x59525246u /* "FRRY" */
+#define WIRE_VERSION 1u
+#define WIRE_REGIONS_MAX 1024u
+#define WIRE_MEMORY_MAX (UINT64_C(1) << 46) /* bytes in all regions */
+#define WIRE_STATE_CHUNK (64u << 10)
+#define WIRE_RESIDUE_PAGES (UINT64_C(1) << 19) /* pages in one RESIDUE message: 64 KiB of bitmap */
+#define WIRE_RUNS_MAX 4096u
+#define WIRE_TEXT_MAX 400u
+
+enum wire_from { FROM_SOURCE = 1, FROM_TARGET = 2, FROM_BOTH = 3 };
+
+/* name, number, who sends it, fixed part, size of a trailing element, how many at most, stages of the receiver */
+#define WIRE_MESSAGES(X)                                                                                    \
+	X(HELLO, 1, FROM_SOURCE, struct wire_hello, 1, 0, IN(PRE_MIGRATION))                                \
+	X(HELLO_ACK, 2, FROM_TARGET, struct wire_hello_ack, 1, 0, IN(PRE_MIGRATION))                        \
+	X(REFUSED, 3, FROM_TARGET, struct wire_abort, 1, WIRE_TEXT_MAX, IN(PRE_MIGRATION) | IN(RESERVATION)) \
+	X(MAP, 4, FROM_SOURCE, struct wire_map, sizeof(struct wire_region), WIRE_REGIONS_MAX, IN(RESERVATION)) \
+	X(RESERVED, 5, FROM_TARGET, struct wire_reserved, 1, 0, IN(RESERVATION))                            \
+	X(ZERO, 6, FROM_SOURCE, struct wire_empty, sizeof(struct page_run), WIRE_RUNS_MAX, IN(PRECOPY))     \
+	X(ROUND_END, 7, FROM_SOURCE, struct wire_round, 1, 0, IN(PRECOPY))                                  \
+	X(ROUND_ACK, 8, FROM_TARGET, struct wire_round, 1, 0, IN(PRECOPY) | IN(STOP_AND_COPY))              \
+	X(STATE, 9, FROM_SOURCE, struct wire_empty, 1, WIRE_STATE_CHUNK, IN(RESERVATION) | IN(PRECOPY))     \
+	X(RESIDUE, 10, FROM_SOURCE, struct wire_residue, 8, WIRE_RESIDUE_PAGES / 64, IN(PRECOPY))           \
+	X(PREARM, 11, FROM_SOURCE, struct wire_count, 1, 0, IN(PRECOPY))                                    \
+	X(PREARMED, 12, FROM_TARGET, struct wire_count, 1, 0, IN(PRECOPY))                                  \
+	X(SWITCHOVER, 13, FROM_SOURCE, struct wire_switchover, 1, 0, IN(PRECOPY))                           \
+	X(RUNNING, 14, FROM_TARGET, struct wire_times, 1, 0, IN(POSTCOPY))                                  \
+	X(PREPARED, 15, FROM_TARGET, struct wire_count, 1, 0, IN(POSTCOPY) | IN(COMMITMENT))                \
+	X(COMMIT, 16, FROM_SOURCE, struct wire_empty, 1, 0, IN(COMMITMENT))                                 \
+	X(COMMITTED, 17, FROM_TARGET, struct wire_times, 1, 0, IN(COMMITMENT))                              \
+	X(COMPLETE, 18, FROM_TARGET, struct wire_times, 1, 0, IN(POSTCOPY))                                 \
+	X(BYE, 19, FROM_SOURCE, struct wire_empty, 1, 0, IN(ACTIVATION) | IN(POSTCOPY))                     \
+	X(ABORT, 20, FROM_BOTH, struct wire_abort, 1, WIRE_TEXT_MAX, WIRE_ANY_STAGE)                        \
+	X(PING, 21, FROM_BOTH, struct wire_ping, 1, 0, WIRE_ANY_STAGE)
+
+#define WIRE_ANY_STAGE (~0u)
+#define WIRE_ENUM(name, number, ...) WIRE_##name = (number),
+enum wire_type { WIRE_MESSAGES(WIRE_ENUM) WIRE_TYPES };
+
+struct wire_hdr {
+	uint16_t type;
+	uint16_t zero;
+	uint32_t len; /* of what follows the header */
+	uint32_t seq; /* 0 for the first message of a connection, each way */
+	uint32_t zero2;
+};
+_Static_assert(sizeof(struct wire_hdr) == 16, "");
+
+struct wire_empty {
+	uint8_t none[0];
+};
+
+struct wire_hello { /* again after each reconnect, with the next generation */
+	uint32_t magic;
+	uint16_t version;
+	uint16_t page_shift;
+	uint8_t session[16];
+	uint32_t generation;
+	uint32_t mode;	    /* enum ferry_mode */
+	uint32_t commit_at; /* enum ferry_commit_at */
+	uint32_t at_hold_limit;
+	uint64_t hold_limit_us;
+	uint64_t timeout_us;
+	uint64_t reconnect_us;
+	uint64_t bandwidth;
+};
+_Static_assert(sizeof(struct wire_hello) == 72, "");
+
+struct wire_hello_ack {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t page_shift;
+	uint32_t generation;
+	uint32_t commit; /* enum commit_state of the target */
+	uint64_t timeout_us;
+	uint64_t left; /* what its PREPARED said */
+};
+_Static_assert(sizeof(struct wire_hello_ack) == 32, "");
+
+struct wire_abort { /* and REFUSED; the sentence follows, without a zero */
+	int32_t err;
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct wire_abort) == 8, "");
+
+struct wire_map { /* nregions wire_region follow; the STATE messages before it are the needs */
+	uint32_t nregions;
+	uint32_t reserved;
+	uint64_t needs_len;
+	uint64_t needs_sum;
+};
+_Static_assert(sizeof(struct wire_map) == 24, "");
+
+struct wire_region {
+	uint32_t id;
+	uint32_t page_shift;
+	uint32_t flags;
+	uint32_t reserved;
+	uint64_t gpa;
+	uint64_t len;
+};
+_Static_assert(sizeof(struct wire_region) == 32, "");
+_Static_assert(sizeof(struct page_run) == 16, "");
+
+#define WIRE_CAN_HOLD 1u
+struct wire_reserved {
+	uint32_t flags;
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct wire_reserved) == 8, "");
+
+struct wire_round {
+	uint32_t round;
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct wire_round) == 8, "");
+
+struct wire_residue { /* a bitmap of npages bits in 8-byte words follows */
+	uint32_t region;
+	uint32_t reserved;
+	uint64_t first; /* a multiple of 64 */
+	uint64_t npages;
+};
+_Static_assert(sizeof(struct wire_residue) == 24, "");
+
+struct wire_count { /* PREARM: residue so far; PREARMED: what was dropped; PREPARED: pages not here yet */
+	uint64_t pages;
+};
+_Static_assert(sizeof(struct wire_count) == 8, "");
+
+struct wire_switchover {
+	uint64_t residue; /* pages named by all RESIDUE messages together */
+	uint64_t state_len;
+	uint64_t state_sum;
+	uint32_t commit_at; /* FERRY_COMMIT_AT_COMPLETE or _SWITCHOVER */
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct wire_switchover) == 32, "");
+
+struct wire_times { /* what the target measured, microseconds */
+	uint64_t arm_us, load_us, resume_us;
+	uint64_t faults, fault_p50_ns, fault_p99_ns, fault_max_ns;
+};
+_Static_assert(sizeof(struct wire_times) == 56, "");
+
+struct wire_ping {
+	uint64_t pages_left; /* target in post-copy: not here yet */
+	uint64_t faults;
+};
+_Static_assert(sizeof(struct wire_ping) == 16, "");
+
+struct wire_msg {
+	enum wire_type type;
+	const void *body;  /* the fixed part */
+	const void *elems; /* behind it */
+	size_t nelems;
+};
+
+const char *wire_name(enum wire_type t); /* "ROUND_END"; "?" for a number that is none */
+
+/* The header for a message with len bytes behind it. */
+struct wire_hdr wire_header(enum wire_type t, size_t len, uint32_t seq);
+
+/*
+ * One received message of len bytes: header, sender, stage of the receiver, sequence number and every length
+ * are looked at. *ret points into buf. -EPROTO with a sentence that has the values.
+ */
+int wire_check(struct wire_msg *ret, const void *buf, size_t len, enum wire_from from, enum ferry_phase stage,
+	       uint32_t seq, struct fail *f);
+
+#endif
