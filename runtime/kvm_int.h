@@ -85,7 +85,6 @@ bool kvm_write_msr(int vcpu_fd, uint32_t index, uint64_t value);
 
 /* What a vCPU was shown: freed by the caller. */
 int kvm_get_cpuid(int vcpu_fd, struct kvm_cpuid2 **ret);
-int kvm_get_supported(int kvm_fd, struct kvm_cpuid2 **ret);
 /* Puts header and data as one section. */
 int kvm_put(struct ferry_stream *out, uint32_t id, uint32_t vcpu, uint32_t count, const void *data, size_t len);
 /* Splits a section; -EPROTO with a sentence when it is too short or of a newer version. */

@@ -3,12 +3,16 @@
  * What a guest was promised by CPUID, held against what another host's KVM offers. Compared are the leaves
  * whose registers are sets of features, and the width of physical addresses; identity, topology and
  * caches are the VMM's invention and move with the guest.
+ *
+ * What a host offers is KVM_GET_SUPPORTED_CPUID, and beyond that what a vCPU is in fact shown once that was set:
+ * a KVM that cannot intercept CPUID shows the host's own features.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "kvm_int.h"
 #include "api.h"
@@ -74,9 +78,20 @@ int kvm_get_cpuid(int vcpu_fd, struct kvm_cpuid2 **ret)
 	return read_cpuid(vcpu_fd, KVM_GET_CPUID2, ret);
 }
 
-int kvm_get_supported(int kvm_fd, struct kvm_cpuid2 **ret)
+/* What a vCPU of a VM made for the question is shown. NULL: it could not be asked. */
+static struct kvm_cpuid2 *shown_cpuid(int kvm_fd, struct kvm_cpuid2 *supported)
 {
-	return read_cpuid(kvm_fd, KVM_GET_SUPPORTED_CPUID, ret);
+	struct kvm_cpuid2 *shown = NULL;
+	int vm = ioctl(kvm_fd, KVM_CREATE_VM, 0);
+	int vcpu = vm < 0 ? -1 : ioctl(vm, KVM_CREATE_VCPU, 0);
+
+	if (vcpu >= 0 && ioctl(vcpu, KVM_SET_CPUID2, supported) == 0 && kvm_get_cpuid(vcpu, &shown) < 0)
+		shown = NULL;
+	if (vcpu >= 0)
+		close(vcpu);
+	if (vm >= 0)
+		close(vm);
+	return shown;
 }
 
 FERRY_API int ferry_kvm_put_needs(struct ferry_kvm *k, struct ferry_stream *out)
@@ -121,7 +136,20 @@ static uint32_t reg_of(const struct kvm_cpuid_entry2 *e, enum reg reg)
 	}
 }
 
-static int check_cpuid(const struct kvm_cpuid2 *host, const struct kvm_cpuid_entry2 *guest, uint32_t n,
+struct host {
+	struct kvm_cpuid2 *supported, *shown; /* shown may be NULL */
+};
+
+static uint32_t host_reg(const struct host *h, uint32_t function, uint32_t index, enum reg reg)
+{
+	uint32_t have = reg_of(find_leaf(h->supported->entries, h->supported->nent, function, index), reg);
+
+	if (h->shown)
+		have |= reg_of(find_leaf(h->shown->entries, h->shown->nent, function, index), reg);
+	return have;
+}
+
+static int check_cpuid(const struct host *host, const struct kvm_cpuid_entry2 *guest, uint32_t n,
 		       struct ferry_stream *in)
 {
 	uint32_t want, have;
@@ -130,7 +158,7 @@ static int check_cpuid(const struct kvm_cpuid2 *host, const struct kvm_cpuid_ent
 		const struct feature_leaf *l = &leaves[i];
 
 		want = reg_of(find_leaf(guest, n, l->function, l->index), l->reg) & ~l->ignore;
-		have = reg_of(find_leaf(host->entries, host->nent, l->function, l->index), l->reg);
+		have = host_reg(host, l->function, l->index, l->reg);
 		if (want & ~have)
 			return ferry_stream_fail(in, -EOPNOTSUPP,
 						 "the guest was shown CPUID leaf 0x%" PRIx32 ".%" PRIu32
@@ -139,7 +167,7 @@ static int check_cpuid(const struct kvm_cpuid2 *host, const struct kvm_cpuid_ent
 						 l->function, l->index, reg_names[l->reg], want & ~have);
 	}
 	want = reg_of(find_leaf(guest, n, 0x80000008, 0), EAX) & 0xff;
-	have = reg_of(find_leaf(host->entries, host->nent, 0x80000008, 0), EAX) & 0xff;
+	have = reg_of(find_leaf(host->supported->entries, host->supported->nent, 0x80000008, 0), EAX) & 0xff;
 	if (want > have)
 		return ferry_stream_fail(in, -EOPNOTSUPP,
 					 "the guest was shown physical addresses of %" PRIu32
@@ -150,19 +178,21 @@ static int check_cpuid(const struct kvm_cpuid2 *host, const struct kvm_cpuid_ent
 
 static int check_cpuid_section(int kvm_fd, struct ferry_stream *in, const struct ferry_section *sec)
 {
-	struct kvm_cpuid2 *host;
+	struct host host;
 	uint32_t n;
 	void *guest;
 	int err = kvm_array(in, sec, sizeof(struct kvm_cpuid_entry2), KVM_CPUID_LIMIT, &guest, &n);
 
 	if (err)
 		return err;
-	err = kvm_get_supported(kvm_fd, &host);
+	err = read_cpuid(kvm_fd, KVM_GET_SUPPORTED_CPUID, &host.supported);
 	if (err) {
 		ferry_stream_fail(in, err, "this host's KVM does not tell its CPUID: %s", strerror(-err));
 	} else {
-		err = check_cpuid(host, guest, n, in);
-		free(host);
+		host.shown = shown_cpuid(kvm_fd, host.supported);
+		err = check_cpuid(&host, guest, n, in);
+		free(host.shown);
+		free(host.supported);
 	}
 	free(guest);
 	return err;

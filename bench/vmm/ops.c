@@ -378,7 +378,8 @@ static int op_activate(void *arg)
 
 static int op_retire(void *arg)
 {
-	vmm_gone(arg, false);
+	vmm_stop(arg, false);
+	vmm_free_guest(arg);
 	return 0;
 }
 
@@ -386,8 +387,8 @@ static int op_discard(void *arg)
 {
 	struct vmm *vm = arg;
 
-	output_discard(&vm->out);
-	vmm_gone(vm, true);
+	/* Memory and descriptors stay until vmm_destroy(): a VM is not closed while a userfault may be pending. */
+	vmm_stop(vm, true);
 	output_discard(&vm->out);
 	return 0;
 }

@@ -57,11 +57,14 @@ int vmm_build(struct vmm *vm, char *why, size_t cap)
 	return err;
 }
 
-void vmm_gone(struct vmm *vm, bool abandon)
+void vmm_stop(struct vmm *vm, bool abandon)
 {
-	if (atomic_exchange(&vm->gone, true))
-		return;
-	vcpus_stop(vm, abandon);
+	if (!atomic_exchange(&vm->gone, true))
+		vcpus_stop(vm, abandon);
+}
+
+void vmm_free_guest(struct vmm *vm)
+{
 	machine_free(vm);
 	tracker_free(vm->tracker);
 	vm->tracker = NULL;
@@ -151,7 +154,8 @@ void vmm_destroy(struct vmm *vm)
 {
 	if (!vm)
 		return;
-	vmm_gone(vm, true);
+	vmm_stop(vm, true);
+	vmm_free_guest(vm);
 	for (uint32_t i = 0; i < VMM_VCPUS_MAX; i++)
 		free(vm->vcpus[i].epochs);
 	output_destroy(&vm->out);

@@ -193,7 +193,9 @@ uint64_t output_held(struct vmm_out *o);
 
 /* vmm.c */
 int vmm_build(struct vmm *vm, char *why, size_t cap); /* memory and machine from cfg and backend */
-void vmm_gone(struct vmm *vm, bool abandon);	       /* the guest is destroyed, the shell stays */
+/* The guest is gone: no thread of it is left. abandon: its memory may be replaced to get them out. */
+void vmm_stop(struct vmm *vm, bool abandon);
+void vmm_free_guest(struct vmm *vm); /* and then its memory and KVM's descriptors */
 
 
 #endif

@@ -1,0 +1,632 @@
+/* SPDX-License-Identifier: MIT */
+/* The bench's VMM by itself: what its proof accepts and what it does not, on KVM and on host threads. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/userfaultfd.h>
+
+#include "vmm/vmm.h"
+#include "stream.h"
+
+#define MIB (1ull << 20)
+#define WORKING_SET (32 * MIB)
+#define MEMORY (128 * MIB)
+
+static uint64_t now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+/* Waits until the guest has made n more stamps; a guest that does not is a failure. */
+static void run_stamps(struct vmm *vm, uint64_t n)
+{
+	struct vmm_stats st;
+	uint64_t until, give_up = now_us() + 10000000;
+
+	vmm_get_stats(vm, &st);
+	until = st.stamps + n;
+	do {
+		usleep(1000);
+		vmm_get_stats(vm, &st);
+		cr_assert_lt(now_us(), give_up, "%llu stamps of %llu: %s", (unsigned long long)st.stamps,
+			     (unsigned long long)until, vmm_error(vm));
+	} while (st.stamps < until);
+}
+
+static struct vmm_config config(bool host, enum vmm_kind kind, uint32_t vcpus)
+{
+	return (struct vmm_config){ .memory = MEMORY, .working_set = WORKING_SET, .dirty_rate = 50000, .seed = 42,
+				    .kind = kind, .populate = 50, .vcpus = vcpus, .host_threads = host, .observer = -1 };
+}
+
+static struct vmm *source(const struct vmm_config *cfg)
+{
+	struct vmm *vm = NULL;
+	char why[256] = "";
+
+	if (!cfg->host_threads && access("/dev/kvm", R_OK | W_OK) < 0)
+		cr_skip_test("no /dev/kvm that can be used");
+	cr_assert_eq(vmm_new_source(&vm, cfg, why, sizeof(why)), 0, "%s", why);
+	return vm;
+}
+
+static struct vmm_proof proof(struct vmm *vm)
+{
+	struct vmm_proof p;
+	int err = vmm_proof(vm, &p);
+
+	cr_assert_eq(err, 0, "%s: %s", strerror(-err), vmm_error(vm));
+	return p;
+}
+
+static struct vmm_proof clean_proof(struct vmm *vm)
+{
+	struct vmm_proof p = proof(vm);
+
+	cr_assert_eq(p.pages_bad, 0, "%llu bad: %s", (unsigned long long)p.pages_bad, p.text);
+	cr_assert_eq(p.guest_errors, 0, "%s", p.text);
+	cr_assert_str_eq(p.text, "");
+	cr_assert_eq(p.pages_checked, MEMORY >> 12);
+	return p;
+}
+
+/* --- dirty tracking --- */
+
+static bool has_bit(const uint64_t *bits, uint64_t page)
+{
+	return bits[page / 64] >> (page % 64) & 1;
+}
+
+/* Pages certainly written between two fetches must be in the second. */
+static void check_fetch(struct vmm *vm, uint32_t vcpus, uint64_t *after, unsigned flags)
+{
+	const struct ferry_ops *ops = vmm_ops();
+	const struct ferry_region *r;
+	uint64_t done[VMM_VCPUS_MAX], given, missing = 0, expected = 0;
+	uint64_t *bits;
+
+	vmm_regions(vm, &r);
+	for (uint32_t i = 0; i < vcpus; i++)
+		vmm_stamps(vm, i, &done[i], &given);
+	for (uint32_t region = 0; region < 2; region++) {
+		uint64_t npages = r[region].len >> 12;
+
+		bits = calloc((npages + 63) / 64, 8);
+		cr_assert_eq(ops->dirty_fetch(vm, region, bits, npages, flags), 0);
+		for (uint32_t i = 0; region && i < vcpus; i++)
+			for (uint64_t seq = after[i] + 1; seq <= done[i]; seq++, expected++)
+				missing += !has_bit(bits, vmm_stamp_page(vm, i, seq));
+		free(bits);
+	}
+	for (uint32_t i = 0; i < vcpus; i++)
+		vmm_stamps(vm, i, &done[i], &after[i]);
+	cr_expect_eq(missing, 0, "%llu of %llu", (unsigned long long)missing, (unsigned long long)expected);
+	cr_expect_gt(expected, 100);
+}
+
+static void dirty_tracking(bool host, enum vmm_kind kind, uint32_t vcpus)
+{
+	struct vmm_config cfg = config(host, kind, vcpus);
+	const struct ferry_ops *ops = vmm_ops();
+	struct vmm *vm = source(&cfg);
+	uint64_t after[VMM_VCPUS_MAX], done;
+
+	vmm_start(vm);
+	run_stamps(vm, 5000);
+	cr_assert_eq(ops->dirty_start(vm), 0);
+	for (uint32_t i = 0; i < vcpus; i++)
+		vmm_stamps(vm, i, &done, &after[i]);
+	for (int i = 0; i < 5; i++) {
+		run_stamps(vm, 3000);
+		check_fetch(vm, vcpus, after, 0);
+	}
+	run_stamps(vm, 3000);
+	cr_assert_eq(ops->pause(vm), 0);
+	check_fetch(vm, vcpus, after, FERRY_DIRTY_LAST);
+	cr_assert_eq(ops->dirty_stop(vm), 0);
+	cr_assert_eq(ops->resume(vm), 0);
+	clean_proof(vm);
+	/* a second migration of the same VM */
+	cr_assert_eq(ops->dirty_start(vm), 0);
+	for (uint32_t i = 0; i < vcpus; i++)
+		vmm_stamps(vm, i, &done, &after[i]);
+	run_stamps(vm, 3000);
+	check_fetch(vm, vcpus, after, 0);
+	cr_assert_eq(ops->dirty_stop(vm), 0);
+	if (!host)
+		cr_expect_str_eq(vmm_mutator(vm), "kvm-native");
+	vmm_destroy(vm);
+}
+
+Test(vmm, dirty_log_misses_no_write)
+{
+	dirty_tracking(false, VMM_ANON, 1);
+}
+
+Test(vmm, dirty_log_misses_no_write_memfd_two_vcpus)
+{
+	dirty_tracking(false, VMM_MEMFD, 2);
+}
+
+Test(vmm, tracker_misses_no_write)
+{
+	dirty_tracking(true, VMM_ANON, 1);
+}
+
+Test(vmm, tracker_misses_no_write_memfd_two_threads)
+{
+	dirty_tracking(true, VMM_MEMFD, 2);
+}
+
+/* A fetch right after the start returns only what has been written since: next to nothing of an idle guest. */
+Test(vmm, dirty_log_starts_clean)
+{
+	struct vmm_config cfg = config(false, VMM_ANON, 1);
+	const struct ferry_ops *ops = vmm_ops();
+	const struct ferry_region *r;
+	struct vmm *vm;
+	uint64_t bits[MEMORY >> 18] = { 0 }, set = 0;
+
+	cfg.dirty_rate = 0;
+	vm = source(&cfg);
+	vmm_start(vm);
+	run_stamps(vm, 4000);
+	cr_assert_eq(ops->dirty_start(vm), 0);
+	vmm_regions(vm, &r);
+	cr_assert_eq(ops->dirty_fetch(vm, 1, bits, r[1].len >> 12, 0), 0);
+	for (size_t i = 0; i < sizeof(bits) / 8; i++)
+		set += (uint64_t)__builtin_popcountll(bits[i]);
+	cr_expect_eq(set, 0, "%llu pages", (unsigned long long)set);
+	vmm_destroy(vm);
+}
+
+/* --- the proof --- */
+
+/* One byte is changed behind the guest's back: the proof must find that page. */
+static void flip(struct vmm *vm, uint32_t region, uint64_t page, size_t at)
+{
+	const struct ferry_region *r;
+	struct vmm_proof p;
+	uint8_t *byte;
+
+	vmm_regions(vm, &r);
+	byte = (uint8_t *)r[region].hva + (page << 12) + at;
+	*byte ^= 0x10;
+	p = proof(vm);
+	cr_expect_eq(p.pages_bad, 1, "region %u page %llu: %llu bad", region, (unsigned long long)page,
+		     (unsigned long long)p.pages_bad);
+	cr_expect_eq(p.bad_region, region);
+	cr_expect_eq(p.bad_page, page);
+	cr_expect_str_not_empty(p.text);
+	*byte ^= 0x10;
+}
+
+/* A page beyond the working set that is, or is not, there. */
+static uint64_t find_page(struct vmm *vm, bool populated)
+{
+	const struct ferry_region *r;
+	uint64_t entry, page;
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+
+	vmm_regions(vm, &r);
+	for (page = WORKING_SET >> 12; page < r[1].len >> 12; page++) {
+		cr_assert_eq(pread(fd, &entry, 8, (off_t)((((uintptr_t)r[1].hva >> 12) + page) * 8)), 8);
+		if (!!(entry >> 63) == populated)
+			break;
+	}
+	close(fd);
+	cr_assert_lt(page, r[1].len >> 12);
+	return page;
+}
+
+static void proof_finds(bool host, enum vmm_kind kind)
+{
+	struct vmm_config cfg = config(host, kind, 1);
+	struct vmm *vm = source(&cfg);
+	uint64_t done, given, hole;
+	struct vmm_proof p;
+
+	vmm_start(vm);
+	run_stamps(vm, 10000);
+	cr_assert_eq(vmm_pause(vm), 0);
+	p = clean_proof(vm);
+	hole = find_page(vm, false);
+	cr_expect_gt(p.pages_hole, 0);
+	vmm_stamps(vm, 0, &done, &given);
+	flip(vm, 1, vmm_stamp_page(vm, 0, done), 0);
+	flip(vm, 1, vmm_stamp_page(vm, 0, done), 4095);
+	flip(vm, 1, find_page(vm, true), 1234);
+	flip(vm, 0, 0x300000 >> 12, 4095);
+	flip(vm, 0, 0x8000 >> 12, 10);	 /* code */
+	flip(vm, 0, 0x100000 >> 12, 0);	 /* page tables */
+	cr_expect_eq(clean_proof(vm).pages_hole, p.pages_hole + (p.pages_hole == 0));
+	flip(vm, 1, hole, 77);
+	cr_expect_eq(clean_proof(vm).pages_hole, p.pages_hole - 1);
+	cr_assert_eq(vmm_resume(vm), 0);
+	run_stamps(vm, 1000);
+	vmm_destroy(vm);
+}
+
+Test(vmm, proof_finds_any_change)
+{
+	proof_finds(false, VMM_ANON);
+}
+
+Test(vmm, proof_finds_any_change_memfd)
+{
+	proof_finds(false, VMM_MEMFD);
+}
+
+Test(vmm, proof_finds_any_change_by_host_threads)
+{
+	proof_finds(true, VMM_ANON);
+}
+
+Test(vmm, pauses_and_resumes)
+{
+	struct vmm_config cfg = config(false, VMM_ANON, 2);
+	struct vmm *vm = source(&cfg);
+
+	cr_assert_eq(vmm_pause(vm), 0);
+	vmm_start(vm);
+	for (int i = 0; i < 20; i++) {
+		struct vmm_stats before, after;
+
+		run_stamps(vm, 500);
+		cr_assert_eq(vmm_pause(vm), 0);
+		vmm_get_stats(vm, &before);
+		usleep(3000);
+		vmm_get_stats(vm, &after);
+		cr_assert_eq(before.stamps, after.stamps);
+		cr_assert_eq(before.outputs, after.outputs);
+		cr_assert_not(after.running);
+		if (i % 5 == 0)
+			clean_proof(vm);
+		cr_assert_eq(vmm_resume(vm), 0);
+	}
+	clean_proof(vm);
+	vmm_destroy(vm);
+}
+
+/* Pausing waits for no pace: an idle guest stops as fast as a busy one. */
+Test(vmm, pause_of_an_idle_guest_is_fast)
+{
+	struct vmm_config cfg = config(false, VMM_ANON, 1);
+	struct vmm *vm;
+	uint64_t best = UINT64_MAX;
+
+	cfg.dirty_rate = 0;
+	vm = source(&cfg);
+	vmm_start(vm);
+	run_stamps(vm, 4000);
+	for (int i = 0; i < 20; i++) {
+		uint64_t began;
+
+		usleep(3000);
+		began = now_us();
+		vmm_pause(vm);
+		if (now_us() - began < best)
+			best = now_us() - began;
+		vmm_resume(vm);
+	}
+	cr_expect_lt(best, 1000, "%llu us", (unsigned long long)best);
+	vmm_destroy(vm);
+}
+
+static void changes(bool host)
+{
+	struct vmm_config cfg = config(host, VMM_ANON, 2);
+	struct vmm *vm = source(&cfg);
+	static const uint64_t sets[] = { 8, 64, 1, 96, 32, 100 };
+
+	vmm_start(vm);
+	for (size_t i = 0; i < sizeof(sets) / sizeof(*sets); i++) {
+		run_stamps(vm, 2000);
+		cr_assert_eq(vmm_set_working_set(vm, sets[i] * MIB), 0);
+		vmm_set_rate(vm, i % 2 ? 200000 : 20000);
+		if (i == 3)
+			clean_proof(vm);
+	}
+	run_stamps(vm, 50000);
+	clean_proof(vm);
+	cr_expect_eq(vmm_set_working_set(vm, MEMORY), -EINVAL);
+	cr_expect_eq(vmm_set_working_set(vm, 4096), -EINVAL);
+	vmm_destroy(vm);
+}
+
+Test(vmm, working_set_and_rate_change_while_it_runs)
+{
+	changes(false);
+}
+
+Test(vmm, working_set_and_rate_change_while_threads_run)
+{
+	changes(true);
+}
+
+Test(vmm, refuses_a_config_with_a_sentence)
+{
+	struct vmm_config cfg = config(true, VMM_ANON, 1);
+	struct vmm *vm = NULL;
+	char why[256] = "";
+
+	cfg.memory = 16 * MIB;
+	cr_expect_eq(vmm_new_source(&vm, &cfg, why, sizeof(why)), -EINVAL);
+	cr_expect_str_not_empty(why);
+	cfg.memory = MEMORY;
+	cfg.working_set = MEMORY;
+	cr_expect_eq(vmm_new_source(&vm, &cfg, why, sizeof(why)), -EINVAL);
+	cfg.working_set = WORKING_SET;
+	cfg.populate = 101;
+	cr_expect_eq(vmm_new_source(&vm, &cfg, why, sizeof(why)), -EINVAL);
+	cr_expect_null(vm);
+}
+
+/* --- output --- */
+
+static void expect_outputs(int fd, uint32_t *next, uint16_t end)
+{
+	struct vmm_output rec;
+
+	while (read(fd, &rec, sizeof(rec)) == sizeof(rec)) {
+		cr_assert_eq(rec.number, ++*next);
+		cr_assert_eq(rec.stream, 0);
+		cr_assert_eq(rec.end, end);
+	}
+}
+
+Test(vmm, output_is_numbered_held_and_released)
+{
+	struct vmm_config cfg = config(false, VMM_ANON, 1);
+	const struct ferry_ops *ops = vmm_ops();
+	struct vmm_stats st;
+	struct vmm *vm;
+	uint32_t next = 0;
+	int fds[2];
+
+	cr_assert_eq(pipe2(fds, O_NONBLOCK | O_CLOEXEC), 0);
+	cfg.observer = fds[1];
+	cfg.end = VMM_END_TARGET;
+	vm = source(&cfg);
+	vmm_start(vm);
+	run_stamps(vm, 5000);
+	expect_outputs(fds[0], &next, VMM_END_TARGET);
+	cr_expect_gt(next, 1);
+	cr_assert_eq(ops->output_hold(vm), 0);
+	expect_outputs(fds[0], &next, VMM_END_TARGET);
+	run_stamps(vm, 5000);
+	vmm_get_stats(vm, &st);
+	cr_expect_gt(st.held, 2);
+	cr_expect_eq(read(fds[0], &st, 1), -1);
+	cr_assert_eq(ops->output_release(vm), 0);
+	run_stamps(vm, 2000);
+	vmm_pause(vm);
+	expect_outputs(fds[0], &next, VMM_END_TARGET);
+	vmm_get_stats(vm, &st);
+	cr_expect_eq(next, st.outputs);
+	vmm_destroy(vm);
+}
+
+/* --- another VM takes over --- */
+
+static void copy_ram(struct vmm *from, struct vmm *to)
+{
+	static const uint8_t zero[4096];
+	const struct ferry_region *f, *t;
+
+	vmm_regions(from, &f);
+	vmm_regions(to, &t);
+	for (int i = 0; i < 2; i++)
+		for (uint64_t at = 0; at < f[i].len; at += 4096)
+			if (memcmp((uint8_t *)f[i].hva + at, zero, 4096))
+				memcpy((uint8_t *)t[i].hva + at, (uint8_t *)f[i].hva + at, 4096);
+}
+
+/* What ferry does between needs and reserve; the target's answer. */
+static int reserve(struct vmm *from, struct vmm *to, struct ferry_stream *needs, uint32_t page_shift)
+{
+	const struct ferry_region *r;
+	struct ferry_region regions[2];
+
+	stream_init(needs);
+	cr_assert_eq(vmm_ops()->needs(from, needs), 0, "%s", fail_text(&needs->fail));
+	vmm_regions(from, &r);
+	memcpy(regions, r, sizeof(regions));
+	for (int i = 0; i < 2; i++) {
+		regions[i].hva = NULL;
+		regions[i].fd = -1;
+		regions[i].page_shift = page_shift;
+	}
+	return vmm_ops()->reserve(to, regions, 2, needs);
+}
+
+static struct vmm *target(uint64_t limit, bool host)
+{
+	struct vmm_config cfg = { .observer = -1, .end = VMM_END_TARGET, .memory_limit = limit, .host_threads = host };
+	struct vmm *vm = NULL;
+	char why[256] = "";
+
+	cr_assert_eq(vmm_new_target(&vm, &cfg, why, sizeof(why)), 0, "%s", why);
+	return vm;
+}
+
+static struct vmm *move(struct vmm *from, bool with_ram)
+{
+	struct vmm *to = target(0, false);
+	struct ferry_stream st;
+
+	cr_assert_eq(reserve(from, to, &st, 12), 0, "%s", fail_text(&st.fail));
+	stream_destroy(&st);
+	cr_assert_eq(vmm_ops()->pause(from), 0);
+	stream_init(&st);
+	cr_assert_eq(vmm_ops()->save(from, &st), 0, "%s", fail_text(&st.fail));
+	if (with_ram)
+		copy_ram(from, to);
+	cr_assert_eq(vmm_ops()->load(to, &st), 0, "%s", fail_text(&st.fail));
+	stream_destroy(&st);
+	return to;
+}
+
+static void move_twice(bool host, enum vmm_kind kind, uint32_t vcpus)
+{
+	struct vmm_config cfg = config(host, kind, vcpus);
+	struct vmm *vm = source(&cfg);
+	struct vmm_proof before, after;
+
+	vmm_start(vm);
+	for (int i = 0; i < 2; i++) {
+		struct vmm *to;
+
+		run_stamps(vm, 10000);
+		vmm_set_working_set(vm, (uint64_t)(16 + 8 * i) * MIB);
+		run_stamps(vm, 2000);
+		to = move(vm, true);
+		before = clean_proof(vm);
+		vmm_destroy(vm);
+		vm = to;
+		after = clean_proof(vm);
+		cr_expect_eq(before.stamps, after.stamps);
+		cr_expect_eq(before.ticks, after.ticks);
+		cr_assert_eq(vmm_ops()->resume(vm), 0);
+		run_stamps(vm, 10000);
+		after = clean_proof(vm);
+		cr_expect_gt(after.stamps, before.stamps);
+		cr_expect_gt(after.ticks, before.ticks + 2);
+	}
+	cr_expect_str_eq(vmm_mutator(vm), host ? "host-thread" : "kvm-native");
+	vmm_destroy(vm);
+}
+
+Test(vmm, state_moves_into_another_vm)
+{
+	move_twice(false, VMM_ANON, 1);
+}
+
+Test(vmm, state_moves_into_another_vm_two_vcpus)
+{
+	move_twice(false, VMM_MEMFD, 2);
+}
+
+Test(vmm, state_moves_into_other_threads)
+{
+	move_twice(true, VMM_ANON, 2);
+}
+
+Test(vmm, target_refuses_with_a_sentence)
+{
+	struct vmm_config cfg = config(true, VMM_ANON, 1);
+	struct vmm *from = source(&cfg), *to = target(64 * MIB, false);
+	struct ferry_stream st;
+
+	cr_expect_eq(reserve(from, to, &st, 12), -ENOMEM);
+	cr_expect_str_eq(fail_text(&st.fail), "the source needs 128 MiB, this host grants 64 MiB");
+	stream_destroy(&st);
+	vmm_destroy(to);
+
+	to = target(0, false);
+	cr_expect_eq(reserve(from, to, &st, 21), -EOPNOTSUPP);
+	cr_expect_str_not_empty(fail_text(&st.fail));
+	stream_destroy(&st);
+	vmm_destroy(to);
+	vmm_destroy(from);
+}
+
+Test(vmm, target_without_kvm_refuses_a_kvm_guest)
+{
+	struct vmm_config cfg = config(false, VMM_ANON, 1);
+	struct vmm *from = source(&cfg), *to = target(0, true);
+	struct ferry_stream st;
+
+	cr_expect_eq(reserve(from, to, &st, 12), -EOPNOTSUPP);
+	cr_expect_str_not_empty(fail_text(&st.fail));
+	stream_destroy(&st);
+	vmm_destroy(to);
+	vmm_destroy(from);
+}
+
+/* --- discard --- */
+
+/* The target waits for pages that will never come: discarding it must not. */
+static void discard_stuck(bool host, uint32_t stuck_region)
+{
+	struct vmm_config cfg = config(host, VMM_ANON, 2);
+	struct vmm *from = source(&cfg), *to;
+	struct uffdio_api api = { .api = UFFD_API };
+	const struct ferry_region *r;
+	uint64_t began;
+	int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (uffd < 0)
+		cr_skip_test("no permission for userfaultfd");
+	vmm_start(from);
+	run_stamps(from, 5000);
+	to = move(from, false);
+	if (stuck_region == 1)
+		copy_ram(from, to);
+	vmm_regions(to, &r);
+	if (stuck_region == 1)
+		cr_assert_eq(madvise(r[1].hva, r[1].len, MADV_DONTNEED), 0);
+	cr_assert_eq(ioctl(uffd, UFFDIO_API, &api), 0);
+	for (uint32_t i = stuck_region; i < 2; i++) {
+		struct uffdio_register reg = { .range = { (uintptr_t)r[i].hva, r[i].len },
+					       .mode = UFFDIO_REGISTER_MODE_MISSING };
+
+		cr_assert_eq(ioctl(uffd, UFFDIO_REGISTER, &reg), 0);
+	}
+	vmm_ops()->output_hold(to);
+	cr_assert_eq(vmm_ops()->resume(to), 0);
+	usleep(50000); /* let them run into it */
+	began = now_us();
+	cr_assert_eq(vmm_ops()->discard(to), 0);
+	cr_expect_lt(now_us() - began, 1000000);
+	vmm_destroy(to);
+	close(uffd);
+	/* and the source goes on */
+	cr_assert_eq(vmm_ops()->resume(from), 0);
+	run_stamps(from, 5000);
+	clean_proof(from);
+	vmm_destroy(from);
+}
+
+Test(vmm, discard_does_not_wait_for_pages)
+{
+	discard_stuck(false, 1);
+}
+
+Test(vmm, discard_does_not_wait_for_page_tables)
+{
+	discard_stuck(false, 0);
+}
+
+Test(vmm, discard_of_threads_does_not_wait_for_pages)
+{
+	discard_stuck(true, 1);
+}
+
+Test(vmm, retired_guest_is_gone)
+{
+	struct vmm_config cfg = config(true, VMM_ANON, 1);
+	struct vmm *vm = source(&cfg);
+	struct vmm_stats st;
+	struct vmm_proof p;
+
+	vmm_start(vm);
+	run_stamps(vm, 1000);
+	cr_expect_eq(vmm_ops()->retire(vm), 0);
+	vmm_get_stats(vm, &st);
+	cr_expect(st.gone);
+	cr_expect_eq(vmm_proof(vm, &p), -ENOENT);
+	cr_expect_eq(vmm_resume(vm), -ENOENT);
+	vmm_destroy(vm);
+}
