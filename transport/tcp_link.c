@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -138,7 +139,7 @@ static int connect_one(const struct addrinfo *ai, uint64_t deadline)
 	return -err;
 }
 
-static void preamble_of(struct tcp_preamble *p, const struct xport_link_id *id, unsigned conn)
+static void preamble_of(struct tcp_preamble *p, const struct xport_link_id *id, uint64_t attempt, unsigned conn)
 {
 	*p = (struct tcp_preamble){
 		.magic = htole32(TCP_MAGIC_PREAMBLE),
@@ -148,6 +149,7 @@ static void preamble_of(struct tcp_preamble *p, const struct xport_link_id *id, 
 		.index = htole32(conn && conn <= id->channels ? conn - 1 : 0),
 		.channels = htole32(id->channels),
 		.generation = htole32(id->generation),
+		.attempt = attempt,
 	};
 	memcpy(p->session, id->session, sizeof(p->session));
 }
@@ -202,14 +204,17 @@ static int connect_all(int *fds, unsigned *opened, const struct addrinfo *ai, co
 {
 	unsigned i, conns = id->channels + 2;
 	struct tcp_preamble pre;
+	uint64_t attempt;
 	int err;
 
+	if (getrandom(&attempt, sizeof(attempt), 0) != (ssize_t)sizeof(attempt))
+		return -EIO;
 	for (i = 0; i < conns; i++) {
 		fds[i] = connect_one(ai, deadline);
 		if (fds[i] < 0)
 			return fds[i];
 		*opened = i + 1;
-		preamble_of(&pre, id, i);
+		preamble_of(&pre, id, attempt, i);
 		if (send(fds[i], &pre, sizeof(pre), MSG_NOSIGNAL) != (ssize_t)sizeof(pre))
 			return fail(f, -ECONNREFUSED, "tcp:%s:%u closed the connection at once", u->host, u->port);
 	}

@@ -2,7 +2,7 @@
 /*
  * The listener. Anybody may connect, so nothing is believed and nothing waits: accept() takes what has
  * arrived, reads preambles piecewise, answers them, and hands out a link once all connections of one
- * (session, generation) are there. The fd that callers poll is an epoll of the listening socket, of the
+ * (session, generation, attempt) are there. The fd that callers poll is an epoll of the listening socket, of the
  * connections whose preamble is not there yet, and of a timer that is armed while any is half-open.
  *
  * A half-open connection lives HALF_US. When all places are taken the oldest one without a preamble goes:
@@ -71,7 +71,7 @@ static void answer(struct half *h, enum tcp_answer_code code)
 static bool same_link(const struct tcp_preamble *a, const struct tcp_preamble *b)
 {
 	return !memcmp(a->session, b->session, sizeof(a->session)) && a->generation == b->generation &&
-	       a->channels == b->channels;
+	       a->channels == b->channels && a->attempt == b->attempt;
 }
 
 static bool known_twice(const struct tcp_listener *l, const struct half *h)

@@ -38,7 +38,8 @@ struct tcp_preamble {
 	uint32_t channels;   /* data channels of the link, 1 to 16 */
 	uint32_t generation; /* 0: first connection of the session, then one more a reconnect */
 	uint8_t session[16];
-	uint8_t reserved[24];
+	uint64_t attempt; /* random, one a connect: what an earlier try left behind is another link */
+	uint8_t reserved[16];
 };
 
 enum tcp_wire_role { TCP_ROLE_CONTROL = 0, TCP_ROLE_DATA = 1, TCP_ROLE_URGENT = 2 };
