@@ -32,7 +32,11 @@ struct tcp_watch {
 struct tcp_ring {
 	struct io_uring ring;
 	int fd;
-	bool ready, busy;
+	bool ready; /* else io_uring is forbidden here, and these serve in its place */
+	bool busy;
+	struct msghdr *msg;
+	short events;
+	int res;
 };
 
 struct tcp_ctl {
@@ -129,8 +133,8 @@ int tcp_poll(int fd, short events, uint64_t wait_us);
 
 int tcp_ring_init(struct tcp_ring *r, int fd, struct fail *f);
 void tcp_ring_exit(struct tcp_ring *r);
-/* Starts one sendmsg or recvmsg; msg and its iovec stay put until it has ended. */
-int tcp_ring_send(struct tcp_ring *r, const struct msghdr *msg);
+/* Starts one sendmsg or recvmsg, whose result may be short; msg and its iovec stay put until it has ended. */
+int tcp_ring_send(struct tcp_ring *r, struct msghdr *msg);
 int tcp_ring_recv(struct tcp_ring *r, struct msghdr *msg, bool all);
 /*
  * Its result; timeout_us 0 waits for ever. On -ETIMEDOUT (it stands still) the socket is shut down and the

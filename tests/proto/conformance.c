@@ -5,11 +5,15 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -26,16 +30,17 @@
 
 struct kind {
 	const char *uri, *query;
-	bool chaos;
+	bool chaos, no_uring;
 };
 
 static const struct kind kinds[] = {
-	{ "tcp:127.0.0.1:0", "", false },
-	{ "tcp:[::1]:0", "", false },
-	{ "mem:conformance", "", false },
-	{ "tcp:127.0.0.1:0", "?bandwidth=4G&latency=300us", false },
-	{ "tcp:127.0.0.1:0", "", true },
-	{ "mem:conformance", "?bandwidth=4G&latency=300us", true },
+	{ .uri = "tcp:127.0.0.1:0", .query = "" },
+	{ .uri = "tcp:[::1]:0", .query = "" },
+	{ .uri = "mem:conformance", .query = "" },
+	{ .uri = "tcp:127.0.0.1:0", .query = "?bandwidth=4G&latency=300us" },
+	{ .uri = "tcp:127.0.0.1:0", .query = "", .chaos = true },
+	{ .uri = "mem:conformance", .query = "?bandwidth=4G&latency=300us", .chaos = true },
+	{ .uri = "tcp:127.0.0.1:0", .query = "", .no_uring = true },
 };
 
 struct end {
@@ -114,11 +119,28 @@ static void *fill(size_t bytes, uint64_t seed)
 	return m;
 }
 
+/* What a container's seccomp filter does. It stays with this test's process. */
+static void forbid_io_uring(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { .len = sizeof(code) / sizeof(code[0]), .filter = code };
+
+	cr_assert(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog));
+	cr_assert(syscall(__NR_io_uring_setup, 1, NULL) == -1 && errno == EPERM);
+}
+
 static bool start(struct pair *p, const struct kind *k, unsigned channels)
 {
 	char uri[400];
 	int err;
 
+	if (k->no_uring)
+		forbid_io_uring();
 	memset(p, 0, sizeof(*p));
 	p->kind = k;
 	p->param = (struct xport_param){ .timeout_us = 3000000, .poll_us = 50 };
@@ -224,6 +246,7 @@ static bool one_sided(struct pair *p)
 	CASE_ON(fn, shape_tcp, 3, nch)        \
 	CASE_ON(fn, chaos_tcp, 4, nch)        \
 	CASE_ON(fn, shape_chaos_mem, 5, nch)  \
+	CASE_ON(fn, tcp_without_uring, 6, nch) \
 	static void fn(struct pair *p)
 #define CASE(fn) CASE_N(fn, 1)
 
