@@ -2,9 +2,9 @@
 /*
  * The guest's algorithm (guest.S) on a host thread, for hosts without KVM. Its registers are struct host_regs.
  *
- * A thread blocked on a userfault is ended by a signal whose handler jumps out of the access: to repeat the
- * last stamp later writes the same word once more. The signal carries the vCPU, so that the handler needs no
- * global; may_leave says whether the thread is where it may be taken from.
+ * A pause lets the thread finish the stamp it is at. When the guest is to be destroyed, a thread blocked on a
+ * userfault is ended by a signal whose handler jumps out of the access. The signal carries the vCPU, so that
+ * the handler needs no global; may_leave says whether the thread is where it may be taken from.
  */
 #include "stamp.h"
 #include "vmm_int.h"
@@ -14,7 +14,7 @@ void mutator_kick_handler(int sig, siginfo_t *info, void *context)
 	struct vcpu *v = info->si_value.sival_ptr;
 
 	(void)sig, (void)context;
-	if (info->si_code == SI_QUEUE && v && v->may_leave)
+	if (info->si_code == SI_QUEUE && v && v->may_leave && atomic_load(&v->vm->abandoned))
 		siglongjmp(v->leave, 1);
 }
 
@@ -23,10 +23,7 @@ static volatile uint64_t *my_page(const struct vcpu *v)
 	return (volatile uint64_t *)((uint8_t *)v->vm->regions[0].hva + GUEST_VCPU + PAGE_BYTES * v->index);
 }
 
-/*
- * All accesses to the RAM: with may_leave set. What is done twice after a jump makes no difference. As with any
- * guest, others read the RAM meanwhile: the thread sanitizer is not asked.
- */
+/* All accesses to the RAM. As with any guest, others read it meanwhile: the thread sanitizer is not asked. */
 __attribute__((no_sanitize("thread"))) static void touch(struct vcpu *v)
 {
 	volatile struct host_regs *h = &v->host;
@@ -43,7 +40,7 @@ __attribute__((no_sanitize("thread"))) static void touch(struct vcpu *v)
 		page[VCPU_TICKS / 8] = page[VCPU_TICKS / 8] + 1;
 		h->tick_ns += 1000000000u / TIMER_HZ;
 	}
-	while (h->sequence < h->until) {
+	while (h->sequence < h->until && atomic_load_explicit(&v->vm->want, memory_order_relaxed) == WANT_RUN) {
 		uint64_t seq = h->sequence + 1, i = stamp_index(seq, npages);
 
 		((volatile uint64_t *)(base + i * stride))[stamp_word(i)] = seq;
@@ -68,8 +65,8 @@ void mutator_run(struct vcpu *v)
 		}
 		if (!sigsetjmp(v->leave, 1)) {
 			v->may_leave = 1;
-			/* A kick that came just before has changed want first. */
-			if (atomic_load(&v->vm->want) == WANT_RUN)
+			/* A kick that came just before has set it first. */
+			if (!atomic_load(&v->vm->abandoned))
 				touch(v);
 		}
 		v->may_leave = 0;

@@ -33,6 +33,7 @@ struct proof {
 	uint64_t nlast;
 	uint8_t *image;
 	int pagemap;
+	off_t data, hole; /* the memfd's extent that was asked for last */
 };
 
 static void say(struct proof *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -111,23 +112,31 @@ static int present_anon(struct proof *p, const struct ferry_region *r, uint64_t 
 	return 0;
 }
 
-static int present_shared(const struct ferry_region *r, uint64_t first, uint64_t n, uint64_t *entries)
+/* The next extent with data that ends behind at; at the end of the file: an empty one there. */
+static int find_extent(struct proof *p, const struct ferry_region *r, off_t at)
 {
-	off_t begin = (off_t)(r->fd_offset + (first << PAGE_SHIFT)), end = begin + (off_t)(n << PAGE_SHIFT);
-	off_t at = begin;
+	if (at < p->hole)
+		return 0;
+	p->data = lseek(r->fd, at, SEEK_DATA);
+	if (p->data < 0 && errno == ENXIO) {
+		p->data = p->hole = INT64_MAX;
+		return 0;
+	}
+	p->hole = p->data < 0 ? -1 : lseek(r->fd, p->data, SEEK_HOLE);
+	return p->hole < 0 ? -errno : 0;
+}
 
-	memset(entries, 0, n * sizeof(*entries));
-	while (at < end) {
-		off_t data = lseek(r->fd, at, SEEK_DATA), hole;
+static int present_shared(struct proof *p, const struct ferry_region *r, uint64_t first, uint64_t n,
+			  uint64_t *entries)
+{
+	off_t at = (off_t)(r->fd_offset + (first << PAGE_SHIFT));
 
-		if (data < 0 && errno == ENXIO)
-			return 0;
-		hole = data < 0 ? -1 : lseek(r->fd, data, SEEK_HOLE);
-		if (data < 0 || hole < 0)
-			return -errno;
-		for (at = data; at < hole && at < end; at += PAGE_BYTES)
-			entries[(at - begin) >> PAGE_SHIFT] = 1;
-		at = hole > data ? hole : data + 1;
+	for (uint64_t i = 0; i < n; i++, at += PAGE_BYTES) {
+		int err = find_extent(p, r, at);
+
+		if (err)
+			return err;
+		entries[i] = at >= p->data;
 	}
 	return 0;
 }
@@ -177,7 +186,7 @@ static int check_region(struct proof *p, uint32_t region, uint64_t *entries)
 
 	for (uint64_t first = 0; first < npages; first += BATCH) {
 		uint64_t n = npages - first < BATCH ? npages - first : BATCH;
-		int err = r->flags & FERRY_REGION_SHARED ? present_shared(r, first, n, entries) :
+		int err = r->flags & FERRY_REGION_SHARED ? present_shared(p, r, first, n, entries) :
 							   present_anon(p, r, first, n, entries);
 
 		if (err)

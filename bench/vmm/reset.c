@@ -19,6 +19,7 @@
 #define EFER_LONG 0x501u     /* SCE, LME, LMA */
 #define RFLAGS_USER 0x3202u  /* IOPL 3, IF */
 
+#define XCR0_SSE 3u
 #define XCR0_AVX 7u /* x87, SSE, AVX */
 #define XSAVE_MXCSR 24
 #define XSAVE_XMM 160
@@ -96,6 +97,7 @@ static int set_sregs(struct vcpu *v, bool avx)
 	return ioctl(v->fd, KVM_SET_SREGS, &s) < 0 ? -errno : 0;
 }
 
+/* Where KVM has no XSAVE. Where it has, KVM_SET_FPU does not mark the registers as in use. */
 static int set_fpu(struct vcpu *v)
 {
 	const uint64_t sentinel = GUEST_SENTINEL;
@@ -104,31 +106,35 @@ static int set_fpu(struct vcpu *v)
 	if (ioctl(v->fd, KVM_GET_FPU, &fpu) < 0)
 		return -errno;
 	memcpy(fpu.xmm[5], &sentinel, sizeof(sentinel));
-	memcpy(fpu.xmm[6], &sentinel, sizeof(sentinel));
 	fpu.fcw = 0x37f;
 	fpu.mxcsr = 0x1f80;
 	return ioctl(v->fd, KVM_SET_FPU, &fpu) < 0 ? -errno : 0;
 }
 
-/* The upper half of ymm6, and with it all that XSAVE holds. */
-static int set_avx(struct vcpu *v)
+/* xmm5, ymm6 and its upper half. */
+static int set_xsave(struct vcpu *v, bool avx)
 {
-	const uint64_t sentinel = GUEST_SENTINEL, state = XCR0_AVX;
+	const uint64_t sentinel = GUEST_SENTINEL, state = avx ? XCR0_AVX : XCR0_SSE;
+	const uint16_t fcw = 0x37f;
+	const uint32_t mxcsr = 0x1f80;
 	struct kvm_xcrs xcrs = { .nr_xcrs = 1, .xcrs = { { .value = XCR0_AVX } } };
 	struct kvm_xsave x;
 	uint8_t *area = (uint8_t *)&x;
-	uint64_t present;
+	uint64_t in_use;
 
-	if (ioctl(v->fd, KVM_SET_XCRS, &xcrs) < 0)
+	if (avx && ioctl(v->fd, KVM_SET_XCRS, &xcrs) < 0)
 		return -errno;
 	if (ioctl(v->fd, KVM_GET_XSAVE, &x) < 0)
 		return -errno;
+	memcpy(area, &fcw, sizeof(fcw));
+	memcpy(area + XSAVE_MXCSR, &mxcsr, sizeof(mxcsr));
 	memcpy(area + XSAVE_XMM + 16 * 5, &sentinel, sizeof(sentinel));
 	memcpy(area + XSAVE_XMM + 16 * 6, &sentinel, sizeof(sentinel));
-	memcpy(area + XSAVE_YMM + 16 * 6, &sentinel, sizeof(sentinel));
-	memcpy(&present, area + XSAVE_HEADER, sizeof(present));
-	present |= state;
-	memcpy(area + XSAVE_HEADER, &present, sizeof(present));
+	if (avx)
+		memcpy(area + XSAVE_YMM + 16 * 6, &sentinel, sizeof(sentinel));
+	memcpy(&in_use, area + XSAVE_HEADER, sizeof(in_use));
+	in_use |= state;
+	memcpy(area + XSAVE_HEADER, &in_use, sizeof(in_use));
 	return ioctl(v->fd, KVM_SET_XSAVE, &x) < 0 ? -errno : 0;
 }
 
@@ -184,14 +190,11 @@ static int reset_vcpu(struct vcpu *v, const char **what)
 		err = set_sregs(v, avx);
 	}
 	if (!err) {
-		*what = "SSE registers";
-		err = set_fpu(v);
+		*what = "SSE and AVX registers";
+		err = ioctl(v->vm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE) > 0 ? set_xsave(v, avx) : set_fpu(v);
 	}
-	if (!err && avx) {
-		*what = "AVX registers";
-		err = set_avx(v);
+	if (!err && avx)
 		((uint8_t *)v->vm->regions[0].hva)[GUEST_VCPU + PAGE_BYTES * v->index + VCPU_FLAGS] = 1;
-	}
 	if (!err) {
 		*what = "LAPIC";
 		err = set_lapic(v);

@@ -159,6 +159,7 @@ void vcpus_resume(struct vmm *vm)
 void vcpus_stop(struct vmm *vm, bool abandon)
 {
 	pthread_mutex_lock(&vm->lock);
+	atomic_store(&vm->abandoned, abandon);
 	park_all(vm, abandon);
 	atomic_store(&vm->want, WANT_EXIT);
 	pthread_cond_broadcast(&vm->kick);

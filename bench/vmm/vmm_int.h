@@ -120,6 +120,7 @@ struct vmm {
 	uint32_t throttle;	/* lock: percent */
 	uint32_t pace_generation; /* lock: counts changes of the rate, and resumes */
 	_Atomic bool gone;
+	_Atomic bool abandoned; /* what the guest does no longer matters, only that it stops */
 
 	char error[256]; /* lock until has_error is set; then constant */
 	_Atomic bool has_error;

@@ -13,6 +13,8 @@
 
 #include <linux/userfaultfd.h>
 
+#include <ferry/kvm.h>
+
 #include "vmm/vmm.h"
 #include "stream.h"
 
@@ -521,6 +523,56 @@ Test(vmm, state_moves_into_another_vm_two_vcpus)
 Test(vmm, state_moves_into_other_threads)
 {
 	move_twice(true, VMM_ANON, 2);
+}
+
+/* Registers that do not arrive: the guest notices, and the proof says so. */
+static uint64_t errors_with_xsave_byte(size_t at, bool *has)
+{
+	struct vmm_config cfg = config(false, VMM_ANON, 1);
+	struct vmm *from = source(&cfg), *to = target(0, false);
+	struct ferry_stream st, out;
+	struct ferry_section sec;
+	uint64_t errors;
+
+	vmm_start(from);
+	run_stamps(from, 5000);
+	cr_assert_eq(reserve(from, to, &st, 12), 0, "%s", fail_text(&st.fail));
+	stream_destroy(&st);
+	stream_init(&st);
+	stream_init(&out);
+	cr_assert_eq(vmm_pause(from), 0);
+	cr_assert_eq(vmm_ops()->save(from, &st), 0);
+	while (ferry_stream_next(&st, &sec) == 1) {
+		uint8_t *copy = malloc(sec.len);
+
+		memcpy(copy, sec.data, sec.len);
+		if (sec.id == FERRY_KVM_XSAVE) {
+			*has = copy[8 + at];
+			copy[8 + at] ^= 1;
+		}
+		cr_assert_eq(ferry_stream_put(&out, sec.id, sec.version, copy, sec.len), 0);
+		free(copy);
+	}
+	copy_ram(from, to);
+	cr_assert_eq(vmm_ops()->load(to, &out), 0, "%s", fail_text(&out.fail));
+	cr_assert_eq(vmm_resume(to), 0);
+	run_stamps(to, 5000);
+	errors = proof(to).guest_errors;
+	stream_destroy(&st);
+	stream_destroy(&out);
+	vmm_destroy(from);
+	vmm_destroy(to);
+	return errors;
+}
+
+Test(vmm, lost_registers_are_noticed)
+{
+	bool has;
+
+	cr_expect_eq(errors_with_xsave_byte(160 + 16 * 5, &has), 1); /* xmm5 */
+	cr_assert(has);
+	if (errors_with_xsave_byte(576 + 16 * 6, &has) != 1) /* the upper half of ymm6 */
+		cr_assert_not(has, "AVX is in use and not checked");
 }
 
 Test(vmm, target_refuses_with_a_sentence)

@@ -1,0 +1,530 @@
+/* SPDX-License-Identifier: MIT */
+/* ferry_kvm by itself: state out of one VM into another, what is refused, the dirty log over several slots. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <linux/kvm.h>
+
+#include <ferry/kvm.h>
+
+#include "kvm_int.h"
+#include "stream.h"
+
+#define NVCPUS 2
+#define RAM_PAGES 160
+#define REGION 5
+
+struct machine {
+	int kvm, vm, vcpus[NVCPUS];
+	struct kvm_run *run;
+	uint8_t *ram;
+	struct ferry_kvm *k;
+};
+
+static void set_cpuid(struct machine *m, int vcpu)
+{
+	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + KVM_CPUID_LIMIT * sizeof(*c->entries));
+
+	c->nent = KVM_CPUID_LIMIT;
+	cr_assert_eq(ioctl(m->kvm, KVM_GET_SUPPORTED_CPUID, c), 0);
+	cr_assert_eq(ioctl(m->vcpus[vcpu], KVM_SET_CPUID2, c), 0);
+	free(c);
+}
+
+/* Two slots make one region; the second does not begin at a multiple of 64 pages. */
+static void add_ram(struct machine *m)
+{
+	const uint64_t cut = 100;
+	uint64_t first[] = { 0, cut }, pages[] = { cut, RAM_PAGES - cut };
+
+	m->ram = mmap(NULL, RAM_PAGES * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	cr_assert_neq(m->ram, MAP_FAILED);
+	for (uint32_t i = 0; i < 2; i++) {
+		struct kvm_userspace_memory_region r = { .slot = i, .guest_phys_addr = first[i] * 4096,
+							 .memory_size = pages[i] * 4096,
+							 .userspace_addr = (uintptr_t)m->ram + first[i] * 4096 };
+		struct ferry_kvm_slot slot = { FERRY_KVM_SLOT_INIT, .slot = i, .region = REGION,
+					       .gpa = r.guest_phys_addr, .len = r.memory_size,
+					       .hva = m->ram + first[i] * 4096, .first_page = first[i] };
+
+		cr_assert_eq(ioctl(m->vm, KVM_SET_USER_MEMORY_REGION, &r), 0);
+		cr_assert_eq(ferry_kvm_add_slot(m->k, &slot), 0);
+		cr_assert_eq(ferry_kvm_add_slot(m->k, &slot), -EINVAL);
+	}
+}
+
+static void machine(struct machine *m)
+{
+	struct kvm_pit_config pit = { 0 };
+	int len;
+
+	memset(m, 0, sizeof(*m));
+	m->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (m->kvm < 0)
+		cr_skip_test("no /dev/kvm that can be used");
+	m->vm = ioctl(m->kvm, KVM_CREATE_VM, 0);
+	cr_assert_geq(m->vm, 0);
+	cr_assert_eq(ioctl(m->vm, KVM_CREATE_IRQCHIP, 0), 0);
+	cr_assert_eq(ioctl(m->vm, KVM_CREATE_PIT2, &pit), 0);
+	for (int i = 0; i < NVCPUS; i++) {
+		m->vcpus[i] = ioctl(m->vm, KVM_CREATE_VCPU, i);
+		cr_assert_geq(m->vcpus[i], 0);
+		set_cpuid(m, i);
+	}
+	len = ioctl(m->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	m->run = mmap(NULL, (size_t)len, PROT_READ | PROT_WRITE, MAP_SHARED, m->vcpus[0], 0);
+	cr_assert_neq(m->run, MAP_FAILED);
+	cr_assert_eq(ferry_kvm_new(&m->k, m->kvm, m->vm, m->vcpus, NVCPUS), 0);
+	add_ram(m);
+}
+
+static void machine_end(struct machine *m)
+{
+	ferry_kvm_free(m->k);
+	munmap(m->run, (size_t)ioctl(m->kvm, KVM_GET_VCPU_MMAP_SIZE, 0));
+	for (int i = 0; i < NVCPUS; i++)
+		close(m->vcpus[i]);
+	close(m->vm);
+	close(m->kvm);
+	munmap(m->ram, RAM_PAGES * 4096);
+}
+
+/* --- state --- */
+
+static void set_msr(int vcpu, uint32_t index, uint64_t value)
+{
+	cr_assert(kvm_write_msr(vcpu, index, value), "MSR 0x%x", index);
+}
+
+static uint64_t msr(int vcpu, uint32_t index)
+{
+	uint64_t value = 0;
+
+	cr_assert(kvm_read_msr(vcpu, index, &value), "MSR 0x%x", index);
+	return value;
+}
+
+/* Something of each kind that a fresh vCPU does not have. */
+static void mark(struct machine *m, int i)
+{
+	int fd = m->vcpus[i];
+	struct kvm_regs regs = { .rax = 0x1111 + i, .r15 = 0x2222 + i, .rip = 0x3333 + i, .rflags = 2 };
+	struct kvm_sregs sregs;
+	struct kvm_lapic_state lapic;
+	struct kvm_debugregs dr = { .db = { 0x1000, 0x2000 }, .dr6 = 0xffff0ff0, .dr7 = 0x400 };
+	struct kvm_xsave xsave;
+	struct kvm_mp_state mp = { .mp_state = KVM_MP_STATE_RUNNABLE };
+
+	cr_assert_eq(ioctl(fd, KVM_SET_REGS, &regs), 0);
+	cr_assert_eq(ioctl(fd, KVM_GET_SREGS, &sregs), 0);
+	sregs.fs.base = 0x12340000 + (unsigned)i;
+	sregs.gdt.base = 0x5000;
+	cr_assert_eq(ioctl(fd, KVM_SET_SREGS, &sregs), 0);
+	cr_assert_eq(ioctl(fd, KVM_GET_XSAVE, &xsave), 0);
+	memset((uint8_t *)&xsave + 160 + 16 * 7, 0x40 + i, 16); /* xmm7 */
+	((uint8_t *)&xsave)[512] |= 2;				/* SSE is in use */
+	cr_assert_eq(ioctl(fd, KVM_SET_XSAVE, &xsave), 0);
+	cr_assert_eq(ioctl(fd, KVM_SET_DEBUGREGS, &dr), 0);
+	cr_assert_eq(ioctl(fd, KVM_GET_LAPIC, &lapic), 0);
+	lapic.regs[0x80] = (char)(0x20 + 0x10 * i); /* TPR */
+	cr_assert_eq(ioctl(fd, KVM_SET_LAPIC, &lapic), 0);
+	cr_assert_eq(ioctl(fd, KVM_SET_MP_STATE, &mp), 0);
+	set_msr(fd, 0xc0000102, 0x77770000 + (unsigned)i); /* KERNEL_GS_BASE */
+	set_msr(fd, 0x174, 0x88 + (unsigned)i);		   /* SYSENTER_CS */
+	set_msr(fd, 0x277, 0x0007040600070401);		   /* PAT */
+}
+
+static void check_mark(struct machine *m, int i)
+{
+	int fd = m->vcpus[i];
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	struct kvm_lapic_state lapic;
+	struct kvm_debugregs dr;
+	struct kvm_fpu fpu;
+	struct kvm_mp_state mp;
+
+	cr_assert_eq(ioctl(fd, KVM_GET_REGS, &regs), 0);
+	cr_expect_eq(regs.rax, 0x1111 + i);
+	cr_expect_eq(regs.r15, 0x2222 + i);
+	cr_expect_eq(regs.rip, 0x3333 + i);
+	cr_assert_eq(ioctl(fd, KVM_GET_SREGS, &sregs), 0);
+	cr_expect_eq(sregs.fs.base, 0x12340000 + i);
+	cr_expect_eq(sregs.gdt.base, 0x5000);
+	cr_assert_eq(ioctl(fd, KVM_GET_FPU, &fpu), 0);
+	cr_expect_eq(fpu.xmm[7][3], 0x40 + i);
+	cr_assert_eq(ioctl(fd, KVM_GET_DEBUGREGS, &dr), 0);
+	cr_expect_eq(dr.db[1], 0x2000);
+	cr_assert_eq(ioctl(fd, KVM_GET_LAPIC, &lapic), 0);
+	cr_expect_eq(lapic.regs[0x80], 0x20 + 0x10 * i);
+	cr_assert_eq(ioctl(fd, KVM_GET_MP_STATE, &mp), 0);
+	cr_expect_eq(mp.mp_state, KVM_MP_STATE_RUNNABLE);
+	cr_expect_eq(msr(fd, 0xc0000102), 0x77770000 + i);
+	cr_expect_eq(msr(fd, 0x174), 0x88 + i);
+	cr_expect_eq(msr(fd, 0x277), 0x0007040600070401);
+}
+
+/* Takes all sections; what the first refusal says, or 0. */
+static int load_all(struct machine *m, struct ferry_stream *st)
+{
+	struct ferry_section sec;
+	int err;
+
+	while ((err = ferry_stream_next(st, &sec)) == 1) {
+		err = ferry_kvm_load(m->k, st, &sec);
+		if (err)
+			return err;
+	}
+	return err ? err : ferry_kvm_load_end(m->k, st);
+}
+
+Test(kvm_state, all_of_it_arrives)
+{
+	struct machine from, to;
+	struct kvm_irqchip chip = { .chip_id = 2 };
+	struct kvm_pit_state2 pit;
+	struct kvm_clock_data clock = { .clock = 1234567890123 };
+	struct ferry_stream st;
+
+	machine(&from);
+	machine(&to);
+	for (int i = 0; i < NVCPUS; i++)
+		mark(&from, i);
+	cr_assert_eq(ioctl(from.vm, KVM_GET_IRQCHIP, &chip), 0);
+	chip.chip.ioapic.redirtbl[5].fields.vector = 0x45;
+	cr_assert_eq(ioctl(from.vm, KVM_SET_IRQCHIP, &chip), 0);
+	cr_assert_eq(ioctl(from.vm, KVM_GET_PIT2, &pit), 0);
+	pit.channels[2].count = 0x4321;
+	cr_assert_eq(ioctl(from.vm, KVM_SET_PIT2, &pit), 0);
+	cr_assert_eq(ioctl(from.vm, KVM_SET_CLOCK, &clock), 0);
+
+	stream_init(&st);
+	cr_assert_eq(ferry_kvm_save(from.k, &st), 0, "%s", fail_text(&st.fail));
+	cr_assert_eq(load_all(&to, &st), 0, "%s", fail_text(&st.fail));
+	for (int i = 0; i < NVCPUS; i++)
+		check_mark(&to, i);
+	memset(&chip, 0, sizeof(chip));
+	chip.chip_id = 2;
+	cr_assert_eq(ioctl(to.vm, KVM_GET_IRQCHIP, &chip), 0);
+	cr_expect_eq(chip.chip.ioapic.redirtbl[5].fields.vector, 0x45);
+	cr_assert_eq(ioctl(to.vm, KVM_GET_PIT2, &pit), 0);
+	cr_expect_eq(pit.channels[2].count, 0x4321);
+	cr_assert_eq(ioctl(to.vm, KVM_GET_CLOCK, &clock), 0);
+	cr_expect_geq(clock.clock, 1234567890123);
+	cr_expect_lt(clock.clock, 1234567890123 + 5000000000);
+	for (int i = 0; i < NVCPUS; i++)
+		cr_expect_geq(msr(to.vcpus[i], KVM_MSR_TSC), 0);
+	stream_destroy(&st);
+	machine_end(&from);
+	machine_end(&to);
+}
+
+/* The sections of a good stream one by one into another, each changed or left out as change() says. */
+static int load_changed(int (*change)(struct ferry_stream *out, const struct ferry_section *sec), char *text)
+{
+	struct machine from, to;
+	struct ferry_stream st, out;
+	struct ferry_section sec;
+	int err;
+
+	machine(&from);
+	machine(&to);
+	stream_init(&st);
+	stream_init(&out);
+	cr_assert_eq(ferry_kvm_save(from.k, &st), 0);
+	while (ferry_stream_next(&st, &sec) == 1)
+		cr_assert_eq(change(&out, &sec), 0);
+	err = load_all(&to, &out);
+	strcpy(text, fail_text(&out.fail));
+	stream_destroy(&st);
+	stream_destroy(&out);
+	machine_end(&from);
+	machine_end(&to);
+	return err;
+}
+
+static int put(struct ferry_stream *out, const struct ferry_section *sec)
+{
+	return ferry_stream_put(out, sec->id, sec->version, sec->data, sec->len);
+}
+
+static int newer(struct ferry_stream *out, const struct ferry_section *sec)
+{
+	return ferry_stream_put(out, sec->id, sec->version + (sec->id == FERRY_KVM_LAPIC), sec->data, sec->len);
+}
+
+static int shorter(struct ferry_stream *out, const struct ferry_section *sec)
+{
+	return ferry_stream_put(out, sec->id, sec->version, sec->data, sec->len - (sec->id == FERRY_KVM_REGS));
+}
+
+static int tiny(struct ferry_stream *out, const struct ferry_section *sec)
+{
+	return ferry_stream_put(out, sec->id, sec->version, sec->data, sec->id == FERRY_KVM_MSRS ? 5 : sec->len);
+}
+
+static int unknown(struct ferry_stream *out, const struct ferry_section *sec)
+{
+	return ferry_stream_put(out, sec->id == FERRY_KVM_EVENTS ? 0x4b560077 : sec->id, sec->version, sec->data,
+				sec->len);
+}
+
+static int twice(struct ferry_stream *out, const struct ferry_section *sec)
+{
+	return sec->id == FERRY_KVM_XSAVE && put(out, sec) ? -1 : put(out, sec);
+}
+
+static int without_regs(struct ferry_stream *out, const struct ferry_section *sec)
+{
+	return sec->id == FERRY_KVM_REGS ? 0 : put(out, sec);
+}
+
+static int without_clock(struct ferry_stream *out, const struct ferry_section *sec)
+{
+	return sec->id == FERRY_KVM_CLOCK ? 0 : put(out, sec);
+}
+
+static int with_word(struct ferry_stream *out, const struct ferry_section *sec, uint32_t id, size_t at, uint32_t value)
+{
+	uint8_t *copy;
+	int err;
+
+	if (sec->id != id)
+		return put(out, sec);
+	copy = malloc(sec->len);
+	memcpy(copy, sec->data, sec->len);
+	memcpy(copy + at, &value, sizeof(value));
+	err = ferry_stream_put(out, sec->id, sec->version, copy, sec->len);
+	free(copy);
+	return err;
+}
+
+static int other_vcpu(struct ferry_stream *out, const struct ferry_section *sec)
+{
+	return with_word(out, sec, FERRY_KVM_SREGS2, 0, 1000000);
+}
+
+static int huge_count(struct ferry_stream *out, const struct ferry_section *sec)
+{
+	return with_word(out, sec, FERRY_KVM_MSRS, 4, 0xffffffff);
+}
+
+static int bad_chip(struct ferry_stream *out, const struct ferry_section *sec)
+{
+	return with_word(out, sec, FERRY_KVM_IRQCHIP, 4, 40);
+}
+
+static int foreign_msr(struct ferry_stream *out, const struct ferry_section *sec)
+{
+	return with_word(out, sec, FERRY_KVM_MSRS, sizeof(struct kvm_part), 0xdeadbeef);
+}
+
+Test(kvm_state, what_does_not_fit_is_refused_with_a_sentence)
+{
+	static const struct {
+		int (*change)(struct ferry_stream *out, const struct ferry_section *sec);
+		int err;
+		const char *says;
+	} cases[] = {
+		{ put, 0, "" },
+		{ newer, -EPROTO, "version 2" },
+		{ shorter, -EPROTO, "regs of vCPU 0" },
+		{ tiny, -EPROTO, "5 bytes" },
+		{ unknown, -EPROTO, "0x4b560077" },
+		{ twice, -EPROTO, "twice" },
+		{ without_regs, -EPROTO, "vCPU 0 is not whole" },
+		{ without_clock, -EPROTO, "clock" },
+		{ other_vcpu, -EPROTO, "vCPU 1000000 of 2" },
+		{ huge_count, -EPROTO, "4294967295" },
+		{ bad_chip, -EPROTO, "irqchip 40" },
+		{ foreign_msr, -EOPNOTSUPP, "MSR 0xdeadbeef" },
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		char text[FAIL_MAX] = "";
+		int err = load_changed(cases[i].change, text);
+
+		cr_expect_eq(err, cases[i].err, "case %zu: %d %s", i, err, text);
+		cr_expect_not_null(strstr(text, cases[i].says), "case %zu: %s", i, text);
+	}
+}
+
+Test(kvm_state, foreign_sections_are_left_to_the_caller)
+{
+	struct ferry_section sec = { .id = 17, .version = 1 };
+	struct ferry_stream st;
+	struct machine m;
+
+	machine(&m);
+	stream_init(&st);
+	cr_expect_eq(ferry_kvm_load(m.k, &st, &sec), 1);
+	cr_expect_eq(ferry_kvm_check_needs(m.kvm, &st, &sec), 1);
+	cr_expect_str_eq(fail_text(&st.fail), "");
+	stream_destroy(&st);
+	machine_end(&m);
+}
+
+/* --- needs --- */
+
+static int check_needs(struct machine *m, struct ferry_stream *st)
+{
+	struct ferry_section sec;
+	int err;
+
+	while ((err = ferry_stream_next(st, &sec)) == 1) {
+		err = ferry_kvm_check_needs(m->kvm, st, &sec);
+		if (err)
+			return err;
+	}
+	return err;
+}
+
+Test(kvm_state, the_same_host_has_what_is_needed)
+{
+	struct ferry_stream st;
+	struct machine m;
+
+	machine(&m);
+	stream_init(&st);
+	cr_assert_eq(ferry_kvm_put_needs(m.k, &st), 0);
+	cr_expect_eq(check_needs(&m, &st), 0, "%s", fail_text(&st.fail));
+	stream_destroy(&st);
+	machine_end(&m);
+}
+
+Test(kvm_state, a_missing_feature_is_named)
+{
+	const struct kvm_cpuid_entry2 guest = { .function = 0x80000001, .ecx = 1u << 15 }; /* LWP: no CPU has it now */
+	struct ferry_stream st;
+	struct machine m;
+
+	machine(&m);
+	stream_init(&st);
+	cr_assert_eq(kvm_put(&st, FERRY_KVM_NEED_CPUID, 0, 1, &guest, sizeof(guest)), 0);
+	cr_expect_eq(check_needs(&m, &st), -EOPNOTSUPP);
+	cr_expect_not_null(strstr(fail_text(&st.fail), "0x80000001.0 ECX"), "%s", fail_text(&st.fail));
+	cr_expect_not_null(strstr(fail_text(&st.fail), "0x00008000"), "%s", fail_text(&st.fail));
+	stream_destroy(&st);
+
+	stream_init(&st);
+	cr_assert_eq(kvm_put(&st, FERRY_KVM_NEED_VCPUS, 0, 1000000, NULL, 0), 0);
+	cr_expect_eq(check_needs(&m, &st), -EOPNOTSUPP);
+	cr_expect_not_null(strstr(fail_text(&st.fail), "1000000 vCPUs"), "%s", fail_text(&st.fail));
+	stream_destroy(&st);
+	machine_end(&m);
+}
+
+/* --- dirty log --- */
+
+/* Real mode: mov %al, 0 (in the page that ds names); out %al, $0x10 */
+static void write_page(struct machine *m, uint64_t page)
+{
+	static const uint8_t code[] = { 0xa2, 0, 0, 0xe6, 0x10 };
+	struct kvm_regs regs = { .rip = 0x800, .rflags = 2, .rax = 0x5a };
+	struct kvm_sregs s;
+
+	memcpy(m->ram + 0x800, code, sizeof(code));
+	m->ram[page * 4096] = 0;
+	cr_assert_eq(ioctl(m->vcpus[0], KVM_GET_SREGS, &s), 0);
+	s.cs.base = s.cs.selector = 0;
+	s.ds.base = page * 4096;
+	s.ds.selector = (uint16_t)(page * 256);
+	cr_assert_eq(ioctl(m->vcpus[0], KVM_SET_SREGS, &s), 0);
+	cr_assert_eq(ioctl(m->vcpus[0], KVM_SET_REGS, &regs), 0);
+	cr_assert_eq(ioctl(m->vcpus[0], KVM_RUN, 0), 0);
+	cr_assert_eq(m->run->exit_reason, KVM_EXIT_IO, "reason %u", m->run->exit_reason);
+	cr_assert_eq(m->ram[page * 4096], 0x5a);
+}
+
+static void expect_dirty(struct machine *m, const uint64_t *pages, size_t n, unsigned flags)
+{
+	uint64_t bits[RAM_PAGES / 64 + 1] = { 0 }, set = 0;
+
+	cr_assert_eq(ferry_kvm_dirty_fetch(m->k, REGION, bits, RAM_PAGES, flags), 0);
+	for (size_t i = 0; i < n; i++)
+		cr_expect(bits[pages[i] / 64] >> (pages[i] % 64) & 1, "page %llu", (unsigned long long)pages[i]);
+	for (size_t i = 0; i < sizeof(bits) / 8; i++)
+		set += (uint64_t)__builtin_popcountll(bits[i]);
+	cr_expect_leq(set, n + 2, "%llu bits for %zu pages", (unsigned long long)set, n); /* a superset, but no more */
+}
+
+static void fetches(bool classic)
+{
+	static const uint64_t first[] = { 3, 63, 99, 100, 159 }, second[] = { 64, 101 }, last[] = { 127, 128, 3 };
+	struct machine m;
+
+	machine(&m);
+	write_page(&m, 7);
+	write_page(&m, 130);
+	cr_assert_eq(ferry_kvm_dirty_fetch(m.k, REGION, (uint64_t[3]){ 0 }, RAM_PAGES, 0), -EINVAL);
+	cr_assert_eq(ferry_kvm_dirty_start(m.k), 0);
+	cr_assert_eq(ferry_kvm_dirty_start(m.k), 0);
+	if (classic && m.k->manual) {
+		struct kvm_enable_cap off = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 };
+
+		cr_assert_eq(ioctl(m.vm, KVM_ENABLE_CAP, &off), 0);
+		m.k->manual = 0;
+	}
+	expect_dirty(&m, NULL, 0, 0);
+	for (size_t i = 0; i < 5; i++)
+		write_page(&m, first[i]);
+	expect_dirty(&m, first, 5, 0);
+	expect_dirty(&m, NULL, 0, 0);
+	for (size_t i = 0; i < 2; i++)
+		write_page(&m, second[i]);
+	expect_dirty(&m, second, 2, 0);
+	for (size_t i = 0; i < 3; i++)
+		write_page(&m, last[i]);
+	expect_dirty(&m, last, 3, FERRY_DIRTY_LAST);
+	cr_expect_eq(ferry_kvm_dirty_fetch(m.k, REGION + 1, (uint64_t[3]){ 0 }, RAM_PAGES, 0), -EINVAL);
+	cr_expect_eq(ferry_kvm_dirty_fetch(m.k, REGION, (uint64_t[3]){ 0 }, RAM_PAGES - 1, 0), -EINVAL);
+	cr_assert_eq(ferry_kvm_dirty_stop(m.k), 0);
+	cr_assert_eq(ferry_kvm_dirty_stop(m.k), 0);
+	/* and once more, from the beginning */
+	cr_assert_eq(ferry_kvm_dirty_start(m.k), 0);
+	expect_dirty(&m, NULL, 0, 0);
+	write_page(&m, 130);
+	expect_dirty(&m, (uint64_t[]){ 130 }, 1, 0);
+	machine_end(&m);
+}
+
+Test(kvm_state, dirty_pages_of_several_slots)
+{
+	fetches(false);
+}
+
+Test(kvm_state, dirty_pages_by_the_classic_log)
+{
+	fetches(true);
+}
+
+Test(kvm_state, bad_arguments)
+{
+	struct ferry_kvm_slot slot = { FERRY_KVM_SLOT_INIT, .slot = 9, .region = 1, .gpa = 1ull << 32, .len = 4096 };
+	struct ferry_kvm *k = NULL;
+	struct machine m;
+
+	machine(&m);
+	cr_expect_eq(ferry_kvm_new(&k, m.kvm, m.vm, m.vcpus, 0), -EINVAL);
+	cr_expect_eq(ferry_kvm_new(&k, -1, m.vm, m.vcpus, 1), -EINVAL);
+	cr_expect_null(k);
+	cr_expect_eq(ferry_kvm_add_slot(m.k, &slot), -EINVAL); /* no memory */
+	slot.hva = m.ram;
+	slot.len = 4095;
+	cr_expect_eq(ferry_kvm_add_slot(m.k, &slot), -EINVAL);
+	slot.len = 4096;
+	slot.first_page = UINT64_MAX;
+	cr_expect_eq(ferry_kvm_add_slot(m.k, &slot), -EINVAL);
+	slot.first_page = 0;
+	cr_assert_eq(ferry_kvm_dirty_start(m.k), 0);
+	cr_expect_eq(ferry_kvm_add_slot(m.k, &slot), -EBUSY);
+	cr_assert_eq(ferry_kvm_dirty_stop(m.k), 0);
+	ferry_kvm_free(NULL);
+	machine_end(&m);
+}
