@@ -431,6 +431,54 @@ Test(get, a_peer_that_asks_and_never_reads)
 	stop(&b);
 }
 
+#define REQUEST_BYTES (sizeof(struct tcp_frame) + (XPORT_RUNS_MAX - TCP_RUNS_INLINE) * sizeof(struct tcp_run))
+
+/* Answers the first request with 4 MiB before it looks at the next one. */
+static void *answer_first(void *arg)
+{
+	struct tcp_frame h = frame(TCP_REPLY, 0, PAGES * PAGE);
+	uint8_t request[REQUEST_BYTES], *page = calloc(PAGES, PAGE);
+	unsigned left = XPORT_GETS_MAX - 1;
+	int fd = *(int *)arg;
+
+	h.runs[0] = (struct tcp_run){ .npages = 0 };
+	if (get_all(fd, request, sizeof(request)) && send(fd, &h, sizeof(h), MSG_NOSIGNAL) > 0 &&
+	    send(fd, page, PAGES * PAGE, MSG_NOSIGNAL) > 0) {
+		while (left && get_all(fd, request, sizeof(request)))
+			left--;
+	}
+	free(page);
+	return (void *)(uintptr_t)left;
+}
+
+Test(get, requests_and_replies_may_cross)
+{
+	struct page_run runs[XPORT_RUNS_MAX];
+	void *dst[XPORT_RUNS_MAX], *left;
+	int small = 4096;
+	struct bench b;
+	uint32_t tag;
+	pthread_t t;
+	unsigned i;
+
+	start(&b);
+	for (i = 0; i < XPORT_RUNS_MAX; i++) {
+		runs[i] = (struct page_run){ .region = 1, .page = i * 4, .npages = 4 };
+		dst[i] = b.ram + i * 4 * PAGE;
+	}
+	/* so that not all requests fit into the sockets */
+	cr_assert(!setsockopt(b.data->ops->fd(b.data), SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)));
+	cr_assert(!setsockopt(b.raw[DATA], SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)));
+	cr_assert(!pthread_create(&t, NULL, answer_first, &b.raw[DATA]));
+	for (i = 0; i < XPORT_GETS_MAX; i++)
+		cr_assert_eq(b.data->ops->get(b.data, runs, dst, XPORT_RUNS_MAX, i), 0, "get %u", i);
+	cr_assert_eq(b.data->ops->reap(b.data, &tag, 1, 5000000), 1);
+	cr_assert_eq(tag, 0);
+	pthread_join(t, &left);
+	cr_assert_eq((uintptr_t)left, 0);
+	stop(&b);
+}
+
 Test(put, a_peer_that_never_reads)
 {
 	struct page_run run = { .region = 1, .npages = PAGES };
@@ -621,6 +669,30 @@ Test(listener, garbage_and_silence_disturb_no_link_and_keep_none_out)
 	b.listener = NULL;
 	stop(&b);
 	stop(&late);
+}
+
+Test(listener, what_an_earlier_try_left_behind_is_another_link)
+{
+	struct bench b;
+	unsigned try, i;
+
+	listen_on_any(&b);
+	for (try = 0; try < 2; try++) {
+		for (i = 0; i < CONNS; i++) {
+			struct tcp_preamble p = preamble(i, 0, 1, 9);
+
+			p.attempt = try;
+			b.raw[i] = raw_connect(b.port);
+			put_all(b.raw[i], &p, sizeof(p));
+			if (!try)
+				close(b.raw[i]);
+		}
+	}
+	drive(&b, have_link, 0);
+	take_link(&b);
+	put_all(b.raw[CTL], &(struct tcp_msg){ .magic = htole32(TCP_MAGIC_MSG) }, sizeof(struct tcp_msg));
+	cr_assert_eq(b.ctl->ops->recv(b.ctl, b.ram, 8, &(size_t){ 0 }, 1000000), 0);
+	stop(&b);
 }
 
 static bool hung_up(struct bench *b, int fd)
