@@ -37,7 +37,7 @@ run()
 	shift 2
 
 	rm -f "$tmp/json"
-	"$program" run "${guest[@]}" --json "$tmp/json" "$@" >"$tmp/out" 2>&1
+	timeout 120 "$program" run "${guest[@]}" --json "$tmp/json" "$@" >"$tmp/out" 2>&1
 	set -- $?
 	if [ "$outcome" = discarded ]; then
 		verdict "$name" "$1" "$tmp/json" '"outcome":"discarded"' '"owner":"none"' "$clean"
@@ -65,7 +65,7 @@ run "source killed in pre-copy" discarded --kill source@precopy
 
 # Every field that a reader of the JSON may rely on
 rm -f "$tmp/json"
-"$program" run --memory 64M --quiet --repeat 2 --json "$tmp/json" --mode post-copy >"$tmp/out" 2>&1
+timeout 120 "$program" run --memory 64M --quiet --repeat 2 --json "$tmp/json" --mode post-copy >"$tmp/out" 2>&1
 code=$?
 fields=()
 for f in transport memory_bytes memory_kind mode commit_at mutator outcome owner rounds round_list total_ms \
@@ -80,11 +80,11 @@ verdict "json fields" "$code" "$tmp/json" "${fields[@]}"
 # Both ends by hand
 rm -f "$tmp/source" "$tmp/target"
 mkfifo "$tmp/listening"
-"$program" target --json "$tmp/target" >"$tmp/out" 2>"$tmp/listening" &
+timeout 120 "$program" target --json "$tmp/target" >"$tmp/out" 2>"$tmp/listening" &
 target=$!
 exec 3<"$tmp/listening"
 read -r _ _ uri <&3
-"$program" source --to "$uri" "${guest[@]:0:6}" --json "$tmp/source" >>"$tmp/out" 2>&1
+timeout 120 "$program" source --to "$uri" "${guest[@]:0:6}" --json "$tmp/source" >>"$tmp/out" 2>&1
 verdict "source command" $? "$tmp/source" '"outcome":"migrated"' '"owner":"target"'
 wait $target
 verdict "target command" $? "$tmp/target" '"outcome":"migrated"' "$clean" "$checked"
