@@ -12,8 +12,9 @@
  * With GET and then CLEAR of what GET returned, a write between the two is lost from the bitmap, but its page
  * was returned as dirty and is read only after the fetch: nothing is missed.
  *
- * KVM_DIRTY_LOG_INITIALLY_SET makes enabling cheap: all bits start as ones, no page is protected. A page whose
- * bit is set is not logged again, so the ones are cleared inside dirty_start: from then on every write is seen.
+ * KVM_DIRTY_LOG_INITIALLY_SET makes enabling cheap: all bits start as ones, no page is protected. A page
+ *whose bit is set is not logged again, so the ones are cleared inside dirty_start: from then on every write
+ *is seen.
  */
 #include <errno.h>
 #include <stdlib.h>

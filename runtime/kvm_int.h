@@ -86,13 +86,14 @@ bool kvm_write_msr(int vcpu_fd, uint32_t index, uint64_t value);
 /* What a vCPU was shown: freed by the caller. */
 int kvm_get_cpuid(int vcpu_fd, struct kvm_cpuid2 **ret);
 /* Puts header and data as one section. */
-int kvm_put(struct ferry_stream *out, uint32_t id, uint32_t vcpu, uint32_t count, const void *data, size_t len);
+int kvm_put(struct ferry_stream *out, uint32_t id, uint32_t vcpu, uint32_t count, const void *data,
+	    size_t len);
 /* Splits a section; -EPROTO with a sentence when it is too short or of a newer version. */
-int kvm_part(struct ferry_stream *in, const struct ferry_section *sec, struct kvm_part *ret, const uint8_t **data,
-	     size_t *len);
+int kvm_part(struct ferry_stream *in, const struct ferry_section *sec, struct kvm_part *ret,
+	     const uint8_t **data, size_t *len);
 /* A section that is an array: its data, copied and aligned, freed by the caller. */
-int kvm_array(struct ferry_stream *in, const struct ferry_section *sec, size_t size, uint32_t limit, void **ret,
-	      uint32_t *count);
+int kvm_array(struct ferry_stream *in, const struct ferry_section *sec, size_t size, uint32_t limit,
+	      void **ret, uint32_t *count);
 int kvm_tsc_save(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *out);
 int kvm_tsc_load(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in, const struct kvm_tsc *src);
 

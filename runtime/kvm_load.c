@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The other half of kvm_state.c, which has the theory: takes the sections one by one, each checked for version,
- * length, vCPU and order before KVM sees it.
+ * The other half of kvm_state.c, which has the theory: takes the sections one by one, each checked for
+ * version, length, vCPU and order before KVM sees it.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -24,23 +24,25 @@ static const struct kvm_plain *find_plain(uint32_t id)
 
 static int refused(struct ferry_stream *in, const char *what, uint32_t vcpu, int err)
 {
-	return ferry_stream_fail(in, -EOPNOTSUPP, "this host's KVM refuses the %s of vCPU %" PRIu32 ": %s", what, vcpu,
-				 strerror(-err));
+	return ferry_stream_fail(in, -EOPNOTSUPP, "this host's KVM refuses the %s of vCPU %" PRIu32 ": %s",
+				 what, vcpu, strerror(-err));
 }
 
-static int load_plain(int fd, uint32_t vcpu, const struct kvm_plain *p, struct ferry_stream *in, const uint8_t *data,
-		      size_t len)
+static int load_plain(int fd, uint32_t vcpu, const struct kvm_plain *p, struct ferry_stream *in,
+		      const uint8_t *data, size_t len)
 {
 	uint64_t buf[KVM_PLAIN_MAX / 8];
 
 	if (len != p->size)
-		return ferry_stream_fail(in, -EPROTO, "the %s of vCPU %" PRIu32 " has %zu bytes instead of %zu", p->name,
+		return ferry_stream_fail(in, -EPROTO,
+					 "the %s of vCPU %" PRIu32 " has %zu bytes instead of %zu", p->name,
 					 vcpu, len, p->size);
 	memcpy(buf, data, len);
 	return ioctl(fd, p->set, buf) < 0 ? refused(in, p->name, vcpu, -errno) : 0;
 }
 
-static int load_cpuid(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in, const struct ferry_section *sec)
+static int load_cpuid(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in,
+		      const struct ferry_section *sec)
 {
 	struct kvm_cpuid2 *cpuid;
 	uint32_t n;
@@ -63,7 +65,8 @@ static int load_cpuid(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *i
 	return err;
 }
 
-static int load_xsave(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in, const uint8_t *data, size_t len)
+static int load_xsave(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in, const uint8_t *data,
+		      size_t len)
 {
 	size_t size = kvm_xsave_size(k);
 	void *area;
@@ -71,7 +74,8 @@ static int load_xsave(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *i
 
 	if (len < sizeof(struct kvm_xsave) || len > size)
 		return ferry_stream_fail(in, len > size ? -EOPNOTSUPP : -EPROTO,
-					 "the xsave area of vCPU %" PRIu32 " has %zu bytes, this host takes %zu to %zu",
+					 "the xsave area of vCPU %" PRIu32
+					 " has %zu bytes, this host takes %zu to %zu",
 					 vcpu, len, sizeof(struct kvm_xsave), size);
 	area = calloc(1, size);
 	if (!area)
@@ -83,7 +87,8 @@ static int load_xsave(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *i
 	return err;
 }
 
-static int load_msrs(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in, const struct ferry_section *sec)
+static int load_msrs(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in,
+		     const struct ferry_section *sec)
 {
 	const struct kvm_msr_entry *e;
 	uint32_t n;
@@ -101,26 +106,29 @@ static int load_msrs(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in
 		if (kvm_read_msr(k->vcpus[vcpu], e[i].index, &value) && value == e[i].data)
 			continue;
 		err = ferry_stream_fail(in, -EOPNOTSUPP,
-					"this host's KVM refuses MSR 0x%" PRIx32 " = 0x%" PRIx64 " of vCPU %" PRIu32,
+					"this host's KVM refuses MSR 0x%" PRIx32 " = 0x%" PRIx64
+					" of vCPU %" PRIu32,
 					e[i].index, (uint64_t)e[i].data, vcpu);
 	}
 	free(entries);
 	return err;
 }
 
-static int load_irqchip(struct ferry_kvm *k, uint32_t chip, struct ferry_stream *in, const uint8_t *data, size_t len)
+static int load_irqchip(struct ferry_kvm *k, uint32_t chip, struct ferry_stream *in, const uint8_t *data,
+			size_t len)
 {
 	struct kvm_irqchip state;
 
 	if (len != sizeof(state) || chip >= KVM_NR_IRQCHIPS || k->loaded_chips & 1u << chip)
-		return ferry_stream_fail(in, -EPROTO, "irqchip %" PRIu32 " of %zu bytes does not fit, or came twice",
-					 chip, len);
+		return ferry_stream_fail(in, -EPROTO,
+					 "irqchip %" PRIu32 " of %zu bytes does not fit, or came twice", chip,
+					 len);
 	k->loaded_chips |= 1u << chip;
 	memcpy(&state, data, sizeof(state));
 	state.chip_id = chip;
 	if (ioctl(k->vm_fd, KVM_SET_IRQCHIP, &state) < 0)
-		return ferry_stream_fail(in, -EOPNOTSUPP, "this host's KVM refuses irqchip %" PRIu32 ": %s", chip,
-					 strerror(errno));
+		return ferry_stream_fail(in, -EOPNOTSUPP, "this host's KVM refuses irqchip %" PRIu32 ": %s",
+					 chip, strerror(errno));
 	return 0;
 }
 
@@ -130,7 +138,8 @@ static int load_clock(struct ferry_kvm *k, struct ferry_stream *in, const uint8_
 	struct kvm_clock_data src, set = { 0 };
 
 	if (len != sizeof(src))
-		return ferry_stream_fail(in, -EPROTO, "the VM's clock has %zu bytes instead of %zu", len, sizeof(src));
+		return ferry_stream_fail(in, -EPROTO, "the VM's clock has %zu bytes instead of %zu", len,
+					 sizeof(src));
 	memcpy(&src, data, sizeof(src));
 	set.clock = src.clock;
 	/* With the wall clock of the save KVM adds what has passed since. */
@@ -139,20 +148,24 @@ static int load_clock(struct ferry_kvm *k, struct ferry_stream *in, const uint8_
 		set.realtime = src.realtime;
 	}
 	if (ioctl(k->vm_fd, KVM_SET_CLOCK, &set) < 0)
-		return ferry_stream_fail(in, -EOPNOTSUPP, "this host's KVM refuses the VM's clock: %s", strerror(errno));
+		return ferry_stream_fail(in, -EOPNOTSUPP, "this host's KVM refuses the VM's clock: %s",
+					 strerror(errno));
 	k->clock_ns = src.clock;
 	return 0;
 }
 
-static int load_tsc(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in, const uint8_t *data, size_t len)
+static int load_tsc(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in, const uint8_t *data,
+		    size_t len)
 {
 	struct kvm_tsc tsc;
 
 	if (len != sizeof(tsc))
-		return ferry_stream_fail(in, -EPROTO, "the TSC of vCPU %" PRIu32 " has %zu bytes instead of %zu", vcpu,
+		return ferry_stream_fail(in, -EPROTO,
+					 "the TSC of vCPU %" PRIu32 " has %zu bytes instead of %zu", vcpu,
 					 len, sizeof(tsc));
 	if (!(k->loaded_vm & 1u << (FERRY_KVM_CLOCK & 31)))
-		return ferry_stream_fail(in, -EPROTO, "the TSC of vCPU %" PRIu32 " came before the VM's clock", vcpu);
+		return ferry_stream_fail(in, -EPROTO,
+					 "the TSC of vCPU %" PRIu32 " came before the VM's clock", vcpu);
 	memcpy(&tsc, data, sizeof(tsc));
 	return kvm_tsc_load(k, vcpu, in, &tsc);
 }
@@ -168,13 +181,15 @@ static int check_order(struct ferry_kvm *k, struct ferry_stream *in, uint32_t id
 	uint32_t *loaded, bit = id == FERRY_KVM_TSC ? VCPU_TSC_BIT : id & 31;
 
 	if (vcpu >= k->nvcpus)
-		return ferry_stream_fail(in, -EPROTO, "KVM section 0x%" PRIx32 " is for vCPU %" PRIu32 " of %zu", id, vcpu,
+		return ferry_stream_fail(in, -EPROTO,
+					 "KVM section 0x%" PRIx32 " is for vCPU %" PRIu32 " of %zu", id, vcpu,
 					 k->nvcpus);
 	loaded = is_vm_section(id) ? &k->loaded_vm : &k->loaded[vcpu];
 	if (*loaded >> bit && !(id == FERRY_KVM_IRQCHIP && *loaded >> bit == 1))
 		return ferry_stream_fail(in, -EPROTO,
-					 "KVM section 0x%" PRIx32 " of vCPU %" PRIu32 " is out of order or came twice", id,
-					 vcpu);
+					 "KVM section 0x%" PRIx32 " of vCPU %" PRIu32
+					 " is out of order or came twice",
+					 id, vcpu);
 	*loaded |= UINT32_C(1) << bit;
 	return 0;
 }
@@ -185,7 +200,8 @@ static int load_section(struct ferry_kvm *k, struct ferry_stream *in, const stru
 	const struct kvm_plain *p = find_plain(sec->id);
 
 	if (p)
-		return load_plain(is_vm_section(p->id) ? k->vm_fd : k->vcpus[part->vcpu], part->vcpu, p, in, data, len);
+		return load_plain(is_vm_section(p->id) ? k->vm_fd : k->vcpus[part->vcpu], part->vcpu, p, in,
+				  data, len);
 	switch (sec->id) {
 	case FERRY_KVM_CPUID:
 		return load_cpuid(k, part->vcpu, in, sec);
@@ -217,7 +233,8 @@ FERRY_API int ferry_kvm_load(struct ferry_kvm *k, struct ferry_stream *in, const
 		return err;
 	if (sec->id < FERRY_KVM_CPUID || sec->id > FERRY_KVM_TSC ||
 	    (sec->id > FERRY_KVM_MP_STATE && sec->id < FERRY_KVM_IRQCHIP))
-		return ferry_stream_fail(in, -EPROTO, "KVM section 0x%" PRIx32 " is no state this library knows", sec->id);
+		return ferry_stream_fail(in, -EPROTO,
+					 "KVM section 0x%" PRIx32 " is no state this library knows", sec->id);
 	err = check_order(k, in, sec->id, part.vcpu);
 	return err ? err : load_section(k, in, sec, &part, data, len);
 }
@@ -231,8 +248,9 @@ FERRY_API int ferry_kvm_load_end(struct ferry_kvm *k, struct ferry_stream *in)
 	for (size_t i = 0; i < k->nvcpus; i++)
 		if ((k->loaded[i] & regs) != regs || !(k->loaded[i] & either))
 			return ferry_stream_fail(in, -EPROTO,
-						 "the state of vCPU %zu is not whole: sections 0x%08" PRIx32 " came", i,
-						 k->loaded[i]);
+						 "the state of vCPU %zu is not whole: sections 0x%08" PRIx32
+						 " came",
+						 i, k->loaded[i]);
 	if (!(k->loaded_vm & 1u << (FERRY_KVM_CLOCK & 31)))
 		return ferry_stream_fail(in, -EPROTO, "the VM's clock did not come");
 	return 0;

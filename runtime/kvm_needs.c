@@ -4,8 +4,8 @@
  * whose registers are sets of features, and the width of physical addresses; identity, topology and
  * caches are the VMM's invention and move with the guest.
  *
- * What a host offers is KVM_GET_SUPPORTED_CPUID, and beyond that what a vCPU is in fact shown once that was set:
- * a KVM that cannot intercept CPUID shows the host's own features.
+ * What a host offers is KVM_GET_SUPPORTED_CPUID, and beyond that what a vCPU is in fact shown once that was
+ * set: a KVM that cannot intercept CPUID shows the host's own features.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -29,8 +29,8 @@ struct feature_leaf {
 };
 
 /*
- * Ignored: what the guest's own CR4 switches (OSXSAVE, OSPKE), topology (HTT, CMP_LEGACY), the hypervisor bit,
- * and MONITOR, x2APIC and the TSC deadline, which KVM emulates and offers by capabilities of their own.
+ * Ignored: what the guest's own CR4 switches (OSXSAVE, OSPKE), topology (HTT, CMP_LEGACY), the hypervisor
+ * bit, and MONITOR, x2APIC and the TSC deadline, which KVM emulates and offers by capabilities of their own.
  */
 static const struct feature_leaf leaves[] = {
 	{ 0x1, 0, ECX, 1u << 3 | 1u << 21 | 1u << 24 | 1u << 27 | 1u << 31 },
@@ -103,15 +103,16 @@ FERRY_API int ferry_kvm_put_needs(struct ferry_kvm *k, struct ferry_stream *out)
 		return err;
 	err = kvm_get_cpuid(k->vcpus[0], &cpuid);
 	if (err)
-		return ferry_stream_fail(out, err, "KVM does not give the CPUID of vCPU 0: %s", strerror(-err));
+		return ferry_stream_fail(out, err, "KVM does not give the CPUID of vCPU 0: %s",
+					 strerror(-err));
 	err = kvm_put(out, FERRY_KVM_NEED_CPUID, 0, cpuid->nent, cpuid->entries,
 		      cpuid->nent * sizeof(*cpuid->entries));
 	free(cpuid);
 	return err;
 }
 
-static const struct kvm_cpuid_entry2 *find_leaf(const struct kvm_cpuid_entry2 *e, uint32_t n, uint32_t function,
-						uint32_t index)
+static const struct kvm_cpuid_entry2 *find_leaf(const struct kvm_cpuid_entry2 *e, uint32_t n,
+						uint32_t function, uint32_t index)
 {
 	for (uint32_t i = 0; i < n; i++)
 		if (e[i].function == function &&
@@ -160,11 +161,12 @@ static int check_cpuid(const struct host *host, const struct kvm_cpuid_entry2 *g
 		want = reg_of(find_leaf(guest, n, l->function, l->index), l->reg) & ~l->ignore;
 		have = host_reg(host, l->function, l->index, l->reg);
 		if (want & ~have)
-			return ferry_stream_fail(in, -EOPNOTSUPP,
-						 "the guest was shown CPUID leaf 0x%" PRIx32 ".%" PRIu32
-						 " %s with bits 0x%08" PRIx32
-						 " that this host lacks: start it with a CPU model that both hosts have",
-						 l->function, l->index, reg_names[l->reg], want & ~have);
+			return ferry_stream_fail(
+				in, -EOPNOTSUPP,
+				"the guest was shown CPUID leaf 0x%" PRIx32 ".%" PRIu32
+				" %s with bits 0x%08" PRIx32
+				" that this host lacks: start it with a CPU model that both hosts have",
+				l->function, l->index, reg_names[l->reg], want & ~have);
 	}
 	want = reg_of(find_leaf(guest, n, 0x80000008, 0), EAX) & 0xff;
 	have = reg_of(find_leaf(host->supported->entries, host->supported->nent, 0x80000008, 0), EAX) & 0xff;
@@ -209,7 +211,8 @@ static int check_vcpus(int kvm_fd, struct ferry_stream *in, const struct ferry_s
 		return err;
 	most = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
 	if (most > 0 && part.count > (uint32_t)most)
-		return ferry_stream_fail(in, -EOPNOTSUPP, "the guest has %" PRIu32 " vCPUs, this host's KVM allows %d",
+		return ferry_stream_fail(in, -EOPNOTSUPP,
+					 "the guest has %" PRIu32 " vCPUs, this host's KVM allows %d",
 					 part.count, most);
 	return 0;
 }

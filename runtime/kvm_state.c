@@ -28,21 +28,23 @@
 #define MSR_KVM_WALL_CLOCK_NEW 0x4b564d00u
 
 const struct kvm_plain kvm_plains[KVM_PLAINS] = {
-	[KVM_P_SREGS] = { FERRY_KVM_SREGS, "sregs", 0, KVM_GET_SREGS, KVM_SET_SREGS, sizeof(struct kvm_sregs), false },
+	[KVM_P_SREGS] = { FERRY_KVM_SREGS, "sregs", 0, KVM_GET_SREGS, KVM_SET_SREGS, sizeof(struct kvm_sregs),
+			  false },
 	[KVM_P_SREGS2] = { FERRY_KVM_SREGS2, "sregs2", KVM_CAP_SREGS2, KVM_GET_SREGS2, KVM_SET_SREGS2,
 			   sizeof(struct kvm_sregs2), false },
-	[KVM_P_XCRS] = { FERRY_KVM_XCRS, "xcrs", KVM_CAP_XCRS, KVM_GET_XCRS, KVM_SET_XCRS, sizeof(struct kvm_xcrs),
-			 false },
+	[KVM_P_XCRS] = { FERRY_KVM_XCRS, "xcrs", KVM_CAP_XCRS, KVM_GET_XCRS, KVM_SET_XCRS,
+			 sizeof(struct kvm_xcrs), false },
 	[KVM_P_FPU] = { FERRY_KVM_FPU, "fpu", 0, KVM_GET_FPU, KVM_SET_FPU, sizeof(struct kvm_fpu), false },
-	[KVM_P_LAPIC] = { FERRY_KVM_LAPIC, "lapic", 0, KVM_GET_LAPIC, KVM_SET_LAPIC, sizeof(struct kvm_lapic_state),
-			  true },
-	[KVM_P_REGS] = { FERRY_KVM_REGS, "regs", 0, KVM_GET_REGS, KVM_SET_REGS, sizeof(struct kvm_regs), false },
+	[KVM_P_LAPIC] = { FERRY_KVM_LAPIC, "lapic", 0, KVM_GET_LAPIC, KVM_SET_LAPIC,
+			  sizeof(struct kvm_lapic_state), true },
+	[KVM_P_REGS] = { FERRY_KVM_REGS, "regs", 0, KVM_GET_REGS, KVM_SET_REGS, sizeof(struct kvm_regs),
+			 false },
 	[KVM_P_DEBUGREGS] = { FERRY_KVM_DEBUGREGS, "debugregs", KVM_CAP_DEBUGREGS, KVM_GET_DEBUGREGS,
 			      KVM_SET_DEBUGREGS, sizeof(struct kvm_debugregs), false },
-	[KVM_P_EVENTS] = { FERRY_KVM_EVENTS, "events", KVM_CAP_VCPU_EVENTS, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS,
-			   sizeof(struct kvm_vcpu_events), false },
-	[KVM_P_MP_STATE] = { FERRY_KVM_MP_STATE, "mp_state", KVM_CAP_MP_STATE, KVM_GET_MP_STATE, KVM_SET_MP_STATE,
-			     sizeof(struct kvm_mp_state), true },
+	[KVM_P_EVENTS] = { FERRY_KVM_EVENTS, "events", KVM_CAP_VCPU_EVENTS, KVM_GET_VCPU_EVENTS,
+			   KVM_SET_VCPU_EVENTS, sizeof(struct kvm_vcpu_events), false },
+	[KVM_P_MP_STATE] = { FERRY_KVM_MP_STATE, "mp_state", KVM_CAP_MP_STATE, KVM_GET_MP_STATE,
+			     KVM_SET_MP_STATE, sizeof(struct kvm_mp_state), true },
 	[KVM_P_PIT] = { FERRY_KVM_PIT, "pit", KVM_CAP_PIT_STATE2, KVM_GET_PIT2, KVM_SET_PIT2,
 			sizeof(struct kvm_pit_state2), true },
 };
@@ -54,7 +56,8 @@ bool kvm_has_cap(const struct ferry_kvm *k, int cap)
 
 /* --- sections --- */
 
-int kvm_put(struct ferry_stream *out, uint32_t id, uint32_t vcpu, uint32_t count, const void *data, size_t len)
+int kvm_put(struct ferry_stream *out, uint32_t id, uint32_t vcpu, uint32_t count, const void *data,
+	    size_t len)
 {
 	struct kvm_part part = { vcpu, count };
 	uint8_t *buf = malloc(sizeof(part) + len);
@@ -70,12 +73,13 @@ int kvm_put(struct ferry_stream *out, uint32_t id, uint32_t vcpu, uint32_t count
 	return err;
 }
 
-int kvm_part(struct ferry_stream *in, const struct ferry_section *sec, struct kvm_part *ret, const uint8_t **data,
-	     size_t *len)
+int kvm_part(struct ferry_stream *in, const struct ferry_section *sec, struct kvm_part *ret,
+	     const uint8_t **data, size_t *len)
 {
 	if (sec->version != KVM_SECTION_VERSION)
 		return ferry_stream_fail(in, -EPROTO,
-					 "KVM section 0x%" PRIx32 " is of version %" PRIu32 ", this library knows %d",
+					 "KVM section 0x%" PRIx32 " is of version %" PRIu32
+					 ", this library knows %d",
 					 sec->id, sec->version, KVM_SECTION_VERSION);
 	if (sec->len < sizeof(*ret))
 		return ferry_stream_fail(in, -EPROTO, "KVM section 0x%" PRIx32 " has only %zu bytes", sec->id,
@@ -86,8 +90,8 @@ int kvm_part(struct ferry_stream *in, const struct ferry_section *sec, struct kv
 	return 0;
 }
 
-int kvm_array(struct ferry_stream *in, const struct ferry_section *sec, size_t size, uint32_t limit, void **ret,
-	      uint32_t *count)
+int kvm_array(struct ferry_stream *in, const struct ferry_section *sec, size_t size, uint32_t limit,
+	      void **ret, uint32_t *count)
 {
 	struct kvm_part part;
 	const uint8_t *data = NULL;
@@ -113,7 +117,8 @@ int kvm_array(struct ferry_stream *in, const struct ferry_section *sec, size_t s
 
 /* --- save --- */
 
-static int save_plain(struct ferry_kvm *k, int fd, uint32_t vcpu, enum kvm_plain_id id, struct ferry_stream *out)
+static int save_plain(struct ferry_kvm *k, int fd, uint32_t vcpu, enum kvm_plain_id id,
+		      struct ferry_stream *out)
 {
 	const struct kvm_plain *p = &kvm_plains[id];
 	uint64_t buf[KVM_PLAIN_MAX / 8];
@@ -128,8 +133,8 @@ static int save_plain(struct ferry_kvm *k, int fd, uint32_t vcpu, enum kvm_plain
 
 		if (p->may_lack && (err == -EINVAL || err == -ENXIO || err == -ENOTTY))
 			return 0;
-		return ferry_stream_fail(out, err, "KVM does not give the %s of vCPU %" PRIu32 ": %s", p->name, vcpu,
-					 strerror(-err));
+		return ferry_stream_fail(out, err, "KVM does not give the %s of vCPU %" PRIu32 ": %s",
+					 p->name, vcpu, strerror(-err));
 	}
 	return kvm_put(out, p->id, vcpu, 0, buf, p->size);
 }
@@ -140,8 +145,8 @@ static int save_cpuid(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *o
 	int err = kvm_get_cpuid(k->vcpus[vcpu], &cpuid);
 
 	if (err)
-		return ferry_stream_fail(out, err, "KVM does not give the CPUID of vCPU %" PRIu32 ": %s", vcpu,
-					 strerror(-err));
+		return ferry_stream_fail(out, err, "KVM does not give the CPUID of vCPU %" PRIu32 ": %s",
+					 vcpu, strerror(-err));
 	err = kvm_put(out, FERRY_KVM_CPUID, vcpu, cpuid->nent, cpuid->entries,
 		      cpuid->nent * sizeof(*cpuid->entries));
 	free(cpuid);
@@ -168,7 +173,8 @@ static int save_xsave(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *o
 	if (!area)
 		return ferry_stream_fail(out, -ENOMEM, "no memory for an xsave area of %zu bytes", size);
 	if (ioctl(k->vcpus[vcpu], two ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, area) < 0)
-		err = ferry_stream_fail(out, -errno, "KVM does not give the xsave area of vCPU %" PRIu32 ": %s", vcpu,
+		err = ferry_stream_fail(out, -errno,
+					"KVM does not give the xsave area of vCPU %" PRIu32 ": %s", vcpu,
 					strerror(errno));
 	else
 		err = kvm_put(out, FERRY_KVM_XSAVE, vcpu, 0, area, size);
@@ -179,7 +185,7 @@ static int save_xsave(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *o
 static bool msr_skipped(uint32_t index)
 {
 	switch (index) {
-	case MSR_IA32_TSC: /* FERRY_KVM_TSC */
+	case MSR_IA32_TSC:	    /* FERRY_KVM_TSC */
 	case MSR_IA32_TSC_DEADLINE: /* FERRY_KVM_MSRS_LATE */
 		return true;
 	case MSR_KVM_WALL_CLOCK: /* a command: setting it writes into guest memory at once, and only then */
@@ -317,7 +323,8 @@ static int save_vm(struct ferry_kvm *k, struct ferry_stream *out)
 	if (err)
 		return err;
 	if (ioctl(k->vm_fd, KVM_GET_CLOCK, &clock) < 0)
-		return ferry_stream_fail(out, -errno, "KVM does not give the VM's clock: %s", strerror(errno));
+		return ferry_stream_fail(out, -errno, "KVM does not give the VM's clock: %s",
+					 strerror(errno));
 	return kvm_put(out, FERRY_KVM_CLOCK, 0, 0, &clock, sizeof(clock));
 }
 

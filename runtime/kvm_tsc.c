@@ -51,13 +51,14 @@ static int set_khz(int fd, uint32_t vcpu, struct ferry_stream *in, uint64_t want
 	uint64_t have = tsc_khz(fd);
 	uint64_t off = want > have ? want - have : have - want;
 
-	if (!want || !have || off <= have / 1000000 * TSC_TOLERANCE_PPM + have % 1000000 * TSC_TOLERANCE_PPM / 1000000)
+	if (!want || !have ||
+	    off <= have / 1000000 * TSC_TOLERANCE_PPM + have % 1000000 * TSC_TOLERANCE_PPM / 1000000)
 		return 0;
 	if (ioctl(fd, KVM_SET_TSC_KHZ, (unsigned long)want) == 0)
 		return 0;
 	return ferry_stream_fail(in, -EOPNOTSUPP,
-				 "the TSC of vCPU %" PRIu32 " runs at %" PRIu64 " kHz, here it would at %" PRIu64
-				 " and cannot be scaled",
+				 "the TSC of vCPU %" PRIu32 " runs at %" PRIu64
+				 " kHz, here it would at %" PRIu64 " and cannot be scaled",
 				 vcpu, want, have);
 }
 
@@ -67,12 +68,13 @@ static bool measure(struct ferry_kvm *k, const struct kvm_tsc *src)
 	struct kvm_clock_data now = { 0 };
 	uint64_t tsc, offset, passed = 0;
 
-	if (!kvm_read_msr(k->vcpus[0], KVM_MSR_TSC, &tsc) || !tsc_offset(k->vcpus[0], KVM_GET_DEVICE_ATTR, &offset))
+	if (!kvm_read_msr(k->vcpus[0], KVM_MSR_TSC, &tsc) ||
+	    !tsc_offset(k->vcpus[0], KVM_GET_DEVICE_ATTR, &offset))
 		return false;
 	if (ioctl(k->vm_fd, KVM_GET_CLOCK, &now) == 0 && now.clock > k->clock_ns)
 		passed = now.clock - k->clock_ns;
-	k->tsc_shift = (src->value - src->offset) + (uint64_t)((unsigned __int128)passed * src->khz / 1000000) -
-		       (tsc - offset);
+	k->tsc_shift = (src->value - src->offset) +
+		       (uint64_t)((unsigned __int128)passed * src->khz / 1000000) - (tsc - offset);
 	return true;
 }
 
@@ -89,6 +91,7 @@ int kvm_tsc_load(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in, co
 			return 0;
 	}
 	if (!kvm_write_msr(k->vcpus[vcpu], KVM_MSR_TSC, src->value))
-		return ferry_stream_fail(in, -EOPNOTSUPP, "this host's KVM refuses the TSC of vCPU %" PRIu32, vcpu);
+		return ferry_stream_fail(in, -EOPNOTSUPP, "this host's KVM refuses the TSC of vCPU %" PRIu32,
+					 vcpu);
 	return 0;
 }

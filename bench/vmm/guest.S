@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The guest: long mode, CPL 3 with IOPL 3 (which runs natively even where KVM emulates CPL 0), no stack, no memory
- * of its own but the vCPU's page. Each visit asks the VMM what to do, checks that registers and clock
+ * The guest: long mode, CPL 3 with IOPL 3 (which runs natively even where KVM emulates CPL 0), no stack, no
+ * memory of its own but the vCPU's page. Each visit asks the VMM what to do, checks that registers and clock
  * survived, and stamps so many pages with the sequence number:
  *
  *	h = seq * K1; h ^= h >> 32; h *= K2
  *	page = high 64 bits of h * pages in the slice		(pseudo-random)
  *	word = top 9 bits of page * K1				(a function of the page alone)
  *
- * rbx first page of the slice; rsi pages in it; r11 bytes from one page of the slice to the next; r8 sequence of
- * the last stamp; rcx stamps left of the quota; r9 last TSC; r10d number of the last output; r12 K1; r13 K2; r14
- * sentinel, also in xmm5 and both halves of ymm6; r15 the vCPU's page. What r8 says is true but between
- * guest_counted and guest_stamped.
+ * rbx first page of the slice; rsi pages in it; r11 bytes from one page of the slice to the next; r8 sequence
+ * of the last stamp; rcx stamps left of the quota; r9 last TSC; r10d number of the last output; r12 K1; r13
+ * K2; r14 sentinel, also in xmm5 and both halves of ymm6; r15 the vCPU's page. What r8 says is true but
+ * between guest_counted and guest_stamped.
  */
 #include "guest.h"
 

@@ -58,7 +58,8 @@ static void build_segments(const struct vmm *vm, uint8_t *buf)
 	}
 	/* interrupt gate, present, for CPL 0 */
 	put64(buf, GUEST_IDT + 16 * GUEST_VECTOR,
-	      (handler & 0xffff) | (uint64_t)GUEST_SEL_CODE0 << 16 | UINT64_C(0x8e) << 40 | (handler >> 16) << 48);
+	      (handler & 0xffff) | (uint64_t)GUEST_SEL_CODE0 << 16 | UINT64_C(0x8e) << 40 |
+		      (handler >> 16) << 48);
 }
 
 void image_build(const struct vmm *vm, uint8_t *buf)

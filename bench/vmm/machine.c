@@ -45,7 +45,8 @@ static int add_slots(struct vmm *vm, char *why, size_t cap)
 			.userspace_addr = (uintptr_t)r->hva,
 		};
 		struct ferry_kvm_slot known = {
-			FERRY_KVM_SLOT_INIT, .slot = i, .region = r->id, .gpa = r->gpa, .len = r->len, .hva = r->hva,
+			FERRY_KVM_SLOT_INIT, .slot = i,	    .region = r->id,
+			.gpa = r->gpa,	     .len = r->len, .hva = r->hva,
 		};
 		int err;
 
@@ -75,14 +76,15 @@ static int new_vcpu(struct vcpu *v, char *why, size_t cap)
 }
 
 /*
- * KVM hands a fault that would sleep to a worker thread of its own, which no signal reaches: a userfault that is
- * never served then blocks whoever closes the VM, even by exiting, beyond SIGKILL. It does not do so for
+ * KVM hands a fault that would sleep to a worker thread of its own, which no signal reaches: a userfault that
+ * is never served then blocks whoever closes the VM, even by exiting, beyond SIGKILL. It does not do so for
  * vCPUs that keep the CPU when they halt; this guest never halts. It saves the fault two wake-ups as well.
  */
 static void disable_async_faults(struct vmm *vm)
 {
 	int can = ioctl(vm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_X86_DISABLE_EXITS);
-	struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_DISABLE_EXITS, .args = { KVM_X86_DISABLE_EXITS_HLT } };
+	struct kvm_enable_cap cap = { .cap = KVM_CAP_X86_DISABLE_EXITS,
+				      .args = { KVM_X86_DISABLE_EXITS_HLT } };
 
 	if (can > 0 && can & KVM_X86_DISABLE_EXITS_HLT)
 		(void)!ioctl(vm->vm_fd, KVM_ENABLE_CAP, &cap);
@@ -230,10 +232,12 @@ int machine_sequence(struct vcpu *v, uint64_t *sequence)
 	if (ioctl(v->fd, KVM_GET_REGS, &regs) < 0)
 		return -errno;
 	rip = regs.rip;
-	if (rip >= timer && rip < end && regs.rsp >= stack && regs.rsp <= stack_end - 8) /* in the handler: see guest.S */
+	if (rip >= timer && rip < end && regs.rsp >= stack &&
+	    regs.rsp <= stack_end - 8) /* in the handler: see guest.S */
 		memcpy(&rip, (uint8_t *)v->vm->regions[0].hva + regs.rsp, sizeof(rip));
 	*sequence = regs.r8;
-	if (rip >= code + (uint64_t)(guest_counted - guest_begin) && rip < code + (uint64_t)(guest_stamped - guest_begin))
+	if (rip >= code + (uint64_t)(guest_counted - guest_begin) &&
+	    rip < code + (uint64_t)(guest_stamped - guest_begin))
 		--*sequence;
 	return 0;
 }
@@ -250,7 +254,8 @@ static bool read_stat(int fd, const char *want, uint64_t *ret)
 		return false;
 	step = sizeof(struct kvm_stats_desc) + head.name_size;
 	descs = calloc(head.num_desc, step);
-	if (!descs || pread(fd, descs, head.num_desc * step, head.desc_offset) != (ssize_t)(head.num_desc * step))
+	if (!descs ||
+	    pread(fd, descs, head.num_desc * step, head.desc_offset) != (ssize_t)(head.num_desc * step))
 		head.num_desc = 0;
 	for (uint32_t i = 0; !found && i < head.num_desc; i++) {
 		const struct kvm_stats_desc *d = (const void *)(descs + i * step);

@@ -15,7 +15,8 @@
 static int map_region(struct vmm *vm, struct ferry_region *r)
 {
 	int flags = r->flags & FERRY_REGION_SHARED ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
-	void *p = mmap(NULL, r->len, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, r->fd, (off_t)r->fd_offset);
+	void *p =
+		mmap(NULL, r->len, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, r->fd, (off_t)r->fd_offset);
 
 	if (p == MAP_FAILED)
 		return -errno;
@@ -55,7 +56,8 @@ int memory_new(struct vmm *vm, char *why, size_t cap)
 	}
 	if (err)
 		snprintf(why, cap, "no %llu MiB of %s memory for the guest: %s",
-			 (unsigned long long)vm->cfg.memory >> 20, shared ? "memfd" : "anonymous", strerror(-err));
+			 (unsigned long long)vm->cfg.memory >> 20, shared ? "memfd" : "anonymous",
+			 strerror(-err));
 	return err;
 }
 

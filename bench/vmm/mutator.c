@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The guest's algorithm (guest.S) on a host thread, for hosts without KVM. Its registers are struct host_regs.
+ * The guest's algorithm (guest.S) on a host thread, for hosts without KVM. Its registers are struct
+ * host_regs.
  *
  * A pause lets the thread finish the stamp it is at. When the guest is to be destroyed, a thread blocked on a
  * userfault is ended by a signal whose handler jumps out of the access. The signal carries the vCPU, so that
@@ -40,7 +41,8 @@ __attribute__((no_sanitize("thread"))) static void touch(struct vcpu *v)
 		page[VCPU_TICKS / 8] = page[VCPU_TICKS / 8] + 1;
 		h->tick_ns += 1000000000u / TIMER_HZ;
 	}
-	while (h->sequence < h->until && atomic_load_explicit(&v->vm->want, memory_order_relaxed) == WANT_RUN) {
+	while (h->sequence < h->until &&
+	       atomic_load_explicit(&v->vm->want, memory_order_relaxed) == WANT_RUN) {
 		uint64_t seq = h->sequence + 1, i = stamp_index(seq, npages);
 
 		((volatile uint64_t *)(base + i * stride))[stamp_word(i)] = seq;

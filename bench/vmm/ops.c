@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The VMM as ferry's embedder. What the target must know of the guest before it has memory travels in the needs
- * (struct need), the rest in the state (struct guest_state, then a struct vcpu_state and its epochs for each
- * vCPU); what KVM knows travels in ferry_kvm's own sections.
+ * The VMM as ferry's embedder. What the target must know of the guest before it has memory travels in the
+ * needs (struct need), the rest in the state (struct guest_state, then a struct vcpu_state and its epochs for
+ * each vCPU); what KVM knows travels in ferry_kvm's own sections.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -64,15 +64,18 @@ static int op_needs(void *arg, struct ferry_stream *out)
 
 static int check_need(struct vmm *vm, struct ferry_stream *in, const struct need *n)
 {
-	if (n->memory < VMM_MEMORY_MIN || n->memory > VMM_MEMORY_MAX || n->memory & ((2u << 20) - 1) || n->populate > 100 ||
-	    n->vcpus < 1 || n->vcpus > VMM_VCPUS_MAX || n->populated_ws > need_pages(n) || !n->slice ||
-	    n->slice > need_pages(n) / n->vcpus || (n->backend != BACKEND_KVM && n->backend != BACKEND_HOST))
+	if (n->memory < VMM_MEMORY_MIN || n->memory > VMM_MEMORY_MAX || n->memory & ((2u << 20) - 1) ||
+	    n->populate > 100 || n->vcpus < 1 || n->vcpus > VMM_VCPUS_MAX ||
+	    n->populated_ws > need_pages(n) || !n->slice || n->slice > need_pages(n) / n->vcpus ||
+	    (n->backend != BACKEND_KVM && n->backend != BACKEND_HOST))
 		return ferry_stream_fail(in, -EPROTO, "the source describes no guest of this VMM");
 	if (vm->cfg.memory_limit && n->memory > vm->cfg.memory_limit)
-		return ferry_stream_fail(in, -ENOMEM, "the source needs %" PRIu64 " MiB, this host grants %" PRIu64 " MiB",
+		return ferry_stream_fail(in, -ENOMEM,
+					 "the source needs %" PRIu64 " MiB, this host grants %" PRIu64 " MiB",
 					 n->memory >> 20, vm->cfg.memory_limit >> 20);
 	if (n->backend == BACKEND_KVM && vm->cfg.host_threads)
-		return ferry_stream_fail(in, -EOPNOTSUPP, "the guest needs KVM, this end was told to do without");
+		return ferry_stream_fail(in, -EOPNOTSUPP,
+					 "the guest needs KVM, this end was told to do without");
 	return 0;
 }
 
@@ -81,8 +84,9 @@ static int take_need(struct vmm *vm, struct ferry_stream *in, const struct ferry
 	int err;
 
 	if (sec->version != SECTION_VERSION || sec->len != sizeof(*n))
-		return ferry_stream_fail(in, -EPROTO, "the guest's description is of version %u and %zu bytes", sec->version,
-					 sec->len);
+		return ferry_stream_fail(in, -EPROTO,
+					 "the guest's description is of version %u and %zu bytes",
+					 sec->version, sec->len);
 	memcpy(n, sec->data, sizeof(*n));
 	err = check_need(vm, in, n);
 	if (err)
@@ -105,7 +109,8 @@ static int check_kvm_need(struct vmm *vm, struct ferry_stream *in, const struct 
 	if (err)
 		return ferry_stream_fail(in, -EOPNOTSUPP, "the guest needs KVM: %s", why);
 	err = ferry_kvm_check_needs(vm->kvm_fd, in, sec);
-	return err == 1 ? ferry_stream_fail(in, -EPROTO, "the source needs something of kind %u", sec->id) : err;
+	return err == 1 ? ferry_stream_fail(in, -EPROTO, "the source needs something of kind %u", sec->id)
+			: err;
 }
 
 static int read_needs(struct vmm *vm, struct ferry_stream *in, struct need *need)
@@ -130,21 +135,25 @@ static int read_needs(struct vmm *vm, struct ferry_stream *in, struct need *need
 }
 
 /* The memory map must be the one that this VMM would make. */
-static int check_regions(struct vmm *vm, const struct ferry_region *regions, size_t n, struct ferry_stream *in)
+static int check_regions(struct vmm *vm, const struct ferry_region *regions, size_t n,
+			 struct ferry_stream *in)
 {
 	uint64_t lens[NREGIONS] = { GUEST_LOW_LEN, vm->cfg.memory - GUEST_LOW_LEN };
 	uint64_t gpas[NREGIONS] = { 0, GUEST_DATA_GPA };
 
 	if (n != NREGIONS)
-		return ferry_stream_fail(in, -EOPNOTSUPP, "the source has %zu regions of memory, this VMM takes %d", n,
+		return ferry_stream_fail(in, -EOPNOTSUPP,
+					 "the source has %zu regions of memory, this VMM takes %d", n,
 					 NREGIONS);
 	for (size_t i = 0; i < n; i++) {
 		if (regions[i].page_shift != PAGE_SHIFT)
-			return ferry_stream_fail(in, -EOPNOTSUPP, "region %u has pages of %llu bytes, this VMM takes %u",
-						 regions[i].id, 1ull << (regions[i].page_shift & 63), PAGE_BYTES);
+			return ferry_stream_fail(
+				in, -EOPNOTSUPP, "region %u has pages of %llu bytes, this VMM takes %u",
+				regions[i].id, 1ull << (regions[i].page_shift & 63), PAGE_BYTES);
 		if (regions[i].id != i || regions[i].gpa != gpas[i] || regions[i].len != lens[i])
 			return ferry_stream_fail(in, -EOPNOTSUPP,
-						 "region %u of %" PRIu64 " bytes at 0x%" PRIx64 " does not fit this VMM",
+						 "region %u of %" PRIu64 " bytes at 0x%" PRIx64
+						 " does not fit this VMM",
 						 regions[i].id, regions[i].len, regions[i].gpa);
 	}
 	vm->cfg.kind = regions[0].flags & FERRY_REGION_SHARED ? VMM_MEMFD : VMM_ANON;
@@ -261,10 +270,12 @@ static int load_guest(struct vmm *vm, struct ferry_stream *in, const struct ferr
 	struct guest_state g;
 
 	if (sec->len != sizeof(g))
-		return ferry_stream_fail(in, -EPROTO, "the guest's state has %zu bytes instead of %zu", sec->len, sizeof(g));
+		return ferry_stream_fail(in, -EPROTO, "the guest's state has %zu bytes instead of %zu",
+					 sec->len, sizeof(g));
 	memcpy(&g, sec->data, sizeof(g));
 	if (!g.slice || g.slice > data_pages(vm) / vm->nvcpus)
-		return ferry_stream_fail(in, -EPROTO, "a slice of %" PRIu64 " pages does not fit the guest", g.slice);
+		return ferry_stream_fail(in, -EPROTO, "a slice of %" PRIu64 " pages does not fit the guest",
+					 g.slice);
 	atomic_store(&vm->rate, g.rate);
 	atomic_store(&vm->slice, g.slice);
 	vm->slice_changes = g.slice_changes;
@@ -290,12 +301,13 @@ static int load_vcpu(struct vmm *vm, struct ferry_stream *in, const struct ferry
 	memcpy(&s, sec->data, sizeof(s));
 	if (s.index >= vm->nvcpus || !s.nepochs || s.nepochs > EPOCHS_MAX ||
 	    sec->len != sizeof(s) + s.nepochs * sizeof(struct epoch))
-		return ferry_stream_fail(in, -EPROTO, "the state of vCPU %u has %zu bytes for %u epochs", s.index, sec->len,
-					 s.nepochs);
+		return ferry_stream_fail(in, -EPROTO, "the state of vCPU %u has %zu bytes for %u epochs",
+					 s.index, sec->len, s.nepochs);
 	v = &vm->vcpus[s.index];
 	memcpy(v->epochs, (const uint8_t *)sec->data + sizeof(s), s.nepochs * sizeof(struct epoch));
 	if (!epochs_fit(vm, &s, v->epochs) || s.host.sequence > s.host.until)
-		return ferry_stream_fail(in, -EPROTO, "the history of vCPU %u does not fit the guest", s.index);
+		return ferry_stream_fail(in, -EPROTO, "the history of vCPU %u does not fit the guest",
+					 s.index);
 	v->nepochs = s.nepochs;
 	v->slice = v->epochs[s.nepochs - 1].npages;
 	v->host = s.host;
@@ -325,7 +337,8 @@ static int op_load(void *arg, struct ferry_stream *in)
 				return err;
 		}
 		if (sec.version != SECTION_VERSION || (sec.id != SECTION_GUEST && sec.id != SECTION_VCPU))
-			return ferry_stream_fail(in, -EPROTO, "section %u of version %u is not known to this VMM", sec.id,
+			return ferry_stream_fail(in, -EPROTO,
+						 "section %u of version %u is not known to this VMM", sec.id,
 						 sec.version);
 		err = sec.id == SECTION_GUEST ? load_guest(vm, in, &sec) : load_vcpu(vm, in, &sec);
 		if (err)
@@ -334,7 +347,8 @@ static int op_load(void *arg, struct ferry_stream *in)
 		vcpus += sec.id == SECTION_VCPU;
 	}
 	if (!err && (!guest || vcpus != vm->nvcpus))
-		err = ferry_stream_fail(in, -EPROTO, "the state of %u vCPUs came, the guest has %u", vcpus, vm->nvcpus);
+		err = ferry_stream_fail(in, -EPROTO, "the state of %u vCPUs came, the guest has %u", vcpus,
+					vm->nvcpus);
 	if (!err && vm->backend == BACKEND_KVM)
 		err = ferry_kvm_load_end(vm->kvm, in);
 	return err;
@@ -387,7 +401,8 @@ static int op_discard(void *arg)
 {
 	struct vmm *vm = arg;
 
-	/* Memory and descriptors stay until vmm_destroy(): a VM is not closed while a userfault may be pending. */
+	/* Memory and descriptors stay until vmm_destroy(): a VM is not closed while a userfault may be
+	 * pending. */
 	vmm_stop(vm, true);
 	output_discard(&vm->out);
 	return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the guest prints. A record either leaves at once or, while held, is queued: nothing of it is seen outside
- * until the release lets it go in order, and the discard makes as if it had never been.
+ * What the guest prints. A record either leaves at once or, while held, is queued: nothing of it is seen
+ * outside until the release lets it go in order, and the discard makes as if it had never been.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -3,10 +3,10 @@
  * The proof: what must every byte of RAM be, and is it?
  *
  * Theory. A page is a hole or generated content (stamp.h), or part of the image; over it lies at most one
- * stamp, as a page's stamps all go to one word: the number of the last stamp that went there. That is found by
- * walking each vCPU's sequence backwards from its end until every page of its slice has been met, which takes
- * some n ln n steps for n pages however long the guest has run. When the working set was changed, each epoch is
- * walked within its own slice, the last first.
+ * stamp, as a page's stamps all go to one word: the number of the last stamp that went there. That is found
+ * by walking each vCPU's sequence backwards from its end until every page of its slice has been met, which
+ * takes some n ln n steps for n pages however long the guest has run. When the working set was changed, each
+ * epoch is walked within its own slice, the last first.
  *
  * Holes are asked for before they are read (/proc/self/pagemap, or SEEK_DATA of the memfd), so that proving
  * does not populate them.
@@ -90,8 +90,8 @@ static int replay(struct proof *p)
 		if (err)
 			return err;
 		if (sequence > atomic_load(&v->given))
-			say(p, "vCPU %u has made %llu stamps, of %llu it was asked for", i, (unsigned long long)sequence,
-			    (unsigned long long)atomic_load(&v->given));
+			say(p, "vCPU %u has made %llu stamps, of %llu it was asked for", i,
+			    (unsigned long long)sequence, (unsigned long long)atomic_load(&v->given));
 		p->ret->stamps += sequence;
 		replay_vcpu(p, v, sequence);
 	}
@@ -101,7 +101,8 @@ static int replay(struct proof *p)
 /* --- what is there --- */
 
 /* Per page: whether it may be read without populating it. */
-static int present_anon(struct proof *p, const struct ferry_region *r, uint64_t first, uint64_t n, uint64_t *entries)
+static int present_anon(struct proof *p, const struct ferry_region *r, uint64_t first, uint64_t n,
+			uint64_t *entries)
 {
 	off_t at = (off_t)((((uintptr_t)r->hva >> PAGE_SHIFT) + first) * 8);
 
@@ -154,10 +155,12 @@ static bool matches(const uint64_t *p, uint64_t first, uint64_t step, uint64_t f
 
 static bool page_is_right(struct proof *p, uint32_t region, uint64_t page, const uint64_t *data)
 {
-	uint64_t global = page + (region ? GUEST_LOW_LEN >> PAGE_SHIFT : 0), first = 0, step = 0, stamp = 0, word;
+	uint64_t global = page + (region ? GUEST_LOW_LEN >> PAGE_SHIFT : 0), first = 0, step = 0, stamp = 0,
+		 word;
 
 	if (!region && page < GUEST_IMAGE_END >> PAGE_SHIFT)
-		return image_is_live(p->vm, page) || !memcmp(data, p->image + (page << PAGE_SHIFT), PAGE_BYTES);
+		return image_is_live(p->vm, page) ||
+		       !memcmp(data, p->image + (page << PAGE_SHIFT), PAGE_BYTES);
 	if (memory_is_populated(p->vm, global)) {
 		first = content_first(p->vm->cfg.seed, global);
 		step = CONTENT_STEP;
@@ -186,15 +189,15 @@ static int check_region(struct proof *p, uint32_t region, uint64_t *entries)
 
 	for (uint64_t first = 0; first < npages; first += BATCH) {
 		uint64_t n = npages - first < BATCH ? npages - first : BATCH;
-		int err = r->flags & FERRY_REGION_SHARED ? present_shared(p, r, first, n, entries) :
-							   present_anon(p, r, first, n, entries);
+		int err = r->flags & FERRY_REGION_SHARED ? present_shared(p, r, first, n, entries)
+							 : present_anon(p, r, first, n, entries);
 
 		if (err)
 			return err;
 		for (uint64_t i = 0; i < n; i++) {
 			const uint64_t *data = (const uint64_t *)r->hva + (first + i) * PAGE_WORDS;
-			bool right = entries[i] ? page_is_right(p, region, first + i, data) :
-						  hole_is_right(p, region, first + i);
+			bool right = entries[i] ? page_is_right(p, region, first + i, data)
+						: hole_is_right(p, region, first + i);
 
 			p->ret->pages_checked++;
 			p->ret->pages_hole += !entries[i];
@@ -203,8 +206,8 @@ static int check_region(struct proof *p, uint32_t region, uint64_t *entries)
 			if (!p->ret->pages_bad++) {
 				p->ret->bad_region = region;
 				p->ret->bad_page = first + i;
-				say(p, "page %llu of region %u is %s", (unsigned long long)(first + i), region,
-				    entries[i] ? "not what was written to it" : "missing");
+				say(p, "page %llu of region %u is %s", (unsigned long long)(first + i),
+				    region, entries[i] ? "not what was written to it" : "missing");
 			}
 		}
 	}
@@ -217,13 +220,14 @@ static void check_counters(struct proof *p)
 
 	for (uint32_t i = 0; i < p->vm->nvcpus; i++) {
 		const uint64_t *page = (const uint64_t *)(low + GUEST_VCPU + (size_t)PAGE_BYTES * i);
-		uint64_t back = page[VCPU_TSC_BACK / 8], sse = page[VCPU_SSE_BAD / 8], avx = page[VCPU_AVX_BAD / 8];
+		uint64_t back = page[VCPU_TSC_BACK / 8], sse = page[VCPU_SSE_BAD / 8],
+			 avx = page[VCPU_AVX_BAD / 8];
 
 		p->ret->ticks += page[VCPU_TICKS / 8];
 		p->ret->guest_errors += back + sse + avx;
 		if (back | sse | avx)
-			say(p, "vCPU %u saw its clock go back %llu times, SSE change %llu and AVX %llu times", i,
-			    (unsigned long long)back, (unsigned long long)sse, (unsigned long long)avx);
+			say(p, "vCPU %u saw its clock go back %llu times, SSE change %llu and AVX %llu times",
+			    i, (unsigned long long)back, (unsigned long long)sse, (unsigned long long)avx);
 	}
 }
 

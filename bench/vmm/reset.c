@@ -16,8 +16,8 @@
 #define CR0_LONG 0x80050033u /* PG, AM, WP, NE, ET, MP, PE */
 #define CR4_SSE 0x620u	     /* PAE, OSFXSR, OSXMMEXCPT */
 #define CR4_OSXSAVE 0x40000u
-#define EFER_LONG 0x501u     /* SCE, LME, LMA */
-#define RFLAGS_USER 0x3202u  /* IOPL 3, IF */
+#define EFER_LONG 0x501u    /* SCE, LME, LMA */
+#define RFLAGS_USER 0x3202u /* IOPL 3, IF */
 
 #define XCR0_SSE 3u
 #define XCR0_AVX 7u /* x87, SSE, AVX */
@@ -72,8 +72,15 @@ static int set_cpuid(struct vcpu *v, bool *avx)
 
 static struct kvm_segment flat(uint16_t selector, uint8_t type)
 {
-	return (struct kvm_segment){ .limit = 0xffffffff, .selector = selector, .type = type, .present = 1, .dpl = 3,
-				     .db = type == 3, .s = 1, .l = type != 3, .g = 1 };
+	return (struct kvm_segment){ .limit = 0xffffffff,
+				     .selector = selector,
+				     .type = type,
+				     .present = 1,
+				     .dpl = 3,
+				     .db = type == 3,
+				     .s = 1,
+				     .l = type != 3,
+				     .g = 1 };
 }
 
 static int set_sregs(struct vcpu *v, bool avx)
@@ -84,7 +91,10 @@ static int set_sregs(struct vcpu *v, bool avx)
 		return -errno;
 	s.cs = flat(GUEST_SEL_CODE3, 0xb);
 	s.ds = s.es = s.fs = s.gs = s.ss = flat(GUEST_SEL_DATA3, 3);
-	s.tr = (struct kvm_segment){ .base = GUEST_TSS + 0x80 * v->index, .limit = 0x67, .present = 1, .type = 11,
+	s.tr = (struct kvm_segment){ .base = GUEST_TSS + 0x80 * v->index,
+				     .limit = 0x67,
+				     .present = 1,
+				     .type = 11,
 				     .selector = (uint16_t)(GUEST_SEL_TSS + 16 * v->index) };
 	s.gdt.base = GUEST_GDT;
 	s.gdt.limit = (uint16_t)(GUEST_SEL_TSS + 16 * v->vm->nvcpus - 1);
@@ -191,7 +201,8 @@ static int reset_vcpu(struct vcpu *v, const char **what)
 	}
 	if (!err) {
 		*what = "SSE and AVX registers";
-		err = ioctl(v->vm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE) > 0 ? set_xsave(v, avx) : set_fpu(v);
+		err = ioctl(v->vm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE) > 0 ? set_xsave(v, avx)
+										  : set_fpu(v);
 	}
 	if (!err && avx)
 		((uint8_t *)v->vm->regions[0].hva)[GUEST_VCPU + PAGE_BYTES * v->index + VCPU_FLAGS] = 1;
@@ -213,7 +224,8 @@ int machine_reset(struct vmm *vm, char *why, size_t cap)
 		int err = reset_vcpu(&vm->vcpus[i], &what);
 
 		if (err) {
-			snprintf(why, cap, "KVM refuses the %s that vCPU %u begins with: %s", what, i, strerror(-err));
+			snprintf(why, cap, "KVM refuses the %s that vCPU %u begins with: %s", what, i,
+				 strerror(-err));
 			return err;
 		}
 	}

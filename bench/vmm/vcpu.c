@@ -2,9 +2,9 @@
 /*
  * The threads that run vCPUs, how they are stopped, and the pace of the guest.
  *
- * Stopping. want is changed under the lock, then every thread is kicked: the condition, for one that waits for
- * its pace; immediate_exit, for one about to enter KVM; a signal, for one inside KVM or inside a page fault.
- * The signal is repeated until the thread has acknowledged, as it may have come a moment too early.
+ * Stopping. want is changed under the lock, then every thread is kicked: the condition, for one that waits
+ * for its pace; immediate_exit, for one about to enter KVM; a signal, for one inside KVM or inside a page
+ * fault. The signal is repeated until the thread has acknowledged, as it may have come a moment too early.
  *
  * A kernel-mode access on behalf of the guest (KVM's emulator) that is blocked on a userfault is not ended
  * by a signal. When the guest is to be destroyed anyway, its memory is replaced under it.
@@ -18,7 +18,7 @@
 
 #include "vmm_int.h"
 
-#define KICK_NS UINT64_C(1000000)    /* until the next one */
+#define KICK_NS UINT64_C(1000000)     /* until the next one */
 #define ABANDON_NS UINT64_C(50000000) /* how long a thread may be stuck before its memory goes */
 
 uint64_t now_ns(void)
@@ -61,7 +61,8 @@ static void *vcpu_main(void *arg)
 	for (;;) {
 		v->parked = true;
 		pthread_cond_broadcast(&vm->ack);
-		while (atomic_load(&vm->want) == WANT_PARK || (v->dead && atomic_load(&vm->want) != WANT_EXIT))
+		while (atomic_load(&vm->want) == WANT_PARK ||
+		       (v->dead && atomic_load(&vm->want) != WANT_EXIT))
 			pthread_cond_wait(&vm->kick, &vm->lock);
 		if (atomic_load(&vm->want) == WANT_EXIT)
 			break;
@@ -79,7 +80,8 @@ static void *vcpu_main(void *arg)
 	return NULL;
 }
 
-/* The handler is the process's: it does nothing but end system calls and, when asked, a host thread's fault. */
+/* The handler is the process's: it does nothing but end system calls and, when asked, a host thread's fault.
+ */
 static int install_handler(void)
 {
 	struct sigaction sa = { .sa_sigaction = mutator_kick_handler, .sa_flags = SA_SIGINFO };
@@ -174,7 +176,7 @@ void vcpus_stop(struct vmm *vm, bool abandon)
 
 /* --- the pace --- */
 
-void vcpus_rate_changed(struct vmm *vm) /* lock held */
+void vcpus_rate_changed(struct vmm *vm)
 {
 	vm->pace_generation++;
 	pthread_cond_broadcast(&vm->kick);
@@ -218,7 +220,8 @@ static uint64_t stamps_due(struct vcpu *v, uint64_t now, uint64_t *when)
 		return 0;
 	passed = now - v->pace_from;
 	due = (uint64_t)((unsigned __int128)passed * rate / 1000000000u);
-	if (due > v->pace_given && due - v->pace_given > (unsigned __int128)rate * DEBT_NS / 1000000000u + QUOTA_MAX) {
+	if (due > v->pace_given &&
+	    due - v->pace_given > (unsigned __int128)rate * DEBT_NS / 1000000000u + QUOTA_MAX) {
 		v->pace_from = now - VISIT_NS; /* it cannot keep up: begin anew */
 		v->pace_given = 0;
 		due = (uint64_t)((unsigned __int128)VISIT_NS * rate / 1000000000u);

@@ -83,7 +83,8 @@ static int check_config(const struct vmm_config *c, char *why, size_t cap)
 	else if (c->populate > 100)
 		snprintf(why, cap, "populate is %u percent; it takes 0 to 100", c->populate);
 	else if (c->working_set < vcpus * PAGE_BYTES || c->working_set > c->memory - GUEST_LOW_LEN)
-		snprintf(why, cap, "the working set is %llu bytes; it takes a page a vCPU to %llu (memory without the low 16 MiB)",
+		snprintf(why, cap,
+			 "the working set is %llu bytes; it takes a page a vCPU to %llu (memory but 16 MiB)",
 			 (unsigned long long)c->working_set, (unsigned long long)c->memory - GUEST_LOW_LEN);
 	else
 		return 0;
@@ -233,8 +234,8 @@ void vmm_get_stats(struct vmm *vm, struct vmm_stats *st)
 }
 
 /*
- * A stamp is a dozen instructions, a visit some forty and a tick three: emulated, the stamps alone are more than
- * what is granted here.
+ * A stamp is a dozen instructions, a visit some forty and a tick three: emulated, the stamps alone are more
+ * than what is granted here.
  */
 const char *vmm_mutator(struct vmm *vm)
 {

@@ -42,17 +42,17 @@ struct vmm_config {
 	uint64_t dirty_rate;  /* pages a second, all vCPUs together; 0: idle; UINT64_MAX: unpaced */
 	uint64_t seed;	      /* of the content */
 	enum vmm_kind kind;
-	uint32_t populate;    /* percent of RAM with unique content; the working set is always populated */
-	uint32_t vcpus;	      /* 0: 1 */
-	bool host_threads;    /* no KVM, even where there is one */
-	bool huge;	      /* MADV_HUGEPAGE on the RAM (both ends; anon only) */
+	uint32_t populate; /* percent of RAM with unique content; the working set is always populated */
+	uint32_t vcpus;	   /* 0: 1 */
+	bool host_threads; /* no KVM, even where there is one */
+	bool huge;	   /* MADV_HUGEPAGE on the RAM (both ends; anon only) */
 	/* both ends */
-	enum vmm_end end;     /* stamped on the output */
-	int observer;	      /* pipe or socket that takes struct vmm_output records; -1: none. Stays the caller's */
+	enum vmm_end end;      /* stamped on the output */
+	int observer;	       /* pipe or socket for struct vmm_output records, the caller's; -1: none */
 	uint64_t memory_limit; /* target: refuse a larger guest; 0: none */
-	void *ctx;	      /* handed to the callbacks */
-	void (*event)(void *ctx, const struct ferry_event *ev);	       /* optional: ferry_ops.event */
-	void (*log)(void *ctx, int level, const char *line);	       /* optional: ferry_ops.log */
+	void *ctx;	       /* handed to the callbacks */
+	void (*event)(void *ctx, const struct ferry_event *ev); /* optional: ferry_ops.event */
+	void (*log)(void *ctx, int level, const char *line);	/* optional: ferry_ops.log */
 };
 
 /* One numbered output, as the observer reads it: whole records, in order for each stream. */
@@ -76,14 +76,14 @@ struct vmm_stats {
 struct vmm_proof {
 	uint64_t pages_checked; /* all pages of RAM, holes too */
 	uint64_t pages_bad;
-	uint64_t pages_hole;	/* of the checked: not present, as they must be */
-	uint64_t stamps;	/* replayed: the sum of the sequence numbers */
-	uint64_t ticks;		/* timer ticks the guest counted, all vCPUs */
-	uint64_t guest_errors;	/* clock went backwards, SSE or AVX registers changed: must be 0 */
+	uint64_t pages_hole;   /* of the checked: not present, as they must be */
+	uint64_t stamps;       /* replayed: the sum of the sequence numbers */
+	uint64_t ticks;	       /* timer ticks the guest counted, all vCPUs */
+	uint64_t guest_errors; /* clock went backwards, SSE or AVX registers changed: must be 0 */
 	uint64_t duration_us;
-	uint32_t bad_region;	/* the first bad page, if any */
+	uint32_t bad_region; /* the first bad page, if any */
 	uint64_t bad_page;
-	char text[256];		/* one sentence on the first thing that is wrong, or "" */
+	char text[256]; /* one sentence on the first thing that is wrong, or "" */
 };
 
 /*
@@ -107,8 +107,10 @@ size_t vmm_regions(struct vmm *vm, const struct ferry_region **ret);
 int vmm_pause(struct vmm *vm);
 int vmm_resume(struct vmm *vm);
 
-/* Any thread; take effect within a millisecond or so. -EINVAL when it does not fit the RAM, -ENOSPC
- * after 250 changes of the working set. A working set that grows stamps pages that were holes. */
+/*
+ * Any thread; take effect within a millisecond or so. -EINVAL when it does not fit the RAM, -ENOSPC after 250
+ * changes of the working set. A working set that grows stamps pages that were holes.
+ */
 int vmm_set_rate(struct vmm *vm, uint64_t pages_per_second);
 int vmm_set_working_set(struct vmm *vm, uint64_t bytes);
 
@@ -126,9 +128,11 @@ const char *vmm_error(struct vmm *vm);
  */
 int vmm_proof(struct vmm *vm, struct vmm_proof *ret);
 
-/* For tests of dirty tracking. Stamps of one vCPU: certainly written, and perhaps written, by now; any thread. */
+/* For tests of dirty tracking, any thread: a vCPU's stamps that are certainly, and perhaps, written by now.
+ */
 void vmm_stamps(struct vmm *vm, unsigned vcpu, uint64_t *done, uint64_t *given);
-/* The page of region 1 that a vCPU's stamp number seq was written to. The guest is paused or its working set fixed. */
+/* The page of region 1 that a vCPU's stamp seq went to, while the guest is paused or its working set fixed.
+ */
 uint64_t vmm_stamp_page(struct vmm *vm, unsigned vcpu, uint64_t seq);
 
 #endif

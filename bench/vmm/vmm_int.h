@@ -2,10 +2,10 @@
 /*
  * The VMM inside.
  *
- * Threads. A thread a vCPU (vcpu.c), running a KVM vCPU (machine.c) or the same algorithm in C (mutator.c); the
- * caller's threads, of which one may be inside ferry_run(). vmm.want says what the vCPU threads shall do; they
- * acknowledge by vcpu.parked. Locks, in order: vmm.lock (want, parked, pacing, error), vmm_out.lock (output).
- * What a vCPU thread alone touches while it runs is free to others while it is parked.
+ * Threads. A thread a vCPU (vcpu.c), running a KVM vCPU (machine.c) or the same algorithm in C (mutator.c);
+ * the caller's threads, of which one may be inside ferry_run(). vmm.want says what the vCPU threads shall do;
+ * they acknowledge by vcpu.parked. Locks, in order: vmm.lock (want, parked, pacing, error), vmm_out.lock
+ * (output). What a vCPU thread alone touches while it runs is free to others while it is parked.
  */
 #ifndef BENCH_VMM_INT_H
 #define BENCH_VMM_INT_H
@@ -46,9 +46,9 @@ struct epoch {
 struct host_regs {
 	uint64_t sequence; /* of the last stamp */
 	uint64_t npages;
-	uint64_t until;	   /* the last stamp of the quota */
-	uint64_t tick_ns;  /* of the last tick, CLOCK_MONOTONIC; 0: none yet */
-	uint32_t number;   /* of the last output */
+	uint64_t until;	  /* the last stamp of the quota */
+	uint64_t tick_ns; /* of the last tick, CLOCK_MONOTONIC; 0: none yet */
+	uint32_t number;  /* of the last output */
 	uint32_t reserved;
 };
 
@@ -59,13 +59,13 @@ struct vcpu {
 	bool has_thread, parked, dead; /* vmm.lock */
 
 	/* pacing: vmm.lock */
-	uint64_t slice;		     /* pages: what the guest was told */
+	uint64_t slice;			/* pages: what the guest was told */
 	uint64_t pace_from, pace_given; /* since when, how many: for the rate of this generation */
 	uint32_t pace_generation;
 	uint64_t next_visit, next_print; /* ns */
 	struct epoch *epochs;
 	uint32_t nepochs;
-	bool greeted;			 /* has had its FIRST_STAMPS */
+	bool greeted; /* has had its FIRST_STAMPS */
 
 	_Atomic uint64_t given, done; /* quotas handed out, and of them certainly used up */
 	_Atomic uint64_t visits;      /* at this end */
@@ -96,7 +96,7 @@ struct tracker; /* track.c */
 struct vmm {
 	struct vmm_config cfg;
 	enum backend backend;
-	bool built; /* memory and vCPUs are there */
+	bool built;	       /* memory and vCPUs are there */
 	uint64_t populated_ws; /* data pages that are populated for the working set */
 
 	struct ferry_region regions[NREGIONS];
@@ -115,9 +115,9 @@ struct vmm {
 	pthread_cond_t ack;  /* from them: parked */
 	_Atomic int want;
 	_Atomic uint64_t rate;
-	_Atomic uint64_t slice; /* pages of each vCPU's slice */
-	uint32_t slice_changes; /* lock */
-	uint32_t throttle;	/* lock: percent */
+	_Atomic uint64_t slice;	  /* pages of each vCPU's slice */
+	uint32_t slice_changes;	  /* lock */
+	uint32_t throttle;	  /* lock: percent */
 	uint32_t pace_generation; /* lock: counts changes of the rate, and resumes */
 	_Atomic bool gone;
 	_Atomic bool abandoned; /* what the guest does no longer matters, only that it stops */
@@ -128,7 +128,7 @@ struct vmm {
 	struct vmm_out out;
 };
 
-/* memory.c: what of a page is meant to be there */
+/* memory.c */
 int memory_new(struct vmm *vm, char *why, size_t cap);
 void memory_free(struct vmm *vm);
 int memory_populate(struct vmm *vm);
@@ -145,20 +145,20 @@ static inline uint64_t data_pages(const struct vmm *vm)
 /* page counts from the start of the low region over both. */
 bool memory_is_populated(const struct vmm *vm, uint64_t page);
 
-/* image.c: the low region below GUEST_IMAGE_END as it is before the guest runs; buf is zeroed, of that length. */
+/* image.c: the low region as it is before the guest runs; buf: GUEST_IMAGE_END bytes, zeroed. */
 void image_build(const struct vmm *vm, uint8_t *buf);
 /* Whether the guest itself writes into this page of the image. */
 bool image_is_live(const struct vmm *vm, uint64_t page);
 
 /* machine.c */
-int machine_open(struct vmm *vm, char *why, size_t cap); /* /dev/kvm; machine_new does it too */
-int machine_new(struct vmm *vm, char *why, size_t cap); /* VM, slots, vCPUs: no guest memory is touched */
+int machine_open(struct vmm *vm, char *why, size_t cap);  /* /dev/kvm; machine_new does it too */
+int machine_new(struct vmm *vm, char *why, size_t cap);	  /* VM, slots, vCPUs: no guest memory is touched */
 int machine_reset(struct vmm *vm, char *why, size_t cap); /* vCPUs as they begin */
 void machine_free(struct vmm *vm);
-void machine_run(struct vcpu *v); /* until want changes */
+void machine_run(struct vcpu *v);  /* until want changes */
 void machine_kick(struct vcpu *v); /* lock held */
 void machine_unkick(struct vcpu *v);
-/* Of a parked vCPU: its last stamp, exactly, and its last output. Reads guest memory. */
+/* Of a parked vCPU: its last stamp, exactly. May read guest memory. */
 int machine_sequence(struct vcpu *v, uint64_t *sequence);
 uint64_t machine_emulated(struct vmm *vm); /* instructions */
 
@@ -173,10 +173,11 @@ void tracker_free(struct tracker *t);
 
 /* vcpu.c */
 int vcpus_start(struct vmm *vm); /* threads, parked */
-void vcpus_stop(struct vmm *vm, bool abandon); /* threads are gone on return; abandon: memory may go to free them */
+/* The threads are gone on return. abandon: the memory may go, to get them out. */
+void vcpus_stop(struct vmm *vm, bool abandon);
 void vcpus_pause(struct vmm *vm);
 void vcpus_resume(struct vmm *vm);
-void vcpus_rate_changed(struct vmm *vm);
+void vcpus_rate_changed(struct vmm *vm); /* lock held */
 void vcpu_slice_begins(struct vcpu *v, uint64_t npages);
 /* The guest asks what to do; blocks as the pace demands; 0 at once when want changes. */
 uint32_t vcpu_ask(struct vcpu *v);
@@ -197,6 +198,5 @@ int vmm_build(struct vmm *vm, char *why, size_t cap); /* memory and machine from
 /* The guest is gone: no thread of it is left. abandon: its memory may be replaced to get them out. */
 void vmm_stop(struct vmm *vm, bool abandon);
 void vmm_free_guest(struct vmm *vm); /* and then its memory and KVM's descriptors */
-
 
 #endif

@@ -26,27 +26,27 @@ extern "C" {
 struct ferry_kvm;
 
 /*
- * kvm_fd: /dev/kvm; vm_fd: KVM_CREATE_VM; vcpu_fds: n of KVM_CREATE_VCPU, in the same order at source and target
- * (n is 1 to 4096; the array is copied). -EINVAL (an argument is out of range), -EOPNOTSUPP (not an x86-64
- * host), -ENOMEM.
+ * kvm_fd: /dev/kvm; vm_fd: KVM_CREATE_VM; vcpu_fds: n of KVM_CREATE_VCPU, in the same order at source and
+ * target (n is 1 to 4096; the array is copied). -EINVAL (an argument is out of range), -EOPNOTSUPP (not an
+ * x86-64 host), -ENOMEM.
  */
 int ferry_kvm_new(struct ferry_kvm **ret, int kvm_fd, int vm_fd, const int *vcpu_fds, size_t n);
 /* Ends dirty logging if it is on. NULL is fine. */
 void ferry_kvm_free(struct ferry_kvm *k);
 
 /*
- * A memslot that the VMM has set (KVM_SET_USER_MEMORY_REGION) for a region, or for a part of one; a region may
- * be covered by several. From dirty_start to dirty_stop the library sets and clears the slot's
+ * A memslot that the VMM has set (KVM_SET_USER_MEMORY_REGION) for a region, or for a part of one; a region
+ * may be covered by several. From dirty_start to dirty_stop the library sets and clears the slot's
  * KVM_MEM_LOG_DIRTY_PAGES flag, and the VMM must not change the slot.
  */
 struct ferry_kvm_slot {
-	size_t size;	      /* of this struct */
-	uint32_t slot;	      /* KVM's number; the address space in the upper 16 bits */
-	uint32_t region;      /* ferry_region.id */
-	uint64_t gpa, len;    /* bytes; pages of 4096 */
+	size_t size;	   /* of this struct */
+	uint32_t slot;	   /* KVM's number; the address space in the upper 16 bits */
+	uint32_t region;   /* ferry_region.id */
+	uint64_t gpa, len; /* bytes; pages of 4096 */
 	void *hva;
-	uint64_t first_page;  /* where in the region the slot begins, pages */
-	uint32_t flags;	      /* as set, without KVM_MEM_LOG_DIRTY_PAGES */
+	uint64_t first_page; /* where in the region the slot begins, pages */
+	uint32_t flags;	     /* as set, without KVM_MEM_LOG_DIRTY_PAGES */
 	uint32_t reserved;
 };
 #define FERRY_KVM_SLOT_INIT .size = sizeof(struct ferry_kvm_slot)
@@ -55,8 +55,8 @@ struct ferry_kvm_slot {
 int ferry_kvm_add_slot(struct ferry_kvm *k, const struct ferry_kvm_slot *slot);
 
 /*
- * Dirty logging of all slots. After dirty_start has returned no write by a vCPU is missed, and the first fetch
- * returns only what was written since. Where KVM has KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 it is enabled
+ * Dirty logging of all slots. After dirty_start has returned no write by a vCPU is missed, and the first
+ * fetch returns only what was written since. Where KVM has KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 it is enabled
  * until dirty_stop, with KVM_DIRTY_LOG_INITIALLY_SET. vCPUs may run. Starting what is started, and
  * stopping what is stopped, does nothing. Errors are KVM's; a failed start leaves logging off.
  * What the VMM itself writes into guest memory is not seen: it adds that to bits on its own.
@@ -69,11 +69,12 @@ int ferry_kvm_dirty_stop(struct ferry_kvm *k);
  * nothing will be fetched again: the pages are not protected anew, which saves most of the time. -EINVAL
  * (logging is off, no slot has this region, or a slot lies outside npages), or KVM's errors.
  */
-int ferry_kvm_dirty_fetch(struct ferry_kvm *k, uint32_t region, uint64_t *bits, uint64_t npages, unsigned flags);
+int ferry_kvm_dirty_fetch(struct ferry_kvm *k, uint32_t region, uint64_t *bits, uint64_t npages,
+			  unsigned flags);
 
 /*
- * Sections of ferry_kvm_put_needs() and ferry_kvm_save(): ids from FERRY_KVM_SECTIONS on are this header's, a VMM
- * takes others for its own. Every section has a version of its own, 1 now. The data is KVM's own structs
+ * Sections of ferry_kvm_put_needs() and ferry_kvm_save(): ids from FERRY_KVM_SECTIONS on are this header's, a
+ * VMM takes others for its own. Every section has a version of its own, 1 now. The data is KVM's own structs
  * behind a u32 vCPU index (0 for what belongs to the VM) and a u32 count of elements where there are several.
  */
 #define FERRY_KVM_SECTIONS 0x4b560000u /* to 0x4b56ffff */
@@ -84,19 +85,19 @@ enum ferry_kvm_section {
 	FERRY_KVM_SREGS = 0x4b560011,	   /* kvm_sregs, where sregs2 is not there */
 	FERRY_KVM_SREGS2 = 0x4b560012,
 	FERRY_KVM_XCRS = 0x4b560013,
-	FERRY_KVM_FPU = 0x4b560014,	   /* where xsave is not there */
-	FERRY_KVM_XSAVE = 0x4b560015,	   /* the area, of the size that the source's KVM has */
-	FERRY_KVM_MSRS = 0x4b560016,	   /* kvm_msr_entry[] */
+	FERRY_KVM_FPU = 0x4b560014,   /* where xsave is not there */
+	FERRY_KVM_XSAVE = 0x4b560015, /* the area, of the size that the source's KVM has */
+	FERRY_KVM_MSRS = 0x4b560016,  /* kvm_msr_entry[] */
 	FERRY_KVM_LAPIC = 0x4b560017,
-	FERRY_KVM_MSRS_LATE = 0x4b560018,  /* those that need the LAPIC: the TSC deadline */
+	FERRY_KVM_MSRS_LATE = 0x4b560018, /* those that need the LAPIC: the TSC deadline */
 	FERRY_KVM_REGS = 0x4b560019,
 	FERRY_KVM_DEBUGREGS = 0x4b56001a,
 	FERRY_KVM_EVENTS = 0x4b56001b,
 	FERRY_KVM_MP_STATE = 0x4b56001c,
-	FERRY_KVM_IRQCHIP = 0x4b560020,	   /* the VM's; count: which of the three */
+	FERRY_KVM_IRQCHIP = 0x4b560020, /* the VM's; count: which of the three */
 	FERRY_KVM_PIT = 0x4b560021,
 	FERRY_KVM_CLOCK = 0x4b560022,
-	FERRY_KVM_TSC = 0x4b560023,	   /* per vCPU again: kHz, the value and, where KVM tells it, the offset */
+	FERRY_KVM_TSC = 0x4b560023, /* per vCPU again: kHz, the value and, where KVM tells it, the offset */
 };
 
 /*
@@ -105,9 +106,9 @@ enum ferry_kvm_section {
  */
 int ferry_kvm_put_needs(struct ferry_kvm *k, struct ferry_stream *out);
 /*
- * Judges one section of the needs at the target, where only /dev/kvm is needed yet. 0: fine; 1: the section is
- * not one of this header's; -EOPNOTSUPP: refused, with a sentence that names the leaf, the register
- * and the bits that this host lacks; -EPROTO: the section is malformed.
+ * Judges one section of the needs at the target, where only /dev/kvm is needed yet. 0: fine; 1: the section
+ * is not one of this header's; -EOPNOTSUPP: refused, with a sentence that names the leaf, the register and
+ * the bits that this host lacks; -EPROTO: the section is malformed.
  */
 int ferry_kvm_check_needs(int kvm_fd, struct ferry_stream *in, const struct ferry_section *section);
 
@@ -118,8 +119,8 @@ int ferry_kvm_check_needs(int kvm_fd, struct ferry_stream *in, const struct ferr
  */
 int ferry_kvm_save(struct ferry_kvm *k, struct ferry_stream *out);
 /*
- * Takes one section of ferry_kvm_save(). The VM must have been created like the source's (irqchip, PIT, as many
- * vCPUs), its vCPUs not have run. Sections come in the order in which they were saved. Guest memory is
+ * Takes one section of ferry_kvm_save(). The VM must have been created like the source's (irqchip, PIT, as
+ * many vCPUs), its vCPUs not have run. Sections come in the order in which they were saved. Guest memory is
  * not touched. 0: taken; 1: not a section of this header; -EPROTO (malformed, of unknown id or newer version,
  * out of order) or -EOPNOTSUPP (KVM refuses it here), with a sentence on the stream.
  */

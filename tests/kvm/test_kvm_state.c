@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* ferry_kvm by itself: state out of one VM into another, what is refused, the dirty log over several slots. */
+/* ferry_kvm by itself: state out of one VM into another, what is refused, the dirty log over several slots.
+ */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -46,12 +47,15 @@ static void add_ram(struct machine *m)
 	m->ram = mmap(NULL, RAM_PAGES * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	cr_assert_neq(m->ram, MAP_FAILED);
 	for (uint32_t i = 0; i < 2; i++) {
-		struct kvm_userspace_memory_region r = { .slot = i, .guest_phys_addr = first[i] * 4096,
+		struct kvm_userspace_memory_region r = { .slot = i,
+							 .guest_phys_addr = first[i] * 4096,
 							 .memory_size = pages[i] * 4096,
-							 .userspace_addr = (uintptr_t)m->ram + first[i] * 4096 };
-		struct ferry_kvm_slot slot = { FERRY_KVM_SLOT_INIT, .slot = i, .region = REGION,
-					       .gpa = r.guest_phys_addr, .len = r.memory_size,
-					       .hva = m->ram + first[i] * 4096, .first_page = first[i] };
+							 .userspace_addr =
+								 (uintptr_t)m->ram + first[i] * 4096 };
+		struct ferry_kvm_slot slot = { FERRY_KVM_SLOT_INIT,   .slot = i,
+					       .region = REGION,      .gpa = r.guest_phys_addr,
+					       .len = r.memory_size,  .hva = m->ram + first[i] * 4096,
+					       .first_page = first[i] };
 
 		cr_assert_eq(ioctl(m->vm, KVM_SET_USER_MEMORY_REGION, &r), 0);
 		cr_assert_eq(ferry_kvm_add_slot(m->k, &slot), 0);
@@ -256,23 +260,26 @@ static int put(struct ferry_stream *out, const struct ferry_section *sec)
 
 static int newer(struct ferry_stream *out, const struct ferry_section *sec)
 {
-	return ferry_stream_put(out, sec->id, sec->version + (sec->id == FERRY_KVM_LAPIC), sec->data, sec->len);
+	return ferry_stream_put(out, sec->id, sec->version + (sec->id == FERRY_KVM_LAPIC), sec->data,
+				sec->len);
 }
 
 static int shorter(struct ferry_stream *out, const struct ferry_section *sec)
 {
-	return ferry_stream_put(out, sec->id, sec->version, sec->data, sec->len - (sec->id == FERRY_KVM_REGS));
+	return ferry_stream_put(out, sec->id, sec->version, sec->data,
+				sec->len - (sec->id == FERRY_KVM_REGS));
 }
 
 static int tiny(struct ferry_stream *out, const struct ferry_section *sec)
 {
-	return ferry_stream_put(out, sec->id, sec->version, sec->data, sec->id == FERRY_KVM_MSRS ? 5 : sec->len);
+	return ferry_stream_put(out, sec->id, sec->version, sec->data,
+				sec->id == FERRY_KVM_MSRS ? 5 : sec->len);
 }
 
 static int unknown(struct ferry_stream *out, const struct ferry_section *sec)
 {
-	return ferry_stream_put(out, sec->id == FERRY_KVM_EVENTS ? 0x4b560077 : sec->id, sec->version, sec->data,
-				sec->len);
+	return ferry_stream_put(out, sec->id == FERRY_KVM_EVENTS ? 0x4b560077 : sec->id, sec->version,
+				sec->data, sec->len);
 }
 
 static int twice(struct ferry_stream *out, const struct ferry_section *sec)
@@ -290,7 +297,8 @@ static int without_clock(struct ferry_stream *out, const struct ferry_section *s
 	return sec->id == FERRY_KVM_CLOCK ? 0 : put(out, sec);
 }
 
-static int with_word(struct ferry_stream *out, const struct ferry_section *sec, uint32_t id, size_t at, uint32_t value)
+static int with_word(struct ferry_stream *out, const struct ferry_section *sec, uint32_t id, size_t at,
+		     uint32_t value)
 {
 	uint8_t *copy;
 	int err;
@@ -400,7 +408,8 @@ Test(kvm_state, the_same_host_has_what_is_needed)
 
 Test(kvm_state, a_missing_feature_is_named)
 {
-	const struct kvm_cpuid_entry2 guest = { .function = 0x80000001, .ecx = 1u << 15 }; /* LWP: no CPU has it now */
+	const struct kvm_cpuid_entry2 guest = { .function = 0x80000001,
+						.ecx = 1u << 15 }; /* LWP: no CPU has it now */
 	struct ferry_stream st;
 	struct machine m;
 
@@ -448,15 +457,18 @@ static void expect_dirty(struct machine *m, const uint64_t *pages, size_t n, uns
 
 	cr_assert_eq(ferry_kvm_dirty_fetch(m->k, REGION, bits, RAM_PAGES, flags), 0);
 	for (size_t i = 0; i < n; i++)
-		cr_expect(bits[pages[i] / 64] >> (pages[i] % 64) & 1, "page %llu", (unsigned long long)pages[i]);
+		cr_expect(bits[pages[i] / 64] >> (pages[i] % 64) & 1, "page %llu",
+			  (unsigned long long)pages[i]);
 	for (size_t i = 0; i < sizeof(bits) / 8; i++)
 		set += (uint64_t)__builtin_popcountll(bits[i]);
-	cr_expect_leq(set, n + 2, "%llu bits for %zu pages", (unsigned long long)set, n); /* a superset, but no more */
+	cr_expect_leq(set, n + 2, "%llu bits for %zu pages", (unsigned long long)set,
+		      n); /* a superset, but no more */
 }
 
 static void fetches(bool classic)
 {
-	static const uint64_t first[] = { 3, 63, 99, 100, 159 }, second[] = { 64, 101 }, last[] = { 127, 128, 3 };
+	static const uint64_t first[] = { 3, 63, 99, 100, 159 }, second[] = { 64, 101 },
+			      last[] = { 127, 128, 3 };
 	struct machine m;
 
 	machine(&m);
@@ -506,7 +518,8 @@ Test(kvm_state, dirty_pages_by_the_classic_log)
 
 Test(kvm_state, bad_arguments)
 {
-	struct ferry_kvm_slot slot = { FERRY_KVM_SLOT_INIT, .slot = 9, .region = 1, .gpa = 1ull << 32, .len = 4096 };
+	struct ferry_kvm_slot slot = { FERRY_KVM_SLOT_INIT, .slot = 9, .region = 1, .gpa = 1ull << 32,
+				       .len = 4096 };
 	struct ferry_kvm *k = NULL;
 	struct machine m;
 

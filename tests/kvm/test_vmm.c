@@ -48,8 +48,15 @@ static void run_stamps(struct vmm *vm, uint64_t n)
 
 static struct vmm_config config(bool host, enum vmm_kind kind, uint32_t vcpus)
 {
-	return (struct vmm_config){ .memory = MEMORY, .working_set = WORKING_SET, .dirty_rate = 50000, .seed = 42,
-				    .kind = kind, .populate = 50, .vcpus = vcpus, .host_threads = host, .observer = -1 };
+	return (struct vmm_config){ .memory = MEMORY,
+				    .working_set = WORKING_SET,
+				    .dirty_rate = 50000,
+				    .seed = 42,
+				    .kind = kind,
+				    .populate = 50,
+				    .vcpus = vcpus,
+				    .host_threads = host,
+				    .observer = -1 };
 }
 
 static struct vmm *source(const struct vmm_config *cfg)
@@ -171,7 +178,8 @@ Test(vmm, tracker_misses_no_write_memfd_two_threads)
 	dirty_tracking(true, VMM_MEMFD, 2);
 }
 
-/* A fetch right after the start returns only what has been written since: next to nothing of an idle guest. */
+/* A fetch right after the start returns only what has been written since: next to nothing of an idle guest.
+ */
 Test(vmm, dirty_log_starts_clean)
 {
 	struct vmm_config cfg = config(false, VMM_ANON, 1);
@@ -250,8 +258,8 @@ static void proof_finds(bool host, enum vmm_kind kind)
 	flip(vm, 1, vmm_stamp_page(vm, 0, done), 4095);
 	flip(vm, 1, find_page(vm, true), 1234);
 	flip(vm, 0, 0x300000 >> 12, 4095);
-	flip(vm, 0, 0x8000 >> 12, 10);	 /* code */
-	flip(vm, 0, 0x100000 >> 12, 0);	 /* page tables */
+	flip(vm, 0, 0x8000 >> 12, 10);	/* code */
+	flip(vm, 0, 0x100000 >> 12, 0); /* page tables */
 	cr_expect_eq(clean_proof(vm).pages_hole, p.pages_hole + (p.pages_hole == 0));
 	flip(vm, 1, hole, 77);
 	cr_expect_eq(clean_proof(vm).pages_hole, p.pages_hole - 1);
@@ -455,7 +463,9 @@ static int reserve(struct vmm *from, struct vmm *to, struct ferry_stream *needs,
 
 static struct vmm *target(uint64_t limit, bool host)
 {
-	struct vmm_config cfg = { .observer = -1, .end = VMM_END_TARGET, .memory_limit = limit, .host_threads = host };
+	struct vmm_config cfg = {
+		.observer = -1, .end = VMM_END_TARGET, .memory_limit = limit, .host_threads = host
+	};
 	struct vmm *vm = NULL;
 	char why[256] = "";
 
