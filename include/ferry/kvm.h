@@ -7,6 +7,12 @@
  *	ops.needs, reserve			   ferry_kvm_put_needs, ferry_kvm_check_needs
  *	ops.save, load				   ferry_kvm_save, ferry_kvm_load and ferry_kvm_load_end
  *
+ * KVM and userfaultfd. KVM hands a guest's fault that would sleep to a kernel worker that no signal reaches.
+ *The vCPU can be stopped, but closing the VM, even by exiting, then blocks beyond SIGKILL until the fault is
+ * served or its userfaultfd is closed. So in ops.discard stop the vCPUs, and close the VM's descriptors once
+ * ferry_run() has returned. KVM_CAP_X86_DISABLE_EXITS with KVM_X86_DISABLE_EXITS_HLT, before the first vCPU
+ * is created, keeps KVM from using the worker at all, where the guest may keep its CPUs when they halt.
+ *
  * Functions return 0 or a negative errno. A struct ferry_kvm is used by one thread at a time; it may be any
  * thread, ioctls on vCPUs included, as long as no vCPU runs (KVM's own rule: they would block). Objects
  * share nothing. Descriptors are borrowed: they stay the caller's and must outlive the object.
