@@ -8,7 +8,7 @@
  *	ops.save, load				   ferry_kvm_save, ferry_kvm_load and ferry_kvm_load_end
  *
  * KVM and userfaultfd. KVM hands a guest's fault that would sleep to a kernel worker that no signal reaches.
- *The vCPU can be stopped, but closing the VM, even by exiting, then blocks beyond SIGKILL until the fault is
+ * The vCPU can be stopped, but closing the VM, even by exiting, then blocks beyond SIGKILL until the fault is
  * served or its userfaultfd is closed. So in ops.discard stop the vCPUs, and close the VM's descriptors once
  * ferry_run() has returned. KVM_CAP_X86_DISABLE_EXITS with KVM_X86_DISABLE_EXITS_HLT, before the first vCPU
  * is created, keeps KVM from using the worker at all, where the guest may keep its CPUs when they halt.
