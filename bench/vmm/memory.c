@@ -21,8 +21,9 @@ static int map_region(struct vmm *vm, struct ferry_region *r)
 	if (p == MAP_FAILED)
 		return -errno;
 	r->hva = p;
-	if (vm->cfg.huge && !(r->flags & FERRY_REGION_SHARED))
-		madvise(p, r->len, MADV_HUGEPAGE); /* a wish */
+	if (!(r->flags &
+	      FERRY_REGION_SHARED)) /* a wish; where huge pages are the rule, holes would be none */
+		madvise(p, r->len, vm->cfg.huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	return 0;
 }
 

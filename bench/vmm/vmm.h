@@ -45,7 +45,7 @@ struct vmm_config {
 	uint32_t populate; /* percent of RAM with unique content; the working set is always populated */
 	uint32_t vcpus;	   /* 0: 1 */
 	bool host_threads; /* no KVM, even where there is one */
-	bool huge;	   /* MADV_HUGEPAGE on the RAM (both ends; anon only) */
+	bool huge;	   /* MADV_HUGEPAGE on the RAM, else MADV_NOHUGEPAGE (both ends; anon only) */
 	/* both ends */
 	enum vmm_end end;      /* stamped on the output */
 	int observer;	       /* pipe or socket for struct vmm_output records, the caller's; -1: none */
