@@ -166,7 +166,8 @@ void report_progress(FILE *out, const struct run_report *r)
 		lead->phase == FERRY_POSTCOPY && t->elapsed_us ? t->pages_remaining : lead->pages_remaining;
 
 	fprintf(out, "\r\033[K%s round %u  %.0f MB/s  %.1f MB left  %llu pages/s dirty  %llu faults",
-		ferry_phase_name(lead->phase), lead->round, (double)lead->throughput / 1e6,
+		ferry_phase_name(lead->phase), lead->round,
+		lead == s ? r->end[VMM_END_SOURCE].live_mb_s : r->end[VMM_END_TARGET].live_mb_s,
 		(double)left * 4096 / 1e6, (unsigned long long)lead->dirty_rate,
 		(unsigned long long)t->faults);
 	fflush(out);

@@ -92,6 +92,14 @@ static void note(struct run *x, int end, const char *text)
 	fprintf(stderr, "%s: %s\n", end_name(end), text);
 }
 
+static void take_stats(struct end_report *e, const struct ferry_stats *st)
+{
+	if (st->elapsed_us > e->live.elapsed_us)
+		e->live_mb_s = (double)(st->bytes_sent - e->live.bytes_sent) /
+			       (double)(st->elapsed_us - e->live.elapsed_us);
+	e->live = *st;
+}
+
 static void take_msg(struct run *x, int end, const struct msg *m)
 {
 	struct run_report *r = x->r;
@@ -107,7 +115,7 @@ static void take_msg(struct run *x, int end, const struct msg *m)
 		take_event(x, end, m);
 		break;
 	case MSG_STATS:
-		r->end[end].live = m->stats;
+		take_stats(&r->end[end], &m->stats);
 		if (x->tty)
 			report_progress(stderr, r);
 		break;

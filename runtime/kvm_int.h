@@ -94,6 +94,8 @@ int kvm_part(struct ferry_stream *in, const struct ferry_section *sec, struct kv
 /* A section that is an array: its data, copied and aligned, freed by the caller. */
 int kvm_array(struct ferry_stream *in, const struct ferry_section *sec, size_t size, uint32_t limit,
 	      void **ret, uint32_t *count);
+/* -EOPNOTSUPP with a sentence when a vCPU is itself a host of VMs. */
+int kvm_refuse_nested(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *out);
 int kvm_tsc_save(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *out);
 int kvm_tsc_load(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in, const struct kvm_tsc *src);
 

@@ -99,6 +99,8 @@ FERRY_API int ferry_kvm_put_needs(struct ferry_kvm *k, struct ferry_stream *out)
 	struct kvm_cpuid2 *cpuid;
 	int err = kvm_put(out, FERRY_KVM_NEED_VCPUS, 0, (uint32_t)k->nvcpus, NULL, 0);
 
+	for (uint32_t i = 0; !err && i < k->nvcpus; i++)
+		err = kvm_refuse_nested(k, i, out);
 	if (err)
 		return err;
 	err = kvm_get_cpuid(k->vcpus[0], &cpuid);

@@ -283,11 +283,42 @@ static int save_late_msrs(struct ferry_kvm *k, uint32_t vcpu, struct ferry_strea
 	return kvm_put(out, FERRY_KVM_MSRS_LATE, vcpu, 1, &e, sizeof(e));
 }
 
+static bool is_nested(const struct kvm_nested_state *n)
+{
+	if (n->flags & KVM_STATE_NESTED_GUEST_MODE)
+		return true;
+	if (n->format == KVM_STATE_NESTED_FORMAT_VMX)
+		return n->hdr.vmx.vmxon_pa != UINT64_MAX;
+	return !(n->flags & KVM_STATE_NESTED_GIF_SET);
+}
+
+int kvm_refuse_nested(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *out)
+{
+	int size = ioctl(k->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_NESTED_STATE);
+	struct kvm_nested_state *n;
+	int err = 0;
+
+	if (size < (int)sizeof(*n))
+		return 0;
+	n = calloc(1, (size_t)size);
+	if (!n)
+		return ferry_stream_fail(out, -ENOMEM, "no memory for %d bytes of nested state", size);
+	n->size = (uint32_t)size;
+	if (ioctl(k->vcpus[vcpu], KVM_GET_NESTED_STATE, n) == 0 && is_nested(n))
+		err = ferry_stream_fail(
+			out, -EOPNOTSUPP,
+			"vCPU %" PRIu32 " runs a hypervisor of its own: that state is not carried", vcpu);
+	free(n);
+	return err;
+}
+
 static int save_vcpu(struct ferry_kvm *k, uint32_t i, struct ferry_stream *out)
 {
 	int fd = k->vcpus[i];
-	int err = save_cpuid(k, i, out);
+	int err = kvm_refuse_nested(k, i, out);
 
+	if (!err)
+		err = save_cpuid(k, i, out);
 	if (!err)
 		err = save_plain(k, fd, i, KVM_P_SREGS, out);
 	if (!err)

@@ -69,18 +69,24 @@ int place_open(struct place *p, const struct ferry_region *regions, size_t n, bo
 	return err;
 }
 
-void place_close(struct place *p)
+void place_disarm(struct place *p)
 {
 	for (size_t i = 0; i < p->n; i++) {
-		struct place_region *r = &p->r[i];
-
-		if (r->registered)
-			uffd_unregister(p->uffd, r->vm, bytes(r->npages));
-		if (r->alias)
-			munmap(r->alias, bytes(r->npages));
+		if (p->r[i].registered)
+			uffd_unregister(p->uffd, p->r[i].vm, bytes(p->r[i].npages));
+		p->r[i].registered = false;
 	}
 	if (p->uffd >= 0)
 		close(p->uffd);
+	p->uffd = -1;
+}
+
+void place_close(struct place *p)
+{
+	place_disarm(p);
+	for (size_t i = 0; i < p->n; i++)
+		if (p->r[i].alias)
+			munmap(p->r[i].alias, bytes(p->r[i].npages));
 	if (p->self >= 0)
 		close(p->self);
 	free(p->r);

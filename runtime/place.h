@@ -37,7 +37,8 @@ struct place {
 };
 
 int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, struct fail *f);
-/* Unregisters what is armed: from then on the VM's faults are the kernel's. */
+/* Nothing is missing any more: the VM's faults are the kernel's again, and who waits on one goes on. */
+void place_disarm(struct place *p);
 void place_close(struct place *p);
 /* Where region idx is written from outside: the base of its landing memory. */
 void *place_landing(const struct place *p, uint32_t idx);

@@ -168,7 +168,10 @@ static int end_pull(struct ferry_session *s)
 
 	pull_stop(s->tgt.pull);
 	err = target_join(s, 0);
-	return err == -EPIPE ? 0 : err;
+	if (err < 0 && err != -EPIPE)
+		return err;
+	place_disarm(&s->tgt.place);
+	return 0;
 }
 
 static int finish_page_server(struct ferry_session *s)
@@ -293,9 +296,18 @@ int target_activation(struct ferry_session *s, enum ferry_phase *next)
 	return err;
 }
 
+/*
+ * The VM is forgotten in three steps. Once paused it will never look at its memory again, so faults that are
+ * still open may be resolved with anything: without that, KVM waits for its asynchronous page faults for ever
+ * when the vCPUs are destroyed.
+ */
 static void discard(struct ferry_session *s)
 {
+	if (s->tgt.running)
+		quiet_op(s, "pause", s->ops.pause);
 	s->tgt.running = false;
+	target_join(s, -EPIPE);
+	place_disarm(&s->tgt.place);
 	if (s->tgt.reserved)
 		quiet_op(s, "discard", s->ops.discard);
 	s->tgt.reserved = false;
@@ -347,14 +359,11 @@ void target_fail(struct ferry_session *s, int err, struct ferry_result *res)
 		res->outcome = FERRY_LOST;
 		res->owner = FERRY_TARGET;
 		discard(s);
-		target_join(s, -EPIPE);
 		return;
 	}
 	commit_abort(&s->commit);
 	link_say_failed(s);
-	/* While faults can still be resolved, so that no vCPU is stuck; then the crew. */
 	discard(s);
-	target_join(s, -EPIPE);
 	res->outcome = s->phase <= FERRY_RESERVATION ? FERRY_REFUSED : FERRY_DISCARDED;
 	res->owner = FERRY_SOURCE;
 }

@@ -55,10 +55,15 @@ static int op_needs(void *arg, struct ferry_stream *out)
 		.vcpus = vm->nvcpus,
 		.backend = vm->backend,
 	};
+	bool running = atomic_load(&vm->want) == WANT_RUN;
 	int err = ferry_stream_put(out, SECTION_NEED, SECTION_VERSION, &need, sizeof(need));
 
-	if (!err && vm->backend == BACKEND_KVM)
-		err = ferry_kvm_put_needs(vm->kvm, out);
+	if (err || vm->backend != BACKEND_KVM)
+		return err;
+	vcpus_pause(vm); /* they are asked */
+	err = ferry_kvm_put_needs(vm->kvm, out);
+	if (running)
+		vcpus_resume(vm);
 	return err;
 }
 
@@ -304,6 +309,8 @@ static int load_vcpu(struct vmm *vm, struct ferry_stream *in, const struct ferry
 		return ferry_stream_fail(in, -EPROTO, "the state of vCPU %u has %zu bytes for %u epochs",
 					 s.index, sec->len, s.nepochs);
 	v = &vm->vcpus[s.index];
+	if (v->nepochs)
+		return ferry_stream_fail(in, -EPROTO, "the state of vCPU %u came twice", s.index);
 	memcpy(v->epochs, (const uint8_t *)sec->data + sizeof(s), s.nepochs * sizeof(struct epoch));
 	if (!epochs_fit(vm, &s, v->epochs) || s.host.sequence > s.host.until)
 		return ferry_stream_fail(in, -EPROTO, "the history of vCPU %u does not fit the guest",

@@ -107,8 +107,10 @@ enum ferry_kvm_section {
 };
 
 /*
- * What the target must offer: the CPUID leaves of vCPU 0 and the number of vCPUs. The VMM has set CPUID
- * (KVM_SET_CPUID2) before. Errors as ferry_stream_put(), or KVM's with a sentence on the stream.
+ * What the target must offer: the CPUID leaves of vCPU 0 (the VMM has set them by KVM_SET_CPUID2) and the
+ * number of vCPUs. It asks the vCPUs, so they must be outside KVM_RUN: pause them for the call, some 100 us,
+ * else it waits until they come out by themselves. Errors as ferry_stream_put(), or KVM's with a sentence on
+ * the stream; -EOPNOTSUPP: the guest runs VMs of its own, whose state is not carried.
  */
 int ferry_kvm_put_needs(struct ferry_kvm *k, struct ferry_stream *out);
 /*
