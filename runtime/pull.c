@@ -46,6 +46,7 @@ struct pull {
 	_Atomic uint64_t left;
 	_Atomic bool stop;
 	_Atomic bool released;
+	_Atomic bool loading; /* main is inside load, where a fault of its own must not outlive the link */
 	_Atomic uint64_t hint; /* (region << 48 | page) + 1 of the last fault; 0: none since the sweep looked */
 	int stop_fd;	       /* wakes the fault worker */
 	int go_fd;	       /* opens the sweep */
@@ -108,6 +109,16 @@ void pull_free(struct pull *p)
 	if (p->go_fd > 0)
 		close(p->go_fd);
 	free(p);
+}
+
+void pull_loading(struct pull *p)
+{
+	atomic_store(&p->loading, true);
+}
+
+bool pull_loaded(struct pull *p)
+{
+	return atomic_exchange(&p->loading, false);
 }
 
 bool pull_complete(const struct pull *p)
@@ -306,8 +317,11 @@ static int fault_worker(struct ferry_session *s)
 			err = ask_urgent(p, c, i);
 	if (!err)
 		err = serve_faults(p, c);
-	if (err < 0)
+	if (err < 0) {
+		if (atomic_exchange(&p->loading, false))
+			place_disarm(&s->tgt.place);
 		return err;
+	}
 	end = c->ops->end(c);
 	return end < 0 && !pull_complete(p) ? end : 0;
 }

@@ -18,8 +18,15 @@ void pull_free(struct pull *p); /* NULL is fine; no worker may run */
  * woken) or with -EPIPE.
  */
 int pull_start(struct ferry_session *s);
-/* May only be called before pull_start(): the sweep waits until pull_release(), faults are served at once. */
+/* The sweep waits for this (the VM runs), faults are served at once. */
 void pull_release(struct ferry_session *s);
+/*
+ * Around load, which may fault on missing pages. When the link is lost inside it the fault cannot be answered
+ * (main, which would reconnect, is the one that waits), so the memory is disarmed: load returns, having read
+ * zeros, and pull_loaded() is false: the VM must be discarded.
+ */
+void pull_loading(struct pull *p);
+bool pull_loaded(struct pull *p);
 /* Every page has been placed. */
 bool pull_complete(const struct pull *p);
 /* The fault worker leaves (once complete, or the link is killed). */

@@ -2,11 +2,11 @@
 /*
  * The source from the pause on.
  *
- *	stop-and-copy	pause, last fetch, save; SWITCHOVER ->
- *	post-copy	serves the target's gets	<- RUNNING, PREPARED	(commit at completion)
- *	commitment	commit_decide(), COMMIT ->	<- COMMITTED
+ *	stop-and-copy	pause, last fetch, save; SWITCHOVER ->	<- RUNNING	(commit at completion)
+ *	post-copy	serves the target's gets		<- PREPARED
+ *	commitment	commit_decide(), COMMIT ->		<- COMMITTED
  *	activation	retire, BYE ->
- *	post-copy	serves on			<- COMPLETE		(commit at switchover)
+ *	post-copy	serves on				<- COMPLETE	(commit at switchover)
  *
  * Every way out before commit_decide() is source_fail(): commit_abort(), then the VM runs here again before
  * anything else is tidied up. After it, the VM never runs here again, whatever is heard.
@@ -109,11 +109,31 @@ static int lost_in_blackout(struct ferry_session *s, int err)
 	return err;
 }
 
+/* RUNNING or PREPARED: the guest stands still until it is here, so nothing is waited for but that. */
+static int await_in_blackout(struct ferry_session *s, enum wire_type type, struct wire_msg *m)
+{
+	int err;
+
+	do {
+		err = link_recv(s, m, DEADLINE_NONE);
+		if (!err)
+			err = crew_err(&s->crew);
+	} while (!err);
+	if (err == 1 && m->type != type)
+		err = fail(&s->fail, -EPROTO, "the target sent %s where %s was due", wire_name(m->type), wire_name(type));
+	if (err < 0)
+		return lost_in_blackout(s, err);
+	if (type == WIRE_RUNNING)
+		note_times(s, m);
+	return 0;
+}
+
 int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 {
 	struct ferry_blackout b = { 0 };
 	bool postcopy = s->src.reversed;
 	uint64_t t[5], fresh;
+	struct wire_msg m;
 	int err;
 
 	t[0] = now_us();
@@ -146,8 +166,11 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	pthread_mutex_unlock(&s->view_lock);
 	atomic_store(&s->stats.residue, s->src.residue_pages);
 	atomic_store(&s->stats.remaining, s->src.residue_pages);
-	*next = postcopy && s->cfg.commit_at == FERRY_COMMIT_AT_COMPLETE ? FERRY_POSTCOPY : FERRY_COMMITMENT;
-	return 0;
+	*next = FERRY_COMMITMENT;
+	if (!postcopy || s->cfg.commit_at != FERRY_COMMIT_AT_COMPLETE)
+		return 0;
+	*next = FERRY_POSTCOPY;
+	return await_in_blackout(s, WIRE_RUNNING, &m);
 }
 
 /* A message, or the link lost (by main's channel or by a worker's): recovered, with the gets served again. */
@@ -230,9 +253,7 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
 			return peer_aborted(s);
 		if (s->peer_commit == COMMIT_PREPARED)
 			return 0;
-		if (err == 1 && m.type == WIRE_RUNNING) {
-			note_times(s, &m);
-		} else if (err == 1 && m.type == WIRE_PREPARED) {
+		if (err == 1 && m.type == WIRE_PREPARED) {
 			note_prepared(s, &m);
 			return 0;
 		}
@@ -247,10 +268,10 @@ static int await_prepared(struct ferry_session *s)
 
 	if (s->peer_commit == COMMIT_PREPARED)
 		return 0;
-	err = link_expect(s, 1u << WIRE_PREPARED, &m);
+	err = await_in_blackout(s, WIRE_PREPARED, &m);
 	if (!err)
 		note_prepared(s, &m);
-	return lost_in_blackout(s, err);
+	return err;
 }
 
 int source_commitment(struct ferry_session *s, enum ferry_phase *next)

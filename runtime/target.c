@@ -119,7 +119,7 @@ static int make_missing(struct ferry_session *s)
 	return err < 0 ? fail(&s->fail, err, "no memory to track %" PRIu64 " pages", s->pages_total) : 0;
 }
 
-static int expose(struct ferry_session *s, enum xport_access access)
+int target_expose(struct ferry_session *s, enum xport_access access)
 {
 	struct xport_region *r = calloc(s->nregions, sizeof(*r));
 	int err = -ENOMEM;
@@ -200,7 +200,7 @@ static int land_job(struct ferry_session *s, unsigned i)
 /* Once armed, nothing may be put any more: then the crew only hears the end. */
 static int land_start(struct ferry_session *s)
 {
-	int err = expose(s, s->tgt.armed ? XPORT_LOCAL : XPORT_PEER_WRITE);
+	int err = target_expose(s, s->tgt.armed ? XPORT_LOCAL : XPORT_PEER_WRITE);
 
 	return err ? err : crew_start(&s->crew, s, land_job, s->link->id.channels);
 }
@@ -262,7 +262,7 @@ static int prearm(struct ferry_session *s, const struct wire_msg *m)
 		return fail(&s->fail, -EPROTO, "the source's PREARM counts %" PRIu64 " pages; its RESIDUEs named %" PRIu64,
 			    want.pages, n.pages);
 	s->tgt.armed = true;
-	err = expose(s, XPORT_LOCAL);
+	err = target_expose(s, XPORT_LOCAL);
 	/* Armed first: khugepaged then leaves the dropped pages alone. */
 	if (!err)
 		err = place_arm(&s->tgt.place, &s->fail);

@@ -70,6 +70,20 @@ static struct wire_times times(const struct ferry_session *s)
 	return t;
 }
 
+static int load(struct ferry_session *s)
+{
+	int err;
+
+	if (s->tgt.pull)
+		pull_loading(s->tgt.pull);
+	err = s->ops.load(s->vm, &s->stream);
+	if (s->tgt.pull && !pull_loaded(s->tgt.pull))
+		return -EPIPE;
+	if (err < 0 && fail_err(&s->stream.fail))
+		return fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
+	return op_result(s, "load", err);
+}
+
 int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 {
 	const struct wire_switchover *w = &s->tgt.switchover;
@@ -91,18 +105,14 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	if (!err && (left || s->tgt.armed))
 		err = begin_pull(s);
 	t[1] = now_us();
-	if (!err) {
-		err = s->ops.load(s->vm, &s->stream);
-		if (err < 0 && fail_err(&s->stream.fail))
-			fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
-		err = op_result(s, "load", err);
-	}
+	if (!err)
+		err = load(s);
 	t[2] = now_us();
 	s->tgt.loaded = !err;
 	s->tgt.times.arm_us = t[1] - t[0];
 	s->tgt.times.load_us = t[2] - t[1];
 	*next = s->tgt.armed && w->commit_at == FERRY_COMMIT_AT_COMPLETE ? FERRY_POSTCOPY : FERRY_COMMITMENT;
-	return err;
+	return lost_early(s, err);
 }
 
 /* Waits for a message, the crew, or the deadline; a lost link is recovered, with the pull going on. */
@@ -124,7 +134,7 @@ static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t de
 		s->tgt.paused_in_doubt = true;
 	}
 	err = link_recover(s);
-	if (!err && s->tgt.pull && !pull_complete(s->tgt.pull))
+	if (!err && s->tgt.pull && !pull_complete(s->tgt.pull) && !(err = target_expose(s, XPORT_LOCAL)))
 		err = pull_start(s);
 	return err == -EPIPE && !fail_err(&s->fail) ? 0 : err;
 }

@@ -42,7 +42,7 @@ enum wire_from { FROM_SOURCE = 1, FROM_TARGET = 2, FROM_BOTH = 3 };
 	X(PREARM, 11, FROM_SOURCE, struct wire_count, 1, 0, IN(PRECOPY))                                    \
 	X(PREARMED, 12, FROM_TARGET, struct wire_count, 1, 0, IN(PRECOPY))                                  \
 	X(SWITCHOVER, 13, FROM_SOURCE, struct wire_switchover, 1, 0, IN(PRECOPY))                           \
-	X(RUNNING, 14, FROM_TARGET, struct wire_times, 1, 0, IN(POSTCOPY))                                  \
+	X(RUNNING, 14, FROM_TARGET, struct wire_times, 1, 0, IN(STOP_AND_COPY))                                 \
 	X(PREPARED, 15, FROM_TARGET, struct wire_count, 1, 0, IN(POSTCOPY) | IN(COMMITMENT))                \
 	X(COMMIT, 16, FROM_SOURCE, struct wire_empty, 1, 0, IN(COMMITMENT))                                 \
 	X(COMMITTED, 17, FROM_TARGET, struct wire_times, 1, 0, IN(COMMITMENT))                              \
