@@ -307,20 +307,18 @@ int target_activation(struct ferry_session *s, enum ferry_phase *next)
 }
 
 /*
- * The VM is forgotten in three steps. Once paused it will never look at its memory again, so faults that are
- * still open may be resolved with anything: without that, KVM waits for its asynchronous page faults for ever
- * when the vCPUs are destroyed.
+ * The vCPUs are stopped while their faults are still held, so that none goes on with a page of zeros; then the
+ * faults are let go, because KVM waits for those that its own workers took over when a VM is destroyed. The
+ * embedder destroys it after ferry_free().
  */
 static void discard(struct ferry_session *s)
 {
-	if (s->tgt.running)
-		quiet_op(s, "pause", s->ops.pause);
 	s->tgt.running = false;
-	target_join(s, -EPIPE);
-	place_disarm(&s->tgt.place);
 	if (s->tgt.reserved)
 		quiet_op(s, "discard", s->ops.discard);
 	s->tgt.reserved = false;
+	target_join(s, -EPIPE);
+	place_disarm(&s->tgt.place);
 }
 
 /* PREPARED and no answer for good. True: settled, and the VM is ours. */

@@ -199,7 +199,11 @@ struct ferry_ops {
 	int (*activate)(void *vm);
 	/* source, optional: the VM is gone from here: destroy it. Never called before COMMITTED. */
 	int (*retire)(void *vm);
-	/* target: stop the vCPUs (they may be blocked on a fault: kick them by a signal), forget the VM. */
+	/*
+	 * target: stop the vCPUs for good; they may be blocked on a fault: kick them by a signal. What was held is
+	 * thrown away. Destroy the KVM objects and the memory only after ferry_free(): faults that KVM's own workers
+	 * wait for are let go after this op, and closing a vCPU before that would wait for ever.
+	 */
 	int (*discard)(void *vm);
 
 	/*
