@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: MIT
+/* Every way to finish, over each transport and kind of memory: who runs when, what is called, every byte. */
+#include "rig.h"
+
+#define SOURCE_OPS "needs dirty_start dirty_fetch pause dirty_fetch save dirty_stop retire"
+
+static void stages(const struct fakevm *vm, const char *due)
+{
+	cr_assert_str_eq(vm->phases_seen, due);
+}
+
+static void ops(const struct fakevm *vm, const char *due)
+{
+	cr_assert_str_eq(vm->ops_seen, due);
+}
+
+static void blackout_sums_up(const struct rig *r)
+{
+	const struct ferry_blackout *b = &r->sres.stats.blackout;
+
+	cr_assert_gt(b->total_us, 0);
+	cr_assert_eq(b->total_us, b->pause_us + b->fetch_us + b->residue_us + b->save_us + b->send_us + b->arm_us +
+					  b->load_us + b->resume_us);
+}
+
+RIG_TESTS(stop_and_copy, moves_everything)
+{
+	static const char walk[] = "pre-migration reservation pre-copy stop-and-copy commitment activation done";
+	struct rig r;
+
+	rig_init(&r, kind);
+	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	rig_run(&r);
+	rig_migrated(&r);
+	stages(&r.src, walk);
+	stages(&r.tgt, walk);
+	ops(&r.src, SOURCE_OPS);
+	ops(&r.tgt, "reserve load activate resume");
+	rig_says(r.src.policy, "stop-and-copy after");
+	cr_assert_eq(r.sres.stats.pages_residue, 0);
+	cr_assert_eq(r.sres.stats.pages_hole, FAKE_HOLES);
+	cr_assert_eq(r.sres.stats.pages_total, FAKE_PAGES);
+	cr_assert_geq(r.sres.stats.pages_zero, FAKE_ZEROS);
+	blackout_sums_up(&r);
+	rig_free(&r);
+}
+
+RIG_TESTS(stop_and_copy, over_four_channels)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	r.scfg.channels = 4;
+	rig_run(&r);
+	rig_migrated(&r);
+	rig_free(&r);
+}
+
+RIG_TESTS(auto_mode, converging_is_stop_and_copy)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	rig_run(&r);
+	rig_migrated(&r);
+	rig_says(r.src.policy, "stop-and-copy after");
+	cr_assert_eq(r.tgt.calls[FAKE_HOLD], 0);
+	cr_assert_eq(r.sres.stats.pages_residue, 0);
+	rig_free(&r);
+}
+
+/* 800 pages a round, always new: at 64 MB/s that is 50 ms, and the limit is 1 ms. */
+static void never_converges(struct rig *r)
+{
+	for (int i = 0; i < 8; i++)
+		r->src.writes[i] = 1000;
+	r->scfg.bandwidth = 64000000;
+	r->scfg.downtime_us = 1000;
+}
+
+RIG_TESTS(auto_mode, not_converging_is_post_copy)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	never_converges(&r);
+	rig_run(&r);
+	rig_migrated(&r);
+	rig_says(r.src.policy, "post-copy after");
+	rig_says(r.src.policy, "dirty set no longer shrinks");
+	rig_says(r.src.policy, "limit 1.0 ms");
+	cr_assert_gt(r.sres.stats.pages_residue, 0);
+	cr_assert_leq(r.src.rounds, 30);
+	cr_assert_eq(r.tgt.calls[FAKE_HOLD], 1);
+	rig_free(&r);
+}
+
+Test(auto_mode, not_converging_within_max_rounds)
+{
+	struct rig r;
+
+	rig_init(&r, RIG_MEM_ANON);
+	never_converges(&r);
+	r.scfg.max_rounds = 1;
+	rig_run(&r);
+	rig_migrated(&r);
+	rig_says(r.src.policy, "post-copy after 1 round, bound on rounds reached");
+	rig_free(&r);
+}
+
+RIG_PAIR(stop_and_copy, not_converging_gives_up)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	never_converges(&r);
+	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	rig_run(&r);
+	rig_refused(&r);
+	cr_assert_eq(r.sres.error, -ETIME);
+	rig_says(r.sres.detail, "gave up after");
+	rig_says(r.tres.detail, "the source gave up");
+	rig_free(&r);
+}
+
+RIG_TESTS(post_copy, commits_on_completion)
+{
+	static const char walk[] = "pre-migration reservation pre-copy stop-and-copy post-copy commitment activation done";
+	struct rig r;
+
+	rig_init(&r, kind);
+	rig_postcopy(&r, 0);
+	rig_run(&r);
+	rig_migrated(&r);
+	stages(&r.src, walk);
+	stages(&r.tgt, walk);
+	ops(&r.src, SOURCE_OPS);
+	ops(&r.tgt, "reserve load output_hold resume activate output_release");
+	cr_assert_gt(r.sres.stats.pages_residue, FAKE_PAGES / 2);
+	cr_assert_eq(r.tres.stats.pages_residue, r.sres.stats.pages_residue);
+	cr_assert_eq(r.tres.stats.pages_remaining, 0);
+	cr_assert_eq(r.src.rounds, 1);
+	blackout_sums_up(&r);
+	rig_free(&r);
+}
+
+RIG_TESTS(post_copy, faults_come_first_on_a_slow_link)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	rig_postcopy(&r, 32000000);
+	rig_run(&r);
+	rig_migrated(&r);
+	cr_assert_gt(r.tres.stats.faults, 0);
+	cr_assert_gt(r.tres.stats.fault_max_ns, 0);
+	cr_assert_leq(r.tres.stats.fault_p50_ns, r.tres.stats.fault_max_ns);
+	rig_free(&r);
+}
+
+RIG_TESTS(post_copy, over_three_channels)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	rig_postcopy(&r, 0);
+	r.scfg.channels = 3;
+	rig_run(&r);
+	rig_migrated(&r);
+	rig_free(&r);
+}
+
+RIG_TESTS(post_copy, commits_at_switchover)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	rig_postcopy(&r, 0);
+	r.scfg.commit_at = FERRY_COMMIT_AT_SWITCHOVER;
+	rig_run(&r);
+	rig_migrated(&r);
+	stages(&r.src, "pre-migration reservation pre-copy stop-and-copy commitment activation post-copy done");
+	stages(&r.tgt, "pre-migration reservation pre-copy stop-and-copy commitment activation post-copy done");
+	ops(&r.tgt, "reserve load activate resume");
+	ops(&r.src, SOURCE_OPS);
+	cr_assert_gt(r.sres.stats.pages_residue, 0);
+	rig_free(&r);
+}
+
+/* A VMM that cannot hold output gets no tentative run by default, and says why where one was asked for. */
+RIG_PAIR(post_copy, refused_where_output_cannot_be_held)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	rig_postcopy(&r, 0);
+	r.tgt.ops.output_hold = NULL;
+	r.tgt.ops.output_release = NULL;
+	rig_run(&r);
+	rig_refused(&r);
+	rig_says(r.sres.detail, "cannot hold the VM's output");
+	rig_free(&r);
+}
+
+RIG_PAIR(post_copy, without_holding_commits_at_switchover)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	rig_postcopy(&r, 0);
+	r.tgt.ops.output_hold = NULL;
+	r.tgt.ops.output_release = NULL;
+	r.scfg.commit_at = FERRY_COMMIT_AT_SWITCHOVER;
+	rig_run(&r);
+	rig_migrated(&r);
+	rig_free(&r);
+}
+
+RIG_PAIR(post_copy, of_a_guest_that_wrote_nothing)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	r.scfg.mode = FERRY_MODE_POSTCOPY;
+	memset(r.src.writes, 0, sizeof(r.src.writes));
+	r.src.last_writes = 0;
+	rig_run(&r);
+	rig_migrated(&r);
+	cr_assert_eq(r.sres.stats.pages_residue, 0);
+	rig_free(&r);
+}
+
+RIG_PAIR(modes, ends_that_name_the_session)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	memset(r.scfg.session, 0x5a, sizeof(r.scfg.session));
+	rig_run(&r);
+	rig_migrated(&r);
+	cr_assert_arr_eq(r.tres.session, r.scfg.session, 16);
+	rig_free(&r);
+}
+
+RIG_PAIR(modes, a_state_of_several_messages)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	rig_postcopy(&r, 0);
+	r.src.state_bytes = 5 << 20;
+	rig_run(&r);
+	rig_migrated(&r);
+	rig_free(&r);
+}
+
+static void ask_switchover(struct fakevm *vm, enum ferry_phase p)
+{
+	if (p == FERRY_PRECOPY && ferry_switchover(vm->session))
+		world_trouble(vm->w, "ferry_switchover() was refused in pre-copy");
+	if (p == FERRY_STOP_AND_COPY && ferry_switchover(vm->session) != -EALREADY)
+		world_trouble(vm->w, "ferry_switchover() was taken in stop-and-copy");
+}
+
+RIG_TESTS(forced_switchover, is_post_copy_where_it_may_be)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	never_converges(&r);
+	r.src.phase_hook = ask_switchover;
+	rig_run(&r);
+	rig_migrated(&r);
+	cr_assert_str_eq(r.src.policy, "post-copy: switchover was asked for");
+	cr_assert_eq(r.src.rounds, 1);
+	rig_free(&r);
+}
+
+RIG_PAIR(forced_switchover, is_stop_and_copy_where_that_was_asked_for)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	never_converges(&r);
+	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	r.src.phase_hook = ask_switchover;
+	rig_run(&r);
+	rig_migrated(&r);
+	rig_says(r.src.policy, "switchover was asked for");
+	cr_assert_eq(r.sres.stats.pages_residue, 0);
+	rig_free(&r);
+}
+
+static void ask_at_target(struct fakevm *vm, enum ferry_phase p)
+{
+	if (p == FERRY_PRECOPY && ferry_switchover(vm->session) != -EINVAL)
+		world_trouble(vm->w, "a target took ferry_switchover()");
+}
+
+Test(forced_switchover, is_the_sources_to_ask_for)
+{
+	struct rig r;
+
+	rig_init(&r, RIG_MEM_ANON);
+	r.tgt.phase_hook = ask_at_target;
+	rig_run(&r);
+	rig_migrated(&r);
+	rig_free(&r);
+}

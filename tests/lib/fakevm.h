@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A VM without a CPU, for whole migrations inside one test process.
+ *
+ * A world is one guest and the two VMs that may be it. It sees what nobody inside can: whether both ran at once
+ * (allowed only while the target's output is held), whether each numbered output came out once and in order, and
+ * what memory must hold from the stop point on. Broken promises are written down in .trouble, from any thread; the
+ * test asserts that it stayed empty.
+ *
+ * The source's guest writes inside dirty_fetch and pause, where the library is not reading, so what is dirty when is
+ * the same in each run. Half of its writes come before the bitmap is handed over, half after (they are in memory
+ * during the next round and reported after it). The target's guest is a thread: it touches every page once in a
+ * scattered order, compares it with the source's at the stop point, writes some, and emits a number for each.
+ */
+#ifndef TESTS_FAKEVM_H
+#define TESTS_FAKEVM_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <ferry/ferry.h>
+
+#define FAKE_REGIONS 2u
+#define FAKE_PAGE ((size_t)4096)
+#define FAKE_PAGES0 1500u
+#define FAKE_PAGES1 77u
+#define FAKE_PAGES (FAKE_PAGES0 + FAKE_PAGES1)
+#define FAKE_HOLES 200u /* in region 0, from page FAKE_HOLE0 on: never touched unless the guest writes there */
+#define FAKE_HOLE0 200u
+#define FAKE_ZEROS 50u	/* behind the holes: touched, zero */
+#define FAKE_TRACE 400u
+
+enum fake_op {
+	FAKE_NEEDS,
+	FAKE_RESERVE,
+	FAKE_DIRTY_START,
+	FAKE_DIRTY_STOP,
+	FAKE_DIRTY_FETCH,
+	FAKE_PAUSE,
+	FAKE_RESUME,
+	FAKE_SAVE,
+	FAKE_LOAD,
+	FAKE_HOLD,
+	FAKE_RELEASE,
+	FAKE_ACTIVATE,
+	FAKE_RETIRE,
+	FAKE_DISCARD,
+	FAKE_ARBITER,
+	FAKE_OPS
+};
+
+struct fakevm;
+
+struct world {
+	pthread_mutex_t lock; /* everything below, and the running state of both VMs */
+	pthread_cond_t cond;
+	char trouble[512];
+	bool source_runs, target_runs, target_held;
+	uint64_t seen;	/* numbered outputs that came out: 0 .. seen - 1 */
+	uint8_t *frozen; /* memory at the last stop of the source, all regions end to end */
+	bool decided;	 /* the arbiter's record */
+	enum ferry_owner record;
+};
+
+struct fakevm {
+	struct world *w;
+	bool is_source, shared;
+	struct ferry_ops ops;
+	struct ferry_region region[FAKE_REGIONS];
+	struct ferry_session *session;
+	pthread_t thread; /* inside ferry_run() */
+	void *arg;	  /* the test's */
+
+	/* what the test sets */
+	uint64_t writes[8];  /* pages written at fetch 0, 1, ..; the last one repeats */
+	uint64_t last_writes; /* pages written at pause */
+	uint64_t state_bytes; /* beside the small section */
+	uint32_t cpuid;	      /* target: what it offers; source: what it needs */
+	uint64_t memory_limit;
+	enum fake_op fail_op;
+	unsigned fail_nth; /* 0: no op fails; 1: the first call does */
+	int fail_err;
+	void (*hook)(struct fakevm *vm, enum fake_op op); /* on entering an op, on ferry_run()'s thread */
+	void (*phase_hook)(struct fakevm *vm, enum ferry_phase p);
+
+	/* what the test reads */
+	unsigned calls[FAKE_OPS];
+	char ops_seen[FAKE_TRACE];    /* names in order, repeats once */
+	char phases_seen[FAKE_TRACE]; /* "pre-migration reservation ..." */
+	char policy[512];	      /* the last policy event's sentence */
+	char links[FAKE_TRACE];	      /* link events */
+	char error_line[600];	      /* the last log line of level 3 or worse */
+	unsigned rounds;
+
+	uint8_t *shadow; /* source: what its memory must hold */
+	uint64_t *dirty[FAKE_REGIONS];
+	uint64_t rng, fetches;
+	bool tracking;
+	uint64_t next_out, held_out;
+	uint8_t *own; /* target: bytes, one a page: 1 = written by its guest */
+	pthread_t cpu;
+	bool cpu_started, stop;
+	uint64_t touched;
+};
+
+void world_init(struct world *w);
+void world_destroy(struct world *w);
+bool world_source_runs(struct world *w);
+bool world_target_runs(struct world *w);
+void world_trouble(struct world *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+void fakevm_source(struct fakevm *vm, struct world *w, bool shared);
+void fakevm_target(struct fakevm *vm, struct world *w, bool shared);
+/* Stops and joins the target's guest (after ferry_free(): it may wait for a page), frees the memory. */
+void fakevm_destroy(struct fakevm *vm);
+/* Waits until the target's guest has touched every page. After a migration that succeeded. */
+void fakevm_finish(struct fakevm *vm);
+/* The guest goes on a little: emits some output; trouble if it does not run. */
+void fakevm_run_on(struct fakevm *vm);
+/* Compares all memory with what it must hold; trouble if not. */
+void fakevm_check_memory(struct fakevm *vm);
+const char *fake_op_name(enum fake_op op);
+
+#endif

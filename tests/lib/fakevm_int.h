@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TESTS_FAKEVM_INT_H
+#define TESTS_FAKEVM_INT_H
+
+#include "fakevm.h"
+
+/* fakevm.c */
+void fake_fill(uint8_t *page, uint64_t seed);
+size_t fake_offset(unsigned region, uint64_t page); /* of a page in shadow and frozen */
+uint8_t *fake_page(const struct fakevm *vm, unsigned region, uint64_t page);
+/* For the tests that want one: put it into ops.arbiter. */
+extern int (*const fake_arbiter)(void *vm, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is);
+
+/* fakevm_world.c */
+void fake_set_running(struct fakevm *vm, bool runs);
+void fake_hold(struct fakevm *vm);
+void fake_release(struct fakevm *vm);
+void fake_emit(struct fakevm *vm); /* one numbered output */
+int fake_start_cpu(struct fakevm *vm);
+void fake_stop_cpu(struct fakevm *vm);
+
+#endif

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Both ends of a migration in this process, each in a thread of its own, over one fake VM a side; and what must
+ * hold after every one of them. A test sets up a rig, changes what it is about, runs it and looks.
+ */
+#ifndef TESTS_RIG_H
+#define TESTS_RIG_H
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <string.h>
+
+#include "fakevm.h"
+#include "fakevm_int.h"
+
+struct rig_kind {
+	const char *uri;
+	bool shared;
+};
+
+#define RIG_TCP "tcp:127.0.0.1:0"
+#define RIG_MEM "mem:rig"
+#define RIG_MEM_ANON (&(struct rig_kind){ RIG_MEM, false })
+#define RIG_MEM_SHARED (&(struct rig_kind){ RIG_MEM, true })
+#define RIG_TCP_ANON (&(struct rig_kind){ RIG_TCP, false })
+#define RIG_TCP_SHARED (&(struct rig_kind){ RIG_TCP, true })
+
+/* One body, one Test() for each transport and kind of memory. */
+#define RIG_TESTS(suite, name)                                                    \
+	static void suite##_##name(const struct rig_kind *kind);                  \
+	Test(suite, name##_mem_anon) { suite##_##name(RIG_MEM_ANON); }            \
+	Test(suite, name##_mem_memfd) { suite##_##name(RIG_MEM_SHARED); }         \
+	Test(suite, name##_tcp_anon) { suite##_##name(RIG_TCP_ANON); }            \
+	Test(suite, name##_tcp_memfd) { suite##_##name(RIG_TCP_SHARED); }         \
+	static void suite##_##name(const struct rig_kind *kind)
+
+/* The same where the transport or the kind hardly matters. */
+#define RIG_PAIR(suite, name)                                                     \
+	static void suite##_##name(const struct rig_kind *kind);                  \
+	Test(suite, name##_mem_memfd) { suite##_##name(RIG_MEM_SHARED); }         \
+	Test(suite, name##_tcp_anon) { suite##_##name(RIG_TCP_ANON); }            \
+	static void suite##_##name(const struct rig_kind *kind)
+
+struct rig {
+	struct world world;
+	struct fakevm src, tgt;
+	struct ferry_config scfg, tcfg;
+	const char *uri; /* the target's */
+	char connect_to[200];
+	struct ferry_result sres, tres;
+	void *arg; /* the test's */
+};
+
+/* A guest that writes a little and converges; default config but drills allowed. */
+void rig_init(struct rig *r, const struct rig_kind *kind);
+/* Post-copy with most pages left to pull, no faster than bytes a second (0: unlimited) */
+void rig_postcopy(struct rig *r, uint64_t bandwidth);
+/* Losses are found and given up soon. */
+void rig_impatient(struct rig *r);
+/* Opens both, runs both to their end, frees both sessions. */
+void rig_run(struct rig *r);
+void rig_free(struct rig *r);
+
+/* Outcomes, with everything that follows from them: who runs, which ops were called, memory, output. */
+void rig_migrated(struct rig *r);
+void rig_fell_back(struct rig *r);
+void rig_refused(struct rig *r);
+/* The same by the source's outcome: refused where it was never paused. */
+void rig_source_owns(struct rig *r);
+/* A sentence contains... */
+void rig_says(const char *sentence, const char *part);
+/* Nothing broken was seen by the world. */
+void rig_no_trouble(struct rig *r);
+
+#endif
