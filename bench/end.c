@@ -194,6 +194,7 @@ static void new_vmm(struct end *e, int observer_fd)
 		.dirty_rate = o->dirty_rate,
 		.seed = o->seed,
 		.kind = o->kind == KIND_MEMFD ? VMM_MEMFD : VMM_ANON,
+		.prealloc = o->prealloc == 0 && e->which == VMM_END_TARGET,
 		.populate = (uint32_t)o->populate,
 		.vcpus = (uint32_t)o->vcpus,
 		.end = e->which,

@@ -37,6 +37,7 @@ struct option_row {
 static const char *const kinds[] = { "anon", "memfd", NULL };
 static const char *const modes[] = { "auto", "stop-and-copy", "post-copy", NULL };
 static const char *const commit_ats[] = { "default", "complete", "switchover", NULL };
+static const char *const on_off[] = { "on", "off", NULL };
 static const char *const hold_actions[] = { "fallback", "commit", NULL };
 static const char *const floors[] = { "once", "each", "off", NULL };
 static const char *const commands[] = { "run", "source", "target", "floor", "version", "help" };
@@ -63,6 +64,8 @@ static const struct option_row rows[] = {
 	  .choices = kinds },
 	{ "populate", V_COUNT, GUEST, AT(populate), "a percentage from 0 to 100",
 	  "percent of RAM that begins with unique, non-zero content; 100", 0, 100 },
+	{ "prealloc", V_CHOICE, RUN | TARGET, AT(prealloc), "on or off",
+	  "on: the target has all of its RAM before pre-copy, off: as pages arrive; on", .choices = on_off },
 	{ "working-set", V_SIZE, GUEST, AT(working_set), "a size such as 256M, at most --memory less 16M",
 	  "the part of RAM that the guest writes to; 256M, or a quarter of less than that", 4096,
 	  VMM_MEMORY_MAX },

@@ -25,7 +25,7 @@ struct options {
 	enum command command;
 	const char *uri, *to, *listen, *json;
 	uint64_t memory, populate, working_set, dirty_rate, vcpus, seed;
-	uint64_t kind, mode, commit_at, hold_action, floor; /* enums, by their choice tables */
+	uint64_t kind, mode, commit_at, hold_action, floor, prealloc; /* enums, by their choice tables */
 	uint64_t downtime_us, hold_limit_us, reconnect_us, timeout_us, precopy_limit_us, poll_us, run_on_us;
 	uint64_t max_rounds, channels, bandwidth, repeat;
 	struct kill_drill kill;

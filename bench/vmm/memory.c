@@ -35,6 +35,22 @@ static int new_memfd(struct vmm *vm)
 	return ftruncate(vm->memfd, (off_t)vm->cfg.memory) < 0 ? -errno : 0;
 }
 
+/* The VM's own mapping of shared RAM stays untouched: the pages are made through another. */
+static int prealloc(struct vmm *vm, const struct ferry_region *r)
+{
+	void *p = r->hva;
+	int err;
+
+	if (r->flags & FERRY_REGION_SHARED)
+		p = mmap(NULL, r->len, PROT_READ | PROT_WRITE, MAP_SHARED, vm->memfd, (off_t)r->fd_offset);
+	if (p == MAP_FAILED)
+		return -errno;
+	err = madvise(p, r->len, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
+	if (p != r->hva)
+		munmap(p, r->len);
+	return err;
+}
+
 int memory_new(struct vmm *vm, char *why, size_t cap)
 {
 	bool shared = vm->cfg.kind == VMM_MEMFD;
@@ -54,6 +70,8 @@ int memory_new(struct vmm *vm, char *why, size_t cap)
 		};
 		at += lens[i];
 		err = map_region(vm, &vm->regions[i]);
+		if (!err && vm->cfg.prealloc)
+			err = prealloc(vm, &vm->regions[i]);
 	}
 	if (err)
 		snprintf(why, cap, "no %llu MiB of %s memory for the guest: %s",

@@ -46,6 +46,7 @@ struct vmm_config {
 	uint32_t vcpus;	   /* 0: 1 */
 	bool host_threads; /* no KVM, even where there is one */
 	bool huge;	   /* MADV_HUGEPAGE on the RAM, else MADV_NOHUGEPAGE (both ends; anon only) */
+	bool prealloc;	   /* target: back all of the RAM in reserve, else as pages arrive */
 	/* both ends */
 	enum vmm_end end;      /* stamped on the output */
 	int observer;	       /* pipe or socket for struct vmm_output records, the caller's; -1: none */
