@@ -263,6 +263,8 @@ int batch_send_dirty(struct ferry_session *s, unsigned round)
 	/* A worker that met something worse than a lost link is the cause of it. */
 	if (worker < 0 && (!err || err == -EPIPE))
 		err = worker;
+	if (worker < 0 && worker != -EPIPE && fail_err(&s->link_fail))
+		fail(&s->fail, worker, "%s", fail_text(&s->link_fail));
 	if (!err)
 		err = end_round(s, round);
 	if (err == -EPIPE) {

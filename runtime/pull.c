@@ -85,8 +85,6 @@ int pull_new(struct pull **ret, struct ferry_session *s)
 		p->staging = NULL;
 	if (p->stop_fd >= 0 && p->go_fd >= 0 && p->staging)
 		err = page_set_init(&p->todo, n, s->nregions);
-	if (!err)
-		atomic_store(&p->left, page_set_merge(&p->todo, &s->tgt.missing));
 out:
 	free(n);
 	if (!err) {
@@ -109,6 +107,12 @@ void pull_free(struct pull *p)
 	if (p->go_fd > 0)
 		close(p->go_fd);
 	free(p);
+}
+
+void pull_residue(struct pull *p)
+{
+	page_set_merge(&p->todo, &p->s->tgt.missing);
+	atomic_store(&p->left, page_set_count(&p->s->tgt.missing));
 }
 
 void pull_loading(struct pull *p)

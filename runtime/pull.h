@@ -9,7 +9,7 @@
 struct ferry_session;
 struct pull;
 
-/* After the last RESIDUE, before load: s->tgt.missing is the residue, s->tgt.place armed. */
+/* s->tgt.place is armed. */
 int pull_new(struct pull **ret, struct ferry_session *s);
 void pull_free(struct pull *p); /* NULL is fine; no worker may run */
 /*
@@ -18,6 +18,8 @@ void pull_free(struct pull *p); /* NULL is fine; no worker may run */
  * woken) or with -EPIPE.
  */
 int pull_start(struct ferry_session *s);
+/* SWITCHOVER is here, before load: tgt.missing is the residue now. */
+void pull_residue(struct pull *p);
 /* The sweep waits for this (the VM runs), faults are served at once. */
 void pull_release(struct ferry_session *s);
 /*

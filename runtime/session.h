@@ -58,12 +58,14 @@ struct source_state {
 
 struct target_state {
 	struct page_set missing; /* not here yet; only grows before SWITCHOVER, only shrinks after */
+	struct page_set named;	 /* by RESIDUE since the last PREARM: not dropped yet */
 	struct place place;
 	struct pull *pull;
 	struct wire_hello hello; /* what the source asked for */
 	struct wire_switchover switchover;
 	bool reserved; /* reserve was called: discard will be */
 	bool armed;
+	bool pulling; /* the crew is the pull's; else it lands what is put */
 	bool held;	/* output_hold was called */
 	bool running;	/* resume was called and no pause since */
 	bool loaded;

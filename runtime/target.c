@@ -22,6 +22,7 @@ void target_destroy(struct ferry_session *s)
 	pull_free(s->tgt.pull);
 	place_close(&s->tgt.place);
 	page_set_destroy(&s->tgt.missing);
+	page_set_destroy(&s->tgt.named);
 }
 
 int target_pre_migration(struct ferry_session *s, enum ferry_phase *next)
@@ -106,7 +107,7 @@ static int call_reserve(struct ferry_session *s)
 	return err < 0 ? op_result(s, "reserve", err) : config_regions(s->regions, s->nregions, &s->fail);
 }
 
-static int make_missing(struct ferry_session *s)
+static int make_sets(struct ferry_session *s)
 {
 	uint64_t *n = calloc(s->nregions, sizeof(*n));
 	int err = -ENOMEM;
@@ -115,6 +116,8 @@ static int make_missing(struct ferry_session *s)
 		n[i] = s->regions[i].len >> 12;
 	if (n)
 		err = page_set_init(&s->tgt.missing, n, s->nregions);
+	if (!err)
+		err = page_set_init(&s->tgt.named, n, s->nregions);
 	free(n);
 	return err < 0 ? fail(&s->fail, err, "no memory to track %" PRIu64 " pages", s->pages_total) : 0;
 }
@@ -147,7 +150,7 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 	if (!err)
 		err = call_reserve(s);
 	if (!err)
-		err = make_missing(s);
+		err = make_sets(s);
 	if (!err)
 		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link->caps & XPORT_PINS, &s->fail);
 	if (err)
@@ -250,25 +253,52 @@ static int zero_runs(struct ferry_session *s, const struct wire_msg *m)
 	return 0;
 }
 
+/* What was named since the last time: every touch of it will fault. */
+int target_drop_named(struct ferry_session *s)
+{
+	int err;
+
+	page_set_merge(&s->tgt.missing, &s->tgt.named);
+	err = place_drop(&s->tgt.place, &s->tgt.named, &s->fail);
+	page_set_clear(&s->tgt.named);
+	return err;
+}
+
+/* Everything that post-copy needs is made here, while the VM still runs at the source. */
+static int make_ready(struct ferry_session *s)
+{
+	int err = target_expose(s, XPORT_LOCAL);
+
+	/* Armed before anything is dropped: khugepaged then leaves the dropped pages alone. */
+	if (!err)
+		err = place_arm(&s->tgt.place, &s->fail);
+	if (!err && !s->tgt.pull)
+		err = pull_new(&s->tgt.pull, s);
+	s->tgt.armed = !err;
+	return err ? err : pull_start(s);
+}
+
 static int prearm(struct ferry_session *s, const struct wire_msg *m)
 {
-	struct wire_count want, n = { .pages = page_set_count(&s->tgt.missing) };
-	int err = target_join(s, 0); /* the source has ended its puts */
+	struct wire_count want, n;
+	int err = 0;
 
+	if (!s->tgt.pulling) {
+		err = target_join(s, 0); /* the source has ended its puts */
+		if (!err)
+			err = make_ready(s);
+		s->tgt.pulling = !err;
+	}
+	if (!err)
+		err = target_drop_named(s);
 	if (err < 0)
 		return err;
+	n.pages = page_set_count(&s->tgt.missing);
 	memcpy(&want, m->body, sizeof(want));
 	if (want.pages != n.pages)
 		return fail(&s->fail, -EPROTO, "the source's PREARM counts %" PRIu64 " pages; its RESIDUEs named %" PRIu64,
 			    want.pages, n.pages);
-	s->tgt.armed = true;
-	err = target_expose(s, XPORT_LOCAL);
-	/* Armed first: khugepaged then leaves the dropped pages alone. */
-	if (!err)
-		err = place_arm(&s->tgt.place, &s->fail);
-	if (!err)
-		err = place_drop(&s->tgt.place, &s->tgt.missing, &s->fail);
-	return err ? err : link_send(s, WIRE_PREARMED, &n, sizeof(n), NULL, 0);
+	return link_send(s, WIRE_PREARMED, &n, sizeof(n), NULL, 0);
 }
 
 static int precopy_message(struct ferry_session *s, const struct wire_msg *m)
@@ -280,7 +310,7 @@ static int precopy_message(struct ferry_session *s, const struct wire_msg *m)
 		atomic_fetch_add(&s->stats.round, 1);
 		return link_send(s, WIRE_ROUND_ACK, m->body, sizeof(struct wire_round), NULL, 0);
 	case WIRE_RESIDUE:
-		return residue_recv(s, m, &s->tgt.missing);
+		return residue_recv(s, m, &s->tgt.named);
 	case WIRE_PREARM:
 		return prearm(s, m);
 	case WIRE_STATE:
@@ -301,6 +331,7 @@ static int precopy_recover(struct ferry_session *s)
 	if (err < 0)
 		return err;
 	s->stream.len = 0;
+	s->tgt.pulling = false;
 	return land_start(s);
 }
 

@@ -27,17 +27,6 @@ static int quiet_op(struct ferry_session *s, const char *name, int (*op)(void *v
 	return err;
 }
 
-static int begin_pull(struct ferry_session *s)
-{
-	int err = place_arm(&s->tgt.place, &s->fail);
-
-	if (!err)
-		err = place_drop(&s->tgt.place, &s->tgt.missing, &s->fail);
-	if (!err)
-		err = pull_new(&s->tgt.pull, s);
-	return err ? err : pull_start(s);
-}
-
 /* Before the VM has run, losing the link means to give up: the source has resumed, or will. */
 static int lost_early(struct ferry_session *s, int err)
 {
@@ -84,26 +73,35 @@ static int load(struct ferry_session *s)
 	return op_result(s, "load", err);
 }
 
-int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
+static int check_switchover(struct ferry_session *s, uint64_t left)
 {
 	const struct wire_switchover *w = &s->tgt.switchover;
-	uint64_t left = page_set_count(&s->tgt.missing), t[3];
-	int err = target_join(s, 0);
 
-	if (err < 0)
-		return lost_early(s, err);
-	if (w->residue != left || (w->commit_at != FERRY_COMMIT_AT_COMPLETE && w->commit_at != FERRY_COMMIT_AT_SWITCHOVER))
+	if (w->residue != left || (left && !s->tgt.pulling) ||
+	    (w->commit_at != FERRY_COMMIT_AT_COMPLETE && w->commit_at != FERRY_COMMIT_AT_SWITCHOVER))
 		return fail(&s->fail, -EPROTO,
-			    "the source's SWITCHOVER leaves %" PRIu64 " pages and commits at %u; its RESIDUEs named %" PRIu64,
-			    w->residue, w->commit_at, left);
+			    "the source's SWITCHOVER leaves %" PRIu64 " pages and commits at %u; its RESIDUEs named %" PRIu64
+			    "%s", w->residue, w->commit_at, left, s->tgt.pulling ? "" : " and no PREARM came");
 	if (w->commit_at == FERRY_COMMIT_AT_COMPLETE && left && !s->ops.output_hold)
 		return fail(&s->fail, -EPROTO, "the source asks for a tentative run, and output cannot be held here");
-	err = target_check_state(s, w->state_len, w->state_sum);
+	return target_check_state(s, w->state_len, w->state_sum);
+}
+
+int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
+{
+	uint64_t left, t[3];
+	int err = s->tgt.pulling ? 0 : target_join(s, 0);
+
+	t[0] = now_us();
+	if (!err)
+		err = target_drop_named(s);
+	left = page_set_count(&s->tgt.missing);
+	if (!err)
+		err = check_switchover(s, left);
 	atomic_store(&s->stats.residue, left);
 	atomic_store(&s->stats.remaining, left);
-	t[0] = now_us();
-	if (!err && (left || s->tgt.armed))
-		err = begin_pull(s);
+	if (!err && s->tgt.pulling)
+		pull_residue(s->tgt.pull);
 	t[1] = now_us();
 	if (!err)
 		err = load(s);
@@ -111,7 +109,9 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	s->tgt.loaded = !err;
 	s->tgt.times.arm_us = t[1] - t[0];
 	s->tgt.times.load_us = t[2] - t[1];
-	*next = s->tgt.armed && w->commit_at == FERRY_COMMIT_AT_COMPLETE ? FERRY_POSTCOPY : FERRY_COMMITMENT;
+	*next = FERRY_COMMITMENT;
+	if (s->tgt.pulling && s->tgt.switchover.commit_at == FERRY_COMMIT_AT_COMPLETE)
+		*next = FERRY_POSTCOPY;
 	return lost_early(s, err);
 }
 

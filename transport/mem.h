@@ -9,6 +9,9 @@
  * very process. Whoever takes the datagram out owns its reference: accept(), or close(), which first shuts
  * the socket for further datagrams and then drains it. Nothing is lost, whatever gives up first.
  *
+ * Either end may be the first to know that the link is there: a transfer waits until the peer has exposed
+ * something for the first time, as on a network.
+ *
  * A copy holds the peer side's table lock for reading; expose() and close() take it for writing, so memory
  * is never touched after it was taken back.
  */
@@ -34,6 +37,7 @@ struct side {
 	struct message *head, **tail; /* to be received here; pair lock */
 	size_t queued;		      /* bytes; pair lock */
 	bool dead;		      /* killed or closed; pair lock */
+	bool exposed;		      /* anything at all, ever; pair lock */
 	int evfd;		      /* readable while head or a dead side says so */
 };
 

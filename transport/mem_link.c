@@ -97,12 +97,17 @@ static struct mem_chan *chan_of(struct xport_chan *c)
 
 static int link_expose(struct xport_link *xl, const struct xport_region *r, size_t n, enum xport_access access)
 {
+	struct pair *p = link_of(xl)->pair;
 	struct side *me = link_of(xl)->me;
 	int err;
 
 	pthread_rwlock_wrlock(&me->table_lock);
 	err = xp_table_set(&me->table, r, n, access);
 	pthread_rwlock_unlock(&me->table_lock);
+	pthread_mutex_lock(&p->lock);
+	me->exposed |= !err && n;
+	pthread_cond_broadcast(&p->cond);
+	pthread_mutex_unlock(&p->lock);
 	return err;
 }
 
@@ -242,6 +247,23 @@ static bool is_dead(struct mem_link *l)
 	return dead;
 }
 
+/* 0 once the peer has exposed something. */
+static int await_expose(struct mem_link *l)
+{
+	uint64_t end = xp_deadline(xp_now_us(), l->timeout_us);
+	int err = 0;
+
+	pthread_mutex_lock(&l->pair->lock);
+	while (!err && !l->peer->exposed) {
+		if (l->me->dead || l->peer->dead)
+			err = -EPIPE;
+		else if (!mem_pair_wait(l->pair, end))
+			err = -ETIMEDOUT;
+	}
+	pthread_mutex_unlock(&l->pair->lock);
+	return err;
+}
+
 /* The guest writes while this reads, on purpose: such a page is dirty and sent again. */
 #if defined(__SANITIZE_THREAD__)
 #define COPY_BY_WORDS 1
@@ -279,6 +301,9 @@ static int transfer(struct mem_link *l, const struct page_run *runs, void *const
 	/* No expose runs at this end, so the own table is read without its lock. */
 	if (xp_runs_check(&l->me->table, runs, n, &bytes, why))
 		return fail(l->link.fail, -EINVAL, "mem: %s of memory that is not exposed: %s", what, why);
+	err = await_expose(l);
+	if (err)
+		return err;
 	pthread_rwlock_rdlock(&l->peer->table_lock);
 	if (is_dead(l)) {
 		err = -EPIPE;

@@ -97,7 +97,10 @@ struct xport_listener_ops {
 };
 
 struct xport_link_ops {
-	/* The memory behind put, get and serve; replaces what was exposed before. No put, get or serve may run. */
+	/*
+	 * The memory behind put, get and serve; replaces what was exposed before. No put, get or serve may run. On a new
+	 * link the peer's puts and gets wait for the first expose (at most for the link's timeout).
+	 */
 	int (*expose)(struct xport_link *l, const struct xport_region *r, size_t n, enum xport_access access);
 	struct xport_chan *(*chan)(struct xport_link *l, enum xport_role role, unsigned index);
 	void (*kill)(struct xport_link *l);
