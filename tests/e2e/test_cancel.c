@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT
+/* ferry_cancel() in each stage, from each end, from the callback and from another thread. */
+#include "rig.h"
+
+struct plan {
+	enum ferry_phase at;
+	bool other_thread;
+	int got; /* what ferry_cancel() said; 1: not called */
+};
+
+static void *cancel_thread(void *arg)
+{
+	struct fakevm *vm = arg;
+	struct rig *r = vm->arg;
+	struct plan *plan = r->arg;
+
+	plan->got = ferry_cancel(vm->session);
+	return NULL;
+}
+
+static void cancel_at(struct fakevm *vm, enum ferry_phase p)
+{
+	struct rig *r = vm->arg;
+	struct plan *plan = r->arg;
+	pthread_t t;
+
+	if (p != plan->at || plan->got != 1)
+		return;
+	if (!plan->other_thread) {
+		cancel_thread(vm);
+		return;
+	}
+	if (pthread_create(&t, NULL, cancel_thread, vm))
+		world_trouble(vm->w, "no thread to cancel from");
+	else
+		pthread_join(t, NULL);
+}
+
+static void setup(struct rig *r, struct plan *plan, const struct rig_kind *kind, bool postcopy)
+{
+	rig_init(r, kind);
+	if (postcopy)
+		rig_postcopy(r, 64000000);
+	r->arg = plan;
+	plan->got = 1;
+}
+
+static void cancel_in(const struct rig_kind *kind, enum ferry_phase at, bool at_source, bool postcopy)
+{
+	for (int other = 0; other < 2; other++) {
+		struct plan plan = { .at = at, .other_thread = other };
+		struct rig r;
+
+		setup(&r, &plan, kind, postcopy);
+		(at_source ? &r.src : &r.tgt)->phase_hook = cancel_at;
+		rig_run(&r);
+		cr_assert_eq(plan.got, 0, "ferry_cancel() in %s: %d", ferry_phase_name(at), plan.got);
+		rig_source_owns(&r);
+		cr_assert_eq(r.sres.error, -ECANCELED, "%s", r.sres.detail);
+		cr_assert_eq(r.tres.error, -ECANCELED, "%s", r.tres.detail);
+		rig_says((at_source ? &r.sres : &r.tres)->detail, "canceled by the embedder");
+		rig_says((at_source ? &r.tres : &r.sres)->detail, "canceled by the embedder");
+		cr_assert_eq((at_source ? &r.sres : &r.tres)->phase, at, "in %s",
+			     ferry_phase_name((at_source ? &r.sres : &r.tres)->phase));
+		rig_free(&r);
+	}
+}
+
+RIG_PAIR(cancel_at_source, in_reservation) { cancel_in(kind, FERRY_RESERVATION, true, false); }
+RIG_PAIR(cancel_at_source, in_pre_copy) { cancel_in(kind, FERRY_PRECOPY, true, false); }
+RIG_PAIR(cancel_at_source, in_post_copy) { cancel_in(kind, FERRY_POSTCOPY, true, true); }
+RIG_PAIR(cancel_at_target, in_reservation) { cancel_in(kind, FERRY_RESERVATION, false, false); }
+RIG_PAIR(cancel_at_target, in_pre_copy) { cancel_in(kind, FERRY_PRECOPY, false, false); }
+RIG_PAIR(cancel_at_target, in_post_copy) { cancel_in(kind, FERRY_POSTCOPY, false, true); }
+
+/* In the blackout it may come to the answer or too late to it; the VM has one owner either way. */
+static void settled(struct rig *r, const struct plan *plan)
+{
+	if (r->sres.outcome == FERRY_MIGRATED) {
+		rig_migrated(r);
+		return;
+	}
+	cr_assert_eq(plan->got, 0);
+	rig_source_owns(r);
+	cr_assert_eq(r->sres.error, -ECANCELED, "%s", r->sres.detail);
+}
+
+static void cancel_late(const struct rig_kind *kind, enum ferry_phase at, bool at_source, bool postcopy)
+{
+	struct plan plan = { .at = at };
+	struct rig r;
+
+	setup(&r, &plan, kind, postcopy);
+	(at_source ? &r.src : &r.tgt)->phase_hook = cancel_at;
+	rig_run(&r);
+	cr_assert_neq(plan.got, 1);
+	settled(&r, &plan);
+	rig_free(&r);
+}
+
+RIG_PAIR(cancel_at_source, in_stop_and_copy) { cancel_late(kind, FERRY_STOP_AND_COPY, true, false); }
+RIG_PAIR(cancel_at_source, in_stop_and_copy_before_post_copy) { cancel_late(kind, FERRY_STOP_AND_COPY, true, true); }
+RIG_PAIR(cancel_at_source, in_commitment) { cancel_late(kind, FERRY_COMMITMENT, true, false); }
+RIG_PAIR(cancel_at_source, in_commitment_after_post_copy) { cancel_late(kind, FERRY_COMMITMENT, true, true); }
+RIG_PAIR(cancel_at_target, in_stop_and_copy) { cancel_late(kind, FERRY_STOP_AND_COPY, false, false); }
+RIG_PAIR(cancel_at_target, in_stop_and_copy_before_post_copy) { cancel_late(kind, FERRY_STOP_AND_COPY, false, true); }
+RIG_PAIR(cancel_at_target, in_commitment) { cancel_late(kind, FERRY_COMMITMENT, false, false); }
+RIG_PAIR(cancel_at_target, in_commitment_after_post_copy) { cancel_late(kind, FERRY_COMMITMENT, false, true); }
+
+/* Once the commit is decided there is nothing to take back. */
+static void too_late(const struct rig_kind *kind, bool at_source)
+{
+	struct plan plan = { .at = FERRY_ACTIVATION };
+	struct rig r;
+
+	setup(&r, &plan, kind, true);
+	(at_source ? &r.src : &r.tgt)->phase_hook = cancel_at;
+	rig_run(&r);
+	cr_assert_eq(plan.got, -EALREADY);
+	rig_migrated(&r);
+	rig_free(&r);
+}
+
+RIG_PAIR(cancel_at_source, is_too_late_in_activation) { too_late(kind, true); }
+RIG_PAIR(cancel_at_target, is_too_late_in_activation) { too_late(kind, false); }
+
+/* A source that is looking for its target, a target that nobody has found. */
+static void cancel_alone(bool at_source)
+{
+	struct plan plan = { .at = FERRY_PRE_MIGRATION, .got = 1 };
+	struct ferry_vm v = { FERRY_VM_INIT };
+	struct ferry_result *res;
+	struct fakevm *vm;
+	struct rig r;
+
+	rig_init(&r, RIG_TCP_ANON);
+	r.arg = &plan;
+	vm = at_source ? &r.src : &r.tgt;
+	res = at_source ? &r.sres : &r.tres;
+	vm->phase_hook = cancel_at;
+	vm->thread = pthread_self();
+	v.vm = vm;
+	v.ops = &vm->ops;
+	v.regions = at_source ? vm->region : NULL;
+	v.nregions = at_source ? FAKE_REGIONS : 0;
+	cr_assert_eq((at_source ? ferry_source : ferry_target)(&vm->session, &v, &r.scfg), 0);
+	cr_assert_eq(ferry_open(vm->session, at_source ? "tcp:127.0.0.1:1" : RIG_TCP), 0);
+	res->size = sizeof(*res);
+	cr_assert_eq(ferry_run(vm->session, res), -ECANCELED);
+	cr_assert_eq(plan.got, 0);
+	cr_assert_eq(res->outcome, FERRY_REFUSED);
+	cr_assert_eq(res->owner, FERRY_SOURCE);
+	cr_assert_str_eq(res->detail, "canceled by the embedder in pre-migration");
+	ferry_free(vm->session);
+	rig_free(&r);
+}
+
+Test(cancel_at_source, in_pre_migration) { cancel_alone(true); }
+Test(cancel_at_target, in_pre_migration) { cancel_alone(false); }
