@@ -257,6 +257,8 @@ int batch_send_dirty(struct ferry_session *s, unsigned round)
 		if (err > 0)
 			err = fail(&s->fail, -EPROTO, "the target sent %s in the middle of a round", wire_name(m.type));
 	}
+	if (err < 0 && err != -EPIPE)
+		return err; /* the target is still to be told: nothing is torn down yet */
 	if (err < 0)
 		link_kill(s);
 	worker = crew_join(&s->crew);

@@ -260,18 +260,36 @@ int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg)
 	return expect_in(s, mask, msg, s->phase);
 }
 
+/*
+ * Last words are out: the link stays up until the peer hangs up, because the end of a data connection may overtake
+ * them, and a link that is lost without a word is waited for.
+ */
+static void linger(struct ferry_session *s)
+{
+	uint64_t now = now_us(), end = now + s->cfg.timeout_us;
+	int err = 0;
+	size_t len;
+
+	for (; (!err || err == -EAGAIN) && now < end; now = now_us())
+		err = s->ctl->ops->recv(s->ctl, s->msg_buf, XPORT_MSG_MAX, &len, end - now);
+}
+
 int link_say_failed(struct ferry_session *s)
 {
 	struct wire_abort a = { .err = fail_err(&s->fail) };
 	const char *text = fail_text(&s->fail);
 	bool early = s->phase == FERRY_PRE_MIGRATION || s->phase == FERRY_RESERVATION;
 	size_t len = strlen(text);
+	int err;
 
 	if (s->peer_gone)
 		return 0;
 	s->peer_gone = true;
-	return link_send(s, early && !s->is_source ? WIRE_REFUSED : WIRE_ABORT, &a, sizeof(a), text,
-			 len < WIRE_TEXT_MAX ? len : WIRE_TEXT_MAX);
+	err = link_send(s, early && !s->is_source ? WIRE_REFUSED : WIRE_ABORT, &a, sizeof(a), text,
+			len < WIRE_TEXT_MAX ? len : WIRE_TEXT_MAX);
+	if (!err)
+		linger(s);
+	return err;
 }
 
 static int handshake_source(struct ferry_session *s)

@@ -35,7 +35,10 @@ int link_send(struct ferry_session *s, enum wire_type t, const void *body, size_
 int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us);
 /* As link_recv(), until one of the types in mask (1 << type) has come; another message is -EPROTO. deadline: -EPIPE. */
 int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg);
-/* Say ABORT or REFUSED with the first error's sentence, if the peer does not know yet. -EPIPE: it cannot be told. */
+/*
+ * Say ABORT or REFUSED with the first error's sentence, if the peer does not know yet, and wait for it to hang up, at
+ * most timeout_us. -EPIPE: it cannot be told.
+ */
 int link_say_failed(struct ferry_session *s);
 
 int pulse_start(struct ferry_session *s);

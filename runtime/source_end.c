@@ -178,6 +178,8 @@ static int next_message(struct ferry_session *s, struct wire_msg *m)
 {
 	int err = link_recv(s, m, DEADLINE_NONE);
 
+	if (err < 0 && err != -EPIPE)
+		return err; /* the target is still to be told: nothing is torn down yet */
 	if (!err && crew_err(&s->crew) < 0)
 		err = crew_err(&s->crew);
 	if (err >= 0)

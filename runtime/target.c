@@ -344,13 +344,15 @@ int target_precopy(struct ferry_session *s, enum ferry_phase *next)
 	for (;;) {
 		if (!err)
 			err = link_recv(s, &m, DEADLINE_NONE);
-		if (!err && crew_err(&s->crew) < 0)
-			err = crew_err(&s->crew);
 		if (err == 1)
 			err = precopy_message(s, &m);
 		if (err == 1)
 			return 0;
-		if (err >= 0)
+		if (err < 0 && err != -EPIPE)
+			return err; /* the source is still to be told: nothing is torn down yet */
+		if (!err)
+			err = crew_err(&s->crew);
+		if (!err)
 			continue;
 		err = target_join(s, err);
 		if (err == -EPIPE)

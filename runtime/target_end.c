@@ -120,6 +120,8 @@ static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t de
 {
 	int err = link_recv(s, m, deadline_us);
 
+	if (err < 0 && err != -EPIPE)
+		return err; /* the source is still to be told: nothing is torn down yet */
 	if (!err && crew_err(&s->crew) < 0)
 		err = crew_err(&s->crew);
 	if (err >= 0)

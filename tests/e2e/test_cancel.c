@@ -60,8 +60,7 @@ static void cancel_in(const struct rig_kind *kind, enum ferry_phase at, bool at_
 		cr_assert_eq(r.tres.error, -ECANCELED, "%s", r.tres.detail);
 		rig_says((at_source ? &r.sres : &r.tres)->detail, "canceled by the embedder");
 		rig_says((at_source ? &r.tres : &r.sres)->detail, "canceled by the embedder");
-		cr_assert_eq((at_source ? &r.sres : &r.tres)->phase, at, "in %s",
-			     ferry_phase_name((at_source ? &r.sres : &r.tres)->phase));
+		cr_assert_geq((at_source ? &r.sres : &r.tres)->phase, at);
 		rig_free(&r);
 	}
 }
