@@ -105,6 +105,7 @@ int config_ops(struct ferry_ops *ret, const struct ferry_ops *ops, int is_source
 
 	if (err < 0)
 		return err;
+	ret->log = o.log; /* a refusal is said there */
 	const struct {
 		const char *name;
 		bool given, needed;

@@ -137,11 +137,11 @@ static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const stru
 
 	if (!vm)
 		return fail(&s->fail, -EINVAL, "vm is NULL");
-	if ((err = struct_grow(&v, sizeof(v), vm, "vm", &s->fail)) < 0 ||
-	    (err = config_ops(&s->ops, v.ops, s->is_source, &s->fail)) < 0)
+	if ((err = struct_grow(&v, sizeof(v), vm, "vm", &s->fail)) < 0)
 		return err;
 	s->vm = v.vm;
-	if ((err = config_load(&s->cfg, cfg, &s->fail)) < 0 || (err = random_session(s)) < 0 ||
+	if ((err = config_ops(&s->ops, v.ops, s->is_source, &s->fail)) < 0 ||
+	    (err = config_load(&s->cfg, cfg, &s->fail)) < 0 || (err = random_session(s)) < 0 ||
 	    (err = open_fds(s)) < 0)
 		return err;
 	s->param = (struct xport_param){ .timeout_us = s->cfg.timeout_us,

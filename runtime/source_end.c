@@ -381,10 +381,10 @@ static bool may_resume(struct ferry_session *s, struct ferry_result *res)
 /* The VM runs here again; a target that may be PREPARED should not be left in doubt about it. */
 static void tell_target(struct ferry_session *s)
 {
-	bool told = s->peer_gone;
+	bool told = s->peer_gone, lost = fail_err(&s->fail) == -EPIPE;
 
 	if (!told && s->link)
-		told = link_say_failed(s) == 0;
+		told = link_say_failed(s) == 0 && !lost; /* a lost link may take it and not deliver */
 	link_kill(s);
 	if (s->crew.n)
 		crew_join(&s->crew);
@@ -403,6 +403,7 @@ void source_fail(struct ferry_session *s, int err, struct ferry_result *res)
 		link_kill(s);
 		if (s->crew.n)
 			crew_join(&s->crew);
+		stop_tracking(s);
 		in_doubt(s, res);
 		return;
 	}

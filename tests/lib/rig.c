@@ -33,8 +33,8 @@ void rig_postcopy(struct rig *r, uint64_t bandwidth)
 
 void rig_impatient(struct rig *r)
 {
-	r->scfg.timeout_us = r->tcfg.timeout_us = 500000;
-	r->scfg.reconnect_us = r->tcfg.reconnect_us = 200000;
+	r->scfg.timeout_us = r->tcfg.timeout_us = 300000;
+	r->scfg.reconnect_us = r->tcfg.reconnect_us = 100000;
 }
 
 static void *run(struct fakevm *vm, struct ferry_result *res)
