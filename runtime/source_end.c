@@ -188,7 +188,7 @@ static int next_message(struct ferry_session *s, struct wire_msg *m)
 	if (s->crew.n) {
 		int worker = crew_join(&s->crew);
 
-		if (worker < 0 && worker != -EPIPE && err == -EPIPE)
+		if (worker < 0 && worker != -EPIPE && (err == -EPIPE || err == worker))
 			err = fail(&s->fail, worker, "%s", fail_err(&s->link_fail) ? fail_text(&s->link_fail) :
 										     strerror(-worker));
 	}

@@ -8,7 +8,9 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "config.h"
 #include "link.h"
@@ -220,13 +222,26 @@ int target_join(struct ferry_session *s, int err)
 	if (err < 0 && s->tgt.pull)
 		pull_stop(s->tgt.pull);
 	worker = crew_join(&s->crew);
-	if (worker < 0 && worker != -EPIPE && (!err || err == -EPIPE)) {
+	if (worker < 0 && worker != -EPIPE && (!err || err == -EPIPE || err == worker)) {
 		/* What the transport met, unless the worker said it itself. */
 		fail(&s->fail, worker, "%s",
 		     fail_err(&s->link_fail) ? fail_text(&s->link_fail) : strerror(-worker));
 		return worker;
 	}
 	return err ? err : worker;
+}
+
+/* The source has ended its puts: each END is here, or on its way, but not for ever. */
+int target_puts_ended(struct ferry_session *s)
+{
+	uint64_t now = now_us(), end = now + s->cfg.timeout_us, n;
+	struct pollfd p = { .fd = s->wake_fd, .events = POLLIN };
+
+	for (; crew_busy(&s->crew) && now < end; now = now_us())
+		if (poll(&p, 1, (int)((end - now) / 1000 < INT32_MAX ? (end - now) / 1000 + 1 : INT32_MAX)) > 0 &&
+		    read(s->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
+			break;
+	return target_join(s, crew_busy(&s->crew) ? -EPIPE : 0);
 }
 
 static int zero_runs(struct ferry_session *s, const struct wire_msg *m)
@@ -284,7 +299,7 @@ static int prearm(struct ferry_session *s, const struct wire_msg *m)
 	int err = 0;
 
 	if (!s->tgt.pulling) {
-		err = target_join(s, 0); /* the source has ended its puts */
+		err = target_puts_ended(s);
 		if (!err)
 			err = make_ready(s);
 		s->tgt.pulling = !err;

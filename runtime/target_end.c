@@ -90,7 +90,7 @@ static int check_switchover(struct ferry_session *s, uint64_t left)
 int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 {
 	uint64_t left, t[3];
-	int err = s->tgt.pulling ? 0 : target_join(s, 0);
+	int err = s->tgt.pulling ? 0 : target_puts_ended(s);
 
 	t[0] = now_us();
 	if (!err)
