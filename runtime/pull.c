@@ -6,12 +6,15 @@
  * that nobody has asked for). Taking a page out of `todo` is the claim on it: one worker alone asks for it, so no
  * page crosses twice; placing it takes it out of `missing`.
  *
- *	fault worker	read userfaultfd -> not missing: it is clean, map it and its neighbours from here
- *					    in todo: claim it, get on the urgent channel
- *					    else: it is under way, its placing wakes the vCPU
- *	sweep worker	claim the next runs of todo, a few gets in flight on its data channel, place what comes
+ *	a fault		not missing: it is clean, map it and its neighbours from here
+ *			in todo: claim it, get on the urgent channel
+ *			else: it is under way, its placing wakes the vCPU
+ *	the sweep	claim the next runs of todo, a few gets in flight on each data channel, place what comes
  *
- * The sweep goes on from where the last fault was, so a guest that walks through memory finds it there.
+ * Worker 0 serves the faults and sweeps over the first data channel, in one loop that never waits while anything
+ * is in flight: a fault costs no thread switch at this end, and the page that follows it no wake-up. Further data
+ * channels have a sweeping worker each. The sweep goes on from where the last fault was, so a guest that walks
+ * through memory finds it there.
  *
  * A vCPU blocked on a page is woken by the placing of that page, whoever does it. After a lost link the workers
  * have left; `todo` becomes `missing` again, and the faults whose answer was under way are asked for first.
@@ -31,13 +34,32 @@
 #define PAGE ((size_t)4096)
 #define URGENT_MAX 64u		/* faults in flight */
 #define SWEEP_DEPTH 2u		/* gets in flight on a data channel */
-#define SWEEP_PAGES 32u		/* pages a get of the sweep: a fault behind one waits this long at most */
+#define SWEEP_PAGES 16u		/* pages a get of the sweep: worker 0 looks for faults between two */
 #define CLEAN_PAGES 512u	/* clean neighbours mapped with a fault */
 
 struct urgent_slot {
 	bool used;
 	struct page_run run;
-	uint64_t since_ns;
+	uint64_t since_ns; /* the fault */
+	uint64_t asked_ns; /* on this link */
+};
+
+/* Whether main is inside load, where a fault of its own must not outlive the link; DEAD: nobody serves faults. */
+enum { LOAD_NO, LOAD_NOW, LOAD_DEAD };
+
+struct sweep_get {
+	struct page_run run[SWEEP_PAGES];
+	unsigned n;
+};
+
+struct sweep { /* one data channel's */
+	struct xport_chan *c;
+	unsigned chan;
+	struct page_cursor at;
+	struct sweep_get get[SWEEP_DEPTH];
+	unsigned flying;
+	bool ended;
+	uint64_t moved_us; /* when it last got anything */
 };
 
 struct pull {
@@ -46,11 +68,14 @@ struct pull {
 	_Atomic uint64_t left;
 	_Atomic bool stop;
 	_Atomic bool released;
-	_Atomic bool loading; /* main is inside load, where a fault of its own must not outlive the link */
+	_Atomic int loading; /* LOAD_* */
 	_Atomic uint64_t hint; /* (region << 48 | page) + 1 of the last fault; 0: none since the sweep looked */
-	int stop_fd;	       /* wakes the fault worker */
+	int stop_fd;	       /* wakes worker 0 */
 	int go_fd;	       /* opens the sweep */
-	struct urgent_slot slot[URGENT_MAX]; /* fault worker; kept over a reconnect */
+	unsigned channels;
+	uint64_t expect_ns; /* worker 0: until then the answer to a fault is worth waiting for */
+	struct urgent_slot slot[URGENT_MAX]; /* worker 0; kept over a reconnect */
+	struct urgent_slot behind[URGENT_MAX]; /* faults on pages that were under way already */
 	uint8_t *staging;      /* URGENT_MAX pages, then SWEEP_DEPTH * SWEEP_PAGES a data channel */
 	size_t staging_len;
 };
@@ -77,6 +102,7 @@ int pull_new(struct pull **ret, struct ferry_session *s)
 	for (size_t i = 0; i < s->nregions; i++)
 		n[i] = s->regions[i].len >> 12;
 	p->s = s;
+	p->channels = chans;
 	p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	p->go_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	p->staging_len = (URGENT_MAX + chans * SWEEP_DEPTH * SWEEP_PAGES) * PAGE;
@@ -115,14 +141,18 @@ void pull_residue(struct pull *p)
 	atomic_store(&p->left, page_set_count(&p->s->tgt.missing));
 }
 
-void pull_loading(struct pull *p)
+bool pull_loading(struct pull *p)
 {
-	atomic_store(&p->loading, true);
+	int no = LOAD_NO;
+
+	return atomic_compare_exchange_strong(&p->loading, &no, LOAD_NOW);
 }
 
 bool pull_loaded(struct pull *p)
 {
-	return atomic_exchange(&p->loading, false);
+	int now = LOAD_NOW;
+
+	return atomic_compare_exchange_strong(&p->loading, &now, LOAD_NO);
 }
 
 bool pull_complete(const struct pull *p)
@@ -150,6 +180,7 @@ void pull_release(struct ferry_session *s)
 {
 	atomic_store(&s->tgt.pull->released, true);
 	ring(s->tgt.pull->go_fd);
+	ring(s->tgt.pull->stop_fd);
 }
 
 /* The bytes of a claimed run are here: give them to the VM, and account for it. */
@@ -164,8 +195,8 @@ static int placed(struct pull *p, const struct page_run *run, const void *buf)
 	page_set_del_run(&s->tgt.missing, run);
 	count(&s->stats.bytes, (uint64_t)run->npages << 12);
 	count(&s->stats.pages, run->npages);
+	atomic_fetch_sub_explicit(&s->stats.remaining, run->npages, memory_order_relaxed);
 	before = atomic_fetch_sub(&p->left, run->npages);
-	atomic_store_explicit(&s->stats.remaining, before - run->npages, memory_order_relaxed);
 	if (before == run->npages)
 		session_wake(s);
 	return 0;
@@ -186,12 +217,12 @@ static int ask_urgent(struct pull *p, struct xport_chan *c, unsigned i)
 	return c->ops->get(c, &out, &dst, 1, i);
 }
 
-static int free_slot(const struct pull *p)
+static struct urgent_slot *free_slot(struct urgent_slot *slot)
 {
 	for (unsigned i = 0; i < URGENT_MAX; i++)
-		if (!p->slot[i].used)
-			return (int)i;
-	return -1;
+		if (!slot[i].used)
+			return &slot[i];
+	return NULL;
 }
 
 /* The clean pages around one, as far as they are clean, at most CLEAN_PAGES, aligned to so many. */
@@ -213,7 +244,7 @@ static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64
 {
 	struct ferry_session *s = p->s;
 	struct page_run run = { .npages = 1 };
-	int i;
+	struct urgent_slot *u;
 
 	if (!place_find(&s->tgt.place, addr, &run.region, &run.page))
 		return fail(&s->fail, -EFAULT, "userfaultfd reports a fault at %#llx, which is in no region",
@@ -229,11 +260,14 @@ static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64
 		/* Under way; it may even have been placed between the two looks: then nobody would wake the vCPU. */
 		if (!page_set_test(&s->tgt.missing, run.region, run.page))
 			place_wake(&s->tgt.place, run.region, run.page);
+		else if ((u = free_slot(p->behind)))
+			*u = (struct urgent_slot){ .used = true, .run = run, .since_ns = now, .asked_ns = now };
 		return 0;
 	}
-	i = free_slot(p);
-	p->slot[i] = (struct urgent_slot){ .used = true, .run = run, .since_ns = now };
-	return ask_urgent(p, c, (unsigned)i);
+	u = free_slot(p->slot);
+	*u = (struct urgent_slot){ .used = true, .run = run, .since_ns = now, .asked_ns = now };
+	p->expect_ns = now + (uint64_t)s->cfg.poll_us * 1000;
+	return ask_urgent(p, c, (unsigned)(u - p->slot));
 }
 
 static int reap_urgent(struct pull *p, struct xport_chan *c)
@@ -251,6 +285,7 @@ static int reap_urgent(struct pull *p, struct xport_chan *c)
 			return err;
 		hist_add(&p->s->stats.fault_ns, now_ns() - u->since_ns);
 		u->used = false;
+		p->expect_ns = 0;
 	}
 	return n;
 }
@@ -259,7 +294,7 @@ static int read_faults(struct pull *p, struct xport_chan *c)
 {
 	uint64_t addr[16], now;
 	unsigned room = 0;
-	int n, err;
+	int n, err = 0;
 
 	for (unsigned i = 0; i < URGENT_MAX && room < 16; i++)
 		room += !p->slot[i].used;
@@ -269,73 +304,40 @@ static int read_faults(struct pull *p, struct xport_chan *c)
 	if (n < 0)
 		return fail(&p->s->fail, n, "userfaultfd cannot be read: %s", strerror(-n));
 	now = now_ns();
-	for (int i = 0; i < n; i++)
-		if ((err = one_fault(p, c, addr[i], now)) < 0)
-			return err;
-	return n;
+	/* All of them, whatever happens to one: what was read here nobody will read again. */
+	for (int i = 0; i < n; i++) {
+		int e = one_fault(p, c, addr[i], now);
+
+		err = err ? err : e;
+	}
+	return err ? err : n;
 }
 
-static bool any_used(const struct pull *p)
+/* Faults that waited for a page of the sweep: those that it has brought. */
+static void settle_behind(struct pull *p)
 {
-	for (unsigned i = 0; i < URGENT_MAX; i++)
-		if (p->slot[i].used)
-			return true;
-	return false;
-}
+	for (unsigned i = 0; i < URGENT_MAX; i++) {
+		struct urgent_slot *u = &p->behind[i];
 
-static int serve_faults(struct pull *p, struct xport_chan *c)
-{
-	struct pollfd fds[3] = { { .fd = p->s->tgt.place.uffd, .events = POLLIN },
-				 { .fd = c->ops->fd(c), .events = POLLIN },
-				 { .fd = p->stop_fd, .events = POLLIN } };
-	uint64_t hot = now_ns(), poll_ns = (uint64_t)p->s->cfg.poll_us * 1000;
-	int got, err;
-
-	while (!atomic_load_explicit(&p->stop, memory_order_relaxed)) {
-		got = reap_urgent(p, c);
-		if (got < 0)
-			return got;
-		err = read_faults(p, c);
-		if (err < 0)
-			return err;
-		if (got + err > 0) {
-			hot = now_ns();
+		if (!u->used || page_set_test(&p->s->tgt.missing, u->run.region, u->run.page))
 			continue;
-		}
-		if (now_ns() - hot < poll_ns || (fds[1].fd < 0 && any_used(p)))
-			sched_yield();
-		else if (poll(fds, 3, -1) < 0 && errno != EINTR)
-			return fail(&p->s->fail, -errno, "waiting for faults failed: %s", strerror(errno));
+		hist_add(&p->s->stats.fault_ns, now_ns() - u->since_ns);
+		u->used = false;
 	}
-	return 0;
 }
 
-static int fault_worker(struct ferry_session *s)
+/* A peer that answers nothing for so long is as good as gone, and main may be the one that waits. */
+static int check_patience(struct pull *p, const struct sweep *w)
 {
-	struct pull *p = s->tgt.pull;
-	struct xport_chan *c = s->link->ops->chan(s->link, XPORT_URGENT, 0);
-	int err = 0, end;
+	uint64_t now = now_ns(), limit = p->s->cfg.timeout_us * 1000;
 
-	for (unsigned i = 0; i < URGENT_MAX && !err; i++)
-		if (p->slot[i].used)
-			err = ask_urgent(p, c, i);
-	if (!err)
-		err = serve_faults(p, c);
-	if (err < 0) {
-		if (atomic_exchange(&p->loading, false))
-			place_disarm(&s->tgt.place);
-		return err;
-	}
-	end = c->ops->end(c);
-	return end < 0 && !pull_complete(p) ? end : 0;
+	for (unsigned i = 0; i < URGENT_MAX; i++)
+		if (p->slot[i].used && now - p->slot[i].asked_ns > limit)
+			return -ETIMEDOUT;
+	return w->flying && now / 1000 - w->moved_us > p->s->cfg.timeout_us ? -ETIMEDOUT : 0;
 }
 
 /* ---- the sweep ---- */
-
-struct sweep_get {
-	struct page_run run[SWEEP_PAGES];
-	unsigned n;
-};
 
 static void follow_hint(struct pull *p, struct page_cursor *at)
 {
@@ -367,10 +369,11 @@ static bool claim_batch(struct pull *p, struct page_cursor *at, struct sweep_get
 	return g->n > 0;
 }
 
-static int ask_batch(struct pull *p, struct xport_chan *c, unsigned chan, unsigned slot, const struct sweep_get *g)
+static int ask_batch(struct pull *p, const struct sweep *w, unsigned slot)
 {
+	const struct sweep_get *g = &w->get[slot];
 	struct place *pl = &p->s->tgt.place;
-	uint8_t *buf = sweep_buf(p, chan, slot);
+	uint8_t *buf = sweep_buf(p, w->chan, slot);
 	struct page_run out[SWEEP_PAGES];
 	void *dst[SWEEP_PAGES];
 
@@ -382,7 +385,7 @@ static int ask_batch(struct pull *p, struct xport_chan *c, unsigned chan, unsign
 		dst[i] = place_direct(pl, r->region) ? (uint8_t *)place_landing(pl, r->region) + r->page * PAGE : buf;
 		buf += r->npages * PAGE;
 	}
-	return c->ops->get(c, out, dst, g->n, slot);
+	return w->c->ops->get(w->c, out, dst, g->n, slot);
 }
 
 static int batch_arrived(struct pull *p, unsigned chan, unsigned slot, const struct sweep_get *g)
@@ -397,59 +400,181 @@ static int batch_arrived(struct pull *p, unsigned chan, unsigned slot, const str
 	return err;
 }
 
-static int sweep(struct pull *p, struct xport_chan *c, unsigned chan)
+/* Asks for at most max more gets where there is room; how many it asked for. */
+static int sweep_ask(struct pull *p, struct sweep *w, int max)
 {
-	struct page_cursor at = { 0 };
-	struct sweep_get get[SWEEP_DEPTH] = { { .n = 0 } };
+	int asked = 0, err;
+
+	for (unsigned i = 0; i < SWEEP_DEPTH && asked < max; i++) {
+		if (w->get[i].n)
+			continue;
+		follow_hint(p, &w->at);
+		if (!claim_batch(p, &w->at, &w->get[i]))
+			break;
+		if (!w->flying)
+			w->moved_us = now_us();
+		w->flying++;
+		asked++;
+		err = ask_batch(p, w, i);
+		if (err < 0)
+			return err;
+	}
+	return asked;
+}
+
+/* Places what has come within wait_us; the number of gets that it ended. */
+static int sweep_reap(struct pull *p, struct sweep *w, uint64_t wait_us)
+{
 	uint32_t tag[SWEEP_DEPTH];
-	unsigned flying = 0;
 	int n, err;
 
-	for (;;) {
-		for (unsigned i = 0; i < SWEEP_DEPTH; i++) {
-			if (get[i].n)
-				continue;
-			follow_hint(p, &at);
-			if (!claim_batch(p, &at, &get[i]))
-				break;
-			if ((err = ask_batch(p, c, chan, i, &get[i])) < 0)
-				return err;
-			flying++;
-		}
-		if (!flying)
-			return 0;
-		n = c->ops->reap(c, tag, SWEEP_DEPTH, p->s->cfg.timeout_us);
-		if (n < 0)
-			return n == -EAGAIN ? -ETIMEDOUT : n;
-		for (int k = 0; k < n; k++) {
-			struct sweep_get *g = &get[tag[k] % SWEEP_DEPTH];
+	if (!w->flying)
+		return 0;
+	n = w->c->ops->reap(w->c, tag, wait_us ? SWEEP_DEPTH : 1, wait_us);
+	if (n == -EAGAIN)
+		return 0;
+	for (int k = 0; k < n; k++) {
+		struct sweep_get *g = &w->get[tag[k] % SWEEP_DEPTH];
 
-			if ((err = batch_arrived(p, chan, tag[k] % SWEEP_DEPTH, g)) < 0)
-				return err;
-			g->n = 0;
-			flying--;
-		}
+		if ((err = batch_arrived(p, w->chan, tag[k] % SWEEP_DEPTH, g)) < 0)
+			return err;
+		g->n = 0;
+		w->flying--;
+		w->moved_us = now_us();
 	}
+	return n;
+}
+
+static int sweep_end(struct sweep *w)
+{
+	w->ended = true;
+	return w->c->ops->end(w->c);
+}
+
+/* ---- the workers ---- */
+
+/* Worker 0's part of the sweep: one look, without waiting; what it moved. */
+static int sweep_step(struct pull *p, struct sweep *w)
+{
+	int asked, ended;
+
+	if (w->ended || !atomic_load_explicit(&p->released, memory_order_relaxed))
+		return 0;
+	asked = sweep_ask(p, w, 1);
+	if (asked < 0 || asked > 0)
+		return asked;
+	if (!w->flying)
+		return sweep_end(w);
+	ended = sweep_reap(p, w, 0);
+	return ended;
+}
+
+/* Once round: answers, faults, the sweep. What was done, or the error. */
+static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
+{
+	int done = 0, n;
+
+	if ((n = reap_urgent(p, c)) < 0)
+		return n;
+	done += n;
+	if ((n = read_faults(p, c)) < 0)
+		return n;
+	done += n;
+	/* An answer that is due at any moment goes first: it finds this thread looking for it. */
+	if (p->expect_ns && now_ns() < p->expect_ns)
+		return done;
+	p->expect_ns = 0;
+	if ((n = sweep_step(p, w)) < 0)
+		return n;
+	if (n)
+		settle_behind(p);
+	return done + n;
+}
+
+static int serve_faults(struct pull *p, struct xport_chan *c, struct sweep *w)
+{
+	struct pollfd fds[4] = { { .fd = p->s->tgt.place.uffd, .events = POLLIN },
+				 { .fd = c->ops->fd(c), .events = POLLIN },
+				 { .fd = w->c->ops->fd(w->c), .events = POLLIN },
+				 { .fd = p->stop_fd, .events = POLLIN } };
+	uint64_t hot = now_ns(), poll_ns = (uint64_t)p->s->cfg.poll_us * 1000;
+	int patience_ms = (int)(p->s->cfg.timeout_us / 4000) + 1, n;
+	uint64_t woken;
+
+	while (!atomic_load_explicit(&p->stop, memory_order_relaxed)) {
+		n = look_around(p, c, w);
+		if (n < 0)
+			return n;
+		if (n > 0) {
+			hot = now_ns();
+			continue;
+		}
+		if (now_ns() - hot < poll_ns || fds[1].fd < 0 || fds[2].fd < 0) {
+			sched_yield();
+			continue;
+		}
+		n = poll(fds, 4, patience_ms);
+		if (n < 0 && errno != EINTR)
+			return fail(&p->s->fail, -errno, "waiting for faults failed: %s", strerror(errno));
+		settle_behind(p);
+		if (!n && (n = check_patience(p, w)) < 0)
+			return n;
+		if (fds[3].revents && read(p->stop_fd, &woken, sizeof(woken)) < 0 && errno != EAGAIN)
+			return fail(&p->s->fail, -errno, "an eventfd cannot be read: %s", strerror(errno));
+	}
+	return 0;
+}
+
+static int first_worker(struct ferry_session *s)
+{
+	struct pull *p = s->tgt.pull;
+	struct xport_chan *c = s->link->ops->chan(s->link, XPORT_URGENT, 0);
+	struct sweep w = { .c = s->link->ops->chan(s->link, XPORT_DATA, 0) };
+	int err = 0, end;
+
+	for (unsigned i = 0; i < URGENT_MAX && !err; i++) {
+		if (!p->slot[i].used)
+			continue;
+		p->slot[i].asked_ns = now_ns();
+		err = ask_urgent(p, c, i);
+	}
+	if (!err)
+		err = serve_faults(p, c, &w);
+	if (atomic_exchange(&p->loading, LOAD_DEAD) == LOAD_NOW)
+		place_disarm(&s->tgt.place);
+	if (err < 0)
+		return err;
+	end = c->ops->end(c);
+	if (!end && !w.ended)
+		end = sweep_end(&w);
+	return end < 0 && !pull_complete(p) ? end : 0;
 }
 
 static int sweep_worker(struct ferry_session *s, unsigned chan)
 {
 	struct pull *p = s->tgt.pull;
-	struct xport_chan *c = s->link->ops->chan(s->link, XPORT_DATA, chan);
+	struct sweep w = { .c = s->link->ops->chan(s->link, XPORT_DATA, chan), .chan = chan };
 	struct pollfd go = { .fd = p->go_fd, .events = POLLIN };
-	int err;
+	int n;
 
 	while (!atomic_load(&p->released) && !atomic_load(&p->stop))
 		poll(&go, 1, -1);
-	if (atomic_load(&p->stop))
-		return 0;
-	err = sweep(p, c, chan);
-	return err < 0 ? err : c->ops->end(c);
+	while (!atomic_load(&p->stop)) {
+		n = sweep_ask(p, &w, SWEEP_DEPTH);
+		if (n < 0)
+			return n;
+		if (!w.flying)
+			break;
+		n = sweep_reap(p, &w, s->cfg.timeout_us);
+		if (n < 0 || (!n && now_us() - w.moved_us > s->cfg.timeout_us))
+			return n < 0 ? n : -ETIMEDOUT;
+	}
+	return sweep_end(&w);
 }
 
 static int pull_job(struct ferry_session *s, unsigned i)
 {
-	int err = i == 0 ? fault_worker(s) : sweep_worker(s, i - 1);
+	int err = i == 0 ? first_worker(s) : sweep_worker(s, i);
 
 	/* One worker that gives up must not leave the others waiting for a peer that is gone. */
 	if (err < 0) {
@@ -465,6 +590,7 @@ int pull_start(struct ferry_session *s)
 	uint64_t n;
 
 	atomic_store(&p->stop, false);
+	atomic_store(&p->loading, LOAD_NO);
 	while (read(p->stop_fd, &n, sizeof(n)) > 0)
 		;
 	page_set_clear(&p->todo);
@@ -472,5 +598,5 @@ int pull_start(struct ferry_session *s)
 	for (unsigned i = 0; i < URGENT_MAX; i++)
 		if (p->slot[i].used)
 			page_set_del_run(&p->todo, &p->slot[i].run);
-	return crew_start(&s->crew, s, pull_job, 1 + s->link->id.channels);
+	return crew_start(&s->crew, s, pull_job, p->channels);
 }

@@ -13,7 +13,7 @@ struct pull;
 int pull_new(struct pull **ret, struct ferry_session *s);
 void pull_free(struct pull *p); /* NULL is fine; no worker may run */
 /*
- * The crew of post-copy: worker 0 serves faults, 1..channels sweep. Starts anew after a reconnect: what had been
+ * The crew of post-copy: worker 0 serves faults and sweeps the first data channel, the others one each. Starts anew after a reconnect: what had been
  * asked for and did not come is asked for again, faults first. Workers end when nothing is missing (main is
  * woken) or with -EPIPE.
  */
@@ -25,9 +25,9 @@ void pull_release(struct ferry_session *s);
 /*
  * Around load, which may fault on missing pages. When the link is lost inside it the fault cannot be answered
  * (main, which would reconnect, is the one that waits), so the memory is disarmed: load returns, having read
- * zeros, and pull_loaded() is false: the VM must be discarded.
+ * zeros, and pull_loaded() is false: the VM must be discarded. pull_loading() is false when the link is lost already.
  */
-void pull_loading(struct pull *p);
+bool pull_loading(struct pull *p);
 bool pull_loaded(struct pull *p);
 /* Every page has been placed. */
 bool pull_complete(const struct pull *p);

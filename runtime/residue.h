@@ -15,7 +15,7 @@ int source_send_state(struct ferry_session *s);
 int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, uint64_t *fresh);
 /* No more puts on this link: from here on its data channels carry the target's gets. */
 int source_reverse(struct ferry_session *s);
-/* The crew that answers the target's gets: one thread a data channel and one for faults. */
+/* The crew that answers the target's gets: one thread a data channel; the first looks after faults too. */
 int serve_start(struct ferry_session *s);
 
 #endif

@@ -29,12 +29,15 @@ static void served(void *arg, uint64_t npages)
 	count(&s->stats.pages, npages);
 }
 
+/* One thread a data channel; the first serves the faults too. */
 static int serve_job(struct ferry_session *s, unsigned i)
 {
 	struct xport_link *l = s->link;
-	struct xport_chan *c = i ? l->ops->chan(l, XPORT_DATA, i - 1) : l->ops->chan(l, XPORT_URGENT, 0);
-	int err = c->ops->serve(c, served, s);
+	struct xport_chan *c = l->ops->chan(l, XPORT_DATA, i);
+	int err = i ? 0 : c->ops->pair(c, l->ops->chan(l, XPORT_URGENT, 0));
 
+	if (!err)
+		err = c->ops->serve(c, served, s);
 	if (err < 0)
 		l->ops->kill(l);
 	return err;
@@ -42,7 +45,7 @@ static int serve_job(struct ferry_session *s, unsigned i)
 
 int serve_start(struct ferry_session *s)
 {
-	return crew_start(&s->crew, s, serve_job, 1 + s->link->id.channels);
+	return crew_start(&s->crew, s, serve_job, s->link->id.channels);
 }
 
 /* What the target measured, beside what was measured here; what is left of the total is the link's. */

@@ -63,10 +63,10 @@ static int load(struct ferry_session *s)
 {
 	int err;
 
-	if (s->tgt.pull)
-		pull_loading(s->tgt.pull);
+	if (s->tgt.pulling && !pull_loading(s->tgt.pull))
+		return -EPIPE;
 	err = s->ops.load(s->vm, &s->stream);
-	if (s->tgt.pull && !pull_loaded(s->tgt.pull))
+	if (s->tgt.pulling && !pull_loaded(s->tgt.pull))
 		return -EPIPE;
 	if (err < 0 && fail_err(&s->stream.fail))
 		return fail(&s->fail, err, "%s", fail_text(&s->stream.fail));

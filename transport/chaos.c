@@ -348,6 +348,13 @@ static int chan_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t
 	return err ? err : c->inner->ops->serve(c->inner, served, &s);
 }
 
+static int chan_pair(struct xport_chan *chan, struct xport_chan *urgent)
+{
+	struct xport_chan *inner = chan_of(chan)->inner;
+
+	return inner->ops->pair(inner, chan_of(urgent)->inner);
+}
+
 static const struct xport_chan_ops ctl_ops = { .send = chan_send, .recv = chan_recv, .fd = chan_fd };
 
 static const struct xport_chan_ops data_ops = {
@@ -358,6 +365,7 @@ static const struct xport_chan_ops data_ops = {
 	.reap = chan_reap,
 	.end = chan_end,
 	.serve = chan_serve,
+	.pair = chan_pair,
 };
 
 static int link_expose(struct xport_link *xl, const struct xport_region *r, size_t n, enum xport_access access)

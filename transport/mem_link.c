@@ -393,6 +393,13 @@ static int data_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t
 	return is_dead(chan_of(chan)->link) ? -EPIPE : 0;
 }
 
+static int data_pair(struct xport_chan *chan, struct xport_chan *urgent)
+{
+	(void)chan;
+	(void)urgent;
+	return 0;
+}
+
 static int data_fd(struct xport_chan *chan)
 {
 	(void)chan;
@@ -416,6 +423,7 @@ static const struct xport_chan_ops data_ops = {
 	.reap = data_reap,
 	.end = data_fence, /* nobody serves: only the link's state counts */
 	.serve = data_serve,
+	.pair = data_pair,
 };
 
 int mem_link_new(struct mem_link **ret, const struct xport_param *p)

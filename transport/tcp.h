@@ -92,6 +92,10 @@ struct tcp_data {
 	unsigned done_head, ndone;
 	uint32_t fence_sent, fence_acked;
 
+	struct tcp_data *beside; /* the urgent channel that this one's serve() looks after; NULL: none, or ended */
+	void (*moved)(void *arg, uint64_t npages);
+	void *moved_arg;
+
 	/* The serving end's frame. */
 	struct page_run runs[XPORT_RUNS_MAX];
 	struct tcp_run more[XPORT_RUNS_MAX - TCP_RUNS_INLINE];
@@ -116,6 +120,7 @@ int tcp_data_new(struct tcp_data **ret, struct tcp_link *l, int fd, bool urgent,
 void tcp_data_free(struct tcp_data *c);
 /* Takes all that has arrived for the end that puts and gets, without waiting. */
 int tcp_data_take(struct tcp_data *c);
+int tcp_pair(struct xport_chan *chan, struct xport_chan *urgent);
 int tcp_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages), void *arg);
 
 /* A socket's errno as the contract says it. Negative. */

@@ -379,6 +379,7 @@ static const struct xport_chan_ops data_ops = {
 	.reap = data_reap,
 	.end = data_end,
 	.serve = tcp_serve,
+	.pair = tcp_pair,
 };
 
 int tcp_data_new(struct tcp_data **ret, struct tcp_link *l, int fd, bool urgent, struct fail *f)

@@ -6,6 +6,7 @@
  */
 #include <endian.h>
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,6 +14,7 @@
 #include "../runtime/fail.h"
 #include "tcp.h"
 
+#define PIECE (16u << 10) /* of a large reply: an urgent request waits no longer */
 #define PLAIN_MAX (64u << 10) /* a reply up to here goes by one plain sendmsg, which does not wait */
 
 static int bad(struct tcp_data *c, const struct tcp_frame *h, const char *why)
@@ -44,6 +46,66 @@ static int recv_exact(struct tcp_data *c, struct iovec *iov, int n, uint64_t byt
 	return 0;
 }
 
+static int serve_beside(struct tcp_data *c);
+
+/* Until fd is ready, or the urgent channel has a request; wait_us 0: as long as it takes. */
+static int wait_both(struct tcp_data *c, short events, uint64_t wait_us)
+{
+	struct pollfd p[2] = { { .fd = c->fd, .events = events },
+			       { .fd = c->beside ? c->beside->fd : -1, .events = POLLIN } };
+
+	return poll(p, 2, wait_us ? xp_poll_ms(wait_us) : -1) < 0 && errno != EINTR ? -errno : 0;
+}
+
+/* How many entries of iov, at most PIECE bytes together; the first may be cut into *head. */
+static int cut_piece(struct iovec *iov, int n, struct iovec *head)
+{
+	size_t sum = 0;
+	int k;
+
+	if (iov[0].iov_len > PIECE) {
+		*head = (struct iovec){ iov[0].iov_base, PIECE };
+		return 0;
+	}
+	for (k = 0; k < n && sum + iov[k].iov_len <= PIECE; k++)
+		sum += iov[k].iov_len;
+	return k;
+}
+
+/* A large reply piece by piece, with the urgent channel served between. */
+static int send_pieces(struct tcp_data *c, struct iovec *iov, int n)
+{
+	struct tcp_watch watch = { 0 };
+	struct iovec head;
+	ssize_t done;
+	int err = 0, k;
+
+	while (n && !err) {
+		struct msghdr msg = { .msg_iov = &head, .msg_iovlen = 1 };
+
+		if (atomic_load(&c->link->killed))
+			return -EPIPE;
+		k = cut_piece(iov, n, &head);
+		if (k)
+			msg = (struct msghdr){ .msg_iov = iov, .msg_iovlen = (size_t)k };
+		done = sendmsg(c->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (done < 0 && errno != EAGAIN && errno != EINTR)
+			return tcp_err(c->link, errno);
+		if (done >= 0) {
+			xp_iov_advance(&iov, &n, (size_t)done);
+			watch.since_us = 0;
+		} else if (errno == EAGAIN) {
+			err = wait_both(c, POLLOUT, c->link->param.timeout_us / 4 + 1);
+			if (!err && tcp_watch_idle(&watch, c->fd, c->link->param.timeout_us))
+				return -ETIMEDOUT;
+		}
+		if (!err)
+			err = serve_beside(c);
+		err = err > 0 ? 0 : err;
+	}
+	return err;
+}
+
 static int send_reply(struct tcp_data *c, struct iovec *iov, int n, uint64_t bytes)
 {
 	struct msghdr msg = { 0 };
@@ -51,6 +113,8 @@ static int send_reply(struct tcp_data *c, struct iovec *iov, int n, uint64_t byt
 
 	if (bytes <= PLAIN_MAX)
 		return tcp_send_all(c->link, c->fd, iov, n, NULL);
+	if (c->beside)
+		return send_pieces(c, iov, n);
 	while (bytes) {
 		msg.msg_iov = iov;
 		msg.msg_iovlen = (size_t)n;
@@ -67,42 +131,45 @@ static int send_reply(struct tcp_data *c, struct iovec *iov, int n, uint64_t byt
 	return 0;
 }
 
-/* Waits for the peer as long as it takes, hot for poll_us on the urgent channel, then reads the whole head. */
-static int next_frame(struct tcp_data *c, struct tcp_frame *h)
+/* What has come of a head, and then the rest of it: 1, 0 when nothing has, -errno. */
+static int try_frame(struct tcp_data *c, struct tcp_frame *h)
 {
-	struct iovec iov = { .iov_base = h, .iov_len = sizeof(*h) };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
-	uint64_t cold = 0, now;
+	struct iovec iov;
 	int err, res;
 
-	for (;;) {
-		if (atomic_load(&c->link->killed))
-			return -EPIPE;
-		res = (int)recv(c->fd, h, sizeof(*h), MSG_DONTWAIT);
-		if (res >= 0)
-			break;
-		if (errno == EINTR)
-			continue;
-		if (errno != EAGAIN)
-			return tcp_err(c->link, errno);
-		now = c->urgent ? xp_now_us() : 0;
-		if (!cold)
-			cold = now + c->link->param.poll_us;
-		if (c->urgent && now < cold) {
-			sched_yield();
-			continue;
-		}
-		err = tcp_ring_recv(&c->ring, &msg, false);
-		if (!err)
-			err = tcp_ring_wait(&c->ring, 0, &res);
-		if (err || res < 0)
-			return tcp_err(c->link, err ? err : res);
-		break;
-	}
+	if (atomic_load(&c->link->killed))
+		return -EPIPE;
+	res = (int)recv(c->fd, h, sizeof(*h), MSG_DONTWAIT);
+	if (res < 0)
+		return errno == EINTR || errno == EAGAIN ? 0 : tcp_err(c->link, errno);
 	if (!res)
 		return -EPIPE;
 	iov = (struct iovec){ .iov_base = (char *)h + res, .iov_len = sizeof(*h) - (size_t)res };
-	return recv_exact(c, &iov, 1, sizeof(*h) - (uint64_t)res);
+	err = recv_exact(c, &iov, 1, sizeof(*h) - (uint64_t)res);
+	return err ? err : 1;
+}
+
+/* Waits for the peer as long as it takes, hot for poll_us after an urgent request. */
+static int next_frame(struct tcp_data *c, struct tcp_frame *h)
+{
+	uint64_t cold = 0, now;
+	int got, served;
+
+	for (;;) {
+		got = try_frame(c, h);
+		if (got)
+			return got < 0 ? got : 0;
+		served = serve_beside(c);
+		if (served < 0)
+			return served;
+		now = c->urgent || c->beside ? xp_now_us() : 0;
+		if (!cold || served)
+			cold = now + c->link->param.poll_us;
+		if (now < cold)
+			sched_yield();
+		else if ((got = wait_both(c, POLLIN, 0)) < 0)
+			return tcp_err(c->link, got);
+	}
 }
 
 /* The runs of a PUT or GET into c->runs, checked; then the frame may be obeyed. */
@@ -184,51 +251,97 @@ static int serve_fence(struct tcp_data *c, const struct tcp_frame *h)
 	return tcp_send_all(c->link, c->fd, &iov, 1, NULL);
 }
 
-/* One frame: 0, 1: it was END, -errno. */
-static int serve_one(struct tcp_data *c, void (*moved)(void *arg, uint64_t npages), void *arg)
+/* One frame whose head is here: 0, 1: it was END, -errno. */
+static int obey(struct tcp_data *c, const struct tcp_frame *h)
 {
-	struct tcp_frame h;
-	unsigned n;
+	unsigned n = le16toh(h->nruns);
 	int err;
 
-	err = next_frame(c, &h);
-	if (err)
-		return err;
-	n = le16toh(h.nruns);
-	if (le32toh(h.magic) != TCP_MAGIC_FRAME || h.reserved0 || h.reserved1)
-		return bad(c, &h, "not a frame");
-	switch (le16toh(h.type)) {
+	if (le32toh(h->magic) != TCP_MAGIC_FRAME || h->reserved0 || h->reserved1)
+		return bad(c, h, "not a frame");
+	switch (le16toh(h->type)) {
 	case TCP_PUT:
-		err = serve_put(c, &h, n);
+		err = serve_put(c, h, n);
 		break;
 	case TCP_GET:
-		err = serve_get(c, &h, n);
+		err = serve_get(c, h, n);
 		break;
 	case TCP_FENCE:
-		return n || h.bytes ? bad(c, &h, "a fence carries nothing") : serve_fence(c, &h);
+		return n || h->bytes ? bad(c, h, "a fence carries nothing") : serve_fence(c, h);
 	case TCP_END:
-		return n || h.bytes ? bad(c, &h, "an end carries nothing") : 1;
+		return n || h->bytes ? bad(c, h, "an end carries nothing") : 1;
 	default:
-		return bad(c, &h, "not a request");
+		return bad(c, h, "not a request");
 	}
-	if (!err && moved)
-		moved(arg, pages_of(c->runs, n));
+	if (!err && c->moved)
+		c->moved(c->moved_arg, pages_of(c->runs, n));
 	return err;
 }
 
-int tcp_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages), void *arg)
+/* Everything that has come on the urgent channel: how many frames, -errno. */
+static int serve_beside(struct tcp_data *c)
 {
-	struct tcp_data *c = (struct tcp_data *)chan;
-	int err = 0;
+	struct tcp_frame h;
+	int n = 0, err;
+
+	while (c->beside) {
+		err = try_frame(c->beside, &h);
+		if (!err)
+			break;
+		if (err > 0)
+			err = obey(c->beside, &h);
+		if (err < 0)
+			return err;
+		if (err)
+			c->beside = NULL;
+		n++;
+	}
+	return n;
+}
+
+int tcp_pair(struct xport_chan *chan, struct xport_chan *urgent)
+{
+	struct tcp_data *c = (struct tcp_data *)chan, *u = (struct tcp_data *)urgent;
+
+	if (c->urgent || !u->urgent)
+		return -EINVAL;
+	c->beside = u;
+	return 0;
+}
+
+static int serve_until_end(struct tcp_data *c)
+{
+	struct tcp_frame h;
+	int err;
 
 	if (atomic_load(&c->link->killed))
 		return -EPIPE;
 	if (c->err)
 		return c->err;
-	while (!err)
-		err = serve_one(c, moved, arg);
-	if (err == 1)
-		return 0;
-	c->err = err;
+	do {
+		err = next_frame(c, &h);
+		if (!err)
+			err = obey(c, &h);
+	} while (!err);
+	if (err < 0)
+		c->err = err;
+	return err < 0 ? err : 0;
+}
+
+int tcp_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages), void *arg)
+{
+	struct tcp_data *c = (struct tcp_data *)chan, *u = c->beside;
+	int err;
+
+	c->moved = moved;
+	c->moved_arg = arg;
+	if (u) {
+		u->moved = moved;
+		u->moved_arg = arg;
+	}
+	err = serve_until_end(c);
+	if (!err && c->beside)
+		err = serve_until_end(u);
+	c->beside = NULL;
 	return err;
 }

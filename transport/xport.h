@@ -11,7 +11,7 @@
  * every run before a byte moves.
  *
  *	source worker: put put put fence ... end   ->   target thread: serve (returns 0 after end)
- *	target thread: get reap get reap ... end   ->   source thread: serve
+ *	target thread: get reap get reap ... end   ->   source thread: serve (one for data 0 and urgent: pair)
  *
  * Threads. A channel is used by one thread at a time, except that send() on the control channel may run
  * beside recv() on it. kill() may be called from any thread at any time, twice too: every blocked or
@@ -138,6 +138,12 @@ struct xport_chan_ops {
 	 * peer as long as it takes; only a transfer that stands still in its middle is -ETIMEDOUT.
 	 */
 	int (*serve)(struct xport_chan *c, void (*moved)(void *arg, uint64_t npages), void *arg);
+	/*
+	 * data: the next serve() of c serves urgent as well, on the same thread, and before whatever c asks: a small
+	 * get does not wait for another thread to wake, nor for more than a piece of a large one. It returns after
+	 * the end() of both.
+	 */
+	int (*pair)(struct xport_chan *c, struct xport_chan *urgent);
 };
 
 /* The registry: picks the transport by the URI's scheme, stacks shape and chaos as param and query ask. */

@@ -21,7 +21,7 @@
 #define KICK_NS UINT64_C(1000000)     /* until the next one */
 #define ABANDON_NS UINT64_C(50000000) /* how long a thread may be stuck before its memory goes */
 
-uint64_t now_ns(void)
+uint64_t vmm_now_ns(void)
 {
 	struct timespec t;
 
@@ -130,12 +130,12 @@ static bool kick_all(struct vmm *vm)
 /* Lock held. */
 static void park_all(struct vmm *vm, bool abandon)
 {
-	uint64_t stuck = now_ns() + ABANDON_NS;
+	uint64_t stuck = vmm_now_ns() + ABANDON_NS;
 
 	atomic_store(&vm->want, WANT_PARK);
 	while (kick_all(vm)) {
-		wait_until(&vm->ack, &vm->lock, now_ns() + KICK_NS);
-		if (abandon && now_ns() > stuck) {
+		wait_until(&vm->ack, &vm->lock, vmm_now_ns() + KICK_NS);
+		if (abandon && vmm_now_ns() > stuck) {
 			memory_abandon(vm);
 			abandon = false;
 		}
@@ -244,7 +244,7 @@ static uint32_t give(struct vcpu *v, uint64_t now, uint64_t quota, bool print)
 /* Lock held. Whether there is something to do now; else *until. */
 static bool next_work(struct vcpu *v, uint32_t *ret, uint64_t *until)
 {
-	uint64_t slice = atomic_load(&v->vm->slice), now = now_ns(), due, when;
+	uint64_t slice = atomic_load(&v->vm->slice), now = vmm_now_ns(), due, when;
 	bool print;
 
 	if (slice != v->slice) {

@@ -182,7 +182,7 @@ void vcpu_slice_begins(struct vcpu *v, uint64_t npages);
 /* The guest asks what to do; blocks as the pace demands; 0 at once when want changes. */
 uint32_t vcpu_ask(struct vcpu *v);
 void vmm_fail(struct vmm *vm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-uint64_t now_ns(void);
+uint64_t vmm_now_ns(void);
 
 /* output.c */
 void output_init(struct vmm_out *o, int fd, enum vmm_end end);
