@@ -49,7 +49,7 @@ static void heals(const struct rig_kind *kind, struct drill d, bool postcopy, en
 
 	setup(&r, &d, kind);
 	if (postcopy)
-		rig_postcopy(&r, SLOW);
+		rig_postcopy(&r, d.at == FERRY_POSTCOPY ? SLOW : 0);
 	r.scfg.commit_at = commit;
 	rig_run(&r);
 	cr_assert(d.done);
@@ -383,7 +383,7 @@ RIG_PAIR(page_server, lost_for_good_loses_the_vm)
 static void hold_for(struct rig *r, const struct rig_kind *kind, enum ferry_hold_action action)
 {
 	rig_init(r, kind);
-	rig_postcopy(r, SLOW / 2);
+	rig_postcopy(r, SLOW);
 	r->scfg.hold_limit_us = 50000;
 	r->scfg.at_hold_limit = action;
 	rig_run(r);

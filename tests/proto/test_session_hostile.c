@@ -1,223 +1,15 @@
 // SPDX-License-Identifier: MIT
 /*
- * A peer of a real session that is written by hand and does not keep to docs/protocol.md. Whatever it sends, the
- * session ends, soon, with an error and a sentence; the target is discarded if it was reserved; the source's VM
- * goes on; nothing but the reserved memory is touched.
+ * A source that is written by hand and does not keep to docs/protocol.md. Whatever it sends, the target's session ends,
+ * soon, with an error and a sentence, and is discarded if it was reserved; nothing but the reserved memory is touched.
  */
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "../../runtime/commit.h"
-#include "../../runtime/fail.h"
-#include "../../runtime/stream.h"
-#include "../../runtime/wire.h"
-#include "rig.h"
+#include "peer.h"
 
-#define WAIT_US 10000000u
-#define TIMEOUT_US 300000u
-#define RECONNECT_US 100000u
-#define EXTRA 64u /* pages that the peer pretends to have behind each region */
-
-/* How far a hostile source has come, decently, before it does its thing. */
-enum stage { CONNECTED, GREETED, RESERVED };
-
-struct peer {
-	struct rig rig; /* of it only one end is a session */
-	struct xport_param param;
-	struct xport_listener *listener; /* a hostile target */
-	struct xport_link *link;
-	struct xport_chan *ctl;
-	struct fail fail;
-	uint32_t seq;
-	uint8_t session[16];
-	uint8_t *ram;
-	char heard[WIRE_TEXT_MAX + 1]; /* the sentence of its REFUSED or ABORT */
-	pthread_t thread;
-};
-
-/* ---- bytes ---- */
-
-static void raw(struct peer *p, const void *buf, size_t len)
-{
-	struct iovec iov = { (void *)(uintptr_t)buf, len };
-
-	p->ctl->ops->send(p->ctl, &iov, 1); /* fails when the session has hung up already: then it has judged */
-}
-
-static void say(struct peer *p, enum wire_type t, const void *body, size_t len, const void *elems, size_t elems_len)
-{
-	uint8_t msg[XPORT_MSG_MAX];
-	struct wire_hdr h = wire_header(t, len + elems_len, p->seq++);
-
-	cr_assert(sizeof(h) + len + elems_len <= sizeof(msg));
-	memcpy(msg, &h, sizeof(h));
-	if (len)
-		memcpy(msg + sizeof(h), body, len);
-	if (elems_len)
-		memcpy(msg + sizeof(h) + len, elems, elems_len);
-	raw(p, msg, sizeof(h) + len + elems_len);
-}
-
-#define SAY(p, type, ...) \
-	do { \
-		__typeof__(__VA_ARGS__) body_ = __VA_ARGS__; \
-		say(p, type, &body_, sizeof(body_), NULL, 0); \
-	} while (0)
-
-/* The next message that is no PING: its type; 0 when the session has hung up. */
-static unsigned hear(struct peer *p, void *body, size_t cap)
-{
-	uint8_t msg[XPORT_MSG_MAX];
-	struct wire_hdr h;
-	size_t len;
-	int err;
-
-	do {
-		err = p->ctl->ops->recv(p->ctl, msg, sizeof(msg), &len, WAIT_US);
-		cr_assert_neq(err, -EAGAIN, "the session says nothing and stays");
-		if (err)
-			return 0;
-		memcpy(&h, msg, sizeof(h));
-	} while (h.type == WIRE_PING);
-	if (h.type == WIRE_ABORT || h.type == WIRE_REFUSED)
-		snprintf(p->heard, sizeof(p->heard), "%.*s", (int)(len - sizeof(h) - sizeof(struct wire_abort)),
-			 (char *)msg + sizeof(h) + sizeof(struct wire_abort));
-	if (body)
-		memcpy(body, msg + sizeof(h), len - sizeof(h) < cap ? len - sizeof(h) : cap);
-	return h.type;
-}
-
-static void hear_only(struct peer *p, enum wire_type t, void *body, size_t cap)
-{
-	unsigned got = hear(p, body, cap);
-
-	cr_assert_eq(got, t, "%s came, %s was due: %s", wire_name(got), wire_name(t), p->heard);
-}
-
-/* ---- a hostile source ---- */
-
-static struct wire_hello hello(const struct peer *p)
-{
-	struct wire_hello h = { .magic = WIRE_MAGIC,
-				.version = WIRE_VERSION,
-				.page_shift = 12,
-				.timeout_us = TIMEOUT_US,
-				.reconnect_us = RECONNECT_US };
-
-	memcpy(h.session, p->session, sizeof(h.session));
-	return h;
-}
-
-static void regions(const struct peer *p, struct wire_region r[FAKE_REGIONS])
-{
-	for (unsigned i = 0; i < FAKE_REGIONS; i++)
-		r[i] = (struct wire_region){ .id = p->rig.src.region[i].id,
-					     .page_shift = 12,
-					     .flags = p->rig.src.region[i].flags,
-					     .gpa = p->rig.src.region[i].gpa,
-					     .len = p->rig.src.region[i].len };
-}
-
-static uint64_t no_needs(void)
-{
-	struct ferry_stream none;
-	uint64_t sum;
-
-	stream_init(&none);
-	sum = stream_sum(&none);
-	stream_destroy(&none);
-	return sum;
-}
-
-static void say_map(struct peer *p, uint32_t claimed, const struct wire_region *r, size_t n)
-{
-	struct wire_map m = { .nregions = claimed, .needs_sum = no_needs() };
-
-	say(p, WIRE_MAP, &m, sizeof(m), r, n * sizeof(*r));
-}
-
-static void *run_target(void *arg)
-{
-	struct peer *p = arg;
-
-	p->rig.tgt.thread = pthread_self();
-	p->rig.tres.size = sizeof(p->rig.tres);
-	ferry_run(p->rig.tgt.session, &p->rig.tres);
-	return NULL;
-}
-
-static void connect_to_target(struct peer *p, const struct rig_kind *kind, enum stage upto)
-{
-	struct ferry_vm v = { FERRY_VM_INIT, .vm = &p->rig.tgt, .ops = &p->rig.tgt.ops };
-	struct xport_link_id id = { .channels = 1 };
-	struct wire_region r[FAKE_REGIONS];
-	char uri[200];
-
-	memset(p, 0, sizeof(*p));
-	memset(p->session, 0x42, sizeof(p->session));
-	memcpy(id.session, p->session, sizeof(id.session));
-	rig_init(&p->rig, kind);
-	p->rig.tcfg.timeout_us = TIMEOUT_US;
-	p->rig.tcfg.reconnect_us = RECONNECT_US;
-	cr_assert_eq(ferry_target(&p->rig.tgt.session, &v, &p->rig.tcfg), 0);
-	cr_assert_eq(ferry_open(p->rig.tgt.session, kind->uri), 0);
-	cr_assert_eq(ferry_get_uri(p->rig.tgt.session, uri, sizeof(uri)), 0);
-	cr_assert(!pthread_create(&p->thread, NULL, run_target, p));
-	p->param = (struct xport_param){ .timeout_us = WAIT_US };
-	cr_assert_eq(xport_connect(&p->link, uri, &id, &p->param, WAIT_US, &p->fail), 0, "%s", fail_text(&p->fail));
-	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
-	if (upto >= GREETED) {
-		SAY(p, WIRE_HELLO, hello(p));
-		hear_only(p, WIRE_HELLO_ACK, NULL, 0);
-	}
-	if (upto >= RESERVED) {
-		regions(p, r);
-		say_map(p, FAKE_REGIONS, r, FAKE_REGIONS);
-		hear_only(p, WIRE_RESERVED, NULL, 0);
-	}
-}
-
-/* The file that backs the reserved memory: as long as it was, and clean before its region. */
-static void check_outside(const struct fakevm *vm)
-{
-	uint8_t before[3 * FAKE_PAGE];
-
-	for (unsigned i = 0; i < FAKE_REGIONS && vm->shared && vm->region[i].hva; i++) {
-		const struct ferry_region *r = &vm->region[i];
-
-		cr_assert_eq(lseek(r->fd, 0, SEEK_END), (off_t)(r->fd_offset + r->len));
-		cr_assert_eq(pread(r->fd, before, sizeof(before), 0), (ssize_t)sizeof(before));
-		for (size_t k = 0; k < sizeof(before); k++)
-			cr_assert_eq(before[k], 0);
-	}
-}
-
-/* Hears it out, hangs up, and looks at what the target has come to. */
-static void target_ends(struct peer *p, int err, const char *sentence, bool told)
-{
-	const struct ferry_result *res = &p->rig.tres;
-
-	while (!p->heard[0] && hear(p, NULL, 0))
-		;
-	p->link->ops->kill(p->link);
-	pthread_join(p->thread, NULL);
-	p->link->ops->close(p->link);
-	ferry_free(p->rig.tgt.session);
-	cr_assert_eq(res->error, err, "%d: %s", res->error, res->detail);
-	rig_says(res->detail, sentence);
-	if (told)
-		rig_says(p->heard, sentence);
-	cr_assert(res->outcome == FERRY_REFUSED || res->outcome == FERRY_DISCARDED, "%s",
-		  ferry_outcome_name(res->outcome));
-	cr_assert_eq(res->owner, FERRY_SOURCE);
-	cr_assert_eq(p->rig.tgt.calls[FAKE_DISCARD], p->rig.tgt.calls[FAKE_RESERVE]);
-	cr_assert_eq(p->rig.tgt.calls[FAKE_ACTIVATE] + p->rig.tgt.calls[FAKE_RELEASE], 0);
-	check_outside(&p->rig.tgt);
-	free(p->ram);
-	rig_free(&p->rig);
-}
+#define EXTRA 64u /* pages that the peer pretends to have behind a region */
 
 /* One thing that a source may do wrong, over mem and tcp; the error and the sentence it must come to. */
 #define SOURCE_DOES(name, upto, error, sentence)                                  \
@@ -225,9 +17,9 @@ static void target_ends(struct peer *p, int err, const char *sentence, bool told
 	static void run_source_##name(const struct rig_kind *kind)                \
 	{                                                                         \
 		struct peer p;                                                    \
-		connect_to_target(&p, kind, upto);                                \
+		peer_connect(&p, kind, upto);                                \
 		source_##name(&p);                                                \
-		target_ends(&p, error, sentence, true);                           \
+		peer_target_ends(&p, error, sentence, true);                           \
 	}                                                                         \
 	Test(hostile_source, name##_mem) { run_source_##name(RIG_MEM_SHARED); }   \
 	Test(hostile_source, name##_tcp) { run_source_##name(RIG_TCP_ANON); }     \
@@ -239,13 +31,13 @@ SOURCE_DOES(begins_with_map, CONNECTED, -EPROTO, "the peer sent MAP in pre-migra
 {
 	struct wire_region r[FAKE_REGIONS];
 
-	regions(p, r);
-	say_map(p, FAKE_REGIONS, r, FAKE_REGIONS);
+	peer_regions(p, r);
+	peer_say_map(p, FAKE_REGIONS, r, FAKE_REGIONS);
 }
 
 SOURCE_DOES(has_another_magic, CONNECTED, -EPROTO, "HELLO has magic 0x1234567")
 {
-	struct wire_hello h = hello(p);
+	struct wire_hello h = peer_hello(p);
 
 	h.magic = 0x1234567;
 	SAY(p, WIRE_HELLO, h);
@@ -254,7 +46,7 @@ SOURCE_DOES(has_another_magic, CONNECTED, -EPROTO, "HELLO has magic 0x1234567")
 SOURCE_DOES(speaks_version_2, CONNECTED, -EPROTONOSUPPORT,
 	    "the source speaks protocol version 2, this target version 1; use the same libferry.so major version")
 {
-	struct wire_hello h = hello(p);
+	struct wire_hello h = peer_hello(p);
 
 	h.version = 2;
 	SAY(p, WIRE_HELLO, h);
@@ -262,7 +54,7 @@ SOURCE_DOES(speaks_version_2, CONNECTED, -EPROTONOSUPPORT,
 
 SOURCE_DOES(has_huge_pages, CONNECTED, -EOPNOTSUPP, "the source moves pages of 1 << 21 bytes")
 {
-	struct wire_hello h = hello(p);
+	struct wire_hello h = peer_hello(p);
 
 	h.page_shift = 21;
 	SAY(p, WIRE_HELLO, h);
@@ -270,7 +62,7 @@ SOURCE_DOES(has_huge_pages, CONNECTED, -EOPNOTSUPP, "the source moves pages of 1
 
 SOURCE_DOES(greets_for_another_session, CONNECTED, -EPROTO, "HELLO is for another session")
 {
-	struct wire_hello h = hello(p);
+	struct wire_hello h = peer_hello(p);
 
 	h.session[3] ^= 1;
 	SAY(p, WIRE_HELLO, h);
@@ -278,7 +70,7 @@ SOURCE_DOES(greets_for_another_session, CONNECTED, -EPROTO, "HELLO is for anothe
 
 SOURCE_DOES(greets_for_another_generation, CONNECTED, -EPROTO, "HELLO is for another session")
 {
-	struct wire_hello h = hello(p);
+	struct wire_hello h = peer_hello(p);
 
 	h.generation = 9;
 	SAY(p, WIRE_HELLO, h);
@@ -286,7 +78,7 @@ SOURCE_DOES(greets_for_another_generation, CONNECTED, -EPROTO, "HELLO is for ano
 
 SOURCE_DOES(asks_for_mode_9, CONNECTED, -EPROTO, "HELLO asks for mode 9")
 {
-	struct wire_hello h = hello(p);
+	struct wire_hello h = peer_hello(p);
 
 	h.mode = 9;
 	SAY(p, WIRE_HELLO, h);
@@ -294,7 +86,7 @@ SOURCE_DOES(asks_for_mode_9, CONNECTED, -EPROTO, "HELLO asks for mode 9")
 
 SOURCE_DOES(asks_to_wait_for_ever, CONNECTED, -EPROTO, "out of range")
 {
-	struct wire_hello h = hello(p);
+	struct wire_hello h = peer_hello(p);
 
 	h.reconnect_us = UINT64_MAX;
 	SAY(p, WIRE_HELLO, h);
@@ -302,53 +94,53 @@ SOURCE_DOES(asks_to_wait_for_ever, CONNECTED, -EPROTO, "out of range")
 
 SOURCE_DOES(greets_twice, GREETED, -EPROTO, "the peer sent HELLO in reservation, where it has no place")
 {
-	SAY(p, WIRE_HELLO, hello(p));
+	SAY(p, WIRE_HELLO, peer_hello(p));
 }
 
 /* -- the frame -- */
 
 SOURCE_DOES(sends_nothing_at_all, GREETED, -EPROTO, "a message of 0 bytes")
 {
-	raw(p, NULL, 0);
+	peer_raw(p, NULL, 0);
 }
 
 SOURCE_DOES(truncates_a_header, GREETED, -EPROTO, "a message of 8 bytes; a header has 16")
 {
 	struct wire_hdr h = wire_header(WIRE_PING, 0, p->seq);
 
-	raw(p, &h, 8);
+	peer_raw(p, &h, 8);
 }
 
 SOURCE_DOES(truncates_a_message, GREETED, -EPROTO, "MAP says 24 bytes and has 0")
 {
 	struct wire_hdr h = wire_header(WIRE_MAP, sizeof(struct wire_map), p->seq);
 
-	raw(p, &h, sizeof(h));
+	peer_raw(p, &h, sizeof(h));
 }
 
 SOURCE_DOES(sends_half_a_body, GREETED, -EPROTO, "MAP has 8 bytes; it needs at least 24")
 {
-	say(p, WIRE_MAP, "12345678", 8, NULL, 0);
+	peer_say(p, WIRE_MAP, "12345678", 8, NULL, 0);
 }
 
 SOURCE_DOES(sends_half_an_element, GREETED, -EPROTO, "MAP has 5 bytes behind its 24")
 {
 	struct wire_map m = { .nregions = 1 };
 
-	say(p, WIRE_MAP, &m, sizeof(m), "12345", 5);
+	peer_say(p, WIRE_MAP, &m, sizeof(m), "12345", 5);
 }
 
 SOURCE_DOES(sends_too_many_elements, GREETED, -EPROTO, "it takes at most 1024 times 32")
 {
 	struct wire_region *r = calloc(1025, sizeof(*r));
 
-	say_map(p, 1025, r, 1025);
+	peer_say_map(p, 1025, r, 1025);
 	free(r);
 }
 
 SOURCE_DOES(sends_type_99, GREETED, -EPROTO, "a message of unknown type 99")
 {
-	say(p, (enum wire_type)99, NULL, 0, NULL, 0);
+	peer_say(p, (enum wire_type)99, NULL, 0, NULL, 0);
 }
 
 SOURCE_DOES(fills_reserved_fields, GREETED, -EPROTO, "in reserved fields")
@@ -356,7 +148,7 @@ SOURCE_DOES(fills_reserved_fields, GREETED, -EPROTO, "in reserved fields")
 	struct wire_hdr h = wire_header(WIRE_PING, 0, p->seq);
 
 	h.zero2 = 7;
-	raw(p, &h, sizeof(h));
+	peer_raw(p, &h, sizeof(h));
 }
 
 SOURCE_DOES(repeats_a_number, GREETED, -EPROTO, "is message 0 of its connection; 1 was due")
@@ -374,24 +166,24 @@ SOURCE_DOES(sends_what_targets_send, RESERVED, -EPROTO, "the peer sent ROUND_ACK
 
 SOURCE_DOES(maps_no_region, GREETED, -EPROTO, "MAP says 0 regions and has 0")
 {
-	say_map(p, 0, NULL, 0);
+	peer_say_map(p, 0, NULL, 0);
 }
 
 SOURCE_DOES(miscounts_its_regions, GREETED, -EPROTO, "MAP says 3 regions and has 2")
 {
 	struct wire_region r[FAKE_REGIONS];
 
-	regions(p, r);
-	say_map(p, 3, r, FAKE_REGIONS);
+	peer_regions(p, r);
+	peer_say_map(p, 3, r, FAKE_REGIONS);
 }
 
 #define MAPS(name, error, sentence, change)                        \
 	SOURCE_DOES(name, GREETED, error, sentence)                \
 	{                                                          \
 		struct wire_region r[FAKE_REGIONS];                \
-		regions(p, r);                                     \
+		peer_regions(p, r);                                     \
 		change;                                            \
-		say_map(p, FAKE_REGIONS, r, FAKE_REGIONS);         \
+		peer_say_map(p, FAKE_REGIONS, r, FAKE_REGIONS);         \
 	}
 
 MAPS(maps_overlapping_regions, -EINVAL, "overlap in guest physical memory", r[1].gpa = 0)
@@ -406,11 +198,11 @@ MAPS(maps_another_machine, -ENOMEM, "reserve: the VMM answered -12", r[0].len +=
 
 SOURCE_DOES(miscounts_its_needs, GREETED, -EPROTO, "0 bytes of state with checksum")
 {
-	struct wire_map m = { .nregions = FAKE_REGIONS, .needs_len = 16, .needs_sum = no_needs() };
+	struct wire_map m = { .nregions = FAKE_REGIONS, .needs_len = 16, .needs_sum = peer_no_needs() };
 	struct wire_region r[FAKE_REGIONS];
 
-	regions(p, r);
-	say(p, WIRE_MAP, &m, sizeof(m), r, sizeof(r));
+	peer_regions(p, r);
+	peer_say(p, WIRE_MAP, &m, sizeof(m), r, sizeof(r));
 }
 
 static void flood(struct peer *p)
@@ -418,7 +210,7 @@ static void flood(struct peer *p)
 	uint8_t *chunk = calloc(1, WIRE_STATE_CHUNK);
 
 	for (unsigned i = 0; i <= STREAM_MAX / WIRE_STATE_CHUNK; i++)
-		say(p, WIRE_STATE, NULL, 0, chunk, WIRE_STATE_CHUNK);
+		peer_say(p, WIRE_STATE, NULL, 0, chunk, WIRE_STATE_CHUNK);
 	free(chunk);
 }
 
@@ -436,7 +228,7 @@ SOURCE_DOES(sends_oversized_state, RESERVED, -EPROTO, "STATE has 65537 bytes beh
 {
 	uint8_t *chunk = calloc(1, WIRE_STATE_CHUNK + 1);
 
-	say(p, WIRE_STATE, NULL, 0, chunk, WIRE_STATE_CHUNK + 1);
+	peer_say(p, WIRE_STATE, NULL, 0, chunk, WIRE_STATE_CHUNK + 1);
 	free(chunk);
 }
 
@@ -446,7 +238,7 @@ static void zero(struct peer *p, uint32_t region, uint64_t page, uint32_t npages
 {
 	struct page_run run = { .region = region, .page = page, .npages = npages };
 
-	say(p, WIRE_ZERO, NULL, 0, &run, sizeof(run));
+	peer_say(p, WIRE_ZERO, NULL, 0, &run, sizeof(run));
 }
 
 SOURCE_DOES(zeroes_no_region, RESERVED, -EPROTO, "ZERO names pages 0+1 of region 99, which its map does not have")
@@ -475,7 +267,7 @@ static void residue(struct peer *p, uint32_t region, uint64_t first, uint64_t np
 	uint64_t words[32] = { word };
 
 	words[nwords ? nwords - 1 : 0] = word;
-	say(p, WIRE_RESIDUE, &h, sizeof(h), words, nwords * 8);
+	peer_say(p, WIRE_RESIDUE, &h, sizeof(h), words, nwords * 8);
 }
 
 SOURCE_DOES(leaves_no_region, RESERVED, -EPROTO, "RESIDUE names region 11, which is not in its map")
@@ -510,36 +302,44 @@ SOURCE_DOES(leaves_bits_beyond_its_pages, RESERVED, -EPROTO, "RESIDUE sets bits 
 
 SOURCE_DOES(commits_in_pre_copy, RESERVED, -EPROTO, "the peer sent COMMIT in pre-copy, where it has no place")
 {
-	say(p, WIRE_COMMIT, NULL, 0, NULL, 0);
+	peer_say(p, WIRE_COMMIT, NULL, 0, NULL, 0);
 }
 
 SOURCE_DOES(says_goodbye_in_pre_copy, RESERVED, -EPROTO, "the peer sent BYE in pre-copy, where it has no place")
 {
-	say(p, WIRE_BYE, NULL, 0, NULL, 0);
+	peer_say(p, WIRE_BYE, NULL, 0, NULL, 0);
 }
 
 SOURCE_DOES(maps_again, RESERVED, -EPROTO, "the peer sent MAP in pre-copy, where it has no place")
 {
 	struct wire_region r[FAKE_REGIONS];
 
-	regions(p, r);
-	say_map(p, FAKE_REGIONS, r, FAKE_REGIONS);
+	peer_regions(p, r);
+	peer_say_map(p, FAKE_REGIONS, r, FAKE_REGIONS);
+}
+
+/* Who has given up stays until the other has hung up, and is not told his own words. */
+static void end_of_talk(struct peer *p, const char *words)
+{
+	while (peer_hear(p, NULL, 0))
+		;
+	strcpy(p->heard, words);
 }
 
 SOURCE_DOES(gives_up_in_words_nobody_can_read, RESERVED, -ENOSPC, "the source gave up: no?room?")
 {
 	struct wire_abort a = { .err = -ENOSPC };
 
-	say(p, WIRE_ABORT, &a, sizeof(a), "no\x1broom\n", 8);
-	strcpy(p->heard, "the source gave up: no?room?"); /* nobody is told what he said himself */
+	peer_say(p, WIRE_ABORT, &a, sizeof(a), "no\x1broom\n", 8);
+	end_of_talk(p, "the source gave up: no?room?");
 }
 
 SOURCE_DOES(gives_up_without_an_error, RESERVED, -ECONNABORTED, "the source gave up: fine")
 {
 	struct wire_abort a = { .err = 17 };
 
-	say(p, WIRE_ABORT, &a, sizeof(a), "fine", 4);
-	strcpy(p->heard, "the source gave up: fine");
+	peer_say(p, WIRE_ABORT, &a, sizeof(a), "fine", 4);
+	end_of_talk(p, "the source gave up: fine");
 }
 
 /* -- the switchover -- */
@@ -553,7 +353,7 @@ static void end_puts(struct peer *p)
 
 static struct wire_switchover switchover(void)
 {
-	return (struct wire_switchover){ .state_sum = no_needs(), .commit_at = FERRY_COMMIT_AT_COMPLETE };
+	return (struct wire_switchover){ .state_sum = peer_no_needs(), .commit_at = FERRY_COMMIT_AT_COMPLETE };
 }
 
 SOURCE_DOES(miscounts_before_arming, RESERVED, -EPROTO, "PREARM counts 5 pages; its RESIDUEs named 1")
@@ -567,7 +367,7 @@ SOURCE_DOES(zeroes_after_arming, RESERVED, -EPROTO, "the source sent ZERO after 
 {
 	end_puts(p);
 	SAY(p, WIRE_PREARM, (struct wire_count){ .pages = 0 });
-	hear_only(p, WIRE_PREARMED, NULL, 0);
+	peer_hear_only(p, WIRE_PREARMED, NULL, 0);
 	zero(p, 10, 0, 1);
 }
 
@@ -595,7 +395,7 @@ SOURCE_DOES(loses_some_state, RESERVED, -EPROTO, "3 bytes of state with checksum
 
 	w.state_len = 4;
 	end_puts(p);
-	say(p, WIRE_STATE, NULL, 0, "abc", 3);
+	peer_say(p, WIRE_STATE, NULL, 0, "abc", 3);
 	SAY(p, WIRE_SWITCHOVER, w);
 }
 
@@ -610,7 +410,7 @@ SOURCE_DOES(sends_state_that_is_none, RESERVED, -EPROTO, "device state is damage
 	w.state_sum = stream_sum(&st);
 	stream_destroy(&st);
 	end_puts(p);
-	say(p, WIRE_STATE, NULL, 0, "abc", 3);
+	peer_say(p, WIRE_STATE, NULL, 0, "abc", 3);
 	SAY(p, WIRE_SWITCHOVER, w);
 }
 
@@ -624,10 +424,10 @@ SOURCE_DOES(commits_before_prepared, RESERVED, -EPROTO, "the peer sent COMMIT in
 	residue(p, 10, 0, 64, 4, 1);
 	end_puts(p);
 	SAY(p, WIRE_PREARM, (struct wire_count){ .pages = 1 });
-	hear_only(p, WIRE_PREARMED, NULL, 0);
+	peer_hear_only(p, WIRE_PREARMED, NULL, 0);
 	w.residue = 1;
 	SAY(p, WIRE_SWITCHOVER, w);
-	say(p, WIRE_COMMIT, NULL, 0, NULL, 0);
+	peer_say(p, WIRE_COMMIT, NULL, 0, NULL, 0);
 }
 
 /* -- page data -- */
@@ -651,19 +451,19 @@ Test(hostile_source, puts_beyond_the_map)
 {
 	struct peer p;
 
-	connect_to_target(&p, RIG_TCP_SHARED, RESERVED);
+	peer_connect(&p, RIG_TCP_SHARED, RESERVED);
 	put_beyond(&p);
-	target_ends(&p, -EPROTO, "region 10, which has 1500", false);
+	peer_target_ends(&p, -EPROTO, "region 10, which has 1500", false);
 }
 
 /* -- silence -- */
 
 /* Says nothing more and does not hang up. */
-static void stays_silent(const struct rig_kind *kind, enum stage upto, const char *sentence, int err)
+static void stays_silent(const struct rig_kind *kind, enum peer_stage upto, const char *sentence, int err)
 {
 	struct peer p;
 
-	connect_to_target(&p, kind, upto);
+	peer_connect(&p, kind, upto);
 	pthread_join(p.thread, NULL);
 	cr_assert_eq(p.rig.tres.error, err, "%d: %s", p.rig.tres.error, p.rig.tres.detail);
 	rig_says(p.rig.tres.detail, sentence);
@@ -688,7 +488,7 @@ static void never_ends_its_puts(bool prearm)
 {
 	struct peer p;
 
-	connect_to_target(&p, RIG_TCP_ANON, RESERVED);
+	peer_connect(&p, RIG_TCP_ANON, RESERVED);
 	if (prearm)
 		SAY(&p, WIRE_PREARM, (struct wire_count){ .pages = 0 });
 	else

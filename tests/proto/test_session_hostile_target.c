@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A target that is written by hand and does not keep to docs/protocol.md. Whatever it sends, the source's session ends,
+ * soon, with an error and a sentence, and its VM goes on, from the stop point if it was paused.
+ */
+#include <poll.h>
+#include <stdlib.h>
+
+#include "peer.h"
+
+/* How far it has come, decently, before it does its thing. */
+enum target_stage { ACCEPTED, ACKNOWLEDGED, MAPPED, RESERVING, ROUND_DONE, SWITCHED };
+
+static void *run_source(void *arg)
+{
+	struct peer *p = arg;
+
+	p->rig.src.thread = pthread_self();
+	p->rig.sres.size = sizeof(p->rig.sres);
+	ferry_run(p->rig.src.session, &p->rig.sres);
+	return NULL;
+}
+
+static void start_source(struct peer *p)
+{
+	struct ferry_vm v = { FERRY_VM_INIT,
+			      .vm = &p->rig.src,
+			      .ops = &p->rig.src.ops,
+			      .regions = p->rig.src.region,
+			      .nregions = FAKE_REGIONS };
+	char uri[200];
+
+	memset(p, 0, sizeof(*p));
+	rig_init(&p->rig, RIG_MEM_ANON);
+	memset(p->rig.src.writes, 0, sizeof(p->rig.src.writes));
+	p->rig.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	p->rig.scfg.timeout_us = PEER_TIMEOUT_US;
+	p->rig.scfg.reconnect_us = PEER_RECONNECT_US;
+	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
+	cr_assert_eq(xport_listen(&p->listener, "mem:hostile", &p->param, &p->fail), 0);
+	cr_assert_eq(p->listener->ops->uri(p->listener, uri, sizeof(uri)), 0);
+	cr_assert_eq(ferry_source(&p->rig.src.session, &v, &p->rig.scfg), 0);
+	cr_assert_eq(ferry_open(p->rig.src.session, uri), 0);
+	cr_assert(!pthread_create(&p->thread, NULL, run_source, p));
+}
+
+static void accept_source(struct peer *p)
+{
+	struct pollfd pfd = { .fd = p->listener->ops->fd(p->listener), .events = POLLIN };
+	int err;
+
+	while ((err = p->listener->ops->accept(p->listener, &p->link, &p->fail)) == -EAGAIN)
+		cr_assert_gt(poll(&pfd, 1, 10000), 0);
+	cr_assert_eq(err, 0);
+	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
+}
+
+static struct wire_hello_ack ack(void)
+{
+	return (struct wire_hello_ack){
+		.magic = WIRE_MAGIC, .version = WIRE_VERSION, .page_shift = 12, .timeout_us = PEER_TIMEOUT_US
+	};
+}
+
+static void expose(struct peer *p)
+{
+	struct xport_region r[FAKE_REGIONS];
+
+	p->ram = aligned_alloc(FAKE_PAGE, FAKE_PAGES * FAKE_PAGE);
+	for (unsigned i = 0; i < FAKE_REGIONS; i++)
+		r[i] = (struct xport_region){ .id = p->rig.src.region[i].id,
+					      .page_shift = 12,
+					      .npages = p->rig.src.region[i].len / FAKE_PAGE,
+					      .base = p->ram + fake_offset(i, 0) };
+	cr_assert_eq(p->link->ops->expose(p->link, r, FAKE_REGIONS, XPORT_PEER_WRITE), 0);
+}
+
+static void hear_until(struct peer *p, enum wire_type t)
+{
+	unsigned got;
+
+	while ((got = peer_hear(p, NULL, 0)) != t)
+		cr_assert_neq(got, 0, "the source has hung up: %s", p->heard);
+}
+
+/* The decent part. */
+static void come_to(struct peer *p, enum target_stage upto)
+{
+	start_source(p);
+	accept_source(p);
+	peer_hear_only(p, WIRE_HELLO, NULL, 0);
+	if (upto >= ACKNOWLEDGED)
+		SAY(p, WIRE_HELLO_ACK, ack());
+	if (upto >= MAPPED)
+		hear_until(p, WIRE_MAP);
+	if (upto >= RESERVING) {
+		expose(p);
+		SAY(p, WIRE_RESERVED, (struct wire_reserved){ .flags = WIRE_CAN_HOLD });
+	}
+	if (upto >= ROUND_DONE)
+		hear_until(p, WIRE_ROUND_END);
+	if (upto >= SWITCHED) {
+		SAY(p, WIRE_ROUND_ACK, (struct wire_round){ 0 });
+		/* The guest wrote until its pause: one more round. */
+		hear_until(p, WIRE_ROUND_END);
+		SAY(p, WIRE_ROUND_ACK, (struct wire_round){ .round = 1 });
+		hear_until(p, WIRE_SWITCHOVER);
+	}
+}
+
+static void source_goes_on(struct peer *p, int err, const char *sentence)
+{
+	const struct ferry_result *res = &p->rig.sres;
+	bool paused = p->rig.src.calls[FAKE_PAUSE];
+
+	p->link->ops->kill(p->link);
+	pthread_join(p->thread, NULL);
+	p->link->ops->close(p->link);
+	p->listener->ops->close(p->listener);
+	ferry_free(p->rig.src.session);
+	cr_assert_eq(res->error, err, "%d: %s", res->error, res->detail);
+	rig_says(res->detail, sentence);
+	cr_assert_eq(res->owner, FERRY_SOURCE);
+	paused = p->rig.src.calls[FAKE_PAUSE];
+	cr_assert_eq(res->outcome, paused ? FERRY_FELL_BACK : FERRY_REFUSED, "%s", ferry_outcome_name(res->outcome));
+	cr_assert_eq(p->rig.src.calls[FAKE_RESUME], paused);
+	cr_assert_eq(p->rig.src.calls[FAKE_RETIRE], 0);
+	cr_assert_eq(p->rig.src.calls[FAKE_DIRTY_STOP], p->rig.src.calls[FAKE_DIRTY_START]);
+	fakevm_run_on(&p->rig.src);
+	fakevm_check_memory(&p->rig.src);
+	free(p->ram);
+	rig_free(&p->rig);
+}
+
+/* What it says is followed by listening, until the source has hung up. */
+#define TARGET_DOES(name, upto, error, sentence)        \
+	static void target_##name(struct peer *p);      \
+	Test(hostile_target, name)                      \
+	{                                               \
+		struct peer p;                          \
+		come_to(&p, upto);                      \
+		target_##name(&p);                      \
+		while (!p.heard[0] && peer_hear(&p, NULL, 0)) \
+			;                               \
+		source_goes_on(&p, error, sentence);    \
+	}                                               \
+	static void target_##name(struct peer *p)
+
+TARGET_DOES(acknowledges_with_another_magic, ACCEPTED, -EPROTO, "HELLO_ACK has version 1")
+{
+	struct wire_hello_ack a = ack();
+
+	a.magic++;
+	SAY(p, WIRE_HELLO_ACK, a);
+}
+
+TARGET_DOES(acknowledges_another_version, ACCEPTED, -EPROTO, "HELLO_ACK has version 3")
+{
+	struct wire_hello_ack a = ack();
+
+	a.version = 3;
+	SAY(p, WIRE_HELLO_ACK, a);
+}
+
+TARGET_DOES(acknowledges_another_generation, ACCEPTED, -EPROTO, "generation 5")
+{
+	struct wire_hello_ack a = ack();
+
+	a.generation = 5;
+	SAY(p, WIRE_HELLO_ACK, a);
+}
+
+TARGET_DOES(acknowledges_in_no_known_state, ACCEPTED, -EPROTO, "commit state 9")
+{
+	struct wire_hello_ack a = ack();
+
+	a.commit = 9;
+	SAY(p, WIRE_HELLO_ACK, a);
+}
+
+TARGET_DOES(reserves_before_it_greets, ACCEPTED, -EPROTO, "the peer sent RESERVED in pre-migration, where it has no place")
+{
+	SAY(p, WIRE_RESERVED, (struct wire_reserved){ 0 });
+}
+
+TARGET_DOES(greets_twice, ACKNOWLEDGED, -EPROTO, "the peer sent HELLO_ACK in reservation, where it has no place")
+{
+	SAY(p, WIRE_HELLO_ACK, ack());
+}
+
+TARGET_DOES(sends_what_sources_send, ACKNOWLEDGED, -EPROTO, "the peer sent MAP, which only the source sends")
+{
+	SAY(p, WIRE_MAP, (struct wire_map){ 0 });
+}
+
+TARGET_DOES(refuses_in_words_nobody_can_read, MAPPED, -ENOSPC, "the target refused: no?room?")
+{
+	struct wire_abort a = { .err = -ENOSPC };
+
+	peer_say(p, WIRE_REFUSED, &a, sizeof(a), "no\x1broom\n", 8);
+}
+
+TARGET_DOES(refuses_without_an_error, MAPPED, -ECONNABORTED, "the target refused: fine")
+{
+	struct wire_abort a = { .err = 17 };
+
+	peer_say(p, WIRE_REFUSED, &a, sizeof(a), "fine", 4);
+}
+
+TARGET_DOES(refuses_at_length, MAPPED, -EPROTO, "REFUSED has 401 bytes behind its 8")
+{
+	struct wire_abort a = { .err = -ENOSPC };
+	char text[WIRE_TEXT_MAX + 1];
+
+	memset(text, 'a', sizeof(text));
+	peer_say(p, WIRE_REFUSED, &a, sizeof(a), text, sizeof(text));
+}
+
+TARGET_DOES(is_prepared_in_reservation, MAPPED, -EPROTO, "the peer sent PREPARED in reservation, where it has no place")
+{
+	SAY(p, WIRE_PREPARED, (struct wire_count){ 0 });
+}
+
+TARGET_DOES(truncates_a_message, MAPPED, -EPROTO, "RESERVED has 4 bytes; it needs at least 8")
+{
+	peer_say(p, WIRE_RESERVED, "1234", 4, NULL, 0);
+}
+
+TARGET_DOES(refuses_in_pre_copy, ROUND_DONE, -EPROTO, "the peer sent REFUSED in pre-copy, where it has no place")
+{
+	SAY(p, WIRE_REFUSED, (struct wire_abort){ .err = -ENOSPC });
+}
+
+TARGET_DOES(gives_up_in_pre_copy, ROUND_DONE, -ENOSPC, "the target gave up: full")
+{
+	struct wire_abort a = { .err = -ENOSPC };
+
+	peer_say(p, WIRE_ABORT, &a, sizeof(a), "full", 4);
+}
+
+TARGET_DOES(acknowledges_another_round, ROUND_DONE, -EPROTO, "the target acknowledged round 7; 0 was due")
+{
+	SAY(p, WIRE_ROUND_ACK, (struct wire_round){ .round = 7 });
+}
+
+TARGET_DOES(is_armed_and_was_not_asked, ROUND_DONE, -EPROTO, "PREARMED")
+{
+	SAY(p, WIRE_PREARMED, (struct wire_count){ 0 });
+}
+
+TARGET_DOES(runs_in_pre_copy, ROUND_DONE, -EPROTO, "the peer sent RUNNING in pre-copy, where it has no place")
+{
+	SAY(p, WIRE_RUNNING, (struct wire_times){ 0 });
+}
+
+TARGET_DOES(owns_the_vm_in_pre_copy, ROUND_DONE, -EPROTO, "the peer sent COMMITTED in pre-copy, where it has no place")
+{
+	SAY(p, WIRE_COMMITTED, (struct wire_times){ 0 });
+}
+
+TARGET_DOES(owns_the_vm_before_the_commit, SWITCHED, -EPROTO, "the target sent COMMITTED where PREPARED was due")
+{
+	SAY(p, WIRE_COMMITTED, (struct wire_times){ 0 });
+}
+
+TARGET_DOES(completes_before_the_commit, SWITCHED, -EPROTO, "the peer sent COMPLETE in commitment, where it has no place")
+{
+	SAY(p, WIRE_COMPLETE, (struct wire_times){ 0 });
+}
+
+TARGET_DOES(gives_up_after_the_switchover, SWITCHED, -EIO, "the target gave up: no disk")
+{
+	struct wire_abort a = { .err = -EIO };
+
+	peer_say(p, WIRE_ABORT, &a, sizeof(a), "no disk", 7);
+}
+
+/* Says nothing more and does not hang up. */
+static void silent(enum target_stage upto, int err, const char *sentence)
+{
+	struct peer p;
+
+	come_to(&p, upto);
+	while (peer_hear(&p, NULL, 0))
+		;
+	source_goes_on(&p, err, sentence);
+}
+
+Test(silent_target, in_pre_migration)
+{
+	struct peer p;
+
+	start_source(&p);
+	accept_source(&p);
+	cr_assert_eq(ferry_cancel(p.rig.src.session), 0); /* it would try for 10 s */
+	source_goes_on(&p, -ECANCELED, "canceled by the embedder in pre-migration");
+}
+
+Test(silent_target, in_reservation)
+{
+	silent(MAPPED, -EPIPE, "the target closed the link in reservation");
+}
+
+Test(silent_target, in_pre_copy)
+{
+	silent(ROUND_DONE, -EPIPE, "the link to the target was lost in pre-copy");
+}
+
+Test(silent_target, after_the_switchover)
+{
+	silent(SWITCHED, -EPIPE, "the link was lost in commitment");
+}
