@@ -21,6 +21,7 @@
 #include "link.h"
 
 #define RETRY_US 20000u
+#define ATTEMPT_US 1000000u /* of one connect: a cancel is heard, and a network that is back is noticed */
 
 static int transport_fail(struct ferry_session *s, int err)
 {
@@ -325,6 +326,7 @@ static int handshake_source(struct ferry_session *s)
 			    ack.version, ack.page_shift, ack.generation, ack.commit, WIRE_VERSION, s->generation,
 			    COMMIT_ABORTED);
 	s->peer_commit = ack.commit;
+	s->peer_known = true;
 	if (ack.commit != COMMIT_OPEN)
 		s->left = ack.left;
 	atomic_store(&s->peer_timeout_us, ack.timeout_us);
@@ -372,6 +374,10 @@ static int handshake_target(struct ferry_session *s)
 	memcpy(&h, m.body, sizeof(h));
 	if ((err = check_hello(s, &h, &s->link->id)) < 0)
 		return err;
+	if (s->channels && s->link->id.channels != s->channels)
+		return fail(&s->fail, -EPROTO, "the source came back with %u data channels; it had %u",
+			    s->link->id.channels, s->channels);
+	s->channels = s->link->id.channels;
 	s->generation = h.generation;
 	s->tgt.hello = h;
 	memcpy(s->session, h.session, sizeof(s->session));
@@ -388,6 +394,8 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 
 	memcpy(id.session, s->session, sizeof(id.session));
 	fail_reset(&s->link_fail);
+	if (deadline_us > now + ATTEMPT_US)
+		deadline_us = now + ATTEMPT_US;
 	err = xport_connect(&l, s->uri, &id, &s->param, deadline_us > now ? deadline_us - now : 1, &s->link_fail);
 	if (err < 0)
 		return err;
@@ -399,10 +407,15 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 }
 
 /* Whether another attempt may go better: nobody there yet, or gone again in the middle. */
-static bool may_retry(int err)
+static bool may_retry(const struct ferry_session *s, int err)
 {
+	if (s->peer_gone)
+		return false;
+	/* Once it was found, a name that does not resolve is a network that is down. */
+	if (err == -EADDRNOTAVAIL && s->peer_known)
+		return true;
 	return err == -EPIPE || err == -ECONNREFUSED || err == -ETIMEDOUT || err == -EAGAIN || err == -ENETUNREACH ||
-	       err == -EHOSTUNREACH || err == -ECONNRESET || err == -ENOENT;
+	       err == -EHOSTUNREACH || err == -ECONNRESET || err == -ENETDOWN || err == -ENOENT;
 }
 
 static int connect_until(struct ferry_session *s, uint64_t deadline_us)
@@ -411,7 +424,7 @@ static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 
 	for (;;) {
 		err = connect_once(s, deadline_us);
-		if (!err || !may_retry(err))
+		if (!err || !may_retry(s, err))
 			return err < 0 ? transport_fail(s, err) : 0;
 		if (canceled(s))
 			return cancel_error(s);
@@ -483,6 +496,7 @@ int link_recover(struct ferry_session *s)
 {
 	uint64_t window = s->cfg.reconnect_us;
 	uint64_t silent = now_us() - s->heard_us;
+	uint64_t until;
 	int err;
 
 	/* The target waits longer than the source: a source that comes back must not find it gone. */
@@ -491,11 +505,17 @@ int link_recover(struct ferry_session *s)
 			window = s->tgt.hello.reconnect_us;
 		window = window ? window + s->cfg.timeout_us : 0;
 	}
+	until = now_us() + window;
+	/* Held output piles up while the link is down, too. */
+	if (s->tgt.hold_until_us && s->tgt.hello.at_hold_limit == FERRY_HOLD_FALLBACK &&
+	    commit_get(&s->commit) == COMMIT_OPEN && s->tgt.hold_until_us < until)
+		until = s->tgt.hold_until_us;
 	session_event(s, FERRY_EVENT_LINK, "the link is lost", NULL);
 	link_drop(s);
+	fail_reset(&s->link_fail);
 	if (window) {
 		s->generation += s->is_source;
-		err = s->is_source ? connect_until(s, now_us() + window) : accept_until(s, now_us() + window, false);
+		err = s->is_source ? connect_until(s, until) : accept_until(s, until, false);
 		if (!err) {
 			atomic_fetch_add(&s->stats.reconnects, 1);
 			session_event(s, FERRY_EVENT_LINK, "the link is back", NULL);

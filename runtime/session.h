@@ -103,6 +103,7 @@ struct ferry_session {
 	struct chaos *chaos;
 	struct xport_param param;
 	uint32_t generation;
+	uint32_t channels; /* of the first link; a later one has as many */
 	uint32_t send_seq; /* send_lock */
 	uint32_t recv_seq;
 	enum commit_state peer_commit; /* at the last handshake */
@@ -127,6 +128,7 @@ struct ferry_session {
 	struct stats stats;
 	struct ferry_stream stream; /* source: being sent; target: being received */
 	bool peer_can_hold;
+	bool peer_known;  /* source: a handshake has succeeded before */
 	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */
 	bool told_refused;
 	uint64_t left; /* pages that were not there when the target said PREPARED: then the source serves on */

@@ -24,6 +24,7 @@
 
 #define PREARM_TURNS 4u
 #define PREARM_ENOUGH 256u /* pages: dropping so few costs the blackout nothing worth another turn */
+#define ROUND_LOST_MAX 16u /* reconnects in one round */
 #define FIXED_US 1000u	   /* a blackout without residue, before one was measured */
 
 int source_init(struct ferry_session *s)
@@ -189,9 +190,13 @@ static int begin_tracking(struct ferry_session *s)
 /* One round with all its reconnects. */
 static int send_round(struct ferry_session *s, unsigned round)
 {
+	unsigned lost = 0;
 	int err;
 
 	while ((err = batch_send_dirty(s, round)) == -EPIPE) {
+		if (++lost > ROUND_LOST_MAX)
+			return fail(&s->fail, -EPIPE, "the link was lost %u times in round %u: it does not carry this migration",
+				    lost, round);
 		err = link_recover(s);
 		if (!err)
 			err = source_expose(s, XPORT_LOCAL);

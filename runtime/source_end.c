@@ -359,6 +359,8 @@ static void in_doubt(struct ferry_session *s, struct ferry_result *res)
 		res->owner = FERRY_TARGET;
 		return;
 	}
+	if (s->left) /* a target that lacks memory cannot go on without this end, whoever is named owner */
+		return;
 	if (commit_arbitrate(s, FERRY_TARGET, &is) == 0 && is == FERRY_TARGET) {
 		res->outcome = FERRY_MIGRATED;
 		res->owner = FERRY_TARGET;
@@ -418,6 +420,13 @@ void source_fail(struct ferry_session *s, int err, struct ferry_result *res)
 		if (e < 0)
 			session_log(s, 2, "resume errno=%d text=\"the VM stands still at the source\"", -e);
 	}
-	tell_target(s);
 	stop_tracking(s);
+	if (res->owner == FERRY_SOURCE) {
+		tell_target(s);
+		return;
+	}
+	link_kill(s);
+	crew_join(&s->crew);
+	if (res->owner == FERRY_TARGET && s->ops.retire)
+		OP(s, retire);
 }

@@ -173,17 +173,16 @@ static int hold_limit(struct ferry_session *s)
 		    " pages to go; raise hold_limit_us or commit at the limit", s->tgt.hello.hold_limit_us / 1000, left);
 }
 
-/* Every page is here: the crew goes home. */
-static int end_pull(struct ferry_session *s)
+/* Every page is here: the crew goes home, and whatever one of it met on its way changes nothing. */
+static void end_pull(struct ferry_session *s)
 {
 	int err;
 
 	pull_stop(s->tgt.pull);
 	err = target_join(s, 0);
-	if (err < 0 && err != -EPIPE)
-		return err;
+	if (err < 0)
+		session_log(s, 4, "post-copy event=late-error errno=%d", -err);
 	place_disarm(&s->tgt.place);
-	return 0;
 }
 
 static int finish_page_server(struct ferry_session *s)
@@ -199,9 +198,7 @@ static int finish_page_server(struct ferry_session *s)
 			return err;
 		}
 	}
-	err = end_pull(s);
-	if (err < 0)
-		return err;
+	end_pull(s);
 	t = times(s);
 	link_send(s, WIRE_COMPLETE, &t, sizeof(t), NULL, 0);
 	target_await_bye(s, WIRE_COMPLETE);
@@ -229,7 +226,7 @@ int target_postcopy(struct ferry_session *s, enum ferry_phase *next)
 		err = next_message(s, &m, until ? until : DEADLINE_NONE);
 	}
 	if (!err && pull_complete(s->tgt.pull))
-		err = end_pull(s);
+		end_pull(s);
 	return err;
 }
 
@@ -302,10 +299,10 @@ int target_activation(struct ferry_session *s, enum ferry_phase *next)
 		return 0;
 	}
 	*next = FERRY_DONE;
-	if (s->tgt.pull && s->crew.n)
-		err = end_pull(s);
+	if (s->tgt.pull)
+		end_pull(s);
 	target_await_bye(s, WIRE_COMMITTED);
-	return err;
+	return 0;
 }
 
 /*
@@ -328,13 +325,17 @@ static bool settle(struct ferry_session *s, struct ferry_result *res)
 {
 	enum ferry_owner is = FERRY_UNKNOWN;
 
+	/* Without all of its memory it could not run: it is not asked for. */
+	if (s->left)
+		return false;
 	commit_arbitrate(s, FERRY_TARGET, &is);
 	if (is == FERRY_TARGET && commit_receive(&s->commit)) {
+		place_disarm(&s->tgt.place);
 		quiet_op(s, "activate", s->ops.activate);
 		resume(s);
 		if (s->tgt.held)
 			quiet_op(s, "output_release", s->ops.output_release);
-		res->outcome = s->left ? FERRY_LOST : FERRY_MIGRATED;
+		res->outcome = FERRY_MIGRATED;
 		res->owner = FERRY_TARGET;
 		return true;
 	}
