@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Real guests between two processes, as rdma-migrate runs them: after each ending every byte of RAM is replayed from
+ * the guest's own sequence, and the numbered output is counted.
+ */
+#include <criterion/criterion.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "run.h"
+
+static void migrate(struct run_report *r, struct options *o, int argc, char **argv)
+{
+	if (access("/dev/kvm", R_OK | W_OK) < 0)
+		cr_skip_test("no /dev/kvm that can be used");
+	cr_assert_eq(options_parse(o, argc, argv), 0);
+	memset(r, 0, sizeof(*r));
+	run_once(r, o, 1);
+}
+
+static void clean(const struct run_report *r, const char *outcome, enum ferry_owner owner)
+{
+	cr_assert_str_eq(r->outcome, outcome, "%s: %s", r->outcome, r->sentence);
+	cr_assert_eq(r->owner, owner, "%s", r->sentence);
+	cr_assert(r->have_proof && !r->proof_err && r->ran_on, "%s", r->sentence);
+	cr_assert_eq(r->proof.pages_bad, 0, "%s", r->proof.text);
+	cr_assert_eq(r->proof.guest_errors, 0, "%s", r->proof.text);
+	cr_assert_eq(r->proof.pages_checked, (64u << 20) / 4096);
+	cr_assert_gt(r->proof.stamps, 0);
+	cr_assert_eq(r->verdict, VERDICT_OK, "%s", r->sentence);
+}
+
+#define ARGS "rdma-migrate", "run", "--memory", "64M", "--working-set", "16M", "--dirty-rate", "20000", "--quiet", \
+	     "--floor", "off"
+
+#define MIGRATES(name, ...)                                                              \
+	Test(migrate, name)                                                              \
+	{                                                                                \
+		char *argv[] = { ARGS, __VA_ARGS__, NULL };                              \
+		struct run_report r;                                                     \
+		struct options o;                                                        \
+		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv);               \
+		clean(&r, "migrated", FERRY_TARGET);                                     \
+	}
+
+#define FALLS_BACK(name, ...)                                                            \
+	Test(migrate, name)                                                              \
+	{                                                                                \
+		char *argv[] = { ARGS, __VA_ARGS__, NULL };                              \
+		struct run_report r;                                                     \
+		struct options o;                                                        \
+		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv);               \
+		clean(&r, "fell-back", FERRY_SOURCE);                                    \
+	}
+
+MIGRATES(stop_and_copy_anon, "--mode", "stop-and-copy", "--memory-kind", "anon")
+MIGRATES(stop_and_copy_memfd, "--mode", "stop-and-copy", "--memory-kind", "memfd")
+MIGRATES(post_copy_anon, "--mode", "post-copy", "--memory-kind", "anon")
+MIGRATES(post_copy_memfd, "--mode", "post-copy", "--memory-kind", "memfd")
+MIGRATES(commit_at_switchover_anon, "--mode", "post-copy", "--commit-at", "switchover", "--memory-kind", "anon")
+MIGRATES(commit_at_switchover_memfd, "--mode", "post-copy", "--commit-at", "switchover", "--memory-kind", "memfd")
+MIGRATES(auto_mode_anon, "--mode", "auto", "--memory-kind", "anon")
+MIGRATES(auto_mode_memfd, "--mode", "auto", "--memory-kind", "memfd")
+MIGRATES(two_vcpus_post_copy_anon, "--vcpus", "2", "--mode", "post-copy", "--memory-kind", "anon")
+MIGRATES(two_vcpus_post_copy_memfd, "--vcpus", "2", "--mode", "post-copy", "--memory-kind", "memfd")
+MIGRATES(two_vcpus_stop_and_copy, "--vcpus", "2", "--mode", "stop-and-copy", "--memory-kind", "anon")
+MIGRATES(three_channels, "--channels", "3", "--mode", "post-copy", "--memory-kind", "memfd")
+
+FALLS_BACK(target_killed_in_post_copy_anon, "--mode", "post-copy", "--memory-kind", "anon", "--kill",
+	   "target@post-copy")
+FALLS_BACK(target_killed_in_post_copy_memfd, "--mode", "post-copy", "--memory-kind", "memfd", "--vcpus", "2", "--kill",
+	   "target@post-copy")
+FALLS_BACK(link_cut_in_stop_and_copy, "--mode", "stop-and-copy", "--memory-kind", "anon", "--kill",
+	   "link@stop-and-copy")
