@@ -162,9 +162,9 @@ static int next_frame(struct tcp_data *c, struct tcp_frame *h)
 		served = serve_beside(c);
 		if (served < 0)
 			return served;
-		now = c->urgent || c->beside ? xp_now_us() : 0;
+		now = xp_now_us();
 		if (!cold || served)
-			cold = now + c->link->param.poll_us;
+			cold = now + (c->urgent || c->beside ? c->link->param.poll_us : 0);
 		if (now < cold)
 			sched_yield();
 		else if ((got = wait_both(c, POLLIN, 0)) < 0)
