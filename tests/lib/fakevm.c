@@ -105,7 +105,7 @@ static void guest_write(struct fakevm *vm)
 		vm->dirty[region][page / 64] |= UINT64_C(1) << page % 64;
 }
 
-static void guest_writes(struct fakevm *vm, uint64_t n)
+void fake_guest_writes(struct fakevm *vm, uint64_t n)
 {
 	if (!vm->is_source)
 		return;
@@ -151,11 +151,11 @@ static int op_dirty_fetch(void *v, uint32_t id, uint64_t *bits, uint64_t npages,
 		world_trouble(vm->w, "dirty_fetch with flags %u while the VM %s", flags,
 			      runs ? "runs" : "is paused");
 	if (region == 0 && runs)
-		guest_writes(vm, writes_now(vm) / 2);
+		fake_guest_writes(vm, writes_now(vm) / 2);
 	memcpy(bits, vm->dirty[region], (npages + 63) / 64 * 8);
 	memset(vm->dirty[region], 0, (npages + 63) / 64 * 8);
 	if (region == 1 && runs) {
-		guest_writes(vm, (writes_now(vm) + 1) / 2);
+		fake_guest_writes(vm, (writes_now(vm) + 1) / 2);
 		vm->fetches++;
 	}
 	return err;
@@ -169,7 +169,7 @@ static int op_pause(void *v)
 	int err = enter(vm, FAKE_PAUSE);
 
 	if (vm->is_source)
-		guest_writes(vm, vm->last_writes);
+		fake_guest_writes(vm, vm->last_writes);
 	fake_set_running(vm, false);
 	return err;
 }
@@ -182,7 +182,8 @@ static int op_resume(void *v)
 	if (err)
 		return err;
 	fake_set_running(vm, true);
-	guest_writes(vm, 3);
+	if (vm->is_source)
+		fake_emit(vm); /* it writes again in fakevm_run_on(): here a round that was given up may still be read */
 	return vm->is_source ? 0 : fake_start_cpu(vm);
 }
 

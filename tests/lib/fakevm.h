@@ -118,7 +118,7 @@ void fakevm_target(struct fakevm *vm, struct world *w, bool shared);
 void fakevm_destroy(struct fakevm *vm);
 /* Waits until the target's guest has touched every page. After a migration that succeeded. */
 void fakevm_finish(struct fakevm *vm);
-/* The guest goes on a little: emits some output; trouble if it does not run. */
+/* The guest goes on a little: writes (at the source), emits some output; trouble if it does not run. */
 void fakevm_run_on(struct fakevm *vm);
 /* Compares all memory with what it must hold; trouble if not. */
 void fakevm_check_memory(struct fakevm *vm);

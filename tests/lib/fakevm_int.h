@@ -5,6 +5,7 @@
 #include "fakevm.h"
 
 /* fakevm.c */
+void fake_guest_writes(struct fakevm *vm, uint64_t n); /* the source's guest: n pages and one output */
 void fake_fill(uint8_t *page, uint64_t seed);
 size_t fake_offset(unsigned region, uint64_t page); /* of a page in shadow and frozen */
 uint8_t *fake_page(const struct fakevm *vm, unsigned region, uint64_t page);

@@ -240,6 +240,8 @@ void fakevm_finish(struct fakevm *vm)
 
 void fakevm_run_on(struct fakevm *vm)
 {
+	if (vm->is_source)
+		fake_guest_writes(vm, 3);
 	for (int i = 0; i < 3; i++)
 		fake_emit(vm);
 	pthread_mutex_lock(&vm->w->lock);
