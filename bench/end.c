@@ -170,7 +170,7 @@ static void fill_config(struct ferry_config *cfg, const struct end *e)
 		.poll_us = (uint32_t)o->poll_us,
 		.downtime_us = o->downtime_us,
 		.precopy_limit_us = o->precopy_limit_us,
-		.bandwidth = o->bandwidth,
+		.bandwidth = e->which == VMM_END_SOURCE ? o->bandwidth : 0, /* once, not at both ends */
 		.hold_limit_us = o->hold_limit_us,
 		.reconnect_us = o->reconnect_us,
 		.timeout_us = o->timeout_us,

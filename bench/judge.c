@@ -108,6 +108,9 @@ static enum ferry_owner expected_owner(const struct run_report *r)
 {
 	const struct kill_drill *k = &r->o->kill;
 
+	/* A blackout does not wait for a link: cut there, the VM goes on where it was. */
+	if (k->who == KILL_LINK && k->stage == FERRY_STOP_AND_COPY)
+		return FERRY_SOURCE;
 	if (k->who == KILL_NOBODY || (k->who == KILL_LINK && k->heal_ms))
 		return FERRY_TARGET;
 	if (k->stage >= FERRY_COMMITMENT ||

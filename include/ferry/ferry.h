@@ -239,7 +239,7 @@ struct ferry_config {
 	uint32_t reserved;
 	uint64_t downtime_us;	   /* aim for the blackout; 300000 */
 	uint64_t precopy_limit_us; /* bound on pre-copy; 0: none but max_rounds */
-	uint64_t bandwidth;	   /* bytes a second of page data; 0: unlimited */
+	uint64_t bandwidth;	   /* bytes a second of page data that this end puts, gets or serves; 0: unlimited */
 	uint64_t hold_limit_us;	   /* longest tentative run; 0: none */
 	uint64_t connect_us;	   /* source: to reach the target; target: to be reached; 10 s */
 	uint64_t reconnect_us;	   /* a lost link may be back for this long; 5 s; FERRY_CONFIG_NO_RECONNECT: 0 */
