@@ -2,9 +2,9 @@
 /*
  * The target from SWITCHOVER on.
  *
- *	commit at completion, residue	arm, load, hold, resume, RUNNING; pull; PREPARED; COMMIT; activate, release
+ *	commit at completion, residue	load, hold, resume, RUNNING; pull; PREPARED; COMMIT; activate, release
  *	commit at completion, none	load, PREPARED; COMMIT; activate, resume
- *	commit at switchover		arm, load, PREPARED; COMMIT; activate, resume; pull; COMPLETE
+ *	commit at switchover		load, PREPARED; COMMIT; activate, resume; pull; COMPLETE
  *
  * The crew that pulls runs from before load (which may touch guest memory) until nothing is missing, across
  * stages; main only waits. Between PREPARED and the answer the VM may run tentatively, but once the link is lost
@@ -73,6 +73,25 @@ static int load(struct ferry_session *s)
 	return op_result(s, "load", err);
 }
 
+/* The VM runs here while the source may still take it back: nothing it says gets out. */
+static int start_tentative(struct ferry_session *s)
+{
+	struct wire_times t;
+	int err = OP(s, output_hold);
+
+	if (err < 0)
+		return err;
+	s->tgt.held = true;
+	err = resume(s);
+	if (err < 0)
+		return err;
+	t = times(s);
+	err = link_send(s, WIRE_RUNNING, &t, sizeof(t), NULL, 0);
+	if (s->tgt.hello.hold_limit_us)
+		s->tgt.hold_until_us = now_us() + s->tgt.hello.hold_limit_us;
+	return err == -EPIPE ? 0 : err; /* the next receive meets it too, and recovers */
+}
+
 static int check_switchover(struct ferry_session *s, uint64_t left)
 {
 	const struct wire_switchover *w = &s->tgt.switchover;
@@ -110,8 +129,11 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	s->tgt.times.arm_us = t[1] - t[0];
 	s->tgt.times.load_us = t[2] - t[1];
 	*next = FERRY_COMMITMENT;
-	if (s->tgt.pulling && s->tgt.switchover.commit_at == FERRY_COMMIT_AT_COMPLETE)
+	if (s->tgt.pulling && s->tgt.switchover.commit_at == FERRY_COMMIT_AT_COMPLETE) {
 		*next = FERRY_POSTCOPY;
+		if (!err)
+			err = start_tentative(s);
+	}
 	return lost_early(s, err);
 }
 
@@ -139,24 +161,6 @@ static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t de
 	if (!err && s->tgt.pull && !pull_complete(s->tgt.pull) && !(err = target_expose(s, XPORT_LOCAL)))
 		err = pull_start(s);
 	return err == -EPIPE && !fail_err(&s->fail) ? 0 : err;
-}
-
-static int start_tentative(struct ferry_session *s)
-{
-	struct wire_times t;
-	int err = OP(s, output_hold);
-
-	if (err < 0)
-		return err;
-	s->tgt.held = true;
-	err = resume(s);
-	if (err < 0)
-		return err;
-	t = times(s);
-	err = link_send(s, WIRE_RUNNING, &t, sizeof(t), NULL, 0);
-	if (s->tgt.hello.hold_limit_us)
-		s->tgt.hold_until_us = now_us() + s->tgt.hello.hold_limit_us;
-	return err == -EPIPE ? 0 : err; /* the next receive meets it too, and recovers */
 }
 
 /* Output may be held no longer. 0: go on to commit early; else the fallback. */
@@ -208,14 +212,13 @@ static int finish_page_server(struct ferry_session *s)
 int target_postcopy(struct ferry_session *s, enum ferry_phase *next)
 {
 	struct wire_msg m;
-	int err;
+	int err = 0;
 
 	if (commit_get(&s->commit) == COMMIT_DECIDED) {
 		*next = FERRY_DONE;
 		return finish_page_server(s);
 	}
 	*next = FERRY_COMMITMENT;
-	err = start_tentative(s);
 	while (!err && !pull_complete(s->tgt.pull)) {
 		uint64_t until = s->tgt.hold_until_us;
 
