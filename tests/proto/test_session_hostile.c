@@ -12,16 +12,25 @@
 #define EXTRA 64u /* pages that the peer pretends to have behind a region */
 
 /* One thing that a source may do wrong, over mem and tcp; the error and the sentence it must come to. */
-#define SOURCE_DOES(name, upto, error, sentence)                                  \
+#define SOURCE_RUN(name, upto, error, sentence)                                   \
 	static void source_##name(struct peer *p);                                \
 	static void run_source_##name(const struct rig_kind *kind)                \
 	{                                                                         \
 		struct peer p;                                                    \
-		peer_connect(&p, kind, upto);                                \
+		peer_connect(&p, kind, upto);                                     \
 		source_##name(&p);                                                \
-		peer_target_ends(&p, error, sentence, true);                           \
-	}                                                                         \
+		peer_target_ends(&p, error, sentence, true);                      \
+	}
+
+#define SOURCE_DOES(name, upto, error, sentence)                                  \
+	SOURCE_RUN(name, upto, error, sentence)                                   \
 	Test(hostile_source, name##_mem) { run_source_##name(RIG_MEM_SHARED); }   \
+	Test(hostile_source, name##_tcp) { run_source_##name(RIG_TCP_ANON); }     \
+	static void source_##name(struct peer *p)
+
+/* Where the peer must be asked for its memory and not answer: mem would take, or be refused, at once. */
+#define SOURCE_DOES_TCP(name, upto, error, sentence)                              \
+	SOURCE_RUN(name, upto, error, sentence)                                   \
 	Test(hostile_source, name##_tcp) { run_source_##name(RIG_TCP_ANON); }     \
 	static void source_##name(struct peer *p)
 
@@ -415,7 +424,7 @@ SOURCE_DOES(sends_state_that_is_none, RESERVED, -EPROTO, "device state is damage
 }
 
 /* The pull has begun, nothing is served, and the target runs tentatively: COMMIT is too early by a PREPARED. */
-SOURCE_DOES(commits_before_prepared, RESERVED, -EPROTO, "the peer sent COMMIT in post-copy, where it has no place")
+SOURCE_DOES_TCP(commits_before_prepared, RESERVED, -EPROTO, "the peer sent COMMIT in post-copy, where it has no place")
 {
 	struct xport_region r = { .id = 10, .page_shift = 12, .npages = FAKE_PAGES0, .base = p->rig.src.region[0].hva };
 	struct wire_switchover w = switchover();
