@@ -69,7 +69,6 @@ struct target_state {
 	bool held;	/* output_hold was called */
 	bool running;	/* resume was called and no pause since */
 	bool loaded;
-	bool paused_in_doubt; /* ran tentatively until the link was lost after PREPARED */
 	bool active; /* activate and output_release are behind us */
 	struct wire_times times;
 	uint64_t hold_until_us; /* 0: no limit */
@@ -130,7 +129,6 @@ struct ferry_session {
 	bool peer_can_hold;
 	bool peer_known;  /* source: a handshake has succeeded before */
 	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */
-	bool told_refused;
 	uint64_t left; /* pages that were not there when the target said PREPARED: then the source serves on */
 	bool confirmed; /* source: COMMITTED heard; target: BYE heard */
 	bool lost;	/* commit at switchover, and the rest of the memory cannot come */

@@ -155,7 +155,6 @@ static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t de
 	if (commit_get(&s->commit) == COMMIT_PREPARED && s->tgt.running) {
 		s->tgt.running = false;
 		quiet_op(s, "pause", s->ops.pause);
-		s->tgt.paused_in_doubt = true;
 	}
 	err = link_recover(s);
 	if (!err && s->tgt.pull && !pull_complete(s->tgt.pull) && !(err = target_expose(s, XPORT_LOCAL)))
@@ -197,10 +196,8 @@ static int finish_page_server(struct ferry_session *s)
 
 	while (!pull_complete(s->tgt.pull)) {
 		err = next_message(s, &m, DEADLINE_NONE);
-		if (err < 0) {
-			s->lost = true;
+		if (err < 0)
 			return err;
-		}
 	}
 	end_pull(s);
 	t = times(s);
