@@ -131,7 +131,6 @@ struct ferry_session {
 	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */
 	uint64_t left; /* pages that were not there when the target said PREPARED: then the source serves on */
 	bool confirmed; /* source: COMMITTED heard; target: BYE heard */
-	bool lost;	/* commit at switchover, and the rest of the memory cannot come */
 	struct source_state src;
 	struct target_state tgt;
 };
