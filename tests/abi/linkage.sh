@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
-# What libferry.so exports, what ferry.map lists and what the headers declare is one list.
+# What libferry.so exports, what libferry.a leaves global, what ferry.map lists and what the headers declare is one list.
 set -eu
 src=$1 build=$2
 tmp=$(mktemp -d)
@@ -14,6 +14,9 @@ cat "$src"/include/ferry/*.h | sed 's|/\*.*\*/||' | sed '/\/\*/,/\*\//d' |
 	grep -oE '\bferry_[a-z0-9_]+\(' | tr -d '(' | sort -u >"$tmp/declared"
 
 diff -u "$tmp/listed" "$tmp/exported" || { echo "ferry.map and libferry.so differ"; exit 1; }
+nm -g --defined-only "$build/libferry.a" | awk 'NF == 3 { print $3 }' | grep -vE '^(__(asan|tsan|ubsan|odr)|_(init|fini)$|(asan|tsan)\.)' |
+	sort >"$tmp/static"
+diff -u "$tmp/listed" "$tmp/static" || { echo "ferry.map and the global symbols of libferry.a differ"; exit 1; }
 diff -u "$tmp/listed" "$tmp/declared" || { echo "ferry.map and include/ferry differ"; exit 1; }
 grep -q 'SONAME.*libferry\.so\.1\]' < <(readelf -d "$build/libferry.so") || { echo "the soname is not libferry.so.1"; exit 1; }
 echo "[PASS] linkage::$(wc -l <"$tmp/listed") symbols"
