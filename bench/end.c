@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,6 +23,7 @@ struct end {
 	struct vmm *vmm;
 	struct ferry_session *session;
 	bool drilled;
+	uint64_t postcopy_cpu_us; /* the process's, when post-copy began; 0: it has not */
 	char refusal[FERRY_DETAIL_MAX]; /* the library's sentence when it gives no session */
 	pthread_t stats_thread;
 	pthread_mutex_t lock; /* .done */
@@ -97,6 +99,15 @@ static void drill(struct end *e)
 		on_log(e, 3, "the link could not be cut: ferry_drill() refused");
 }
 
+static uint64_t cpu_us(void)
+{
+	struct rusage u;
+
+	getrusage(RUSAGE_SELF, &u);
+	return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000 +
+	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+}
+
 static void on_event(void *ctx, const struct ferry_event *ev)
 {
 	struct end *e = ctx;
@@ -105,6 +116,8 @@ static void on_event(void *ctx, const struct ferry_event *ev)
 	set_text(&m, ev->text);
 	m.event.text = NULL;
 	msg_send(e->fd, &m);
+	if (ev->type == FERRY_EVENT_PHASE && ev->phase == FERRY_POSTCOPY)
+		e->postcopy_cpu_us = cpu_us();
 	if (ev->type == FERRY_EVENT_PHASE && e->o->kill.who != KILL_NOBODY && ev->phase == e->o->kill.stage)
 		drill(e);
 }
@@ -137,6 +150,7 @@ static void run_session(struct end *e)
 	struct msg m = { .type = MSG_RESULT, .result = { .size = sizeof(m.result) } };
 	bool watched = !e->o->quiet;
 	pthread_condattr_t attr;
+	uint64_t begin, end;
 
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -145,7 +159,10 @@ static void run_session(struct end *e)
 	pthread_condattr_destroy(&attr);
 	if (watched && pthread_create(&e->stats_thread, NULL, stats_main, e))
 		watched = false;
+	begin = cpu_us();
 	ferry_run(e->session, &m.result);
+	end = cpu_us();
+	m.cpu = (struct end_cpu){ end - begin, e->postcopy_cpu_us ? end - e->postcopy_cpu_us : 0 };
 	pthread_mutex_lock(&e->lock);
 	e->done = true;
 	pthread_cond_signal(&e->cond);

@@ -23,10 +23,17 @@ enum msg_type {
 	MSG_QUIT,   /* parent */
 };
 
+/* CPU time of the whole process, its vCPUs too. */
+struct end_cpu {
+	uint64_t run_us;      /* inside ferry_run() */
+	uint64_t postcopy_us; /* of it, from the beginning of post-copy on */
+};
+
 struct msg {
 	enum msg_type type;
 	int number;
 	char text[FERRY_DETAIL_MAX];
+	struct end_cpu cpu; /* with MSG_RESULT */
 	union {
 		struct ferry_event event;
 		struct ferry_stats stats;

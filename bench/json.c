@@ -114,6 +114,15 @@ static void page_fields(FILE *out, const struct run_report *r)
 	real_field(out, "fault_max_us", (double)t->fault_max_ns / 1000);
 }
 
+static void cpu_fields(FILE *out, const struct run_report *r)
+{
+	const struct end_cpu *s = &r->end[VMM_END_SOURCE].cpu, *t = &r->end[VMM_END_TARGET].cpu;
+
+	fprintf(out, "\"cpu_ms\":{\"source\":%.3f,\"target\":%.3f,\"source_postcopy\":%.3f,\"target_postcopy\":%.3f},",
+		(double)s->run_us / 1000, (double)t->run_us / 1000, (double)s->postcopy_us / 1000,
+		(double)t->postcopy_us / 1000);
+}
+
 static void proof_fields(FILE *out, const struct run_report *r)
 {
 	uint64_t seen, missing, repeated;
@@ -164,6 +173,7 @@ void report_json(FILE *out, const struct run_report *r)
 	round_list(out, r);
 	time_fields(out, r);
 	page_fields(out, r);
+	cpu_fields(out, r);
 	proof_fields(out, r);
 	if (r->have_floor)
 		ratio_fields(out, r);

@@ -112,6 +112,19 @@ static void faults(FILE *out, const struct run_report *r)
 	fprintf(out, "\n");
 }
 
+static void cpu(FILE *out, const struct run_report *r)
+{
+	const struct end_cpu *s = &r->end[VMM_END_SOURCE].cpu, *t = &r->end[VMM_END_TARGET].cpu;
+
+	row(out, "cpu");
+	fprintf(out, "source %.0f ms, target %.0f ms, the guest's included", (double)s->run_us / 1000,
+		(double)t->run_us / 1000);
+	if (s->postcopy_us && t->postcopy_us)
+		fprintf(out, "; since the switchover %.1f and %.1f ms", (double)s->postcopy_us / 1000,
+			(double)t->postcopy_us / 1000);
+	fprintf(out, "\n");
+}
+
 static void proof(FILE *out, const struct run_report *r)
 {
 	uint64_t seen, missing, repeated;
@@ -135,6 +148,7 @@ void report_table(FILE *out, const struct run_report *r)
 		rounds(out, r);
 		times(out, r);
 		faults(out, r);
+		cpu(out, r);
 		proof(out, r);
 	}
 	row(out, "so");

@@ -2,6 +2,7 @@
 #ifndef BENCH_REPORT_H
 #define BENCH_REPORT_H
 
+#include "end.h"
 #include "floor.h"
 #include "observer.h"
 #include "options.h"
@@ -23,6 +24,7 @@ enum verdict {
 struct end_report {
 	bool begun, have_result, drilled; /* drilled: it entered the stage that --kill names */
 	struct ferry_result result;
+	struct end_cpu cpu;
 	struct ferry_stats live;      /* the newest, for the progress line */
 	double live_mb_s;	      /* since the stats before */
 	char error[FERRY_DETAIL_MAX]; /* it could not begin */
