@@ -14,14 +14,17 @@ static unsigned hist_index(uint64_t v)
 	return i < HIST_BUCKETS ? i : HIST_BUCKETS - 1;
 }
 
-static uint64_t hist_value(unsigned i)
+/* The smallest value in bucket i; of i + 1: what no value of i reaches. */
+static uint64_t hist_from(unsigned i)
 {
-	unsigned shift;
-
 	if (i < HIST_STEPS)
 		return i;
-	shift = i / HIST_STEPS - 1;
-	return ((uint64_t)(HIST_STEPS + i % HIST_STEPS) << shift) + ((UINT64_C(1) << shift) >> 1);
+	return (uint64_t)(HIST_STEPS + i % HIST_STEPS) << (i / HIST_STEPS - 1);
+}
+
+static uint64_t hist_value(unsigned i)
+{
+	return hist_from(i) + (hist_from(i + 1) - hist_from(i)) / 2;
 }
 
 void hist_add(struct hist *h, uint64_t v)
@@ -105,4 +108,24 @@ FERRY_API int ferry_get_stats(struct ferry_session *s, struct ferry_stats *st)
 	_Static_assert(sizeof(r) == sizeof(struct ferry_stats), "copied up to the caller's size");
 	memcpy(st, &r, st->size < sizeof(r) ? st->size : sizeof(r));
 	return 0;
+}
+
+FERRY_API size_t ferry_get_faults(struct ferry_session *s, struct ferry_fault_bucket *buckets, size_t n)
+{
+	const struct hist *h = &s->stats.fault_ns;
+	size_t found = 0;
+
+	_Static_assert(HIST_BUCKETS == FERRY_FAULT_BUCKETS, "what the header promises to be enough");
+	for (unsigned i = 0; i < HIST_BUCKETS; i++) {
+		uint32_t count = atomic_load_explicit(&h->bucket[i], memory_order_relaxed);
+
+		if (!count)
+			continue;
+		if (found < n)
+			buckets[found] = (struct ferry_fault_bucket){ .from_ns = hist_from(i),
+								      .below_ns = hist_from(i + 1),
+								      .count = count };
+		found++;
+	}
+	return found;
 }

@@ -295,6 +295,17 @@ int ferry_switchover(struct ferry_session *s);
 int ferry_cancel(struct ferry_session *s);
 /* Any thread, while the session lives. st->size set by the caller. */
 int ferry_get_stats(struct ferry_session *s, struct ferry_stats *st);
+/*
+ * Any thread, target: how the faults that needed the peer spread, event read until page placed; a bucket's ends
+ * are at most 6.25 % apart. Fills the buckets that are not empty, shortest first, at most n of them, and returns
+ * how many there are; FERRY_FAULT_BUCKETS is always enough. A source has none.
+ */
+struct ferry_fault_bucket {
+	uint64_t from_ns, below_ns;
+	uint64_t count;
+};
+#define FERRY_FAULT_BUCKETS 640
+size_t ferry_get_faults(struct ferry_session *s, struct ferry_fault_bucket *buckets, size_t n);
 /* Any thread: the first error's sentence so far, or "". The text lives as long as the session. */
 const char *ferry_get_detail(struct ferry_session *s);
 /*
