@@ -121,6 +121,11 @@ out:
 	return fail(&s->fail, err, "no memory or descriptors for post-copy: %s", strerror(-err));
 }
 
+struct iovec pull_staging(const struct pull *p)
+{
+	return (struct iovec){ p->staging, p->staging_len };
+}
+
 void pull_free(struct pull *p)
 {
 	if (!p)
@@ -494,8 +499,8 @@ static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
 static int serve_faults(struct pull *p, struct xport_chan *c, struct sweep *w)
 {
 	struct pollfd fds[4] = { { .fd = p->s->tgt.place.uffd, .events = POLLIN },
-				 { .fd = c->ops->fd(c), .events = POLLIN },
-				 { .fd = w->c->ops->fd(w->c), .events = POLLIN },
+				 { .events = POLLIN },
+				 { .events = POLLIN },
 				 { .fd = p->stop_fd, .events = POLLIN } };
 	uint64_t hot = now_ns(), poll_ns = (uint64_t)p->s->cfg.poll_us * 1000;
 	int patience_ms = (int)(p->s->cfg.timeout_us / 4000) + 1, n;
@@ -509,7 +514,13 @@ static int serve_faults(struct pull *p, struct xport_chan *c, struct sweep *w)
 			hot = now_ns();
 			continue;
 		}
-		if (now_ns() - hot < poll_ns || fds[1].fd < 0 || fds[2].fd < 0) {
+		if (now_ns() - hot < poll_ns) {
+			sched_yield();
+			continue;
+		}
+		fds[1].fd = c->ops->fd(c);
+		fds[2].fd = w->c->ops->fd(w->c);
+		if (fds[1].fd < 0 || fds[2].fd < 0) {
 			sched_yield();
 			continue;
 		}

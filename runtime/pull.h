@@ -5,12 +5,13 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 struct ferry_session;
 struct pull;
 
-/* s->tgt.place is armed. */
 int pull_new(struct pull **ret, struct ferry_session *s);
+struct iovec pull_staging(const struct pull *p); /* where gets land that do not land in place */
 void pull_free(struct pull *p); /* NULL is fine; no worker may run */
 /*
  * The crew of post-copy: worker 0 serves faults and sweeps the first data channel, the others one each. Starts anew after a reconnect: what had been

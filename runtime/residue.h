@@ -11,6 +11,7 @@ int residue_recv(struct ferry_session *s, const struct wire_msg *m, struct page_
 
 /* source.c and source_end.c share these. */
 int source_expose(struct ferry_session *s, enum xport_access access);
+void source_unexpose(struct ferry_session *s);
 int source_send_state(struct ferry_session *s);
 int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, uint64_t *fresh);
 /* No more puts on this link: from here on its data channels carry the target's gets. */

@@ -90,8 +90,16 @@ int source_expose(struct ferry_session *s, enum xport_access access)
 		err = s->link->ops->expose(s->link, r, s->nregions, access);
 	free(r);
 	if (err < 0 && err != -EPIPE)
-		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", strerror(-err));
+		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s",
+		     fail_err(&s->link_fail) ? fail_text(&s->link_fail) : strerror(-err));
 	return err;
+}
+
+/* Before the VMM may free it. */
+void source_unexpose(struct ferry_session *s)
+{
+	if (s->link)
+		s->link->ops->expose(s->link, NULL, 0, XPORT_LOCAL);
 }
 
 int source_send_state(struct ferry_session *s)
@@ -135,6 +143,9 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	int err = 0;
 
 	stream_init(&s->stream);
+	err = s->link->ops->fits(s->link, s->pages_total << 12);
+	if (err < 0)
+		return fail(&s->fail, err, "%s", fail_text(&s->link_fail));
 	if (s->ops.needs && (err = OP(s, needs, &s->stream)) < 0)
 		return err;
 	if (!(err = source_send_state(s)) && !(err = send_map(s)))
@@ -146,7 +157,7 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	memcpy(&r, m.body, sizeof(r));
 	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
 	*next = FERRY_PRECOPY;
-	return source_expose(s, XPORT_LOCAL);
+	return 0;
 }
 
 /* ---- pre-copy ---- */
@@ -184,7 +195,9 @@ static int begin_tracking(struct ferry_session *s)
 		populated += n;
 	}
 	atomic_store(&s->stats.hole, s->pages_total - populated);
-	return 0;
+	/* Not before: a device that pins memory makes every page of it look populated. A lost link is the first round's. */
+	err = source_expose(s, XPORT_LOCAL);
+	return err == -EPIPE ? 0 : err;
 }
 
 /* One round with all its reconnects. */

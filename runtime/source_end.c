@@ -208,6 +208,17 @@ static int peer_aborted(struct ferry_session *s)
 	return fail(&s->fail, -ECONNABORTED, "the target has given up while the link was lost");
 }
 
+/* The VMM may free the memory in it: no device may know it any more. */
+static void retire(struct ferry_session *s)
+{
+	int err;
+
+	source_unexpose(s);
+	err = s->ops.retire ? OP(s, retire) : 0;
+	if (err < 0)
+		session_log(s, 3, "retire errno=%d", -err);
+}
+
 static int page_server(struct ferry_session *s, enum ferry_phase *next)
 {
 	struct wire_msg m;
@@ -223,13 +234,9 @@ static int page_server(struct ferry_session *s, enum ferry_phase *next)
 	note_times(s, &m);
 	link_send(s, WIRE_BYE, NULL, 0, NULL, 0);
 	*next = FERRY_DONE;
-	if (!s->ops.retire)
-		return 0;
 	link_kill(s);
 	crew_join(&s->crew);
-	err = OP(s, retire);
-	if (err < 0)
-		session_log(s, 3, "retire errno=%d", -err);
+	retire(s);
 	return 0;
 }
 
@@ -327,8 +334,6 @@ static void stop_tracking(struct ferry_session *s)
 
 int source_activation(struct ferry_session *s, enum ferry_phase *next)
 {
-	int err;
-
 	stop_tracking(s);
 	if (s->left) {
 		*next = FERRY_POSTCOPY;
@@ -340,9 +345,7 @@ int source_activation(struct ferry_session *s, enum ferry_phase *next)
 		link_kill(s);
 		crew_join(&s->crew);
 	}
-	err = s->ops.retire ? OP(s, retire) : 0;
-	if (err < 0)
-		session_log(s, 3, "retire errno=%d", -err);
+	retire(s);
 	return 0;
 }
 
@@ -364,8 +367,7 @@ static void in_doubt(struct ferry_session *s, struct ferry_result *res)
 	if (commit_arbitrate(s, FERRY_TARGET, &is) == 0 && is == FERRY_TARGET) {
 		res->outcome = FERRY_MIGRATED;
 		res->owner = FERRY_TARGET;
-		if (s->ops.retire)
-			OP(s, retire);
+		retire(s);
 	}
 }
 
@@ -427,6 +429,6 @@ void source_fail(struct ferry_session *s, int err, struct ferry_result *res)
 	}
 	link_kill(s);
 	crew_join(&s->crew);
-	if (res->owner == FERRY_TARGET && s->ops.retire)
-		OP(s, retire);
+	if (res->owner == FERRY_TARGET)
+		retire(s);
 }

@@ -124,6 +124,15 @@ static int make_sets(struct ferry_session *s)
 	return err < 0 ? fail(&s->fail, err, "no memory to track %" PRIu64 " pages", s->pages_total) : 0;
 }
 
+static int offered(struct ferry_session *s, int err)
+{
+	if (err < 0 && err != -EPIPE)
+		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s",
+		     fail_err(&s->link_fail) ? fail_text(&s->link_fail) : strerror(-err));
+	return err;
+}
+
+/* Only what the source may write to is shown to the transport at all: this end puts nothing. */
 int target_expose(struct ferry_session *s, enum xport_access access)
 {
 	struct xport_region *r = calloc(s->nregions, sizeof(*r));
@@ -133,13 +142,32 @@ int target_expose(struct ferry_session *s, enum xport_access access)
 		r[i] = (struct xport_region){ .id = s->regions[i].id,
 					      .page_shift = 12,
 					      .npages = s->regions[i].len >> 12,
-					      .base = place_landing(&s->tgt.place, (uint32_t)i) };
+					      .base = access ? place_landing(&s->tgt.place, (uint32_t)i) : NULL };
 	if (r)
 		err = s->link->ops->expose(s->link, r, s->nregions, access);
 	free(r);
-	if (err < 0 && err != -EPIPE)
-		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", strerror(-err));
-	return err;
+	return offered(s, err);
+}
+
+/*
+ * What the gets of post-copy land in: the second mapping of shared memory, staging for the rest. all: everything that
+ * the source wrote to, so that taking back its access costs no blackout.
+ */
+int target_lend(struct ferry_session *s, bool all)
+{
+	struct iovec *v = calloc(s->nregions + 1, sizeof(*v));
+	int err = -ENOMEM;
+	size_t n = 0;
+
+	for (uint32_t i = 0; v && i < s->nregions; i++)
+		if (all || place_direct(&s->tgt.place, i))
+			v[n++] = (struct iovec){ place_landing(&s->tgt.place, i), s->regions[i].len };
+	if (v && s->tgt.pull)
+		v[n++] = pull_staging(s->tgt.pull);
+	if (v)
+		err = s->link->ops->lend(s->link, v, n);
+	free(v);
+	return offered(s, err);
 }
 
 static int reserve(struct ferry_session *s, const struct wire_msg *m)
@@ -149,6 +177,8 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 
 	if (!err)
 		err = config_regions(s->regions, s->nregions, &s->fail);
+	if (!err && (err = s->link->ops->fits(s->link, s->pages_total << 12)) < 0)
+		fail(&s->fail, err, "%s", fail_text(&s->link_fail));
 	if (!err)
 		err = call_reserve(s);
 	if (!err)
@@ -282,13 +312,16 @@ int target_drop_named(struct ferry_session *s)
 /* Everything that post-copy needs is made here, while the VM still runs at the source. */
 static int make_ready(struct ferry_session *s)
 {
-	int err = target_expose(s, XPORT_LOCAL);
+	int err = s->tgt.pull ? 0 : pull_new(&s->tgt.pull, s);
 
+	/* The transport lets go of what will be dropped before it is armed, and of what it must not fault in. */
+	if (!err)
+		err = target_lend(s, false);
+	if (!err)
+		err = target_expose(s, XPORT_LOCAL);
 	/* Armed before anything is dropped: khugepaged then leaves the dropped pages alone. */
 	if (!err)
 		err = place_arm(&s->tgt.place, &s->fail);
-	if (!err && !s->tgt.pull)
-		err = pull_new(&s->tgt.pull, s);
 	s->tgt.armed = !err;
 	return err ? err : pull_start(s);
 }

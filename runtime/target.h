@@ -2,6 +2,8 @@
 #ifndef FERRY_TARGET_H
 #define FERRY_TARGET_H
 
+#include <stdbool.h>
+
 #include "ferry/ferry.h"
 #include "wire.h"
 
@@ -12,6 +14,7 @@ void target_destroy(struct ferry_session *s);
 /* target.c and target_end.c share these. */
 int target_check_state(struct ferry_session *s, uint64_t len, uint64_t sum);
 int target_expose(struct ferry_session *s, enum xport_access access);
+int target_lend(struct ferry_session *s, bool all);
 int target_drop_named(struct ferry_session *s);
 int target_puts_ended(struct ferry_session *s); /* joins the crew that lands puts; -EPIPE: they do not end */
 int target_join(struct ferry_session *s, int err);

@@ -112,9 +112,12 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	int err = s->tgt.pulling ? 0 : target_puts_ended(s);
 
 	t[0] = now_us();
-	if (!err)
+	/* The source has nothing to write any more; what it named without PREARM is refused below, and still pinned. */
+	if (!err && !s->tgt.armed && !(err = target_lend(s, true)))
+		err = target_expose(s, XPORT_LOCAL);
+	if (!err && s->tgt.pulling)
 		err = target_drop_named(s);
-	left = page_set_count(&s->tgt.missing);
+	left = page_set_count(&s->tgt.missing) + page_set_count(&s->tgt.named);
 	if (!err)
 		err = check_switchover(s, left);
 	atomic_store(&s->stats.residue, left);
@@ -157,7 +160,8 @@ static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t de
 		quiet_op(s, "pause", s->ops.pause);
 	}
 	err = link_recover(s);
-	if (!err && s->tgt.pull && !pull_complete(s->tgt.pull) && !(err = target_expose(s, XPORT_LOCAL)))
+	if (!err && s->tgt.pull && !pull_complete(s->tgt.pull) && !(err = target_lend(s, false)) &&
+	    !(err = target_expose(s, XPORT_LOCAL)))
 		err = pull_start(s);
 	return err == -EPIPE && !fail_err(&s->fail) ? 0 : err;
 }

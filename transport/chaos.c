@@ -410,8 +410,24 @@ static void link_close(struct xport_link *xl)
 	free(l);
 }
 
+static int link_lend(struct xport_link *xl, const struct iovec *mem, size_t n)
+{
+	struct xport_link *inner = ((struct chaos_link *)xl)->inner;
+
+	return inner->ops->lend(inner, mem, n);
+}
+
+static int link_fits(struct xport_link *xl, uint64_t bytes)
+{
+	struct xport_link *inner = ((struct chaos_link *)xl)->inner;
+
+	return inner->ops->fits(inner, bytes);
+}
+
 static const struct xport_link_ops link_ops = {
 	.expose = link_expose,
+	.lend = link_lend,
+	.fits = link_fits,
 	.chan = link_chan,
 	.kill = link_kill,
 	.close = link_close,

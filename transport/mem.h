@@ -63,6 +63,8 @@ struct mem_link {
 	struct pair *pair;
 	struct side *me, *peer;
 	uint64_t timeout_us;
+	struct iovec *lent;
+	size_t nlent;
 	struct mem_chan ctl, urgent, data[XPORT_CHANNELS_MAX];
 };
 

@@ -111,6 +111,28 @@ static int link_expose(struct xport_link *xl, const struct xport_region *r, size
 	return err;
 }
 
+static int link_lend(struct xport_link *xl, const struct iovec *mem, size_t n)
+{
+	struct mem_link *l = link_of(xl);
+	struct iovec *copy = calloc(n ? n : 1, sizeof(*copy));
+
+	if (!copy)
+		return -ENOMEM;
+	if (n)
+		memcpy(copy, mem, n * sizeof(*copy));
+	free(l->lent);
+	l->lent = copy;
+	l->nlent = n;
+	return 0;
+}
+
+static int link_fits(struct xport_link *xl, uint64_t bytes)
+{
+	(void)xl;
+	(void)bytes;
+	return 0;
+}
+
 static struct xport_chan *link_chan(struct xport_link *xl, enum xport_role role, unsigned index)
 {
 	struct mem_link *l = link_of(xl);
@@ -141,6 +163,7 @@ static void link_close(struct xport_link *xl)
 	link_kill(xl);
 	link_expose(xl, NULL, 0, XPORT_LOCAL);
 	mem_pair_put(l->pair);
+	free(l->lent);
 	free(l);
 }
 
@@ -288,6 +311,20 @@ static void copy(void *dst, const void *src, size_t len)
 }
 #endif
 
+/* A copy needs no lent memory; a device does, so that it was lent is held to here as well. */
+static bool is_lent(const struct mem_link *l, const void *dst, size_t len)
+{
+	size_t i;
+
+	for (i = 0; i < l->nlent; i++) {
+		uintptr_t off = (uintptr_t)dst - (uintptr_t)l->lent[i].iov_base;
+
+		if (off < l->lent[i].iov_len && len <= l->lent[i].iov_len - off)
+			return true;
+	}
+	return false;
+}
+
 /* One transfer: dst NULL puts from the own table, else gets. Both tables must hold all runs. */
 static int transfer(struct mem_link *l, const struct page_run *runs, void *const *dst, unsigned n)
 {
@@ -299,7 +336,7 @@ static int transfer(struct mem_link *l, const struct page_run *runs, void *const
 	int err = 0;
 
 	/* No expose runs at this end, so the own table is read without its lock. */
-	if (xp_runs_check(&l->me->table, runs, n, &bytes, why))
+	if (xp_runs_check(&l->me->table, runs, n, !dst, &bytes, why))
 		return fail(l->link.fail, -EINVAL, "mem: %s of memory that is not exposed: %s", what, why);
 	err = await_expose(l);
 	if (err)
@@ -309,7 +346,7 @@ static int transfer(struct mem_link *l, const struct page_run *runs, void *const
 		err = -EPIPE;
 	} else if (!(l->peer->table.access & need)) {
 		err = fail(l->link.fail, -EPROTO, "mem: %s of memory that the peer does not expose for it", what);
-	} else if (xp_runs_check(&l->peer->table, runs, n, &bytes, why)) {
+	} else if (xp_runs_check(&l->peer->table, runs, n, true, &bytes, why)) {
 		err = fail(l->link.fail, -EPROTO, "mem: %s of memory that the peer does not expose: %s", what, why);
 	}
 	for (i = 0; !err && i < n; i++) {
@@ -320,6 +357,9 @@ static int transfer(struct mem_link *l, const struct page_run *runs, void *const
 		if (mine.iov_len != theirs.iov_len)
 			err = fail(l->link.fail, -EPROTO, "mem: region %u has another page size at the peer",
 				   runs[i].region);
+		else if (dst && !is_lent(l, dst[i], mine.iov_len))
+			err = fail(l->link.fail, -EINVAL, "mem: get of %zu bytes into memory that was not lent",
+				   mine.iov_len);
 		else if (dst)
 			copy(dst[i], theirs.iov_base, theirs.iov_len);
 		else
@@ -408,6 +448,8 @@ static int data_fd(struct xport_chan *chan)
 
 static const struct xport_link_ops link_ops = {
 	.expose = link_expose,
+	.lend = link_lend,
+	.fits = link_fits,
 	.chan = link_chan,
 	.kill = link_kill,
 	.close = link_close,

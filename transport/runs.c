@@ -51,7 +51,7 @@ const struct xport_region *xp_table_find(const struct xp_table *t, uint32_t id)
 	return NULL;
 }
 
-int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigned n, uint64_t *bytes,
+int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigned n, bool memory, uint64_t *bytes,
 		  char why[XP_WHY_MAX])
 {
 	uint64_t sum = 0;
@@ -66,6 +66,10 @@ int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigne
 
 		if (!r) {
 			snprintf(why, XP_WHY_MAX, "region %u is not exposed here", runs[i].region);
+			return -EINVAL;
+		}
+		if (memory && !r->base) {
+			snprintf(why, XP_WHY_MAX, "the memory of region %u is not exposed here", r->id);
 			return -EINVAL;
 		}
 		if (!runs[i].npages || runs[i].page >= r->npages || runs[i].npages > r->npages - runs[i].page) {
@@ -92,7 +96,7 @@ void xp_runs_iov(const struct xp_table *t, const struct page_run *runs, unsigned
 	for (i = 0; i < n; i++) {
 		const struct xport_region *r = xp_table_find(t, runs[i].region);
 
-		iov[i].iov_base = (char *)r->base + (runs[i].page << r->page_shift);
+		iov[i].iov_base = (void *)((uintptr_t)r->base + (runs[i].page << r->page_shift));
 		iov[i].iov_len = (size_t)runs[i].npages << r->page_shift;
 	}
 }

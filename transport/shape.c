@@ -92,7 +92,7 @@ static uint64_t bytes_of(struct shape_link *l, const struct page_run *runs, unsi
 	uint64_t bytes = 0;
 	char why[XP_WHY_MAX];
 
-	return xp_runs_check(&l->table, runs, n, &bytes, why) ? 0 : bytes; /* a bad one is refused further down */
+	return xp_runs_check(&l->table, runs, n, false, &bytes, why) ? 0 : bytes; /* a bad one is refused further down */
 }
 
 static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
@@ -299,8 +299,24 @@ static void link_close(struct xport_link *xl)
 	free(l);
 }
 
+static int link_lend(struct xport_link *xl, const struct iovec *mem, size_t n)
+{
+	struct xport_link *inner = ((struct shape_link *)xl)->inner;
+
+	return inner->ops->lend(inner, mem, n);
+}
+
+static int link_fits(struct xport_link *xl, uint64_t bytes)
+{
+	struct xport_link *inner = ((struct shape_link *)xl)->inner;
+
+	return inner->ops->fits(inner, bytes);
+}
+
 static const struct xport_link_ops link_ops = {
 	.expose = link_expose,
+	.lend = link_lend,
+	.fits = link_fits,
 	.chan = link_chan,
 	.kill = link_kill,
 	.close = link_close,

@@ -100,12 +100,14 @@ static int tx_small(struct tcp_data *c, enum tcp_frame_type type, uint32_t tag, 
 	return err;
 }
 
-static int check_runs(struct tcp_data *c, const char *what, const struct page_run *runs, unsigned n, uint64_t *bytes)
+/* put: their memory must be here; a get brings its own. */
+static int check_runs(struct tcp_data *c, bool put, const struct page_run *runs, unsigned n, uint64_t *bytes)
 {
 	char why[XP_WHY_MAX];
 
-	if (xp_runs_check(&c->link->table, runs, n, bytes, why))
-		return fail(c->link->link.fail, -EINVAL, "tcp: %s of memory that is not exposed: %s", what, why);
+	if (xp_runs_check(&c->link->table, runs, n, put, bytes, why))
+		return fail(c->link->link.fail, -EINVAL, "tcp: %s of memory that is not exposed: %s",
+			    put ? "put" : "get", why);
 	return 0;
 }
 
@@ -117,7 +119,7 @@ static int data_put(struct xport_chan *chan, const struct page_run *runs, unsign
 
 	err = broken(c);
 	if (!err)
-		err = check_runs(c, "put", runs, n, &bytes);
+		err = check_runs(c, true, runs, n, &bytes);
 	if (!err)
 		err = tx_finish(c);
 	if (err)
@@ -297,7 +299,7 @@ static int data_get(struct xport_chan *chan, const struct page_run *runs, void *
 	if (tag >= XPORT_GETS_MAX || c->gets[tag].busy)
 		return fail(c->link->link.fail, -EINVAL, "tcp: get with tag %u, which is %s", tag,
 			    tag < XPORT_GETS_MAX ? "under way" : "too large");
-	err = check_runs(c, "get", runs, n, &bytes);
+	err = check_runs(c, false, runs, n, &bytes);
 	if (err)
 		return err;
 	g = &c->gets[tag];

@@ -27,6 +27,22 @@ static int link_expose(struct xport_link *l, const struct xport_region *r, size_
 	return xp_table_set(&link_of(l)->table, r, n, access);
 }
 
+/* The kernel copies: any memory will do. */
+static int link_lend(struct xport_link *l, const struct iovec *mem, size_t n)
+{
+	(void)l;
+	(void)mem;
+	(void)n;
+	return 0;
+}
+
+static int link_fits(struct xport_link *l, uint64_t bytes)
+{
+	(void)l;
+	(void)bytes;
+	return 0;
+}
+
 static struct xport_chan *link_chan(struct xport_link *xl, enum xport_role role, unsigned index)
 {
 	struct tcp_link *l = link_of(xl);
@@ -73,6 +89,8 @@ static void link_close(struct xport_link *xl)
 
 static const struct xport_link_ops link_ops = {
 	.expose = link_expose,
+	.lend = link_lend,
+	.fits = link_fits,
 	.chan = link_chan,
 	.kill = link_kill,
 	.close = link_close,

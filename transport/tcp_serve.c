@@ -199,7 +199,7 @@ static int take_runs(struct tcp_data *c, const struct tcp_frame *h, unsigned n, 
 						.npages = le32toh(r->npages),
 						.page = le64toh(r->page) };
 	}
-	if (xp_runs_check(&c->link->table, c->runs, n, &bytes, why))
+	if (xp_runs_check(&c->link->table, c->runs, n, true, &bytes, why))
 		return bad(c, h, why);
 	if (bytes != said)
 		return bad(c, h, "its runs do not add up to its bytes");

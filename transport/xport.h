@@ -8,7 +8,7 @@
  * into given buffers. A device may do that without the peer's CPU (XPORT_ONE_SIDED); a transport that
  * cannot emulates it, and the peer's runtime lends it a thread a channel inside serve(). What the peer
  * may touch is what was exposed, with the access given, and nothing else: the serving end checks
- * every run before a byte moves.
+ * every run before a byte moves. What this end's gets land in is lent first: a device writes there by itself.
  *
  *	source worker: put put put fence ... end   ->   target thread: serve (returns 0 after end)
  *	target thread: get reap get reap ... end   ->   source thread: serve (one for data 0 and urgent: pair)
@@ -42,7 +42,11 @@ struct chaos;
 
 enum xport_cap {
 	XPORT_ONE_SIDED = 1 << 0, /* put and get need no serve() at the peer (it returns 0 at once) */
-	XPORT_PINS = 1 << 1,	  /* exposed pages must not be discarded or moved while exposed */
+	/*
+	 * Exposed and lent pages are all allocated, and must not be discarded or moved until they are taken back: the
+	 * device would go on with the old ones, and nobody would be told. May be copied from, written to, and mapped elsewhere.
+	 */
+	XPORT_PINS = 1 << 1,
 };
 
 enum xport_role { XPORT_CONTROL, XPORT_DATA, XPORT_URGENT };
@@ -58,7 +62,11 @@ struct page_run {
 struct xport_region {
 	uint32_t id, page_shift;
 	uint64_t npages;
-	void *base; /* where this end's put reads, and the peer's put lands or get reads */
+	/*
+	 * Where this end's put reads, and the peer's put lands or get reads. NULL: there is no memory to put from or to
+	 * offer, but the region's pages may be named in a get.
+	 */
+	void *base;
 };
 
 struct xport_link_id { /* what a connecting end presents; the accepting end reads it off the link */
@@ -99,9 +107,17 @@ struct xport_listener_ops {
 struct xport_link_ops {
 	/*
 	 * The memory behind put, get and serve; replaces what was exposed before. No put, get or serve may run. On a new
-	 * link the peer's puts and gets wait for the first expose (at most for the link's timeout).
+	 * link the peer's puts and gets wait for the first expose (at most for the link's timeout). On return the peer
+	 * can reach nothing that is not exposed now; n 0 takes all back, also after kill(). On failure nothing is exposed.
 	 */
 	int (*expose)(struct xport_link *l, const struct xport_region *r, size_t n, enum xport_access access);
+	/*
+	 * The memory that this end's gets land in; replaces what was lent before. No put, get or serve may run. The peer
+	 * gets no access to it. What is lent and exposed both times stays prepared: lend first, then take back the exposure.
+	 */
+	int (*lend)(struct xport_link *l, const struct iovec *mem, size_t n);
+	/* Whether so many bytes could be exposed, before anything is done for it: 0, or a sentence with what is needed. */
+	int (*fits)(struct xport_link *l, uint64_t bytes);
 	struct xport_chan *(*chan)(struct xport_link *l, enum xport_role role, unsigned index);
 	void (*kill)(struct xport_link *l);
 	void (*close)(struct xport_link *l);
@@ -112,7 +128,10 @@ struct xport_chan_ops {
 	int (*send)(struct xport_chan *c, const struct iovec *iov, int n);
 	/* control: the next whole message into buf, *len its length; -EAGAIN after wait_us (0: do not wait). */
 	int (*recv)(struct xport_chan *c, void *buf, size_t cap, size_t *len, uint64_t wait_us);
-	/* control: readable when recv may succeed. data and urgent: when reap may. -1: never readable, call reap. */
+	/*
+	 * control: readable when recv may succeed. data and urgent: when reap may; asked for anew before each wait,
+	 * because that is what arms it. -1: never readable, call reap.
+	 */
 	int (*fd)(struct xport_chan *c);
 
 	/*
@@ -125,7 +144,10 @@ struct xport_chan_ops {
 	/* data: all earlier puts of this channel have landed in the peer's memory. */
 	int (*fence)(struct xport_chan *c);
 
-	/* data, urgent: runs of the peer's memory into dst[i] (one buffer a run); -EAGAIN: too many in flight. */
+	/*
+	 * data, urgent: runs of the peer's memory into dst[i] (one buffer a run, in lent memory); -EAGAIN: too many in
+	 * flight.
+	 */
 	int (*get)(struct xport_chan *c, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag);
 	/* Completed gets: their tags, at most max; the count, or -EAGAIN after wait_us. */
 	int (*reap)(struct xport_chan *c, uint32_t *tags, unsigned max, uint64_t wait_us);

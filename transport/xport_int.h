@@ -22,9 +22,9 @@ void xp_table_clear(struct xp_table *t);
 const struct xport_region *xp_table_find(const struct xp_table *t, uint32_t id);
 /*
  * All runs lie within the table, none is empty, and together they are at most XPORT_XFER_MAX bytes: *bytes.
- * Else -EINVAL and why; nothing in runs[] is trusted.
+ * memory: their bytes must be here. Else -EINVAL and why; nothing in runs[] is trusted.
  */
-int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigned n, uint64_t *bytes,
+int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigned n, bool memory, uint64_t *bytes,
 		  char why[XP_WHY_MAX]);
 /* After xp_runs_check: one iovec a run. */
 void xp_runs_iov(const struct xp_table *t, const struct page_run *runs, unsigned n, struct iovec *iov);

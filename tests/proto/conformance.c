@@ -181,7 +181,14 @@ static void expose(struct end *e, enum xport_access access)
 		{ .id = SMALL, .page_shift = 12, .npages = SMALL_PAGES, .base = e->ram + BIG_PAGES * PAGE },
 	};
 
-	cr_assert_eq(e->link->ops->expose(e->link, r, 2, access), 0);
+	cr_assert_eq(e->link->ops->expose(e->link, r, 2, access), 0, "%s", fail_text(&e->fail));
+}
+
+static void lend(struct end *e, void *mem, size_t len)
+{
+	struct iovec v[] = { { e->ram, PAGES * PAGE }, { mem, len } };
+
+	cr_assert_eq(e->link->ops->lend(e->link, v, mem ? 2 : 1), 0, "%s", fail_text(&e->fail));
 }
 
 static uint8_t *page_at(struct end *e, uint32_t region, uint64_t page)
@@ -410,6 +417,7 @@ CASE(largest_put_and_get)
 	cr_assert_eq(p->a.data->ops->end(p->a.data), 0);
 	cr_assert_eq(served(&s), 0);
 	/* now the other way on the same channel, and the channel's roles with it */
+	lend(&p->b, NULL, 0);
 	serve(&s, p->a.data);
 	cr_assert_eq(p->b.data->ops->get(p->b.data, &run, &dst, 1, 5), 0);
 	cr_assert_eq(p->b.data->ops->reap(p->b.data, &tag, 1, WAIT_US), 1);
@@ -450,6 +458,7 @@ CASE(largest_gets_all_at_once)
 	}
 	expose(&p->a, XPORT_PEER_READ);
 	expose(&p->b, XPORT_LOCAL);
+	lend(&p->b, NULL, 0);
 	serve(&s, p->a.data);
 	for (i = 0; i < XPORT_GETS_MAX; i++)
 		cr_assert_eq(p->b.data->ops->get(p->b.data, runs, dst, XPORT_RUNS_MAX, i), 0);
@@ -471,6 +480,7 @@ static void get_on(struct pair *p, struct xport_chan *user, struct xport_chan *s
 
 	expose(&p->a, XPORT_PEER_READ);
 	expose(&p->b, XPORT_LOCAL);
+	lend(&p->b, buf, XPORT_GETS_MAX * 4 * PAGE);
 	serve(&s, server);
 	for (round = 0; round < 3; round++) {
 		memset(buf, 0, XPORT_GETS_MAX * 4 * PAGE);
@@ -518,18 +528,20 @@ CASE(reap_without_waiting)
 {
 	struct page_run run = { .region = BIG, .page = 3, .npages = 1 };
 	void *dst = page_at(&p->b, BIG, 9);
-	struct pollfd pfd = { .fd = p->b.urgent->ops->fd(p->b.urgent), .events = POLLIN };
+	struct pollfd pfd = { .events = POLLIN };
 	struct server s;
 	uint32_t tag;
 	int n;
 
 	expose(&p->a, XPORT_PEER_READ);
 	expose(&p->b, XPORT_LOCAL);
+	lend(&p->b, NULL, 0);
 	cr_assert_eq(p->b.urgent->ops->reap(p->b.urgent, &tag, 1, 0), -EAGAIN);
 	cr_assert_eq(p->b.urgent->ops->reap(p->b.urgent, &tag, 1, 3000), -EAGAIN);
 	serve(&s, p->a.urgent);
 	cr_assert_eq(p->b.urgent->ops->get(p->b.urgent, &run, &dst, 1, 63), 0);
 	while ((n = p->b.urgent->ops->reap(p->b.urgent, &tag, 1, 0)) == -EAGAIN) {
+		pfd.fd = p->b.urgent->ops->fd(p->b.urgent);
 		if (pfd.fd >= 0)
 			cr_assert_eq(poll(&pfd, 1, 5000), 1);
 	}
@@ -609,6 +621,7 @@ CASE(get_needs_read_access)
 
 	expose(&p->a, XPORT_PEER_WRITE);
 	expose(&p->b, XPORT_LOCAL);
+	lend(&p->b, NULL, 0);
 	serve(&s, p->a.urgent);
 	err = p->b.urgent->ops->get(p->b.urgent, &run, &dst, 1, 1);
 	if (one_sided(p)) {
@@ -622,6 +635,58 @@ CASE(get_needs_read_access)
 	}
 	cr_assert(!memcmp(p->b.ram, before, PAGES * PAGE));
 	free(before);
+}
+
+CASE(a_region_without_memory_can_be_named_in_a_get_only)
+{
+	struct xport_region r = { .id = BIG, .page_shift = 12, .npages = BIG_PAGES };
+	struct page_run run = { .region = BIG, .page = 1, .npages = 3 };
+	void *dst = page_at(&p->b, BIG, 40);
+	struct server s;
+	uint32_t tag;
+
+	expose(&p->a, XPORT_PEER_READ | XPORT_PEER_WRITE);
+	lend(&p->b, NULL, 0);
+	cr_assert_eq(p->b.link->ops->expose(p->b.link, &r, 1, XPORT_LOCAL), 0);
+	cr_assert_eq(p->b.data->ops->put(p->b.data, &run, 1), -EINVAL);
+	serve(&s, p->a.data);
+	cr_assert_eq(p->b.data->ops->get(p->b.data, &run, &dst, 1, 2), 0, "%s", fail_text(&p->b.fail));
+	cr_assert_eq(p->b.data->ops->reap(p->b.data, &tag, 1, WAIT_US), 1);
+	cr_assert(!memcmp(dst, page_at(&p->a, BIG, 1), 3 * PAGE));
+	cr_assert_eq(p->b.data->ops->end(p->b.data), 0);
+	cr_assert_eq(served(&s), 0);
+}
+
+CASE(a_get_lands_in_lent_memory_only)
+{
+	struct page_run run = { .region = BIG, .page = 1, .npages = 2 };
+	uint8_t *before = fill(4 * PAGE, 9), *buf = fill(4 * PAGE, 9);
+	struct iovec half = { buf, PAGE };
+	void *dst = buf;
+	int err;
+
+	expose(&p->a, XPORT_PEER_READ);
+	expose(&p->b, XPORT_LOCAL);
+	cr_assert_eq(p->b.link->ops->lend(p->b.link, &half, 1), 0);
+	if (one_sided(p)) {
+		err = p->b.urgent->ops->get(p->b.urgent, &run, &dst, 1, 2);
+		cr_assert_eq(err, -EINVAL, "get: %d", err);
+		cr_assert(!memcmp(before, buf, 4 * PAGE) || !memcmp(buf, page_at(&p->a, BIG, 1), PAGE));
+		cr_assert(!memcmp(before + PAGE, buf + PAGE, 3 * PAGE));
+	}
+	cr_assert_eq(p->b.link->ops->lend(p->b.link, NULL, 0), 0);
+	free(buf);
+	free(before);
+}
+
+CASE(memory_comes_back_after_a_kill)
+{
+	expose(&p->a, XPORT_PEER_READ);
+	lend(&p->b, NULL, 0);
+	cr_assert_eq(p->a.link->ops->fits(p->a.link, PAGES * PAGE), 0);
+	p->a.link->ops->kill(p->a.link);
+	cr_assert_eq(p->a.link->ops->expose(p->a.link, NULL, 0, XPORT_LOCAL), 0);
+	cr_assert_eq(p->b.link->ops->lend(p->b.link, NULL, 0), 0);
 }
 
 CASE(nothing_exposed_nothing_moves)

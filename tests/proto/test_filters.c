@@ -56,6 +56,7 @@ static void link_up(struct rig *r)
 	pthread_join(t, NULL);
 	cr_assert(!err && !r->connected, "%s", fail_text(&r->fail));
 	cr_assert_eq(r->a->ops->expose(r->a, &reg, 1, XPORT_LOCAL), 0);
+	cr_assert_eq(r->a->ops->lend(r->a, &(struct iovec){ NULL, SIZE_MAX }, 1), 0);
 	cr_assert_eq(r->b->ops->expose(r->b, &reg, 1, XPORT_PEER_READ), 0);
 }
 
