@@ -148,7 +148,7 @@ static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const stru
 					 .poll_us = s->cfg.poll_us,
 					 .bandwidth = s->cfg.bandwidth };
 	if (s->cfg.flags & FERRY_CONFIG_DRILL) {
-		s->chaos = xport_chaos_new();
+		s->chaos = xport_chaos_new(wire_type_of);
 		if (!s->chaos)
 			return fail(&s->fail, -ENOMEM, "no memory for the drill filter");
 		s->param.chaos = s->chaos;
@@ -319,11 +319,22 @@ FERRY_API const char *ferry_get_detail(struct ferry_session *s)
 	return fail_text(&s->fail);
 }
 
+/* "lost:COMMIT" for the filter, which knows messages by their numbers. */
 FERRY_API int ferry_drill(struct ferry_session *s, const char *fault)
 {
+	const char *name = fault ? strchr(fault, ':') : NULL;
+	size_t len = name ? strcspn(++name, "@:") : 0;
+	enum wire_type t = wire_by_name(name, len);
+	char numbered[64];
+
 	if (!s->chaos)
 		return -EPERM;
-	return fault ? xport_chaos_fault(s->chaos, fault) : -EINVAL;
+	if (!fault || strlen(fault) >= sizeof(numbered))
+		return -EINVAL;
+	if (!t)
+		return xport_chaos_fault(s->chaos, fault);
+	snprintf(numbered, sizeof(numbered), "%.*s%d%s", (int)(name - fault), fault, t, name + len);
+	return xport_chaos_fault(s->chaos, numbered);
 }
 
 FERRY_API void ferry_free(struct ferry_session *s)

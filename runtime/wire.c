@@ -29,6 +29,29 @@ const char *wire_name(enum wire_type t)
 	return t > 0 && t < WIRE_TYPES ? kinds[t].name : "?";
 }
 
+enum wire_type wire_by_name(const char *name, size_t len)
+{
+	for (unsigned t = 1; t < WIRE_TYPES; t++)
+		if (strlen(kinds[t].name) == len && !memcmp(kinds[t].name, name, len))
+			return (enum wire_type)t;
+	return 0;
+}
+
+enum wire_from wire_from(enum wire_type t)
+{
+	return kinds[t].from;
+}
+
+unsigned wire_type_of(const void *msg, size_t len)
+{
+	struct wire_hdr h;
+
+	if (len < sizeof(h))
+		return 0;
+	memcpy(&h, msg, sizeof(h));
+	return h.type;
+}
+
 struct wire_hdr wire_header(enum wire_type t, size_t len, uint32_t seq)
 {
 	return (struct wire_hdr){ .type = (uint16_t)t, .len = (uint32_t)len, .seq = seq };

@@ -175,6 +175,10 @@ struct wire_msg {
 };
 
 const char *wire_name(enum wire_type t); /* "ROUND_END"; "?" for a number that is none */
+enum wire_type wire_by_name(const char *name, size_t len); /* 0: no message has that name */
+enum wire_from wire_from(enum wire_type t);		   /* who sends it */
+/* The type of a message that begins with these bytes; 0 when they are too few to tell. */
+unsigned wire_type_of(const void *msg, size_t len);
 
 /* The header for a message with len bytes behind it. */
 struct wire_hdr wire_header(enum wire_type t, size_t len, uint32_t seq);

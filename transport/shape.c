@@ -105,6 +105,13 @@ static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
 	return err ? err : c->inner->ops->send(c->inner, iov, n);
 }
 
+static int chan_tear(struct xport_chan *chan, const struct iovec *iov, int n)
+{
+	struct xport_chan *inner = chan_of(chan)->inner;
+
+	return inner->ops->tear ? inner->ops->tear(inner, iov, n) : -EPIPE;
+}
+
 static int chan_recv(struct xport_chan *chan, void *buf, size_t cap, size_t *len, uint64_t wait_us)
 {
 	struct xport_chan *inner = chan_of(chan)->inner;
@@ -245,7 +252,7 @@ static int chan_pair(struct xport_chan *chan, struct xport_chan *urgent)
 	return inner->ops->pair(inner, chan_of(urgent)->inner);
 }
 
-static const struct xport_chan_ops ctl_ops = { .send = chan_send, .recv = chan_recv, .fd = chan_fd };
+static const struct xport_chan_ops ctl_ops = { .send = chan_send, .tear = chan_tear, .recv = chan_recv, .fd = chan_fd };
 
 static const struct xport_chan_ops data_ops = {
 	.fd = chan_fd,

@@ -17,12 +17,12 @@ static struct tcp_ctl *ctl_of(struct xport_chan *chan)
 	return (struct tcp_ctl *)chan;
 }
 
-static int ctl_send(struct xport_chan *chan, const struct iovec *iov, int n)
+/* A message in its frame; not whole: the frame promises all of it, and half is sent. */
+static int send_frame(struct tcp_ctl *c, const struct iovec *iov, int n, bool whole)
 {
-	struct tcp_ctl *c = ctl_of(chan);
 	struct iovec v[1 + CTL_IOV_MAX];
 	struct tcp_msg head;
-	size_t len = 0;
+	size_t len = 0, left;
 	int i;
 
 	if (n < 0 || n > CTL_IOV_MAX)
@@ -37,10 +37,28 @@ static int ctl_send(struct xport_chan *chan, const struct iovec *iov, int n)
 		return -EPIPE;
 	if (c->tx_err)
 		return c->tx_err;
+	for (i = 0, left = len / 2; i < n && !whole; i++) {
+		v[1 + i].iov_len = iov[i].iov_len < left ? iov[i].iov_len : left;
+		left -= v[1 + i].iov_len;
+	}
 	head = (struct tcp_msg){ .magic = htole32(TCP_MAGIC_MSG), .len = htole32((uint32_t)len) };
 	v[0] = (struct iovec){ .iov_base = &head, .iov_len = sizeof(head) };
 	c->tx_err = tcp_send_all(c->link, c->fd, v, n + 1, NULL);
 	return c->tx_err;
+}
+
+static int ctl_send(struct xport_chan *chan, const struct iovec *iov, int n)
+{
+	return send_frame(ctl_of(chan), iov, n, true);
+}
+
+static int ctl_tear(struct xport_chan *chan, const struct iovec *iov, int n)
+{
+	struct tcp_ctl *c = ctl_of(chan);
+	int err = send_frame(c, iov, n, false);
+
+	c->link->link.ops->kill(&c->link->link);
+	return err ? err : -EPIPE;
 }
 
 /* Head, then body, never a byte of the next message: a poll on the fd must show that one. -EAGAIN: not whole. */
@@ -125,7 +143,7 @@ static int ctl_fd(struct xport_chan *chan)
 	return ctl_of(chan)->fd;
 }
 
-static const struct xport_chan_ops ctl_ops = { .send = ctl_send, .recv = ctl_recv, .fd = ctl_fd };
+static const struct xport_chan_ops ctl_ops = { .send = ctl_send, .tear = ctl_tear, .recv = ctl_recv, .fd = ctl_fd };
 
 int tcp_ctl_new(struct tcp_ctl **ret, struct tcp_link *l, int fd)
 {

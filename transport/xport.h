@@ -126,6 +126,8 @@ struct xport_link_ops {
 struct xport_chan_ops {
 	/* control: one whole message, at most XPORT_MSG_MAX bytes; gathered; blocks up to the timeout. */
 	int (*send)(struct xport_chan *c, const struct iovec *iov, int n);
+	/* control, optional, for drills: what a connection that breaks in the middle of a send leaves; -EPIPE. */
+	int (*tear)(struct xport_chan *c, const struct iovec *iov, int n);
 	/* control: the next whole message into buf, *len its length; -EAGAIN after wait_us (0: do not wait). */
 	int (*recv)(struct xport_chan *c, void *buf, size_t cap, size_t *len, uint64_t wait_us);
 	/*
@@ -174,9 +176,13 @@ int xport_listen(struct xport_listener **ret, const char *uri, const struct xpor
 int xport_connect(struct xport_link **ret, const char *uri, const struct xport_link_id *id,
 		  const struct xport_param *p, uint64_t wait_us, struct fail *f);
 
-/* Faults for links made with param.chaos; see chaos.c for what can be asked. */
-struct chaos *xport_chaos_new(void); /* outlives the links: a cut goes on through reconnects */
+/* Faults for links made with param.chaos; see chaos_fault.c for what can be asked. */
+/*
+ * Outlives the links: a cut goes on through reconnects. type_of: what number the user gives a message, which begins
+ * with these bytes; NULL: faults that name a type are refused.
+ */
+struct chaos *xport_chaos_new(unsigned (*type_of)(const void *msg, size_t len));
 void xport_chaos_free(struct chaos *c);
-int xport_chaos_fault(struct chaos *c, const char *fault); /* any thread */
+int xport_chaos_fault(struct chaos *c, const char *fault); /* any thread; "pending" answers 1 or 0 */
 
 #endif

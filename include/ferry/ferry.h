@@ -309,8 +309,17 @@ size_t ferry_get_faults(struct ferry_session *s, struct ferry_fault_bucket *buck
 /* Any thread: the first error's sentence so far, or "". The text lives as long as the session. */
 const char *ferry_get_detail(struct ferry_session *s);
 /*
- * Any thread, with FERRY_CONFIG_DRILL: break the link on purpose. "cut": for good; "cut:MS": connections fail
- * for MS milliseconds; "stall:MS": nothing moves for so long. -EINVAL, -EPERM without the flag.
+ * Any thread, with FERRY_CONFIG_DRILL: break something on purpose. -EINVAL, -EPERM without the flag.
+ *
+ *	"cut", "cut:MS"		the link, for good or so that connections fail for MS milliseconds
+ *	"stall:MS"		nothing moves for so long
+ *	"cut-before:MESSAGE"	the link is cut instead of sending the next message of that name (docs/protocol.md: "COMMIT");
+ *	"cut-middle:", "cut-after:"	or in its middle, or when it is out
+ *	"lost:MESSAGE"		it vanishes, and everything that follows on that link, both ways
+ *	"kill-before:MESSAGE", "kill-after:", "stop-before:", "stop-after:"	SIGKILL or SIGSTOP for this process
+ *	"pending"		asks: 1 while a fault waits for its message, else 0
+ *
+ * MESSAGE@N is the Nth from now on; :MS behind cut-* and lost is as for "cut". One fault waits at a time.
  */
 int ferry_drill(struct ferry_session *s, const char *fault);
 /* After ferry_run() has returned, or before it was called. NULL is fine. */

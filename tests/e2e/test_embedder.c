@@ -143,6 +143,11 @@ Test(arguments, drills_need_their_flag)
 	cr_assert_eq(make_source(&r), 0);
 	cr_assert_eq(ferry_drill(r.src.session, "hurt"), -EINVAL);
 	cr_assert_eq(ferry_drill(r.src.session, NULL), -EINVAL);
+	cr_assert_eq(ferry_drill(r.src.session, "lost:PIGEON"), -EINVAL);
+	cr_assert_eq(ferry_drill(r.src.session, "lost:COMMITTE"), -EINVAL);
+	cr_assert_eq(ferry_drill(r.src.session, "pending"), 0);
+	cr_assert_eq(ferry_drill(r.src.session, "lost:COMMIT@2:50"), 0);
+	cr_assert_eq(ferry_drill(r.src.session, "pending"), 1);
 	ferry_free(r.src.session);
 	rig_free(&r);
 }

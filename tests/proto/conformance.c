@@ -145,7 +145,7 @@ static bool start(struct pair *p, const struct kind *k, unsigned channels)
 	p->kind = k;
 	p->param = (struct xport_param){ .timeout_us = 3000000, .poll_us = 50 };
 	if (k->chaos)
-		p->param.chaos = xport_chaos_new();
+		p->param.chaos = xport_chaos_new(NULL);
 	snprintf(uri, sizeof(uri), "%s%s", k->uri, k->query);
 	err = xport_listen(&p->listener, uri, &p->param, &p->fail);
 	if (err && strchr(k->uri, '[')) {

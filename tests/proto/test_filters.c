@@ -4,10 +4,13 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "../../runtime/fail.h"
 #include "../../transport/xport.h"
@@ -230,26 +233,41 @@ Test(shape, latency)
 	stop(&r);
 }
 
+/* These tests' messages are of the type that their first letter is. */
+static unsigned first_letter(const void *msg, size_t len)
+{
+	return len ? *(const unsigned char *)msg : 0;
+}
+
 Test(chaos, what_can_be_asked)
 {
-	static const char *const good[] = { "cut:1", "stall:1", "heal", "cut@1", "cut@7:20", "short@2", "corrupt@3" };
+	static const char *const good[] = { "cut:1", "stall:1", "heal", "cut@1", "cut@7:20", "short@2", "corrupt@3",
+					    "lost:1", "lost:1@2", "lost:1@2:30", "lost:1:30", "cut-before:9",
+					    "cut-middle:9@3", "cut-after:65535:1", "kill-before:1", "kill-after:1@2",
+					    "stop-before:1", "stop-after:1" };
 	static const char *const bad[] = { "", "cu", "cutt", "cut:", "cut:x", "cut:1x", "cut@", "cut@0", "cut@x", "cut@1:",
 					   "stall", "stall@1", "stall@1:1", "short", "short:1", "short@1:1", "corrupt",
-					   "heal:1", "heal@1", "cut:99999999999999999999", "cut@99999999999999999999" };
-	struct chaos *c = xport_chaos_new();
+					   "heal:1", "heal@1", "cut:99999999999999999999", "cut@99999999999999999999",
+					   "lost", "lost@1", "lost:", "lost:0", "lost:x", "lost:65536", "lost:1@0", "lost:1:",
+					   "lost:1:1:1", "kill-before", "kill-before:1:1", "stop-after:1@x", "pending:1" };
+	struct chaos *c = xport_chaos_new(first_letter), *typeless = xport_chaos_new(NULL);
 	size_t i;
 
 	for (i = 0; i < sizeof(good) / sizeof(good[0]); i++)
 		cr_assert_eq(xport_chaos_fault(c, good[i]), 0, "%s", good[i]);
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
 		cr_assert_eq(xport_chaos_fault(c, bad[i]), -EINVAL, "%s", bad[i]);
+	cr_assert_eq(xport_chaos_fault(c, "pending"), 1);
+	cr_assert_eq(xport_chaos_fault(typeless, "pending"), 0);
+	cr_assert_eq(xport_chaos_fault(typeless, "lost:1"), -EINVAL, "its messages have no types");
 	xport_chaos_free(c);
+	xport_chaos_free(typeless);
 }
 
 static void cut_and_heal(const char *uri)
 {
 	struct xport_link_id id = { .channels = 1 };
-	struct chaos *c = xport_chaos_new();
+	struct chaos *c = xport_chaos_new(NULL);
 	struct xport_link *l;
 	struct rig r;
 	uint64_t t;
@@ -284,7 +302,7 @@ Test(chaos, cut_and_heal_mem)
 Test(chaos, a_cut_at_the_accepting_end)
 {
 	struct xport_link_id id = { .channels = 1 };
-	struct chaos *c = xport_chaos_new();
+	struct chaos *c = xport_chaos_new(NULL);
 	struct xport_link *l;
 	struct rig r;
 
@@ -307,7 +325,7 @@ Test(chaos, a_cut_at_the_accepting_end)
 
 Test(chaos, stall)
 {
-	struct chaos *c = xport_chaos_new();
+	struct chaos *c = xport_chaos_new(NULL);
 	struct rig r;
 	uint64_t t;
 
@@ -328,7 +346,7 @@ Test(chaos, stall)
 
 Test(chaos, counted_faults)
 {
-	struct chaos *c = xport_chaos_new();
+	struct chaos *c = xport_chaos_new(NULL);
 	struct rig r;
 
 	start(&r, "mem:chaos", "", c);
@@ -350,4 +368,112 @@ Test(chaos, counted_faults)
 	cr_assert_eq(hear(r.b, "two", WAIT_US), 0);
 	cr_assert_eq(hear(r.b, "", WAIT_US), -EPIPE);
 	stop(&r);
+}
+
+/* One rig a fault: "a" is sent twice, then "b", which is struck the second time it would be. */
+static void strike_b(struct rig *r, const char *uri, const char *fault, int second)
+{
+	struct chaos *c = xport_chaos_new(first_letter);
+
+	start(r, uri, "", c);
+	cr_assert_eq(xport_chaos_fault(c, fault), 0);
+	cr_assert_eq(say(r->a, "a"), 0);
+	cr_assert_eq(say(r->a, "b one"), 0);
+	cr_assert_eq(say(r->a, "a"), 0);
+	cr_assert_eq(xport_chaos_fault(c, "pending"), 1);
+	cr_assert_eq(say(r->a, "b two"), second);
+	cr_assert_eq(xport_chaos_fault(c, "pending"), 0);
+	cr_assert_eq(hear(r->b, "a", WAIT_US), 0);
+	cr_assert_eq(hear(r->b, "b one", WAIT_US), 0);
+	cr_assert_eq(hear(r->b, "a", WAIT_US), 0);
+}
+
+static void by_type(const char *uri)
+{
+	struct rig r;
+
+	strike_b(&r, uri, "cut-before:98@2", -EPIPE);
+	cr_assert_eq(hear(r.b, "", WAIT_US), -EPIPE);
+	stop(&r);
+	strike_b(&r, uri, "cut-middle:98@2", -EPIPE);
+	cr_assert_eq(hear(r.b, "", WAIT_US), -EPIPE, "half a message is none");
+	stop(&r);
+	strike_b(&r, uri, "cut-after:98@2", 0);
+	cr_assert_eq(hear(r.b, "b two", WAIT_US), 0);
+	cr_assert_eq(hear(r.b, "", WAIT_US), -EPIPE);
+	cr_assert_eq(say(r.a, "a"), -EPIPE);
+	stop(&r);
+}
+
+Test(chaos, cut_at_a_message_tcp)
+{
+	by_type("tcp:127.0.0.1:0");
+}
+
+Test(chaos, cut_at_a_message_mem)
+{
+	by_type("mem:chaos");
+}
+
+Test(chaos, cut_at_a_message_shaped)
+{
+	by_type("tcp:127.0.0.1:0?bandwidth=1G");
+}
+
+/* Nothing gets through any more, and nobody is told; the next link is another one. */
+Test(chaos, lost)
+{
+	struct xport_link_id id = { .channels = 1 };
+	struct xport_link *l;
+	struct xport_chan *d;
+	struct rig r;
+
+	strike_b(&r, "tcp:127.0.0.1:0", "lost:98@2:50", 0);
+	cr_assert_eq(say(r.a, "a"), 0);
+	cr_assert_eq(hear(r.b, "", 1000), -EAGAIN);
+	cr_assert_eq(say(r.b, "an answer"), 0);
+	cr_assert_eq(hear(r.a, "", 1000), -EAGAIN);
+	d = r.a->ops->chan(r.a, XPORT_DATA, 0);
+	cr_assert_eq(d->ops->fence(d), -ETIMEDOUT);
+	while (xport_connect(&l, r.uri, &id, &r.a_param, 1000, NULL) == -ECONNREFUSED)
+		;
+	link_down(&r);
+	link_up(&r);
+	cr_assert_eq(say(r.a, "again"), 0);
+	cr_assert_eq(hear(r.b, "again", WAIT_US), 0);
+	stop(&r);
+}
+
+Test(chaos, kill_before_a_message, .signal = SIGKILL)
+{
+	struct rig r;
+
+	strike_b(&r, "mem:chaos", "kill-before:98@2", 0);
+}
+
+/* In a child: the parent sees that it stands still, and that it goes on where it was. */
+static void stands_still(const char *fault)
+{
+	struct rig r;
+	int status;
+	pid_t pid = fork();
+
+	cr_assert_geq(pid, 0);
+	if (!pid) {
+		struct chaos *c = xport_chaos_new(first_letter);
+
+		start(&r, "mem:chaos", "", c);
+		_exit(xport_chaos_fault(c, fault) || say(r.a, "b") || hear(r.b, "b", 0));
+	}
+	cr_assert_eq(waitpid(pid, &status, WUNTRACED), pid);
+	cr_assert(WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
+	cr_assert_eq(kill(pid, SIGCONT), 0);
+	cr_assert_eq(waitpid(pid, &status, 0), pid);
+	cr_assert(WIFEXITED(status) && !WEXITSTATUS(status));
+}
+
+Test(chaos, stop_at_a_message)
+{
+	stands_still("stop-before:98");
+	stands_still("stop-after:98");
 }

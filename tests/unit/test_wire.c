@@ -202,3 +202,19 @@ Test(wire, random_messages)
 	}
 	free(m);
 }
+
+Test(wire, each_name_is_one_message)
+{
+	struct wire_hdr h;
+
+	for (unsigned t = 1; t < WIRE_TYPES; t++) {
+		const char *name = wire_name((enum wire_type)t);
+
+		cr_assert_eq(wire_by_name(name, strlen(name)), t, "%s", name);
+		h = wire_header((enum wire_type)t, 0, 0);
+		cr_assert_eq(wire_type_of(&h, sizeof(h)), t);
+	}
+	cr_assert_eq(wire_by_name("commit", 6), 0);
+	cr_assert_eq(wire_by_name("COMMITTED", 6), WIRE_COMMIT);
+	cr_assert_eq(wire_type_of(&h, sizeof(h) - 1), 0);
+}
