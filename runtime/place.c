@@ -204,16 +204,16 @@ int place_arm(struct place *p, struct fail *f)
 }
 
 /*
- * Walks an ioctl over len bytes that stops at each page that is there already: such a page is skipped, and
- * who waits for it woken.
+ * Walks the ioctl of the region's kind over a run; it stops at each page that is there already: such a page is
+ * skipped, and who waits for it woken.
  */
-static int resolve(struct place *p, uint8_t *dst, const uint8_t *src, size_t len,
-		   int (*step)(int fd, uint8_t *dst, const uint8_t *src, size_t len, size_t *done))
+static int resolve(struct place *p, const struct place_region *r, uint8_t *dst, const uint8_t *src, size_t len, bool wake)
 {
 	size_t at = 0, done;
 
 	while (at < len) {
-		int err = step(p->uffd, dst + at, src ? src + at : NULL, len - at, &done);
+		int err = r->shared ? uffd_continue(p->uffd, dst + at, len - at, wake, &done) :
+				      uffd_copy(p->uffd, dst + at, src + at, len - at, wake, &done);
 
 		at += done;
 		if (!err)
@@ -226,24 +226,12 @@ static int resolve(struct place *p, uint8_t *dst, const uint8_t *src, size_t len
 	return 0;
 }
 
-static int step_copy(int fd, uint8_t *dst, const uint8_t *src, size_t len, size_t *done)
-{
-	return uffd_copy(fd, dst, src, len, done);
-}
-
-static int step_continue(int fd, uint8_t *dst, const uint8_t *src, size_t len, size_t *done)
-{
-	(void)src;
-	return uffd_continue(fd, dst, len, done);
-}
-
 /* CONTINUE stops with EFAULT at a hole of the file: that page is zero, and mapped as such. */
-static int step_clean(int fd, uint8_t *dst, const uint8_t *src, size_t len, size_t *done)
+static int step_clean(int fd, uint8_t *dst, size_t len, size_t *done)
 {
-	int err = uffd_continue(fd, dst, len, done);
+	int err = uffd_continue(fd, dst, len, true, done);
 	size_t one;
 
-	(void)src;
 	if (err != -EFAULT)
 		return err;
 	err = uffd_zero(fd, dst + *done, 4096, &one);
@@ -251,13 +239,11 @@ static int step_clean(int fd, uint8_t *dst, const uint8_t *src, size_t len, size
 	return err ? err : *done < len ? -EAGAIN : 0;
 }
 
-int place_run(struct place *p, const struct page_run *run, const void *buf, struct fail *f)
+int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct fail *f)
 {
 	struct place_region *r = &p->r[run->region];
-	uint8_t *dst = r->vm + bytes(run->page);
-	int err;
+	int err = resolve(p, r, r->vm + bytes(run->page), buf, bytes(run->npages), wake);
 
-	err = resolve(p, dst, r->shared ? NULL : buf, bytes(run->npages), r->shared ? step_continue : step_copy);
 	if (!err)
 		return 0;
 	return fail(f, err, "pages %" PRIu64 "+%u of region %u have arrived and cannot be mapped: %s", run->page,
@@ -279,7 +265,7 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 		return err ? fail(f, err, "a zero page cannot be mapped: %s", strerror(-err)) : 0;
 	}
 	while (at < len) {
-		err = step_clean(p->uffd, dst + at, NULL, len - at, &done);
+		err = step_clean(p->uffd, dst + at, len - at, &done);
 		at += done;
 		if (!err)
 			break;

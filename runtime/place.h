@@ -55,8 +55,11 @@ static inline bool place_direct(const struct place *p, uint32_t idx)
 {
 	return p->r[idx].shared;
 }
-/* The pages' bytes are there (buf, or the landing memory where that is direct): map them, wake who waits. */
-int place_run(struct place *p, const struct page_run *run, const void *buf, struct fail *f);
+/*
+ * The pages' bytes are there (buf, or the landing memory where that is direct): map them. Without wake, who waits
+ * goes on at place_wake().
+ */
+int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct fail *f);
 /* A fault on a page that is not of the residue: map it, and its clean neighbours up to max pages, as they are. */
 int place_clean(struct place *p, const struct page_run *run, struct fail *f);
 /* Who waits for this page tries again: it is there already. */

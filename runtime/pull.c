@@ -33,7 +33,8 @@
 
 #define PAGE ((size_t)4096)
 #define URGENT_MAX 64u		/* faults in flight */
-#define SWEEP_DEPTH 2u		/* gets in flight on a data channel */
+#define SWEEP_DEPTH 2u		/* gets in flight on a data channel; 1 beside faults: less for an answer to wait for */
+#define HOT_NS 1000000u		/* faults are expected so long after one */
 #define SWEEP_PAGES 16u		/* pages a get of the sweep: worker 0 looks for faults between two */
 #define CLEAN_PAGES 512u	/* clean neighbours mapped with a fault */
 
@@ -74,6 +75,7 @@ struct pull {
 	int go_fd;	       /* opens the sweep */
 	unsigned channels;
 	uint64_t expect_ns; /* worker 0: until then the answer to a fault is worth waiting for */
+	uint64_t hot_ns;    /* worker 0: until then the next fault is expected */
 	struct urgent_slot slot[URGENT_MAX]; /* worker 0; kept over a reconnect */
 	struct urgent_slot behind[URGENT_MAX]; /* faults on pages that were under way already */
 	uint8_t *staging;      /* URGENT_MAX pages, then SWEEP_DEPTH * SWEEP_PAGES a data channel */
@@ -189,11 +191,11 @@ void pull_release(struct ferry_session *s)
 }
 
 /* The bytes of a claimed run are here: give them to the VM, and account for it. */
-static int placed(struct pull *p, const struct page_run *run, const void *buf)
+static int placed(struct pull *p, const struct page_run *run, const void *buf, bool wake)
 {
 	struct ferry_session *s = p->s;
 	uint64_t before;
-	int err = place_run(&s->tgt.place, run, buf, &s->fail);
+	int err = place_run(&s->tgt.place, run, buf, wake, &s->fail);
 
 	if (err < 0)
 		return err;
@@ -272,6 +274,7 @@ static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64
 	u = free_slot(p->slot);
 	*u = (struct urgent_slot){ .used = true, .run = run, .since_ns = now, .asked_ns = now };
 	p->expect_ns = now + (uint64_t)s->cfg.poll_us * 1000;
+	p->hot_ns = now + HOT_NS;
 	return ask_urgent(p, c, (unsigned)(u - p->slot));
 }
 
@@ -284,11 +287,13 @@ static int reap_urgent(struct pull *p, struct xport_chan *c)
 		return 0;
 	for (int k = 0; k < n; k++) {
 		struct urgent_slot *u = &p->slot[tag[k] % URGENT_MAX];
-		int err = placed(p, &u->run, urgent_buf(p, tag[k] % URGENT_MAX));
+		int err = placed(p, &u->run, urgent_buf(p, tag[k] % URGENT_MAX), false);
 
 		if (err < 0)
 			return err;
 		hist_add(&p->s->stats.fault_ns, now_ns() - u->since_ns);
+		/* Apart from the mapping: a woken vCPU may take this very CPU. */
+		place_wake(&p->s->tgt.place, u->run.region, u->run.page);
 		u->used = false;
 		p->expect_ns = 0;
 	}
@@ -399,18 +404,18 @@ static int batch_arrived(struct pull *p, unsigned chan, unsigned slot, const str
 	int err = 0;
 
 	for (unsigned i = 0; i < g->n && !err; i++) {
-		err = placed(p, &g->run[i], buf);
+		err = placed(p, &g->run[i], buf, true);
 		buf += g->run[i].npages * PAGE;
 	}
 	return err;
 }
 
-/* Asks for at most max more gets where there is room; how many it asked for. */
-static int sweep_ask(struct pull *p, struct sweep *w, int max)
+/* Asks for at most max more gets, with at most depth in flight; how many it asked for. */
+static int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max)
 {
 	int asked = 0, err;
 
-	for (unsigned i = 0; i < SWEEP_DEPTH && asked < max; i++) {
+	for (unsigned i = 0; i < SWEEP_DEPTH && w->flying < depth && asked < max; i++) {
 		if (w->get[i].n)
 			continue;
 		follow_hint(p, &w->at);
@@ -461,17 +466,16 @@ static int sweep_end(struct sweep *w)
 /* Worker 0's part of the sweep: one look, without waiting; what it moved. */
 static int sweep_step(struct pull *p, struct sweep *w)
 {
-	int asked, ended;
+	int asked;
 
 	if (w->ended || !atomic_load_explicit(&p->released, memory_order_relaxed))
 		return 0;
-	asked = sweep_ask(p, w, 1);
+	asked = sweep_ask(p, w, now_ns() < p->hot_ns ? 1 : SWEEP_DEPTH, 1);
 	if (asked < 0 || asked > 0)
 		return asked;
 	if (!w->flying)
 		return sweep_end(w);
-	ended = sweep_reap(p, w, 0);
-	return ended;
+	return sweep_reap(p, w, 0);
 }
 
 /* Once round: answers, faults, the sweep. What was done, or the error. */
@@ -571,7 +575,7 @@ static int sweep_worker(struct ferry_session *s, unsigned chan)
 	while (!atomic_load(&p->released) && !atomic_load(&p->stop))
 		poll(&go, 1, -1);
 	while (!atomic_load(&p->stop)) {
-		n = sweep_ask(p, &w, SWEEP_DEPTH);
+		n = sweep_ask(p, &w, SWEEP_DEPTH, SWEEP_DEPTH);
 		if (n < 0)
 			return n;
 		if (!w.flying)

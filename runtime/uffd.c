@@ -80,11 +80,14 @@ int uffd_read(int fd, uint64_t *addr, unsigned max)
 }
 
 /* One ioctl of the family that reports how far it came; -EAGAIN (the mm is changing) goes on from there. */
-int uffd_copy(int fd, void *dst, const void *src, size_t len, size_t *done)
+int uffd_copy(int fd, void *dst, const void *src, size_t len, bool wake, size_t *done)
 {
 	*done = 0;
 	while (*done < len) {
-		struct uffdio_copy c = { .dst = (uintptr_t)dst + *done, .src = (uintptr_t)src + *done, .len = len - *done };
+		struct uffdio_copy c = { .dst = (uintptr_t)dst + *done,
+					 .src = (uintptr_t)src + *done,
+					 .len = len - *done,
+					 .mode = wake ? 0 : UFFDIO_COPY_MODE_DONTWAKE };
 		int err = ioctl(fd, UFFDIO_COPY, &c) ? -errno : 0;
 
 		if (c.copy > 0)
@@ -95,11 +98,12 @@ int uffd_copy(int fd, void *dst, const void *src, size_t len, size_t *done)
 	return 0;
 }
 
-int uffd_continue(int fd, void *addr, size_t len, size_t *done)
+int uffd_continue(int fd, void *addr, size_t len, bool wake, size_t *done)
 {
 	*done = 0;
 	while (*done < len) {
-		struct uffdio_continue c = { .range = { (uintptr_t)addr + *done, len - *done } };
+		struct uffdio_continue c = { .range = { (uintptr_t)addr + *done, len - *done },
+					     .mode = wake ? 0 : UFFDIO_CONTINUE_MODE_DONTWAKE };
 		int err = ioctl(fd, UFFDIO_CONTINUE, &c) ? -errno : 0;
 
 		if (c.mapped > 0)

@@ -20,9 +20,9 @@ int uffd_register(int fd, void *addr, size_t len, bool shared, struct fail *f);
 int uffd_unregister(int fd, void *addr, size_t len);
 /* Addresses of faults, at most max; the count, 0 when there is none now, or -errno. */
 int uffd_read(int fd, uint64_t *addr, unsigned max);
-/* *done: bytes resolved before the error, also on success. Each wakes who waits in the range. */
-int uffd_copy(int fd, void *dst, const void *src, size_t len, size_t *done);
-int uffd_continue(int fd, void *addr, size_t len, size_t *done);
+/* *done: bytes resolved before the error, also on success. Who waits in the range is woken, if wake says so. */
+int uffd_copy(int fd, void *dst, const void *src, size_t len, bool wake, size_t *done);
+int uffd_continue(int fd, void *addr, size_t len, bool wake, size_t *done);
 int uffd_zero(int fd, void *addr, size_t len, size_t *done);
 int uffd_wake(int fd, void *addr, size_t len);
 

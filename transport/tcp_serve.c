@@ -14,7 +14,7 @@
 #include "../runtime/fail.h"
 #include "tcp.h"
 
-#define PIECE (16u << 10) /* of a large reply: an urgent request waits no longer */
+#define PIECE (8u << 10) /* of a reply beside the urgent channel: a request there waits no longer */
 #define PLAIN_MAX (64u << 10) /* a reply up to here goes by one plain sendmsg, which does not wait */
 
 static int bad(struct tcp_data *c, const struct tcp_frame *h, const char *why)
@@ -111,7 +111,7 @@ static int send_reply(struct tcp_data *c, struct iovec *iov, int n, uint64_t byt
 	struct msghdr msg = { 0 };
 	int err, res;
 
-	if (bytes <= PLAIN_MAX)
+	if (bytes <= (c->beside ? PIECE : PLAIN_MAX))
 		return tcp_send_all(c->link, c->fd, iov, n, NULL);
 	if (c->beside)
 		return send_pieces(c, iov, n);
