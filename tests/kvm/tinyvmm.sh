@@ -1,0 +1,88 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# The example that docs/embedding.md walks through: as short as it says, and its VM moves without a gap.
+set -u
+src=$1 build=$2
+tmp=$(mktemp -d)
+trap 'jobs -p | xargs -r kill 2>/dev/null; wait; rm -rf "$tmp"' EXIT
+failed=0
+
+verdict() # NAME WHY: passed where WHY is empty
+{
+	if [ -z "$2" ]; then
+		echo "[PASS] tinyvmm::$1"
+	else
+		echo "[FAIL] tinyvmm::$1: $2"
+		failed=1
+	fi
+}
+
+# until CONDITION...: true within 60 s
+until_true()
+{
+	local deadline=$((SECONDS + 60))
+
+	until "$@"; do
+		[ $SECONDS -lt $deadline ] || return 1
+		sleep 0.02
+	done
+}
+
+lines() { [ "$(wc -l <"$1")" -ge "$2" ]; }
+says() { grep -q -- "$2" "$1"; }
+# one more each line, from FIRST on
+counts() { awk -v n="$2" '$1 != n++ { exit 1 }' "$1"; }
+
+added=$(diff "$src/docs/examples/tinyvmm-before.c" "$src/docs/examples/tinyvmm.c" | grep -c '^[<>]')
+total=$(wc -l <"$src/docs/examples/tinyvmm.c")
+why=""
+[ "$added" -lt 100 ] && [ "$total" -lt 300 ] || why="$total lines, of which $added are not in both"
+verdict "length: $total lines, $added of them changed" "$why"
+
+cc=("${CC:-cc}" -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror ${SANITIZE:+-fsanitize=$SANITIZE} -I "$src/include" -pthread)
+"${cc[@]}" -o "$tmp/before" "$src/docs/examples/tinyvmm-before.c" &&
+	"${cc[@]}" -o "$tmp/tinyvmm" "$src/docs/examples/tinyvmm.c" -L "$build" -lferry -Wl,-rpath,"$build" ||
+	{ echo "[FAIL] tinyvmm::build: the example does not compile"; exit 1; }
+
+# Before: it runs, pauses, runs on.
+mkfifo "$tmp/commands"
+"$tmp/before" <"$tmp/commands" >"$tmp/out" 2>"$tmp/err" &
+exec 4>"$tmp/commands"
+why=""
+until_true lines "$tmp/out" 5 || why="it prints nothing: $(cat "$tmp/err")"
+printf 'pause\nresume\n' >&4
+until_true lines "$tmp/out" $(($(wc -l <"$tmp/out") + 5)) || why="it did not go on after pause and resume"
+echo quit >&4
+wait $! || why="exit code $?"
+exec 4>&-
+counts "$tmp/out" 1 || why="it does not count from 1"
+verdict before "$why"
+
+# After: refused once, where nobody listens; then moved.
+mkfifo "$tmp/source_in" "$tmp/target_in"
+"$tmp/tinyvmm" tcp:127.0.0.1:0 <"$tmp/target_in" >"$tmp/target" 2>"$tmp/target_err" &
+target=$!
+exec 5>"$tmp/target_in"
+"$tmp/tinyvmm" <"$tmp/source_in" >"$tmp/source" 2>"$tmp/source_err" &
+source=$!
+exec 4>"$tmp/source_in"
+why=""
+until_true lines "$tmp/source" 5 || why="the source prints nothing: $(cat "$tmp/source_err")"
+echo 'migrate udp:nowhere' >&4
+until_true says "$tmp/source_err" "the VM is the source's" || why="no word of a refusal"
+until_true lines "$tmp/source" $(($(wc -l <"$tmp/source") + 5)) || why="it did not go on after a refusal"
+verdict refused "$why"
+
+why=""
+until_true says "$tmp/target_err" 'tinyvmm: at tcp:' || why="the target does not listen: $(cat "$tmp/target_err")"
+echo "migrate $(sed -n 's/^tinyvmm: at //p' "$tmp/target_err")" >&4
+wait $source || why="the source's exit code is $?"
+until_true lines "$tmp/target" 50 || why="the target prints nothing"
+echo quit >&5
+wait $target || why="the target's exit code is $?"
+cat "$tmp/source" "$tmp/target" >"$tmp/both"
+counts "$tmp/both" 1 || why="what was printed has a gap or a repeat"
+says "$tmp/source_err" 'migrated: .* pages sent, [1-9][0-9]* of them after the switchover' || why="$why no tentative run"
+[ -z "$why" ] || tail "$tmp"/*_err
+verdict "moved after $(wc -l <"$tmp/source") outputs" "$why"
+exit $failed
