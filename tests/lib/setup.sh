@@ -6,6 +6,8 @@ TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # libibverbs and librdmacm are for the RDMA transport.
 PACKAGES=(gcc g++ libc6-dev make cmake pkg-config util-linux
 	liburing-dev libibverbs-dev librdmacm-dev libcriterion-dev)
+# What only the tests need: the packages' checker, the manual's, and the header of the probes.
+TEST_PACKAGES=(dpkg-dev lintian mandoc systemtap-sdt-dev)
 
 # Root needs none; anybody else goes through sudo where it matters (apt, /dev/kvm, userfaultfd).
 SUDO=()
