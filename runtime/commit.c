@@ -4,6 +4,7 @@
  *
  *	source	OPEN -> DECIDED   commit_decide(): after this it never resumes
  *		OPEN -> ABORTED   commit_abort(): after this it never commits; it may resume
+ *		DECIDED -> ABORTED  commit_return(): pages were missing, and the arbiter holds SOURCE; it may resume
  *	target	OPEN -> PREPARED  commit_prepare(): it may not forget the VM of its own accord any more
  *		PREPARED -> DECIDED   commit_receive(): owner; output may go out
  *		OPEN -> ABORTED       commit_abort(): it never runs again
@@ -13,6 +14,10 @@
  * only in DECIDED, or through an arbiter that holds TARGET, which it can only where no SOURCE was recorded; and
  * a source that has an arbiter and has sent SWITCHOVER records SOURCE before it resumes. So no schedule of lost
  * messages and deaths has the source resume and the target reach DECIDED both.
+ *
+ * A target in doubt that lacks pages could not run alone: it does not claim the VM but records SOURCE, and is
+ * ABORTED by it. A source in DECIDED records TARGET, so that it finds SOURCE only where such a target has given up
+ * without COMMIT, for good: that, and nothing else, lets it resume. A target in DECIDED never asks.
  */
 #include <errno.h>
 
@@ -47,6 +52,11 @@ bool commit_abort(struct commit *c)
 	return move(c, COMMIT_OPEN, COMMIT_ABORTED) || move(c, COMMIT_PREPARED, COMMIT_ABORTED);
 }
 
+bool commit_return(struct commit *c)
+{
+	return c->source && move(c, COMMIT_DECIDED, COMMIT_ABORTED);
+}
+
 bool commit_prepare(struct commit *c)
 {
 	return !c->source && (commit_get(c) == COMMIT_PREPARED || move(c, COMMIT_OPEN, COMMIT_PREPARED));
@@ -71,6 +81,13 @@ enum ferry_owner commit_owner(const struct commit *c, bool done)
 	return FERRY_SOURCE;
 }
 
+enum ferry_owner commit_claim(const struct commit *c, uint64_t left)
+{
+	if (c->source)
+		return commit_get(c) == COMMIT_DECIDED ? FERRY_TARGET : FERRY_SOURCE;
+	return left ? FERRY_SOURCE : FERRY_TARGET;
+}
+
 int commit_arbitrate(struct ferry_session *s, enum ferry_owner want, enum ferry_owner *is)
 {
 	int err;
@@ -79,11 +96,12 @@ int commit_arbitrate(struct ferry_session *s, enum ferry_owner want, enum ferry_
 	if (!s->ops.arbiter)
 		return 0;
 	err = s->ops.arbiter(s->vm, s->session, want, is);
-	if (err < 0) {
+	if (err >= 0 && *is != FERRY_SOURCE && *is != FERRY_TARGET)
+		err = -EPROTO;
+	if (err < 0)
 		*is = FERRY_UNKNOWN;
-		return fail(&s->fail, err, "arbiter: the embedder answered %d (%s)", err, strerror(-err));
-	}
-	if (*is != FERRY_SOURCE && *is != FERRY_TARGET)
-		return fail(&s->fail, -EPROTO, "arbiter: answered owner %d; it must be source or target", *is);
-	return 0;
+	session_log(s, err < 0 ? 3 : 5, "arbiter want=%s is=%s errno=%d", ferry_owner_name(want), ferry_owner_name(*is),
+		    err < 0 ? -err : 0);
+	s->arbiter_err = err < 0 ? err : 0;
+	return s->arbiter_err;
 }

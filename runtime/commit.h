@@ -27,6 +27,8 @@ enum commit_state commit_get(const struct commit *c);
 bool commit_decide(struct commit *c);
 /* Either: from now on this migration can never commit here. False when it is decided already. */
 bool commit_abort(struct commit *c);
+/* Source, decided: the arbiter holds SOURCE, which only a target that lacked pages and gave up can have recorded. */
+bool commit_return(struct commit *c);
 /* Target: about to send PREPARED. False when aborted. */
 bool commit_prepare(struct commit *c);
 /* Target: COMMIT has arrived, or the arbiter says so. False unless PREPARED (or already owner). */
@@ -35,11 +37,17 @@ bool commit_receive(struct commit *c);
 /* Who may run the VM, as far as this end knows. done: the other end has confirmed. */
 enum ferry_owner commit_owner(const struct commit *c, bool done);
 
+/* In doubt: what this end may have an arbiter record. left: pages that PREPARED counted as missing. */
+enum ferry_owner commit_claim(const struct commit *c, uint64_t left);
+
+#define ARBITER_ALONE "only the %s has an arbiter: give both ends the same one, or neither"
+
 struct ferry_session;
 /*
  * Ask the embedder's arbiter to record want; *is is what stands. Without an arbiter 0 and *is = FERRY_UNKNOWN.
- * The source asks for SOURCE before it resumes once SWITCHOVER was sent; the target in doubt asks for TARGET.
- * So whoever comes second sees the first, and never do both run.
+ * The source asks for SOURCE before it resumes once SWITCHOVER was sent, and for TARGET when it has decided and
+ * hears nothing; the target in doubt asks for TARGET, or for SOURCE where pages are missing. So whoever comes
+ * second sees the first, and never do both run. A failure is logged, and kept for the result.
  */
 int commit_arbitrate(struct ferry_session *s, enum ferry_owner want, enum ferry_owner *is);
 

@@ -505,6 +505,10 @@ int link_recover(struct ferry_session *s)
 			window = s->tgt.hello.reconnect_us;
 		window = window ? window + s->cfg.timeout_us : 0;
 	}
+	/* A source that cannot know whether a target that lacks pages has heard COMMIT lets that one give up first. */
+	if (s->is_source && window && s->left && !s->confirmed && s->ops.arbiter &&
+	    commit_get(&s->commit) == COMMIT_DECIDED)
+		window += 2 * (s->cfg.timeout_us + atomic_load(&s->peer_timeout_us));
 	until = now_us() + window;
 	/* Held output piles up while the link is down, too. */
 	if (s->tgt.hold_until_us && s->tgt.hello.at_hold_limit == FERRY_HOLD_FALLBACK &&

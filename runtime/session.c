@@ -240,8 +240,12 @@ static void fill_result(struct ferry_session *s, struct ferry_result *r)
 	if (r->outcome == FERRY_MIGRATED)
 		snprintf(r->detail, sizeof(r->detail), "migrated: %" PRIu64 " pages sent, %" PRIu64 " of them after the switchover",
 			 atomic_load(&s->stats.pages), atomic_load(&s->stats.residue));
+	else if (r->outcome == FERRY_IN_DOUBT && s->arbiter_err)
+		snprintf(r->detail, sizeof(r->detail), "%.400s; the arbiter gave no answer: %s", fail_text(&s->fail),
+			 strerror(-s->arbiter_err));
 	else
 		snprintf(r->detail, sizeof(r->detail), "%s", fail_text(&s->fail));
+	r->claim = r->outcome == FERRY_IN_DOUBT ? commit_claim(&s->commit, s->left) : r->owner;
 	r->stats.size = sizeof(r->stats);
 	ferry_get_stats(s, &r->stats);
 }

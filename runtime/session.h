@@ -128,6 +128,7 @@ struct ferry_session {
 	struct ferry_stream stream; /* source: being sent; target: being received */
 	bool peer_can_hold;
 	bool peer_known;  /* source: a handshake has succeeded before */
+	int arbiter_err;  /* of the last time that it was asked */
 	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */
 	uint64_t left; /* pages that were not there when the target said PREPARED: then the source serves on */
 	bool confirmed; /* source: COMMITTED heard; target: BYE heard */

@@ -118,6 +118,7 @@ int source_send_state(struct ferry_session *s)
 static int send_map(struct ferry_session *s)
 {
 	struct wire_map m = { .nregions = (uint32_t)s->nregions,
+			      .flags = s->ops.arbiter ? WIRE_SOURCE_ARBITER : 0,
 			      .needs_len = s->stream.len,
 			      .needs_sum = stream_sum(&s->stream) };
 	struct wire_region *r = calloc(s->nregions, sizeof(*r));
@@ -155,6 +156,8 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	if (err < 0)
 		return err;
 	memcpy(&r, m.body, sizeof(r));
+	if (!!(r.flags & WIRE_TARGET_ARBITER) != !!s->ops.arbiter)
+		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "source" : "target");
 	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
 	*next = FERRY_PRECOPY;
 	return 0;

@@ -349,6 +349,17 @@ int source_activation(struct ferry_session *s, enum ferry_phase *next)
 	return 0;
 }
 
+/* From the stop point. */
+static void run_again(struct ferry_session *s, struct ferry_result *res)
+{
+	int err = s->ops.resume(s->vm);
+
+	if (err < 0)
+		session_log(s, 2, "resume errno=%d text=\"the VM stands still at the source\"", -err);
+	res->outcome = FERRY_FELL_BACK;
+	res->owner = FERRY_SOURCE;
+}
+
 /* The commit was decided and nobody confirmed it: only the arbiter can still tell. */
 static void in_doubt(struct ferry_session *s, struct ferry_result *res)
 {
@@ -362,27 +373,33 @@ static void in_doubt(struct ferry_session *s, struct ferry_result *res)
 		res->owner = FERRY_TARGET;
 		return;
 	}
-	if (s->left) /* a target that lacks memory cannot go on without this end, whoever is named owner */
+	if (commit_arbitrate(s, FERRY_TARGET, &is) < 0 || is == FERRY_UNKNOWN)
 		return;
-	if (commit_arbitrate(s, FERRY_TARGET, &is) == 0 && is == FERRY_TARGET) {
-		res->outcome = FERRY_MIGRATED;
+	if (is == FERRY_TARGET) {
+		/* A target that lacks memory which only this end has cannot go on. */
+		res->outcome = s->left ? FERRY_LOST : FERRY_MIGRATED;
 		res->owner = FERRY_TARGET;
-		retire(s);
+	} else if (s->left && commit_return(&s->commit)) {
+		run_again(s, res);
 	}
 }
 
-/* True: the VM may run here. */
-static bool may_resume(struct ferry_session *s, struct ferry_result *res)
+/* The VM was stopped, and may run here unless the arbiter says otherwise, or nothing. */
+static void fall_back(struct ferry_session *s, struct ferry_result *res)
 {
-	enum ferry_owner is;
+	enum ferry_owner is = FERRY_SOURCE;
 
-	if (!s->src.switched || !s->ops.arbiter)
-		return true;
-	if (commit_arbitrate(s, FERRY_SOURCE, &is) == 0 && is == FERRY_SOURCE)
-		return true;
+	if (s->src.switched && s->ops.arbiter)
+		commit_arbitrate(s, FERRY_SOURCE, &is);
+	if (is == FERRY_SOURCE) {
+		run_again(s, res);
+		return;
+	}
+	link_kill(s);
+	if (s->crew.n)
+		crew_join(&s->crew);
 	res->outcome = is == FERRY_TARGET ? FERRY_MIGRATED : FERRY_IN_DOUBT;
-	res->owner = is == FERRY_TARGET ? FERRY_TARGET : FERRY_UNKNOWN;
-	return false;
+	res->owner = is;
 }
 
 /* The VM runs here again; a target that may be PREPARED should not be left in doubt about it. */
@@ -412,23 +429,15 @@ void source_fail(struct ferry_session *s, int err, struct ferry_result *res)
 			crew_join(&s->crew);
 		stop_tracking(s);
 		in_doubt(s, res);
-		return;
+	} else {
+		res->outcome = FERRY_REFUSED;
+		res->owner = FERRY_SOURCE;
+		if (s->src.paused)
+			fall_back(s, res);
+		stop_tracking(s);
+		if (res->owner == FERRY_SOURCE)
+			tell_target(s);
 	}
-	res->outcome = s->src.paused ? FERRY_FELL_BACK : FERRY_REFUSED;
-	res->owner = FERRY_SOURCE;
-	if (s->src.paused && may_resume(s, res)) {
-		int e = s->ops.resume(s->vm);
-
-		if (e < 0)
-			session_log(s, 2, "resume errno=%d text=\"the VM stands still at the source\"", -e);
-	}
-	stop_tracking(s);
-	if (res->owner == FERRY_SOURCE) {
-		tell_target(s);
-		return;
-	}
-	link_kill(s);
-	crew_join(&s->crew);
-	if (res->owner == FERRY_TARGET)
+	if (res->outcome == FERRY_MIGRATED)
 		retire(s);
 }

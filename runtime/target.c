@@ -78,6 +78,8 @@ static int take_map(struct ferry_session *s, const struct wire_msg *m)
 						       .fd = w.flags & FERRY_REGION_SHARED ? 0 : -1 };
 		s->pages_total += w.len >> 12;
 	}
+	if (!!(map.flags & WIRE_SOURCE_ARBITER) != !!s->ops.arbiter)
+		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "target" : "source");
 	return target_check_state(s, map.needs_len, map.needs_sum);
 }
 
@@ -172,7 +174,8 @@ int target_lend(struct ferry_session *s, bool all)
 
 static int reserve(struct ferry_session *s, const struct wire_msg *m)
 {
-	struct wire_reserved r = { .flags = s->ops.output_hold ? WIRE_CAN_HOLD : 0 };
+	struct wire_reserved r = { .flags = (s->ops.output_hold ? WIRE_CAN_HOLD : 0) |
+					    (s->ops.arbiter ? WIRE_TARGET_ARBITER : 0) };
 	int err = take_map(s, m);
 
 	if (!err)

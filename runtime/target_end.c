@@ -324,56 +324,62 @@ static void discard(struct ferry_session *s)
 	place_disarm(&s->tgt.place);
 }
 
-/* PREPARED and no answer for good. True: settled, and the VM is ours. */
-static bool settle(struct ferry_session *s, struct ferry_result *res)
+/*
+ * PREPARED and no answer for good: the VM stays paused, its output held, until the arbiter tells. Without all of
+ * its memory it could not run here, so then it is not claimed but given back; where the source has decided, lost.
+ */
+static void settle(struct ferry_session *s)
 {
-	enum ferry_owner is = FERRY_UNKNOWN;
+	enum ferry_owner is;
 
-	/* Without all of its memory it could not run: it is not asked for. */
-	if (s->left)
-		return false;
-	commit_arbitrate(s, FERRY_TARGET, &is);
-	if (is == FERRY_TARGET && commit_receive(&s->commit)) {
-		place_disarm(&s->tgt.place);
-		quiet_op(s, "activate", s->ops.activate);
-		resume(s);
-		if (s->tgt.held)
-			quiet_op(s, "output_release", s->ops.output_release);
-		res->outcome = FERRY_MIGRATED;
-		res->owner = FERRY_TARGET;
-		return true;
-	}
-	if (is == FERRY_SOURCE)
+	if (s->tgt.running)
+		quiet_op(s, "pause", s->ops.pause);
+	s->tgt.running = false;
+	target_join(s, -EPIPE);
+	commit_arbitrate(s, commit_claim(&s->commit, s->left), &is);
+	if (is == FERRY_TARGET)
+		commit_receive(&s->commit);
+	else if (is == FERRY_SOURCE)
 		commit_abort(&s->commit);
-	return false;
+}
+
+/* Owner by the arbiter's word. */
+static void take_over(struct ferry_session *s, struct ferry_result *res)
+{
+	place_disarm(&s->tgt.place);
+	quiet_op(s, "activate", s->ops.activate);
+	if (resume(s) < 0) { /* as after a COMMIT: the owner's VM cannot run */
+		discard(s);
+		return;
+	}
+	if (s->tgt.held)
+		quiet_op(s, "output_release", s->ops.output_release);
+	res->outcome = FERRY_MIGRATED;
 }
 
 void target_fail(struct ferry_session *s, int err, struct ferry_result *res)
 {
-	bool heard = s->peer_gone;
+	bool heard = s->peer_gone, settled = false;
 
 	if (!fail_err(&s->fail))
 		fail(&s->fail, err, "%s failed: %s", ferry_phase_name(s->phase), strerror(-err));
-	if (commit_get(&s->commit) == COMMIT_PREPARED && !heard && err == -EPIPE) {
-		target_join(s, -EPIPE);
-		if (settle(s, res))
-			return;
-	}
 	if (commit_get(&s->commit) == COMMIT_PREPARED && !heard) {
-		/* The VM stays paused, its output held, for whoever can tell. */
-		if (s->tgt.running)
-			quiet_op(s, "pause", s->ops.pause);
-		s->tgt.running = false;
-		target_join(s, -EPIPE);
+		settle(s);
+		settled = true;
+	}
+	if (settled && commit_get(&s->commit) == COMMIT_PREPARED) {
 		res->outcome = FERRY_IN_DOUBT;
 		res->owner = FERRY_UNKNOWN;
 		return;
 	}
 	if (commit_get(&s->commit) == COMMIT_DECIDED) {
-		/* Owner, and the rest of the memory cannot come. */
+		/* Owner; lost where the rest of the memory cannot come. */
 		res->outcome = FERRY_LOST;
 		res->owner = FERRY_TARGET;
-		discard(s);
+		if (settled && !s->left)
+			take_over(s, res);
+		else
+			discard(s);
 		return;
 	}
 	commit_abort(&s->commit);

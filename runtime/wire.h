@@ -101,9 +101,10 @@ struct wire_abort { /* and REFUSED; the sentence follows, without a zero */
 };
 _Static_assert(sizeof(struct wire_abort) == 8, "");
 
+#define WIRE_SOURCE_ARBITER 1u
 struct wire_map { /* nregions wire_region follow; the STATE messages before it are the needs */
 	uint32_t nregions;
-	uint32_t reserved;
+	uint32_t flags;
 	uint64_t needs_len;
 	uint64_t needs_sum;
 };
@@ -121,6 +122,7 @@ _Static_assert(sizeof(struct wire_region) == 32, "");
 _Static_assert(sizeof(struct page_run) == 16, "");
 
 #define WIRE_CAN_HOLD 1u
+#define WIRE_TARGET_ARBITER 2u
 struct wire_reserved {
 	uint32_t flags;
 	uint32_t reserved;

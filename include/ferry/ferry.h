@@ -207,8 +207,9 @@ struct ferry_ops {
 	int (*discard)(void *vm);
 
 	/*
-	 * Optional: settle an in-doubt ending by a compare-and-swap outside both hosts: if nothing is recorded
-	 * for session, record want; *is is what is recorded then. docs/failure-model.md says when it is asked.
+	 * Optional, both ends or neither: settle an in-doubt ending by a compare-and-swap outside both hosts: if
+	 * nothing is recorded for session, record want; *is is what is recorded then, FERRY_SOURCE or FERRY_TARGET.
+	 * ferry/arbiter_file.h and ferry/arbiter_etcd.h are ready ones; docs/failure-model.md says when it is asked.
 	 */
 	int (*arbiter)(void *vm, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is);
 
@@ -244,7 +245,7 @@ struct ferry_config {
 	uint64_t connect_us;	   /* source: to reach the target; target: to be reached; 10 s */
 	uint64_t reconnect_us;	   /* a lost link may be back for this long; 5 s; FERRY_CONFIG_NO_RECONNECT: 0 */
 	uint64_t timeout_us;	   /* a peer silent this long is a lost link; 3 s, at least 10 ms */
-	uint8_t session[16];	   /* source: names the migration, for the arbiter; zero: random */
+	uint8_t session[16];	   /* source: names the migration, for the arbiter; never twice the same; zero: random */
 };
 
 #define FERRY_CONFIG_NO_RECONNECT 1u
@@ -261,6 +262,7 @@ struct ferry_result {
 	uint8_t session[16];
 	char detail[FERRY_DETAIL_MAX]; /* one sentence: what happened, with the values */
 	struct ferry_stats stats;
+	enum ferry_owner claim; /* FERRY_IN_DOUBT: what an arbiter may be asked for later, here; else as owner */
 };
 
 #define FERRY_OPS_INIT .size = sizeof(struct ferry_ops)

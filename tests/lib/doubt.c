@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+#include "doubt.h"
+
+#include <stdio.h>
+
+#define SLOW 16000000u /* bytes a second: pages are missing for a third of a second */
+
+static int op_arbiter(void *v, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is)
+{
+	struct fakevm *vm = v;
+	struct doubt *d = ((struct rig *)vm->arg)->arg;
+
+	if (!pthread_equal(pthread_self(), vm->thread))
+		world_trouble(vm->w, "the arbiter was not asked on the thread inside ferry_run()");
+	vm->calls[FAKE_ARBITER]++;
+	return d->ask(session, want, is);
+}
+
+/* Armed in pre-copy; where an ABORT is to be lost, the source gives up when PREPARED is, or may be, under way. */
+static void on_phase(struct fakevm *vm, enum ferry_phase p)
+{
+	struct rig *r = vm->arg;
+	struct doubt *d = r->arg;
+	int err;
+
+	if (p == FERRY_PRECOPY && !d->armed) {
+		d->armed = true;
+		err = ferry_drill(d->by_target ? r->tgt.session : r->src.session, d->fault);
+		if (err)
+			world_trouble(vm->w, "ferry_drill(%s): %d", d->fault, err);
+	}
+	if (p == FERRY_COMMITMENT && !strcmp(d->message, "ABORT"))
+		ferry_cancel(r->src.session);
+}
+
+void doubt_init(struct doubt *d, const struct rig_kind *kind, enum doubt_way way, const char *how, const char *message,
+		bool by_target, doubt_ask ask)
+{
+	struct rig *r = &d->rig;
+
+	memset(d, 0, sizeof(*d));
+	rig_init(r, kind);
+	rig_impatient(r);
+	r->arg = d;
+	d->ask = ask;
+	d->by_target = by_target;
+	d->message = message;
+	snprintf(d->fault, sizeof(d->fault), "%s:%s", how, message);
+	r->src.phase_hook = on_phase;
+	if (ask)
+		r->src.ops.arbiter = r->tgt.ops.arbiter = op_arbiter;
+	if (way != DOUBT_STOP_AND_COPY)
+		rig_postcopy(r, way == DOUBT_TENTATIVE ? 0 : SLOW);
+	if (way == DOUBT_SWITCHOVER)
+		r->scfg.commit_at = FERRY_COMMIT_AT_SWITCHOVER;
+	if (way == DOUBT_HOLD_LIMIT) {
+		r->scfg.hold_limit_us = 50000;
+		r->scfg.at_hold_limit = FERRY_HOLD_COMMIT;
+	}
+}
+
+static void lost(struct rig *r)
+{
+	cr_assert(r->sres.outcome == FERRY_LOST && r->tres.outcome == FERRY_LOST, "source: %s \"%s\"; target: %s \"%s\"",
+		  ferry_outcome_name(r->sres.outcome), r->sres.detail, ferry_outcome_name(r->tres.outcome),
+		  r->tres.detail);
+	cr_assert(r->sres.owner == FERRY_TARGET && r->tres.owner == FERRY_TARGET);
+	cr_assert(!world_source_runs(&r->world) && !world_target_runs(&r->world));
+	cr_assert_eq(r->tgt.calls[FAKE_DISCARD], 1);
+	cr_assert_eq(r->src.calls[FAKE_RESUME] + r->src.calls[FAKE_RETIRE], 0);
+}
+
+void doubt_check(struct doubt *d, enum doubt_end end)
+{
+	enum ferry_owner due = end == DOUBT_SOURCE_OWNS ? FERRY_SOURCE : FERRY_TARGET, is = FERRY_NONE;
+	struct rig *r = &d->rig;
+
+	cr_assert(d->armed);
+	if (end == DOUBT_SOURCE_OWNS)
+		rig_fell_back(r);
+	else if (end == DOUBT_TARGET_OWNS)
+		rig_migrated(r);
+	else
+		lost(r);
+	cr_assert(r->sres.claim == due && r->tres.claim == due);
+	/* A target that has heard COMMIT, or the ABORT after all, asks nobody. */
+	cr_assert_eq(r->src.calls[FAKE_ARBITER], 1);
+	cr_assert_leq(r->tgt.calls[FAKE_ARBITER], strcmp(d->message, "COMMITTED") ? 1 : 0);
+	cr_assert_eq(d->ask(r->sres.session, due == FERRY_SOURCE ? FERRY_TARGET : FERRY_SOURCE, &is), 0);
+	cr_assert_eq(is, due);
+}
