@@ -323,7 +323,6 @@ Test(vmm, pauses_and_resumes)
 	vmm_destroy(vm);
 }
 
-/* Pausing waits for no pace: an idle guest stops as fast as a busy one. */
 static void changes(bool host)
 {
 	struct vmm_config cfg = config(host, VMM_ANON, 2);
