@@ -27,69 +27,19 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "pull.h"
+#include "pull_int.h"
 #include "session.h"
 #include "uffd.h"
 
-#define PAGE ((size_t)4096)
-#define URGENT_MAX 64u		/* faults in flight */
-#define SWEEP_DEPTH 2u		/* gets in flight on a data channel; 1 beside faults: less for an answer to wait for */
 #define HOT_NS 1000000u		/* faults are expected so long after one */
-#define SWEEP_PAGES 16u		/* pages a get of the sweep: worker 0 looks for faults between two */
 #define CLEAN_PAGES 512u	/* clean neighbours mapped with a fault */
-
-struct urgent_slot {
-	bool used;
-	struct page_run run;
-	uint64_t since_ns; /* the fault */
-	uint64_t asked_ns; /* on this link */
-};
 
 /* Whether main is inside load, where a fault of its own must not outlive the link; DEAD: nobody serves faults. */
 enum { LOAD_NO, LOAD_NOW, LOAD_DEAD };
 
-struct sweep_get {
-	struct page_run run[SWEEP_PAGES];
-	unsigned n;
-};
-
-struct sweep { /* one data channel's */
-	struct xport_chan *c;
-	unsigned chan;
-	struct page_cursor at;
-	struct sweep_get get[SWEEP_DEPTH];
-	unsigned flying;
-	bool ended;
-	uint64_t moved_us; /* when it last got anything */
-};
-
-struct pull {
-	struct ferry_session *s;
-	struct page_set todo;
-	_Atomic uint64_t left;
-	_Atomic bool stop;
-	_Atomic bool released;
-	_Atomic int loading; /* LOAD_* */
-	_Atomic uint64_t hint; /* (region << 48 | page) + 1 of the last fault; 0: none since the sweep looked */
-	int stop_fd;	       /* wakes worker 0 */
-	int go_fd;	       /* opens the sweep */
-	unsigned channels;
-	uint64_t expect_ns; /* worker 0: until then the answer to a fault is worth waiting for */
-	uint64_t hot_ns;    /* worker 0: until then the next fault is expected */
-	struct urgent_slot slot[URGENT_MAX]; /* worker 0; kept over a reconnect */
-	struct urgent_slot behind[URGENT_MAX]; /* faults on pages that were under way already */
-	uint8_t *staging;      /* URGENT_MAX pages, then SWEEP_DEPTH * SWEEP_PAGES a data channel */
-	size_t staging_len;
-};
-
 static uint8_t *urgent_buf(struct pull *p, unsigned i)
 {
 	return p->staging + i * PAGE;
-}
-
-static uint8_t *sweep_buf(struct pull *p, unsigned chan, unsigned slot)
-{
-	return p->staging + (URGENT_MAX + (chan * SWEEP_DEPTH + slot) * SWEEP_PAGES) * PAGE;
 }
 
 int pull_new(struct pull **ret, struct ferry_session *s)
@@ -190,8 +140,7 @@ void pull_release(struct ferry_session *s)
 	ring(s->tgt.pull->stop_fd);
 }
 
-/* The bytes of a claimed run are here: give them to the VM, and account for it. */
-static int placed(struct pull *p, const struct page_run *run, const void *buf, bool wake)
+int pull_placed(struct pull *p, const struct page_run *run, const void *buf, bool wake)
 {
 	struct ferry_session *s = p->s;
 	uint64_t before;
@@ -287,7 +236,7 @@ static int reap_urgent(struct pull *p, struct xport_chan *c)
 		return 0;
 	for (int k = 0; k < n; k++) {
 		struct urgent_slot *u = &p->slot[tag[k] % URGENT_MAX];
-		int err = placed(p, &u->run, urgent_buf(p, tag[k] % URGENT_MAX), false);
+		int err = pull_placed(p, &u->run, urgent_buf(p, tag[k] % URGENT_MAX), false);
 
 		if (err < 0)
 			return err;
@@ -345,120 +294,6 @@ static int check_patience(struct pull *p, const struct sweep *w)
 		if (p->slot[i].used && now - p->slot[i].asked_ns > limit)
 			return -ETIMEDOUT;
 	return w->flying && now / 1000 - w->moved_us > p->s->cfg.timeout_us ? -ETIMEDOUT : 0;
-}
-
-/* ---- the sweep ---- */
-
-static void follow_hint(struct pull *p, struct page_cursor *at)
-{
-	uint64_t h = atomic_exchange_explicit(&p->hint, 0, memory_order_relaxed);
-
-	if (!h)
-		return;
-	h--;
-	*at = (struct page_cursor){ .region = (uint32_t)(h >> 48), .page = h & ((UINT64_C(1) << 48) - 1) };
-}
-
-/* Claims up to SWEEP_PAGES pages; false when todo is empty. */
-static bool claim_batch(struct pull *p, struct page_cursor *at, struct sweep_get *g)
-{
-	uint32_t pages = 0;
-	bool wrapped = at->region == 0 && at->page == 0;
-
-	g->n = 0;
-	while (pages < SWEEP_PAGES) {
-		if (page_set_claim(&p->todo, at, SWEEP_PAGES - pages, &g->run[g->n])) {
-			pages += g->run[g->n++].npages;
-			continue;
-		}
-		if (g->n || wrapped)
-			break;
-		*at = (struct page_cursor){ 0 };
-		wrapped = true;
-	}
-	return g->n > 0;
-}
-
-static int ask_batch(struct pull *p, const struct sweep *w, unsigned slot)
-{
-	const struct sweep_get *g = &w->get[slot];
-	struct place *pl = &p->s->tgt.place;
-	uint8_t *buf = sweep_buf(p, w->chan, slot);
-	struct page_run out[SWEEP_PAGES];
-	void *dst[SWEEP_PAGES];
-
-	for (unsigned i = 0; i < g->n; i++) {
-		const struct page_run *r = &g->run[i];
-
-		out[i] = *r;
-		out[i].region = p->s->regions[r->region].id;
-		dst[i] = place_direct(pl, r->region) ? (uint8_t *)place_landing(pl, r->region) + r->page * PAGE : buf;
-		buf += r->npages * PAGE;
-	}
-	return w->c->ops->get(w->c, out, dst, g->n, slot);
-}
-
-static int batch_arrived(struct pull *p, unsigned chan, unsigned slot, const struct sweep_get *g)
-{
-	uint8_t *buf = sweep_buf(p, chan, slot);
-	int err = 0;
-
-	for (unsigned i = 0; i < g->n && !err; i++) {
-		err = placed(p, &g->run[i], buf, true);
-		buf += g->run[i].npages * PAGE;
-	}
-	return err;
-}
-
-/* Asks for at most max more gets, with at most depth in flight; how many it asked for. */
-static int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max)
-{
-	int asked = 0, err;
-
-	for (unsigned i = 0; i < SWEEP_DEPTH && w->flying < depth && asked < max; i++) {
-		if (w->get[i].n)
-			continue;
-		follow_hint(p, &w->at);
-		if (!claim_batch(p, &w->at, &w->get[i]))
-			break;
-		if (!w->flying)
-			w->moved_us = now_us();
-		w->flying++;
-		asked++;
-		err = ask_batch(p, w, i);
-		if (err < 0)
-			return err;
-	}
-	return asked;
-}
-
-/* Places what has come within wait_us; the number of gets that it ended. */
-static int sweep_reap(struct pull *p, struct sweep *w, uint64_t wait_us)
-{
-	uint32_t tag[SWEEP_DEPTH];
-	int n, err;
-
-	if (!w->flying)
-		return 0;
-	n = w->c->ops->reap(w->c, tag, wait_us ? SWEEP_DEPTH : 1, wait_us);
-	if (n == -EAGAIN)
-		return 0;
-	for (int k = 0; k < n; k++) {
-		struct sweep_get *g = &w->get[tag[k] % SWEEP_DEPTH];
-
-		if ((err = batch_arrived(p, w->chan, tag[k] % SWEEP_DEPTH, g)) < 0)
-			return err;
-		g->n = 0;
-		w->flying--;
-		w->moved_us = now_us();
-	}
-	return n;
-}
-
-static int sweep_end(struct sweep *w)
-{
-	w->ended = true;
-	return w->c->ops->end(w->c);
 }
 
 /* ---- the workers ---- */

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+/* What pull.c (faults, workers) and sweep.c (everything else of the residue) share; the theory is in pull.c. */
+#ifndef FERRY_PULL_INT_H
+#define FERRY_PULL_INT_H
+
+#include "pull.h"
+#include "session.h"
+
+#define PAGE ((size_t)4096)
+#define URGENT_MAX 64u		/* faults in flight */
+#define SWEEP_DEPTH 2u		/* gets in flight on a data channel; 1 beside faults: less for an answer to wait for */
+#define SWEEP_PAGES 16u		/* pages a get of the sweep: worker 0 looks for faults between two */
+
+struct urgent_slot {
+	bool used;
+	struct page_run run;
+	uint64_t since_ns; /* the fault */
+	uint64_t asked_ns; /* on this link */
+};
+
+struct sweep_get {
+	struct page_run run[SWEEP_PAGES];
+	unsigned n;
+};
+
+struct sweep { /* one data channel's */
+	struct xport_chan *c;
+	unsigned chan;
+	struct page_cursor at;
+	struct sweep_get get[SWEEP_DEPTH];
+	unsigned flying;
+	bool ended;
+	uint64_t moved_us; /* when it last got anything */
+};
+
+struct pull {
+	struct ferry_session *s;
+	struct page_set todo;
+	_Atomic uint64_t left;
+	_Atomic bool stop;
+	_Atomic bool released;
+	_Atomic int loading; /* LOAD_* */
+	_Atomic uint64_t hint; /* (region << 48 | page) + 1 of the last fault; 0: none since the sweep looked */
+	int stop_fd;	       /* wakes worker 0 */
+	int go_fd;	       /* opens the sweep */
+	unsigned channels;
+	uint64_t expect_ns; /* worker 0: until then the answer to a fault is worth waiting for */
+	uint64_t hot_ns;    /* worker 0: until then the next fault is expected */
+	struct urgent_slot slot[URGENT_MAX]; /* worker 0; kept over a reconnect */
+	struct urgent_slot behind[URGENT_MAX]; /* faults on pages that were under way already */
+	uint8_t *staging;      /* URGENT_MAX pages, then SWEEP_DEPTH * SWEEP_PAGES a data channel */
+	size_t staging_len;
+};
+
+/* The bytes of a claimed run are here: give them to the VM, and account for it. Without wake: see place_run(). */
+int pull_placed(struct pull *p, const struct page_run *run, const void *buf, bool wake);
+
+/* Asks for at most max more gets, with at most depth in flight; how many it asked for. */
+int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max);
+/* Places what has come within wait_us; the number of gets that it ended. */
+int sweep_reap(struct pull *p, struct sweep *w, uint64_t wait_us);
+int sweep_end(struct sweep *w);
+
+#endif

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The sweep: what no fault has asked for, claimed run by run from where the last fault was, a few gets in flight on
+ * each data channel.
+ */
+#include <errno.h>
+
+#include "pull_int.h"
+
+static uint8_t *sweep_buf(struct pull *p, unsigned chan, unsigned slot)
+{
+	return p->staging + (URGENT_MAX + (chan * SWEEP_DEPTH + slot) * SWEEP_PAGES) * PAGE;
+}
+
+static void follow_hint(struct pull *p, struct page_cursor *at)
+{
+	uint64_t h = atomic_exchange_explicit(&p->hint, 0, memory_order_relaxed);
+
+	if (!h)
+		return;
+	h--;
+	*at = (struct page_cursor){ .region = (uint32_t)(h >> 48), .page = h & ((UINT64_C(1) << 48) - 1) };
+}
+
+/* Claims up to SWEEP_PAGES pages; false when todo is empty. */
+static bool claim_batch(struct pull *p, struct page_cursor *at, struct sweep_get *g)
+{
+	uint32_t pages = 0;
+	bool wrapped = at->region == 0 && at->page == 0;
+
+	g->n = 0;
+	while (pages < SWEEP_PAGES) {
+		if (page_set_claim(&p->todo, at, SWEEP_PAGES - pages, &g->run[g->n])) {
+			pages += g->run[g->n++].npages;
+			continue;
+		}
+		if (g->n || wrapped)
+			break;
+		*at = (struct page_cursor){ 0 };
+		wrapped = true;
+	}
+	return g->n > 0;
+}
+
+static int ask_batch(struct pull *p, const struct sweep *w, unsigned slot)
+{
+	const struct sweep_get *g = &w->get[slot];
+	struct place *pl = &p->s->tgt.place;
+	uint8_t *buf = sweep_buf(p, w->chan, slot);
+	struct page_run out[SWEEP_PAGES];
+	void *dst[SWEEP_PAGES];
+
+	for (unsigned i = 0; i < g->n; i++) {
+		const struct page_run *r = &g->run[i];
+
+		out[i] = *r;
+		out[i].region = p->s->regions[r->region].id;
+		dst[i] = place_direct(pl, r->region) ? (uint8_t *)place_landing(pl, r->region) + r->page * PAGE : buf;
+		buf += r->npages * PAGE;
+	}
+	return w->c->ops->get(w->c, out, dst, g->n, slot);
+}
+
+static int batch_arrived(struct pull *p, unsigned chan, unsigned slot, const struct sweep_get *g)
+{
+	uint8_t *buf = sweep_buf(p, chan, slot);
+	int err = 0;
+
+	for (unsigned i = 0; i < g->n && !err; i++) {
+		err = pull_placed(p, &g->run[i], buf, true);
+		buf += g->run[i].npages * PAGE;
+	}
+	return err;
+}
+
+int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max)
+{
+	int asked = 0, err;
+
+	for (unsigned i = 0; i < SWEEP_DEPTH && w->flying < depth && asked < max; i++) {
+		if (w->get[i].n)
+			continue;
+		follow_hint(p, &w->at);
+		if (!claim_batch(p, &w->at, &w->get[i]))
+			break;
+		if (!w->flying)
+			w->moved_us = now_us();
+		w->flying++;
+		asked++;
+		err = ask_batch(p, w, i);
+		if (err < 0)
+			return err;
+	}
+	return asked;
+}
+
+int sweep_reap(struct pull *p, struct sweep *w, uint64_t wait_us)
+{
+	uint32_t tag[SWEEP_DEPTH];
+	int n, err;
+
+	if (!w->flying)
+		return 0;
+	n = w->c->ops->reap(w->c, tag, wait_us ? SWEEP_DEPTH : 1, wait_us);
+	if (n == -EAGAIN)
+		return 0;
+	for (int k = 0; k < n; k++) {
+		struct sweep_get *g = &w->get[tag[k] % SWEEP_DEPTH];
+
+		if ((err = batch_arrived(p, w->chan, tag[k] % SWEEP_DEPTH, g)) < 0)
+			return err;
+		g->n = 0;
+		w->flying--;
+		w->moved_us = now_us();
+	}
+	return n;
+}
+
+int sweep_end(struct sweep *w)
+{
+	w->ended = true;
+	return w->c->ops->end(w->c);
+}
