@@ -389,7 +389,7 @@ static void help_row(FILE *out, const struct option_row *row)
 	if (row->value == V_TEXT)
 		width += fprintf(out, " %s", row->at == AT(json) ? "FILE" : "URI");
 	fprintf(out, "%*s %s", width < 42 ? 42 - width : 0, "", row->help);
-	if ((row->commands & ENDS) != ENDS) {
+	if (row->commands != ENDS) { /* unnamed: run, source, target */
 		const char *sep = " (";
 
 		for (enum command c = CMD_RUN; c <= CMD_FLOOR; c++) {

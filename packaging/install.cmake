@@ -32,3 +32,41 @@ configure_package_config_file(packaging/ferryConfig.cmake.in ferryConfig.cmake I
 write_basic_package_version_file(ferryConfigVersion.cmake COMPATIBILITY SameMajorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/ferryConfig.cmake ${PROJECT_BINARY_DIR}/ferryConfigVersion.cmake
 	DESTINATION ${FERRY_CMAKE_DIR} COMPONENT dev)
+
+# The manual: a file for each name, and rdma-migrate(1) with the options that the program itself tells.
+option(FERRY_MANUAL "build the manual pages; rdma-migrate(1) asks the program that was built" ON)
+if(FERRY_MANUAL AND NOT FERRY_SANITIZE)
+	find_program(GZIP gzip REQUIRED)
+	find_program(AWK awk REQUIRED)
+	set(MAN_DIR ${PROJECT_BINARY_DIR}/man)
+	file(MAKE_DIRECTORY ${MAN_DIR})
+	file(GLOB pages CONFIGURE_DEPENDS docs/man/*.3)
+	set(built)
+	set(links)
+	foreach(page IN LISTS pages)
+		get_filename_component(file ${page} NAME)
+		add_custom_command(OUTPUT ${MAN_DIR}/${file}.gz DEPENDS ${page} VERBATIM
+			COMMAND ${GZIP} -9nc ${page} > ${MAN_DIR}/${file}.gz)
+		list(APPEND built ${MAN_DIR}/${file}.gz)
+		file(STRINGS ${page} names REGEX "^\\.Nm [a-z]")
+		foreach(line IN LISTS names)
+			string(REGEX REPLACE "^\\.Nm ([a-z_]+).*" "\\1.3" name "${line}")
+			if(NOT name STREQUAL file)
+				file(CREATE_LINK ${file}.gz ${MAN_DIR}/${name}.gz SYMBOLIC)
+				list(APPEND links ${MAN_DIR}/${name}.gz)
+			endif()
+		endforeach()
+	endforeach()
+	install(FILES ${built} ${links} DESTINATION ${CMAKE_INSTALL_MANDIR}/man3 COMPONENT dev)
+
+	set(from_help ${PROJECT_SOURCE_DIR}/docs/man/from-help.awk)
+	set(page ${PROJECT_SOURCE_DIR}/docs/man/rdma-migrate.1.in)
+	add_custom_command(OUTPUT ${MAN_DIR}/rdma-migrate.1.gz DEPENDS rdma-migrate ${from_help} ${page} VERBATIM
+		COMMAND rdma-migrate help > ${MAN_DIR}/help
+		COMMAND ${AWK} -f ${from_help} ${MAN_DIR}/help ${page} > ${MAN_DIR}/rdma-migrate.1
+		COMMAND ${GZIP} -9nc ${MAN_DIR}/rdma-migrate.1 > ${MAN_DIR}/rdma-migrate.1.gz)
+	install(FILES ${MAN_DIR}/rdma-migrate.1.gz DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 COMPONENT cli)
+	add_custom_target(manual ALL DEPENDS ${built} ${MAN_DIR}/rdma-migrate.1.gz)
+endif()
+install(FILES packaging/rdma-migrate.bash RENAME rdma-migrate COMPONENT cli
+	DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
