@@ -12,7 +12,11 @@ install(TARGETS ferry_shared EXPORT ferry-shared
 	LIBRARY COMPONENT lib NAMELINK_COMPONENT dev INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(TARGETS ferry_static EXPORT ferry-static
 	ARCHIVE COMPONENT dev INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-install(DIRECTORY include/ferry DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT dev FILES_MATCHING PATTERN "*.h")
+if(NOT TARGET ferry_etcd)
+	set(FERRY_NO_ETCD PATTERN arbiter_etcd.h EXCLUDE)
+endif()
+install(DIRECTORY include/ferry DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT dev FILES_MATCHING PATTERN "*.h"
+	${FERRY_NO_ETCD})
 
 # pkg-config: relative to the file itself, so that an installed tree may be moved.
 set(FERRY_PKGCONFIG_DIR ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
@@ -21,6 +25,11 @@ string(REGEX REPLACE "/$" "" FERRY_PC_TO_PREFIX "${FERRY_PC_TO_PREFIX}")
 list(JOIN FERRY_MODULES " " FERRY_PC_MODULES)
 configure_file(runtime/ferry.pc.in ferry.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/ferry.pc DESTINATION ${FERRY_PKGCONFIG_DIR} COMPONENT dev)
+if(TARGET ferry_etcd) # static only: one function, which an embedder's arbiter op calls
+	install(TARGETS ferry_etcd ARCHIVE COMPONENT dev)
+	configure_file(arbiter/ferry-etcd.pc.in ferry-etcd.pc @ONLY)
+	install(FILES ${PROJECT_BINARY_DIR}/ferry-etcd.pc DESTINATION ${FERRY_PKGCONFIG_DIR} COMPONENT dev)
+endif()
 
 # find_package(ferry): ferry::ferry, and ferry::static where what it links is there.
 set(FERRY_CMAKE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/ferry)

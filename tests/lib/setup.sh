@@ -8,6 +8,9 @@ PACKAGES=(gcc g++ libc6-dev make cmake pkg-config util-linux
 	liburing-dev libibverbs-dev librdmacm-dev libcriterion-dev)
 # What only the tests need: the packages' checker, the manual's, and the header of the probes.
 TEST_PACKAGES=(dpkg-dev lintian mandoc systemtap-sdt-dev)
+# The arbiter in etcd: what it is built from, and a server that its tests start on a port of their own.
+PACKAGES+=(libcurl4-openssl-dev libjansson-dev)
+TEST_PACKAGES+=(etcd-server etcd-client)
 
 # Root needs none; anybody else goes through sudo where it matters (apt, /dev/kvm, userfaultfd).
 SUDO=()
