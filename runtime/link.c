@@ -120,10 +120,11 @@ int link_send(struct ferry_session *s, enum wire_type t, const void *body, size_
 	return err < 0 ? transport_fail(s, err) : 0;
 }
 
+/* An ABORT is answered by an ABORT, so that whoever sent it knows that it need not say it again. */
 static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
 {
 	char text[WIRE_TEXT_MAX + 1];
-	struct wire_abort a;
+	struct wire_abort a, answer;
 	size_t i;
 
 	memcpy(&a, m->body, sizeof(a));
@@ -136,6 +137,10 @@ static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
 	if (a.err >= 0 || a.err < -4095 || a.err == -EPIPE)
 		a.err = -ECONNABORTED;
 	s->peer_gone = true;
+	if (m->type == WIRE_ABORT) {
+		answer = (struct wire_abort){ .err = a.err };
+		link_send(s, WIRE_ABORT, &answer, sizeof(answer), NULL, 0);
+	}
 	return fail(&s->fail, a.err, "the %s %s: %s", s->is_source ? "target" : "source",
 		    m->type == WIRE_REFUSED ? "refused" : "gave up", text);
 }
@@ -262,17 +267,25 @@ int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg)
 }
 
 /*
- * Last words are out: the link stays up until the peer hangs up, because the end of a data connection may overtake
- * them, and a link that is lost without a word is waited for.
+ * Last words are out: the link stays up until the peer has answered them or hangs up, because the end of a data
+ * connection may overtake them, and a link that is lost without a word is waited for. 0: they were heard.
  */
-static void linger(struct ferry_session *s)
+static int linger(struct ferry_session *s)
 {
 	uint64_t now = now_us(), end = now + s->cfg.timeout_us;
+	struct wire_hdr h = { 0 };
 	int err = 0;
 	size_t len;
 
-	for (; (!err || err == -EAGAIN) && now < end; now = now_us())
+	for (; (!err || err == -EAGAIN) && now < end; now = now_us()) {
 		err = s->ctl->ops->recv(s->ctl, s->msg_buf, XPORT_MSG_MAX, &len, end - now);
+		if (err || len < sizeof(h))
+			continue;
+		memcpy(&h, s->msg_buf, sizeof(h));
+		if (h.type == WIRE_ABORT)
+			return 0;
+	}
+	return -EPIPE;
 }
 
 int link_say_failed(struct ferry_session *s)
@@ -288,9 +301,7 @@ int link_say_failed(struct ferry_session *s)
 	s->peer_gone = true;
 	err = link_send(s, early && !s->is_source ? WIRE_REFUSED : WIRE_ABORT, &a, sizeof(a), text,
 			len < WIRE_TEXT_MAX ? len : WIRE_TEXT_MAX);
-	if (!err)
-		linger(s);
-	return err;
+	return err ? err : linger(s);
 }
 
 static int handshake_source(struct ferry_session *s)
@@ -494,16 +505,18 @@ int link_first(struct ferry_session *s)
 
 int link_recover(struct ferry_session *s)
 {
-	uint64_t window = s->cfg.reconnect_us;
+	uint64_t window = s->cfg.reconnect_us, timeout = s->cfg.timeout_us;
 	uint64_t silent = now_us() - s->heard_us;
 	uint64_t until;
 	int err;
 
-	/* The target waits longer than the source: a source that comes back must not find it gone. */
+	/* The target waits longer than the source, which may hear of the loss last: it must not find the target gone. */
 	if (!s->is_source && !(s->cfg.flags & FERRY_CONFIG_NO_RECONNECT)) {
 		if (s->tgt.hello.reconnect_us > window)
 			window = s->tgt.hello.reconnect_us;
-		window = window ? window + s->cfg.timeout_us : 0;
+		if (s->tgt.hello.timeout_us > timeout)
+			timeout = s->tgt.hello.timeout_us;
+		window = window ? window + timeout : 0;
 	}
 	/* A source that cannot know whether a target that lacks pages has heard COMMIT lets that one give up first. */
 	if (s->is_source && window && s->left && !s->confirmed && s->ops.arbiter &&

@@ -36,8 +36,8 @@ int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_u
 /* As link_recv(), until one of the types in mask (1 << type) has come; another message is -EPROTO. deadline: -EPIPE. */
 int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg);
 /*
- * Say ABORT or REFUSED with the first error's sentence, if the peer does not know yet, and wait for it to hang up, at
- * most timeout_us. -EPIPE: it cannot be told.
+ * Say ABORT or REFUSED with the first error's sentence, if the peer does not know yet, and wait for its answer, or for it
+ * to hang up, at most timeout_us. 0: it knows. -EPIPE: it may not (nobody answers a REFUSED).
  */
 int link_say_failed(struct ferry_session *s);
 

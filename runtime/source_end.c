@@ -21,6 +21,8 @@
 #include "session.h"
 #include "source.h"
 
+#define TELL_TRIES 4u /* reconnects to say ABORT: a target that never answers it must not hold the source */
+
 static void served(void *arg, uint64_t npages)
 {
 	struct ferry_session *s = arg;
@@ -402,21 +404,25 @@ static void fall_back(struct ferry_session *s, struct ferry_result *res)
 	res->owner = is;
 }
 
-/* The VM runs here again; a target that may be PREPARED should not be left in doubt about it. */
+/*
+ * The VM runs here again; a target that may be PREPARED should not be left in doubt about it: a link that is lost before
+ * the target has answered is tried again.
+ */
 static void tell_target(struct ferry_session *s)
 {
-	bool told = s->peer_gone, lost = fail_err(&s->fail) == -EPIPE;
+	bool told = s->peer_gone;
 
 	if (!told && s->link)
-		told = link_say_failed(s) == 0 && !lost; /* a lost link may take it and not deliver */
+		told = link_say_failed(s) == 0;
 	link_kill(s);
 	if (s->crew.n)
 		crew_join(&s->crew);
-	if (told || !s->src.switched)
-		return;
-	s->peer_gone = false;
-	if (link_recover(s) == 0)
-		link_say_failed(s);
+	for (unsigned i = 0; i < TELL_TRIES && !told && s->src.switched; i++) {
+		s->peer_gone = false;
+		if (link_recover(s) < 0)
+			break;
+		told = link_say_failed(s) == 0;
+	}
 }
 
 void source_fail(struct ferry_session *s, int err, struct ferry_result *res)

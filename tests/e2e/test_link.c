@@ -327,6 +327,33 @@ RIG_PAIR(around_commit, goodbye_lost_changes_nothing)
 	rig_free(&r);
 }
 
+static void cancel_and_drill(struct fakevm *vm, enum ferry_phase p)
+{
+	struct drill *d = ((struct rig *)vm->arg)->arg;
+
+	if (p == d->at && !d->done)
+		ferry_cancel(vm->session);
+	do_drill(vm, p);
+}
+
+/* An ABORT that was sent is not yet one that was heard: the target, which is PREPARED, is told again. */
+RIG_PAIR(around_commit, abort_lost_is_said_again)
+{
+	struct drill d = { .at = FERRY_COMMITMENT, .fault = "lost:ABORT:100" };
+	struct rig r;
+
+	setup(&r, &d, kind);
+	rig_postcopy(&r, 0);
+	r.scfg.timeout_us = 500000;
+	r.src.phase_hook = cancel_and_drill;
+	rig_run(&r);
+	cr_assert(d.done);
+	rig_fell_back(&r);
+	cr_assert_eq(r.sres.error, -ECANCELED, "%s", r.sres.detail);
+	cr_assert_eq(r.tres.error, -ECANCELED, "%s", r.tres.detail);
+	rig_free(&r);
+}
+
 /* With an arbiter at both ends exactly one owner comes out of each of these. */
 static void arbitrated(const struct rig_kind *kind, struct drill d)
 {
