@@ -138,6 +138,7 @@ static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
 		a.err = -ECONNABORTED;
 	s->peer_gone = true;
 	if (m->type == WIRE_ABORT) {
+		s->peer_aborted = true;
 		answer = (struct wire_abort){ .err = a.err };
 		link_send(s, WIRE_ABORT, &answer, sizeof(answer), NULL, 0);
 	}

@@ -391,7 +391,8 @@ static void fall_back(struct ferry_session *s, struct ferry_result *res)
 {
 	enum ferry_owner is = FERRY_SOURCE;
 
-	if (s->src.switched && s->ops.arbiter)
+	/* A target that has said ABORT never asks for the VM. */
+	if (s->src.switched && s->ops.arbiter && !s->peer_aborted)
 		commit_arbitrate(s, FERRY_SOURCE, &is);
 	if (is == FERRY_SOURCE) {
 		run_again(s, res);

@@ -359,7 +359,7 @@ static void take_over(struct ferry_session *s, struct ferry_result *res)
 
 void target_fail(struct ferry_session *s, int err, struct ferry_result *res)
 {
-	bool heard = s->peer_gone, settled = false;
+	bool heard = s->peer_aborted, settled = false;
 
 	if (!fail_err(&s->fail))
 		fail(&s->fail, err, "%s failed: %s", ferry_phase_name(s->phase), strerror(-err));

@@ -75,8 +75,8 @@ RIG_PAIR(not_asked, before_the_switchover)
 	rig_free(&r);
 }
 
-/* The target's ABORT settles it, but a source that has sent SWITCHOVER cannot be sure that a target heard its own. */
-RIG_PAIR(asked, by_the_source_alone_when_the_target_gives_up)
+/* What a target has given up by its own word needs no arbiter, which may be out of reach. */
+RIG_PAIR(not_asked, when_the_target_gives_up)
 {
 	struct rig r;
 
@@ -88,9 +88,7 @@ RIG_PAIR(asked, by_the_source_alone_when_the_target_gives_up)
 	r.tgt.fail_err = -EIO;
 	rig_run(&r);
 	rig_fell_back(&r);
-	cr_assert_eq(r.src.calls[FAKE_ARBITER], 1);
-	cr_assert_eq(r.tgt.calls[FAKE_ARBITER], 0);
-	cr_assert_eq(r.world.record, FERRY_SOURCE);
+	cr_assert_eq(r.src.calls[FAKE_ARBITER] + r.tgt.calls[FAKE_ARBITER], 0);
 	rig_free(&r);
 }
 

@@ -385,6 +385,12 @@ RIG_PAIR(arbiter, settles_a_prepared_that_was_lost)
 	arbitrated(kind, (struct drill){ .at = FERRY_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut" });
 }
 
+/* A target that breaks off in doubt for another reason than a lost link asks, too. */
+RIG_PAIR(arbiter, settles_a_commit_that_was_damaged)
+{
+	arbitrated(kind, (struct drill){ .at = FERRY_COMMITMENT, .fault = "corrupt@1" });
+}
+
 /* ---- commit before all memory is there ---- */
 
 RIG_PAIR(page_server, lost_for_good_loses_the_vm)
