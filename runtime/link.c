@@ -513,14 +513,15 @@ int link_recover(struct ferry_session *s)
 
 	/* The target waits longer than the source, which may hear of the loss last: it must not find the target gone. */
 	if (!s->is_source && !(s->cfg.flags & FERRY_CONFIG_NO_RECONNECT)) {
-		if (s->tgt.hello.reconnect_us > window)
+		/* But in doubt without all pages it gives up first (below): the source cannot know its reconnect_us. */
+		if (s->tgt.hello.reconnect_us > window || (s->left && commit_get(&s->commit) == COMMIT_PREPARED))
 			window = s->tgt.hello.reconnect_us;
 		if (s->tgt.hello.timeout_us > timeout)
 			timeout = s->tgt.hello.timeout_us;
 		window = window ? window + timeout : 0;
 	}
 	/* A source that cannot know whether a target that lacks pages has heard COMMIT lets that one give up first. */
-	if (s->is_source && window && s->left && !s->confirmed && s->ops.arbiter &&
+	if (s->is_source && s->left && !s->confirmed && s->ops.arbiter &&
 	    commit_get(&s->commit) == COMMIT_DECIDED)
 		window += 2 * (s->cfg.timeout_us + atomic_load(&s->peer_timeout_us));
 	until = now_us() + window;
