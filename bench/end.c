@@ -22,6 +22,7 @@ struct end {
 	int fd;
 	struct vmm *vmm;
 	struct ferry_session *session;
+	struct sampler *sampler;
 	bool drilled;
 	uint64_t postcopy_cpu_us; /* the process's, when post-copy began; 0: it has not */
 	char refusal[FERRY_DETAIL_MAX]; /* the library's sentence when it gives no session */
@@ -111,7 +112,7 @@ static uint64_t cpu_us(void)
 static void on_event(void *ctx, const struct ferry_event *ev)
 {
 	struct end *e = ctx;
-	struct msg m = { .type = MSG_EVENT, .event = *ev };
+	struct msg m = { .type = MSG_EVENT, .time_ns = clock_ns(), .event = *ev };
 
 	set_text(&m, ev->text);
 	m.event.text = NULL;
@@ -161,6 +162,7 @@ static void run_session(struct end *e)
 		watched = false;
 	begin = cpu_us();
 	ferry_run(e->session, &m.result);
+	sampler_faults(e->sampler, e->session);
 	end = cpu_us();
 	m.cpu = (struct end_cpu){ end - begin, e->postcopy_cpu_us ? end - e->postcopy_cpu_us : 0 };
 	pthread_mutex_lock(&e->lock);
@@ -269,25 +271,32 @@ static void prove(struct end *e)
 	msg_send(e->fd, &m);
 }
 
-_Noreturn void end_main(enum vmm_end which, const struct options *o, int fd, int observer_fd)
+_Noreturn void end_main(enum vmm_end which, const struct options *o, int fd, int observer_fd,
+			struct record_area *area)
 {
 	struct end e = { .which = which, .o = o, .fd = fd };
 	struct msg m, ready = { .type = MSG_READY };
 
 	signal(SIGPIPE, SIG_IGN);
 	new_vmm(&e, observer_fd);
+	if (sampler_start(&e.sampler, area, e.vmm))
+		on_log(&e, 4, "no thread to sample for --record");
 	if (which == VMM_END_SOURCE)
 		msg_send(fd, &ready);
 	while (!msg_recv(fd, &m, true) && m.type != MSG_QUIT) {
 		if (m.type == MSG_PROVE) {
+			sampler_stop(e.sampler); /* the proof is no part of it */
+			e.sampler = NULL;
 			prove(&e);
 		} else if (m.type == MSG_GO && !e.session) {
 			new_session(&e, m.text, &ready);
+			sampler_watch(e.sampler, e.session);
 			if (which == VMM_END_TARGET)
 				msg_send(fd, &ready);
 			run_session(&e);
 		}
 	}
+	sampler_stop(e.sampler);
 	ferry_free(e.session);
 	vmm_destroy(e.vmm);
 	exit(0);

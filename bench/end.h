@@ -8,6 +8,7 @@
 #define BENCH_END_H
 
 #include "options.h"
+#include "record.h"
 #include "vmm/vmm.h"
 
 enum msg_type {
@@ -32,6 +33,7 @@ struct end_cpu {
 struct msg {
 	enum msg_type type;
 	int number;
+	uint64_t time_ns; /* MSG_EVENT: when, CLOCK_MONOTONIC */
 	char text[FERRY_DETAIL_MAX];
 	struct end_cpu cpu; /* with MSG_RESULT */
 	union {
@@ -46,7 +48,8 @@ struct msg {
 int msg_send(int fd, const struct msg *m);
 int msg_recv(int fd, struct msg *m, bool wait);
 
-/* The child's whole life; never returns. observer_fd: where its guest's output goes. */
-_Noreturn void end_main(enum vmm_end end, const struct options *o, int fd, int observer_fd);
+/* The child's whole life; never returns. observer_fd: where its guest's output goes; area: samples, or NULL. */
+_Noreturn void end_main(enum vmm_end end, const struct options *o, int fd, int observer_fd,
+			struct record_area *area);
 
 #endif

@@ -4,7 +4,7 @@
 
 #include "report.h"
 
-static void text_field(FILE *out, const char *name, const char *text)
+void json_text(FILE *out, const char *name, const char *text)
 {
 	fprintf(out, "\"%s\":\"", name);
 	for (; *text; text++) {
@@ -34,7 +34,7 @@ static void scheme_field(FILE *out, const struct options *o)
 	char scheme[16];
 
 	snprintf(scheme, sizeof(scheme), "%.*s", (int)strcspn(uri, ":"), uri);
-	text_field(out, "transport", scheme);
+	json_text(out, "transport", scheme);
 }
 
 static void asked_fields(FILE *out, const struct run_report *r)
@@ -43,21 +43,21 @@ static void asked_fields(FILE *out, const struct run_report *r)
 	char drill[64];
 
 	number_field(out, "run", r->number);
-	text_field(out, "command", command_name(o->command));
+	json_text(out, "command", command_name(o->command));
 	scheme_field(out, o);
 	number_field(out, "memory_bytes", o->memory);
-	text_field(out, "memory_kind", kind_name(o->kind));
+	json_text(out, "memory_kind", kind_name(o->kind));
 	number_field(out, "populate", o->populate);
 	number_field(out, "working_set", o->working_set);
 	number_field(out, "dirty_rate", o->dirty_rate);
 	number_field(out, "vcpus", o->vcpus);
-	text_field(out, "mode", ferry_mode_name((enum ferry_mode)o->mode));
-	text_field(out, "commit_at", commit_at_name(o->commit_at));
+	json_text(out, "mode", ferry_mode_name((enum ferry_mode)o->mode));
+	json_text(out, "commit_at", commit_at_name(o->commit_at));
 	number_field(out, "channels", o->channels ? o->channels : 1);
 	number_field(out, "bandwidth", o->bandwidth);
 	number_field(out, "seed", o->seed);
-	text_field(out, "kill", kill_text(drill, &o->kill));
-	text_field(out, "mutator", r->mutator);
+	json_text(out, "kill", kill_text(drill, &o->kill));
+	json_text(out, "mutator", r->mutator);
 }
 
 static void round_list(FILE *out, const struct run_report *r)
@@ -135,7 +135,7 @@ static void proof_fields(FILE *out, const struct run_report *r)
 	number_field(out, "outputs_missing", missing);
 	number_field(out, "outputs_repeated", repeated);
 	number_field(out, "handovers", r->observer.handovers);
-	text_field(out, "proof", r->have_proof ? r->proof.text : "not made");
+	json_text(out, "proof", r->have_proof ? r->proof.text : "not made");
 }
 
 static void floor_object(FILE *out, const struct floor *f)
@@ -162,14 +162,14 @@ static void ratio_fields(FILE *out, const struct run_report *r)
 	fprintf(out, "},");
 }
 
-void report_json(FILE *out, const struct run_report *r)
+void report_json_object(FILE *out, const struct run_report *r)
 {
 	const struct end_report *s = &r->end[VMM_END_SOURCE], *t = &r->end[VMM_END_TARGET];
 
 	fprintf(out, "{");
 	asked_fields(out, r);
-	text_field(out, "outcome", r->outcome);
-	text_field(out, "owner", ferry_owner_name(r->owner));
+	json_text(out, "outcome", r->outcome);
+	json_text(out, "owner", ferry_owner_name(r->owner));
 	round_list(out, r);
 	time_fields(out, r);
 	page_fields(out, r);
@@ -179,15 +179,21 @@ void report_json(FILE *out, const struct run_report *r)
 		ratio_fields(out, r);
 	else
 		fprintf(out, "\"floor\":null,\"ratios\":null,");
-	text_field(out, "policy", r->npolicy ? r->policy[r->npolicy - 1] : "");
-	text_field(out, "source_says", s->have_result ? ferry_outcome_name(s->result.outcome) : "nothing");
-	text_field(out, "target_says", t->have_result ? ferry_outcome_name(t->result.outcome) : "nothing");
-	text_field(out, "detail",
+	json_text(out, "policy", r->npolicy ? r->policy[r->npolicy - 1] : "");
+	json_text(out, "source_says", s->have_result ? ferry_outcome_name(s->result.outcome) : "nothing");
+	json_text(out, "target_says", t->have_result ? ferry_outcome_name(t->result.outcome) : "nothing");
+	json_text(out, "detail",
 		   s->have_result && s->result.detail[0] ? s->result.detail
 		   : t->have_result			 ? t->result.detail
 							 : "");
-	text_field(out, "sentence", r->sentence);
-	fprintf(out, "\"exit_code\":%d}\n", r->verdict);
+	json_text(out, "sentence", r->sentence);
+	fprintf(out, "\"exit_code\":%d}", r->verdict);
+}
+
+void report_json(FILE *out, const struct run_report *r)
+{
+	report_json_object(out, r);
+	fprintf(out, "\n");
 	fflush(out);
 }
 
@@ -196,7 +202,7 @@ void floor_json(FILE *out, const struct floor *f, const struct options *o)
 	fprintf(out, "{");
 	scheme_field(out, o);
 	number_field(out, "memory_bytes", o->memory);
-	text_field(out, "memory_kind", kind_name(o->kind));
+	json_text(out, "memory_kind", kind_name(o->kind));
 	floor_object(out, f);
 	fprintf(out, "}\n");
 	fflush(out);

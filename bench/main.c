@@ -4,23 +4,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "commands.h"
 #include "run.h"
 
-static FILE *open_json(const struct options *o)
+static FILE *open_out(const char *option, const char *name, const char *how)
 {
 	FILE *out;
 
-	if (!o->json)
-		return NULL;
-	if (!strcmp(o->json, "-"))
+	if (!strcmp(name, "-"))
 		return stdout;
-	out = fopen(o->json, "ae");
+	out = fopen(name, how);
 	if (!out)
-		fprintf(stderr, "rdma-migrate: --json %s: %s.\n", o->json, strerror(errno));
+		fprintf(stderr, "rdma-migrate: --%s %s: %s.\n", option, name, strerror(errno));
 	return out;
 }
 
-static int measure_floor(struct floor *f, const struct options *o)
+int run_floor(struct floor *f, const struct options *o)
 {
 	char why[256];
 	int err = floor_measure(f, o->uri, o->memory, o->kind == KIND_MEMFD, why, sizeof(why));
@@ -35,7 +34,7 @@ static int cmd_floor(const struct options *o, FILE *json)
 	for (uint64_t i = 0; i < o->repeat; i++) {
 		struct floor f;
 
-		if (measure_floor(&f, o))
+		if (run_floor(&f, o))
 			return VERDICT_ENVIRONMENT;
 		if (json != stdout)
 			floor_table(stdout, &f, o);
@@ -46,7 +45,7 @@ static int cmd_floor(const struct options *o, FILE *json)
 }
 
 /* The worst of the runs is the program's. */
-static int cmd_run(const struct options *o, FILE *json)
+static int cmd_run(const struct options *o, FILE *json, FILE *recording)
 {
 	uint64_t repeat = o->command == CMD_RUN ? o->repeat : 1;
 	struct run_report *r = calloc(1, sizeof(*r));
@@ -57,10 +56,8 @@ static int cmd_run(const struct options *o, FILE *json)
 
 	for (uint64_t i = 1; i <= repeat && r && sum && worst != VERDICT_ENVIRONMENT; i++) {
 		if (floor && (!have_floor || o->floor == FLOOR_EACH))
-			have_floor = !measure_floor(&f, o);
-		run_once(r, o, i);
-		r->floor = f;
-		r->have_floor = have_floor;
+			have_floor = !run_floor(&f, o);
+		run_once(r, o, i, have_floor ? &f : NULL, recording);
 		summary_add(sum, r);
 		if (json != stdout)
 			report_table(stdout, r);
@@ -78,26 +75,49 @@ static int cmd_run(const struct options *o, FILE *json)
 	return worst;
 }
 
+static int dispatch(const struct options *o, FILE *json, FILE *recording)
+{
+	switch (o->command) {
+	case CMD_HELP:
+		options_help(stdout);
+		return VERDICT_OK;
+	case CMD_VERSION:
+		printf("rdma-migrate and libferry %s\n", ferry_version());
+		return VERDICT_OK;
+	case CMD_PLOT:
+		return cmd_plot(o);
+	case CMD_DOCTOR:
+		return cmd_doctor(json);
+	case CMD_FLOOR:
+		return cmd_floor(o, json);
+	case CMD_SWEEP:
+		return cmd_sweep(o, json, recording);
+	default:
+		return cmd_run(o, json, recording);
+	}
+}
+
 int main(int argc, char **argv)
 {
+	FILE *json = NULL, *recording = NULL;
 	struct options o;
-	FILE *json;
 	int ret;
 
 	if (options_parse(&o, argc, argv))
 		return VERDICT_USAGE;
-	if (o.command == CMD_HELP) {
-		options_help(stdout);
-		return VERDICT_OK;
+	if (o.json) {
+		json = open_out("json", o.json, "ae");
+		if (!json)
+			return VERDICT_USAGE;
 	}
-	if (o.command == CMD_VERSION) {
-		printf("rdma-migrate and libferry %s\n", ferry_version());
-		return VERDICT_OK;
+	if (o.record) {
+		recording = open_out("record", o.record, "we");
+		if (!recording)
+			return VERDICT_USAGE;
 	}
-	json = open_json(&o);
-	if (o.json && !json)
-		return VERDICT_USAGE;
-	ret = o.command == CMD_FLOOR ? cmd_floor(&o, json) : cmd_run(&o, json);
+	ret = dispatch(&o, json, recording);
+	if (recording && recording != stdout)
+		fclose(recording);
 	if (json && json != stdout)
 		fclose(json);
 	return ret;

@@ -10,29 +10,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "options.h"
+#include "options_int.h"
 #include "util.h"
 #include "vmm/vmm.h"
-
-enum value { V_TEXT, V_SIZE, V_DURATION, V_COUNT, V_CHOICE, V_KILL, V_FLAG };
-
-#define RUN (1u << CMD_RUN)
-#define SOURCE (1u << CMD_SOURCE)
-#define TARGET (1u << CMD_TARGET)
-#define FLOOR (1u << CMD_FLOOR)
-#define GUEST (RUN | SOURCE)
-#define ENDS (RUN | SOURCE | TARGET)
-
-struct option_row {
-	const char *name;
-	enum value value;
-	unsigned commands;
-	size_t at;
-	const char *takes; /* continues "--name takes ..." */
-	const char *help;
-	uint64_t min, max;
-	const char *const *choices; /* V_CHOICE: NULL-terminated, in the enum's order */
-};
 
 static const char *const kinds[] = { "anon", "memfd", NULL };
 static const char *const modes[] = { "auto", "stop-and-copy", "post-copy", NULL };
@@ -40,7 +20,7 @@ static const char *const commit_ats[] = { "default", "complete", "switchover", N
 static const char *const on_off[] = { "on", "off", NULL };
 static const char *const hold_actions[] = { "fallback", "commit", NULL };
 static const char *const floors[] = { "once", "each", "off", NULL };
-static const char *const commands[] = { "run", "source", "target", "floor", "version", "help" };
+static const char *const commands[] = { "run", "source", "target", "floor", "sweep", "plot", "doctor", "version", "help" };
 
 _Static_assert(sizeof(kinds) / sizeof(*kinds) == KIND_COUNT + 1, "a name a memory kind");
 _Static_assert(FERRY_MODE_POSTCOPY == 2 && FERRY_COMMIT_AT_SWITCHOVER == 2 && FERRY_HOLD_COMMIT == 1,
@@ -50,9 +30,8 @@ _Static_assert(sizeof(commands) / sizeof(*commands) == CMD_COUNT, "a name a comm
 #define HOUR 3600000000ull
 #define LOW_MEMORY (16u << 20) /* the guest keeps its code and tables there */
 #define WHOLE (2u << 20)
-#define AT(field) offsetof(struct options, field)
 
-static const struct option_row rows[] = {
+const struct option_row option_rows[] = {
 	{ "uri", V_TEXT, RUN | FLOOR, AT(uri), "tcp:HOST:PORT",
 	  "where the two ends meet, port 0 takes a free one; tcp:127.0.0.1:0" },
 	{ "to", V_TEXT, SOURCE, AT(to), "tcp:HOST:PORT", "the target to migrate to" },
@@ -64,17 +43,17 @@ static const struct option_row rows[] = {
 	  .choices = kinds },
 	{ "populate", V_COUNT, GUEST, AT(populate), "a percentage from 0 to 100",
 	  "percent of RAM that begins with unique, non-zero content; 100", 0, 100 },
-	{ "prealloc", V_CHOICE, RUN | TARGET, AT(prealloc), "on or off",
+	{ "prealloc", V_CHOICE, RUN | TARGET | SWEEP, AT(prealloc), "on or off",
 	  "on: the target has all of its RAM before pre-copy, off: as pages arrive; on", .choices = on_off },
-	{ "working-set", V_SIZE, GUEST, AT(working_set), "a size such as 256M, at most --memory less 16M",
-	  "the part of RAM that the guest writes to; 256M, or a quarter of less than that", 4096,
+	{ "working-set", V_SIZE, ONE_GUEST, AT(working_set), "a size such as 256M, at most --memory less 16M",
+	  "the part of RAM that the guest writes to; 256M, or a quarter of RAM that has no room for it", 4096,
 	  VMM_MEMORY_MAX },
-	{ "dirty-rate", V_COUNT, GUEST, AT(dirty_rate), "pages a second, 0 for an idle guest",
+	{ "dirty-rate", V_COUNT, ONE_GUEST, AT(dirty_rate), "pages a second, 0 for an idle guest",
 	  "how fast the guest writes; 50000", 0, 1000000000 },
 	{ "vcpus", V_COUNT, GUEST, AT(vcpus), "a number from 1 to 16", "virtual CPUs; 1", 1, VMM_VCPUS_MAX },
 	{ "seed", V_COUNT, GUEST, AT(seed), "a number",
 	  "what the guest writes is made from it; drawn when not given", 0, UINT64_MAX },
-	{ "mode", V_CHOICE, GUEST, AT(mode), "auto, stop-and-copy or post-copy", "how to finish; auto",
+	{ "mode", V_CHOICE, ONE_GUEST, AT(mode), "auto, stop-and-copy or post-copy", "how to finish; auto",
 	  .choices = modes },
 	{ "commit-at", V_CHOICE, GUEST, AT(commit_at), "complete, switchover or default",
 	  "when the source gives up its right to resume", .choices = commit_ats },
@@ -101,18 +80,31 @@ static const struct option_row rows[] = {
 	  "source@STAGE, target@STAGE, link@STAGE or link@STAGE:MS, STAGE one of pre-migration, reservation, "
 	  "pre-copy, stop-and-copy, post-copy, commitment and activation",
 	  "on entering STAGE end that process by SIGKILL, or cut the link (for MS milliseconds)" },
-	{ "run-on", V_DURATION, ENDS, AT(run_on_us), "a duration such as 200ms",
+	{ "run-on", V_DURATION, ENDS | SWEEP, AT(run_on_us), "a duration such as 200ms",
 	  "how long the guest runs at its owner before the proof; 200ms", 1000, HOUR },
-	{ "repeat", V_COUNT, RUN | FLOOR, AT(repeat), "a number from 1 to 100000", "so many times", 1,
+	{ "repeat", V_COUNT, RUN | FLOOR | SWEEP, AT(repeat), "a number from 1 to 100000", "so many times", 1,
 	  100000 },
-	{ "floor", V_CHOICE, RUN, AT(floor), "once, each or off",
+	{ "floor", V_CHOICE, RUN | SWEEP, AT(floor), "once, each or off",
 	  "when to measure the bare machine beside it; once", .choices = floors },
-	{ "json", V_TEXT, RUN | SOURCE | TARGET | FLOOR, AT(json), "a file name, - for standard output",
+	{ "json", V_TEXT, ENDS | FLOOR | SWEEP | DOCTOR, AT(json), "a file name, - for standard output",
 	  "append one JSON object a line" },
-	{ "quiet", V_FLAG, RUN | SOURCE | TARGET | FLOOR, AT(quiet), "no value", "no progress line" },
+	{ "record", V_TEXT, ENDS | SWEEP, AT(record), "a file name",
+	  "write what happened as it happened, for rdma-migrate plot (docs/recording.md)" },
+	{ "sample", V_DURATION, ENDS | SWEEP, AT(sample_us), "a duration from 100us to 1s",
+	  "between two samples of --record; 1ms", 100, 1000000 },
+	{ "mode", V_LIST, SWEEP, AT(modes), "names with commas, such as stop-and-copy,post-copy",
+	  "the modes to try; stop-and-copy,post-copy" },
+	{ "dirty-rate", V_LIST, SWEEP, AT(rates), "numbers with commas, such as 0,50000",
+	  "the rates to try; 0,50000,200000" },
+	{ "working-set", V_LIST, SWEEP, AT(working_sets), "sizes with commas, such as 64M,256M",
+	  "the working sets to try; as for run" },
+	{ "uri", V_LIST, SWEEP, AT(uris), "URIs with commas", "the transports to try; tcp:127.0.0.1:0" },
+	{ "out", V_TEXT, PLOT | SWEEP, AT(out), "a file name that ends in .svg, .png or .html",
+	  "also -o: the picture, or the page with all pictures and figures; sweep: sweep.html" },
+	{ "quiet", V_FLAG, ENDS | FLOOR | SWEEP, AT(quiet), "no value", "no progress line" },
 };
 
-#define NROWS (sizeof(rows) / sizeof(*rows))
+const size_t option_nrows = sizeof(option_rows) / sizeof(*option_rows);
 
 const char *command_name(enum command c)
 {
@@ -206,6 +198,42 @@ static int complain(const struct option_row *row, const char *value)
 	return -EINVAL;
 }
 
+bool list_element(const char *list, unsigned i, char *buf, size_t cap)
+{
+	size_t len;
+
+	for (; i && list; i--) {
+		list = strchr(list, ',');
+		list = list ? list + 1 : NULL;
+	}
+	len = list ? strcspn(list, ",") : 0;
+	if (!list || len >= cap)
+		return false;
+	memcpy(buf, list, len);
+	buf[len] = 0;
+	return true;
+}
+
+/* Each element must be one that run takes. */
+static int parse_list(const struct option_row *row, const char *text, const char **ret)
+{
+	char element[256];
+	unsigned n = 1;
+
+	for (const char *p = text; *p; p++)
+		n += *p == ',';
+	for (unsigned i = 0; i < n; i++) {
+		struct options scratch = { .command = CMD_RUN };
+
+		if (!list_element(text, i, element, sizeof(element)))
+			return complain(row, text);
+		if (options_set(&scratch, row->name, element))
+			return -EINVAL;
+	}
+	*ret = text;
+	return 0;
+}
+
 static int parse_value(const struct option_row *row, const char *text, struct options *o)
 {
 	void *at = (char *)o + row->at;
@@ -219,6 +247,8 @@ static int parse_value(const struct option_row *row, const char *text, struct op
 	case V_TEXT:
 		*(const char **)at = text;
 		return *text ? 0 : complain(row, text);
+	case V_LIST:
+		return parse_list(row, text, at);
 	case V_KILL:
 		return parse_kill(text, at) ? complain(row, text) : 0;
 	case V_CHOICE:
@@ -240,13 +270,28 @@ static int parse_value(const struct option_row *row, const char *text, struct op
 	return 0;
 }
 
-static const struct option_row *find_row(const char *name, size_t len)
+/* The command's own row of that name, or another command's. */
+static const struct option_row *find_row(const char *name, size_t len, enum command c)
 {
-	for (size_t i = 0; i < NROWS; i++) {
-		if (strlen(rows[i].name) == len && !strncmp(rows[i].name, name, len))
-			return &rows[i];
+	const struct option_row *found = NULL;
+
+	for (size_t i = 0; i < option_nrows; i++) {
+		const struct option_row *row = &option_rows[i];
+
+		if (strlen(row->name) != len || strncmp(row->name, name, len))
+			continue;
+		if (row->commands & (1u << c))
+			return row;
+		found = row;
 	}
-	return NULL;
+	return found;
+}
+
+int options_set(struct options *o, const char *name, const char *text)
+{
+	const struct option_row *row = find_row(name, strlen(name), CMD_RUN);
+
+	return row ? parse_value(row, text, o) : -EINVAL;
 }
 
 /* One "--name value", "--name=value" or "--flag"; *i moves on over what it took. */
@@ -256,6 +301,8 @@ static int parse_one(struct options *o, int argc, char **argv, int *i)
 	const struct option_row *row;
 	size_t len;
 
+	if (!strcmp(arg, "-o"))
+		arg = "--out";
 	if (strncmp(arg, "--", 2)) {
 		fprintf(stderr,
 			"rdma-migrate: \"%s\" is not an option; options begin with --, see rdma-migrate help.\n",
@@ -265,7 +312,7 @@ static int parse_one(struct options *o, int argc, char **argv, int *i)
 	arg += 2;
 	eq = strchr(arg, '=');
 	len = eq ? (size_t)(eq - arg) : strlen(arg);
-	row = find_row(arg, len);
+	row = find_row(arg, len, o->command);
 	if (!row) {
 		fprintf(stderr, "rdma-migrate: there is no option --%.*s; see rdma-migrate help.\n", (int)len,
 			arg);
@@ -302,14 +349,14 @@ static int check_uri(const char *option, const char *uri)
 }
 
 /* What no single option can see. */
-static int check_together(struct options *o)
+int options_check(struct options *o)
 {
 	if (o->command == CMD_SOURCE && !o->to) {
 		fprintf(stderr, "rdma-migrate: source needs --to tcp:HOST:PORT, where a target listens.\n");
 		return -EINVAL;
 	}
 	if (!o->working_set)
-		o->working_set = o->memory < (256 << 20) ? o->memory / 4 : 256 << 20;
+		o->working_set = o->memory - LOW_MEMORY < (256 << 20) ? o->memory / 4 : 256 << 20;
 	if (o->working_set > o->memory - LOW_MEMORY) {
 		fprintf(stderr,
 			"rdma-migrate: --working-set takes at most --memory less 16M, %lluM here, not %lluM.\n",
@@ -340,6 +387,7 @@ int options_parse(struct options *ret, int argc, char **argv)
 		.dirty_rate = 50000,
 		.vcpus = 1,
 		.run_on_us = 200000,
+		.sample_us = 1000,
 		.repeat = 1,
 	};
 	int err = 0;
@@ -359,67 +407,21 @@ int options_parse(struct options *ret, int argc, char **argv)
 	if (o.command == CMD_COUNT) {
 		fprintf(stderr,
 			"rdma-migrate: there is no command \"%s\"; the commands are run, source, target, floor, "
-			"version and help.\n",
+			"sweep, plot, doctor, version and help.\n",
 			argv[1]);
 		return -EINVAL;
 	}
-	for (int i = 2; i < argc && !err; i++)
+	for (int i = 2; i < argc && !err; i++) {
+		if (o.command == CMD_PLOT && argv[i][0] != '-') {
+			argv[2 + o.nfiles++] = argv[i]; /* in front, one after the other */
+			continue;
+		}
 		err = parse_one(&o, argc, argv, &i);
+	}
+	o.files = argv + 2;
 	if (!err && o.command < CMD_VERSION)
-		err = check_together(&o);
+		err = o.command == CMD_PLOT || o.command == CMD_DOCTOR ? 0 : options_check(&o);
 	if (!err)
 		*ret = o;
 	return err;
-}
-
-static void help_row(FILE *out, const struct option_row *row)
-{
-	int width = fprintf(out, "  --%s", row->name);
-
-	for (const char *const *c = row->choices; c && *c; c++)
-		width += fprintf(out, "%s%s", c == row->choices ? " " : "|", *c);
-	if (row->value == V_SIZE)
-		width += fprintf(out, " SIZE");
-	if (row->value == V_DURATION)
-		width += fprintf(out, " TIME");
-	if (row->value == V_COUNT)
-		width += fprintf(out, " N");
-	if (row->value == V_KILL)
-		width += fprintf(out, " WHO@STAGE[:MS]");
-	if (row->value == V_TEXT)
-		width += fprintf(out, " %s", row->at == AT(json) ? "FILE" : "URI");
-	fprintf(out, "%*s %s", width < 42 ? 42 - width : 0, "", row->help);
-	if (row->commands != ENDS) { /* unnamed: run, source, target */
-		const char *sep = " (";
-
-		for (enum command c = CMD_RUN; c <= CMD_FLOOR; c++) {
-			if (!(row->commands & (1u << c)))
-				continue;
-			fprintf(out, "%s%s", sep, command_name(c));
-			sep = ", ";
-		}
-		fprintf(out, ")");
-	}
-	fprintf(out, "\n");
-}
-
-void options_help(FILE *out)
-{
-	fprintf(out,
-		"rdma-migrate: live-migrate a small KVM guest with libferry, prove every byte and output, and measure.\n\n"
-		"  rdma-migrate run [OPTIONS]               both ends on this machine, in processes of their own\n"
-		"  rdma-migrate target --listen URI [...]   one end of two machines\n"
-		"  rdma-migrate source --to URI [...]       the other\n"
-		"  rdma-migrate floor [OPTIONS]             what bare sockets and one userfaultfd give here\n"
-		"  rdma-migrate version | help\n\n");
-	for (size_t i = 0; i < NROWS; i++)
-		help_row(out, &rows[i]);
-	fprintf(out,
-		"\nSIZE: bytes, or with k, M, G, T (powers of 1024). TIME: with us, ms, s.\n"
-		"WHO: source, target, link. STAGE: pre-migration, reservation, pre-copy, stop-and-copy, post-copy,\n"
-		"commitment, activation. Figures in MB are 10^6 bytes.\n\n"
-		"Exit codes: 0 as asked: migrated, or with --kill what that must lead to, and the proof is clean;\n"
-		"  1 the command line; 2 refused, fell back or discarded though nothing provoked it, or the drill never\n"
-		"  took place; 3 the proof failed: bad pages, outputs missing or repeated, or two owners; 4 in doubt, or\n"
-		"  the VM was lost; 5 this machine: no memory, no permission for userfaultfd, no socket.\n");
 }

@@ -8,7 +8,18 @@
 
 #include <ferry/ferry.h>
 
-enum command { CMD_RUN, CMD_SOURCE, CMD_TARGET, CMD_FLOOR, CMD_VERSION, CMD_HELP, CMD_COUNT };
+enum command {
+	CMD_RUN,
+	CMD_SOURCE,
+	CMD_TARGET,
+	CMD_FLOOR,
+	CMD_SWEEP,
+	CMD_PLOT,
+	CMD_DOCTOR,
+	CMD_VERSION,
+	CMD_HELP,
+	CMD_COUNT
+};
 
 enum kind { KIND_ANON, KIND_MEMFD, KIND_COUNT };
 enum victim { KILL_NOBODY, KILL_SOURCE, KILL_TARGET, KILL_LINK };
@@ -23,12 +34,16 @@ struct kill_drill {
 
 struct options {
 	enum command command;
-	const char *uri, *to, *listen, *json;
+	const char *uri, *to, *listen, *json, *record, *out;
+	const char *modes, *rates, *working_sets, *uris; /* sweep: lists, NULL: the one value of a run */
 	uint64_t memory, populate, working_set, dirty_rate, vcpus, seed;
 	uint64_t kind, mode, commit_at, hold_action, floor, prealloc; /* enums, by their choice tables */
 	uint64_t downtime_us, hold_limit_us, reconnect_us, timeout_us, precopy_limit_us, poll_us, run_on_us;
+	uint64_t sample_us;
 	uint64_t max_rounds, channels, bandwidth, repeat;
 	struct kill_drill kill;
+	char *const *files; /* plot: what it draws */
+	unsigned nfiles;
 	bool quiet;
 	bool reconnect_set;
 };
@@ -36,6 +51,12 @@ struct options {
 /* 0, or -EINVAL after one sentence on stderr that names the option and what it takes. */
 int options_parse(struct options *ret, int argc, char **argv);
 void options_help(FILE *out);
+/* As if --name text had been given to run; for sweep, over its lists. */
+int options_set(struct options *o, const char *name, const char *text);
+/* What no single option can see, and defaults that follow from others. */
+int options_check(struct options *o);
+/* Element i of a list with commas, into buf: false when there is none. */
+bool list_element(const char *list, unsigned i, char *buf, size_t cap);
 const char *command_name(enum command c);
 const char *kind_name(uint64_t kind);
 const char *commit_at_name(uint64_t commit_at);

@@ -63,6 +63,9 @@ double throughput_mb_s(const struct run_report *r);
 /* report.c, json.c */
 void report_table(FILE *out, const struct run_report *r);
 void report_json(FILE *out, const struct run_report *r);
+void report_json_object(FILE *out, const struct run_report *r); /* without the end of the line */
+/* "name":"text", escaped, with a comma behind */
+void json_text(FILE *out, const char *name, const char *text);
 void floor_table(FILE *out, const struct floor *f, const struct options *o);
 void floor_json(FILE *out, const struct floor *f, const struct options *o);
 /* A line on a terminal, written over itself; stage NULL wipes it. */

@@ -36,6 +36,7 @@ struct child {
 
 struct run {
 	struct run_report *r;
+	struct record *record; /* NULL: none is kept */
 	struct child child[2]; /* enum vmm_end */
 	bool observer_open;
 	bool tty;
@@ -65,6 +66,7 @@ static void take_event(struct run *x, int end, const struct msg *m)
 	struct run_report *r = x->r;
 	const struct kill_drill *k = &r->o->kill;
 
+	record_event(x->record, (enum vmm_end)end, &m->event, m->text, m->time_ns);
 	switch (m->event.type) {
 	case FERRY_EVENT_PHASE:
 		if (k->who != KILL_NOBODY && m->event.phase == k->stage)
@@ -272,7 +274,8 @@ static void spawn(struct run *x, int end, int pipe_fds[2])
 		close(pipe_fds[0]);
 		if (x->child[!end].fd >= 0) /* else the other end would not be seen to die */
 			close(x->child[!end].fd);
-		end_main((enum vmm_end)end, x->r->o, fds[1], pipe_fds[1]);
+		end_main((enum vmm_end)end, x->r->o, fds[1], pipe_fds[1],
+			 x->record ? x->record->area[end] : NULL);
 	}
 	close(fds[1]);
 	c->fd = fds[0];
@@ -367,12 +370,13 @@ static void finish(struct run *x)
 	}
 }
 
-void run_once(struct run_report *r, const struct options *o, uint64_t number)
+static void run(struct run_report *r, const struct options *o, struct record *record)
 {
-	struct run x = { .r = r, .child = { { .fd = -1, .ended = true }, { .fd = -1, .ended = true } } };
+	struct run x = { .r = r,
+			 .record = record,
+			 .child = { { .fd = -1, .ended = true }, { .fd = -1, .ended = true } } };
 	int fds[2];
 
-	*r = (struct run_report){ .o = o, .number = number };
 	if (pipe2(fds, O_CLOEXEC)) {
 		fail_begin(&x, VMM_END_SOURCE, "no pipe for the guest's output");
 		judge(r);
@@ -397,4 +401,19 @@ void run_once(struct run_report *r, const struct options *o, uint64_t number)
 		report_progress_end(stderr);
 	close(fds[0]);
 	judge(r);
+}
+
+void run_once(struct run_report *r, const struct options *o, uint64_t number, const struct floor *floor,
+	      FILE *recording)
+{
+	struct record *record = recording ? record_new(o->sample_us) : NULL;
+
+	*r = (struct run_report){ .o = o, .number = number, .have_floor = floor };
+	if (floor)
+		r->floor = *floor;
+	run(r, o, record);
+	if (recording && (!record || record_write(recording, record, r)))
+		fprintf(stderr, "rdma-migrate: the recording could not be %s.\n",
+			record ? "written" : "kept: no memory");
+	record_free(record);
 }

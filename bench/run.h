@@ -4,7 +4,13 @@
 
 #include "report.h"
 
-/* One migration with both ends, or one of them, in child processes; fills r and judges it. */
-void run_once(struct run_report *r, const struct options *o, uint64_t number);
+/*
+ * One migration with both ends, or one of them, in child processes; fills r and judges it. floor: what was
+ * measured beside it, or NULL; recording: where to write what happened, or NULL.
+ */
+void run_once(struct run_report *r, const struct options *o, uint64_t number, const struct floor *floor,
+	      FILE *recording);
+/* What --floor measures, or a sentence on stderr. */
+int run_floor(struct floor *f, const struct options *o);
 
 #endif

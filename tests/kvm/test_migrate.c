@@ -15,7 +15,7 @@ static void migrate(struct run_report *r, struct options *o, int argc, char **ar
 		cr_skip_test("no /dev/kvm that can be used");
 	cr_assert_eq(options_parse(o, argc, argv), 0);
 	memset(r, 0, sizeof(*r));
-	run_once(r, o, 1);
+	run_once(r, o, 1, NULL, NULL);
 }
 
 static void clean(const struct run_report *r, const char *outcome, enum ferry_owner owner)

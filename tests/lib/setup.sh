@@ -12,6 +12,9 @@ TEST_PACKAGES=(dpkg-dev lintian mandoc systemtap-sdt-dev)
 PACKAGES+=(libcurl4-openssl-dev libjansson-dev)
 TEST_PACKAGES+=(etcd-server etcd-client)
 
+# rdma-migrate reads recordings and reports with jansson, draws with gnuplot; two hosts are tested with iproute2.
+PACKAGES+=(libjansson-dev gnuplot-nox fonts-dejavu-core iproute2)
+
 # Root needs none; anybody else goes through sudo where it matters (apt, /dev/kvm, userfaultfd).
 SUDO=()
 [ "$(id -u)" = 0 ] || SUDO=(sudo)

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: MIT */
+/* The commands with a file of their own; each returns the program's exit code. */
+#ifndef BENCH_COMMANDS_H
+#define BENCH_COMMANDS_H
+
+#include <stdio.h>
+
+#include "options.h"
+
+int cmd_plot(const struct options *o);
+int cmd_sweep(const struct options *o, FILE *json, FILE *recording);
+/* plot.c: whether the name ends as it must, with a sentence on stderr; draws files into it. */
+bool plot_check_out(const char *name);
+int plot_files(char *const *files, unsigned n, const char *name);
+int cmd_doctor(FILE *json);
+
+#endif

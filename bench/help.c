@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+/* What rdma-migrate help says: the commands, and a line an option from the table. */
+#include "options_int.h"
+
+static bool is_file(const struct option_row *row)
+{
+	return row->at == AT(json) || row->at == AT(record) || row->at == AT(out);
+}
+
+static void help_row(FILE *out, const struct option_row *row)
+{
+	int width = fprintf(out, "  --%s", row->name);
+
+	for (const char *const *c = row->choices; c && *c; c++)
+		width += fprintf(out, "%s%s", c == row->choices ? " " : "|", *c);
+	if (row->value == V_SIZE)
+		width += fprintf(out, " SIZE");
+	if (row->value == V_DURATION)
+		width += fprintf(out, " TIME");
+	if (row->value == V_COUNT)
+		width += fprintf(out, " N");
+	if (row->value == V_KILL)
+		width += fprintf(out, " WHO@STAGE[:MS]");
+	if (row->value == V_LIST)
+		width += fprintf(out, " A,B,...");
+	if (row->value == V_TEXT)
+		width += fprintf(out, " %s", is_file(row) ? "FILE" : "URI");
+	fprintf(out, "%*s %s", width < 42 ? 42 - width : 0, "", row->help);
+	if (row->commands != ENDS) { /* unnamed: run, source, target */
+		const char *sep = " (";
+
+		for (enum command c = CMD_RUN; c <= CMD_DOCTOR; c++) {
+			if (!(row->commands & (1u << c)))
+				continue;
+			fprintf(out, "%s%s", sep, command_name(c));
+			sep = ", ";
+		}
+		fprintf(out, ")");
+	}
+	fprintf(out, "\n");
+}
+
+void options_help(FILE *out)
+{
+	fprintf(out,
+		"rdma-migrate: live-migrate a small KVM guest with libferry, prove every byte and output, and measure.\n\n"
+		"  rdma-migrate run [OPTIONS]               both ends on this machine, in processes of their own\n"
+		"  rdma-migrate target --listen URI [...]   one end of two machines\n"
+		"  rdma-migrate source --to URI [...]       the other\n"
+		"  rdma-migrate floor [OPTIONS]             what bare sockets and one userfaultfd give here\n"
+		"  rdma-migrate sweep [OPTIONS]             runs of each mode, rate, working set and transport; a page\n"
+		"  rdma-migrate plot FILE... -o OUT         pictures of what --record wrote: .svg, .png or .html\n"
+		"  rdma-migrate doctor [--json FILE]        what this machine offers, and how to mend what is missing\n"
+		"  rdma-migrate version | help\n\n");
+	for (size_t i = 0; i < option_nrows; i++)
+		help_row(out, &option_rows[i]);
+	fprintf(out,
+		"\nSIZE: bytes, or with k, M, G, T (powers of 1024). TIME: with us, ms, s.\n"
+		"WHO: source, target, link. STAGE: pre-migration, reservation, pre-copy, stop-and-copy, post-copy,\n"
+		"commitment, activation. Figures in MB are 10^6 bytes.\n\n"
+		"Exit codes: 0 as asked: migrated, or with --kill what that must lead to, and the proof is clean;\n"
+		"  1 the command line; 2 refused, fell back or discarded though nothing provoked it, or the drill never\n"
+		"  took place; 3 the proof failed: bad pages, outputs missing or repeated, or two owners; 4 in doubt, or\n"
+		"  the VM was lost; 5 this machine: no memory, no permission for userfaultfd, no socket.\n");
+}

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT */
+/* Every transport with every working set, rate and mode, so many times each; all of it ends in one page. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "commands.h"
+#include "run.h"
+
+#define ELEMENT 256u
+
+/* What is varied, slowest first: an option of run and the list that was given for it. */
+struct axis {
+	const char *option, *list;
+	unsigned n;
+};
+
+struct sweep {
+	const struct options *o;
+	struct axis axis[4];
+	FILE *json, *recording;
+	struct run_report r;
+	enum verdict worst;
+	unsigned long done, all;
+	bool dry; /* only look whether every cell can be asked for */
+};
+
+static unsigned length(const char *list)
+{
+	char element[ELEMENT];
+	unsigned n = 0;
+
+	while (list_element(list, n, element, sizeof(element)))
+		n++;
+	return n;
+}
+
+static void one_run(struct sweep *s, const struct options *o, uint64_t number, const struct floor *floor)
+{
+	struct run_report *r = &s->r;
+
+	run_once(r, o, number, floor, s->recording);
+	s->done++;
+	if (s->json)
+		report_json(s->json, r);
+	if (s->json != stdout) {
+		printf("%3lu/%lu  %-13s %4lluM  %7llu pages/s  %-12s %-10s blackout %8.2f ms  total %8.1f ms%s%s\n",
+		       s->done, s->all, ferry_mode_name((enum ferry_mode)o->mode),
+		       (unsigned long long)o->working_set >> 20, (unsigned long long)o->dirty_rate, o->uri,
+		       r->outcome, (double)source_stats(r)->blackout.total_us / 1000,
+		       (double)source_stats(r)->elapsed_us / 1000, r->verdict ? "  " : "",
+		       r->verdict ? r->sentence : "");
+		fflush(stdout);
+	}
+	if (r->verdict > s->worst)
+		s->worst = r->verdict;
+}
+
+/* The guest, and so the floor, of a cell. */
+static int one_cell(struct sweep *s, struct options *o)
+{
+	bool have_floor = false;
+	struct floor f = { 0 };
+
+	if (options_check(o))
+		return VERDICT_USAGE;
+	if (s->dry)
+		return 0;
+	for (uint64_t i = 1; i <= o->repeat; i++) {
+		if (o->floor != FLOOR_OFF && (!have_floor || o->floor == FLOOR_EACH))
+			have_floor = !run_floor(&f, o);
+		one_run(s, o, i, have_floor ? &f : NULL);
+	}
+	return 0;
+}
+
+/* Each value of axis a, with all that vary within. An element lives as long as the cells that have it. */
+static int each(struct sweep *s, unsigned a, const struct options *o)
+{
+	char element[ELEMENT];
+
+	if (a == sizeof(s->axis) / sizeof(*s->axis)) {
+		struct options cell = *o;
+
+		return one_cell(s, &cell);
+	}
+	for (unsigned i = 0; list_element(s->axis[a].list, i, element, sizeof(element)); i++) {
+		struct options cell = *o;
+		int err = options_set(&cell, s->axis[a].option, element);
+
+		if (err)
+			return VERDICT_USAGE;
+		err = each(s, a + 1, &cell);
+		if (err)
+			return err;
+	}
+	if (!s->axis[a].n) /* not given: as run has it */
+		return each(s, a + 1, o);
+	return 0;
+}
+
+/* Recordings are kept only where --record asks; the page is made from them all the same. */
+static int run_all(struct sweep *s, const char *out)
+{
+	char name[] = "/tmp/rdma-migrate-sweep-XXXXXX";
+	const char *file = s->o->record;
+	struct options base = *s->o;
+	int fd = -1, err;
+
+	base.command = CMD_RUN;
+	s->dry = true;
+	err = each(s, 0, &base);
+	s->dry = false;
+	if (err)
+		return err;
+	if (!file) {
+		fd = mkstemp(name);
+		s->recording = fd < 0 ? NULL : fdopen(fd, "w");
+		if (!s->recording) {
+			fprintf(stderr, "rdma-migrate: %s: %s.\n", name, strerror(errno));
+			return VERDICT_ENVIRONMENT;
+		}
+		file = name;
+	}
+	err = each(s, 0, &base);
+	if (!err) {
+		char *files[] = { (char *)file };
+
+		fflush(s->recording);
+		err = plot_files(files, 1, out);
+		if (!err && s->json != stdout)
+			printf("%lu runs; the page is %s\n", s->done, out);
+	}
+	if (fd >= 0) {
+		fclose(s->recording);
+		unlink(name);
+	}
+	return err ? err : (int)s->worst;
+}
+
+int cmd_sweep(const struct options *o, FILE *json, FILE *recording)
+{
+	const char *out = o->out ? o->out : "sweep.html";
+	struct sweep *s = calloc(1, sizeof(*s));
+	int ret;
+
+	if (o->record && !strcmp(o->record, "-")) {
+		fprintf(stderr,
+			"rdma-migrate: --record of a sweep takes the name of a file, it is read again.\n");
+		free(s);
+		return VERDICT_USAGE;
+	}
+	if (!s || !plot_check_out(out)) {
+		free(s);
+		return s ? VERDICT_USAGE : VERDICT_ENVIRONMENT;
+	}
+	s->o = o;
+	s->json = json;
+	s->recording = recording;
+	s->all = o->repeat;
+	s->axis[0] = (struct axis){ .option = "uri", .list = o->uris };
+	s->axis[1] = (struct axis){ .option = "working-set", .list = o->working_sets };
+	s->axis[2] = (struct axis){ .option = "dirty-rate", .list = o->rates ? o->rates : "0,50000,200000" };
+	s->axis[3] =
+		(struct axis){ .option = "mode", .list = o->modes ? o->modes : "stop-and-copy,post-copy" };
+	for (unsigned a = 0; a < sizeof(s->axis) / sizeof(*s->axis); a++) {
+		s->axis[a].n = length(s->axis[a].list);
+		s->all *= s->axis[a].n ? s->axis[a].n : 1;
+	}
+	ret = run_all(s, out);
+	free(s);
+	return ret;
+}

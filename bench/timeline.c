@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Reading recordings. jansson parses: it checks what it reads and is in every distribution. Lines of a type
+ * that is not known here are left aside, so that the format can grow; everything else must be as documented.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "timeline.h"
+
+#define FORMAT 1
+
+const char *const tl_item_names[TL_ITEMS] = { "pause", "fetch", "residue", "save",
+					      "send",  "arm",	"load",	   "resume" };
+
+struct reader {
+	struct timelines *all;
+	struct timeline *t; /* the run that is being read; NULL before the first */
+	const char *file;
+	size_t line;
+	unsigned runs;
+};
+
+static int bad(const struct reader *rd, const char *what)
+{
+	fprintf(stderr, "rdma-migrate: %s:%zu: %s; it takes what --record wrote (docs/recording.md).\n",
+		rd->file, rd->line, what);
+	return -EINVAL;
+}
+
+static double number(const json_t *o, const char *name)
+{
+	return json_number_value(json_object_get(o, name));
+}
+
+static int end_of(const json_t *o)
+{
+	const char *end = json_string_value(json_object_get(o, "end"));
+
+	if (!end)
+		return -1;
+	return !strcmp(end, "source") ? VMM_END_SOURCE : !strcmp(end, "target") ? VMM_END_TARGET : -1;
+}
+
+static int phase_of(const json_t *o)
+{
+	const char *name = json_string_value(json_object_get(o, "phase"));
+
+	for (enum ferry_phase p = FERRY_IDLE; name && p <= FERRY_FAILED; p++) {
+		if (!strcmp(name, ferry_phase_name(p)))
+			return (int)p;
+	}
+	return -1;
+}
+
+static int take_run(struct reader *rd, const json_t *o)
+{
+	struct timeline *v;
+
+	if (number(o, "format") != FORMAT)
+		return bad(rd, "a recording of a format that this program does not know");
+	v = reallocarray(rd->all->v, rd->all->n + 1, sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	rd->all->v = v;
+	rd->t = &v[rd->all->n++];
+	memset(rd->t, 0, sizeof(*rd->t));
+	rd->runs++;
+	snprintf(rd->t->name, sizeof(rd->t->name), rd->runs > 1 ? "%.200s:%u" : "%.200s", rd->file, rd->runs);
+	return 0;
+}
+
+static int take_sample(struct reader *rd, const json_t *o, struct tl_end *e)
+{
+	struct tl_sample s = {
+		.ms = number(o, "t_us") / 1000,
+		.stamps = number(o, "stamps"),
+		.bytes = number(o, "bytes"),
+		.remaining = number(o, "remaining"),
+		.faults = number(o, "faults"),
+		.running = json_is_true(json_object_get(o, "running")),
+	};
+
+	if (!json_is_number(json_object_get(o, "t_us")))
+		return bad(rd, "a sample without a time");
+	if (e->n && s.ms < e->sample[e->n - 1].ms)
+		return bad(rd, "a sample that is older than the one before it");
+	if (e->n == e->cap) {
+		size_t cap = e->cap ? e->cap * 2 : 1024;
+		struct tl_sample *v = reallocarray(e->sample, cap, sizeof(*v));
+
+		if (!v)
+			return -ENOMEM;
+		e->sample = v;
+		e->cap = cap;
+	}
+	e->sample[e->n++] = s;
+	return 0;
+}
+
+static int take_event(struct reader *rd, const json_t *o, struct tl_end *e)
+{
+	const char *what = json_string_value(json_object_get(o, "event"));
+	int phase = phase_of(o);
+
+	if (!what || phase < 0)
+		return bad(rd, "an event without a name or a stage");
+	if (strcmp(what, "phase") || e->nstages == sizeof(e->stage) / sizeof(*e->stage))
+		return 0;
+	e->stage[e->nstages++] =
+		(struct tl_stage){ .ms = number(o, "t_us") / 1000, .phase = (enum ferry_phase)phase };
+	return 0;
+}
+
+static int take_faults(struct reader *rd, const json_t *o)
+{
+	const json_t *list = json_object_get(o, "buckets_ns"), *b;
+	struct timeline *t = rd->t;
+	size_t i;
+
+	t->nbuckets = 0;
+	json_array_foreach(list, i, b)
+	{
+		struct tl_bucket v = { .from_us = json_number_value(json_array_get(b, 0)) / 1000,
+				       .below_us = json_number_value(json_array_get(b, 1)) / 1000,
+				       .count = json_number_value(json_array_get(b, 2)) };
+
+		if (v.from_us >= v.below_us || v.count < 1 || t->nbuckets == FERRY_FAULT_BUCKETS)
+			return bad(rd, "a histogram of faults that cannot be");
+		t->bucket[t->nbuckets++] = v;
+	}
+	return 0;
+}
+
+static int take_line(struct reader *rd, const json_t *o)
+{
+	const char *type = json_string_value(json_object_get(o, "type"));
+	struct tl_end *e;
+
+	if (!type)
+		return bad(rd, "a line without a type");
+	if (!strcmp(type, "run"))
+		return take_run(rd, o);
+	if (!rd->t)
+		return bad(rd, "this is no recording: it does not begin with a line of type run");
+	if (!strcmp(type, "faults"))
+		return take_faults(rd, o);
+	if (!strcmp(type, "result")) {
+		json_decref(rd->t->result);
+		rd->t->result = json_incref(json_object_get(o, "result"));
+		return json_is_object(rd->t->result) ? 0 : bad(rd, "a result that is no object");
+	}
+	if (strcmp(type, "sample") && strcmp(type, "event") && strcmp(type, "sampler"))
+		return 0;
+	if (end_of(o) < 0)
+		return bad(rd, "neither the source's nor the target's");
+	e = &rd->t->end[end_of(o)];
+	if (!strcmp(type, "sample"))
+		return take_sample(rd, o, e);
+	if (!strcmp(type, "event"))
+		return take_event(rd, o, e);
+	e->samples_taken = number(o, "samples");
+	e->period_us = number(o, "period_us");
+	e->cpu_us = number(o, "cpu_us");
+	return 0;
+}
+
+/*
+ * The guest's counter moves when a visit of its ends, which takes long when a page is waited for: what it did
+ * is spread over the visit, but never over a time at which it was stopped. It begins where it came to this
+ * end.
+ */
+static int find_progress(struct tl_end *e)
+{
+	const struct tl_sample *s = e->sample;
+	size_t n = 0;
+
+	e->progress = calloc(2 * e->n + 1, sizeof(*e->progress));
+	if (!e->progress)
+		return -ENOMEM;
+	for (size_t i = 0; i < e->n; i++) {
+		bool moved = i && s[i].stamps != s[i - 1].stamps;
+
+		if (s[i].stamps <= 0)
+			continue;
+		if (moved && !s[i - 1].running && s[i - 1].stamps > 0)
+			e->progress[n++] = (struct tl_point){ s[i - 1].ms, s[i - 1].stamps };
+		if (!n || moved || i + 1 == e->n || s[i].running != s[i - 1].running)
+			e->progress[n++] = (struct tl_point){ s[i].ms, s[i].stamps };
+	}
+	e->nprogress = n;
+	return 0;
+}
+
+static int read_lines(struct reader *rd, FILE *in)
+{
+	char *line = NULL;
+	size_t cap = 0;
+	ssize_t len;
+	int err = 0;
+
+	while (!err && (len = getline(&line, &cap, in)) > 0) {
+		json_error_t why;
+		json_t *o = json_loadb(line, (size_t)len, JSON_REJECT_DUPLICATES, &why);
+
+		rd->line++;
+		err = json_is_object(o) ? take_line(rd, o) : bad(rd, o ? "this is no object" : why.text);
+		json_decref(o);
+	}
+	if (!err && ferror(in))
+		err = -EIO;
+	free(line);
+	return err;
+}
+
+int timelines_load(struct timelines *t, const char *file)
+{
+	struct reader rd = { .all = t, .file = file };
+	FILE *in = fopen(file, "re");
+	size_t before = t->n;
+	int err = in ? read_lines(&rd, in) : -errno;
+
+	if (!in || err == -ENOMEM || err == -EIO)
+		fprintf(stderr, "rdma-migrate: %s: %s.\n", file, strerror(-err));
+	if (in)
+		fclose(in);
+	if (!err && !rd.runs)
+		err = bad(&rd, "there is no run in it");
+	for (size_t i = before; !err && i < t->n; i++) {
+		if (!t->v[i].result)
+			err = bad(&rd, "a run without a result: it was cut off");
+		for (int end = 0; end < 2 && !err; end++)
+			err = find_progress(&t->v[i].end[end]);
+	}
+	return err;
+}
+
+void timelines_free(struct timelines *t)
+{
+	for (size_t i = 0; i < t->n; i++) {
+		for (int end = 0; end < 2; end++) {
+			free(t->v[i].end[end].sample);
+			free(t->v[i].end[end].progress);
+		}
+		json_decref(t->v[i].result);
+	}
+	free(t->v);
+	*t = (struct timelines){ 0 };
+}
+
+/* --- questions --- */
+
+double tl_number(const struct timeline *t, const char *path)
+{
+	const json_t *o = t->result;
+	char name[64];
+
+	while (strchr(path, '.')) {
+		size_t len = strcspn(path, ".");
+
+		snprintf(name, sizeof(name), "%.*s", (int)len, path);
+		o = json_object_get(o, name);
+		path += len + 1;
+	}
+	return number(o, path);
+}
+
+const char *tl_text(const struct timeline *t, const char *name)
+{
+	const char *text = json_string_value(json_object_get(t->result, name));
+
+	return text ? text : "";
+}
+
+double tl_item_us(const struct timeline *t, unsigned item)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "blackout.%s_us", tl_item_names[item]);
+	return tl_number(t, path);
+}
+
+double tl_stage_ms(const struct timeline *t, enum vmm_end end, enum ferry_phase phase)
+{
+	const struct tl_end *e = &t->end[end];
+
+	for (unsigned i = 0; i < e->nstages; i++) {
+		if (e->stage[i].phase == phase)
+			return e->stage[i].ms;
+	}
+	return -1;
+}
+
+enum vmm_end tl_main_end(const struct timeline *t)
+{
+	return t->end[VMM_END_SOURCE].nstages ? VMM_END_SOURCE : VMM_END_TARGET;
+}
+
+double tl_standstill_ms(const struct timeline *t)
+{
+	const struct tl_end *e = &t->end[VMM_END_SOURCE];
+	double stop = tl_stage_ms(t, VMM_END_SOURCE, FERRY_STOP_AND_COPY);
+	bool stood = false;
+
+	for (size_t i = 0; i < e->n && stop >= 0; i++) {
+		if (e->sample[i].ms < stop)
+			continue;
+		if (stood && e->sample[i].running)
+			return e->sample[i].ms - stop;
+		stood = stood || !e->sample[i].running;
+	}
+	return 0;
+}
+
+void tl_span(const struct timeline *t, double *from, double *to)
+{
+	const struct tl_end *e = &t->end[tl_main_end(t)];
+	double first = 0, last = 1, over, seen = -1;
+
+	if (e->nstages) {
+		first = e->stage[0].ms;
+		last = e->stage[e->nstages - 1].ms;
+	}
+	over = (last - first) / 12 + 2;
+	*from = first - over;
+	*to = last + over;
+	for (int end = 0; end < 2; end++) {
+		if (t->end[end].n && t->end[end].sample[t->end[end].n - 1].ms > seen)
+			seen = t->end[end].sample[t->end[end].n - 1].ms;
+	}
+	if (seen > last && seen < *to)
+		*to = seen;
+}
+
+/* The last of n times, stride bytes apart, that is not later than ms; 0 when all are. */
+static size_t last_at(const void *first, size_t n, size_t stride, double ms)
+{
+	size_t lo = 0, hi = n;
+
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (*(const double *)((const char *)first + mid * stride) > ms)
+			hi = mid;
+		else
+			lo = mid + 1;
+	}
+	return lo ? lo - 1 : 0;
+}
+
+static double between(double ms, double at, double a, double next, double b)
+{
+	if (ms <= at || next <= at)
+		return a;
+	return ms >= next ? b : a + (b - a) * (ms - at) / (next - at);
+}
+
+static double stamps_at(const struct tl_end *e, double ms)
+{
+	size_t i = last_at(e->progress, e->nprogress, sizeof(*e->progress), ms);
+	const struct tl_point *a = &e->progress[i], *b = i + 1 < e->nprogress ? a + 1 : a;
+
+	return between(ms, a->ms, a->stamps, b->ms, b->stamps);
+}
+
+double tl_stamps(const struct tl_end *e, double from, double to)
+{
+	return e->nprogress ? stamps_at(e, to) - stamps_at(e, from) : 0;
+}
+
+static double bytes_at(const struct tl_end *e, double ms)
+{
+	size_t i = last_at(e->sample, e->n, sizeof(*e->sample), ms);
+	const struct tl_sample *a = &e->sample[i], *b = i + 1 < e->n ? a + 1 : a;
+
+	return between(ms, a->ms, a->bytes, b->ms, b->bytes);
+}
+
+double tl_bytes(const struct tl_end *e, double from, double to)
+{
+	return e->n ? bytes_at(e, to) - bytes_at(e, from) : 0;
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: MIT
+/* Recordings read back: what is damaged is refused with its line, what is unknown is left aside, and progress
+ * is true. */
+#include <criterion/criterion.h>
+#include <criterion/redirect.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "timeline.h"
+
+#define RUN "{\"type\":\"run\",\"format\":1}\n"
+#define RESULT \
+	"{\"type\":\"result\",\"result\":{\"blackout_us\":1500,\"blackout\":{\"save_us\":400},\"mode\":\"auto\"}}\n"
+
+static int load(struct timelines *t, const char *text)
+{
+	char name[] = "/tmp/test-timeline-XXXXXX";
+	int fd = mkstemp(name), err;
+
+	cr_assert_geq(fd, 0);
+	cr_assert_eq(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+	close(fd);
+	memset(t, 0, sizeof(*t));
+	err = timelines_load(t, name);
+	unlink(name);
+	return err;
+}
+
+static void refused(const char *text, const char *why)
+{
+	struct timelines t;
+	char said[512] = "";
+	FILE *f;
+
+	cr_redirect_stderr();
+	cr_assert_lt(load(&t, text), 0, "%s", text);
+	timelines_free(&t);
+	fflush(stderr);
+	f = cr_get_redirected_stderr();
+	cr_assert_gt(fread(said, 1, sizeof(said) - 1, f), 0);
+	cr_assert_not_null(strstr(said, why), "\"%s\" is not in: %s", why, said);
+}
+
+Test(timeline, a_whole_run_is_read)
+{
+	struct timelines t;
+
+	cr_assert_eq(
+		load(&t, RUN
+		     "{\"type\":\"event\",\"end\":\"source\",\"t_us\":0,\"event\":\"phase\",\"phase\":\"pre-copy\"}\n"
+		     "{\"type\":\"news\",\"of\":\"a later version\"}\n"
+		     "{\"type\":\"faults\",\"end\":\"target\",\"buckets_ns\":[[16000,17000,3],[20000,21000,1]]}\n" RESULT),
+		0);
+	cr_assert_eq(t.n, 1);
+	cr_assert_eq(t.v[0].nbuckets, 2);
+	cr_assert_float_eq(t.v[0].bucket[1].from_us, 20, 1e-9);
+	cr_assert_float_eq(tl_stage_ms(&t.v[0], VMM_END_SOURCE, FERRY_PRECOPY), 0, 1e-9);
+	cr_assert_float_eq(tl_stage_ms(&t.v[0], VMM_END_TARGET, FERRY_PRECOPY), -1, 1e-9);
+	cr_assert_float_eq(tl_number(&t.v[0], "blackout.save_us"), 400, 1e-9);
+	cr_assert_float_eq(tl_number(&t.v[0], "no.such"), 0, 1e-9);
+	cr_assert_str_eq(tl_text(&t.v[0], "mode"), "auto");
+	timelines_free(&t);
+}
+
+Test(timeline, runs_of_a_file_are_apart)
+{
+	struct timelines t;
+
+	cr_assert_eq(load(&t, RUN RESULT RUN RESULT), 0);
+	cr_assert_eq(t.n, 2);
+	cr_assert_str_neq(t.v[0].name, t.v[1].name);
+	timelines_free(&t);
+}
+
+Test(timeline, an_empty_file)
+{
+	refused("", "there is no run in it");
+}
+
+Test(timeline, no_json)
+{
+	refused("guest,bytes\n1,2\n", ":1: ");
+}
+
+Test(timeline, another_json)
+{
+	refused("{\"run\":1,\"command\":\"run\"}\n", "a line without a type");
+}
+
+Test(timeline, a_sample_before_any_run)
+{
+	refused("{\"type\":\"sample\",\"end\":\"source\",\"t_us\":1}\n",
+		"does not begin with a line of type run");
+}
+
+Test(timeline, a_newer_format)
+{
+	refused("{\"type\":\"run\",\"format\":2}\n", "a format that this program does not know");
+}
+
+Test(timeline, a_run_that_was_cut_off)
+{
+	refused(RUN, "a run without a result");
+}
+
+Test(timeline, half_a_line)
+{
+	refused(RUN "{\"type\":\"sample\",\"end\":\"sou", ":2: ");
+}
+
+Test(timeline, a_third_end)
+{
+	refused(RUN "{\"type\":\"sample\",\"end\":\"middle\",\"t_us\":1}\n",
+		"neither the source's nor the target's");
+}
+
+Test(timeline, time_that_goes_back)
+{
+	refused(RUN
+		"{\"type\":\"sample\",\"end\":\"source\",\"t_us\":9}\n{\"type\":\"sample\",\"end\":\"source\",\"t_us\":8}\n",
+		"older than the one before it");
+}
+
+Test(timeline, a_stage_that_is_none)
+{
+	refused(RUN
+		"{\"type\":\"event\",\"end\":\"source\",\"t_us\":9,\"event\":\"phase\",\"phase\":\"noon\"}\n",
+		"an event without a name or a stage");
+}
+
+Test(timeline, a_histogram_that_cannot_be)
+{
+	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[5,5,1]]}\n",
+		"a histogram of faults that cannot be");
+}
+
+Test(timeline, a_bucket_without_a_count)
+{
+	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[5]]}\n", "a histogram of faults that cannot be");
+}
+
+Test(timeline, a_result_of_another_kind)
+{
+	refused(RUN "{\"type\":\"result\",\"result\":[1]}\n", "a result that is no object");
+}
+
+#define SAMPLE(end, us, runs, stamps)                                                                      \
+	"{\"type\":\"sample\",\"end\":\"" end "\",\"t_us\":" us ",\"running\":" runs ",\"stamps\":" stamps \
+	",\"bytes\":" stamps "}\n"
+
+Test(timeline, progress_is_spread_over_a_visit_but_not_over_a_stop)
+{
+	struct timelines t;
+	const struct tl_end *e;
+
+	cr_assert_eq(load(&t, RUN SAMPLE("source", "0", "true", "100") SAMPLE("source", "1000", "true", "100")
+				      SAMPLE("source", "2000", "true", "200") SAMPLE("source", "3000",
+										     "false", "200")
+					      SAMPLE("source", "9000", "false", "200")
+						      SAMPLE("source", "10000", "true", "300") RESULT),
+		     0);
+	e = &t.v[0].end[VMM_END_SOURCE];
+	cr_assert_float_eq(tl_stamps(e, 0, 1), 50, 1e-6);
+	cr_assert_float_eq(tl_stamps(e, 2, 9), 0, 1e-6);
+	cr_assert_float_eq(tl_stamps(e, 9, 10), 100, 1e-6);
+	cr_assert_float_eq(tl_stamps(e, -5, 50), 200, 1e-6);
+	cr_assert_float_eq(tl_bytes(e, 0, 1), 0, 1e-6);
+	cr_assert_float_eq(tl_bytes(e, 1, 1.5), 50, 1e-6);
+	timelines_free(&t);
+}
+
+Test(timeline, what_came_with_the_state_is_no_progress)
+{
+	struct timelines t;
+	const struct tl_end *e;
+
+	cr_assert_eq(load(&t,
+			  RUN SAMPLE("target", "0", "false", "0") SAMPLE("target", "1000", "false", "5000")
+				  SAMPLE("target", "2000", "true", "5100") RESULT),
+		     0);
+	e = &t.v[0].end[VMM_END_TARGET];
+	cr_assert_float_eq(tl_stamps(e, 0, 2), 100, 1e-6);
+	cr_assert_float_eq(tl_stamps(e, 0, 1), 0, 1e-6);
+	cr_assert_float_eq(tl_stamps(&t.v[0].end[VMM_END_SOURCE], 0, 2), 0, 1e-6);
+	timelines_free(&t);
+}
+
+Test(timeline, how_long_a_vm_stood_that_went_on_at_the_source)
+{
+	struct timelines t;
+
+	cr_assert_eq(
+		load(&t, RUN
+		     "{\"type\":\"event\",\"end\":\"source\",\"t_us\":2000,\"event\":\"phase\",\"phase\":"
+		     "\"stop-and-copy\"}\n" SAMPLE("source", "1000", "true", "1") SAMPLE(
+			     "source", "3000", "false", "1") SAMPLE("source", "7000", "true", "2") RESULT),
+		0);
+	cr_assert_float_eq(tl_standstill_ms(&t.v[0]), 5, 1e-6);
+	timelines_free(&t);
+}
