@@ -54,6 +54,9 @@ enum fake_op {
 
 struct fakevm;
 
+/* What a world is told. Where the two VMs are in two processes, each has a world that hands it on (tell) to one judge. */
+enum world_what { WORLD_RUNS, WORLD_STOPS, WORLD_HOLDS, WORLD_RELEASED, WORLD_OUTPUT };
+
 struct world {
 	pthread_mutex_t lock; /* everything below, and the running state of both VMs */
 	pthread_cond_t cond;
@@ -63,6 +66,8 @@ struct world {
 	uint8_t *frozen; /* memory at the last stop of the source, all regions end to end */
 	bool decided;	 /* the arbiter's record */
 	enum ferry_owner record;
+	void (*tell)(void *arg, bool at_source, enum world_what what, uint64_t n); /* lock held; NULL: both are here */
+	void *tell_arg;
 };
 
 struct fakevm {

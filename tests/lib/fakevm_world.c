@@ -71,6 +71,12 @@ bool world_target_runs(struct world *w)
 	return look(w, &w->target_runs);
 }
 
+static void hand_on(const struct fakevm *vm, enum world_what what, uint64_t n)
+{
+	if (vm->w->tell)
+		vm->w->tell(vm->w->tell_arg, vm->is_source, what, n);
+}
+
 void fake_set_running(struct fakevm *vm, bool runs)
 {
 	struct world *w = vm->w;
@@ -81,6 +87,7 @@ void fake_set_running(struct fakevm *vm, bool runs)
 		trouble_locked(w, "both VMs run, by resume at the %s", vm->is_source ? "source" : "target");
 	if (runs && vm->stop)
 		trouble_locked(w, "resume after discard");
+	hand_on(vm, runs ? WORLD_RUNS : WORLD_STOPS, 0);
 	pthread_cond_broadcast(&w->cond);
 	pthread_mutex_unlock(&w->lock);
 }
@@ -93,6 +100,7 @@ void fake_hold(struct fakevm *vm)
 	if (w->target_runs)
 		trouble_locked(w, "output_hold while the target runs already");
 	w->target_held = true;
+	hand_on(vm, WORLD_HOLDS, 0);
 	pthread_mutex_unlock(&w->lock);
 }
 
@@ -100,7 +108,8 @@ static void come_out(struct fakevm *vm, uint64_t n)
 {
 	struct world *w = vm->w;
 
-	if (n != w->seen)
+	hand_on(vm, WORLD_OUTPUT, n);
+	if (!w->tell && n != w->seen)
 		trouble_locked(w, "output %llu came out at the %s where %llu was due", (unsigned long long)n,
 			       vm->is_source ? "source" : "target", (unsigned long long)w->seen);
 	w->seen = n + 1;
@@ -113,6 +122,7 @@ void fake_release(struct fakevm *vm)
 	pthread_mutex_lock(&w->lock);
 	if (w->source_runs)
 		trouble_locked(w, "output_release while the source runs");
+	hand_on(vm, WORLD_RELEASED, 0);
 	for (uint64_t i = 0; i < vm->held_out; i++)
 		come_out(vm, vm->next_out - vm->held_out + i);
 	vm->held_out = 0;
@@ -219,6 +229,7 @@ void fake_stop_cpu(struct fakevm *vm)
 	if (!vm->is_source) {
 		w->target_runs = false;
 		vm->held_out = 0;
+		hand_on(vm, WORLD_STOPS, 0);
 	}
 	pthread_cond_broadcast(&w->cond);
 	pthread_mutex_unlock(&w->lock);

@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: MIT
+/* One end of a cell in its own process; and the intruder, who connects a second time. */
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <malloc.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "../../transport/tcp_wire.h"
+#include "fakevm_int.h"
+#include "matrix.h"
+
+#define BANDWIDTH 64000000u /* so that a round takes its time and there are two of them */
+#define HEAP_KEPT 32768u /* bytes that the C library keeps for names and streams once used */
+#define WAIT_US 1000u
+#define WAIT_TIMES 30000u
+
+struct end {
+	const struct cell *c;
+	struct common *m;
+	int fd;
+	bool source;
+	struct world w;
+	struct fakevm vm;
+	bool victim, armed;
+	_Atomic bool done;
+	pthread_t watcher;
+};
+
+static const uint8_t session_id[16] = "kill-matrix-cell";
+
+static void say(int fd, bool source, unsigned what, uint64_t n)
+{
+	struct record r = { .at_source = source, .what = (uint8_t)what, .n = n };
+
+	if (write(fd, &r, sizeof(r)) != sizeof(r))
+		_exit(3); /* the observer has gone */
+}
+
+static void tell(void *arg, bool at_source, enum world_what what, uint64_t n)
+{
+	say(((struct end *)arg)->fd, at_source, what, n);
+}
+
+/* ---- what is left behind ---- */
+
+struct census {
+	unsigned fds, threads, memfds, files, maps; /* files: of anonymous inodes, as io_uring's are */
+	size_t heap;				    /* bytes handed out by malloc */
+};
+
+static unsigned entries(const char *dir)
+{
+	DIR *d = opendir(dir);
+	unsigned n = 0;
+
+	while (d && readdir(d))
+		n++;
+	if (d)
+		closedir(d);
+	return n;
+}
+
+static void take_census(struct census *c)
+{
+	FILE *f = fopen("/proc/self/maps", "r");
+	char line[600];
+
+	*c = (struct census){ .fds = entries("/proc/self/fd"), .threads = entries("/proc/self/task") };
+	while (f && fgets(line, sizeof(line), f)) {
+		c->maps += !strstr(line, "[heap]");
+		c->memfds += !!strstr(line, "memfd:");
+		c->files += !!strstr(line, "anon_inode");
+	}
+	if (f)
+		fclose(f);
+	c->heap = mallinfo2().uordblks + mallinfo2().hblkhd;
+}
+
+static void compare(char *left, size_t cap, const struct census *was, const struct census *is)
+{
+	bool same = is->fds == was->fds && is->threads == was->threads && is->memfds == was->memfds &&
+		    is->files == was->files && is->maps == was->maps && is->heap <= was->heap + HEAP_KEPT;
+
+	if (!same)
+		snprintf(left, cap, "descriptors %u, %u before; threads %u, %u; mappings %u, %u (memfd %u, %u; anon_inode %u, %u); heap %zu, %zu",
+			 is->fds, was->fds, is->threads, was->threads, is->maps, was->maps, is->memfds, was->memfds,
+			 is->files, was->files, is->heap, was->heap);
+}
+
+/* ---- the fault ---- */
+
+static void fault_text(char buf[64], const struct cell *c)
+{
+	static const char *const names[] = {
+		[LOST_BACK] = "lost",	       [BEFORE_BACK] = "cut-before",  [MIDDLE_BACK] = "cut-middle",
+		[AFTER_BACK] = "cut-after",    [LOST] = "lost",		      [BEFORE] = "cut-before",
+		[MIDDLE] = "cut-middle",       [AFTER] = "cut-after",	      [KILL_BEFORE] = "kill-before",
+		[KILL_AFTER] = "kill-after",   [STOP_BEFORE] = "stop-before", [STOP_AFTER] = "stop-after",
+		[DUPLICATE] = "stop-before",
+	};
+	int n = snprintf(buf, 64, "%s:%s@%u", names[c->fault], wire_name(c->point->type),
+			 c->point->nth ? c->point->nth : 1);
+
+	if (c->fault <= AFTER_BACK)
+		snprintf(buf + n, 64 - (size_t)n, ":%d", BACK_MS);
+}
+
+static void on_phase(struct fakevm *vm, enum ferry_phase p)
+{
+	struct end *e = vm->arg;
+	const struct point *at = e->c->point;
+	char fault[64];
+
+	if (e->victim && p == at->arm && !e->armed) {
+		fault_text(fault, e->c);
+		e->armed = true;
+		if (ferry_drill(vm->session, fault))
+			world_trouble(&e->w, "ferry_drill() refused %s", fault);
+	}
+	if (e->source && ((p == FERRY_PRECOPY && at->provoke == CANCEL_IN_PRECOPY) ||
+			  (p == FERRY_COMMITMENT && at->provoke == CANCEL_IN_COMMITMENT)))
+		ferry_cancel(vm->session);
+}
+
+static bool struck(struct end *e)
+{
+	return e->armed && ferry_drill(e->vm.session, "pending") == 0;
+}
+
+/* The main thread is inside an op: somebody else must notice. */
+static void *watch(void *arg)
+{
+	struct end *e = arg;
+
+	while (!atomic_load(&e->done)) {
+		if (struck(e))
+			atomic_store(&e->m->struck, 1);
+		usleep(WAIT_US);
+	}
+	return NULL;
+}
+
+static void on_op(struct fakevm *vm, enum fake_op op)
+{
+	struct end *e = vm->arg;
+
+	if (op != FAKE_DIRTY_FETCH)
+		return;
+	if (e->c->point->provoke == WAIT_FOR_PING)
+		for (unsigned i = 0; i < WAIT_TIMES && !atomic_load(&e->m->struck); i++)
+			usleep(WAIT_US);
+	if (vm->calls[op] == FAKE_REGIONS + 1) /* the second round is over */
+		ferry_switchover(vm->session);
+}
+
+/* ---- a session ---- */
+
+static void configure(struct end *e, struct ferry_config *cfg)
+{
+	enum provoke why = e->c->point->provoke;
+	enum way way = e->c->way;
+
+	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT,
+				      .flags = FERRY_CONFIG_DRILL,
+				      .timeout_us = TIMEOUT_US,
+				      .reconnect_us = RECONNECT_US,
+				      .connect_us = e->source ? 2 * TIMEOUT_US : 3 * TIMEOUT_US };
+	if (why == LOAD_FAILS && !e->source) {
+		e->vm.fail_op = FAKE_LOAD;
+		e->vm.fail_nth = 1;
+		e->vm.fail_err = -EIO;
+	}
+	if (why == TARGET_IS_TOO_SMALL)
+		e->vm.memory_limit = 1 << 20;
+	if (!e->source)
+		return;
+	memcpy(cfg->session, session_id, sizeof(cfg->session));
+	cfg->mode = way == WAY_STOP ? FERRY_MODE_STOP_AND_COPY : FERRY_MODE_AUTO;
+	cfg->commit_at = way == WAY_SERVER ? FERRY_COMMIT_AT_SWITCHOVER : FERRY_COMMIT_AT_COMPLETE;
+	cfg->bandwidth = BANDWIDTH;
+	cfg->downtime_us = 10000;
+	cfg->hold_limit_us = why == HOLD_LIMIT ? 1 : 0;
+	e->vm.writes[0] = 1000;
+	e->vm.writes[1] = way == WAY_STOP ? 500 : 2 * FAKE_PAGES;
+	e->vm.last_writes = 60;
+}
+
+static int open_session(struct end *e)
+{
+	struct ferry_vm v = { FERRY_VM_INIT, .vm = &e->vm, .ops = &e->vm.ops };
+	struct ferry_config cfg;
+	int err;
+
+	configure(e, &cfg);
+	e->vm.phase_hook = on_phase;
+	e->vm.arg = e;
+	e->vm.thread = pthread_self();
+	if (e->source) {
+		e->vm.hook = on_op;
+		v.regions = e->vm.region;
+		v.nregions = FAKE_REGIONS;
+		err = ferry_source(&e->vm.session, &v, &cfg);
+		return err ? err : ferry_open(e->vm.session, e->m->uri);
+	}
+	err = ferry_target(&e->vm.session, &v, &cfg);
+	if (!err)
+		err = ferry_open(e->vm.session, "tcp:127.0.0.1:0");
+	if (!err)
+		err = ferry_get_uri(e->vm.session, e->m->uri, sizeof(e->m->uri));
+	if (!err)
+		say(e->fd, false, RECORD_LISTENS, 0);
+	return err;
+}
+
+static void due(struct end *e, enum fake_op op, unsigned times)
+{
+	if (e->vm.calls[op] != times)
+		world_trouble(&e->w, "%s was called %u times, %u were due (%s)", fake_op_name(op), e->vm.calls[op], times,
+			      e->vm.ops_seen);
+}
+
+static void check_source(struct end *e, enum ferry_outcome o)
+{
+	bool goes_on = o == FERRY_REFUSED || o == FERRY_FELL_BACK;
+
+	due(e, FAKE_RETIRE, o == FERRY_MIGRATED);
+	due(e, FAKE_RESUME, o == FERRY_FELL_BACK);
+	due(e, FAKE_PAUSE, o != FERRY_REFUSED);
+	due(e, FAKE_DIRTY_STOP, e->vm.calls[FAKE_DIRTY_START]);
+	if (!goes_on)
+		return;
+	fakevm_run_on(&e->vm);
+	fakevm_check_memory(&e->vm);
+}
+
+static void check_target(struct end *e, enum ferry_outcome o)
+{
+	bool ours = o == FERRY_MIGRATED || o == FERRY_LOST;
+
+	due(e, FAKE_ACTIVATE, ours);
+	due(e, FAKE_RELEASE, ours ? e->vm.calls[FAKE_HOLD] : 0);
+	due(e, FAKE_DISCARD, o == FERRY_MIGRATED || o == FERRY_IN_DOUBT ? 0 : e->vm.calls[FAKE_RESERVE]);
+	if (o != FERRY_MIGRATED)
+		return;
+	fakevm_finish(&e->vm);
+	fakevm_run_on(&e->vm);
+	fakevm_check_memory(&e->vm);
+}
+
+static void migrate(struct end *e)
+{
+	struct ferry_result *res = &e->m->end[!e->source].res;
+	bool watched = e->victim && e->c->point->provoke == WAIT_FOR_PING;
+
+	res->size = sizeof(*res);
+	if (open_session(e)) {
+		world_trouble(&e->w, "the session could not begin: %s", e->vm.error_line);
+		return;
+	}
+	if (watched && pthread_create(&e->watcher, NULL, watch, e))
+		watched = false;
+	ferry_run(e->vm.session, res);
+	atomic_store(&e->done, true);
+	if (watched)
+		pthread_join(e->watcher, NULL);
+	if (e->victim && struck(e))
+		atomic_store(&e->m->struck, 1);
+	e->m->end[!e->source].ended = true;
+	say(e->fd, e->source, RECORD_ENDED, 0);
+	if (e->source)
+		check_source(e, res->outcome);
+	else
+		check_target(e, res->outcome);
+}
+
+_Noreturn void end_main(const struct cell *c, struct common *m, int fd, bool source)
+{
+	struct end e = { .c = c, .m = m, .fd = fd, .source = source, .victim = c->point->at_source == source };
+	struct census was, is;
+	bool shared = c->shared;
+
+	take_census(&was);
+	world_init(&e.w);
+	free(e.w.frozen);
+	e.w.frozen = m->frozen;
+	e.w.tell = tell;
+	e.w.tell_arg = &e;
+	if (source)
+		fakevm_source(&e.vm, &e.w, shared);
+	else
+		fakevm_target(&e.vm, &e.w, shared);
+	migrate(&e);
+	ferry_free(e.vm.session);
+	fakevm_destroy(&e.vm);
+	take_census(&is);
+	compare(m->end[!source].left, sizeof(m->end[0].left), &was, &is);
+	snprintf(m->end[!source].trouble, sizeof(m->end[0].trouble), "%s", e.w.trouble);
+	memcpy(m->end[!source].ops, e.vm.ops_seen, sizeof(m->end[0].ops));
+	e.w.frozen = NULL;
+	world_destroy(&e.w);
+	exit(0);
+}
+
+/* ---- the intruder ---- */
+
+static int dial(const char *uri, uint32_t role, uint64_t attempt)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct tcp_preamble pre = { .magic = TCP_MAGIC_PREAMBLE,
+				    .version = TCP_WIRE_VERSION,
+				    .role = role,
+				    .channels = 1,
+				    .attempt = attempt };
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	memcpy(pre.session, session_id, sizeof(pre.session));
+	to.sin_port = htons((uint16_t)atoi(strrchr(uri, ':') + 1));
+	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) || send(fd, &pre, sizeof(pre), MSG_NOSIGNAL) < 0) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* Whatever was answered to the second connection: the preamble's answer, then at most REFUSED. */
+static void hear_refusal(struct common *m, int fd)
+{
+	struct {
+		struct tcp_answer answer;
+		struct tcp_msg frame;
+		struct wire_hdr hdr;
+	} __attribute__((packed)) got = { 0 };
+	ssize_t n = recv(fd, &got, sizeof(got), MSG_WAITALL);
+
+	if (n <= (ssize_t)sizeof(got.answer))
+		return; /* hung up, as a target does that has ended */
+	if (n < (ssize_t)sizeof(got))
+		snprintf(m->intruder, sizeof(m->intruder), "%zd bytes were answered", n);
+	else if (got.hdr.type != WIRE_REFUSED)
+		snprintf(m->intruder, sizeof(m->intruder), "%s was answered", wire_name(got.hdr.type));
+}
+
+_Noreturn void intruder_main(struct common *m, int fd)
+{
+	int conn[3];
+
+	for (unsigned i = 0; i < 3; i++)
+		conn[i] = dial(m->uri, i, (uint64_t)getpid());
+	say(fd, false, RECORD_INTRUDER_IN, 0);
+	if (conn[0] >= 0)
+		hear_refusal(m, conn[0]);
+	_exit(0);
+}

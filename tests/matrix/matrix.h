@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The kill matrix: every message of the protocol x what can befall it x each way to finish x each kind of memory.
+ *
+ * A cell is one migration between two processes over tcp, with a fake VM at each end. One end, the victim, arms a
+ * fault that waits for the message it is to send (ferry_drill()). This process is the observer: it hears through a pipe,
+ * in the order in which it happened, which VM runs, holds or lets go, and each numbered output that comes out. In the
+ * end it looks at who says what, who runs, what came out, the memory at the owner and what was left behind.
+ *
+ *	points.c	which messages there are, when, and what each fault must come to: the expectations, and
+ *			the table of docs/failure-model.md
+ *	end.c		one end of a cell, in its process
+ *	observer.c	the judgement of a cell
+ *	main.c		forks the cells, many at a time, since most of their time is waiting
+ */
+#ifndef MATRIX_H
+#define MATRIX_H
+
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+#include "../../runtime/wire.h"
+#include "fakevm.h"
+
+#define TIMEOUT_US 1000000u /* silence; a machine that is busy with other cells must not look dead */
+#define RECONNECT_US 1000000u
+#define BACK_MS 20
+#define CELL_LIMIT_US 90000000u
+
+enum way { WAY_STOP, WAY_TENTATIVE, WAY_SERVER, WAYS };
+#define IN_STOP (1u << WAY_STOP)
+#define IN_TENTATIVE (1u << WAY_TENTATIVE)
+#define IN_SERVER (1u << WAY_SERVER)
+#define IN_POSTCOPY (IN_TENTATIVE | IN_SERVER)
+#define IN_ALL (IN_STOP | IN_POSTCOPY)
+
+enum fault {
+	LOST_BACK,
+	BEFORE_BACK,
+	MIDDLE_BACK,
+	AFTER_BACK,
+	LOST,
+	BEFORE,
+	MIDDLE,
+	AFTER,
+	KILL_BEFORE,
+	KILL_AFTER,
+	STOP_BEFORE,
+	STOP_AFTER,
+	DUPLICATE,
+	FAULTS
+};
+
+/* What has to happen for a message to be sent at all. */
+enum provoke {
+	NOTHING,
+	TARGET_IS_TOO_SMALL,
+	LOAD_FAILS,
+	CANCEL_IN_PRECOPY,
+	CANCEL_IN_COMMITMENT,
+	HOLD_LIMIT,
+	WAIT_FOR_PING
+};
+
+/*
+ * What a cell must come to: the source's outcome and the target's, a letter each; alternatives behind a |.
+ *	m migrated, r refused, f fell back, d discarded, ? in doubt, l lost, x killed
+ */
+struct expect {
+	const char *lost_back, *cut_back, *after_back, *lost, *cut, *after;
+	const char *kill_before, *kill_after, *stop_before, *stop_after;
+	const char *undisturbed; /* NULL: "mm" */
+};
+
+struct point {
+	enum wire_type type;
+	bool at_source;	      /* who sends it, and suffers */
+	enum ferry_phase arm; /* the fault waits from when the victim enters this */
+	unsigned nth;	      /* message of its type from then on; 0 is 1 */
+	enum provoke provoke;
+	unsigned ways;
+	const char *when;   /* for the reader */
+	const char *absent; /* not NULL: the message is not sent in these ways, and why */
+	struct expect e;
+};
+
+extern const struct point points[];
+extern const size_t npoints;
+
+const char *way_name(enum way w);
+const char *fault_name(enum fault f);
+const char *expected(const struct point *p, enum fault f);
+/* The markdown table of docs/failure-model.md. */
+void points_table(FILE *out);
+/* The sentence of the first message of the protocol that has no point, or NULL. */
+const char *points_missing(char buf[200]);
+
+struct cell {
+	const struct point *point;
+	enum way way;
+	enum fault fault;
+	bool shared;
+};
+
+/* Shared by the processes of a cell. */
+struct common {
+	char uri[200];
+	_Atomic int struck; /* the fault has */
+	struct {
+		bool ended;
+		struct ferry_result res;
+		char trouble[512];
+		char left[256]; /* behind, after everything was freed */
+		char ops[FAKE_TRACE];
+	} end[2]; /* source, target */
+	char intruder[200]; /* what went wrong */
+	uint8_t frozen[FAKE_PAGES * FAKE_PAGE];
+};
+
+enum record_what { RECORD_LISTENS = WORLD_OUTPUT + 1, RECORD_ENDED, RECORD_INTRUDER_IN };
+
+struct record {
+	uint8_t at_source, what; /* enum world_what or record_what */
+	uint16_t zero;
+	uint32_t zero2;
+	uint64_t n;
+};
+
+/* What the observer has seen of a cell. */
+struct seen {
+	bool source_runs, target_runs, held;
+	bool ended[2]; /* source, target: what is taken down after that says nothing */
+	uint64_t next; /* output */
+	char trouble[300];
+};
+
+void observe(struct seen *s, const struct record *r);
+/* An end was killed: its VM runs no more. */
+void observe_death(struct seen *s, bool source);
+/* After both have gone: empty, or why the cell has failed. */
+void judge_cell(char why[1200], const struct cell *c, const struct seen *s, const struct common *m, bool killed);
+void outcome_pair(char pair[3], const struct cell *c, const struct common *m, bool killed);
+
+/* The life of a child. */
+_Noreturn void end_main(const struct cell *c, struct common *m, int fd, bool source);
+/* A third process: connects as the source did, with the same session and generation. */
+_Noreturn void intruder_main(struct common *m, int fd);
+
+#endif

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT
+/* What is seen of a cell from outside, and what it is judged by. */
+#include <stdarg.h>
+#include <string.h>
+
+#include "matrix.h"
+
+static void trouble(struct seen *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void trouble(struct seen *s, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (s->trouble[0])
+		return;
+	va_start(ap, fmt);
+	vsnprintf(s->trouble, sizeof(s->trouble), fmt, ap);
+	va_end(ap);
+}
+
+void observe(struct seen *s, const struct record *r)
+{
+	const char *end = r->at_source ? "source" : "target";
+	bool *runs = r->at_source ? &s->source_runs : &s->target_runs;
+
+	switch (r->what) {
+	case WORLD_RUNS:
+	case WORLD_STOPS:
+		if (!s->ended[!r->at_source])
+			*runs = r->what == WORLD_RUNS;
+		break;
+	case RECORD_ENDED:
+		s->ended[!r->at_source] = true;
+		break;
+	case WORLD_HOLDS:
+		s->held = true;
+		break;
+	case WORLD_RELEASED:
+		s->held = false;
+		break;
+	case WORLD_OUTPUT:
+		if (r->n != s->next)
+			trouble(s, "output %llu came out at the %s where %llu was due", (unsigned long long)r->n, end,
+				(unsigned long long)s->next);
+		s->next = r->n + 1;
+		break;
+	default:
+		return;
+	}
+	if (s->source_runs && s->target_runs && !s->held)
+		trouble(s, "both VMs run, and nothing holds the target's output");
+}
+
+void observe_death(struct seen *s, bool source)
+{
+	*(source ? &s->source_runs : &s->target_runs) = false;
+}
+
+static char letter(enum ferry_outcome o)
+{
+	static const char letters[] = { [FERRY_MIGRATED] = 'm', [FERRY_REFUSED] = 'r', [FERRY_FELL_BACK] = 'f',
+					[FERRY_DISCARDED] = 'd', [FERRY_IN_DOUBT] = '?', [FERRY_LOST] = 'l' };
+
+	return o <= FERRY_LOST ? letters[o] : '!';
+}
+
+void outcome_pair(char pair[3], const struct cell *c, const struct common *m, bool killed)
+{
+	for (int i = 0; i < 2; i++) {
+		bool victim = c->point->at_source == !i;
+
+		pair[i] = killed && victim ? 'x' : m->end[i].ended ? letter(m->end[i].res.outcome) : '-';
+	}
+	pair[2] = 0;
+}
+
+static bool among(const char *pair, const char *expect)
+{
+	for (; expect; expect = strchr(expect, '|') ? strchr(expect, '|') + 1 : NULL)
+		if (!strncmp(pair, expect, 2))
+			return true;
+	return false;
+}
+
+/* Who may run by what an end says; both ends must mean the same, as far as they can know. */
+static enum ferry_owner owner_of(char outcome)
+{
+	switch (outcome) {
+	case 'm':
+	case 'l':
+		return FERRY_TARGET;
+	case '?':
+		return FERRY_UNKNOWN;
+	default:
+		return FERRY_SOURCE;
+	}
+}
+
+static void judge_end(char *why, size_t cap, const struct common *m, const struct seen *s, int i, char outcome)
+{
+	const char *end = i ? "target" : "source";
+	bool runs = i ? s->target_runs : s->source_runs, should;
+
+	if (outcome == 'x')
+		return;
+	if (!m->end[i].ended) {
+		snprintf(why, cap, "the %s has not said how it ended", end);
+		return;
+	}
+	should = i ? outcome == 'm' : outcome == 'r' || outcome == 'f';
+	if (m->end[i].res.owner != owner_of(outcome))
+		snprintf(why, cap, "the %s says owner %s", end, ferry_owner_name(m->end[i].res.owner));
+	else if (runs != should)
+		snprintf(why, cap, "the VM %s at the %s", runs ? "runs" : "does not run", end);
+	else if (m->end[i].trouble[0])
+		snprintf(why, cap, "%s: %s", end, m->end[i].trouble);
+	else if (m->end[i].left[0])
+		snprintf(why, cap, "%s left behind: %s", end, m->end[i].left);
+}
+
+void judge_cell(char why[1200], const struct cell *c, const struct seen *s, const struct common *m, bool killed)
+{
+	const struct point *p = c->point;
+	const char *due = p->absent ? "mm" : expected(p, c->fault);
+	char pair[3], what[600] = "";
+
+	why[0] = 0;
+	outcome_pair(pair, c, m, killed);
+	for (int i = 0; i < 2 && !what[0]; i++)
+		judge_end(what, sizeof(what), m, s, i, pair[i]);
+	if (s->trouble[0])
+		snprintf(what, sizeof(what), "%s", s->trouble);
+	else if (!what[0] && m->intruder[0])
+		snprintf(what, sizeof(what), "the duplicated connection: %s", m->intruder);
+	else if (!what[0] && !p->absent != !!m->struck)
+		snprintf(what, sizeof(what), "%s was %s", wire_name(p->type), m->struck ? "sent" : "never sent");
+	else if (!what[0] && !among(pair, due))
+		snprintf(what, sizeof(what), "it came to %s", pair);
+	if (what[0])
+		snprintf(why, 1200, "%s; got %s, due %s; source: %.200s; target: %.200s", what, pair, due,
+			 m->end[0].res.detail, m->end[1].res.detail);
+}
