@@ -60,7 +60,8 @@ const struct point points[] = {
 	  .e = { "fd", "fd", "fd", "fd", "fd", "f?|fd", "xd", "x?|xd", "fd", "f?|??" } },
 	{ WIRE_ABORT, false, FERRY_STOP_AND_COPY, .ways = IN_ALL, .when = "blackout", .provoke = LOAD_FAILS,
 	  .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "fd" } },
-	{ WIRE_RUNNING, false, FERRY_STOP_AND_COPY, .ways = IN_TENTATIVE, .when = "blackout", BY_TARGET_IN_BLACKOUT },
+	{ WIRE_RUNNING, false, FERRY_STOP_AND_COPY, .ways = IN_TENTATIVE, .when = "blackout",
+	  .e = { "fd", "fd", "mm|fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd" } },
 
 	{ WIRE_ABORT, false, FERRY_POSTCOPY, .ways = IN_TENTATIVE, .when = "post-copy: hold limit", .provoke = HOLD_LIMIT,
 	  .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "fd" } },
