@@ -71,6 +71,17 @@ _Noreturn static void give_up(struct end *e, const char *what, const char *why)
 	_exit(1);
 }
 
+/* The sentence at the end of a log line: text="...", with \" and \\ for what it quotes. */
+static void log_text(char *buf, size_t cap, const char *line)
+{
+	const char *p = strstr(line, " text=\"");
+	size_t n = 0;
+
+	for (p = p ? p + 7 : ""; *p && *p != '"' && n + 1 < cap; p++)
+		buf[n++] = *p == '\\' && p[1] ? *++p : *p;
+	buf[n] = 0;
+}
+
 static void on_log(void *ctx, int level, const char *line)
 {
 	struct end *e = ctx;
@@ -78,7 +89,7 @@ static void on_log(void *ctx, int level, const char *line)
 
 	set_text(&m, line);
 	if (!e->session && level <= 3) /* no other thread logs yet */
-		snprintf(e->refusal, sizeof(e->refusal), "%s", line);
+		log_text(e->refusal, sizeof(e->refusal), line);
 	msg_send(e->fd, &m);
 }
 

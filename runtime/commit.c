@@ -22,6 +22,7 @@
 #include <errno.h>
 
 #include "commit.h"
+#include "probe.h"
 #include "session.h"
 
 void commit_init(struct commit *c, bool source)
@@ -37,7 +38,12 @@ enum commit_state commit_get(const struct commit *c)
 
 static bool move(struct commit *c, int from, int to)
 {
-	return atomic_compare_exchange_strong(&c->state, &from, to);
+	int expected = from;
+
+	if (!atomic_compare_exchange_strong(&c->state, &expected, to))
+		return false;
+	PROBE3(commit, c->source, from, to);
+	return true;
 }
 
 bool commit_decide(struct commit *c)
@@ -100,7 +106,7 @@ int commit_arbitrate(struct ferry_session *s, enum ferry_owner want, enum ferry_
 		err = -EPROTO;
 	if (err < 0)
 		*is = FERRY_UNKNOWN;
-	session_log(s, err < 0 ? 3 : 5, "arbiter want=%s is=%s errno=%d", ferry_owner_name(want), ferry_owner_name(*is),
+	session_log(s, err < 0 ? 3 : 5, NULL, "arbiter want=%s is=%s errno=%d", ferry_owner_name(want), ferry_owner_name(*is),
 		    err < 0 ? -err : 0);
 	s->arbiter_err = err < 0 ? err : 0;
 	return s->arbiter_err;

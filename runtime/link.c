@@ -232,7 +232,7 @@ static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadl
 			return -EPIPE;
 		now = now_us();
 		if (now >= silent_at) {
-			session_log(s, 4, "link event=silent silent_us=%" PRIu64, now - s->heard_us);
+			session_log(s, 4, NULL, "silent silent_us=%" PRIu64, now - s->heard_us);
 			return -EPIPE;
 		}
 		if (now >= deadline_us)
@@ -593,7 +593,7 @@ void pulse_stop(struct ferry_session *s)
 		return;
 	atomic_store(&s->pulse_stop, true);
 	if (write(s->pulse_fd, &one, sizeof(one)) < 0)
-		session_log(s, 3, "pulse event=wake-failed errno=%d", errno);
+		session_log(s, 3, NULL, "wake-failed errno=%d", errno);
 	pthread_join(s->pulse, NULL);
 	s->pulsing = false;
 }

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "phase.h"
+#include "probe.h"
 #include "session.h"
 #include "source.h"
 #include "target.h"
@@ -46,7 +47,8 @@ void phase_enter(struct ferry_session *s, enum ferry_phase to)
 	s->phase = to;
 	s->phase_us[to] = now_us();
 	pthread_mutex_unlock(&s->view_lock);
-	session_log(s, 6, "phase=%s", rows[to].name);
+	session_log(s, 6, NULL, "stage name=%s", rows[to].name);
+	PROBE4(stage, s, s->is_source, to, rows[to].name);
 	session_event(s, FERRY_EVENT_PHASE, rows[to].name, NULL);
 }
 

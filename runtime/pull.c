@@ -27,6 +27,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "probe.h"
 #include "pull_int.h"
 #include "session.h"
 #include "uffd.h"
@@ -170,6 +171,7 @@ static int ask_urgent(struct pull *p, struct xport_chan *c, unsigned i)
 	if (place_direct(pl, run->region))
 		dst = (uint8_t *)place_landing(pl, run->region) + run->page * PAGE;
 	out.region = p->s->regions[run->region].id;
+	PROBE5(pull, p->s, out.region, out.page, out.npages, 1);
 	return c->ops->get(c, &out, &dst, 1, i);
 }
 
@@ -227,6 +229,14 @@ static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64
 	return ask_urgent(p, c, (unsigned)(u - p->slot));
 }
 
+static void fault_placed(struct pull *p, const struct urgent_slot *u)
+{
+	uint64_t ns = now_ns() - u->since_ns;
+
+	hist_add(&p->s->stats.fault_ns, ns);
+	PROBE4(fault, p->s, p->s->regions[u->run.region].id, u->run.page, ns);
+}
+
 static int reap_urgent(struct pull *p, struct xport_chan *c)
 {
 	uint32_t tag[URGENT_MAX];
@@ -240,7 +250,7 @@ static int reap_urgent(struct pull *p, struct xport_chan *c)
 
 		if (err < 0)
 			return err;
-		hist_add(&p->s->stats.fault_ns, now_ns() - u->since_ns);
+		fault_placed(p, u);
 		/* Apart from the mapping: a woken vCPU may take this very CPU. */
 		place_wake(&p->s->tgt.place, u->run.region, u->run.page);
 		u->used = false;
@@ -280,7 +290,7 @@ static void settle_behind(struct pull *p)
 
 		if (!u->used || page_set_test(&p->s->tgt.missing, u->run.region, u->run.page))
 			continue;
-		hist_add(&p->s->stats.fault_ns, now_ns() - u->since_ns);
+		fault_placed(p, u);
 		u->used = false;
 	}
 }

@@ -17,6 +17,9 @@
 #include "target.h"
 #include "uffd.h"
 
+#define LOG_END_MAX 40 /* " end=... session=..." */
+#define LOG_HEAD_MAX 320
+
 uint64_t now_ns(void)
 {
 	struct timespec t;
@@ -35,19 +38,38 @@ void session_wake(struct ferry_session *s)
 	uint64_t one = 1;
 
 	if (write(s->wake_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
-		session_log(s, 3, "wake errno=%d", errno);
+		session_log(s, 3, NULL, "wake-failed errno=%d", errno);
 }
 
-void session_log(struct ferry_session *s, int level, const char *fmt, ...)
+/* text="...": quotes and backslashes escaped, and nothing that would end the line. buf has room for all of it. */
+static void put_quoted(char *buf, const char *text)
 {
-	char line[FAIL_MAX + 64];
+	buf = stpcpy(buf, " text=\"");
+	for (; *text; text++) {
+		if (*text == '"' || *text == '\\')
+			*buf++ = '\\';
+		*buf++ = (unsigned char)*text < 0x20 ? ' ' : *text;
+	}
+	strcpy(buf, "\"");
+}
+
+void session_log(struct ferry_session *s, int level, const char *text, const char *fmt, ...)
+{
+	char line[LOG_HEAD_MAX + 2 * FAIL_MAX + 16] = "event=";
+	const uint8_t *id = s->session;
+	size_t len = strlen(line);
 	va_list ap;
 
 	if (!s->ops.log)
 		return;
 	va_start(ap, fmt);
-	vsnprintf(line, sizeof(line), fmt, ap);
+	vsnprintf(line + len, LOG_HEAD_MAX - LOG_END_MAX - len, fmt, ap);
 	va_end(ap);
+	len = strlen(line);
+	snprintf(line + len, LOG_END_MAX, " end=%s session=%02x%02x%02x%02x", s->is_source ? "source" : "target", id[0],
+		 id[1], id[2], id[3]);
+	if (text)
+		put_quoted(line + strlen(line), text);
 	s->ops.log(s->vm, level, line);
 }
 
@@ -176,7 +198,7 @@ static int make(struct ferry_session **ret, const struct ferry_vm *vm, const str
 		*ret = s;
 		return 0;
 	}
-	session_log(s, 3, "%s", fail_text(&s->fail));
+	session_log(s, 3, fail_text(&s->fail), "refused errno=%d", -err);
 	ferry_free(s);
 	return err;
 }
@@ -290,6 +312,8 @@ FERRY_API int ferry_run(struct ferry_session *s, struct ferry_result *res)
 	fill_result(s, &r);
 	r.size = res->size;
 	memcpy(res, &r, res->size < sizeof(r) ? res->size : sizeof(r));
+	session_log(s, 5, r.detail, "end outcome=%s owner=%s errno=%d", ferry_outcome_name(r.outcome),
+		    ferry_owner_name(r.owner), -r.error);
 	return r.error;
 }
 

@@ -140,7 +140,12 @@ struct ferry_session {
 uint64_t now_us(void);
 uint64_t now_ns(void);
 void session_wake(struct ferry_session *s); /* any thread */
-void session_log(struct ferry_session *s, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/*
+ * One line for the embedder: "event=" and what fmt says (a name, then key=value), which end and session, and text
+ * where there is one. docs/observability.md lists them.
+ */
+void session_log(struct ferry_session *s, int level, const char *text, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
 void session_event(struct ferry_session *s, enum ferry_event_type type, const char *text,
 		   const struct ferry_round *round);
 /* Calls one op and, when it fails, says which in a sentence. */

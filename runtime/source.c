@@ -18,6 +18,7 @@
 #include "batch.h"
 #include "link.h"
 #include "populated.h"
+#include "probe.h"
 #include "residue.h"
 #include "session.h"
 #include "source.h"
@@ -273,11 +274,13 @@ static int one_round(struct ferry_session *s, struct policy_result *v)
 	if (err < 0)
 		return err;
 	r->pages_dirty = fresh;
+	PROBE6(round, s, r->round, r->pages_sent, r->bytes, r->duration_us, r->pages_dirty);
 	s->src.nrounds++;
 	session_event(s, FERRY_EVENT_ROUND, NULL, r);
 	ask_policy(s, v);
-	session_log(s, 6, "precopy round=%u sent=%" PRIu64 " zero=%" PRIu64 " us=%" PRIu64 " dirty=%" PRIu64, r->round,
-		    r->pages_sent, r->pages_zero, r->duration_us, r->pages_dirty);
+	session_log(s, 6, NULL,
+		    "round round=%u pages_sent=%" PRIu64 " pages_zero=%" PRIu64 " duration_us=%" PRIu64 " pages_dirty=%" PRIu64,
+		    r->round, r->pages_sent, r->pages_zero, r->duration_us, r->pages_dirty);
 	return 0;
 }
 
@@ -363,7 +366,7 @@ int source_precopy(struct ferry_session *s, enum ferry_phase *next)
 	if (err < 0)
 		return err;
 	session_event(s, FERRY_EVENT_POLICY, v.text, NULL);
-	session_log(s, 6, "policy verdict=%d text=\"%s\"", v.verdict, v.text);
+	session_log(s, 6, v.text, "policy verdict=%d", v.verdict);
 	if (v.verdict == POLICY_GIVE_UP)
 		return fail(&s->fail, -ETIME, "%s", v.text);
 	*next = FERRY_STOP_AND_COPY;

@@ -218,7 +218,7 @@ static void retire(struct ferry_session *s)
 	source_unexpose(s);
 	err = s->ops.retire ? OP(s, retire) : 0;
 	if (err < 0)
-		session_log(s, 3, "retire errno=%d", -err);
+		session_log(s, 3, NULL, "op-failed op=retire errno=%d", -err);
 }
 
 static int page_server(struct ferry_session *s, enum ferry_phase *next)
@@ -331,7 +331,7 @@ static void stop_tracking(struct ferry_session *s)
 	s->src.tracking = false;
 	err = s->ops.dirty_stop(s->vm);
 	if (err < 0)
-		session_log(s, 4, "dirty_stop errno=%d", -err);
+		session_log(s, 4, NULL, "op-failed op=dirty_stop errno=%d", -err);
 }
 
 int source_activation(struct ferry_session *s, enum ferry_phase *next)
@@ -357,7 +357,7 @@ static void run_again(struct ferry_session *s, struct ferry_result *res)
 	int err = s->ops.resume(s->vm);
 
 	if (err < 0)
-		session_log(s, 2, "resume errno=%d text=\"the VM stands still at the source\"", -err);
+		session_log(s, 2, "the VM stands still at the source", "op-failed op=resume errno=%d", -err);
 	res->outcome = FERRY_FELL_BACK;
 	res->owner = FERRY_SOURCE;
 }

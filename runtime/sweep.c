@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 
+#include "probe.h"
 #include "pull_int.h"
 
 static uint8_t *sweep_buf(struct pull *p, unsigned chan, unsigned slot)
@@ -55,6 +56,7 @@ static int ask_batch(struct pull *p, const struct sweep *w, unsigned slot)
 
 		out[i] = *r;
 		out[i].region = p->s->regions[r->region].id;
+		PROBE5(pull, p->s, out[i].region, out[i].page, out[i].npages, 0);
 		dst[i] = place_direct(pl, r->region) ? (uint8_t *)place_landing(pl, r->region) + r->page * PAGE : buf;
 		buf += r->npages * PAGE;
 	}

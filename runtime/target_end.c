@@ -23,7 +23,7 @@ static int quiet_op(struct ferry_session *s, const char *name, int (*op)(void *v
 	int err = op ? op(s->vm) : 0;
 
 	if (err < 0)
-		session_log(s, 3, "op=%s errno=%d", name, -err);
+		session_log(s, 3, NULL, "op-failed op=%s errno=%d", name, -err);
 	return err;
 }
 
@@ -188,7 +188,7 @@ static void end_pull(struct ferry_session *s)
 	pull_stop(s->tgt.pull);
 	err = target_join(s, 0);
 	if (err < 0)
-		session_log(s, 4, "post-copy event=late-error errno=%d", -err);
+		session_log(s, 4, NULL, "late-error errno=%d", -err);
 	place_disarm(&s->tgt.place);
 }
 
@@ -277,7 +277,7 @@ void target_await_bye(struct ferry_session *s, enum wire_type again)
 			link_send(s, again, &t, sizeof(t), NULL, 0);
 	}
 	if (!s->confirmed && fail_err(&s->fail)) {
-		session_log(s, 4, "activation event=no-goodbye text=\"%s\"", fail_text(&s->fail));
+		session_log(s, 4, fail_text(&s->fail), "no-goodbye");
 		fail_reset(&s->fail);
 	}
 }

@@ -214,7 +214,7 @@ struct ferry_ops {
 	int (*arbiter)(void *vm, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is);
 
 	void (*event)(void *vm, const struct ferry_event *ev); /* optional; must not block for long */
-	void (*log)(void *vm, int level, const char *line);    /* optional; any thread; syslog levels */
+	void (*log)(void *vm, int level, const char *line);    /* optional; any thread; docs/observability.md */
 };
 
 #define FERRY_DIRTY_LAST 1u
@@ -272,7 +272,7 @@ struct ferry_result {
 /*
  * One end of a migration. vm and cfg are copied (regions too), ops and what they point to must outlive the
  * session; cfg may be NULL. -EINVAL, -EOPNOTSUPP (userfaultfd missing, region kind), -ENOMEM; *ret is then
- * a session whose ferry_run() was refused: NULL, and the sentence goes to ops->log (level 3).
+ * a session whose ferry_run() was refused: NULL, and the sentence goes to ops->log (level 3, text="...").
  */
 int ferry_source(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg);
 int ferry_target(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg);

@@ -376,14 +376,53 @@ static void op_event(void *v, const struct ferry_event *ev)
 		vm->phase_hook(vm, ev->phase);
 }
 
+/* The end of a value, quoted or not; NULL: it is none. text, where not NULL, gets what was quoted. */
+static const char *log_value(const char *p, char *text, size_t cap)
+{
+	size_t n = 0, len = strcspn(p, " \"");
+
+	if (*p != '"')
+		return len && p[len] != '"' ? p + len : NULL;
+	for (p++; *p && *p != '"'; p++) {
+		p += *p == '\\' && p[1];
+		if (text && n + 1 < cap)
+			text[n++] = *p;
+	}
+	if (text)
+		text[n] = 0;
+	return *p == '"' ? p + 1 : NULL;
+}
+
+/* event=NAME KEY=VALUE .., of which text is a sentence in quotes. */
+static bool log_line(const char *p, char *text, size_t cap)
+{
+	bool first = true;
+
+	text[0] = 0;
+	for (;; p++, first = false) {
+		size_t len = strspn(p, "abcdefghijklmnopqrstuvwxyz_");
+
+		if (!len || p[len] != '=' || (first && strncmp(p, "event=", 6)))
+			return false;
+		p = log_value(p + len + 1, strncmp(p, "text=", 5) ? NULL : text, cap);
+		if (!p || !*p)
+			return p;
+		if (*p != ' ')
+			return false;
+	}
+}
+
 static void op_log(void *v, int level, const char *line)
 {
+	char text[sizeof(((struct fakevm *)v)->error_line)];
 	struct fakevm *vm = v;
 
+	if (!log_line(line, text, sizeof(text)) || level < 2 || level > 6)
+		world_trouble(vm->w, "a log line of level %d has not the form that is documented: %s", level, line);
 	if (level > 3)
 		return;
 	pthread_mutex_lock(&vm->w->lock);
-	snprintf(vm->error_line, sizeof(vm->error_line), "%s", line);
+	snprintf(vm->error_line, sizeof(vm->error_line), "%s", text[0] ? text : line);
 	pthread_mutex_unlock(&vm->w->lock);
 }
 

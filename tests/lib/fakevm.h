@@ -97,7 +97,7 @@ struct fakevm {
 	char phases_seen[FAKE_TRACE]; /* "pre-migration reservation ..." */
 	char policy[512];	      /* the last policy event's sentence */
 	char links[FAKE_TRACE];	      /* link events */
-	char error_line[600];	      /* the last log line of level 3 or worse */
+	char error_line[600];	      /* the sentence of the last log line of level 3 or worse */
 	unsigned rounds;
 
 	uint8_t *shadow; /* source: what its memory must hold */
