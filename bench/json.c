@@ -4,9 +4,9 @@
 
 #include "report.h"
 
-void json_text(FILE *out, const char *name, const char *text)
+void json_quoted(FILE *out, const char *text)
 {
-	fprintf(out, "\"%s\":\"", name);
+	fputc('"', out);
 	for (; *text; text++) {
 		if (*text == '"' || *text == '\\')
 			fprintf(out, "\\%c", *text);
@@ -15,7 +15,14 @@ void json_text(FILE *out, const char *name, const char *text)
 		else
 			fputc(*text, out);
 	}
-	fprintf(out, "\",");
+	fputc('"', out);
+}
+
+void json_text(FILE *out, const char *name, const char *text)
+{
+	fprintf(out, "\"%s\":", name);
+	json_quoted(out, text);
+	fputc(',', out);
 }
 
 static void number_field(FILE *out, const char *name, uint64_t v)

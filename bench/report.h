@@ -65,6 +65,7 @@ void report_table(FILE *out, const struct run_report *r);
 void report_json(FILE *out, const struct run_report *r);
 void report_json_object(FILE *out, const struct run_report *r); /* without the end of the line */
 /* "name":"text", escaped, with a comma behind */
+void json_quoted(FILE *out, const char *text); /* "text", escaped */
 void json_text(FILE *out, const char *name, const char *text);
 void floor_table(FILE *out, const struct floor *f, const struct options *o);
 void floor_json(FILE *out, const struct floor *f, const struct options *o);
