@@ -225,6 +225,7 @@ static void new_vmm(struct end *e, int observer_fd)
 		.seed = o->seed,
 		.kind = o->kind == KIND_MEMFD ? VMM_MEMFD : VMM_ANON,
 		.prealloc = o->prealloc == 0 && e->which == VMM_END_TARGET,
+		.huge = o->thp == 1,
 		.populate = (uint32_t)o->populate,
 		.vcpus = (uint32_t)o->vcpus,
 		.end = e->which,

@@ -18,6 +18,7 @@ static const char *const kinds[] = { "anon", "memfd", NULL };
 static const char *const modes[] = { "auto", "stop-and-copy", "post-copy", NULL };
 static const char *const commit_ats[] = { "default", "complete", "switchover", NULL };
 static const char *const on_off[] = { "on", "off", NULL };
+static const char *const off_on[] = { "off", "on", NULL };
 static const char *const hold_actions[] = { "fallback", "commit", NULL };
 static const char *const floors[] = { "once", "each", "off", NULL };
 static const char *const commands[] = { "run", "source", "target", "floor", "sweep", "plot", "doctor", "version", "help" };
@@ -45,6 +46,8 @@ const struct option_row option_rows[] = {
 	  "percent of RAM that begins with unique, non-zero content; 100", 0, 100 },
 	{ "prealloc", V_CHOICE, RUN | TARGET | SWEEP, AT(prealloc), "on or off",
 	  "on: the target has all of its RAM before pre-copy, off: as pages arrive; on", .choices = on_off },
+	{ "thp", V_CHOICE, GUEST, AT(thp), "off or on",
+	  "on: transparent huge pages for anonymous RAM (the floor's buffers have none); off", .choices = off_on },
 	{ "working-set", V_SIZE, ONE_GUEST, AT(working_set), "a size such as 256M, at most --memory less 16M",
 	  "the part of RAM that the guest writes to; 256M, or a quarter of RAM that has no room for it", 4096,
 	  VMM_MEMORY_MAX },

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What runs in QEMU beside bench/vmm's guest: a PVH kernel (it begins in 32-bit protected mode) that fills all
+ * of its RAM, then writes pseudo-random pages of a working set at a rate, paced by the TSC, and says so on the
+ * debug port.
+ *
+ * The host puts the parameters (-device loader) at PARAM: bytes of RAM below 4 GiB, bytes above, bytes of the
+ * working set (0: all idle), pages a tick, TSC cycles a tick. Bytes on port 0xe9: 'F' when the RAM is
+ * full, then '.' a tick in which all pages of it were written.
+ */
+#define PARAM		0x180000	/* out of the firmware's way */
+#define PML4		0x9000
+#define PDPT		0xa000
+#define PD		0xb000	/* 16 of them: 16 GiB */
+#define GIB		16
+#define HIGH		0x100000000
+#define DATA		0x200000	/* first byte that is filled */
+
+	.section .note.pvh, "a", @note
+	.balign 4
+	.long 4, 4, 18			/* XEN_ELFNOTE_PHYS32_ENTRY */
+	.asciz "Xen"
+	.long _start
+
+	.text
+	.code32
+	.globl _start
+_start:
+	cli
+	/* identity map: PML4[0] -> PDPT[0..15] -> 2 MiB pages */
+	movl $PDPT + 3, PML4
+	movl $0, PML4 + 4
+	movl $PDPT, %edi
+	movl $PD + 3, %eax
+	movl $GIB, %ecx
+1:	movl %eax, (%edi)
+	movl $0, 4(%edi)
+	addl $8, %edi
+	addl $0x1000, %eax
+	loop 1b
+	movl $PD, %edi
+	movl $0x83, %eax
+	xorl %edx, %edx
+	movl $512 * GIB, %ecx
+2:	movl %eax, (%edi)
+	movl %edx, 4(%edi)
+	addl $8, %edi
+	addl $0x200000, %eax
+	adcl $0, %edx
+	loop 2b
+
+	movl $PML4, %eax
+	movl %eax, %cr3
+	movl %cr4, %eax
+	orl $0x20, %eax
+	movl %eax, %cr4
+	movl $0xc0000080, %ecx
+	rdmsr
+	orl $0x100, %eax
+	wrmsr
+	movl %cr0, %eax
+	orl $0x80000000, %eax
+	movl %eax, %cr0
+	lgdt gdt_pointer
+	ljmp $8, $long
+
+	.balign 8
+gdt:	.quad 0, 0x00af9b000000ffff
+gdt_pointer:
+	.word 15
+	.long gdt
+
+	.code64
+long:
+	mov $PARAM, %esp
+	/* every word of every page its own: a counter times an odd constant */
+	movabs $0x9e3779b97f4a7c15, %r12
+	xor %r8d, %r8d
+	mov $DATA, %edi
+	mov PARAM, %rsi
+	call fill
+	movabs $HIGH, %rdi
+	mov PARAM + 8, %rsi
+	add %rdi, %rsi
+	call fill
+	mov $'F', %al
+	outb %al, $0xe9
+
+	mov PARAM + 16, %r9
+	shr $12, %r9			/* pages of the working set */
+	jz idle
+	mov PARAM + 24, %r10		/* pages a tick */
+	mov PARAM + 32, %r11		/* cycles a tick */
+	mov $1, %ebx			/* xorshift */
+	call now
+	mov %rax, %rbp
+tick:	add %r11, %rbp
+	mov %r10, %rcx
+3:	mov %rbx, %rax
+	shl $13, %rax
+	xor %rax, %rbx
+	mov %rbx, %rax
+	shr $7, %rax
+	xor %rax, %rbx
+	mov %rbx, %rax
+	shl $17, %rax
+	xor %rax, %rbx
+	mov %rbx, %rax
+	mul %r9				/* rdx: a page */
+	shl $12, %rdx
+	mov %rbx, DATA(%rdx)
+	dec %rcx
+	jnz 3b
+	mov $'.', %al
+	outb %al, $0xe9
+4:	call now
+	cmp %rbp, %rax
+	jae 5f
+	pause
+	jmp 4b
+	/* more than ten ticks late: what was missed is not made good */
+5:	mov %rax, %rdx
+	sub %rbp, %rdx
+	imul $10, %r11, %rcx
+	cmp %rcx, %rdx
+	jb tick
+	mov %rax, %rbp
+	jmp tick
+
+idle:	hlt
+	jmp idle
+
+now:	rdtsc
+	shl $32, %rdx
+	or %rdx, %rax
+	ret
+
+/* rdi to rsi */
+fill:	cmp %rsi, %rdi
+	jae 7f
+	mov %r8, %rax
+	imul %r12, %rax
+	or $1, %rax
+6:	mov %rax, (%rdi)
+	add %r12, %rax
+	add $8, %rdi
+	test $0xfff, %edi
+	jnz 6b
+	inc %r8
+	jmp fill
+7:	ret
