@@ -111,6 +111,23 @@ static void drill(struct end *e)
 		on_log(e, 3, "the link could not be cut: ferry_drill() refused");
 }
 
+/* A drill at a message waits in the library from the beginning, at the end that sends it or, to die, reads it. */
+static void arm(struct end *e)
+{
+	const struct kill_drill *k = &e->o->kill;
+	char fault[64];
+	int n;
+
+	if (!k->message || k->who == (e->which == VMM_END_SOURCE ? KILL_TARGET : KILL_SOURCE))
+		return;
+	n = snprintf(fault, sizeof(fault), "%s:%s", k->who == KILL_LINK ? "cut-before" : "kill-at", k->message);
+	if (k->heal_ms)
+		snprintf(fault + n, sizeof(fault) - (size_t)n, ":%llu", (unsigned long long)k->heal_ms);
+	e->drilled = !ferry_drill(e->session, fault);
+	if (!e->drilled)
+		on_log(e, 3, "the drill could not be armed: ferry_drill() refused");
+}
+
 static uint64_t cpu_us(void)
 {
 	struct rusage u;
@@ -182,6 +199,7 @@ static void run_session(struct end *e)
 	pthread_mutex_unlock(&e->lock);
 	if (watched)
 		pthread_join(e->stats_thread, NULL);
+	m.number = e->o->kill.message && e->drilled && ferry_drill(e->session, "pending") == 0;
 	set_text(&m, vmm_mutator(e->vmm));
 	msg_send(e->fd, &m);
 }
@@ -209,7 +227,7 @@ static void fill_config(struct ferry_config *cfg, const struct end *e)
 		cfg->flags |= FERRY_CONFIG_NO_RECONNECT;
 	if (!o->reconnect_set && o->kill.who != KILL_NOBODY && !o->kill.heal_ms)
 		cfg->reconnect_us = DRILL_RECONNECT_US;
-	if (o->kill.who == KILL_LINK)
+	if (o->kill.who == KILL_LINK || o->kill.message)
 		cfg->flags |= FERRY_CONFIG_DRILL;
 	if (o->command == CMD_TARGET)
 		cfg->connect_us = 3600000000; /* somebody types the other command by hand */
@@ -305,6 +323,7 @@ _Noreturn void end_main(enum vmm_end which, const struct options *o, int fd, int
 			sampler_watch(e.sampler, e.session);
 			if (which == VMM_END_TARGET)
 				msg_send(fd, &ready);
+			arm(&e);
 			run_session(&e);
 		}
 	}

@@ -16,7 +16,7 @@ enum msg_type {
 	MSG_EVENT,  /* child: .event, its text in .text */
 	MSG_STATS,  /* child: .stats, while ferry_run() runs */
 	MSG_LOG,    /* child: .text, .number is the level */
-	MSG_RESULT, /* child: .result; .text is the mutator's name so far */
+	MSG_RESULT, /* child: .result; .number: the drill at a message has struck; .text is the mutator's name so far */
 	MSG_PROOF,  /* child: .proof, .number is vmm_proof()'s result; .text the mutator's name */
 	MSG_ERROR,  /* child: could not begin; .text */
 	MSG_GO,	    /* parent: begin; .text is the URI (source: to connect to; target: to listen on) */

@@ -20,7 +20,7 @@ static void help_row(FILE *out, const struct option_row *row)
 	if (row->value == V_COUNT)
 		width += fprintf(out, " N");
 	if (row->value == V_KILL)
-		width += fprintf(out, " WHO@STAGE[:MS]");
+		width += fprintf(out, " WHO@STAGE|MESSAGE[:MS]");
 	if (row->value == V_LIST)
 		width += fprintf(out, " A,B,...");
 	if (row->value == V_TEXT)
@@ -57,7 +57,11 @@ void options_help(FILE *out)
 	fprintf(out,
 		"\nSIZE: bytes, or with k, M, G, T (powers of 1024). TIME: with us, ms, s.\n"
 		"WHO: source, target, link. STAGE: pre-migration, reservation, pre-copy, stop-and-copy, post-copy,\n"
-		"commitment, activation. Figures in MB are 10^6 bytes.\n\n"
+		"commitment, activation. MESSAGE, the first of that name, before WHO sends or reads it:");
+	for (unsigned i = 1; ferry_message_name(i); i++)
+		fprintf(out, "%s%s", i % 11 == 1 ? "\n" : " ", ferry_message_name(i));
+	fprintf(out,
+		".\nFigures in MB are 10^6 bytes.\n\n"
 		"Exit codes: 0 as asked: migrated, or with --kill what that must lead to, and the proof is clean;\n"
 		"  1 the command line; 2 refused, fell back or discarded though nothing provoked it, or the drill never\n"
 		"  took place; 3 the proof failed: bad pages, outputs missing or repeated, or two owners; 4 in doubt, or\n"

@@ -81,8 +81,8 @@ const struct option_row option_rows[] = {
 	  "a peer silent for so long is a lost link; 3s", 10000, HOUR },
 	{ "kill", V_KILL, ENDS, AT(kill),
 	  "source@STAGE, target@STAGE, link@STAGE or link@STAGE:MS, STAGE one of pre-migration, reservation, "
-	  "pre-copy, stop-and-copy, post-copy, commitment and activation",
-	  "on entering STAGE end that process by SIGKILL, or cut the link (for MS milliseconds)" },
+	  "pre-copy, stop-and-copy, post-copy, commitment and activation; or a message such as COMMIT for STAGE",
+	  "on entering STAGE, or at a message, end that process by SIGKILL, or cut the link (for MS milliseconds)" },
 	{ "run-on", V_DURATION, ENDS | SWEEP, AT(run_on_us), "a duration such as 200ms",
 	  "how long the guest runs at its owner before the proof; 200ms", 1000, HOUR },
 	{ "repeat", V_COUNT, RUN | FLOOR | SWEEP, AT(repeat), "a number from 1 to 100000", "so many times", 1,
@@ -130,7 +130,7 @@ const char *kill_text(char buf[64], const struct kill_drill *k)
 
 	buf[0] = 0;
 	if (k->who != KILL_NOBODY)
-		snprintf(buf, 64, "%s@%s", who[k->who], ferry_phase_name(k->stage));
+		snprintf(buf, 64, "%s@%s", who[k->who], k->message ? k->message : ferry_phase_name(k->stage));
 	if (k->heal_ms)
 		snprintf(buf + strlen(buf), 64 - strlen(buf), ":%llu", (unsigned long long)k->heal_ms);
 	return buf;
@@ -175,6 +175,13 @@ static int parse_kill(const char *text, struct kill_drill *ret)
 		if (!same_stage(text, len, ferry_phase_name(p)))
 			continue;
 		k.stage = p;
+		*ret = k;
+		return 0;
+	}
+	for (unsigned i = 1; (k.message = ferry_message_name(i)); i++) {
+		if (strlen(k.message) != len || strncmp(text, k.message, len))
+			continue;
+		k.stage = FERRY_IDLE;
 		*ret = k;
 		return 0;
 	}
@@ -368,7 +375,7 @@ int options_check(struct options *o)
 		return -EINVAL;
 	}
 	if ((o->command == CMD_SOURCE && o->kill.who == KILL_TARGET) ||
-	    (o->command == CMD_TARGET && (o->kill.who == KILL_SOURCE || o->kill.who == KILL_LINK))) {
+	    (o->command == CMD_TARGET && (o->kill.who == KILL_SOURCE || (o->kill.who == KILL_LINK && !o->kill.message)))) {
 		fprintf(stderr,
 			"rdma-migrate: --kill at the %s cannot reach the other end: give it to rdma-migrate %s.\n",
 			command_name(o->command), o->command == CMD_SOURCE ? "target" : "source");

@@ -25,10 +25,14 @@ enum kind { KIND_ANON, KIND_MEMFD, KIND_COUNT };
 enum victim { KILL_NOBODY, KILL_SOURCE, KILL_TARGET, KILL_LINK };
 enum floor_when { FLOOR_ONCE, FLOOR_EACH, FLOOR_OFF };
 
-/* --kill WHO@STAGE[:MS]: on entering the stage, end a process or cut the link (heal_ms 0: for good). */
+/*
+ * --kill WHO@STAGE[:MS]: on entering the stage, end a process or cut the link (heal_ms 0: for good). WHO@MESSAGE: instead
+ * of sending that message, or when it has arrived and nobody has read it.
+ */
 struct kill_drill {
 	enum victim who;
 	enum ferry_phase stage;
+	const char *message; /* NULL: a stage is meant */
 	uint64_t heal_ms;
 };
 

@@ -128,6 +128,7 @@ static void take_msg(struct run *x, int end, const struct msg *m)
 	case MSG_RESULT:
 		r->end[end].have_result = true;
 		r->end[end].result = m->result;
+		r->end[end].drilled |= m->number != 0;
 		r->end[end].cpu = m->cpu;
 		c->ended = true;
 		if (end == VMM_END_SOURCE || !r->mutator[0])

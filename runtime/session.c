@@ -424,6 +424,11 @@ FERRY_API const char *ferry_mode_name(enum ferry_mode m)
 	return name_of(names, FERRY_MODE_POSTCOPY + 1, m);
 }
 
+FERRY_API const char *ferry_message_name(unsigned number)
+{
+	return number && number < WIRE_TYPES ? wire_name((enum wire_type)number) : NULL;
+}
+
 #define STR2(x) #x
 #define STR(x) STR2(x)
 

@@ -104,7 +104,11 @@ static int chan_recv(struct xport_chan *chan, void *buf, size_t cap, size_t *len
 	if (chaos_is_hole(c->link))
 		return hole_recv(c, buf, cap, len, wait_us);
 	err = chaos_stalled(c->link, wait_us, -EAGAIN);
-	return err ? err : c->inner->ops->recv(c->inner, buf, cap, len, wait_us);
+	if (!err)
+		err = c->inner->ops->recv(c->inner, buf, cap, len, wait_us);
+	if (!err)
+		chaos_heard(c->link->chaos, buf, *len);
+	return err;
 }
 
 static int chan_fd(struct xport_chan *chan)

@@ -33,6 +33,7 @@ struct chaos {
 	uint64_t cut_until_us, stall_until_us; /* 0: not */
 	enum strike armed;
 	unsigned type; /* of the messages that count; 0: all */
+	bool heard;    /* one that arrives counts too */
 	uint64_t countdown, armed_ms;
 	unsigned (*type_of)(const void *msg, size_t len);
 	struct chaos_link *links;
@@ -58,6 +59,8 @@ struct chaos_link {
 bool chaos_is_cut(struct chaos *c);
 /* Counts a message; what is to be done to it. A cut before it has been done, a loss has made the link a hole. */
 enum strike chaos_strike(struct chaos_link *l, const struct iovec *iov, int n);
+/* A message has arrived, and nobody knows of it yet. */
+void chaos_heard(struct chaos *c, const void *msg, size_t len);
 /* The message is out: what has to follow it. */
 void chaos_after(struct chaos *c, enum strike what);
 /*

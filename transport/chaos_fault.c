@@ -24,6 +24,7 @@
  *	cut-middle:T	the connection breaks in its middle
  *	cut-after:T	it is sent, then the link is cut
  *	lost:T		it vanishes, and with it everything that follows on that link, both ways; nobody is told
+ *	kill-at:T	this process ends by SIGKILL instead of sending it, or when it has arrived and nobody has seen it
  *	kill-before:T	this process ends by SIGKILL instead of sending it; kill-after:T when it is out
  *	stop-before:T	this process stops by SIGSTOP, and sends it when it is continued; stop-after:T
  *
@@ -95,7 +96,8 @@ enum takes {
 	TAKES_COUNT = 2,   /* @N may be there */
 	TAKES_TYPE = 4,	   /* :T must be there, then @N may */
 	NEEDS_MS = 8,
-	NEEDS_COUNT = 16
+	NEEDS_COUNT = 16,
+	HEARD = 32 /* counts what arrives, too */
 };
 
 static const struct fault_row {
@@ -113,6 +115,7 @@ static const struct fault_row {
 	{ "cut-middle", STRIKE_TEAR, TAKES_TYPE | TAKES_MS },
 	{ "cut-after", STRIKE_CUT_AFTER, TAKES_TYPE | TAKES_MS },
 	{ "lost", STRIKE_LOST, TAKES_TYPE | TAKES_MS },
+	{ "kill-at", STRIKE_KILL, TAKES_TYPE | HEARD },
 	{ "kill-before", STRIKE_KILL, TAKES_TYPE },
 	{ "kill-after", STRIKE_KILL_AFTER, TAKES_TYPE },
 	{ "stop-before", STRIKE_STOP, TAKES_TYPE },
@@ -181,6 +184,7 @@ int xport_chaos_fault(struct chaos *c, const char *fault)
 	if (a.at) {
 		c->armed = a.row->strike;
 		c->type = (unsigned)a.type;
+		c->heard = a.row->takes & HEARD;
 		c->countdown = a.at;
 		c->armed_ms = a.ms;
 	} else if (a.row->strike == STRIKE_CUT) {
@@ -283,6 +287,18 @@ enum strike chaos_strike(struct chaos_link *l, const struct iovec *iov, int n)
 	if (what == STRIKE_KILL || what == STRIKE_STOP)
 		raise(what == STRIKE_KILL ? SIGKILL : SIGSTOP);
 	return what;
+}
+
+void chaos_heard(struct chaos *c, const void *msg, size_t len)
+{
+	struct iovec iov = { (void *)(uintptr_t)msg, len };
+	bool now;
+
+	pthread_mutex_lock(&c->lock);
+	now = c->heard && counts(c, &iov, 1) && !--c->countdown;
+	pthread_mutex_unlock(&c->lock);
+	if (now)
+		raise(SIGKILL);
 }
 
 void chaos_after(struct chaos *c, enum strike what)

@@ -319,6 +319,7 @@ const char *ferry_get_detail(struct ferry_session *s);
  *	"cut-middle:", "cut-after:"	or in its middle, or when it is out
  *	"lost:MESSAGE"		it vanishes, and everything that follows on that link, both ways
  *	"kill-before:MESSAGE", "kill-after:", "stop-before:", "stop-after:"	SIGKILL or SIGSTOP for this process
+ *	"kill-at:MESSAGE"	SIGKILL instead of sending it, or when it has arrived
  *	"pending"		asks: 1 while a fault waits for its message, else 0
  *
  * MESSAGE@N is the Nth from now on; :MS behind cut-* and lost is as for "cut". One fault waits at a time.
@@ -347,6 +348,7 @@ const char *ferry_phase_name(enum ferry_phase p);     /* "pre-copy" */
 const char *ferry_owner_name(enum ferry_owner o);     /* "source" */
 const char *ferry_outcome_name(enum ferry_outcome o); /* "fell-back" */
 const char *ferry_mode_name(enum ferry_mode m);	      /* "stop-and-copy" */
+const char *ferry_message_name(unsigned number);      /* 16: "COMMIT"; NULL: docs/protocol.md has no such message */
 const char *ferry_version(void);		      /* "1.0.0" */
 
 #ifdef __cplusplus

@@ -62,11 +62,22 @@ wrong '--hold-action takes fallback or commit' run --hold-action wait
 wrong '--timeout takes a duration of at least 10ms' run --timeout 1ms
 wrong '--kill takes source@STAGE.*not "target"' run --kill target
 wrong '--kill takes .*not "target@noon"' run --kill target@noon
+wrong '--kill takes .*not "target@commit"' run --kill target@commit
+wrong '--kill takes .*not "target@COMMIT:5"' run --kill target@COMMIT:5
+wrong '--kill takes .*not "link@PIGEON"' run --kill link@PIGEON
 wrong '--kill takes .*not "target@precopy:5"' run --kill target@precopy:5
 wrong '--kill takes .*not "link@precopy:0"' run --kill link@precopy:0
 wrong '--kill takes .*not "link@"' run --kill link@
 wrong '--kill at the source cannot reach the other end' source --to tcp:127.0.0.1:1 --kill target@precopy
 wrong '--kill at the target cannot reach the other end' target --kill link@precopy
+names=0
+while read -r name; do # every message of the protocol is taken, and what is wrong is something else
+	for who in source target link; do
+		wrong '--uri takes tcp:HOST:PORT, not "nowhere"' run --kill "$who@$name" --uri nowhere
+	done
+	names=$((names + 1))
+done < <(sed -n 's/^\tX(\([A-Z_]*\), [0-9]*, FROM_.*/\1/p' "$1/runtime/wire.h")
+[ $names -ge 21 ] || { echo "[FAIL] cli::names of $names messages were found in wire.h"; failed=1; }
 wrong '--repeat takes a number' run --repeat 0
 wrong '--quiet takes no value, not "yes"' run --quiet=yes
 wrong '--uri takes tcp:HOST:PORT, not "127.0.0.1:7000"' run --uri 127.0.0.1:7000

@@ -31,6 +31,10 @@ struct ending {
 	{                                           \
 		.who = KILL_SOURCE, .stage = stage_ \
 	}
+#define AT_MESSAGE(who_, message_)                    \
+	{                                             \
+		.who = KILL_##who_, .message = message_ \
+	}
 #define LINK_AT(stage_, ms)                                      \
 	{                                                        \
 		.who = KILL_LINK, .stage = stage_, .heal_ms = ms \
@@ -75,6 +79,19 @@ static const struct ending endings[] = {
 	{ "the source died early", .kill = SOURCE_AT(FERRY_PRECOPY), .drilled = true, .source_outcome = DEAD,
 	  .target_outcome = FERRY_DISCARDED, .target_owner = FERRY_SOURCE, .owner = FERRY_NONE,
 	  .verdict = VERDICT_OK, .says = "The VM died with its host, as it must after source@pre-copy" },
+	{ "fell back from a target that died at a message", .kill = AT_MESSAGE(TARGET, "RUNNING"),
+	  .source_outcome = FERRY_FELL_BACK, .source_owner = FERRY_SOURCE, .target_outcome = DEAD, .proof = true,
+	  .owner = FERRY_SOURCE, .verdict = VERDICT_OK, .says = "The VM went on at the source after target@RUNNING" },
+	{ "the message never came", .kill = AT_MESSAGE(TARGET, "REFUSED"), .source_owner = FERRY_TARGET,
+	  .target_owner = FERRY_TARGET, .proof = true, .owner = FERRY_TARGET, .verdict = VERDICT_NOT_AS_ASKED,
+	  .says = "never sent" },
+	{ "cut at a message that the target sends", .kill = AT_MESSAGE(LINK, "RUNNING"), .drilled = true,
+	  .source_outcome = FERRY_FELL_BACK, .source_owner = FERRY_SOURCE, .target_outcome = FERRY_DISCARDED,
+	  .target_owner = FERRY_SOURCE, .proof = true, .owner = FERRY_SOURCE, .verdict = VERDICT_OK,
+	  .says = "after link@RUNNING" },
+	{ "cut at a message that never came", .kill = AT_MESSAGE(LINK, "ABORT"), .source_owner = FERRY_TARGET,
+	  .target_owner = FERRY_TARGET, .proof = true, .owner = FERRY_TARGET, .verdict = VERDICT_NOT_AS_ASKED,
+	  .says = "never sent" },
 	{ "in doubt", .kill = SOURCE_AT(FERRY_COMMITMENT), .drilled = true, .source_outcome = DEAD,
 	  .target_outcome = FERRY_IN_DOUBT, .target_owner = FERRY_UNKNOWN, .owner = FERRY_UNKNOWN,
 	  .verdict = VERDICT_LOST, .says = "in doubt" },
