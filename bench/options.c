@@ -33,10 +33,10 @@ _Static_assert(sizeof(commands) / sizeof(*commands) == CMD_COUNT, "a name a comm
 #define WHOLE (2u << 20)
 
 const struct option_row option_rows[] = {
-	{ "uri", V_TEXT, RUN | FLOOR, AT(uri), "tcp:HOST:PORT",
+	{ "uri", V_TEXT, RUN | FLOOR, AT(uri), "tcp:HOST:PORT or rdma:HOST:PORT",
 	  "where the two ends meet, port 0 takes a free one; tcp:127.0.0.1:0" },
-	{ "to", V_TEXT, SOURCE, AT(to), "tcp:HOST:PORT", "the target to migrate to" },
-	{ "listen", V_TEXT, TARGET, AT(listen), "tcp:HOST:PORT", "where the source will connect" },
+	{ "to", V_TEXT, SOURCE, AT(to), "tcp:HOST:PORT or rdma:HOST:PORT", "the target to migrate to" },
+	{ "listen", V_TEXT, TARGET, AT(listen), "tcp:HOST:PORT or rdma:HOST:PORT", "where the source will connect" },
 	{ "memory", V_SIZE, GUEST | FLOOR, AT(memory),
 	  "a size from 32M to 256G in whole 2M, such as 512M or 2G", "the guest's RAM; 1G", VMM_MEMORY_MIN,
 	  VMM_MEMORY_MAX },
@@ -347,14 +347,9 @@ static int parse_one(struct options *o, int argc, char **argv, int *i)
 
 static int check_uri(const char *option, const char *uri)
 {
-	if (!strncmp(uri, "tcp:", 4))
+	if (!strncmp(uri, "tcp:", 4) || !strncmp(uri, "rdma:", 5))
 		return 0;
-	if (!strncmp(uri, "rdma:", 5))
-		fprintf(stderr,
-			"rdma-migrate: --%s %s: the rdma transport is not in this build; take tcp:HOST:PORT.\n",
-			option, uri);
-	else
-		fprintf(stderr, "rdma-migrate: --%s takes tcp:HOST:PORT, not \"%s\".\n", option, uri);
+	fprintf(stderr, "rdma-migrate: --%s takes tcp:HOST:PORT or rdma:HOST:PORT, not \"%s\".\n", option, uri);
 	return -EINVAL;
 }
 

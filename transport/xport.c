@@ -7,15 +7,31 @@
 #include "xport_int.h"
 
 static const struct scheme {
-	const char *name;
+	const char *name, *options; /* beside the filters' */
 	int (*listen)(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f);
 	int (*connect)(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
 		       const struct xport_param *p, uint64_t wait_us, struct fail *f);
 } schemes[] = {
-	{ "tcp", tcp_listen, tcp_connect },
-	{ "mem", mem_listen, mem_connect },
-	{ "rdma", NULL, NULL }, /* known, so that it is refused in its own words */
+	{ "tcp", "", tcp_listen, tcp_connect },
+	{ "mem", "", mem_listen, mem_connect },
+#if FERRY_RDMA
+	{ "rdma", "pin dev gid mtu", xr_listen, xr_connect },
+#else
+	{ "rdma", "pin dev gid mtu", NULL, NULL }, /* known, so that it is refused in its own words */
+#endif
 };
+
+/* Whether key is a word of list. */
+static bool has_word(const char *list, const char *key)
+{
+	size_t len = strlen(key);
+	const char *at;
+
+	for (at = list; (at = strstr(at, key)); at += len)
+		if ((at == list || at[-1] == ' ') && (!at[len] || at[len] == ' '))
+			return true;
+	return false;
+}
 
 static int pick(const struct scheme **ret, struct uri *u, const char *text, struct fail *f)
 {
@@ -34,20 +50,21 @@ static int pick(const struct scheme **ret, struct uri *u, const char *text, stru
 		*ret = &schemes[i];
 		return 0;
 	}
-	return fail(f, -EINVAL, "URI \"%s\": unknown scheme \"%s\"; this build has tcp and mem", text, u->scheme);
+	return fail(f, -EINVAL, "URI \"%s\": unknown scheme \"%s\"; there are tcp, rdma and mem", text, u->scheme);
 }
 
 /* What the URI and the parameters ask of the shape filter; the smaller bandwidth holds. */
-static int shape_of(struct shape_param *ret, const struct uri *u, const struct xport_param *p, struct fail *f)
+static int shape_of(struct shape_param *ret, const struct scheme *scheme, const struct uri *u,
+		    const struct xport_param *p, struct fail *f)
 {
 	uint64_t bandwidth, latency;
 	unsigned i;
 	int err;
 
 	for (i = 0; i < u->nquery; i++) {
-		if (strcmp(u->query[i].key, "bandwidth") && strcmp(u->query[i].key, "latency"))
-			return fail(f, -EINVAL, "URI option \"%s\" is unknown; %s takes bandwidth and latency",
-				    u->query[i].key, u->scheme);
+		if (!has_word("bandwidth latency", u->query[i].key) && !has_word(scheme->options, u->query[i].key))
+			return fail(f, -EINVAL, "URI option \"%s\" is unknown; %s takes bandwidth and latency%s%s",
+				    u->query[i].key, u->scheme, scheme->options[0] ? ", and " : "", scheme->options);
 	}
 	err = uri_query_u64(u, "bandwidth", 0, &bandwidth, f);
 	if (!err)
@@ -72,7 +89,7 @@ int xport_listen(struct xport_listener **ret, const char *uri, const struct xpor
 
 	err = pick(&scheme, &u, uri, f);
 	if (!err)
-		err = shape_of(&shape, &u, p, f);
+		err = shape_of(&shape, scheme, &u, p, f);
 	if (!err)
 		err = scheme->listen(&l, &u, p, f);
 	if (!err && (shape.bandwidth || shape.latency_us))
@@ -99,7 +116,7 @@ int xport_connect(struct xport_link **ret, const char *uri, const struct xport_l
 	if (!id->channels || id->channels > XPORT_CHANNELS_MAX)
 		return fail(f, -EINVAL, "%u data channels asked for; 1 to %u are possible", id->channels,
 			    XPORT_CHANNELS_MAX);
-	err = shape_of(&shape, &u, p, f);
+	err = shape_of(&shape, scheme, &u, p, f);
 	if (!err && p->chaos)
 		err = chaos_may_connect(p->chaos, f);
 	if (!err)

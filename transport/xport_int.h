@@ -63,6 +63,10 @@ int tcp_connect(struct xport_link **ret, const struct uri *u, const struct xport
 int mem_listen(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f);
 int mem_connect(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
 		const struct xport_param *p, uint64_t wait_us, struct fail *f);
+/* The rdma transport: librdmacm has taken the plain names. */
+int xr_listen(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f);
+int xr_connect(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
+	       const struct xport_param *p, uint64_t wait_us, struct fail *f);
 
 struct shape_param {
 	uint64_t bandwidth;  /* bytes a second of page data; 0: no limit */

@@ -80,8 +80,8 @@ done < <(sed -n 's/^\tX(\([A-Z_]*\), [0-9]*, FROM_.*/\1/p' "$1/runtime/wire.h")
 [ $names -ge 21 ] || { echo "[FAIL] cli::names of $names messages were found in wire.h"; failed=1; }
 wrong '--repeat takes a number' run --repeat 0
 wrong '--quiet takes no value, not "yes"' run --quiet=yes
-wrong '--uri takes tcp:HOST:PORT, not "127.0.0.1:7000"' run --uri 127.0.0.1:7000
-wrong '--uri rdma:.*the rdma transport is not in this build' run --uri rdma:127.0.0.1:7000
+wrong '--uri takes tcp:HOST:PORT or rdma:HOST:PORT, not "127.0.0.1:7000"' run --uri 127.0.0.1:7000
+wrong '--uri takes tcp:HOST:PORT or rdma:HOST:PORT, not "mem:x"' run --uri mem:x
 wrong 'source needs --to' source
 wrong '--json /nonexistent/x: No such file' run --json /nonexistent/x
 expect 5 'the floor could not be measured: .*' floor --memory 32M --uri tcp:127.0.0.1

@@ -18,8 +18,14 @@ struct rig_kind {
 	bool shared;
 };
 
+/* Built with RIG_RDMA the same programs run over RDMA, at the address that the soft-RoCE machine has. */
+#ifdef RIG_RDMA
+#define RIG_TCP "rdma:10.9.0.1:0"
+#define RIG_MEM "rdma:10.9.0.1:0?pin=lazy"
+#else
 #define RIG_TCP "tcp:127.0.0.1:0"
 #define RIG_MEM "mem:rig"
+#endif
 #define RIG_MEM_ANON (&(struct rig_kind){ RIG_MEM, false })
 #define RIG_MEM_SHARED (&(struct rig_kind){ RIG_MEM, true })
 #define RIG_TCP_ANON (&(struct rig_kind){ RIG_TCP, false })

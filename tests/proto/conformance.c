@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
  * One set of tests over every transport and filter: what xport.h promises. CASE(name) makes one Criterion test
- * of it a transport; the body gets the pair of linked ends.
+ * of it a transport; the body gets the pair of linked ends. Built with CONFORMANCE_RDMA it is the program for the
+ * soft-RoCE machine, with the addresses that a guest has there.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -34,6 +35,13 @@ struct kind {
 };
 
 static const struct kind kinds[] = {
+#ifdef CONFORMANCE_RDMA
+	{ .uri = "rdma:10.9.0.1:0", .query = "" },
+	{ .uri = "rdma:[fd09::1]:0", .query = "" },
+	{ .uri = "rdma:10.9.0.1:0", .query = "?pin=lazy" },
+	{ .uri = "rdma:10.9.0.1:0", .query = "?bandwidth=4G&latency=300us" },
+	{ .uri = "rdma:10.9.0.1:0", .query = "?mtu=1024&dev=rxe0&gid=1", .chaos = true },
+#else
 	{ .uri = "tcp:127.0.0.1:0", .query = "" },
 	{ .uri = "tcp:[::1]:0", .query = "" },
 	{ .uri = "mem:conformance", .query = "" },
@@ -41,6 +49,7 @@ static const struct kind kinds[] = {
 	{ .uri = "tcp:127.0.0.1:0", .query = "", .chaos = true },
 	{ .uri = "mem:conformance", .query = "?bandwidth=4G&latency=300us", .chaos = true },
 	{ .uri = "tcp:127.0.0.1:0", .query = "", .no_uring = true },
+#endif
 };
 
 struct end {
@@ -148,7 +157,7 @@ static bool start(struct pair *p, const struct kind *k, unsigned channels)
 		p->param.chaos = xport_chaos_new(NULL);
 	snprintf(uri, sizeof(uri), "%s%s", k->uri, k->query);
 	err = xport_listen(&p->listener, uri, &p->param, &p->fail);
-	if (err && strchr(k->uri, '[')) {
+	if (err && !strncmp(k->uri, "tcp:[", 5)) {
 		cr_log_warn("no IPv6 loopback here: %s", fail_text(&p->fail));
 		return false;
 	}
@@ -245,6 +254,16 @@ static bool one_sided(struct pair *p)
 		fn(&p);                         \
 		stop(&p);                       \
 	}
+#ifdef CONFORMANCE_RDMA
+#define CASE_N(fn, nch)                     \
+	static void fn(struct pair *p);     \
+	CASE_ON(fn, rdma4, 0, nch)          \
+	CASE_ON(fn, rdma6, 1, nch)          \
+	CASE_ON(fn, rdma_lazy, 2, nch)      \
+	CASE_ON(fn, shape_rdma, 3, nch)     \
+	CASE_ON(fn, chaos_rdma_mtu, 4, nch) \
+	static void fn(struct pair *p)
+#else
 #define CASE_N(fn, nch)                       \
 	static void fn(struct pair *p);       \
 	CASE_ON(fn, tcp4, 0, nch)             \
@@ -255,6 +274,7 @@ static bool one_sided(struct pair *p)
 	CASE_ON(fn, shape_chaos_mem, 5, nch)  \
 	CASE_ON(fn, tcp_without_uring, 6, nch) \
 	static void fn(struct pair *p)
+#endif
 #define CASE(fn) CASE_N(fn, 1)
 
 static void exchange(struct end *from, struct end *to, size_t size)

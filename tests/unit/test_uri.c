@@ -123,7 +123,6 @@ static void refused(const char *uri, int err, const char *word)
 Test(registry, schemes_and_options)
 {
 	refused("smoke:signal", -EINVAL, "unknown scheme");
-	refused("rdma:host:1", -EOPNOTSUPP, "not in this build");
 	refused("mem:x?colour=red", -EINVAL, "colour");
 	refused("mem:x?bandwidth=fast", -EINVAL, "bandwidth");
 	refused("mem:x?latency=11s", -EINVAL, "latency");
