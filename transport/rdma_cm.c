@@ -127,7 +127,7 @@ static int ask_all(struct xr_link *l, struct sockaddr *dst, const struct uri *u,
 	if (!err)
 		err = xr_link_device(l);
 	if (err == -ENOTCONN)
-		fail(l->link.fail, err, "rdma:%s:%u: the connection went in the middle", u->host, u->port);
+		err = fail(l->link.fail, -ECONNREFUSED, "rdma:%s:%u: the connection went in the middle", u->host, u->port);
 	for (i = 0; i < l->nconns && !err; i++) {
 		xr_conn_param(&param, &l->conn[i], 255, 255);
 		preamble_of(&pre, l, attempt, i);
@@ -197,10 +197,9 @@ static int answered(struct xr_link *l, const struct rdma_cm_event *ev, const str
 		return err;
 	c->board = le64toh(a.board);
 	c->board_key = le32toh(a.board_key);
-	err = xr_conn_ready(c, le32toh(a.mtu), l->link.fail);
-	if (!err && rdma_establish(c->id))
-		err = fail(l->link.fail, -ECONNREFUSED, "rdma:%s:%u: the connection went in the middle: %s", u->host, u->port,
-			   strerror(errno));
+	/* Nothing of this fails but by a peer that has gone meanwhile. */
+	if (xr_conn_ready(c, le32toh(a.mtu), NULL) || rdma_establish(c->id))
+		err = fail(l->link.fail, -ECONNREFUSED, "rdma:%s:%u: the connection went in the middle", u->host, u->port);
 	atomic_store(&c->established, !err);
 	return err;
 }
