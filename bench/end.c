@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "arbiter.h"
 #include "end.h"
 #include "util.h"
 
@@ -21,6 +22,7 @@ struct end {
 	const struct options *o;
 	int fd;
 	struct vmm *vmm;
+	struct ferry_ops ops;
 	struct ferry_session *session;
 	struct sampler *sampler;
 	bool drilled;
@@ -151,6 +153,21 @@ static void on_event(void *ctx, const struct ferry_event *ev)
 		drill(e);
 }
 
+static int on_doubt(void *ctx, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is)
+{
+	struct end *e = ctx;
+	char why[400] = "", name[33];
+	int err = arbiter_ask(e->o->arbiter, session, want, is, why, sizeof(why));
+
+	if (err < 0) {
+		struct msg m = { .type = MSG_LOG, .number = 3 };
+
+		snprintf(m.text, sizeof(m.text), "session %s: %s", session_text(name, session), why);
+		msg_send(e->fd, &m);
+	}
+	return err;
+}
+
 static void *stats_main(void *arg)
 {
 	struct end *e = arg;
@@ -251,6 +268,7 @@ static void new_vmm(struct end *e, int observer_fd)
 		.ctx = e,
 		.event = on_event,
 		.log = on_log,
+		.arbiter = on_doubt,
 	};
 	char why[256] = "";
 	int err = e->which == VMM_END_SOURCE ? vmm_new_source(&e->vmm, &cfg, why, sizeof(why))
@@ -267,11 +285,13 @@ static void new_vmm(struct end *e, int observer_fd)
 
 static void new_session(struct end *e, const char *uri, struct msg *ready)
 {
-	struct ferry_vm vm = { FERRY_VM_INIT, .vm = e->vmm, .ops = vmm_ops() };
+	struct ferry_vm vm = { FERRY_VM_INIT, .vm = e->vmm, .ops = &e->ops };
 	struct ferry_config cfg;
 	char why[FERRY_DETAIL_MAX];
 	int err;
 
+	e->ops = *vmm_ops();
+	e->ops.arbiter = e->o->arbiter ? vmm_arbiter : NULL;
 	fill_config(&cfg, e);
 	if (e->which == VMM_END_SOURCE) {
 		vm.nregions = vmm_regions(e->vmm, &vm.regions);

@@ -2,6 +2,7 @@
 /* One run, one JSON object, one line. */
 #include <string.h>
 
+#include "arbiter.h"
 #include "report.h"
 
 void json_quoted(FILE *out, const char *text)
@@ -66,6 +67,16 @@ static void asked_fields(FILE *out, const struct run_report *r)
 	number_field(out, "seed", o->seed);
 	json_text(out, "kill", kill_text(drill, &o->kill));
 	json_text(out, "mutator", r->mutator);
+	json_text(out, "arbiter", o->arbiter ? o->arbiter : "");
+}
+
+/* Under this name an arbiter holds its record. */
+static void session_field(FILE *out, const struct run_report *r)
+{
+	const struct end_report *e = &r->end[r->end[VMM_END_SOURCE].have_result ? VMM_END_SOURCE : VMM_END_TARGET];
+	char name[33];
+
+	json_text(out, "session", e->have_result ? session_text(name, e->result.session) : "");
 }
 
 static void round_list(FILE *out, const struct run_report *r)
@@ -176,6 +187,7 @@ void report_json_object(FILE *out, const struct run_report *r)
 
 	fprintf(out, "{");
 	asked_fields(out, r);
+	session_field(out, r);
 	json_text(out, "outcome", r->outcome);
 	json_text(out, "owner", ferry_owner_name(r->owner));
 	round_list(out, r);

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "arbiter.h"
 #include "options_int.h"
 #include "util.h"
 #include "vmm/vmm.h"
@@ -83,6 +84,8 @@ const struct option_row option_rows[] = {
 	  "source@STAGE, target@STAGE, link@STAGE or link@STAGE:MS, STAGE one of pre-migration, reservation, "
 	  "pre-copy, stop-and-copy, post-copy, commitment and activation; or a message such as COMMIT for STAGE",
 	  "on entering STAGE, or at a message, end that process by SIGKILL, or cut the link (for MS milliseconds)" },
+	{ "arbiter", V_TEXT, ENDS, AT(arbiter), ARBITER_TAKES,
+	  "who settles an ending in doubt, the same at both ends; nobody" },
 	{ "run-on", V_DURATION, ENDS | SWEEP, AT(run_on_us), "a duration such as 200ms",
 	  "how long the guest runs at its owner before the proof; 200ms", 1000, HOUR },
 	{ "repeat", V_COUNT, RUN | FLOOR | SWEEP, AT(repeat), "a number from 1 to 100000", "so many times", 1,
@@ -360,6 +363,8 @@ int options_check(struct options *o)
 		fprintf(stderr, "rdma-migrate: source needs --to tcp:HOST:PORT, where a target listens.\n");
 		return -EINVAL;
 	}
+	if (arbiter_check(o->arbiter))
+		return -EINVAL;
 	if (!o->working_set)
 		o->working_set = o->memory - LOW_MEMORY < (256 << 20) ? o->memory / 4 : 256 << 20;
 	if (o->working_set > o->memory - LOW_MEMORY) {

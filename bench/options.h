@@ -38,7 +38,7 @@ struct kill_drill {
 
 struct options {
 	enum command command;
-	const char *uri, *to, *listen, *json, *record, *out;
+	const char *uri, *to, *listen, *json, *arbiter, *record, *out;
 	const char *modes, *rates, *working_sets, *uris; /* sweep: lists, NULL: the one value of a run */
 	uint64_t memory, populate, working_set, dirty_rate, vcpus, seed;
 	uint64_t kind, mode, commit_at, hold_action, floor, prealloc, thp; /* enums, by their choice tables */

@@ -431,6 +431,13 @@ static void op_log(void *arg, int level, const char *line)
 		vm->cfg.log(vm->cfg.ctx, level, line);
 }
 
+int vmm_arbiter(void *arg, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is)
+{
+	struct vmm *vm = arg;
+
+	return vm->cfg.arbiter(vm->cfg.ctx, session, want, is);
+}
+
 const struct ferry_ops *vmm_ops(void)
 {
 	static const struct ferry_ops ops = {

@@ -54,6 +54,8 @@ struct vmm_config {
 	void *ctx;	       /* handed to the callbacks */
 	void (*event)(void *ctx, const struct ferry_event *ev); /* optional: ferry_ops.event */
 	void (*log)(void *ctx, int level, const char *line);	/* optional: ferry_ops.log */
+	/* optional: what vmm_arbiter() asks */
+	int (*arbiter)(void *ctx, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is);
 };
 
 /* One numbered output, as the observer reads it: whole records, in order for each stream. */
@@ -101,6 +103,8 @@ void vmm_destroy(struct vmm *vm);
 
 /* Every op but arbiter; copy the table to change it. The vm handed to the ops is the struct vmm. */
 const struct ferry_ops *vmm_ops(void);
+/* For .arbiter in a copy of them, where vmm_config.arbiter is set. */
+int vmm_arbiter(void *vm, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is);
 /* The RAM: region 0 is the low 16 MiB (page tables, code, counters), region 1 the data. */
 size_t vmm_regions(struct vmm *vm, const struct ferry_region **ret);
 

@@ -48,7 +48,7 @@ verdict "a page for each of $(wc -w <<<"$symbols") symbols" "$why"
 
 why=""
 for name in $(sed -n 's/^\.Nm \(ferry_[a-z0-9_]*\).*/\1/p' "$src"/docs/man/*.3); do
-	grep -qw "$name" <<<"$symbols ferry_ops" || why="$why $name is no symbol;"
+	grep -qw "$name" <<<"$symbols ferry_ops ferry_arbiter_etcd_ask" || why="$why $name is no symbol;"
 done
 for xr in $(cat "$src"/docs/man/*.3 "$man/rdma-migrate.1" | awk '/(^|\.It )\.?Xr/ { sub(/.*Xr /, ""); print $1 "." $2 }' |
 	grep -E '^(ferry|rdma)' | sort -u); do
