@@ -15,7 +15,8 @@ static FILE *open_out(const char *option, const char *name, const char *how)
 		return stdout;
 	out = fopen(name, how);
 	if (!out)
-		fprintf(stderr, "rdma-migrate: --%s %s: %s.\n", option, name, strerror(errno));
+		fprintf(stderr, "rdma-migrate: --%s %s: %s; name a file that can be written.\n", option, name,
+			strerror(errno));
 	return out;
 }
 

@@ -46,7 +46,7 @@ static int write_all(const char *name, enum output kind, const struct timelines 
 	int err;
 
 	if (!out) {
-		fprintf(stderr, "rdma-migrate: --out %s: %s.\n", name, strerror(errno));
+		fprintf(stderr, "rdma-migrate: --out %s: %s; name a file that can be written.\n", name, strerror(errno));
 		return -errno;
 	}
 	err = kind == OUTPUT_HTML ? page_write(out, all, g) : write_picture(out, kind, all, g);

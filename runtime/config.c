@@ -101,7 +101,7 @@ int config_load(struct ferry_config *ret, const struct ferry_config *cfg, struct
 int config_ops(struct ferry_ops *ret, const struct ferry_ops *ops, int is_source, struct fail *f)
 {
 	struct ferry_ops o;
-	int err = ops ? struct_grow(&o, sizeof(o), ops, "ops", f) : fail(f, -EINVAL, "vm.ops is NULL");
+	int err = ops ? struct_grow(&o, sizeof(o), ops, "ops", f) : fail(f, -EINVAL, "vm.ops is NULL; point it at a struct ferry_ops");
 
 	if (err < 0)
 		return err;
@@ -133,11 +133,11 @@ static int check_region(const struct ferry_region *r, size_t i, struct fail *f)
 	uint64_t mask = (UINT64_C(1) << 12) - 1;
 
 	if (r->page_shift != 12)
-		return fail(f, -EOPNOTSUPP, "region %u has page_shift %u; this library moves memory in pages of 4 KiB (12)",
+		return fail(f, -EOPNOTSUPP, "region %u has page_shift %u; this library moves memory in pages of 4 KiB: set it to 12",
 			    r->id, r->page_shift);
 	if (r->flags & ~FERRY_REGION_SHARED)
-		return fail(f, -EOPNOTSUPP, "region %u has flags %#x; this library knows %#x", r->id, r->flags,
-			    FERRY_REGION_SHARED);
+		return fail(f, -EOPNOTSUPP, "region %u has flags %#x; set 0 for private anonymous memory, %#x for a memfd",
+			    r->id, r->flags, FERRY_REGION_SHARED);
 	if (!r->len || (r->len | r->gpa) & mask || r->len > WIRE_MEMORY_MAX || r->gpa > UINT64_MAX - r->len)
 		return fail(f, -EINVAL, "region %u (number %zu) is %#" PRIx64 " bytes at %#" PRIx64
 			    "; both must be multiples of 4096, and the length not 0", r->id, i, r->len, r->gpa);
@@ -156,18 +156,18 @@ int config_regions(const struct ferry_region *r, size_t n, struct fail *f)
 	int err;
 
 	if (!r || !n || n > WIRE_REGIONS_MAX)
-		return fail(f, -EINVAL, "the VM has %zu regions; 1 to %u are possible", n, WIRE_REGIONS_MAX);
+		return fail(f, -EINVAL, "the VM has %zu regions; describe its RAM in 1 to %u", n, WIRE_REGIONS_MAX);
 	for (size_t i = 0; i < n; i++) {
 		if ((err = check_region(&r[i], i, f)) < 0)
 			return err;
 		total += r[i].len;
 		if (total > WIRE_MEMORY_MAX)
-			return fail(f, -EINVAL, "the regions add up to over %" PRIu64 " GiB", WIRE_MEMORY_MAX >> 30);
+			return fail(f, -EINVAL, "the regions add up to over %" PRIu64 " GiB; leave out what is not RAM", WIRE_MEMORY_MAX >> 30);
 		for (size_t k = 0; k < i; k++) {
 			if (r[k].id == r[i].id)
-				return fail(f, -EINVAL, "two regions have id %u", r[i].id);
+				return fail(f, -EINVAL, "two regions have id %u; it names a region on the link: make each unique", r[i].id);
 			if (r[k].gpa < r[i].gpa + r[i].len && r[i].gpa < r[k].gpa + r[k].len)
-				return fail(f, -EINVAL, "regions %u and %u overlap in guest physical memory", r[k].id,
+				return fail(f, -EINVAL, "regions %u and %u overlap in guest physical memory; give each byte to one region", r[k].id,
 					    r[i].id);
 		}
 	}

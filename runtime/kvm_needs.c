@@ -175,7 +175,8 @@ static int check_cpuid(const struct host *host, const struct kvm_cpuid_entry2 *g
 	if (want > have)
 		return ferry_stream_fail(in, -EOPNOTSUPP,
 					 "the guest was shown physical addresses of %" PRIu32
-					 " bits (CPUID leaf 0x80000008 EAX), this host has %" PRIu32,
+					 " bits (CPUID leaf 0x80000008 EAX), this host has %" PRIu32
+					 ": start it with no more than both hosts have",
 					 want, have);
 	return 0;
 }
@@ -214,7 +215,7 @@ static int check_vcpus(int kvm_fd, struct ferry_stream *in, const struct ferry_s
 	most = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
 	if (most > 0 && part.count > (uint32_t)most)
 		return ferry_stream_fail(in, -EOPNOTSUPP,
-					 "the guest has %" PRIu32 " vCPUs, this host's KVM allows %d",
+					 "the guest has %" PRIu32 " vCPUs, this host's KVM allows %d: choose another host",
 					 part.count, most);
 	return 0;
 }

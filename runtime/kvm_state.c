@@ -307,7 +307,7 @@ int kvm_refuse_nested(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *o
 	if (ioctl(k->vcpus[vcpu], KVM_GET_NESTED_STATE, n) == 0 && is_nested(n))
 		err = ferry_stream_fail(
 			out, -EOPNOTSUPP,
-			"vCPU %" PRIu32 " runs a hypervisor of its own: that state is not carried", vcpu);
+			"vCPU %" PRIu32 " runs a hypervisor of its own: that state is not carried; shut its guests down first", vcpu);
 	free(n);
 	return err;
 }

@@ -355,7 +355,8 @@ static int check_hello(struct ferry_session *s, const struct wire_hello *h, cons
 			    "major version on both hosts",
 			    h->version, WIRE_VERSION);
 	if (h->page_shift != 12)
-		return fail(&s->fail, -EOPNOTSUPP, "the source moves pages of 1 << %u bytes, this target of 1 << 12",
+		return fail(&s->fail, -EOPNOTSUPP, "the source moves pages of 1 << %u bytes, this target of 1 << 12; use one version of the "
+			    "library at both ends",
 			    h->page_shift);
 	if (memcmp(h->session, id->session, sizeof(h->session)) || h->generation != id->generation)
 		return fail(&s->fail, -EPROTO, "the peer's HELLO is for another session than its connection");
@@ -500,7 +501,7 @@ int link_first(struct ferry_session *s)
 	err = accept_until(s, deadline, true);
 	if (err != -EPIPE)
 		return err;
-	return fail(&s->fail, -ETIMEDOUT, "no source connected to %s for %" PRIu64 " ms", s->uri,
+	return fail(&s->fail, -ETIMEDOUT, "no source connected to %s for %" PRIu64 " ms; start the source sooner, or raise connect_us", s->uri,
 		    s->cfg.connect_us / 1000);
 }
 

@@ -69,7 +69,8 @@ static int open_region(struct place_region *r, const struct ferry_region *reg, s
 		return 0;
 	}
 	r->alias = NULL;
-	return fail(f, -errno, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d): %s", reg->id,
+	return fail(f, -errno, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d): %s; the fd must be a memfd, and "
+		    "address space not be limited (ulimit -v)", reg->id,
 		    reg->len, reg->fd, strerror(errno));
 }
 

@@ -71,7 +71,7 @@ out:
 		return 0;
 	}
 	pull_free(p);
-	return fail(&s->fail, err, "no memory or descriptors for post-copy: %s", strerror(-err));
+	return fail(&s->fail, err, "no memory or descriptors for post-copy: %s; raise the limits of memory and open files", strerror(-err));
 }
 
 struct iovec pull_staging(const struct pull *p)

@@ -149,7 +149,7 @@ static int open_fds(struct ferry_session *s)
 	s->msg_buf = malloc(XPORT_MSG_MAX);
 	if (s->wake_fd >= 0 && s->pulse_fd >= 0 && s->msg_buf)
 		return 0;
-	return fail(&s->fail, -errno, "no descriptors or memory for a session: %s", strerror(errno));
+	return fail(&s->fail, -errno, "no descriptors or memory for a session: %s; raise the limit of open files (ulimit -n)", strerror(errno));
 }
 
 static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const struct ferry_config *cfg)
@@ -158,7 +158,7 @@ static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const stru
 	int err;
 
 	if (!vm)
-		return fail(&s->fail, -EINVAL, "vm is NULL");
+		return fail(&s->fail, -EINVAL, "vm is NULL; pass a struct ferry_vm that describes the VM");
 	if ((err = struct_grow(&v, sizeof(v), vm, "vm", &s->fail)) < 0)
 		return err;
 	s->vm = v.vm;
@@ -222,7 +222,7 @@ FERRY_API int ferry_open(struct ferry_session *s, const char *uri)
 	if (s->opened)
 		return -EALREADY;
 	if (!uri || strlen(uri) >= sizeof(s->uri))
-		return fail(&s->fail, -EINVAL, "the URI is %s", uri ? "longer than 511 bytes" : "NULL");
+		return fail(&s->fail, -EINVAL, "the URI is %s", uri ? "longer than 511 bytes; shorten it" : "NULL; pass for example tcp:host:port");
 	err = uri_parse(&u, uri, &f);
 	if (err < 0)
 		return fail(&s->fail, err, "%s", fail_text(&f));
@@ -277,7 +277,7 @@ static void run(struct ferry_session *s, struct ferry_result *r)
 	int err;
 
 	s->started_us = now_us();
-	err = s->opened ? pulse_start(s) : fail(&s->fail, -EINVAL, "ferry_run() before ferry_open()");
+	err = s->opened ? pulse_start(s) : fail(&s->fail, -EINVAL, "ferry_run() was called before ferry_open(): open a URI first");
 	if (!err)
 		err = phase_walk(s);
 	r->outcome = FERRY_MIGRATED;

@@ -194,7 +194,7 @@ static int begin_tracking(struct ferry_session *s)
 	for (size_t i = 0; i < s->nregions; i++) {
 		err = populated_pages(&s->src.dirty, (uint32_t)i, &s->regions[i], &n);
 		if (err < 0)
-			return fail(&s->fail, err, "which pages of region %u are populated cannot be found: %s",
+			return fail(&s->fail, err, "which pages of region %u are populated cannot be found: %s; /proc/self/pagemap must be readable",
 				    s->regions[i].id, strerror(-err));
 		populated += n;
 	}
@@ -212,7 +212,7 @@ static int send_round(struct ferry_session *s, unsigned round)
 
 	while ((err = batch_send_dirty(s, round)) == -EPIPE) {
 		if (++lost > ROUND_LOST_MAX)
-			return fail(&s->fail, -EPIPE, "the link was lost %u times in round %u: it does not carry this migration",
+			return fail(&s->fail, -EPIPE, "the link was lost %u times in round %u: it does not carry this migration; mend the network and migrate again",
 				    lost, round);
 		err = link_recover(s);
 		if (!err)

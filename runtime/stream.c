@@ -89,7 +89,7 @@ FERRY_API int ferry_stream_put(struct ferry_stream *out, uint32_t id, uint32_t v
 	int err = len > STREAM_MAX ? -E2BIG : stream_grow(out, SECTION_HEADER + len);
 
 	if (err == -E2BIG)
-		return fail(&out->fail, err, "section %" PRIu32 " of %zu bytes does not fit: %zu of %u bytes are taken",
+		return fail(&out->fail, err, "section %" PRIu32 " of %zu bytes does not fit: %zu of %u bytes are taken; what is large belongs into a region",
 			    id, len, out->len, STREAM_MAX);
 	if (err)
 		return fail(&out->fail, err, "no memory for section %" PRIu32 " of %zu bytes", id, len);

@@ -197,7 +197,7 @@ int mem_connect(struct xport_link **ret, const struct uri *u, const struct xport
 	if (err) {
 		mem_pair_put(p); /* the datagram's */
 		err = fail(f, -ECONNREFUSED, "cannot connect to mem:%s: %s", u->host,
-			   err == -EAGAIN ? "too many are waiting" : "nobody listens there in this process");
+			   err == -EAGAIN ? "too many are waiting" : "nobody listens there in this process; open the target first");
 		goto out;
 	}
 	pthread_mutex_lock(&p->lock);

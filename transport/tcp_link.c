@@ -175,15 +175,16 @@ static void preamble_of(struct tcp_preamble *p, const struct xport_link_id *id, 
 static int answer_error(const struct tcp_answer *a, const struct uri *u, struct fail *f)
 {
 	if (le32toh(a->magic) != TCP_MAGIC_ANSWER)
-		return fail(f, -EPROTO, "tcp:%s:%u answers, but not as a migration target does", u->host, u->port);
+		return fail(f, -EPROTO, "tcp:%s:%u answers, but not as a migration target does; is it the right port?", u->host, u->port);
 	switch (le32toh(a->code)) {
 	case TCP_ANSWER_OK:
 		return 0;
 	case TCP_ANSWER_VERSION:
-		return fail(f, -EPROTO, "tcp:%s:%u speaks version %u of the transport, this end version %u", u->host,
+		return fail(f, -EPROTO, "tcp:%s:%u speaks version %u of the transport, this end version %u; use one "
+			    "version of the library at both ends", u->host,
 			    u->port, le32toh(a->version), TCP_WIRE_VERSION);
 	case TCP_ANSWER_BUSY:
-		return fail(f, -ECONNREFUSED, "tcp:%s:%u has too many half-open connections", u->host, u->port);
+		return fail(f, -ECONNREFUSED, "tcp:%s:%u has too many half-open connections; something else connects to it", u->host, u->port);
 	default:
 		return fail(f, -EPROTO, "tcp:%s:%u refused the connection as malformed (code %u)", u->host, u->port,
 			    le32toh(a->code));
@@ -260,7 +261,7 @@ int tcp_connect(struct xport_link **ret, const struct uri *u, const struct xport
 	snprintf(port, sizeof(port), "%u", u->port);
 	err = getaddrinfo(u->host, port, &hints, &list);
 	if (err)
-		return fail(f, -EADDRNOTAVAIL, "host \"%s\" cannot be resolved: %s", u->host, gai_strerror(err));
+		return fail(f, -EADDRNOTAVAIL, "host \"%s\" cannot be resolved: %s; check the name, or give an address", u->host, gai_strerror(err));
 	err = -EADDRNOTAVAIL;
 	for (ai = list; ai; ai = ai->ai_next) {
 		err = connect_all(fds, &opened, ai, id, u, deadline, f);
@@ -272,5 +273,6 @@ int tcp_connect(struct xport_link **ret, const struct uri *u, const struct xport
 		return tcp_link_new(ret, id, fds, p, f);
 	while (opened)
 		close(fds[--opened]);
-	return fail(f, err, "cannot connect to tcp:%s:%u: %s", u->host, u->port, strerror(-err));
+	return fail(f, err, "cannot connect to tcp:%s:%u: %s; %s", u->host, u->port, strerror(-err),
+		    err == -ECONNREFUSED ? "start the target first" : "check the route to it and its firewall");
 }

@@ -375,6 +375,18 @@ static int open_fds(struct tcp_listener *l)
 	return 0;
 }
 
+static const char *listen_hint(int err)
+{
+	switch (err) {
+	case -EADDRINUSE:
+		return "take another port, or 0 for a free one";
+	case -EACCES:
+		return "ports below 1024 are for root";
+	default:
+		return "take an address of this host, or none for any";
+	}
+}
+
 int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f)
 {
 	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
@@ -394,7 +406,7 @@ int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xp
 	snprintf(serv, sizeof(serv), "%u", u->port);
 	err = getaddrinfo(u->host[0] ? u->host : NULL, serv, &hints, &list);
 	if (err) {
-		err = fail(f, -EADDRNOTAVAIL, "host \"%s\" cannot be resolved: %s", u->host, gai_strerror(err));
+		err = fail(f, -EADDRNOTAVAIL, "host \"%s\" cannot be resolved: %s; check the name, or give an address", u->host, gai_strerror(err));
 		goto out;
 	}
 	for (ai = list; ai; ai = ai->ai_next) {
@@ -405,7 +417,8 @@ int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xp
 	freeaddrinfo(list);
 	err = l->lfd < 0 ? l->lfd : open_fds(l);
 	if (err) {
-		err = fail(f, err, "cannot listen on tcp:%s:%u: %s", u->host, u->port, strerror(-err));
+		err = fail(f, err, "cannot listen on tcp:%s:%u: %s; %s", u->host, u->port, strerror(-err),
+			   listen_hint(err));
 		goto out;
 	}
 	snprintf(l->uri, sizeof(l->uri), strchr(u->host, ':') ? "tcp:[%s]:%u" : "tcp:%s:%u", u->host, port);

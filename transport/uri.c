@@ -38,11 +38,12 @@ static int parse_port(struct uri *u, const char *s, size_t len, const char *text
 		return fail(f, -EINVAL, "URI \"%s\": the port is missing or too long; give 0 to 65535", text);
 	for (i = 0; i < len; i++) {
 		if (!isdigit((unsigned char)s[i]))
-			return fail(f, -EINVAL, "URI \"%s\": port \"%.*s\" is not a number", text, (int)len, s);
+			return fail(f, -EINVAL, "URI \"%s\": port \"%.*s\" is not a number; write %s:host:port", text, (int)len, s,
+				    u->scheme);
 		port = port * 10 + (unsigned long)(s[i] - '0');
 	}
 	if (port > 65535)
-		return fail(f, -EINVAL, "URI \"%s\": port %lu is above 65535", text, port);
+		return fail(f, -EINVAL, "URI \"%s\": port %lu is above 65535; take a smaller one", text, port);
 	u->port = (uint16_t)port;
 	return 0;
 }
@@ -61,7 +62,7 @@ static int parse_hostport(struct uri *u, const char *s, size_t len, const char *
 		len -= 1;
 		colon = end + 1;
 		if (!hlen)
-			return fail(f, -EINVAL, "URI \"%s\": there is no address between the brackets", text);
+			return fail(f, -EINVAL, "URI \"%s\": there is no address between the brackets; write [address]:port", text);
 	} else {
 		colon = memchr(s, ':', len);
 		if (!colon)
@@ -84,13 +85,13 @@ static int parse_query(struct uri *u, const char *s, const char *text, struct fa
 		if (u->nquery == URI_QUERY_MAX)
 			return fail(f, -EINVAL, "URI \"%s\": more than %d options", text, URI_QUERY_MAX);
 		if (!eq || eq == s)
-			return fail(f, -EINVAL, "URI \"%s\": option \"%.*s\" is not key=value", text, (int)len, s);
+			return fail(f, -EINVAL, "URI \"%s\": option \"%.*s\" is not key=value, as in bandwidth=100M", text, (int)len, s);
 		if (!take(u->query[u->nquery].key, sizeof(u->query[0].key), s, (size_t)(eq - s)) ||
 		    !take(u->query[u->nquery].value, sizeof(u->query[0].value), eq + 1, (size_t)(s + len - eq - 1)))
 			return fail(f, -EINVAL, "URI \"%s\": option \"%.*s\" is too long or has blanks in it", text,
 				    (int)len, s);
 		if (uri_query(u, u->query[u->nquery].key))
-			return fail(f, -EINVAL, "URI \"%s\": option %s is given twice", text,
+			return fail(f, -EINVAL, "URI \"%s\": option %s is given twice; leave one out", text,
 				    u->query[u->nquery].key);
 		u->nquery++;
 		s += len;
@@ -163,13 +164,13 @@ int uri_query_u64(const struct uri *u, const char *key, uint64_t def, uint64_t *
 	for (s = value; isdigit((unsigned char)*s); s++) {
 		if (__builtin_mul_overflow(v, (uint64_t)10, &v) ||
 		    __builtin_add_overflow(v, (uint64_t)(*s - '0'), &v))
-			return fail(f, -EINVAL, "URI option %s=%s: the number is too large", key, value);
+			return fail(f, -EINVAL, "URI option %s=%s: the number is too large; take a smaller one", key, value);
 	}
 	for (i = 0; s != value && i < sizeof(units) / sizeof(units[0]); i++) {
 		if (strcmp(s, units[i].suffix))
 			continue;
 		if (__builtin_mul_overflow(v, units[i].factor, &v))
-			return fail(f, -EINVAL, "URI option %s=%s: the number is too large", key, value);
+			return fail(f, -EINVAL, "URI option %s=%s: the number is too large; take a smaller one", key, value);
 		*ret = v;
 		return 0;
 	}

@@ -39,7 +39,7 @@ Test(arguments, a_region_of_huge_pages)
 	rig_init(&r, RIG_TCP_SHARED);
 	r.src.region[0].page_shift = 21;
 	source_refuses(&r, -EOPNOTSUPP,
-		       "region 10 has page_shift 21; this library moves memory in pages of 4 KiB (12)");
+		       "region 10 has page_shift 21; this library moves memory in pages of 4 KiB: set it to 12");
 }
 
 Test(arguments, a_region_that_is_no_memfd)
@@ -58,7 +58,7 @@ Test(arguments, regions_that_overlap)
 
 	rig_init(&r, RIG_TCP_ANON);
 	r.src.region[1].gpa = FAKE_PAGE;
-	source_refuses(&r, -EINVAL, "regions 10 and 13 overlap in guest physical memory");
+	source_refuses(&r, -EINVAL, "regions 10 and 13 overlap in guest physical memory; give each byte to one region");
 }
 
 Test(arguments, a_source_that_cannot_save)
@@ -122,7 +122,7 @@ Test(arguments, run_before_open_and_twice)
 	cr_assert_eq(make_source(&r), 0);
 	cr_assert_eq(ferry_run(r.src.session, NULL), -EINVAL);
 	cr_assert_eq(ferry_run(r.src.session, &res), -EINVAL);
-	cr_assert_str_eq(res.detail, "ferry_run() before ferry_open()");
+	cr_assert_str_eq(res.detail, "ferry_run() was called before ferry_open(): open a URI first");
 	cr_assert_eq(res.outcome, FERRY_REFUSED);
 	cr_assert_eq(res.owner, FERRY_SOURCE);
 	cr_assert_eq(ferry_run(r.src.session, &res), -EALREADY);

@@ -265,7 +265,7 @@ Test(config, regions_together)
 	struct fail f = { 0 };
 
 	cr_expect_eq(config_regions(r, 2, &f), -EINVAL);
-	cr_expect_str_eq(fail_text(&f), "two regions have id 5");
+	cr_expect_str_eq(fail_text(&f), "two regions have id 5; it names a region on the link: make each unique");
 	r[1].id = 6;
 	cr_expect_eq(config_regions(r, 2, NULL), -EINVAL, "they overlap");
 	r[1].gpa = r[0].gpa + r[0].len;

@@ -117,7 +117,7 @@ Test(stream, sixty_four_mebibytes_are_the_limit)
 	cr_assert_eq(ferry_stream_put(&st, 1, 1, big, STREAM_MAX - 16 - 17), 0);
 	cr_assert_eq(ferry_stream_put(&st, 2, 1, big, 2), -E2BIG);
 	cr_assert_str_eq(fail_text(&st.fail),
-			 "section 2 of 2 bytes does not fit: 67108847 of 67108864 bytes are taken");
+			 "section 2 of 2 bytes does not fit: 67108847 of 67108864 bytes are taken; what is large belongs into a region");
 	cr_assert_eq(ferry_stream_put(&st, 2, 1, big, SIZE_MAX), -E2BIG);
 	cr_assert_eq(ferry_stream_put(&st, 2, 1, big, SIZE_MAX - 15), -E2BIG);
 	cr_assert_eq(ferry_stream_put(&st, 2, 1, big, 1), 0);
