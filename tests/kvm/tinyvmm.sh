@@ -39,6 +39,15 @@ why=""
 [ "$added" -lt 100 ] && [ "$total" -lt 300 ] || why="$total lines, of which $added are not in both"
 verdict "length: $total lines, $added of them changed" "$why"
 
+# What docs/embedding.md quotes of it is there, line by line.
+why=""
+awk '/^```c tinyvmm$/ { on = 1; next } /^```$/ { on = 0 } on' "$src/docs/embedding.md" >"$tmp/quoted"
+[ "$(wc -l <"$tmp/quoted")" -gt 15 ] || why="docs/embedding.md quotes $(wc -l <"$tmp/quoted") lines"
+while IFS= read -r line; do
+	grep -qxF -- "$line" "$src/docs/examples/tinyvmm.c" || why="$why \"$line\" is not in it;"
+done <"$tmp/quoted"
+verdict "docs/embedding.md quotes $(wc -l <"$tmp/quoted") lines of it" "$why"
+
 cc=("${CC:-cc}" -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror ${SANITIZE:+-fsanitize=$SANITIZE} -I "$src/include" -pthread)
 "${cc[@]}" -o "$tmp/before" "$src/docs/examples/tinyvmm-before.c" &&
 	"${cc[@]}" -o "$tmp/tinyvmm" "$src/docs/examples/tinyvmm.c" -L "$build" -lferry -Wl,-rpath,"$build" ||
