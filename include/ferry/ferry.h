@@ -279,7 +279,8 @@ int ferry_target(struct ferry_session **ret, const struct ferry_vm *vm, const st
 
 /*
  * Source: where to connect, tried by ferry_run(). Target: listens from here on; port 0 takes a free one.
- * "tcp:HOST:PORT", "tcp:[::1]:PORT", "mem:NAME" (both ends in one process). A source opens after its target.
+ * "tcp:HOST:PORT", "tcp:[::1]:PORT", "rdma:HOST:PORT", "mem:NAME" (both ends in one process). A source opens after
+ * its target.
  */
 int ferry_open(struct ferry_session *s, const char *uri);
 /* The URI a target listens on, with the port that was chosen. -ENOSPC when cap is too small. Any thread. */
