@@ -326,14 +326,14 @@ static bool begin(struct run *x)
 	return true;
 }
 
-/* The end that says it owns the VM, or -1. */
+/* The end that says it owns the VM and has it, or -1: a target that lost its page server discarded the VM. */
 static int owner_end(const struct run *x)
 {
 	const struct end_report *s = &x->r->end[VMM_END_SOURCE], *t = &x->r->end[VMM_END_TARGET];
 
 	if (s->have_result && s->result.owner == FERRY_SOURCE)
 		return VMM_END_SOURCE;
-	return t->have_result && t->result.owner == FERRY_TARGET ? VMM_END_TARGET : -1;
+	return t->have_result && t->result.owner == FERRY_TARGET && t->result.outcome != FERRY_LOST ? VMM_END_TARGET : -1;
 }
 
 static void prove(struct run *x)

@@ -73,6 +73,7 @@ all()
 mkdir "$tmp/records"
 all file "file:$tmp/records"
 settles "file: nobody needs it" "file:$tmp/records" 0 migrated migrated "" --mode post-copy
+settles "file: a page server lost" "file:$tmp/records" 4 lost lost "" --mode post-copy --commit-at switchover --kill link@post-copy
 settles "file: the directory is gone" "file:$tmp/elsewhere" 4 in-doubt in-doubt - --mode post-copy --kill link@commitment
 
 # The two ends by hand, and one of them without

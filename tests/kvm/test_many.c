@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT
+/* Four real guests that migrate at once, both ends of each in this one process: every byte and every output of each. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "observer.h"
+#include "util.h"
+
+#define PAIRS 4u
+#define SPEAK_NS 60000000000ull
+
+struct pair {
+	struct vmm *source, *target;
+	struct ferry_ops target_ops;
+	struct ferry_session *s, *t;
+	struct ferry_result sres, tres;
+	struct observer observer;
+	int out[2];
+	pthread_t threads[2];
+};
+
+struct way {
+	enum vmm_kind kind;
+	struct ferry_config cfg;
+	bool fails; /* the target cannot run it: the source goes on */
+};
+
+static pthread_barrier_t in_precopy;
+
+static void meet(void *ctx, const struct ferry_event *ev)
+{
+	(void)ctx;
+	if (ev->type == FERRY_EVENT_PHASE && ev->phase == FERRY_PRECOPY)
+		pthread_barrier_wait(&in_precopy);
+}
+
+static int no_resume(void *vm)
+{
+	(void)vm;
+	return -EIO;
+}
+
+/* Until the outside world has heard n outputs more. */
+static void hear(struct pair *p, uint64_t n)
+{
+	uint64_t until = clock_ns() + SPEAK_NS, from = observer_least(&p->observer);
+
+	while (observer_least(&p->observer) < from + n) {
+		cr_assert_lt(clock_ns(), until, "the guest does not speak");
+		observer_drain(&p->observer);
+		usleep(1000);
+	}
+}
+
+static void make_guest(struct pair *p, const struct way *w, uint64_t seed)
+{
+	struct vmm_config cfg = { .memory = 64 << 20, .working_set = 8 << 20, .dirty_rate = 5000, .seed = seed,
+				  .kind = w->kind, .populate = 100, .vcpus = 1, .event = meet };
+	char why[256] = "";
+
+	cr_assert(!pipe2(p->out, O_CLOEXEC));
+	observer_init(&p->observer, p->out[0], 1, true);
+	fcntl(p->out[0], F_SETFL, O_NONBLOCK);
+	cfg.observer = p->out[1];
+	cr_assert_eq(vmm_new_source(&p->source, &cfg, why, sizeof(why)), 0, "%s", why);
+	cr_assert_eq(vmm_start(p->source), 0, "%s", vmm_error(p->source));
+	cfg.end = VMM_END_TARGET;
+	cfg.event = NULL;
+	cr_assert_eq(vmm_new_target(&p->target, &cfg, why, sizeof(why)), 0, "%s", why);
+}
+
+static void make_sessions(struct pair *p, const struct way *w)
+{
+	struct ferry_vm sv = { FERRY_VM_INIT, .vm = p->source, .ops = vmm_ops() };
+	struct ferry_vm tv = { FERRY_VM_INIT, .vm = p->target, .ops = &p->target_ops };
+	char uri[100];
+
+	p->target_ops = *vmm_ops();
+	if (w->fails)
+		p->target_ops.resume = no_resume;
+	sv.nregions = vmm_regions(p->source, &sv.regions);
+	cr_assert_eq(ferry_target(&p->t, &tv, NULL), 0);
+	cr_assert_eq(ferry_open(p->t, "tcp:127.0.0.1:0"), 0, "%s", ferry_get_detail(p->t));
+	cr_assert_eq(ferry_get_uri(p->t, uri, sizeof(uri)), 0);
+	cr_assert_eq(ferry_source(&p->s, &sv, &w->cfg), 0);
+	cr_assert_eq(ferry_open(p->s, uri), 0, "%s", ferry_get_detail(p->s));
+}
+
+static void *run_source(void *arg)
+{
+	struct pair *p = arg;
+
+	p->sres.size = sizeof(p->sres);
+	ferry_run(p->s, &p->sres);
+	return NULL;
+}
+
+static void *run_target(void *arg)
+{
+	struct pair *p = arg;
+
+	p->tres.size = sizeof(p->tres);
+	ferry_run(p->t, &p->tres);
+	return NULL;
+}
+
+static void prove(struct pair *p, bool falls_back)
+{
+	uint64_t seen, missing, repeated;
+	struct vmm_proof proof = { 0 };
+
+	cr_assert_eq(p->sres.outcome, falls_back ? FERRY_FELL_BACK : FERRY_MIGRATED, "%s", p->sres.detail);
+	cr_assert_eq(p->tres.outcome, falls_back ? FERRY_DISCARDED : FERRY_MIGRATED, "%s", p->tres.detail);
+	ferry_free(p->s);
+	ferry_free(p->t);
+	hear(p, 20);
+	cr_assert_eq(vmm_proof(falls_back ? p->source : p->target, &proof), 0);
+	cr_assert(!proof.pages_bad && !proof.guest_errors, "%s", proof.text);
+	cr_assert_eq(proof.pages_checked, (64u << 20) / 4096);
+	observer_total(&p->observer, &seen, &missing, &repeated);
+	cr_assert(!missing && !repeated && !p->observer.damaged && p->observer.handovers == !falls_back);
+	vmm_destroy(p->source);
+	vmm_destroy(p->target);
+	close(p->out[0]);
+	close(p->out[1]);
+}
+
+Test(many, four_guests_at_once)
+{
+	static const struct way ways[PAIRS] = {
+		{ VMM_ANON, { FERRY_CONFIG_INIT, .mode = FERRY_MODE_STOP_AND_COPY, .downtime_us = 10000000 }, false },
+		{ VMM_MEMFD, { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .channels = 2 }, false },
+		{ VMM_ANON,
+		  { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .commit_at = FERRY_COMMIT_AT_SWITCHOVER },
+		  false },
+		{ VMM_MEMFD, { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY }, true },
+	};
+	struct pair p[PAIRS] = { 0 };
+
+	if (access("/dev/kvm", R_OK | W_OK) < 0)
+		cr_skip_test("no /dev/kvm that can be used");
+	pthread_barrier_init(&in_precopy, NULL, PAIRS);
+	for (unsigned i = 0; i < PAIRS; i++)
+		make_guest(&p[i], &ways[i], 1000 + i);
+	for (unsigned i = 0; i < PAIRS; i++) {
+		hear(&p[i], 3);
+		make_sessions(&p[i], &ways[i]);
+	}
+	for (unsigned i = 0; i < PAIRS; i++)
+		cr_assert(!pthread_create(&p[i].threads[0], NULL, run_source, &p[i]) &&
+			  !pthread_create(&p[i].threads[1], NULL, run_target, &p[i]));
+	for (unsigned i = 0; i < PAIRS; i++) {
+		pthread_join(p[i].threads[0], NULL);
+		pthread_join(p[i].threads[1], NULL);
+	}
+	for (unsigned i = 0; i < PAIRS; i++)
+		prove(&p[i], ways[i].fails);
+	pthread_barrier_destroy(&in_precopy);
+}
