@@ -33,7 +33,7 @@ struct chaos {
 	uint64_t cut_until_us, stall_until_us; /* 0: not */
 	enum strike armed;
 	unsigned type; /* of the messages that count; 0: all */
-	bool heard;    /* one that arrives counts too */
+	bool sent, heard; /* which count: those that are to be sent, those that have arrived */
 	uint64_t countdown, armed_ms;
 	unsigned (*type_of)(const void *msg, size_t len);
 	struct chaos_link *links;

@@ -25,6 +25,7 @@
  *	cut-after:T	it is sent, then the link is cut
  *	lost:T		it vanishes, and with it everything that follows on that link, both ways; nobody is told
  *	kill-at:T	this process ends by SIGKILL instead of sending it, or when it has arrived and nobody has seen it
+ *	kill-heard:T	this process ends by SIGKILL when it has arrived
  *	kill-before:T	this process ends by SIGKILL instead of sending it; kill-after:T when it is out
  *	stop-before:T	this process stops by SIGSTOP, and sends it when it is continued; stop-after:T
  *
@@ -97,7 +98,8 @@ enum takes {
 	TAKES_TYPE = 4,	   /* :T must be there, then @N may */
 	NEEDS_MS = 8,
 	NEEDS_COUNT = 16,
-	HEARD = 32 /* counts what arrives, too */
+	HEARD = 32,   /* counts what arrives, too */
+	NOT_SENT = 64 /* counts nothing else */
 };
 
 static const struct fault_row {
@@ -116,6 +118,7 @@ static const struct fault_row {
 	{ "cut-after", STRIKE_CUT_AFTER, TAKES_TYPE | TAKES_MS },
 	{ "lost", STRIKE_LOST, TAKES_TYPE | TAKES_MS },
 	{ "kill-at", STRIKE_KILL, TAKES_TYPE | HEARD },
+	{ "kill-heard", STRIKE_KILL, TAKES_TYPE | HEARD | NOT_SENT },
 	{ "kill-before", STRIKE_KILL, TAKES_TYPE },
 	{ "kill-after", STRIKE_KILL_AFTER, TAKES_TYPE },
 	{ "stop-before", STRIKE_STOP, TAKES_TYPE },
@@ -185,6 +188,7 @@ int xport_chaos_fault(struct chaos *c, const char *fault)
 		c->armed = a.row->strike;
 		c->type = (unsigned)a.type;
 		c->heard = a.row->takes & HEARD;
+		c->sent = !(a.row->takes & NOT_SENT);
 		c->countdown = a.at;
 		c->armed_ms = a.ms;
 	} else if (a.row->strike == STRIKE_CUT) {
@@ -272,7 +276,7 @@ enum strike chaos_strike(struct chaos_link *l, const struct iovec *iov, int n)
 	struct chaos *c = l->chaos;
 
 	pthread_mutex_lock(&c->lock);
-	if (counts(c, iov, n) && !--c->countdown) {
+	if (c->sent && counts(c, iov, n) && !--c->countdown) {
 		what = c->armed;
 		c->armed = STRIKE_NONE;
 		if (what == STRIKE_CUT)

@@ -320,7 +320,7 @@ const char *ferry_get_detail(struct ferry_session *s);
  *	"cut-middle:", "cut-after:"	or in its middle, or when it is out
  *	"lost:MESSAGE"		it vanishes, and everything that follows on that link, both ways
  *	"kill-before:MESSAGE", "kill-after:", "stop-before:", "stop-after:"	SIGKILL or SIGSTOP for this process
- *	"kill-at:MESSAGE"	SIGKILL instead of sending it, or when it has arrived
+ *	"kill-heard:MESSAGE"	SIGKILL when it has arrived; "kill-at:" that, or instead of sending it
  *	"pending"		asks: 1 while a fault waits for its message, else 0
  *
  * MESSAGE@N is the Nth from now on; :MS behind cut-* and lost is as for "cut". One fault waits at a time.

@@ -88,7 +88,9 @@ static void compare(char *left, size_t cap, const struct census *was, const stru
 		    is->files == was->files && is->maps == was->maps && is->heap <= was->heap + HEAP_KEPT;
 
 	if (!same)
-		snprintf(left, cap, "descriptors %u, %u before; threads %u, %u; mappings %u, %u (memfd %u, %u; anon_inode %u, %u); heap %zu, %zu",
+		snprintf(left, cap,
+			 "descriptors %u, %u before; threads %u, %u; mappings %u, %u (memfd %u, %u; anon_inode %u, %u); "
+			 "heap %zu, %zu",
 			 is->fds, was->fds, is->threads, was->threads, is->maps, was->maps, is->memfds, was->memfds,
 			 is->files, was->files, is->heap, was->heap);
 }
@@ -102,10 +104,10 @@ static void fault_text(char buf[64], const struct cell *c)
 		[AFTER_BACK] = "cut-after",    [LOST] = "lost",		      [BEFORE] = "cut-before",
 		[MIDDLE] = "cut-middle",       [AFTER] = "cut-after",	      [KILL_BEFORE] = "kill-before",
 		[KILL_AFTER] = "kill-after",   [STOP_BEFORE] = "stop-before", [STOP_AFTER] = "stop-after",
-		[DUPLICATE] = "stop-before",
+		[DUPLICATE] = "stop-before",   [KILL_HEARD] = "kill-heard",
 	};
-	int n = snprintf(buf, 64, "%s:%s@%u", names[c->fault], wire_name(c->point->type),
-			 c->point->nth ? c->point->nth : 1);
+	unsigned nth = c->fault == KILL_HEARD ? c->point->heard_nth : c->point->nth;
+	int n = snprintf(buf, 64, "%s:%s@%u", names[c->fault], wire_name(c->point->type), nth ? nth : 1);
 
 	if (c->fault <= AFTER_BACK)
 		snprintf(buf + n, 64 - (size_t)n, ":%d", BACK_MS);
@@ -115,9 +117,12 @@ static void on_phase(struct fakevm *vm, enum ferry_phase p)
 {
 	struct end *e = vm->arg;
 	const struct point *at = e->c->point;
+	enum ferry_phase arm = at->arm;
 	char fault[64];
 
-	if (e->victim && p == at->arm && !e->armed) {
+	if (e->c->fault == KILL_HEARD)
+		arm = at->heard_arm ? at->heard_arm : FERRY_PRE_MIGRATION;
+	if (e->victim && p == arm && !e->armed) {
 		fault_text(fault, e->c);
 		e->armed = true;
 		if (ferry_drill(vm->session, fault))
@@ -221,8 +226,8 @@ static int open_session(struct end *e)
 static void due(struct end *e, enum fake_op op, unsigned times)
 {
 	if (e->vm.calls[op] != times)
-		world_trouble(&e->w, "%s was called %u times, %u were due (%s)", fake_op_name(op), e->vm.calls[op], times,
-			      e->vm.ops_seen);
+		world_trouble(&e->w, "%s was called %u times, %u were due (%s)", fake_op_name(op), e->vm.calls[op],
+			      times, e->vm.ops_seen);
 }
 
 static void check_source(struct end *e, enum ferry_outcome o)
@@ -281,7 +286,11 @@ static void migrate(struct end *e)
 
 _Noreturn void end_main(const struct cell *c, struct common *m, int fd, bool source)
 {
-	struct end e = { .c = c, .m = m, .fd = fd, .source = source, .victim = c->point->at_source == source };
+	struct end e = { .c = c,
+			 .m = m,
+			 .fd = fd,
+			 .source = source,
+			 .victim = struck_at_source(c->point, c->fault) == source };
 	struct census was, is;
 	bool shared = c->shared;
 

@@ -107,7 +107,7 @@ static void begin(struct matrix *x, struct slot *s)
 
 static enum who victim(const struct slot *s)
 {
-	return s->cell->point->at_source ? SOURCE : TARGET;
+	return struck_at_source(s->cell->point, s->cell->fault) ? SOURCE : TARGET;
 }
 
 static void go_on(struct slot *s)
@@ -131,7 +131,7 @@ static void on_stop(struct slot *s, enum who who)
 static void on_exit_of(struct slot *s, enum who who, int status)
 {
 	bool by_fault = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && who == victim(s) &&
-			(s->cell->fault == KILL_BEFORE || s->cell->fault == KILL_AFTER);
+			s->cell->fault >= KILL_BEFORE && s->cell->fault <= KILL_HEARD;
 
 	s->child[who].pid = 0;
 	s->child[who].bad = !by_fault && !(WIFEXITED(status) && !WEXITSTATUS(status));
@@ -195,7 +195,7 @@ static void account(struct matrix *x, struct slot *s)
 	char why[1200], text[200], pair[3];
 
 	if (s->killed)
-		observe_death(&s->seen, p->at_source);
+		observe_death(&s->seen, victim(s) == SOURCE);
 	judge_cell(why, s->cell, &s->seen, s->m, s->killed);
 	if (!why[0] && s->hung)
 		snprintf(why, sizeof(why), "it did not end within %u s", CELL_LIMIT_US / 1000000);
@@ -302,13 +302,14 @@ static void add(struct matrix *x, const struct choice *ch, struct cell c)
 static void lay_out(struct matrix *x, const struct choice *ch)
 {
 	static const enum fault order[FAULTS] = { LOST,	  STOP_BEFORE, STOP_AFTER, LOST_BACK,	BEFORE,	    MIDDLE,   AFTER,
-						  KILL_BEFORE, KILL_AFTER, BEFORE_BACK, MIDDLE_BACK, AFTER_BACK, DUPLICATE };
+						  KILL_BEFORE, KILL_AFTER, KILL_HEARD, BEFORE_BACK, MIDDLE_BACK, AFTER_BACK, DUPLICATE };
 
 	x->cell = calloc(npoints * WAYS * FAULTS * 2, sizeof(x->cell[0]));
 	for (size_t f = 0; f < FAULTS; f++)
 		for (size_t i = 0; i < npoints; i++)
 			for (enum way w = 0; w < WAYS; w++)
-				if (points[i].ways & (1u << w) && (!points[i].absent || order[f] == BEFORE))
+				if (points[i].ways & (1u << w) && (points[i].absent ? order[f] == BEFORE :
+										      expected(&points[i], order[f]) != NULL))
 					add(x, ch, (struct cell){ .point = &points[i], .way = w, .fault = order[f] });
 	for (unsigned i = 0; i < x->jobs; i++) {
 		x->slot[i].m = mmap(NULL, sizeof(struct common), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

@@ -3,9 +3,9 @@
  * The kill matrix: every message of the protocol x what can befall it x each way to finish x each kind of memory.
  *
  * A cell is one migration between two processes over tcp, with a fake VM at each end. One end, the victim, arms a
- * fault that waits for the message it is to send (ferry_drill()). This process is the observer: it hears through a pipe,
- * in the order in which it happened, which VM runs, holds or lets go, and each numbered output that comes out. In the
- * end it looks at who says what, who runs, what came out, the memory at the owner and what was left behind.
+ * fault that waits for the message, to send it or to hear it (ferry_drill()). This process is the observer: it hears
+ * through a pipe, in the order in which it happened, which VM runs, holds or lets go, and each numbered output. In
+ * the end it looks at who says what, who runs, what came out, the memory at the owner and what was left behind.
  *
  *	points.c	which messages there are, when, and what each fault must come to: the expectations, and
  *			the table of docs/failure-model.md
@@ -48,6 +48,7 @@ enum fault {
 	AFTER,
 	KILL_BEFORE,
 	KILL_AFTER,
+	KILL_HEARD, /* the end that hears it */
 	STOP_BEFORE,
 	STOP_AFTER,
 	DUPLICATE,
@@ -72,6 +73,7 @@ enum provoke {
 struct expect {
 	const char *lost_back, *cut_back, *after_back, *lost, *cut, *after;
 	const char *kill_before, *kill_after, *stop_before, *stop_after;
+	const char *kill_heard; /* NULL: whoever hears it cannot tell it from others of its type */
 	const char *undisturbed; /* NULL: "mm" */
 };
 
@@ -80,6 +82,8 @@ struct point {
 	bool at_source;	      /* who sends it, and suffers */
 	enum ferry_phase arm; /* the fault waits from when the victim enters this */
 	unsigned nth;	      /* message of its type from then on; 0 is 1 */
+	enum ferry_phase heard_arm; /* the same for who hears it; 0: from the beginning */
+	unsigned heard_nth;
 	enum provoke provoke;
 	unsigned ways;
 	const char *when;   /* for the reader */
@@ -97,6 +101,8 @@ const char *expected(const struct point *p, enum fault f);
 void points_table(FILE *out);
 /* The sentence of the first message of the protocol that has no point, or NULL. */
 const char *points_missing(char buf[200]);
+
+bool struck_at_source(const struct point *p, enum fault f); /* which end the fault strikes */
 
 struct cell {
 	const struct point *point;

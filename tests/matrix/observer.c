@@ -66,7 +66,7 @@ static char letter(enum ferry_outcome o)
 void outcome_pair(char pair[3], const struct cell *c, const struct common *m, bool killed)
 {
 	for (int i = 0; i < 2; i++) {
-		bool victim = c->point->at_source == !i;
+		bool victim = struck_at_source(c->point, c->fault) == !i;
 
 		pair[i] = killed && victim ? 'x' : m->end[i].ended ? letter(m->end[i].res.outcome) : '-';
 	}

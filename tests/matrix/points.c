@@ -1,94 +1,103 @@
 // SPDX-License-Identifier: MIT
 /*
- * What each fault at each message comes to. docs/failure-model.md shows this table (points_table()), and a test compares
- * the two; the reasons are in docs/protocol.md.
+ * What each fault at each message comes to. docs/failure-model.md shows this table (points_table()), and a test
+ * compares the two; the reasons are in docs/protocol.md.
  *
  * Up to the pause the three ways to finish are one way: those rows are run for the two with post-copy. Where a fault
- * leaves open whether the last words were heard (a connection that ends at one channel may be noticed before the message
- * on another is read), both endings are allowed; never is there a second owner.
+ * leaves open whether the last words were heard (a connection that ends at one channel may be noticed before the
+ * message on another is read), both endings are allowed; never is there a second owner.
  */
 #include <string.h>
 
 #include "matrix.h"
 
-/* In reservation a lost link ends the migration. The sender does not know that its message was lost: it may be a stage on. */
+/* In reservation a lost link ends the migration. Who does not know that its message was lost may be a stage on. */
 #define BY_SOURCE_EARLY(after_, killed, stopped)                                                          \
-	.e = { "rr", "rr", after_, "rr", "rr", after_, "xr", killed, "rr", stopped }
+	.e = { "rr", "rr", after_, "rr", "rr", after_, "xr", killed, "rr", stopped, "rx" }
 /* In pre-copy the link may come back. */
-#define BY_SOURCE_IN_PRECOPY .e = { "mm", "mm", "mm", "rd", "rd", "rd", "xd", "xd", "rd", "rd" }
-#define BY_TARGET_IN_PRECOPY .e = { "mm", "mm", "mm", "rd", "rd", "rd", "rx", "rx", "rd", "rd" }
+#define BY_SOURCE_IN_PRECOPY .e = { "mm", "mm", "mm", "rd", "rd", "rd", "xd", "xd", "rd", "rd", "rx" }
+#define BY_TARGET_IN_PRECOPY .e = { "mm", "mm", "mm", "rd", "rd", "rd", "rx", "rx", "rd", "rd", "xd" }
 /* A blackout waits for no link. */
-#define BY_SOURCE_IN_BLACKOUT .e = { "fd", "fd", "fd", "fd", "fd", "fd", "xd", "xd", "fd", "fd" }
-#define BY_TARGET_IN_BLACKOUT .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd" }
+#define BY_SOURCE_IN_BLACKOUT .e = { "fd", "fd", "fd", "fd", "fd", "fd", "xd", "xd", "fd", "fd", "fx" }
+/* Whoever hears it has heard others in pre-copy, nobody knows how many. */
+#define RESIDUE_IN_BLACKOUT .e = { "fd", "fd", "fd", "fd", "fd", "fd", "xd", "xd", "fd", "fd" }
+#define BY_TARGET_IN_BLACKOUT .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd" }
 #define ABSENT(type_, at_source_, arm_, ways_, why)                                                       \
 	{ .type = type_, .at_source = at_source_, .arm = arm_, .ways = ways_, .when = "", .absent = why }
 
 const struct point points[] = {
 	{ WIRE_HELLO, true, FERRY_PRE_MIGRATION, .ways = IN_POSTCOPY, .when = "first connection",
-	  .e = { "mm", "mm", "rr", "rr", "rr", "rr", "xr", "xr", "rr", "rr" } },
+	  .e = { "mm", "mm", "rr", "rr", "rr", "rr", "xr", "xr", "rr", "rr", "rx" } },
 	{ WIRE_HELLO_ACK, false, FERRY_PRE_MIGRATION, .ways = IN_POSTCOPY, .when = "first connection",
-	  .e = { "rr", "mm", "rr", "rr", "rr", "rr", "rx", "rx", "rr", "rr|rd" } },
+	  .e = { "rr", "mm", "rr", "rr", "rr", "rr", "rx", "rx", "rr", "rr|rd", "xr" } },
 	{ WIRE_REFUSED, false, FERRY_PRE_MIGRATION, .ways = IN_POSTCOPY, .when = "reservation",
-	  .provoke = TARGET_IS_TOO_SMALL, .e = { "rr", "rr", "rr", "rr", "rr", "rr", "rx", "rx", "rr", "rr", "rr" } },
+	  .provoke = TARGET_IS_TOO_SMALL, .e = { "rr", "rr", "rr", "rr", "rr", "rr", "rx", "rx", "rr", "rr", "xr", "rr" } },
 	{ WIRE_STATE, true, FERRY_RESERVATION, .ways = IN_POSTCOPY, .when = "reservation: needs",
 	  BY_SOURCE_EARLY("rr", "xr", "rr") },
 	{ WIRE_MAP, true, FERRY_RESERVATION, .ways = IN_POSTCOPY, .when = "reservation",
 	  BY_SOURCE_EARLY("rd|rr", "xd|xr", "rd|rr") },
 	{ WIRE_RESERVED, false, FERRY_RESERVATION, .ways = IN_POSTCOPY, .when = "reservation",
-	  .e = { "rd", "rr", "mm|rd", "rd", "rr", "rd", "rx", "rx", "rd", "rd" } },
+	  .e = { "rd", "rr", "mm|rd", "rd", "rr", "rd", "rx", "rx", "rd", "rd", "xd" } },
 	{ WIRE_ZERO, true, FERRY_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", BY_SOURCE_IN_PRECOPY },
 	{ WIRE_ROUND_END, true, FERRY_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", BY_SOURCE_IN_PRECOPY },
 	{ WIRE_ROUND_ACK, false, FERRY_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", BY_TARGET_IN_PRECOPY },
 	{ WIRE_RESIDUE, true, FERRY_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", BY_SOURCE_IN_PRECOPY },
 	{ WIRE_PREARM, true, FERRY_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", BY_SOURCE_IN_PRECOPY },
 	{ WIRE_PREARMED, false, FERRY_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", BY_TARGET_IN_PRECOPY },
-	{ WIRE_PING, true, FERRY_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", .provoke = WAIT_FOR_PING,
+	{ WIRE_PING, true, FERRY_PRECOPY, .heard_arm = FERRY_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy",
+	  .provoke = WAIT_FOR_PING,
 	  BY_SOURCE_IN_PRECOPY },
+	/* The source waits for it inside an op, where it hears nothing. */
 	{ WIRE_PING, false, FERRY_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", .provoke = WAIT_FOR_PING,
-	  BY_TARGET_IN_PRECOPY },
+	  .e = { "mm", "mm", "mm", "rd", "rd", "rd", "rx", "rx", "rd", "rd" } },
 	{ WIRE_ABORT, true, FERRY_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", .provoke = CANCEL_IN_PRECOPY,
-	  .e = { "rd", "rd", "rd", "rd", "rd", "rd", "xd", "xd", "rd", "rd", "rd" } },
+	  .e = { "rd", "rd", "rd", "rd", "rd", "rd", "xd", "xd", "rd", "rd", "rx", "rd" } },
 
-	{ WIRE_ZERO, true, FERRY_STOP_AND_COPY, .ways = IN_STOP, .when = "blackout: last round", BY_SOURCE_IN_BLACKOUT },
-	{ WIRE_ROUND_END, true, FERRY_STOP_AND_COPY, .ways = IN_STOP, .when = "blackout: last round", BY_SOURCE_IN_BLACKOUT },
-	{ WIRE_ROUND_ACK, false, FERRY_PRECOPY, .nth = 3, .ways = IN_STOP, .when = "blackout: last round",
+	{ WIRE_ZERO, true, FERRY_STOP_AND_COPY, .heard_nth = 2, .ways = IN_STOP, .when = "blackout: last round",
+	  BY_SOURCE_IN_BLACKOUT },
+	{ WIRE_ROUND_END, true, FERRY_STOP_AND_COPY, .heard_nth = 3, .ways = IN_STOP, .when = "blackout: last round",
+	  BY_SOURCE_IN_BLACKOUT },
+	{ WIRE_ROUND_ACK, false, FERRY_PRECOPY, .nth = 3, .heard_arm = FERRY_STOP_AND_COPY, .ways = IN_STOP,
+	  .when = "blackout: last round",
 	  BY_TARGET_IN_BLACKOUT },
-	{ WIRE_STATE, true, FERRY_STOP_AND_COPY, .ways = IN_ALL, .when = "blackout", BY_SOURCE_IN_BLACKOUT },
-	{ WIRE_RESIDUE, true, FERRY_STOP_AND_COPY, .ways = IN_POSTCOPY, .when = "blackout", BY_SOURCE_IN_BLACKOUT },
+	{ WIRE_STATE, true, FERRY_STOP_AND_COPY, .heard_arm = FERRY_PRECOPY, .ways = IN_ALL, .when = "blackout",
+	  BY_SOURCE_IN_BLACKOUT },
+	{ WIRE_RESIDUE, true, FERRY_STOP_AND_COPY, .ways = IN_POSTCOPY, .when = "blackout",
+	  RESIDUE_IN_BLACKOUT },
 	{ WIRE_SWITCHOVER, true, FERRY_STOP_AND_COPY, .ways = IN_TENTATIVE, .when = "blackout", BY_SOURCE_IN_BLACKOUT },
 	{ WIRE_SWITCHOVER, true, FERRY_STOP_AND_COPY, .ways = IN_STOP | IN_SERVER, .when = "blackout",
-	  .e = { "fd", "fd", "fd", "fd", "fd", "f?|fd", "xd", "x?|xd", "fd", "f?|??" } },
+	  .e = { "fd", "fd", "fd", "fd", "fd", "f?|fd", "xd", "x?|xd", "fd", "f?|??", "fx" } },
 	{ WIRE_ABORT, false, FERRY_STOP_AND_COPY, .ways = IN_ALL, .when = "blackout", .provoke = LOAD_FAILS,
-	  .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "fd" } },
+	  .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd", "fd" } },
 	{ WIRE_RUNNING, false, FERRY_STOP_AND_COPY, .ways = IN_TENTATIVE, .when = "blackout",
-	  .e = { "fd", "fd", "mm|fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd" } },
+	  .e = { "fd", "fd", "mm|fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd" } },
 
 	{ WIRE_ABORT, false, FERRY_POSTCOPY, .ways = IN_TENTATIVE, .when = "post-copy: hold limit", .provoke = HOLD_LIMIT,
-	  .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "fd" } },
+	  .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd", "fd" } },
 	{ WIRE_PREPARED, false, FERRY_COMMITMENT, .ways = IN_TENTATIVE, .when = "after the pull",
-	  .e = { "mm", "mm", "mm", "f?", "f?", "??|f?", "fx", "?x|fx", "f?", "?m" } },
+	  .e = { "mm", "mm", "mm", "f?", "f?", "??|f?", "fx", "?x|fx", "f?", "?m", "x?" } },
 	{ WIRE_PREPARED, false, FERRY_COMMITMENT, .ways = IN_STOP, .when = "blackout",
-	  .e = { "fd", "fd", "mm|fd", "f?", "f?", "??|f?", "fx", "?x|fx", "fd|f?", "?m" } },
+	  .e = { "fd", "fd", "mm|fd", "f?", "f?", "??|f?", "fx", "?x|fx", "fd|f?", "?m", "x?" } },
 	{ WIRE_PREPARED, false, FERRY_COMMITMENT, .ways = IN_SERVER, .when = "blackout",
-	  .e = { "fd", "fd", "mm|fd", "f?", "f?", "??|f?", "fx", "?x|fx", "fd|f?", "??|?l" } },
+	  .e = { "fd", "fd", "mm|fd", "f?", "f?", "??|f?", "fx", "?x|fx", "fd|f?", "??|?l", "x?" } },
 	{ WIRE_ABORT, true, FERRY_COMMITMENT, .ways = IN_STOP | IN_TENTATIVE, .when = "before the commit",
 	  .provoke = CANCEL_IN_COMMITMENT,
-	  .e = { "fd", "fd", "fd", "f?", "f?", "fd", "x?", "xd", "f?", "fd", "fd" } },
+	  .e = { "fd", "fd", "fd", "f?", "f?", "fd", "x?", "xd", "f?", "fd", "fx", "fd" } },
 	{ WIRE_ABORT, true, FERRY_COMMITMENT, .ways = IN_SERVER, .when = "before the commit",
 	  .provoke = CANCEL_IN_COMMITMENT,
-	  .e = { "fd", "fd", "fd", "f?|fd", "f?|fd", "f?|fd", "x?|xd", "xd|x?", "f?|fd", "fd", "fd" } },
+	  .e = { "fd", "fd", "fd", "f?|fd", "f?|fd", "f?|fd", "x?|xd", "xd|x?", "f?|fd", "fd", "fx", "fd" } },
 	{ WIRE_COMMIT, true, FERRY_COMMITMENT, .ways = IN_STOP | IN_TENTATIVE, .when = "commitment",
-	  .e = { "mm", "mm", "mm", "??", "??", "?m", "x?", "xm", "??", "mm" } },
+	  .e = { "mm", "mm", "mm", "??", "??", "?m", "x?", "xm", "??", "mm", "?x" } },
 	{ WIRE_COMMIT, true, FERRY_COMMITMENT, .ways = IN_SERVER, .when = "commitment",
-	  .e = { "mm", "mm", "mm", "??", "??", "?l|??", "x?", "xl|x?", "??", "?l|ll" } },
+	  .e = { "mm", "mm", "mm", "??", "??", "?l|??", "x?", "xl|x?", "??", "?l|ll", "?x" } },
 	{ WIRE_COMMITTED, false, FERRY_COMMITMENT, .ways = IN_STOP | IN_TENTATIVE, .when = "activation",
-	  .e = { "mm", "mm", "mm", "?m", "?m", "mm", "?x", "mx", "?m", "mm" } },
+	  .e = { "mm", "mm", "mm", "?m", "?m", "mm", "?x", "mx", "?m", "mm", "xm" } },
 	{ WIRE_COMMITTED, false, FERRY_COMMITMENT, .ways = IN_SERVER, .when = "activation",
-	  .e = { "mm", "mm", "mm", "?l", "?l", "ll|?l", "?x", "lx|?x", "?l", "ll" } },
+	  .e = { "mm", "mm", "mm", "?l", "?l", "ll|?l", "?x", "lx|?x", "?l", "ll", "xl" } },
 	{ WIRE_COMPLETE, false, FERRY_ACTIVATION, .ways = IN_SERVER, .when = "after the pull",
-	  .e = { "mm", "mm", "mm", "lm", "lm", "mm|lm", "lx", "mx|lx", "lm", "mm" } },
+	  .e = { "mm", "mm", "mm", "lm", "lm", "mm|lm", "lx", "mx|lx", "lm", "mm", "xm" } },
 	{ WIRE_BYE, true, FERRY_ACTIVATION, .ways = IN_ALL, .when = "the end",
-	  .e = { "mm", "mm", "mm", "mm", "mm", "mm", "xm", "xm", "mm", "mm" } },
+	  .e = { "mm", "mm", "mm", "mm", "mm", "mm", "xm", "xm", "mm", "mm", "mx" } },
 
 	ABSENT(WIRE_REFUSED, false, FERRY_PRE_MIGRATION, IN_ALL, "nothing is refused"),
 	ABSENT(WIRE_ABORT, true, FERRY_PRE_MIGRATION, IN_ALL, "nothing fails"),
@@ -114,7 +123,7 @@ const char *fault_name(enum fault f)
 	static const char *const names[] = { "lost, the link comes back", "cut before, the link comes back",
 					     "cut in the middle, the link comes back", "cut after, the link comes back",
 					     "lost for good", "cut before for good", "cut in the middle for good",
-					     "cut after for good", "sender killed before", "sender killed after",
+					     "cut after for good", "sender killed before", "sender killed after", "receiver killed on hearing it",
 					     "sender stopped before", "sender stopped after", "duplicated connection" };
 
 	_Static_assert(sizeof(names) / sizeof(names[0]) == FAULTS, "a name a fault");
@@ -144,6 +153,8 @@ const char *expected(const struct point *p, enum fault f)
 		return e->kill_before;
 	case KILL_AFTER:
 		return e->kill_after;
+	case KILL_HEARD:
+		return e->kill_heard;
 	case STOP_BEFORE:
 		return e->stop_before;
 	case STOP_AFTER:
@@ -151,6 +162,11 @@ const char *expected(const struct point *p, enum fault f)
 	default:
 		return e->undisturbed ? e->undisturbed : "mm";
 	}
+}
+
+bool struck_at_source(const struct point *p, enum fault f)
+{
+	return f == KILL_HEARD ? !p->at_source : p->at_source;
 }
 
 /* ---- nothing is forgotten ---- */
@@ -257,7 +273,8 @@ static const char *ways_text(const struct point *p)
 void points_table(FILE *out)
 {
 	fprintf(out, "| message | when | way to finish | the link comes back | it does not, unheard | it does not, heard "
-		     "| sender dies first | sender dies then | sender stands still |\n|---|---|---|---|---|---|---|---|---|\n");
+		     "| sender dies first | sender dies then "
+		     "| receiver dies of it | sender stands still |\n|---|---|---|---|---|---|---|---|---|---|\n");
 	for (size_t i = 0; i < npoints; i++) {
 		const struct point *p = &points[i];
 		const struct expect *e = &p->e;
@@ -271,6 +288,10 @@ void points_table(FILE *out)
 		put_pairs(out, (const char *const[]){ e->after }, 1);
 		put_pairs(out, (const char *const[]){ e->kill_before }, 1);
 		put_pairs(out, (const char *const[]){ e->kill_after }, 1);
+		if (e->kill_heard)
+			put_pairs(out, (const char *const[]){ e->kill_heard }, 1);
+		else
+			fprintf(out, " |");
 		put_pairs(out, (const char *const[]){ e->stop_before, e->stop_after }, 2);
 		fprintf(out, "\n");
 	}

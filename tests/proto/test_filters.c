@@ -243,7 +243,7 @@ Test(chaos, what_can_be_asked)
 {
 	static const char *const good[] = { "cut:1", "stall:1", "heal", "cut@1", "cut@7:20", "short@2", "corrupt@3",
 					    "lost:1", "lost:1@2", "lost:1@2:30", "lost:1:30", "cut-before:9",
-					    "cut-middle:9@3", "cut-after:65535:1", "kill-at:1", "kill-before:1", "kill-after:1@2",
+					    "cut-middle:9@3", "cut-after:65535:1", "kill-at:1", "kill-heard:1", "kill-before:1", "kill-after:1@2",
 					    "stop-before:1", "stop-after:1" };
 	static const char *const bad[] = { "", "cu", "cutt", "cut:", "cut:x", "cut:1x", "cut@", "cut@0", "cut@x", "cut@1:",
 					   "stall", "stall@1", "stall@1:1", "short", "short:1", "short@1:1", "corrupt",
@@ -451,13 +451,13 @@ Test(chaos, kill_before_a_message, .signal = SIGKILL)
 	strike_b(&r, "mem:chaos", "kill-before:98@2", 0);
 }
 
-Test(chaos, kill_at_a_message_that_arrives, .signal = SIGKILL)
+static void killed_by_the_second(const char *fault)
 {
 	struct chaos *c = xport_chaos_new(first_letter);
 	struct rig r;
 
 	start(&r, "mem:chaos", "", c);
-	cr_assert_eq(xport_chaos_fault(c, "kill-at:98@2"), 0);
+	cr_assert_eq(xport_chaos_fault(c, fault), 0);
 	cr_assert_eq(say(r.b, "b"), 0);
 	cr_assert_eq(say(r.b, "c"), 0);
 	cr_assert_eq(say(r.b, "b"), 0);
@@ -465,6 +465,28 @@ Test(chaos, kill_at_a_message_that_arrives, .signal = SIGKILL)
 	cr_assert_eq(hear(r.a, "c", WAIT_US), 0);
 	hear(r.a, "b", WAIT_US);
 	_exit(0); /* it lives */
+}
+
+Test(chaos, kill_at_a_message_that_arrives, .signal = SIGKILL)
+{
+	killed_by_the_second("kill-at:98@2");
+}
+
+Test(chaos, kill_at_a_message_that_is_heard, .signal = SIGKILL)
+{
+	killed_by_the_second("kill-heard:98@2");
+}
+
+Test(chaos, what_is_sent_was_not_heard)
+{
+	struct chaos *c = xport_chaos_new(first_letter);
+	struct rig r;
+
+	start(&r, "mem:chaos", "", c);
+	cr_assert_eq(xport_chaos_fault(c, "kill-heard:98"), 0);
+	cr_assert_eq(say(r.a, "b"), 0);
+	cr_assert_eq(xport_chaos_fault(c, "pending"), 1);
+	stop(&r);
 }
 
 /* In a child: the parent sees that it stands still, and that it goes on where it was. */
