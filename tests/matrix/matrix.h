@@ -25,7 +25,7 @@
 #include "../../runtime/wire.h"
 #include "fakevm.h"
 
-#define TIMEOUT_US 1000000u /* silence; a machine that is busy with other cells must not look dead */
+#define TIMEOUT_US 2500000u /* silence; a machine that is busy with other cells must not look dead */
 #define RECONNECT_US 1000000u
 #define BACK_MS 20
 #define CELL_LIMIT_US 90000000u
