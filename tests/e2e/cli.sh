@@ -73,7 +73,7 @@ wrong '--kill at the target cannot reach the other end' target --kill link@preco
 names=0
 while read -r name; do # every message of the protocol is taken, and what is wrong is something else
 	for who in source target link; do
-		wrong '--uri takes tcp:HOST:PORT, not "nowhere"' run --kill "$who@$name" --uri nowhere
+		wrong '--uri takes tcp:HOST:PORT.*, not "nowhere"' run --kill "$who@$name" --uri nowhere
 	done
 	names=$((names + 1))
 done < <(sed -n 's/^\tX(\([A-Z_]*\), [0-9]*, FROM_.*/\1/p' "$1/runtime/wire.h")
