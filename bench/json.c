@@ -68,6 +68,9 @@ static void asked_fields(FILE *out, const struct run_report *r)
 	json_text(out, "kill", kill_text(drill, &o->kill));
 	json_text(out, "mutator", r->mutator);
 	json_text(out, "arbiter", o->arbiter ? o->arbiter : "");
+	json_text(out, "source_host", r->host[VMM_END_SOURCE]);
+	json_text(out, "target_host", r->host[VMM_END_TARGET]);
+	fprintf(out, "\"both_ends\":%s,", r->whole ? "true" : "false");
 }
 
 /* Under this name an arbiter holds its record. */

@@ -57,7 +57,7 @@ static void settle(struct run_report *r)
 	r->outcome = ferry_outcome_name(says->outcome);
 	r->owner = says->owner;
 	/* An owner that has died owns nothing any more. */
-	if (r->o->command == CMD_RUN &&
+	if (r->whole &&
 	    ((r->owner == FERRY_SOURCE && !s) || (r->owner == FERRY_TARGET && !t)))
 		r->owner = FERRY_NONE;
 }
@@ -66,7 +66,9 @@ static bool two_owners(const struct run_report *r)
 {
 	const struct ferry_result *s = result_of(r, VMM_END_SOURCE), *t = result_of(r, VMM_END_TARGET);
 
-	return (s && t && s->owner == FERRY_SOURCE && t->owner == FERRY_TARGET) || r->observer.handovers > 1;
+	/* Two hosts have two observers: that the target spoke at all is known, not when. */
+	return (s && t && s->owner == FERRY_SOURCE && t->owner == FERRY_TARGET) || r->observer.handovers > 1 ||
+	       (r->o->command != CMD_RUN && r->whole && s && s->owner == FERRY_SOURCE && r->observer.handovers);
 }
 
 static const char *detail(const struct run_report *r)
@@ -189,6 +191,6 @@ void judge(struct run_report *r)
 	if (!proof_clean(r, why, sizeof(why)))
 		say(r, VERDICT_PROOF, "The proof failed", why);
 	else if (!r->have_proof && r->verdict == VERDICT_OK && r->owner <= FERRY_TARGET &&
-		 r->o->command == CMD_RUN)
+		 r->whole)
 		say(r, VERDICT_LOST, "The VM's owner died before the proof", detail(r));
 }

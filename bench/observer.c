@@ -63,6 +63,34 @@ int observer_drain(struct observer *o)
 	}
 }
 
+void observer_join(struct observer *first, const struct observer *second)
+{
+	bool before = false, after = false;
+
+	for (unsigned i = 0; i < second->nstreams && i < first->nstreams; i++) {
+		struct observer_stream *a = &first->stream[i];
+		const struct observer_stream *b = &second->stream[i];
+		uint64_t begin = b->next - (b->seen - b->repeated) - b->missing;
+
+		before = before || a->seen;
+		after = after || b->seen;
+		a->missing += b->missing;
+		a->repeated += b->repeated;
+		if (b->seen) {
+			if (a->next && begin > a->next)
+				a->missing += begin - a->next;
+			if (a->next && begin < a->next)
+				a->repeated += a->next - begin;
+			a->next = b->next > a->next ? b->next : a->next;
+		}
+		a->seen += b->seen;
+	}
+	for (unsigned i = first->nstreams; i < second->nstreams; i++)
+		first->damaged += second->stream[i].seen; /* of vCPUs that the guest does not have */
+	first->damaged += second->damaged;
+	first->handovers += second->handovers + (before && after);
+}
+
 void observer_total(const struct observer *o, uint64_t *seen, uint64_t *missing, uint64_t *repeated)
 {
 	*seen = *missing = *repeated = 0;

@@ -26,6 +26,11 @@ void observer_init(struct observer *o, int fd, unsigned nstreams, bool whole);
 /* Takes all there is without waiting. 1: more may come; 0: every writer has gone; or a negative errno. */
 int observer_drain(struct observer *o);
 void observer_take(struct observer *o, const struct vmm_output *rec);
+/*
+ * Two observers of one guest, each at a host: the first saw it before. Afterwards the first has seen all of it; what is
+ * missing between the two, or was said twice, counts.
+ */
+void observer_join(struct observer *first, const struct observer *second);
 void observer_total(const struct observer *o, uint64_t *seen, uint64_t *missing, uint64_t *repeated);
 /* The stream that has been seen least: so often. */
 uint64_t observer_least(const struct observer *o);

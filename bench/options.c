@@ -94,6 +94,9 @@ const struct option_row option_rows[] = {
 	  "when to measure the bare machine beside it; once", .choices = floors },
 	{ "json", V_TEXT, ENDS | FLOOR | SWEEP | DOCTOR, AT(json), "a file name, - for standard output",
 	  "append one JSON object a line" },
+	{ "report-port", V_COUNT, SOURCE | TARGET, AT(report_port), "a port from 0 to 65535, 0 for none",
+	  "where the target listens for the source's results and tells its own; the port after the migration's", 0,
+	  65535 },
 	{ "record", V_TEXT, ENDS | SWEEP, AT(record), "a file name",
 	  "write what happened as it happened, for rdma-migrate plot (docs/recording.md)" },
 	{ "sample", V_DURATION, ENDS | SWEEP, AT(sample_us), "a duration from 100us to 1s",
@@ -345,6 +348,8 @@ static int parse_one(struct options *o, int argc, char **argv, int *i)
 	}
 	if (row->at == AT(reconnect_us))
 		o->reconnect_set = true;
+	if (row->at == AT(report_port))
+		o->report_port_set = true;
 	return parse_value(row, value, o);
 }
 

@@ -117,6 +117,9 @@ int record_write(FILE *out, const struct record *rec, const struct run_report *r
 
 	fprintf(out, "{\"type\":\"run\",\"format\":1,\"version\":\"%s\",\"clock_ns\":%llu}\n",
 		ferry_version(), (unsigned long long)origin);
+	if (r->whole && r->clock_error_ns)
+		fprintf(out, "{\"type\":\"clock\",\"offset_us\":%.1f,\"error_us\":%.1f}\n",
+			(double)r->clock_offset_ns / 1000, (double)r->clock_error_ns / 1000);
 	for (int end = 0; end < 2; end++)
 		write_end(out, rec, end, origin);
 	for (int end = 0; end < 2; end++) {

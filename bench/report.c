@@ -24,8 +24,13 @@ static void head(FILE *out, const struct run_report *r)
 		fprintf(out, "host thread (no /dev/kvm: these figures are not a guest's)\n");
 	else
 		fprintf(out, "%s\n", r->mutator[0] ? r->mutator : "unknown");
+	if (strcmp(r->host[VMM_END_SOURCE], r->host[VMM_END_TARGET])) {
+		row(out, "hosts");
+		fprintf(out, "source %s, target %s\n", r->host[0][0] ? r->host[0] : "unknown",
+			r->host[1][0] ? r->host[1] : "unknown");
+	}
 	row(out, "asked");
-	if (o->command != CMD_TARGET)
+	if (o->command != CMD_TARGET || r->whole)
 		fprintf(out,
 			"%lluM %s, %llu%% populated, %llu pages/s over %lluM, %llu vCPU%s, seed %llu, mode %s",
 			(unsigned long long)o->memory >> 20, kind_name(o->kind),

@@ -33,6 +33,11 @@ struct end_report {
 /* One migration, from the outside. */
 struct run_report {
 	const struct options *o;
+	struct options asked; /* what o points to once the other host has said what it was asked for */
+	bool whole;	      /* both ends are in it */
+	char host[2][64];     /* enum vmm_end; "": not known */
+	int64_t clock_offset_ns; /* two hosts: the target's clock less the source's, for drawing only */
+	uint64_t clock_error_ns;
 	uint64_t number;	  /* 1 to --repeat */
 	struct end_report end[2]; /* enum vmm_end */
 	struct ferry_round rounds[ROUNDS_KEPT];

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "end.h"
+#include "exchange.h"
 #include "run.h"
 #include "util.h"
 
@@ -37,10 +38,12 @@ struct child {
 struct run {
 	struct run_report *r;
 	struct record *record; /* NULL: none is kept */
+	struct peer peer;      /* of two machines: the other one */
 	struct child child[2]; /* enum vmm_end */
 	bool observer_open;
 	bool tty;
 	bool proof_told;
+	bool reserved; /* an end has come so far: the other one was there */
 	uint64_t ended_at, settled_at; /* ns; the first end, both ends */
 	uint64_t seen_at_settled[VMM_VCPUS_MAX];
 };
@@ -71,6 +74,9 @@ static void take_event(struct run *x, int end, const struct msg *m)
 	case FERRY_EVENT_PHASE:
 		if (k->who != KILL_NOBODY && m->event.phase == k->stage)
 			r->end[end].drilled = true;
+		x->reserved = x->reserved || m->event.phase == FERRY_RESERVATION;
+		if (r->o->command == CMD_SOURCE && m->event.phase == FERRY_RESERVATION)
+			peer_dial(&x->peer, r->o->to, r->o);
 		break;
 	case FERRY_EVENT_ROUND:
 		if (end == VMM_END_SOURCE && r->nrounds < ROUNDS_KEPT)
@@ -316,8 +322,10 @@ static bool begin(struct run *x)
 		if (x->child[VMM_END_TARGET].fd < 0 && !x->child[VMM_END_TARGET].ready)
 			fail_begin(x, VMM_END_TARGET, "its process died");
 		uri = x->child[VMM_END_TARGET].uri;
-		if (o->command == CMD_TARGET && !x->r->end[VMM_END_TARGET].error[0])
+		if (o->command == CMD_TARGET && !x->r->end[VMM_END_TARGET].error[0]) {
+			peer_await(&x->peer, uri, o);
 			fprintf(stderr, "listening on %s\n", uri);
+		}
 		if (x->r->end[VMM_END_TARGET].error[0])
 			return false;
 	}
@@ -375,6 +383,7 @@ static void run(struct run_report *r, const struct options *o, struct record *re
 {
 	struct run x = { .r = r,
 			 .record = record,
+			 .peer = { .listener = -1, .fd = -1 },
 			 .child = { { .fd = -1, .ended = true }, { .fd = -1, .ended = true } } };
 	int fds[2];
 
@@ -401,6 +410,9 @@ static void run(struct run_report *r, const struct options *o, struct record *re
 	if (x.tty)
 		report_progress_end(stderr);
 	close(fds[0]);
+	if (x.reserved)
+		peer_exchange(&x.peer, r, record);
+	peer_end(&x.peer);
 	judge(r);
 }
 
@@ -409,7 +421,11 @@ void run_once(struct run_report *r, const struct options *o, uint64_t number, co
 {
 	struct record *record = recording ? record_new(o->sample_us) : NULL;
 
-	*r = (struct run_report){ .o = o, .number = number, .have_floor = floor };
+	*r = (struct run_report){ .o = o, .number = number, .have_floor = floor, .whole = o->command == CMD_RUN };
+	for (int end = 0; end < 2; end++) {
+		if (r->whole || (end == VMM_END_TARGET) == (o->command == CMD_TARGET))
+			gethostname(r->host[end], sizeof(r->host[end]) - 1);
+	}
 	if (floor)
 		r->floor = *floor;
 	run(r, o, record);

@@ -129,6 +129,7 @@ Test(judge, each_ending)
 		o.commit_at = e->commit == SWITCHOVER ? FERRY_COMMIT_AT_SWITCHOVER : FERRY_COMMIT_DEFAULT;
 		memset(&r, 0, sizeof(r));
 		r.o = &o;
+		r.whole = true;
 		tell(&r.end[VMM_END_SOURCE], e->source_outcome, e->source_owner, e->drilled);
 		tell(&r.end[VMM_END_TARGET], e->target_outcome, e->target_owner, e->drilled);
 		r.have_proof = e->proof;

@@ -116,3 +116,83 @@ Test(observer, a_record_may_arrive_in_pieces)
 	cr_assert_eq(observer_drain(&o), 0);
 	close(fds[0]);
 }
+
+/* --- two observers, each at its host --- */
+
+static void speak(struct observer *o, uint16_t end, uint32_t from, uint32_t to)
+{
+	for (uint32_t n = from; n <= to; n++)
+		observer_take(o, &(struct vmm_output){ .number = n, .end = end });
+}
+
+static void joined(struct observer *a, const struct observer *b, uint64_t seen, uint64_t missing, uint64_t repeated)
+{
+	uint64_t s, m, r;
+
+	observer_join(a, b);
+	observer_total(a, &s, &m, &r);
+	cr_assert_eq(s, seen);
+	cr_assert_eq(m, missing, "%lu missing", m);
+	cr_assert_eq(r, repeated, "%lu repeated", r);
+}
+
+static void two(struct observer *a, struct observer *b)
+{
+	observer_init(a, -1, 1, true);
+	observer_init(b, -1, VMM_VCPUS_MAX, false);
+}
+
+Test(observer, two_hosts_that_follow_each_other)
+{
+	struct observer a, b;
+
+	two(&a, &b);
+	speak(&a, VMM_END_SOURCE, 1, 10);
+	speak(&b, VMM_END_TARGET, 11, 15);
+	joined(&a, &b, 15, 0, 0);
+	cr_assert_eq(a.handovers, 1);
+}
+
+Test(observer, what_neither_host_saw_is_missing)
+{
+	struct observer a, b;
+
+	two(&a, &b);
+	speak(&a, VMM_END_SOURCE, 1, 10);
+	speak(&b, VMM_END_TARGET, 13, 15);
+	speak(&b, VMM_END_TARGET, 17, 18);
+	joined(&a, &b, 15, 3, 0);
+}
+
+Test(observer, what_both_hosts_saw_is_repeated)
+{
+	struct observer a, b;
+
+	two(&a, &b);
+	speak(&a, VMM_END_SOURCE, 1, 10);
+	speak(&b, VMM_END_TARGET, 9, 15);
+	joined(&a, &b, 17, 0, 2);
+}
+
+Test(observer, a_host_that_saw_nothing_changes_nothing)
+{
+	struct observer a, b;
+
+	two(&a, &b);
+	speak(&a, VMM_END_SOURCE, 1, 10);
+	joined(&a, &b, 10, 0, 0);
+	cr_assert_eq(a.handovers, 0);
+	two(&a, &b);
+	speak(&b, VMM_END_TARGET, 1, 4);
+	joined(&a, &b, 4, 0, 0);
+}
+
+Test(observer, a_vcpu_that_the_guest_does_not_have_is_damage)
+{
+	struct observer a, b;
+
+	two(&a, &b);
+	observer_take(&b, &(struct vmm_output){ .number = 1, .stream = 3, .end = VMM_END_TARGET });
+	joined(&a, &b, 0, 0, 0);
+	cr_assert_eq(a.damaged, 1);
+}
