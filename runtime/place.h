@@ -60,7 +60,7 @@ static inline bool place_direct(const struct place *p, uint32_t idx)
  * goes on at place_wake().
  */
 int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct fail *f);
-/* A fault on a page that is not of the residue: map it, and its clean neighbours up to max pages, as they are. */
+/* Pages that are not of the residue: map them as they are. Of anonymous memory one, absent, with a vCPU waiting for it. */
 int place_clean(struct place *p, const struct page_run *run, struct fail *f);
 /* Who waits for this page tries again: it is there already. */
 void place_wake(struct place *p, uint32_t idx, uint64_t page);

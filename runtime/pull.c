@@ -11,9 +11,9 @@
  *			else: it is under way, its placing wakes the vCPU
  *	the sweep	claim the next runs of todo, a few gets in flight on each data channel, place what comes
  *
- * Worker 0 serves the faults and sweeps over the first data channel, in one loop that never waits while anything
- * is in flight: a fault costs no thread switch at this end, and the page that follows it no wake-up. Further data
- * channels have a sweeping worker each. The sweep goes on from where the last fault was, so a guest that walks
+ * Worker 0 serves the faults and sweeps over the first data channel, in one loop that polls while faults are hot and
+ * nobody else wants its core (spin.h): a fault costs no thread switch at this end, and the page that follows it no
+ * wake-up. Further data channels have a sweeping worker each. The sweep goes on from where the last fault was, so a guest that walks
  * through memory finds it there.
  *
  * A vCPU blocked on a page is woken by the placing of that page, whoever does it. After a lost link the workers
@@ -32,8 +32,8 @@
 #include "session.h"
 #include "uffd.h"
 
-#define HOT_NS 1000000u		/* faults are expected so long after one */
-#define CLEAN_PAGES 512u	/* clean neighbours mapped with a fault */
+#define CLEAN_PAGES 512u	/* clean neighbours mapped because of a fault */
+#define CLEAN_PIECE 32u		/* of them at once: no fault waits for more */
 
 /* Whether main is inside load, where a fault of its own must not outlive the link; DEAD: nobody serves faults. */
 enum { LOAD_NO, LOAD_NOW, LOAD_DEAD };
@@ -183,11 +183,11 @@ static struct urgent_slot *free_slot(struct urgent_slot *slot)
 	return NULL;
 }
 
-/* The clean pages around one, as far as they are clean, at most CLEAN_PAGES, aligned to so many. */
-static struct page_run clean_around(struct pull *p, uint32_t region, uint64_t page)
+/* The clean pages around one, as far as they are clean, at most max, aligned to so many. */
+static struct page_run clean_around(struct pull *p, uint32_t region, uint64_t page, uint64_t max)
 {
 	const struct page_set *missing = &p->s->tgt.missing;
-	uint64_t first = page, end = page + 1, low = page & ~(uint64_t)(CLEAN_PAGES - 1), high = low + CLEAN_PAGES;
+	uint64_t first = page, end = page + 1, low = page & ~(max - 1), high = low + max;
 
 	if (high > missing->r[region].npages)
 		high = missing->r[region].npages;
@@ -196,6 +196,37 @@ static struct page_run clean_around(struct pull *p, uint32_t region, uint64_t pa
 	while (end < high && !page_set_test(missing, region, end))
 		end++;
 	return (struct page_run){ .region = region, .page = first, .npages = (uint32_t)(end - first) };
+}
+
+/*
+ * Anonymous memory that is clean and absent was never sent: the page alone, for its neighbours may be there. Shared
+ * memory is in the page cache: the piece around the page now, the others when there is nothing better to do.
+ */
+static int clean_fault(struct pull *p, const struct page_run *fault)
+{
+	struct page_run run = *fault;
+
+	if (place_direct(&p->s->tgt.place, run.region)) {
+		p->clean = clean_around(p, run.region, run.page, CLEAN_PAGES);
+		run = clean_around(p, run.region, run.page, CLEAN_PIECE);
+	}
+	return place_clean(&p->s->tgt.place, &run, &p->s->fail);
+}
+
+/* The next piece of what the last clean fault was in the middle of: 1, or 0 when there is none. */
+static int clean_step(struct pull *p)
+{
+	struct page_run run = p->clean;
+	int err;
+
+	if (!run.npages)
+		return 0;
+	if (run.npages > CLEAN_PIECE)
+		run.npages = CLEAN_PIECE;
+	err = place_clean(&p->s->tgt.place, &run, &p->s->fail);
+	p->clean.page += run.npages;
+	p->clean.npages -= run.npages;
+	return err < 0 ? err : 1;
 }
 
 static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64_t now)
@@ -209,8 +240,7 @@ static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64
 			    (unsigned long long)addr);
 	if (!page_set_test(&s->tgt.missing, run.region, run.page)) {
 		count(&s->stats.faults_local, 1);
-		run = clean_around(p, run.region, run.page);
-		return place_clean(&s->tgt.place, &run, &s->fail);
+		return clean_fault(p, &run);
 	}
 	count(&s->stats.faults, 1);
 	atomic_store_explicit(&p->hint, ((uint64_t)run.region << 48 | run.page) + 1, memory_order_relaxed);
@@ -225,7 +255,6 @@ static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64
 	u = free_slot(p->slot);
 	*u = (struct urgent_slot){ .used = true, .run = run, .since_ns = now, .asked_ns = now };
 	p->expect_ns = now + (uint64_t)s->cfg.poll_us * 1000;
-	p->hot_ns = now + HOT_NS;
 	return ask_urgent(p, c, (unsigned)(u - p->slot));
 }
 
@@ -315,7 +344,7 @@ static int sweep_step(struct pull *p, struct sweep *w)
 
 	if (w->ended || !atomic_load_explicit(&p->released, memory_order_relaxed))
 		return 0;
-	asked = sweep_ask(p, w, now_ns() < p->hot_ns ? 1 : SWEEP_DEPTH, 1);
+	asked = sweep_ask(p, w, SWEEP_DEPTH, 1);
 	if (asked < 0 || asked > 0)
 		return asked;
 	if (!w->flying)
@@ -338,11 +367,24 @@ static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
 	if (p->expect_ns && now_ns() < p->expect_ns)
 		return done;
 	p->expect_ns = 0;
+	if ((n = clean_step(p)) < 0)
+		return n;
+	done += n;
 	if ((n = sweep_step(p, w)) < 0)
 		return n;
 	if (n)
 		settle_behind(p);
 	return done + n;
+}
+
+/* An answer that is due has the sweep wait for it, but not for longer than it is worth. */
+static struct timespec wait_ns(const struct pull *p, uint64_t patience_ns)
+{
+	uint64_t now = now_ns(), ns = patience_ns;
+
+	if (p->expect_ns)
+		ns = p->expect_ns > now ? p->expect_ns - now : 0;
+	return (struct timespec){ (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
 }
 
 static int serve_faults(struct pull *p, struct xport_chan *c, struct sweep *w)
@@ -352,8 +394,9 @@ static int serve_faults(struct pull *p, struct xport_chan *c, struct sweep *w)
 				 { .events = POLLIN },
 				 { .fd = p->stop_fd, .events = POLLIN } };
 	uint64_t hot = now_ns(), poll_ns = (uint64_t)p->s->cfg.poll_us * 1000;
-	int patience_ms = (int)(p->s->cfg.timeout_us / 4000) + 1, n;
-	uint64_t woken;
+	uint64_t patience_ns = p->s->cfg.timeout_us * 250 + 1000000, woken;
+	struct timespec wait;
+	int n;
 
 	while (!atomic_load_explicit(&p->stop, memory_order_relaxed)) {
 		n = look_around(p, c, w);
@@ -363,17 +406,17 @@ static int serve_faults(struct pull *p, struct xport_chan *c, struct sweep *w)
 			hot = now_ns();
 			continue;
 		}
-		if (now_ns() - hot < poll_ns) {
-			sched_yield();
+		if (now_ns() - hot < poll_ns && spin_on(&p->spin))
 			continue;
-		}
 		fds[1].fd = c->ops->fd(c);
 		fds[2].fd = w->c->ops->fd(w->c);
+		fds[2].events = p->expect_ns ? 0 : POLLIN;
+		wait = wait_ns(p, patience_ns);
 		if (fds[1].fd < 0 || fds[2].fd < 0) {
 			sched_yield();
 			continue;
 		}
-		n = poll(fds, 4, patience_ms);
+		n = ppoll(fds, 4, &wait, NULL);
 		if (n < 0 && errno != EINTR)
 			return fail(&p->s->fail, -errno, "waiting for faults failed: %s", strerror(errno));
 		settle_behind(p);

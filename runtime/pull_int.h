@@ -5,10 +5,11 @@
 
 #include "pull.h"
 #include "session.h"
+#include "spin.h"
 
 #define PAGE ((size_t)4096)
 #define URGENT_MAX 64u		/* faults in flight */
-#define SWEEP_DEPTH 2u		/* gets in flight on a data channel; 1 beside faults: less for an answer to wait for */
+#define SWEEP_DEPTH 2u		/* gets in flight on a data channel: one being answered while the other is placed */
 #define SWEEP_PAGES 16u		/* pages a get of the sweep: worker 0 looks for faults between two */
 
 struct urgent_slot {
@@ -44,8 +45,9 @@ struct pull {
 	int stop_fd;	       /* wakes worker 0 */
 	int go_fd;	       /* opens the sweep */
 	unsigned channels;
+	struct spin spin;
 	uint64_t expect_ns; /* worker 0: until then the answer to a fault is worth waiting for */
-	uint64_t hot_ns;    /* worker 0: until then the next fault is expected */
+	struct page_run clean; /* worker 0: what is left to map around the last clean fault */
 	struct urgent_slot slot[URGENT_MAX]; /* worker 0; kept over a reconnect */
 	struct urgent_slot behind[URGENT_MAX]; /* faults on pages that were under way already */
 	uint8_t *staging;      /* URGENT_MAX pages, then SWEEP_DEPTH * SWEEP_PAGES a data channel */

@@ -20,6 +20,7 @@
 #include <stdatomic.h>
 
 #include "tcp_wire.h"
+#include "../runtime/spin.h"
 #include "xport_int.h"
 
 struct tcp_link;
@@ -54,7 +55,7 @@ struct tcp_get {
 	bool busy;
 	unsigned n;
 	uint64_t bytes;
-	struct iovec iov[XPORT_RUNS_MAX];
+	struct iovec iov[1 + XPORT_RUNS_MAX]; /* [0]: room for the head of its reply */
 };
 
 struct tcp_data {
@@ -63,6 +64,7 @@ struct tcp_data {
 	int fd;
 	bool urgent;
 	int err; /* sticky */
+	struct spin spin;
 	struct tcp_ring ring;
 
 	/* The frame being sent; a put stays here until the next call has waited for it. */
@@ -87,7 +89,8 @@ struct tcp_data {
 		uint64_t stamp_us; /* last time that anything moved */
 	} rx;
 	struct tcp_get gets[XPORT_GETS_MAX];
-	unsigned inflight;
+	uint32_t asked[XPORT_GETS_MAX]; /* ring of the tags in flight: replies come in this order */
+	unsigned asked_head, inflight;
 	uint32_t done[XPORT_GETS_MAX]; /* ring of completed tags */
 	unsigned done_head, ndone;
 	uint32_t fence_sent, fence_acked;

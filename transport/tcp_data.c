@@ -164,11 +164,13 @@ static int rx_head(struct tcp_data *c)
 	case TCP_REPLY:
 		if (tag >= XPORT_GETS_MAX || !c->gets[tag].busy)
 			return rx_bad(c, "no such get is under way");
+		if (tag != c->asked[c->asked_head])
+			return rx_bad(c, "another get was asked before");
 		g = &c->gets[tag];
 		if (le64toh(h->bytes) != g->bytes)
 			return rx_bad(c, "not as long as the get");
 		c->rx.tag = tag;
-		c->rx.at = g->iov;
+		c->rx.at = g->iov + 1;
 		c->rx.n = (int)g->n;
 		c->rx.left = g->bytes;
 		return 0;
@@ -177,23 +179,69 @@ static int rx_head(struct tcp_data *c)
 	}
 }
 
+/*
+ * What has arrived, at most to the end of a frame. While only replies can come, the next one's page data is taken with
+ * its head, to where it would go: one call for a page that a vCPU waits for.
+ */
 static ssize_t rx_recv(struct tcp_data *c)
 {
-	struct msghdr msg = { .msg_iov = c->rx.at, .msg_iovlen = (size_t)c->rx.n };
+	struct iovec head = { (char *)&c->rx.head + c->rx.got, sizeof(c->rx.head) - c->rx.got };
+	struct msghdr msg = { .msg_iov = &head, .msg_iovlen = 1 };
+	struct tcp_get *g;
 
-	if (!c->rx.at)
-		return recv(c->fd, (char *)&c->rx.head + c->rx.got, sizeof(c->rx.head) - c->rx.got, MSG_DONTWAIT);
-	if (c->rx.n == 1)
-		return recv(c->fd, c->rx.at->iov_base, c->rx.at->iov_len, MSG_DONTWAIT);
+	if (c->rx.at) {
+		msg.msg_iov = c->rx.at;
+		msg.msg_iovlen = (size_t)c->rx.n;
+	} else if (c->inflight && c->fence_acked == c->fence_sent) {
+		g = &c->gets[c->asked[c->asked_head]];
+		g->iov[0] = head;
+		msg.msg_iov = g->iov;
+		msg.msg_iovlen = 1 + g->n;
+	}
 	return recvmsg(c->fd, &msg, MSG_DONTWAIT);
+}
+
+static void rx_data(struct tcp_data *c, size_t n)
+{
+	c->rx.left -= n;
+	xp_iov_advance(&c->rx.at, &c->rx.n, n);
+	if (c->rx.left)
+		return;
+	c->rx.at = NULL;
+	c->gets[c->rx.tag].busy = false;
+	c->asked_head = (c->asked_head + 1) % XPORT_GETS_MAX;
+	c->inflight--;
+	c->done[(c->done_head + c->ndone++) % XPORT_GETS_MAX] = c->rx.tag;
+}
+
+/* n bytes have come; 1: that was the end of a frame, 0, or what is wrong with it. */
+static int rx_got(struct tcp_data *c, size_t n)
+{
+	size_t of_head = sizeof(c->rx.head) - c->rx.got;
+	int err;
+
+	if (!c->rx.at) {
+		of_head = n < of_head ? n : of_head;
+		c->rx.got += of_head;
+		if (c->rx.got < sizeof(c->rx.head))
+			return 0;
+		err = rx_head(c);
+		if (err || !c->rx.at)
+			return err ? err : 1;
+		n -= of_head;
+	}
+	if (n)
+		rx_data(c, n);
+	return !c->rx.at;
 }
 
 /* Takes what has arrived, up to the end of one frame: 0, -EAGAIN: nothing more, or what broke. */
 static int rx_step(struct tcp_data *c)
 {
 	ssize_t n;
+	int end = 0;
 
-	for (;;) {
+	do {
 		n = rx_recv(c);
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -202,25 +250,9 @@ static int rx_step(struct tcp_data *c)
 		if (!n)
 			return -EPIPE;
 		c->rx.stamp_us = 0; /* it moves */
-		if (c->rx.at) {
-			c->rx.left -= (uint64_t)n;
-			xp_iov_advance(&c->rx.at, &c->rx.n, (size_t)n);
-			if (c->rx.left)
-				continue;
-			c->rx.at = NULL;
-			c->gets[c->rx.tag].busy = false;
-			c->inflight--;
-			c->done[(c->done_head + c->ndone++) % XPORT_GETS_MAX] = c->rx.tag;
-			return 0;
-		}
-		c->rx.got += (size_t)n;
-		if (c->rx.got == sizeof(c->rx.head)) {
-			int err = rx_head(c);
-
-			if (err || !c->rx.at)
-				return err;
-		}
-	}
+		end = rx_got(c, (size_t)n);
+	} while (!end);
+	return end < 0 ? end : 0;
 }
 
 int tcp_data_take(struct tcp_data *c)
@@ -303,15 +335,16 @@ static int data_get(struct xport_chan *chan, const struct page_run *runs, void *
 	if (err)
 		return err;
 	g = &c->gets[tag];
-	xp_runs_iov(&c->link->table, runs, n, g->iov);
+	xp_runs_iov(&c->link->table, runs, n, g->iov + 1);
 	for (i = 0; i < n; i++)
-		g->iov[i].iov_base = dst[i];
+		g->iov[1 + i].iov_base = dst[i];
 	g->n = n;
 	g->bytes = bytes;
 	err = tx_small(c, TCP_GET, tag, runs, n, bytes);
 	if (err)
 		return err;
 	g->busy = true;
+	c->asked[(c->asked_head + c->inflight) % XPORT_GETS_MAX] = tag;
 	if (!c->inflight++)
 		c->rx.stamp_us = 0; /* the clock starts with the first one */
 	return 0;

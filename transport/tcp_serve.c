@@ -12,9 +12,10 @@
 #include <sys/socket.h>
 
 #include "../runtime/fail.h"
+#include "../runtime/spin.h"
 #include "tcp.h"
 
-#define PIECE (8u << 10) /* of a reply beside the urgent channel: a request there waits no longer */
+#define PIECE (16u << 10) /* of a reply beside the urgent channel: a request there waits no longer */
 #define PLAIN_MAX (64u << 10) /* a reply up to here goes by one plain sendmsg, which does not wait */
 
 static int bad(struct tcp_data *c, const struct tcp_frame *h, const char *why)
@@ -48,13 +49,15 @@ static int recv_exact(struct tcp_data *c, struct iovec *iov, int n, uint64_t byt
 
 static int serve_beside(struct tcp_data *c);
 
-/* Until fd is ready, or the urgent channel has a request; wait_us 0: as long as it takes. */
+/* Until fd is ready (1), or the urgent channel alone has a request (0); wait_us 0: as long as it takes. */
 static int wait_both(struct tcp_data *c, short events, uint64_t wait_us)
 {
 	struct pollfd p[2] = { { .fd = c->fd, .events = events },
 			       { .fd = c->beside ? c->beside->fd : -1, .events = POLLIN } };
 
-	return poll(p, 2, wait_us ? xp_poll_ms(wait_us) : -1) < 0 && errno != EINTR ? -errno : 0;
+	if (poll(p, 2, wait_us ? xp_poll_ms(wait_us) : -1) < 0)
+		return errno == EINTR ? 1 : -errno;
+	return p[0].revents || !p[1].revents;
 }
 
 /* How many entries of iov, at most PIECE bytes together; the first may be cut into *head. */
@@ -96,10 +99,10 @@ static int send_pieces(struct tcp_data *c, struct iovec *iov, int n)
 			watch.since_us = 0;
 		} else if (errno == EAGAIN) {
 			err = wait_both(c, POLLOUT, c->link->param.timeout_us / 4 + 1);
-			if (!err && tcp_watch_idle(&watch, c->fd, c->link->param.timeout_us))
+			if (err >= 0 && tcp_watch_idle(&watch, c->fd, c->link->param.timeout_us))
 				return -ETIMEDOUT;
 		}
-		if (!err)
+		if (err >= 0)
 			err = serve_beside(c);
 		err = err > 0 ? 0 : err;
 	}
@@ -153,10 +156,11 @@ static int try_frame(struct tcp_data *c, struct tcp_frame *h)
 static int next_frame(struct tcp_data *c, struct tcp_frame *h)
 {
 	uint64_t cold = 0, now;
-	int got, served;
+	int got = 0, served, ready = 1;
 
 	for (;;) {
-		got = try_frame(c, h);
+		if (ready)
+			got = try_frame(c, h);
 		if (got)
 			return got < 0 ? got : 0;
 		served = serve_beside(c);
@@ -165,10 +169,12 @@ static int next_frame(struct tcp_data *c, struct tcp_frame *h)
 		now = xp_now_us();
 		if (!cold || served)
 			cold = now + (c->urgent || c->beside ? c->link->param.poll_us : 0);
-		if (now < cold)
-			sched_yield();
-		else if ((got = wait_both(c, POLLIN, 0)) < 0)
-			return tcp_err(c->link, got);
+		ready = 1;
+		if (now < cold && spin_on(&c->spin))
+			continue;
+		ready = wait_both(c, POLLIN, 0);
+		if (ready < 0)
+			return tcp_err(c->link, ready);
 	}
 }
 

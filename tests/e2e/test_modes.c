@@ -70,6 +70,28 @@ RIG_TESTS(auto_mode, converging_is_stop_and_copy)
 	rig_free(&r);
 }
 
+/* Nothing is swept before the VM runs: what a fault does not get by itself then, nobody brings. */
+static void touch_holes(struct fakevm *vm, enum fake_op op)
+{
+	const volatile uint8_t *ram = vm->region[0].hva;
+
+	for (unsigned i = 0; op == FAKE_HOLD && i < FAKE_HOLES; i += 7)
+		(void)ram[(FAKE_HOLE0 + i) * FAKE_PAGE];
+}
+
+RIG_TESTS(post_copy, a_page_that_never_was_is_mapped_by_its_fault)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	rig_postcopy(&r, 0);
+	r.tgt.hook = touch_holes;
+	rig_run(&r);
+	rig_migrated(&r);
+	cr_assert_gt(r.tres.stats.faults_local, 0);
+	rig_free(&r);
+}
+
 /* 800 pages a round, always new: at 64 MB/s that is 50 ms, and the limit is 1 ms. */
 static void never_converges(struct rig *r)
 {
