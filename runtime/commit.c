@@ -15,7 +15,7 @@
  * a source that has an arbiter and has sent SWITCHOVER records SOURCE before it resumes. So no schedule of lost
  * messages and deaths has the source resume and the target reach DECIDED both.
  *
- * A target in doubt that lacks pages could not run alone: it does not claim the VM but records SOURCE, and is
+ * A target in doubt that lacks pages then could not run alone: it does not claim the VM but records SOURCE, and is
  * ABORTED by it. A source in DECIDED records TARGET, so that it finds SOURCE only where such a target has given up
  * without COMMIT, for good: that, and nothing else, lets it resume. A target in DECIDED never asks.
  */

@@ -193,18 +193,32 @@ static void end_pull(struct ferry_session *s)
 	place_disarm(&s->tgt.place);
 }
 
+/* The VM is here, whole, and ours: whether the source has heard so changes nothing any more. */
+static void no_goodbye(struct ferry_session *s)
+{
+	if (!fail_err(&s->fail))
+		return;
+	session_log(s, 4, fail_text(&s->fail), "no-goodbye");
+	fail_reset(&s->fail);
+}
+
 static int finish_page_server(struct ferry_session *s)
 {
 	struct wire_times t;
 	struct wire_msg m;
 	int err = 0;
 
-	while (!pull_complete(s->tgt.pull)) {
+	while (!err && !pull_complete(s->tgt.pull)) {
 		err = next_message(s, &m, DEADLINE_NONE);
-		if (err < 0)
+		if (err < 0 && !pull_complete(s->tgt.pull))
 			return err;
+		err = err < 0 ? err : 0;
 	}
 	end_pull(s);
+	if (err < 0) { /* the link went for good behind the last page */
+		no_goodbye(s);
+		return 0;
+	}
 	t = times(s);
 	link_send(s, WIRE_COMPLETE, &t, sizeof(t), NULL, 0);
 	target_await_bye(s, WIRE_COMPLETE);
@@ -277,10 +291,8 @@ void target_await_bye(struct ferry_session *s, enum wire_type again)
 		if (s->generation != generation)
 			link_send(s, again, &t, sizeof(t), NULL, 0);
 	}
-	if (!s->confirmed && fail_err(&s->fail)) {
-		session_log(s, 4, fail_text(&s->fail), "no-goodbye");
-		fail_reset(&s->fail);
-	}
+	if (!s->confirmed)
+		no_goodbye(s);
 }
 
 /* The VM is ours, and nobody can take it back: an op that fails here is the embedder's to know of. */
@@ -337,6 +349,8 @@ static void settle(struct ferry_session *s)
 		quiet_op(s, "pause", s->ops.pause);
 	s->tgt.running = false;
 	target_join(s, -EPIPE);
+	if (s->left && pull_complete(s->tgt.pull)) /* the rest came behind PREPARED: this end could run alone */
+		s->left = 0;
 	commit_arbitrate(s, commit_claim(&s->commit, s->left), &is);
 	if (is == FERRY_TARGET)
 		commit_receive(&s->commit);

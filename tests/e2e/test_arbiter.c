@@ -44,6 +44,45 @@ TestSuite(settled_by_a_file, .init = make_dir, .fini = remove_dir);
 #define BY_FILE(...) DOUBT_TEST(settled_by_a_file, ask_file, __VA_ARGS__)
 DOUBT_ROWS(BY_FILE)
 
+/* The source decides when the last page has come behind a PREPARED that counted it as missing; then COMMIT is lost. */
+static void lose_commit_when_pulled(struct fakevm *vm, enum ferry_phase p)
+{
+	struct rig *r = vm->arg;
+	struct ferry_stats st = { .size = sizeof(st) };
+	int err;
+
+	if (p != FERRY_COMMITMENT)
+		return;
+	do {
+		usleep(1000);
+		err = ferry_get_stats(r->tgt.session, &st);
+	} while (!err && st.phase <= FERRY_COMMITMENT && (st.phase < FERRY_COMMITMENT || st.pages_remaining));
+	if (!err)
+		err = ferry_drill(r->src.session, "lost:COMMIT");
+	if (err)
+		world_trouble(vm->w, "COMMIT is not lost: %d", err);
+}
+
+/* Now this target could run alone, so it asks for itself. The source, which cannot know, says lost. */
+Test(settled_by_a_file, all_pages_came_behind_prepared)
+{
+	struct doubt d;
+	struct rig *r = &d.rig;
+
+	doubt_init(&d, RIG_TCP_SHARED, DOUBT_HOLD_LIMIT, "lost", "COMMIT", false, ask_file);
+	r->src.phase_hook = lose_commit_when_pulled;
+	rig_run(r);
+	rig_no_trouble(r);
+	cr_assert_eq(r->tres.outcome, FERRY_MIGRATED, "%s: %s", ferry_outcome_name(r->tres.outcome), r->tres.detail);
+	cr_assert_eq(r->sres.outcome, FERRY_LOST, "%s: %s", ferry_outcome_name(r->sres.outcome), r->sres.detail);
+	cr_assert_eq(r->sres.owner, FERRY_TARGET);
+	cr_assert(!world_source_runs(&r->world) && world_target_runs(&r->world));
+	cr_assert_eq(r->src.calls[FAKE_RESUME] + r->src.calls[FAKE_RETIRE], 0);
+	fakevm_finish(&r->tgt);
+	fakevm_check_memory(&r->tgt);
+	rig_free(r);
+}
+
 /* ---- not asked ---- */
 
 /* While two ends can talk they need nobody: neither in a migration, nor in a fallback before the switchover. */
