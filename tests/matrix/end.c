@@ -164,6 +164,22 @@ static void on_op(struct fakevm *vm, enum fake_op op)
 		ferry_switchover(vm->session);
 }
 
+/* The first to ask decides; both ends see the same memory. */
+static int arbitrate(void *v, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is)
+{
+	struct fakevm *vm = v;
+	struct end *e = vm->arg;
+	int record = 0;
+
+	vm->calls[FAKE_ARBITER]++;
+	if (memcmp(session, session_id, sizeof(session_id)))
+		world_trouble(&e->w, "the arbiter was asked about another session");
+	if (atomic_compare_exchange_strong(&e->m->record, &record, (int)want + 1))
+		record = (int)want + 1;
+	*is = (enum ferry_owner)(record - 1);
+	return 0;
+}
+
 /* ---- a session ---- */
 
 static void configure(struct end *e, struct ferry_config *cfg)
@@ -203,6 +219,8 @@ static int open_session(struct end *e)
 	int err;
 
 	configure(e, &cfg);
+	if (e->c->arbiter)
+		e->vm.ops.arbiter = arbitrate;
 	e->vm.phase_hook = on_phase;
 	e->vm.arg = e;
 	e->vm.thread = pthread_self();
@@ -230,6 +248,17 @@ static void due(struct end *e, enum fake_op op, unsigned times)
 			      times, e->vm.ops_seen);
 }
 
+/* Once by whoever can get no further alone, and never while the two can talk. */
+static void check_arbiter(struct end *e, enum ferry_outcome o)
+{
+	unsigned asked = e->vm.calls[FAKE_ARBITER];
+
+	if (asked > 1)
+		world_trouble(&e->w, "the arbiter was asked %u times", asked);
+	if (e->c->arbiter && o == FERRY_IN_DOUBT)
+		world_trouble(&e->w, "in doubt, and there is an arbiter that answers");
+}
+
 static void check_source(struct end *e, enum ferry_outcome o)
 {
 	bool goes_on = o == FERRY_REFUSED || o == FERRY_FELL_BACK;
@@ -246,7 +275,8 @@ static void check_source(struct end *e, enum ferry_outcome o)
 
 static void check_target(struct end *e, enum ferry_outcome o)
 {
-	bool ours = o == FERRY_MIGRATED || o == FERRY_LOST;
+	/* Lost by the arbiter's word, it was never the target's to run. */
+	bool ours = o == FERRY_MIGRATED || (o == FERRY_LOST && !e->vm.calls[FAKE_ARBITER]);
 
 	due(e, FAKE_ACTIVATE, ours);
 	due(e, FAKE_RELEASE, ours ? e->vm.calls[FAKE_HOLD] : 0);
@@ -276,6 +306,7 @@ static void migrate(struct end *e)
 		pthread_join(e->watcher, NULL);
 	if (e->victim && struck(e))
 		atomic_store(&e->m->struck, 1);
+	check_arbiter(e, res->outcome);
 	e->m->end[!e->source].ended = true;
 	say(e->fd, e->source, RECORD_ENDED, 0);
 	if (e->source)

@@ -50,7 +50,7 @@ struct matrix {
 	unsigned jobs;
 	bool verbose;
 	struct slot slot[JOBS_MAX];
-	struct tally tally[WIRE_TYPES][2]; /* by message, and by sender: source, target */
+	struct tally tally[WIRE_TYPES][2][2]; /* by message, by sender: source, target; and with an arbiter */
 	unsigned cells, failed, absent;
 };
 
@@ -64,9 +64,9 @@ static uint64_t now(void)
 
 static void cell_text(char buf[200], const struct cell *c)
 {
-	snprintf(buf, 200, "%s from the %s %s, %s, %s, %s", wire_name(c->point->type),
+	snprintf(buf, 200, "%s from the %s %s, %s, %s, %s%s", wire_name(c->point->type),
 		 c->point->at_source ? "source" : "target", c->point->when, fault_name(c->fault), way_name(c->way),
-		 c->shared ? "memfd" : "anon");
+		 c->shared ? "memfd" : "anon", c->arbiter ? ", an arbiter" : "");
 }
 
 /* ---- processes ---- */
@@ -191,7 +191,7 @@ static void drain(struct slot *s)
 static void account(struct matrix *x, struct slot *s)
 {
 	const struct point *p = s->cell->point;
-	struct tally *t = &x->tally[p->type][!p->at_source];
+	struct tally *t = &x->tally[p->type][!p->at_source][s->cell->arbiter];
 	char why[1200], text[200], pair[3];
 
 	if (s->killed)
@@ -280,13 +280,14 @@ static void run(struct matrix *x)
 
 struct choice {
 	const char *message, *way, *fault, *when;
+	bool arbiter; /* only those with one */
 };
 
 static bool chosen(const struct choice *ch, const struct cell *c)
 {
 	return (!ch->message || !strcmp(ch->message, wire_name(c->point->type))) &&
 	       (!ch->way || strstr(way_name(c->way), ch->way)) && (!ch->fault || strstr(fault_name(c->fault), ch->fault)) &&
-	       (!ch->when || strstr(c->point->when, ch->when));
+	       (!ch->when || strstr(c->point->when, ch->when)) && (!ch->arbiter || c->arbiter);
 }
 
 static void add(struct matrix *x, const struct choice *ch, struct cell c)
@@ -296,6 +297,10 @@ static void add(struct matrix *x, const struct choice *ch, struct cell c)
 		if (chosen(ch, &c))
 			x->cell[x->ncells++] = c;
 	}
+	/* Doubt and its end have to do with no kind of memory. */
+	c.arbiter = in_doubt(c.point, c.fault);
+	if (c.arbiter && chosen(ch, &c))
+		x->cell[x->ncells++] = c;
 }
 
 /* Fault by fault: those that wait long come first, so that the end is not spent waiting for one. */
@@ -304,7 +309,7 @@ static void lay_out(struct matrix *x, const struct choice *ch)
 	static const enum fault order[FAULTS] = { LOST,	  STOP_BEFORE, STOP_AFTER, LOST_BACK,	BEFORE,	    MIDDLE,   AFTER,
 						  KILL_BEFORE, KILL_AFTER, KILL_HEARD, BEFORE_BACK, MIDDLE_BACK, AFTER_BACK, DUPLICATE };
 
-	x->cell = calloc(npoints * WAYS * FAULTS * 2, sizeof(x->cell[0]));
+	x->cell = calloc(npoints * WAYS * FAULTS * 3, sizeof(x->cell[0]));
 	for (size_t f = 0; f < FAULTS; f++)
 		for (size_t i = 0; i < npoints; i++)
 			for (enum way w = 0; w < WAYS; w++)
@@ -321,14 +326,14 @@ static void lay_out(struct matrix *x, const struct choice *ch)
 static int report(const struct matrix *x, uint64_t us)
 {
 	for (unsigned t = 1; t < WIRE_TYPES; t++) {
-		for (int side = 0; side < 2; side++) {
-			const struct tally *y = &x->tally[t][side];
-			const char *from = side ? "target" : "source";
+		for (int i = 0; i < 4; i++) {
+			const struct tally *y = &x->tally[t][i / 2][i % 2];
+			const char *from = i / 2 ? "target" : "source", *with = i % 2 ? ", doubt settled by an arbiter" : "";
 
 			if (y->failed)
-				printf("[FAIL] %s from the %s: %u of %u cells\n", wire_name(t), from, y->failed, y->cells);
+				printf("[FAIL] %s from the %s%s: %u of %u cells\n", wire_name(t), from, with, y->failed, y->cells);
 			else if (y->cells)
-				printf("[PASS] %s from the %s: %u cells\n", wire_name(t), from, y->cells);
+				printf("[PASS] %s from the %s%s: %u cells\n", wire_name(t), from, with, y->cells);
 		}
 	}
 	printf("matrix: %u cells in %.0f s, %u failed; %u more assert that a message is not sent\n", x->cells,
@@ -385,6 +390,7 @@ int main(int argc, char **argv)
 						 { "way", 1, NULL, 'w' },   { "fault", 1, NULL, 'f' },
 						 { "when", 1, NULL, 'n' },  { "verbose", 0, NULL, 'v' },
 						 { "table", 0, NULL, 't' }, { "check", 1, NULL, 'c' },
+						 { "arbiter", 0, NULL, 'a' },
 						 { 0 } };
 	static struct matrix x = { .jobs = JOBS };
 	struct choice ch = { 0 };
@@ -401,6 +407,7 @@ int main(int argc, char **argv)
 		case 'f': ch.fault = optarg; break;
 		case 'n': ch.when = optarg; break;
 		case 'v': x.verbose = true; break;
+		case 'a': ch.arbiter = true; break;
 		case 't': points_table(stdout); return 0;
 		case 'c': return check(optarg);
 		default: return 2;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The kill matrix: every message of the protocol x what can befall it x each way to finish x each kind of memory.
+ * The kill matrix: every message of the protocol x what can befall it x each way to finish x each kind of memory; and
+ * each cell that ends in doubt once more with an arbiter, which settles it at both ends.
  *
  * A cell is one migration between two processes over tcp, with a fake VM at each end. One end, the victim, arms a
  * fault that waits for the message, to send it or to hear it (ferry_drill()). This process is the observer: it hears
@@ -97,6 +98,8 @@ extern const size_t npoints;
 const char *way_name(enum way w);
 const char *fault_name(enum fault f);
 const char *expected(const struct point *p, enum fault f);
+/* Whether an end may be in doubt there. */
+bool in_doubt(const struct point *p, enum fault f);
 /* The markdown table of docs/failure-model.md. */
 void points_table(FILE *out);
 /* The sentence of the first message of the protocol that has no point, or NULL. */
@@ -108,13 +111,18 @@ struct cell {
 	const struct point *point;
 	enum way way;
 	enum fault fault;
-	bool shared;
+	bool shared, arbiter;
 };
+
+/* What a cell must come to: expected(), or what an arbiter makes of it. */
+#define DUE_MAX 64
+const char *cell_due(char buf[DUE_MAX], const struct cell *c);
 
 /* Shared by the processes of a cell. */
 struct common {
 	char uri[200];
 	_Atomic int struck; /* the fault has */
+	_Atomic int record; /* the arbiter's: who owns the VM; FERRY_NONE + 1 and so on, 0 nobody yet */
 	struct {
 		bool ended;
 		struct ferry_result res;

@@ -120,8 +120,8 @@ static void judge_end(char *why, size_t cap, const struct common *m, const struc
 void judge_cell(char why[1200], const struct cell *c, const struct seen *s, const struct common *m, bool killed)
 {
 	const struct point *p = c->point;
-	const char *due = p->absent ? "mm" : expected(p, c->fault);
-	char pair[3], what[600] = "";
+	char pair[3], what[600] = "", buf[DUE_MAX];
+	const char *due = cell_due(buf, c);
 
 	why[0] = 0;
 	outcome_pair(pair, c, m, killed);

@@ -7,6 +7,7 @@
  * leaves open whether the last words were heard (a connection that ends at one channel may be noticed before the
  * message on another is read), both endings are allowed; never is there a second owner.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "matrix.h"
@@ -162,6 +163,49 @@ const char *expected(const struct point *p, enum fault f)
 	default:
 		return e->undisturbed ? e->undisturbed : "mm";
 	}
+}
+
+bool in_doubt(const struct point *p, enum fault f)
+{
+	const char *e = expected(p, f);
+
+	return e && !p->absent && strchr(e, '?');
+}
+
+/*
+ * What an arbiter makes of a pair with doubt in it. A target that lacks pages gives the VM back, unless the source, which
+ * then says lost, was first: the target stood still for longer than it is waited for. Where none are missing, the target
+ * may be first. A source records before it says ABORT.
+ */
+static const char *settled(const char *pair, const struct cell *c)
+{
+	bool missing = c->way == WAY_SERVER, stood = c->fault == STOP_BEFORE || c->fault == STOP_AFTER;
+
+	if (pair[1] != '?')
+		return pair[1] == 'x' ? (missing ? "lx" : "mx") : pair[1] == 'l' ? "ll" : "mm";
+	if (pair[0] == 'x')
+		return missing || c->point->type == WIRE_ABORT ? "xd" : "xm";
+	if (pair[0] == 'f')
+		return missing || c->point->type == WIRE_ABORT ? "fd" : "fd|mm";
+	if (!missing)
+		return "mm";
+	return stood ? "fd|ll" : "fd";
+}
+
+const char *cell_due(char buf[DUE_MAX], const struct cell *c)
+{
+	const char *e = c->point->absent ? "mm" : expected(c->point, c->fault);
+	char *to = buf;
+
+	if (!c->arbiter)
+		return e;
+	for (const char *p = e; p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL) {
+		bool doubt = p[0] == '?' || p[1] == '?';
+
+		to += snprintf(to, DUE_MAX - (size_t)(to - buf), "%s%.*s", to == buf ? "" : "|", doubt ? 5 : 2,
+			       doubt ? settled(p, c) : p);
+	}
+	return buf;
 }
 
 bool struck_at_source(const struct point *p, enum fault f)
