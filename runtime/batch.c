@@ -242,16 +242,18 @@ static int end_round(struct ferry_session *s, unsigned round)
 	return 0;
 }
 
-int batch_send_dirty(struct ferry_session *s, unsigned round)
+int batch_start(struct ferry_session *s)
+{
+	atomic_store(&s->src.ticket, 0);
+	atomic_store(&s->stats.remaining, page_set_count(&s->src.dirty));
+	return crew_start(&s->crew, s, sender_job, s->link->id.channels);
+}
+
+int batch_finish(struct ferry_session *s, unsigned round)
 {
 	struct wire_msg m;
 	int err = 0, worker;
 
-	atomic_store(&s->src.ticket, 0);
-	atomic_store(&s->stats.remaining, page_set_count(&s->src.dirty));
-	err = crew_start(&s->crew, s, sender_job, s->link->id.channels);
-	if (err < 0)
-		return err;
 	while (!err && crew_busy(&s->crew)) {
 		err = link_recv(s, &m, UINT64_MAX);
 		if (err > 0)

@@ -4,11 +4,12 @@
 
 struct ferry_session;
 
+/* Begins to send everything in src.dirty over the data channels, one worker (of the crew) a channel. */
+int batch_start(struct ferry_session *s);
 /*
- * Sends everything in src.dirty over the data channels, one worker a channel, and returns when all of it has
- * landed (fence), zero runs included (ROUND_END, ROUND_ACK). -EPIPE: the link is lost; what is not known to
- * have landed is in src.dirty again.
+ * Waits until all of it has landed (fence), zero runs included (ROUND_END, ROUND_ACK). -EPIPE: the link is lost; what
+ * is not known to have landed is in src.dirty again.
  */
-int batch_send_dirty(struct ferry_session *s, unsigned round);
+int batch_finish(struct ferry_session *s, unsigned round);
 
 #endif

@@ -80,6 +80,12 @@ bool kvm_has_cap(const struct ferry_kvm *k, int cap);
 size_t kvm_xsave_size(const struct ferry_kvm *k);
 bool kvm_read_msr(int vcpu_fd, uint32_t index, uint64_t *ret);
 bool kvm_write_msr(int vcpu_fd, uint32_t index, uint64_t value);
+/*
+ * Many by one call; KVM stops at the first that it does not take. How many were read, or written, before that one: n
+ * when all were. -ENOMEM.
+ */
+int kvm_read_msrs(int vcpu_fd, struct kvm_msr_entry *e, uint32_t n);
+int kvm_write_msrs(int vcpu_fd, const struct kvm_msr_entry *e, uint32_t n);
 
 #define KVM_MSR_TSC 0x10u
 

@@ -87,29 +87,39 @@ static int load_xsave(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *i
 	return err;
 }
 
+static int write_all_msrs(int vcpu_fd, uint32_t vcpu, struct ferry_stream *in, const struct kvm_msr_entry *e, uint32_t n)
+{
+	uint32_t done = 0;
+
+	while (done < n) {
+		int got = kvm_write_msrs(vcpu_fd, e + done, n - done);
+		uint64_t value;
+
+		if (got < 0)
+			return ferry_stream_fail(in, got, "no memory for %" PRIu32 " MSRs", n);
+		done += (uint32_t)got;
+		if (done == n)
+			break;
+		if (!kvm_read_msr(vcpu_fd, e[done].index, &value) || value != e[done].data)
+			return ferry_stream_fail(in, -EOPNOTSUPP,
+						 "this host's KVM refuses MSR 0x%" PRIx32 " = 0x%" PRIx64
+						 " of vCPU %" PRIu32,
+						 e[done].index, (uint64_t)e[done].data, vcpu);
+		done++; /* it holds that value already */
+	}
+	return 0;
+}
+
 static int load_msrs(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in,
 		     const struct ferry_section *sec)
 {
-	const struct kvm_msr_entry *e;
 	uint32_t n;
 	void *entries;
-	int err = kvm_array(in, sec, sizeof(*e), KVM_MSRS_LIMIT, &entries, &n);
+	int err = kvm_array(in, sec, sizeof(struct kvm_msr_entry), KVM_MSRS_LIMIT, &entries, &n);
 
 	if (err)
 		return err;
-	e = entries;
-	for (uint32_t i = 0; !err && i < n; i++) {
-		uint64_t value;
-
-		if (kvm_write_msr(k->vcpus[vcpu], e[i].index, e[i].data))
-			continue;
-		if (kvm_read_msr(k->vcpus[vcpu], e[i].index, &value) && value == e[i].data)
-			continue;
-		err = ferry_stream_fail(in, -EOPNOTSUPP,
-					"this host's KVM refuses MSR 0x%" PRIx32 " = 0x%" PRIx64
-					" of vCPU %" PRIu32,
-					e[i].index, (uint64_t)e[i].data, vcpu);
-	}
+	err = write_all_msrs(k->vcpus[vcpu], vcpu, in, entries, n);
 	free(entries);
 	return err;
 }

@@ -245,12 +245,71 @@ bool kvm_write_msr(int vcpu_fd, uint32_t index, uint64_t value)
 	return ioctl(vcpu_fd, KVM_SET_MSRS, &one) == 1;
 }
 
+#define MSRS_A_CALL 256u /* KVM takes no more */
+
+static int many_msrs(int vcpu_fd, unsigned long request, struct kvm_msr_entry *e, uint32_t n, struct kvm_msrs *call)
+{
+	uint32_t done = 0;
+
+	while (done < n) {
+		uint32_t some = n - done < MSRS_A_CALL ? n - done : MSRS_A_CALL;
+		int got;
+
+		*call = (struct kvm_msrs){ .nmsrs = some };
+		memcpy(call->entries, e + done, some * sizeof(*e));
+		got = ioctl(vcpu_fd, request, call);
+		if (got > 0 && request == KVM_GET_MSRS)
+			memcpy(e + done, call->entries, (size_t)got * sizeof(*e));
+		done += got > 0 ? (uint32_t)got : 0;
+		if (got < (int)some)
+			break;
+	}
+	return (int)done;
+}
+
+int kvm_read_msrs(int vcpu_fd, struct kvm_msr_entry *e, uint32_t n)
+{
+	struct kvm_msrs *call = malloc(sizeof(*call) + MSRS_A_CALL * sizeof(*e));
+	int done = call ? many_msrs(vcpu_fd, KVM_GET_MSRS, e, n, call) : -ENOMEM;
+
+	free(call);
+	return done;
+}
+
+int kvm_write_msrs(int vcpu_fd, const struct kvm_msr_entry *e, uint32_t n)
+{
+	struct kvm_msrs *call = malloc(sizeof(*call) + MSRS_A_CALL * sizeof(*e));
+	int done = call ? many_msrs(vcpu_fd, KVM_SET_MSRS, (struct kvm_msr_entry *)e, n, call) : -ENOMEM;
+
+	free(call);
+	return done;
+}
+
+/* Reads those that can be read; the others fall out. Their number, or -ENOMEM. */
+static int read_all_msrs(int vcpu_fd, struct kvm_msr_entry *e, uint32_t n)
+{
+	uint32_t have = 0;
+
+	while (have < n) {
+		int got = kvm_read_msrs(vcpu_fd, e + have, n - have);
+
+		if (got < 0)
+			return got;
+		have += (uint32_t)got;
+		if (have < n) {
+			n--;
+			memmove(e + have, e + have + 1, (n - have) * sizeof(*e));
+		}
+	}
+	return (int)have;
+}
+
 static int save_msrs(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *out)
 {
 	struct kvm_msr_list *list = NULL;
 	struct kvm_msr_entry *entries;
 	uint32_t n = 0;
-	int err = msr_indices(k, &list);
+	int err = msr_indices(k, &list), got;
 
 	if (err)
 		return ferry_stream_fail(out, err, "KVM does not list its MSRs: %s", strerror(-err));
@@ -259,14 +318,13 @@ static int save_msrs(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *ou
 		free(list);
 		return ferry_stream_fail(out, -ENOMEM, "no memory for the MSRs of vCPU %" PRIu32, vcpu);
 	}
-	for (uint32_t i = 0; i < list->nmsrs; i++) {
-		uint64_t value;
-
-		if (msr_skipped(list->indices[i]) || !kvm_read_msr(k->vcpus[vcpu], list->indices[i], &value))
-			continue;
-		entries[n++] = (struct kvm_msr_entry){ .index = list->indices[i], .data = value };
-	}
-	err = kvm_put(out, FERRY_KVM_MSRS, vcpu, n, entries, n * sizeof(*entries));
+	for (uint32_t i = 0; i < list->nmsrs; i++)
+		if (!msr_skipped(list->indices[i]))
+			entries[n++].index = list->indices[i];
+	got = read_all_msrs(k->vcpus[vcpu], entries, n);
+	n = got > 0 ? (uint32_t)got : 0;
+	err = got < 0 ? ferry_stream_fail(out, got, "no memory for the MSRs of vCPU %" PRIu32, vcpu) :
+			kvm_put(out, FERRY_KVM_MSRS, vcpu, n, entries, n * sizeof(*entries));
 	free(entries);
 	free(list);
 	return err;

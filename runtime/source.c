@@ -204,13 +204,20 @@ static int begin_tracking(struct ferry_session *s)
 	return err == -EPIPE ? 0 : err;
 }
 
+static int send_dirty(struct ferry_session *s, unsigned round)
+{
+	int err = batch_start(s);
+
+	return err ? err : batch_finish(s, round);
+}
+
 /* One round with all its reconnects. */
 static int send_round(struct ferry_session *s, unsigned round)
 {
 	unsigned lost = 0;
 	int err;
 
-	while ((err = batch_send_dirty(s, round)) == -EPIPE) {
+	while ((err = send_dirty(s, round)) == -EPIPE) {
 		if (++lost > ROUND_LOST_MAX)
 			return fail(&s->fail, -EPIPE, "the link was lost %u times in round %u: it does not carry this migration; mend the network and migrate again",
 				    lost, round);

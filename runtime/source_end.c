@@ -76,16 +76,24 @@ static void note_times(struct ferry_session *s, const struct wire_msg *m)
 	pthread_mutex_unlock(&s->view_lock);
 }
 
-static int send_residue(struct ferry_session *s)
+/* Post-copy: its bitmap; else the pages themselves, which are on their way while the state is saved. */
+static int begin_residue(struct ferry_session *s)
 {
-	int err;
-
 	if (s->src.reversed) {
 		page_set_subtract(&s->src.dirty, &s->src.residue);
 		page_set_merge(&s->src.residue, &s->src.dirty);
 		return residue_send(s, &s->src.dirty);
 	}
-	err = page_set_count(&s->src.dirty) ? batch_send_dirty(s, s->src.nrounds) : 0;
+	return page_set_count(&s->src.dirty) ? batch_start(s) : 0;
+}
+
+static int finish_residue(struct ferry_session *s)
+{
+	int err;
+
+	if (s->src.reversed)
+		return 0;
+	err = s->crew.n ? batch_finish(s, s->src.nrounds) : 0;
 	return err ? err : source_reverse(s);
 }
 
@@ -137,7 +145,7 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 {
 	struct ferry_blackout b = { 0 };
 	bool postcopy = s->src.reversed;
-	uint64_t t[5], fresh;
+	uint64_t t[6], fresh;
 	struct wire_msg m;
 	int err;
 
@@ -150,13 +158,16 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 		err = source_fetch(s, &s->src.dirty, FERRY_DIRTY_LAST, &fresh);
 	t[2] = now_us();
 	if (!err)
-		err = send_residue(s);
+		err = begin_residue(s);
 	t[3] = now_us();
 	stream_destroy(&s->stream);
 	stream_init(&s->stream);
 	if (!err)
 		err = OP(s, save, &s->stream);
 	t[4] = now_us();
+	if (!err)
+		err = finish_residue(s);
+	t[5] = now_us();
 	s->src.residue_pages = postcopy ? page_set_count(&s->src.residue) : 0;
 	if (!err)
 		err = send_switchover(s, postcopy);
@@ -164,7 +175,7 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 		return lost_in_blackout(s, err);
 	b.pause_us = t[1] - t[0];
 	b.fetch_us = t[2] - t[1];
-	b.residue_us = t[3] - t[2];
+	b.residue_us = t[3] - t[2] + t[5] - t[4];
 	b.save_us = t[4] - t[3];
 	pthread_mutex_lock(&s->view_lock);
 	s->stats.blackout = b;

@@ -100,7 +100,7 @@ struct ferry_blackout { /* microseconds; the items sum up to total_us */
 	uint64_t total_us;	/* vCPUs stopped at one end until resumed at the other */
 	uint64_t pause_us;
 	uint64_t fetch_us;	/* last dirty_fetch */
-	uint64_t residue_us;	/* stop-and-copy: sending it; post-copy: its bitmap */
+	uint64_t residue_us;	/* stop-and-copy: sending it, as far as save did not hide it; post-copy: its bitmap */
 	uint64_t save_us;
 	uint64_t send_us;	/* state and switchover on the link, both ways */
 	uint64_t arm_us;	/* target: drop the residual pages, arm userfaultfd */
