@@ -19,6 +19,7 @@
 
 #include "config.h"
 #include "link.h"
+#include "source.h"
 
 #define RETRY_US 20000u
 #define ATTEMPT_US 1000000u /* of one connect: a cancel is heard, and a network that is back is noticed */
@@ -305,6 +306,35 @@ int link_say_failed(struct ferry_session *s)
 	return err ? err : linger(s);
 }
 
+static int check_duration(struct ferry_session *s, const char *what, uint64_t us, uint64_t min)
+{
+	if (us >= min && us <= CONFIG_TIME_US_MAX)
+		return 0;
+	return fail(&s->fail, -EPROTO, "the peer's %s is %" PRIu64 " us, which is out of range: %" PRIu64 " to %" PRIu64, what,
+		    us, min, CONFIG_TIME_US_MAX);
+}
+
+static int check_hello_ack(struct ferry_session *s, const struct wire_hello_ack *ack)
+{
+	uint64_t most = ack->commit == COMMIT_OPEN ? 0 : source_missing_max(s);
+
+	if (ack->magic != WIRE_MAGIC)
+		return fail(&s->fail, -EPROTO, "the peer's HELLO_ACK has magic %#x; %#x was due", ack->magic, WIRE_MAGIC);
+	if (ack->version != WIRE_VERSION || ack->page_shift != 12 || ack->generation != s->generation ||
+	    ack->commit > COMMIT_ABORTED)
+		return fail(&s->fail, -EPROTO,
+			    "the target's HELLO_ACK has version %u, page shift %u, generation %u, commit state %u; "
+			    "%u, 12, %u and at most %d were due",
+			    ack->version, ack->page_shift, ack->generation, ack->commit, WIRE_VERSION, s->generation,
+			    COMMIT_ABORTED);
+	if (ack->commit != COMMIT_OPEN && !s->src.switched)
+		return fail(&s->fail, -EPROTO, "the target's HELLO_ACK has commit state %u before the switchover", ack->commit);
+	if (ack->left > most)
+		return fail(&s->fail, -EPROTO, "the target's HELLO_ACK counts %" PRIu64 " pages as missing; at most %" PRIu64
+			    " can be", ack->left, most);
+	return check_duration(s, "HELLO_ACK.timeout_us", ack->timeout_us, CONFIG_TIMEOUT_US_MIN);
+}
+
 static int handshake_source(struct ferry_session *s)
 {
 	const struct ferry_config *c = &s->cfg;
@@ -330,13 +360,8 @@ static int handshake_source(struct ferry_session *s)
 	if (err < 0)
 		return err;
 	memcpy(&ack, m.body, sizeof(ack));
-	if (ack.magic != WIRE_MAGIC || ack.version != WIRE_VERSION || ack.page_shift != 12 ||
-	    ack.generation != s->generation || ack.commit > COMMIT_ABORTED)
-		return fail(&s->fail, -EPROTO,
-			    "the target's HELLO_ACK has version %u, page shift %u, generation %u, commit state %u; "
-			    "%u, 12, %u and at most %d were due",
-			    ack.version, ack.page_shift, ack.generation, ack.commit, WIRE_VERSION, s->generation,
-			    COMMIT_ABORTED);
+	if ((err = check_hello_ack(s, &ack)) < 0)
+		return err;
 	s->peer_commit = ack.commit;
 	s->peer_known = true;
 	if (ack.commit != COMMIT_OPEN)
@@ -347,6 +372,8 @@ static int handshake_source(struct ferry_session *s)
 
 static int check_hello(struct ferry_session *s, const struct wire_hello *h, const struct xport_link_id *id)
 {
+	int err;
+
 	if (h->magic != WIRE_MAGIC)
 		return fail(&s->fail, -EPROTO, "the peer's HELLO has magic %#x; %#x was due", h->magic, WIRE_MAGIC);
 	if (h->version != WIRE_VERSION)
@@ -361,12 +388,14 @@ static int check_hello(struct ferry_session *s, const struct wire_hello *h, cons
 	if (memcmp(h->session, id->session, sizeof(h->session)) || h->generation != id->generation)
 		return fail(&s->fail, -EPROTO, "the peer's HELLO is for another session than its connection");
 	if (h->mode > FERRY_MODE_POSTCOPY || h->commit_at > FERRY_COMMIT_AT_SWITCHOVER ||
-	    h->at_hold_limit > FERRY_HOLD_COMMIT || h->hold_limit_us > CONFIG_TIME_US_MAX ||
-	    h->reconnect_us > CONFIG_TIME_US_MAX || h->timeout_us > CONFIG_TIME_US_MAX)
+	    h->at_hold_limit > FERRY_HOLD_COMMIT)
 		return fail(&s->fail, -EPROTO,
 			    "the peer's HELLO asks for mode %u, commit at %u, hold action %u: out of range", h->mode,
 			    h->commit_at, h->at_hold_limit);
-	return 0;
+	if ((err = check_duration(s, "HELLO.hold_limit_us", h->hold_limit_us, 0)) < 0 ||
+	    (err = check_duration(s, "HELLO.timeout_us", h->timeout_us, CONFIG_TIMEOUT_US_MIN)) < 0)
+		return err;
+	return check_duration(s, "HELLO.reconnect_us", h->reconnect_us, 0);
 }
 
 static int handshake_target(struct ferry_session *s)

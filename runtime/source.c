@@ -157,6 +157,9 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	if (err < 0)
 		return err;
 	memcpy(&r, m.body, sizeof(r));
+	if (r.flags & ~WIRE_RESERVED_FLAGS)
+		return fail(&s->fail, -EPROTO, "the target's RESERVED has flags %#x; %#x are known", r.flags,
+			    WIRE_RESERVED_FLAGS);
 	if (!!(r.flags & WIRE_TARGET_ARBITER) != !!s->ops.arbiter)
 		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "source" : "target");
 	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
@@ -291,6 +294,16 @@ static int one_round(struct ferry_session *s, struct policy_result *v)
 	return 0;
 }
 
+static int check_prearmed(struct ferry_session *s, const struct wire_msg *m, uint64_t pages)
+{
+	struct wire_count n;
+
+	memcpy(&n, m->body, sizeof(n));
+	if (n.pages == pages)
+		return 0;
+	return fail(&s->fail, -EPROTO, "the target's PREARMED counts %" PRIu64 " pages; %" PRIu64 " were named", n.pages, pages);
+}
+
 /*
  * The VM still runs: name what will be the residue, so that the target drops it now. What is dirtied while it
  * does so is named in the next turn; each turn is shorter than the one before.
@@ -313,6 +326,8 @@ static int prearm(struct ferry_session *s)
 			err = link_send(s, WIRE_PREARM, &n, sizeof(n), NULL, 0);
 		if (!err)
 			err = link_expect(s, 1u << WIRE_PREARMED, &m);
+		if (!err)
+			err = check_prearmed(s, &m, n.pages);
 		if (!err) {
 			page_set_clear(dirty);
 			err = source_fetch(s, dirty, 0, &fresh);

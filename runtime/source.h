@@ -16,6 +16,9 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next);
 int source_commitment(struct ferry_session *s, enum ferry_phase *next);
 int source_activation(struct ferry_session *s, enum ferry_phase *next);
 
+/* How many pages a target that is PREPARED may lack. */
+uint64_t source_missing_max(const struct ferry_session *s);
+
 /* After a failed stage: the fallback, or what is left of it once the commit is decided. Fills the result. */
 void source_fail(struct ferry_session *s, int err, struct ferry_result *res);
 

@@ -50,11 +50,19 @@ int serve_start(struct ferry_session *s)
 	return crew_start(&s->crew, s, serve_job, s->link->id.channels);
 }
 
-/* What the target measured, beside what was measured here; what is left of the total is the link's. */
+static uint64_t up_to(uint64_t v, uint64_t max)
+{
+	return v < max ? v : max;
+}
+
+/*
+ * What the target measured, beside what was measured here; what is left of the total is the link's. It is believed as far
+ * as the items still sum up.
+ */
 static void note_times(struct ferry_session *s, const struct wire_msg *m)
 {
 	struct ferry_blackout *b = &s->stats.blackout;
-	uint64_t known, now = now_us();
+	uint64_t left, now = now_us();
 	struct wire_times t;
 
 	memcpy(&t, m->body, sizeof(t));
@@ -65,14 +73,12 @@ static void note_times(struct ferry_session *s, const struct wire_msg *m)
 	if (m->type == WIRE_COMPLETE || b->total_us)
 		return;
 	pthread_mutex_lock(&s->view_lock);
-	b->arm_us = t.arm_us;
-	b->load_us = t.load_us;
-	b->resume_us = t.resume_us;
 	b->total_us = now - s->src.paused_at;
-	known = b->pause_us + b->fetch_us + b->residue_us + b->save_us + b->arm_us + b->load_us + b->resume_us;
-	b->send_us = b->total_us > known ? b->total_us - known : 0;
-	if (known > b->total_us)
-		b->total_us = known;
+	left = b->total_us - up_to(b->pause_us + b->fetch_us + b->residue_us + b->save_us, b->total_us);
+	left -= b->arm_us = up_to(t.arm_us, left);
+	left -= b->load_us = up_to(t.load_us, left);
+	left -= b->resume_us = up_to(t.resume_us, left);
+	b->send_us = left;
 	pthread_mutex_unlock(&s->view_lock);
 }
 
@@ -253,13 +259,24 @@ static int page_server(struct ferry_session *s, enum ferry_phase *next)
 	return 0;
 }
 
-static void note_prepared(struct ferry_session *s, const struct wire_msg *m)
+uint64_t source_missing_max(const struct ferry_session *s)
+{
+	bool early = s->cfg.at_hold_limit == FERRY_HOLD_COMMIT && s->cfg.hold_limit_us;
+
+	return early || s->cfg.commit_at == FERRY_COMMIT_AT_SWITCHOVER ? s->src.residue_pages : 0;
+}
+
+static int note_prepared(struct ferry_session *s, const struct wire_msg *m)
 {
 	struct wire_count n;
 
 	memcpy(&n, m->body, sizeof(n));
+	if (n.pages > source_missing_max(s))
+		return fail(&s->fail, -EPROTO, "the target's PREPARED counts %" PRIu64 " pages as missing; at most %" PRIu64
+			    " can be", n.pages, source_missing_max(s));
 	s->left = n.pages;
 	s->peer_commit = COMMIT_PREPARED;
+	return 0;
 }
 
 int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
@@ -278,10 +295,8 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
 			return peer_aborted(s);
 		if (s->peer_commit == COMMIT_PREPARED)
 			return 0;
-		if (err == 1 && m.type == WIRE_PREPARED) {
-			note_prepared(s, &m);
-			return 0;
-		}
+		if (err == 1 && m.type == WIRE_PREPARED)
+			return note_prepared(s, &m);
 	}
 }
 
@@ -294,9 +309,7 @@ static int await_prepared(struct ferry_session *s)
 	if (s->peer_commit == COMMIT_PREPARED)
 		return 0;
 	err = await_in_blackout(s, WIRE_PREPARED, &m);
-	if (!err)
-		note_prepared(s, &m);
-	return err;
+	return err ? err : note_prepared(s, &m);
 }
 
 int source_commitment(struct ferry_session *s, enum ferry_phase *next)

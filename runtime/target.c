@@ -60,6 +60,8 @@ static int take_map(struct ferry_session *s, const struct wire_msg *m)
 	memcpy(&map, m->body, sizeof(map));
 	if (map.nregions != m->nelems || !map.nregions)
 		return fail(&s->fail, -EPROTO, "the source's MAP says %u regions and has %zu", map.nregions, m->nelems);
+	if (map.flags & ~WIRE_MAP_FLAGS)
+		return fail(&s->fail, -EPROTO, "the source's MAP has flags %#x; %#x are known", map.flags, WIRE_MAP_FLAGS);
 	s->regions = calloc(m->nelems, sizeof(*s->regions));
 	if (!s->regions)
 		return fail(&s->fail, -ENOMEM, "no memory for a map of %zu regions", m->nelems);
@@ -352,14 +354,26 @@ static int prearm(struct ferry_session *s, const struct wire_msg *m)
 	return link_send(s, WIRE_PREARMED, &n, sizeof(n), NULL, 0);
 }
 
+/* Rounds count up; the last one may come again after a reconnect, when its ROUND_ACK was lost. */
+static int round_end(struct ferry_session *s, const struct wire_msg *m)
+{
+	uint32_t due = (uint32_t)atomic_load(&s->stats.round);
+	struct wire_round r;
+
+	memcpy(&r, m->body, sizeof(r));
+	if (r.round != due && !(due && r.round == due - 1 && atomic_load(&s->stats.reconnects)))
+		return fail(&s->fail, -EPROTO, "the source's ROUND_END is of round %u; %u was due", r.round, due);
+	atomic_store(&s->stats.round, r.round + 1);
+	return link_send(s, WIRE_ROUND_ACK, &r, sizeof(r), NULL, 0);
+}
+
 static int precopy_message(struct ferry_session *s, const struct wire_msg *m)
 {
 	switch (m->type) {
 	case WIRE_ZERO:
 		return zero_runs(s, m);
 	case WIRE_ROUND_END:
-		atomic_fetch_add(&s->stats.round, 1);
-		return link_send(s, WIRE_ROUND_ACK, m->body, sizeof(struct wire_round), NULL, 0);
+		return round_end(s, m);
 	case WIRE_RESIDUE:
 		return residue_recv(s, m, &s->tgt.named);
 	case WIRE_PREARM:

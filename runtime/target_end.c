@@ -96,7 +96,8 @@ static int check_switchover(struct ferry_session *s, uint64_t left)
 {
 	const struct wire_switchover *w = &s->tgt.switchover;
 
-	if (w->residue != left || (left && !s->tgt.pulling) ||
+	/* Once armed, load and the VM fault; so whatever was named, somebody has to serve them. */
+	if (w->residue != left || ((left || s->tgt.armed) && !s->tgt.pulling) ||
 	    (w->commit_at != FERRY_COMMIT_AT_COMPLETE && w->commit_at != FERRY_COMMIT_AT_SWITCHOVER))
 		return fail(&s->fail, -EPROTO,
 			    "the source's SWITCHOVER leaves %" PRIu64 " pages and commits at %u; its RESIDUEs named %" PRIu64

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "fail.h"
@@ -23,6 +24,20 @@ _Static_assert(sizeof(kinds) / sizeof(kinds[0]) == WIRE_TYPES, "a row a message"
 	_Static_assert(sizeof(struct wire_hdr) + sizeof(body) + (size_t)(elem) * (max) <=   \
 			       XPORT_MSG_MAX, #name " fits one message");
 WIRE_MESSAGES(WIRE_FITS)
+
+/* Where the fixed part has its reserved field, and each element; 0: nowhere. */
+static const struct {
+	uint8_t body, elem;
+} reserved_at[WIRE_TYPES] = {
+	[WIRE_REFUSED] = { offsetof(struct wire_abort, reserved) },
+	[WIRE_MAP] = { 0, offsetof(struct wire_region, reserved) },
+	[WIRE_RESERVED] = { offsetof(struct wire_reserved, reserved) },
+	[WIRE_ROUND_END] = { offsetof(struct wire_round, reserved) },
+	[WIRE_ROUND_ACK] = { offsetof(struct wire_round, reserved) },
+	[WIRE_RESIDUE] = { offsetof(struct wire_residue, reserved) },
+	[WIRE_SWITCHOVER] = { offsetof(struct wire_switchover, reserved) },
+	[WIRE_ABORT] = { offsetof(struct wire_abort, reserved) },
+};
 
 const char *wire_name(enum wire_type t)
 {
@@ -57,6 +72,18 @@ struct wire_hdr wire_header(enum wire_type t, size_t len, uint32_t seq)
 	return (struct wire_hdr){ .type = (uint16_t)t, .len = (uint32_t)len, .seq = seq };
 }
 
+static int check_reserved(const struct wire_kind *k, const uint8_t *body, size_t nelems, struct fail *f)
+{
+	unsigned at = reserved_at[k - kinds].body, in_elem = reserved_at[k - kinds].elem;
+	uint32_t v = 0;
+
+	if (at)
+		memcpy(&v, body + at, sizeof(v));
+	for (size_t i = 0; in_elem && !v && i < nelems; i++)
+		memcpy(&v, body + k->fixed + i * k->elem + in_elem, sizeof(v));
+	return v ? fail(f, -EPROTO, "the peer's %s has %#x in a reserved field", k->name, v) : 0;
+}
+
 static int check_body(struct wire_msg *ret, const struct wire_kind *k, const uint8_t *body, size_t len,
 		      struct fail *f)
 {
@@ -72,7 +99,7 @@ static int check_body(struct wire_msg *ret, const struct wire_kind *k, const uin
 	ret->body = body;
 	ret->elems = body + k->fixed;
 	ret->nelems = tail / k->elem;
-	return 0;
+	return check_reserved(k, body, ret->nelems, f);
 }
 
 int wire_check(struct wire_msg *ret, const void *buf, size_t len, enum wire_from from, enum ferry_phase stage,

@@ -102,6 +102,7 @@ struct wire_abort { /* and REFUSED; the sentence follows, without a zero */
 _Static_assert(sizeof(struct wire_abort) == 8, "");
 
 #define WIRE_SOURCE_ARBITER 1u
+#define WIRE_MAP_FLAGS WIRE_SOURCE_ARBITER
 struct wire_map { /* nregions wire_region follow; the STATE messages before it are the needs */
 	uint32_t nregions;
 	uint32_t flags;
@@ -123,6 +124,7 @@ _Static_assert(sizeof(struct page_run) == 16, "");
 
 #define WIRE_CAN_HOLD 1u
 #define WIRE_TARGET_ARBITER 2u
+#define WIRE_RESERVED_FLAGS (WIRE_CAN_HOLD | WIRE_TARGET_ARBITER)
 struct wire_reserved {
 	uint32_t flags;
 	uint32_t reserved;
@@ -186,8 +188,8 @@ unsigned wire_type_of(const void *msg, size_t len);
 struct wire_hdr wire_header(enum wire_type t, size_t len, uint32_t seq);
 
 /*
- * One received message of len bytes: header, sender, stage of the receiver, sequence number and every length
- * are looked at. *ret points into buf. -EPROTO with a sentence that has the values.
+ * One received message of len bytes: header, sender, stage of the receiver, sequence number, every length and what is
+ * reserved are looked at. *ret points into buf. -EPROTO with a sentence that has the values.
  */
 int wire_check(struct wire_msg *ret, const void *buf, size_t len, enum wire_from from, enum ferry_phase stage,
 	       uint32_t seq, struct fail *f);

@@ -153,7 +153,7 @@ static int rx_head(struct tcp_data *c)
 	struct tcp_get *g;
 
 	c->rx.got = 0;
-	if (le32toh(h->magic) != TCP_MAGIC_FRAME || h->nruns)
+	if (le32toh(h->magic) != TCP_MAGIC_FRAME || h->nruns || h->reserved0 || h->reserved1)
 		return rx_bad(c, "not an answer");
 	switch (le16toh(h->type)) {
 	case TCP_FENCE_ACK:

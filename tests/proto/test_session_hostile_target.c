@@ -146,7 +146,7 @@ static void source_goes_on(struct peer *p, int err, const char *sentence)
 	}                                               \
 	static void target_##name(struct peer *p)
 
-TARGET_DOES(acknowledges_with_another_magic, ACCEPTED, -EPROTO, "HELLO_ACK has version 1")
+TARGET_DOES(acknowledges_with_another_magic, ACCEPTED, -EPROTO, "HELLO_ACK has magic 0x59525247")
 {
 	struct wire_hello_ack a = ack();
 

@@ -399,6 +399,12 @@ Test(get, replies_nobody_asked_for)
 	h[0].bytes = htole64(PAGE);
 	bad_reply(h, 1, "too short");
 	h[0].bytes = htole64(2 * PAGE);
+	h[0].reserved0 = 1;
+	bad_reply(h, 1, "a reserved field that is not zero");
+	h[0].reserved0 = 0;
+	h[0].reserved1 = htole64(UINT64_C(1) << 63);
+	bad_reply(h, 1, "another one");
+	h[0].reserved1 = 0;
 	h[1] = h[0];
 	bad_reply(h, 2, "twice");
 	h[0].type = htole16(TCP_FENCE_ACK);

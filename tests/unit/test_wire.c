@@ -108,6 +108,41 @@ Test(wire, each_length_beyond_a_limit_is_refused)
 	}
 }
 
+/* In the fixed part, and in whichever element. */
+Test(wire, reserved_fields_are_zero)
+{
+	static const struct {
+		enum wire_type type;
+		size_t at, len;
+	} field[] = {
+		{ WIRE_REFUSED, offsetof(struct wire_abort, reserved), 8 },
+		{ WIRE_MAP, sizeof(struct wire_map) + offsetof(struct wire_region, reserved), 24 + 3 * 32 },
+		{ WIRE_MAP, sizeof(struct wire_map) + 2 * 32 + offsetof(struct wire_region, reserved), 24 + 3 * 32 },
+		{ WIRE_RESERVED, offsetof(struct wire_reserved, reserved), 8 },
+		{ WIRE_ROUND_END, offsetof(struct wire_round, reserved), 8 },
+		{ WIRE_ROUND_ACK, offsetof(struct wire_round, reserved), 8 },
+		{ WIRE_RESIDUE, offsetof(struct wire_residue, reserved), 24 + 8 },
+		{ WIRE_SWITCHOVER, offsetof(struct wire_switchover, reserved), 32 },
+		{ WIRE_ABORT, offsetof(struct wire_abort, reserved), 8 },
+	};
+
+	for (size_t i = 0; i < sizeof(field) / sizeof(field[0]); i++)
+		for (size_t b = 0; b < 32; b++) {
+			const struct kind *k = &kinds[field[i].type - 1];
+			struct message *m = message(k, field[i].len, 0);
+			size_t len = sizeof(m->hdr) + field[i].len;
+			struct fail f = { 0 };
+			struct wire_msg msg;
+
+			cr_assert_eq(wire_check(&msg, m, len, a_sender(k), first_stage(k), 0, &f), 0, "%s", k->name);
+			m->bytes[field[i].at + b / 8] = (uint8_t)(1 << b % 8);
+			cr_assert_eq(wire_check(&msg, m, len, a_sender(k), first_stage(k), 0, &f), -EPROTO, "%s, bit %zu",
+				     k->name, b);
+			cr_assert(strstr(fail_text(&f), "in a reserved field"), "%s", fail_text(&f));
+			free(m);
+		}
+}
+
 Test(wire, each_message_has_its_sender_and_its_stages)
 {
 	for (size_t i = 0; i < KINDS; i++) {
