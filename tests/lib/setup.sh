@@ -11,6 +11,8 @@ TEST_PACKAGES=(dpkg-dev lintian mandoc systemtap-sdt-dev spin)
 # The arbiter in etcd: what it is built from, and a server that its tests start on a port of their own.
 PACKAGES+=(libcurl4-openssl-dev libjansson-dev)
 TEST_PACKAGES+=(etcd-server etcd-client)
+# The fuzzers: libFuzzer and the sanitizers it is linked with come beside clang.
+TEST_PACKAGES+=(clang libclang-rt-dev)
 
 # rdma-migrate reads recordings and reports with jansson, draws with gnuplot; two hosts are tested with iproute2.
 PACKAGES+=(libjansson-dev gnuplot-nox fonts-dejavu-core iproute2)
