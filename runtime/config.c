@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/magic.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/vfs.h>
 
 #include "config.h"
 #include "fail.h"
+#include "pages.h"
 #include "wire.h"
 
 int struct_grow(void *ret, size_t ours, const void *theirs, const char *what, struct fail *f)
@@ -130,23 +133,48 @@ int config_ops(struct ferry_ops *ret, const struct ferry_ops *ops, int is_source
 
 static int check_region(const struct ferry_region *r, size_t i, struct fail *f)
 {
-	uint64_t mask = (UINT64_C(1) << 12) - 1;
+	unsigned long mask = (1ul << (r->page_shift & 31)) - 1;
 
-	if (r->page_shift != 12)
-		return fail(f, -EOPNOTSUPP, "region %u has page_shift %u; this library moves memory in pages of 4 KiB: set it to 12",
-			    r->id, r->page_shift);
-	if (r->flags & ~FERRY_REGION_SHARED)
-		return fail(f, -EOPNOTSUPP, "region %u has flags %#x; set 0 for private anonymous memory, %#x for a memfd",
-			    r->id, r->flags, FERRY_REGION_SHARED);
+	if (r->page_shift != 12 && r->page_shift != HUGE_SHIFT)
+		return fail(f, -EOPNOTSUPP, "region %u has page_shift %u; set 12 for pages of 4 KiB (transparent huge pages too), 21 for "
+			    "2 MiB of hugetlbfs", r->id, r->page_shift);
+	if (r->flags & ~(FERRY_REGION_SHARED | FERRY_REGION_THP))
+		return fail(f, -EOPNOTSUPP, "region %u has flags %#x; set 0 for private anonymous memory, %#x for a memfd, and add %#x "
+			    "for transparent huge pages", r->id, r->flags, FERRY_REGION_SHARED, FERRY_REGION_THP);
+	if (r->flags & FERRY_REGION_THP && r->page_shift != 12)
+		return fail(f, -EINVAL, "region %u is to have transparent huge pages and is of hugetlbfs already (page_shift %u); "
+			    "leave FERRY_REGION_THP out", r->id, r->page_shift);
 	if (!r->len || (r->len | r->gpa) & mask || r->len > WIRE_MEMORY_MAX || r->gpa > UINT64_MAX - r->len)
 		return fail(f, -EINVAL, "region %u (number %zu) is %#" PRIx64 " bytes at %#" PRIx64
-			    "; both must be multiples of 4096, and the length not 0", r->id, i, r->len, r->gpa);
+			    "; both must be multiples of %lu, and the length not 0", r->id, i, r->len, r->gpa, mask + 1);
 	if (!r->hva || (uintptr_t)r->hva & mask)
-		return fail(f, -EINVAL, "region %u is mapped at %p; it needs an address that is a multiple of 4096", r->id,
-			    r->hva);
+		return fail(f, -EINVAL, "region %u is mapped at %p; it needs an address that is a multiple of %lu", r->id,
+			    r->hva, mask + 1);
 	if ((r->flags & FERRY_REGION_SHARED) && (r->fd < 0 || r->fd_offset & mask))
 		return fail(f, -EINVAL, "region %u is shared memory with fd %d at offset %#" PRIx64
-			    "; it needs a memfd and a multiple of 4096", r->id, r->fd, r->fd_offset);
+			    "; it needs a memfd and a multiple of %lu", r->id, r->fd, r->fd_offset, mask + 1);
+	return 0;
+}
+
+/* A memfd of hugetlbfs called ordinary, or the other way round, would be found out in the middle of post-copy. */
+int config_files(const struct ferry_region *r, size_t n, struct fail *f)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct statfs st;
+		unsigned long is = 4096, said = 1ul << r[i].page_shift;
+
+		if (!(r[i].flags & FERRY_REGION_SHARED))
+			continue;
+		if (fstatfs(r[i].fd, &st))
+			return fail(f, -errno, "fd %d of region %u is no memfd: %s; pass the one that its memory is mapped from", r[i].fd, r[i].id,
+				    strerror(errno));
+		if (st.f_type == HUGETLBFS_MAGIC)
+			is = (unsigned long)st.f_bsize;
+		if (is != said)
+			return fail(f, is == 1ul << HUGE_SHIFT || is == 4096 ? -EINVAL : -EOPNOTSUPP,
+				    "fd %d of region %u has pages of %lu bytes, its page_shift %u says %lu; 12 and 21 (MFD_HUGETLB | "
+				    "MFD_HUGE_2MB) are what is moved", r[i].fd, r[i].id, is, r[i].page_shift, said);
+	}
 	return 0;
 }
 

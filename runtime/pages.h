@@ -16,6 +16,10 @@
 
 #include "../transport/xport.h" /* struct page_run; region is the region's INDEX inside the runtime's sets */
 
+/* hugetlbfs: what is mapped as one piece; the bits are of 4 KiB pages all the same. */
+#define HUGE_SHIFT 21u
+#define HUGE_PAGES (UINT64_C(1) << (HUGE_SHIFT - 12))
+
 struct page_set_region {
 	uint64_t npages;
 	_Atomic uint64_t *words; /* npages rounded up to 64 bits; the bits beyond npages stay zero */

@@ -10,16 +10,10 @@
 #include <unistd.h>
 
 #include "fail.h"
-#include "place.h"
+#include "place_int.h"
 #include "uffd.h"
 
-#define SHIFT 12u
 #define DROP_VEC 512u
-
-static size_t bytes(uint64_t pages)
-{
-	return (size_t)(pages << SHIFT);
-}
 
 /* Linux 6.13 lets a process give itself advice that loses data; older kernels get one madvise a run. */
 static bool probe_vectored(int self)
@@ -54,17 +48,21 @@ static void map_allocated(struct place_region *r)
 	}
 }
 
-static int open_region(struct place_region *r, const struct ferry_region *reg, struct fail *f)
+static int open_region(struct place_region *r, const struct ferry_region *reg, bool pinned, struct fail *f)
 {
 	*r = (struct place_region){ .reg = reg,
 				    .vm = reg->hva,
 				    .npages = reg->len >> SHIFT,
-				    .shared = reg->flags & FERRY_REGION_SHARED };
+				    .shared = reg->flags & FERRY_REGION_SHARED,
+				    .huge = reg->page_shift == HUGE_SHIFT };
+	if (r->huge)
+		return huge_open(r, pinned, f);
 	if (!r->shared)
 		return 0;
 	r->alias = mmap(NULL, reg->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, reg->fd,
 			(off_t)reg->fd_offset);
 	if (r->alias != MAP_FAILED) {
+		r->inbox = r->alias;
 		map_allocated(r);
 		return 0;
 	}
@@ -85,7 +83,9 @@ int place_open(struct place *p, const struct ferry_region *regions, size_t n, bo
 	p->self = (int)syscall(SYS_pidfd_open, getpid(), 0);
 	p->vectored = probe_vectored(p->self);
 	for (; p->n < n && !err; p->n += !err)
-		err = open_region(&p->r[p->n], &regions[p->n], f);
+		err = open_region(&p->r[p->n], &regions[p->n], pinned, f);
+	if (!err)
+		err = huge_ready(p, f);
 	if (err < 0)
 		place_close(p);
 	return err;
@@ -106,9 +106,17 @@ void place_disarm(struct place *p)
 void place_close(struct place *p)
 {
 	place_disarm(p);
-	for (size_t i = 0; i < p->n; i++)
-		if (p->r[i].alias)
-			munmap(p->r[i].alias, bytes(p->r[i].npages));
+	for (size_t i = 0; i < p->n; i++) {
+		struct place_region *r = &p->r[i];
+
+		if (r->inbox && r->inbox != r->alias)
+			munmap(r->inbox, bytes(r->npages));
+		if (r->alias)
+			munmap(r->alias, bytes(r->npages));
+		free(r->owed);
+	}
+	if (p->zeros)
+		munmap((void *)p->zeros, HUGE_BYTES);
 	if (p->self >= 0)
 		close(p->self);
 	free(p->r);
@@ -126,7 +134,8 @@ int place_zero(struct place *p, const struct page_run *run, struct fail *f)
 	size_t off = bytes(run->page), len = bytes(run->npages);
 	int err;
 
-	if (p->pinned) {
+	/* A huge page is kept: given back to the host, there might be none when it is written again. */
+	if (p->pinned || r->huge) {
 		memset((uint8_t *)place_landing(p, run->region) + off, 0, len);
 		return 0;
 	}
@@ -170,6 +179,8 @@ int place_drop(struct place *p, const struct page_set *set, struct fail *f)
 
 		if (r->shared)
 			continue;
+		if (r->huge) /* the walk goes on behind the huge page */
+			huge_around(&run, &at);
 		v[n++] = (struct iovec){ r->vm + bytes(run.page), bytes(run.npages) };
 		if (n == DROP_VEC) {
 			err = drop_vec(p, v, n);
@@ -183,16 +194,22 @@ int place_drop(struct place *p, const struct page_set *set, struct fail *f)
 			 0;
 }
 
+unsigned place_kinds(const struct place *p)
+{
+	unsigned kinds = 0;
+
+	for (size_t i = 0; i < p->n; i++)
+		kinds |= (p->r[i].shared ? UFFD_SHARED : 0) | (p->r[i].huge ? UFFD_HUGE : 0);
+	return kinds;
+}
+
 int place_arm(struct place *p, struct fail *f)
 {
-	bool shared = false;
 	int err;
 
 	if (p->uffd >= 0)
 		return 0;
-	for (size_t i = 0; i < p->n; i++)
-		shared |= p->r[i].shared;
-	p->uffd = uffd_open(shared, f);
+	p->uffd = uffd_open(place_kinds(p), f);
 	if (p->uffd < 0)
 		return p->uffd;
 	for (size_t i = 0; i < p->n; i++) {
@@ -204,13 +221,9 @@ int place_arm(struct place *p, struct fail *f)
 	return 0;
 }
 
-/*
- * Walks the ioctl of the region's kind over a run; it stops at each page that is there already: such a page is
- * skipped, and who waits for it woken.
- */
-static int resolve(struct place *p, const struct place_region *r, uint8_t *dst, const uint8_t *src, size_t len, bool wake)
+int place_resolve(struct place *p, const struct place_region *r, uint8_t *dst, const uint8_t *src, size_t len, bool wake)
 {
-	size_t at = 0, done;
+	size_t at = 0, done, page = r->huge ? HUGE_BYTES : 4096;
 
 	while (at < len) {
 		int err = r->shared ? uffd_continue(p->uffd, dst + at, len - at, wake, &done) :
@@ -221,8 +234,8 @@ static int resolve(struct place *p, const struct place_region *r, uint8_t *dst, 
 			break;
 		if (err != -EEXIST)
 			return err;
-		uffd_wake(p->uffd, dst + at, 4096);
-		at += 4096;
+		uffd_wake(p->uffd, dst + at, page);
+		at += page;
 	}
 	return 0;
 }
@@ -240,13 +253,19 @@ static int step_clean(int fd, uint8_t *dst, size_t len, size_t *done)
 	return err ? err : *done < len ? -EAGAIN : 0;
 }
 
-int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct fail *f)
+int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct page_set *missing,
+	      uint64_t *done, struct fail *f)
 {
 	struct place_region *r = &p->r[run->region];
-	int err = resolve(p, r, r->vm + bytes(run->page), buf, bytes(run->npages), wake);
+	int err;
 
-	if (!err)
+	if (r->huge)
+		return huge_run(p, run, wake, missing, done, f);
+	err = place_resolve(p, r, r->vm + bytes(run->page), buf, bytes(run->npages), wake);
+	if (!err) {
+		*done = page_set_del_run(missing, run);
 		return 0;
+	}
 	return fail(f, err, "pages %" PRIu64 "+%u of region %u have arrived and cannot be mapped: %s", run->page,
 		    run->npages, r->reg->id, strerror(-err));
 }
@@ -258,6 +277,8 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 	uint8_t *dst = r->vm + bytes(run->page);
 	int err;
 
+	if (r->huge)
+		return huge_clean(p, run, f);
 	if (!r->shared) {
 		/* Anonymous and clean and absent: never sent, so it reads as zero. */
 		err = uffd_zero(p->uffd, dst, 4096, &done);
@@ -281,19 +302,21 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 	return 0;
 }
 
-void place_wake(struct place *p, uint32_t idx, uint64_t page)
+void place_wake(struct place *p, const struct page_run *run)
 {
-	uffd_wake(p->uffd, p->r[idx].vm + bytes(page), 4096);
+	uffd_wake(p->uffd, p->r[run->region].vm + bytes(run->page), bytes(run->npages));
 }
 
-bool place_find(const struct place *p, uint64_t addr, uint32_t *idx, uint64_t *page)
+bool place_find(const struct place *p, uint64_t addr, struct page_run *ret)
 {
 	for (size_t i = 0; i < p->n; i++) {
-		uint64_t off = addr - (uintptr_t)p->r[i].vm;
+		const struct place_region *r = &p->r[i];
+		uint64_t off = addr - (uintptr_t)r->vm, pages = r->huge ? HUGE_PAGES : 1;
 
-		if (off < bytes(p->r[i].npages)) {
-			*idx = (uint32_t)i;
-			*page = off >> SHIFT;
+		if (off < bytes(r->npages)) {
+			*ret = (struct page_run){ .region = (uint32_t)i,
+						  .page = (off >> SHIFT) & ~(pages - 1),
+						  .npages = (uint32_t)pages };
 			return true;
 		}
 	}

@@ -6,6 +6,11 @@
  *	anonymous	into the VM's mapping		staging, UFFDIO_COPY into it (missing mode)
  *	shared		into the page cache, through	the same, then UFFDIO_CONTINUE maps the page
  *			our second mapping		(minor mode)
+ *	huge, anonymous	into the VM's mapping		gathered in memory of our own, one UFFDIO_COPY of 2 MiB
+ *	huge, shared	as shared			as shared, one UFFDIO_CONTINUE of 2 MiB
+ *
+ * Pages of hugetlbfs (place_huge.c) arrive in pieces of 4 KiB like all others, but the kernel maps 2 MiB or nothing:
+ * whoever brings the last missing piece maps the whole.
  *
  * The VM's mapping of shared memory is never touched before the VM runs: arming has nothing to drop there.
  * Of anonymous memory the residual pages must be dropped; that happens while the source still runs
@@ -23,8 +28,10 @@ struct place_region {
 	const struct ferry_region *reg;
 	uint8_t *vm;	/* the VM's mapping */
 	uint8_t *alias; /* shared: our own second mapping; else NULL */
+	uint8_t *inbox; /* post-copy: where pages are received in their place; NULL: in buffers */
 	uint64_t npages;
-	bool shared, registered;
+	bool shared, huge, registered;
+	_Atomic uint16_t *owed; /* huge, post-copy: for each huge page, the pieces of it that have not arrived */
 };
 
 struct place {
@@ -34,6 +41,7 @@ struct place {
 	bool pinned;	/* pages must not be discarded: the transport holds them */
 	bool vectored;	/* process_madvise takes MADV_DONTNEED here */
 	int self;	/* pidfd */
+	const uint8_t *zeros; /* 2 MiB, where any region is huge; not backed by memory */
 };
 
 int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, struct fail *f);
@@ -50,21 +58,35 @@ int place_drop(struct place *p, const struct page_set *set, struct fail *f);
 /* Faults in all regions come to p->uffd. */
 int place_arm(struct place *p, struct fail *f);
 
-/* Post-copy: whether a page's bytes may be received straight into place_landing(), or need a buffer first. */
+/* Post-copy: whether a page's bytes may be received straight into place_inbox(), or need a buffer first. */
 static inline bool place_direct(const struct place *p, uint32_t idx)
 {
-	return p->r[idx].shared;
+	return p->r[idx].inbox;
+}
+/* The base of it. */
+static inline uint8_t *place_inbox(const struct place *p, uint32_t idx)
+{
+	return p->r[idx].inbox;
 }
 /*
- * The pages' bytes are there (buf, or the landing memory where that is direct): map them. Without wake, who waits
- * goes on at place_wake().
+ * The residue is complete, or is asked for again on a new link, and nothing of it is under way. A huge page of private
+ * memory that lacks a piece then lacks all of them: what it held was dropped with it.
  */
-int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct fail *f);
-/* Pages that are not of the residue: map them as they are. Of anonymous memory one, absent, with a vCPU waiting for it. */
+void place_expect(struct place *p, struct page_set *missing);
+/*
+ * The pages' bytes are there (buf, or the inbox where that is direct): map what is whole by them and take it, and
+ * nothing else, out of missing; *done: so many pages. Without wake, who waits goes on at place_wake().
+ */
+int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct page_set *missing,
+	      uint64_t *done, struct fail *f);
+/*
+ * Pages, or whole huge pages, that are not of the residue: map them as they are. Of anonymous memory one, absent, with
+ * a vCPU waiting for it.
+ */
 int place_clean(struct place *p, const struct page_run *run, struct fail *f);
-/* Who waits for this page tries again: it is there already. */
-void place_wake(struct place *p, uint32_t idx, uint64_t page);
-/* False: the address is in no region. */
-bool place_find(const struct place *p, uint64_t addr, uint32_t *idx, uint64_t *page);
+/* Who waits for these pages tries again: they are there already. */
+void place_wake(struct place *p, const struct page_run *run);
+/* What is mapped at once at an address: a page, or a huge page's 512. False: the address is in no region. */
+bool place_find(const struct place *p, uint64_t addr, struct page_run *ret);
 
 #endif

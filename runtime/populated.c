@@ -5,13 +5,18 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include "fail.h"
 #include "ferry/ferry.h"
+#include "uffd.h"
 #include "uffd_abi.h"
+#include "zero.h"
 
 #define SCAN_REGIONS 512
 #define PAGEMAP_ENTRIES 16384
+#define SHIFT 12 /* the sets count pages of 4 KiB, whatever the kernel maps */
 #define PAGEMAP_PRESENT (UINT64_C(1) << 63)
 #define PAGEMAP_SWAPPED (UINT64_C(1) << 62)
 
@@ -42,7 +47,7 @@ static int reopen(int fd)
 
 int populated_by_seek(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
 {
-	uint64_t page_size = UINT64_C(1) << reg->page_shift, added = 0, begin = reg->fd_offset, end;
+	uint64_t page_size = UINT64_C(1) << SHIFT, added = 0, begin = reg->fd_offset, end;
 	off_t data, hole;
 	int fd, err = 0;
 
@@ -110,8 +115,8 @@ int populated_by_scan(struct page_set *set, uint32_t idx, const struct ferry_reg
 			break;
 		}
 		for (int i = 0; i < n; i++)
-			added += add_pages(set, idx, (found[i].start - base) >> reg->page_shift,
-					   (found[i].end - found[i].start) >> reg->page_shift);
+			added += add_pages(set, idx, (found[i].start - base) >> SHIFT,
+					   (found[i].end - found[i].start) >> SHIFT);
 		if (arg.walk_end <= arg.start) { /* no progress: would go on for ever */
 			err = -EIO;
 			break;
@@ -127,8 +132,8 @@ int populated_by_scan(struct page_set *set, uint32_t idx, const struct ferry_reg
 
 int populated_by_pagemap(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
 {
-	uint64_t npages = reg->len >> reg->page_shift, at = 0, added = 0;
-	uint64_t first = (uintptr_t)reg->hva >> reg->page_shift;
+	uint64_t npages = reg->len >> SHIFT, at = 0, added = 0;
+	uint64_t first = (uintptr_t)reg->hva >> SHIFT;
 	uint64_t *entries;
 	int fd, err = 0;
 
@@ -167,10 +172,70 @@ int populated_by_pagemap(struct page_set *set, uint32_t idx, const struct ferry_
 	return err;
 }
 
+/*
+ * hugetlbfs has no SEEK_HOLE: all of a file is data to it. But UFFDIO_CONTINUE maps what is in the page cache and
+ * nothing else, so that it tells through a mapping of our own which pages are there; it stops at each hole.
+ */
+int populated_by_continue(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
+{
+	uint8_t *map = mmap(NULL, reg->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, reg->fd, (off_t)reg->fd_offset);
+	uint64_t at = 0, added = 0;
+	struct fail f = { 0 };
+	int fd, err;
+
+	if (map == MAP_FAILED)
+		return -errno;
+	fd = uffd_open(UFFD_SHARED | UFFD_HUGE, &f);
+	err = fd < 0 ? fd : uffd_register(fd, map, reg->len, true, &f);
+	while (!err && at < reg->len) {
+		size_t done;
+
+		err = uffd_continue(fd, map + at, reg->len - at, false, &done);
+		added += add_pages(set, idx, at >> SHIFT, done >> SHIFT);
+		at += done;
+		if (err == -EFAULT) { /* a hole */
+			at += UINT64_C(1) << HUGE_SHIFT;
+			err = 0;
+		}
+	}
+	if (fd >= 0)
+		close(fd);
+	munmap(map, reg->len);
+	if (!err)
+		*count = added;
+	return err;
+}
+
+/* Without userfaultfd: a read() of a hole gives zeros and makes no page; it costs the reading of all of them. */
+int populated_by_read(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
+{
+	size_t unit = (size_t)1 << HUGE_SHIFT;
+	uint8_t *buf = aligned_alloc(4096, unit);
+	uint64_t added = 0;
+	int err = buf ? 0 : -ENOMEM;
+
+	for (uint64_t at = 0; !err && at < reg->len; at += unit) {
+		ssize_t got = pread(reg->fd, buf, unit, (off_t)(reg->fd_offset + at));
+
+		if (got != (ssize_t)unit)
+			err = got < 0 ? -errno : -EIO;
+		else if (!is_zero(buf, unit))
+			added += add_pages(set, idx, at >> SHIFT, unit >> SHIFT);
+	}
+	free(buf);
+	if (!err)
+		*count = added;
+	return err;
+}
+
 int populated_pages(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
 {
 	int err;
 
+	if (reg->flags & FERRY_REGION_SHARED && reg->page_shift == HUGE_SHIFT) {
+		err = populated_by_continue(set, idx, reg, count);
+		return err == -EPERM || err == -ENOSYS || err == -EOPNOTSUPP ? populated_by_read(set, idx, reg, count) : err;
+	}
 	if (reg->flags & FERRY_REGION_SHARED)
 		return populated_by_seek(set, idx, reg, count);
 	err = populated_by_scan(set, idx, reg, count);

@@ -58,11 +58,12 @@ int pull_new(struct pull **ret, struct ferry_session *s)
 	p->channels = chans;
 	p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	p->go_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	p->want = calloc(URGENT_MAX, sizeof(p->want[0]));
 	p->staging_len = (URGENT_MAX + chans * SWEEP_DEPTH * SWEEP_PAGES) * PAGE;
 	p->staging = mmap(NULL, p->staging_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (p->staging == MAP_FAILED)
 		p->staging = NULL;
-	if (p->stop_fd >= 0 && p->go_fd >= 0 && p->staging)
+	if (p->stop_fd >= 0 && p->go_fd >= 0 && p->staging && p->want)
 		err = page_set_init(&p->todo, n, s->nregions);
 out:
 	free(n);
@@ -90,13 +91,19 @@ void pull_free(struct pull *p)
 		close(p->stop_fd);
 	if (p->go_fd > 0)
 		close(p->go_fd);
+	free(p->want);
 	free(p);
 }
 
 void pull_residue(struct pull *p)
 {
-	page_set_merge(&p->todo, &p->s->tgt.missing);
-	atomic_store(&p->left, page_set_count(&p->s->tgt.missing));
+	struct ferry_session *s = p->s;
+
+	place_expect(&s->tgt.place, &s->tgt.missing);
+	atomic_store(&p->left, page_set_count(&s->tgt.missing));
+	atomic_store(&s->stats.residue, atomic_load(&p->left));
+	atomic_store(&s->stats.remaining, atomic_load(&p->left));
+	page_set_merge(&p->todo, &s->tgt.missing);
 }
 
 bool pull_loading(struct pull *p)
@@ -144,35 +151,58 @@ void pull_release(struct ferry_session *s)
 int pull_placed(struct pull *p, const struct page_run *run, const void *buf, bool wake)
 {
 	struct ferry_session *s = p->s;
-	uint64_t before;
-	int err = place_run(&s->tgt.place, run, buf, wake, &s->fail);
+	uint64_t before, done;
+	int err = place_run(&s->tgt.place, run, buf, wake, &s->tgt.missing, &done, &s->fail);
 
 	if (err < 0)
 		return err;
-	page_set_del_run(&s->tgt.missing, run);
 	count(&s->stats.bytes, (uint64_t)run->npages << 12);
 	count(&s->stats.pages, run->npages);
-	atomic_fetch_sub_explicit(&s->stats.remaining, run->npages, memory_order_relaxed);
-	before = atomic_fetch_sub(&p->left, run->npages);
-	if (before == run->npages)
+	atomic_fetch_sub_explicit(&s->stats.remaining, done, memory_order_relaxed);
+	before = atomic_fetch_sub(&p->left, done);
+	if (done && before == done)
 		session_wake(s);
 	return 0;
 }
 
 /* ---- faults ---- */
 
+static bool missing_any(const struct page_set *missing, const struct page_run *unit)
+{
+	struct page_cursor at = { .region = unit->region, .page = unit->page, .end = unit->page + unit->npages };
+	struct page_run run;
+
+	return unit->npages == 1 ? page_set_test(missing, unit->region, unit->page) :
+				   page_set_next(missing, &at, unit->npages, &run);
+}
+
+/* Claims what nobody has asked for of the slot's page; false: there is nothing. */
+static bool claim_urgent(struct pull *p, struct urgent_slot *u)
+{
+	struct page_cursor at = { .region = u->run.region, .page = u->run.page, .end = u->run.page + u->run.npages };
+	struct page_run *want = p->want[u - p->slot];
+
+	u->n = 0;
+	while (u->n < URGENT_RUNS && page_set_claim(&p->todo, &at, u->run.npages, &want[u->n]))
+		u->n++;
+	return u->n;
+}
+
 static int ask_urgent(struct pull *p, struct xport_chan *c, unsigned i)
 {
-	const struct page_run *run = &p->slot[i].run;
 	struct place *pl = &p->s->tgt.place;
-	void *dst = urgent_buf(p, i);
-	struct page_run out = *run;
+	struct page_run out[URGENT_RUNS];
+	void *dst[URGENT_RUNS];
 
-	if (place_direct(pl, run->region))
-		dst = (uint8_t *)place_landing(pl, run->region) + run->page * PAGE;
-	out.region = p->s->regions[run->region].id;
-	PROBE5(pull, p->s, out.region, out.page, out.npages, 1);
-	return c->ops->get(c, &out, &dst, 1, i);
+	for (unsigned k = 0; k < p->slot[i].n; k++) {
+		const struct page_run *run = &p->want[i][k];
+
+		out[k] = *run;
+		out[k].region = p->s->regions[run->region].id;
+		dst[k] = place_direct(pl, run->region) ? place_inbox(pl, run->region) + run->page * PAGE : urgent_buf(p, i);
+		PROBE5(pull, p->s, out[k].region, out[k].page, out[k].npages, 1);
+	}
+	return c->ops->get(c, out, dst, p->slot[i].n, i);
 }
 
 static struct urgent_slot *free_slot(struct urgent_slot *slot)
@@ -183,32 +213,45 @@ static struct urgent_slot *free_slot(struct urgent_slot *slot)
 	return NULL;
 }
 
-/* The clean pages around one, as far as they are clean, at most max, aligned to so many. */
-static struct page_run clean_around(struct pull *p, uint32_t region, uint64_t page, uint64_t max)
+/* A fault that waits for what others have asked for. */
+static void fall_behind(struct pull *p, const struct urgent_slot *fault)
+{
+	struct urgent_slot *u = free_slot(p->behind);
+
+	if (u)
+		*u = *fault;
+	if (u)
+		u->used = true;
+}
+
+/* The clean pages around some, as far as they are clean, at most max, aligned to so many. */
+static struct page_run clean_around(struct pull *p, const struct page_run *run, uint64_t max)
 {
 	const struct page_set *missing = &p->s->tgt.missing;
-	uint64_t first = page, end = page + 1, low = page & ~(max - 1), high = low + max;
+	uint64_t first = run->page, end = first + run->npages, low = first & ~(max - 1);
+	uint64_t high = low + max;
 
-	if (high > missing->r[region].npages)
-		high = missing->r[region].npages;
-	while (first > low && !page_set_test(missing, region, first - 1))
+	if (high > missing->r[run->region].npages)
+		high = missing->r[run->region].npages;
+	while (first > low && !page_set_test(missing, run->region, first - 1))
 		first--;
-	while (end < high && !page_set_test(missing, region, end))
+	while (end < high && !page_set_test(missing, run->region, end))
 		end++;
-	return (struct page_run){ .region = region, .page = first, .npages = (uint32_t)(end - first) };
+	return (struct page_run){ .region = run->region, .page = first, .npages = (uint32_t)(end - first) };
 }
 
 /*
  * Anonymous memory that is clean and absent was never sent: the page alone, for its neighbours may be there. Shared
- * memory is in the page cache: the piece around the page now, the others when there is nothing better to do.
+ * memory is in the page cache: the piece around the page now, the others when there is nothing better to do. A huge
+ * page is piece enough.
  */
 static int clean_fault(struct pull *p, const struct page_run *fault)
 {
 	struct page_run run = *fault;
 
-	if (place_direct(&p->s->tgt.place, run.region)) {
-		p->clean = clean_around(p, run.region, run.page, CLEAN_PAGES);
-		run = clean_around(p, run.region, run.page, CLEAN_PIECE);
+	if (run.npages == 1 && place_direct(&p->s->tgt.place, run.region)) {
+		p->clean = clean_around(p, &run, CLEAN_PAGES);
+		run = clean_around(p, &run, CLEAN_PIECE);
 	}
 	return place_clean(&p->s->tgt.place, &run, &p->s->fail);
 }
@@ -232,28 +275,29 @@ static int clean_step(struct pull *p)
 static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64_t now)
 {
 	struct ferry_session *s = p->s;
-	struct page_run run = { .npages = 1 };
 	struct urgent_slot *u;
+	struct page_run run;
 
-	if (!place_find(&s->tgt.place, addr, &run.region, &run.page))
+	if (!place_find(&s->tgt.place, addr, &run))
 		return fail(&s->fail, -EFAULT, "userfaultfd reports a fault at %#llx, which is in no region",
 			    (unsigned long long)addr);
-	if (!page_set_test(&s->tgt.missing, run.region, run.page)) {
+	if (!missing_any(&s->tgt.missing, &run)) {
 		count(&s->stats.faults_local, 1);
 		return clean_fault(p, &run);
 	}
 	count(&s->stats.faults, 1);
 	atomic_store_explicit(&p->hint, ((uint64_t)run.region << 48 | run.page) + 1, memory_order_relaxed);
-	if (!page_set_del(&p->todo, run.region, run.page)) {
+	u = free_slot(p->slot);
+	*u = (struct urgent_slot){ .run = run, .since_ns = now, .asked_ns = now };
+	if (!claim_urgent(p, u)) {
 		/* Under way; it may even have been placed between the two looks: then nobody would wake the vCPU. */
-		if (!page_set_test(&s->tgt.missing, run.region, run.page))
-			place_wake(&s->tgt.place, run.region, run.page);
-		else if ((u = free_slot(p->behind)))
-			*u = (struct urgent_slot){ .used = true, .run = run, .since_ns = now, .asked_ns = now };
+		if (!missing_any(&s->tgt.missing, &run))
+			place_wake(&s->tgt.place, &run);
+		else
+			fall_behind(p, u);
 		return 0;
 	}
-	u = free_slot(p->slot);
-	*u = (struct urgent_slot){ .used = true, .run = run, .since_ns = now, .asked_ns = now };
+	u->used = true;
 	p->expect_ns = now + (uint64_t)s->cfg.poll_us * 1000;
 	return ask_urgent(p, c, (unsigned)(u - p->slot));
 }
@@ -274,15 +318,22 @@ static int reap_urgent(struct pull *p, struct xport_chan *c)
 	if (n == -EAGAIN)
 		return 0;
 	for (int k = 0; k < n; k++) {
-		struct urgent_slot *u = &p->slot[tag[k] % URGENT_MAX];
-		int err = pull_placed(p, &u->run, urgent_buf(p, tag[k] % URGENT_MAX), false);
+		unsigned i = tag[k] % URGENT_MAX;
+		struct urgent_slot *u = &p->slot[i];
+		int err = 0;
 
+		for (unsigned r = 0; r < u->n && !err; r++)
+			err = pull_placed(p, &p->want[i][r], urgent_buf(p, i), false);
 		if (err < 0)
 			return err;
+		u->used = false;
+		if (missing_any(&p->s->tgt.missing, &u->run)) {
+			fall_behind(p, u);
+			continue;
+		}
 		fault_placed(p, u);
 		/* Apart from the mapping: a woken vCPU may take this very CPU. */
-		place_wake(&p->s->tgt.place, u->run.region, u->run.page);
-		u->used = false;
+		place_wake(&p->s->tgt.place, &u->run);
 		p->expect_ns = 0;
 	}
 	return n;
@@ -317,7 +368,7 @@ static void settle_behind(struct pull *p)
 	for (unsigned i = 0; i < URGENT_MAX; i++) {
 		struct urgent_slot *u = &p->behind[i];
 
-		if (!u->used || page_set_test(&p->s->tgt.missing, u->run.region, u->run.page))
+		if (!u->used || missing_any(&p->s->tgt.missing, &u->run))
 			continue;
 		fault_placed(p, u);
 		u->used = false;
@@ -497,9 +548,11 @@ int pull_start(struct ferry_session *s)
 	while (read(p->stop_fd, &n, sizeof(n)) > 0)
 		;
 	page_set_clear(&p->todo);
+	if (!pull_complete(p)) /* again, on a new link */
+		place_expect(&s->tgt.place, &s->tgt.missing);
 	page_set_merge(&p->todo, &s->tgt.missing);
 	for (unsigned i = 0; i < URGENT_MAX; i++)
 		if (p->slot[i].used)
-			page_set_del_run(&p->todo, &p->slot[i].run);
+			claim_urgent(p, &p->slot[i]);
 	return crew_start(&s->crew, s, pull_job, p->channels);
 }

@@ -9,12 +9,16 @@
 
 #define PAGE ((size_t)4096)
 #define URGENT_MAX 64u		/* faults in flight */
+#define URGENT_RUNS XPORT_RUNS_MAX /* at most every second piece of a huge page */
 #define SWEEP_DEPTH 2u		/* gets in flight on a data channel: one being answered while the other is placed */
 #define SWEEP_PAGES 16u		/* pages a get of the sweep: worker 0 looks for faults between two */
 
+_Static_assert(URGENT_RUNS >= HUGE_PAGES / 2 && HUGE_PAGES * PAGE <= XPORT_XFER_MAX, "one get for a huge page");
+
 struct urgent_slot {
 	bool used;
-	struct page_run run;
+	unsigned n;	     /* runs in pull.want: what was claimed of it */
+	struct page_run run; /* what is mapped at once: the page, or a huge page's */
 	uint64_t since_ns; /* the fault */
 	uint64_t asked_ns; /* on this link */
 };
@@ -49,6 +53,7 @@ struct pull {
 	uint64_t expect_ns; /* worker 0: until then the answer to a fault is worth waiting for */
 	struct page_run clean; /* worker 0: what is left to map around the last clean fault */
 	struct urgent_slot slot[URGENT_MAX]; /* worker 0; kept over a reconnect */
+	struct page_run (*want)[URGENT_RUNS]; /* for each slot */
 	struct urgent_slot behind[URGENT_MAX]; /* faults on pages that were under way already */
 	uint8_t *staging;      /* URGENT_MAX pages, then SWEEP_DEPTH * SWEEP_PAGES a data channel */
 	size_t staging_len;

@@ -119,6 +119,8 @@ static int take_regions(struct ferry_session *s, const struct ferry_vm *vm)
 {
 	int err = config_regions(vm->regions, vm->nregions, &s->fail);
 
+	if (!err)
+		err = config_files(vm->regions, vm->nregions, &s->fail);
 	if (err < 0)
 		return err;
 	s->regions = malloc(vm->nregions * sizeof(*s->regions));
@@ -134,7 +136,7 @@ static int take_regions(struct ferry_session *s, const struct ferry_vm *vm)
 /* A target finds out now, not in the blackout, whether it may use userfaultfd. */
 static int probe_userfaultfd(struct ferry_session *s)
 {
-	int fd = uffd_open(true, &s->fail);
+	int fd = uffd_open(UFFD_SHARED, &s->fail);
 
 	if (fd < 0)
 		return fd;

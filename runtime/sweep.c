@@ -57,7 +57,7 @@ static int ask_batch(struct pull *p, const struct sweep *w, unsigned slot)
 		out[i] = *r;
 		out[i].region = p->s->regions[r->region].id;
 		PROBE5(pull, p->s, out[i].region, out[i].page, out[i].npages, 0);
-		dst[i] = place_direct(pl, r->region) ? (uint8_t *)place_landing(pl, r->region) + r->page * PAGE : buf;
+		dst[i] = place_direct(pl, r->region) ? place_inbox(pl, r->region) + r->page * PAGE : buf;
 		buf += r->npages * PAGE;
 	}
 	return w->c->ops->get(w->c, out, dst, g->n, slot);

@@ -76,7 +76,7 @@ static int take_map(struct ferry_session *s, const struct wire_msg *m)
 						       .id = w.id,
 						       .page_shift = w.page_shift,
 						       .flags = w.flags,
-						       .hva = (void *)4096,
+						       .hva = (void *)(UINT64_C(1) << HUGE_SHIFT),
 						       .fd = w.flags & FERRY_REGION_SHARED ? 0 : -1 };
 		s->pages_total += w.len >> 12;
 	}
@@ -110,7 +110,10 @@ static int call_reserve(struct ferry_session *s)
 	free(was);
 	if (err < 0 && fail_err(&s->stream.fail))
 		return fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
-	return err < 0 ? op_result(s, "reserve", err) : config_regions(s->regions, s->nregions, &s->fail);
+	if (err < 0)
+		return op_result(s, "reserve", err);
+	err = config_regions(s->regions, s->nregions, &s->fail);
+	return err ? err : config_files(s->regions, s->nregions, &s->fail);
 }
 
 static int make_sets(struct ferry_session *s)
@@ -165,7 +168,7 @@ int target_lend(struct ferry_session *s, bool all)
 
 	for (uint32_t i = 0; v && i < s->nregions; i++)
 		if (all || place_direct(&s->tgt.place, i))
-			v[n++] = (struct iovec){ place_landing(&s->tgt.place, i), s->regions[i].len };
+			v[n++] = (struct iovec){ all ? place_landing(&s->tgt.place, i) : place_inbox(&s->tgt.place, i), s->regions[i].len };
 	if (v && s->tgt.pull)
 		v[n++] = pull_staging(s->tgt.pull);
 	if (v)

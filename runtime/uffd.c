@@ -27,9 +27,18 @@ static int open_any(void)
 	return fd >= 0 ? fd : -errno;
 }
 
-int uffd_open(bool shared, struct fail *f)
+static uint64_t features(unsigned kinds)
 {
-	struct uffdio_api api = { .api = UFFD_API, .features = shared ? UFFD_FEATURE_MINOR_SHMEM : 0 };
+	uint64_t f = kinds & UFFD_SHARED ? UFFD_FEATURE_MINOR_SHMEM : 0;
+
+	if (kinds & UFFD_HUGE)
+		f |= UFFD_FEATURE_MISSING_HUGETLBFS | (kinds & UFFD_SHARED ? UFFD_FEATURE_MINOR_HUGETLBFS : 0);
+	return f;
+}
+
+int uffd_open(unsigned kinds, struct fail *f)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features(kinds) };
 	int fd = open_any(), err;
 
 	if (fd < 0)
@@ -40,7 +49,10 @@ int uffd_open(bool shared, struct fail *f)
 	err = -errno;
 	close(fd);
 	return fail(f, err == -EINVAL ? -EOPNOTSUPP : err, "this kernel's userfaultfd lacks %s: %s; Linux 5.14 has it",
-		    shared ? "minor faults on shared memory" : "its first version", strerror(-err));
+		    kinds & UFFD_HUGE	? "faults on huge pages (CONFIG_HUGETLBFS)" :
+		    kinds & UFFD_SHARED ? "minor faults on shared memory" :
+					  "its first version",
+		    strerror(-err));
 }
 
 int uffd_register(int fd, void *addr, size_t len, bool shared, struct fail *f)
@@ -52,7 +64,7 @@ int uffd_register(int fd, void *addr, size_t len, bool shared, struct fail *f)
 	if (ioctl(fd, UFFDIO_REGISTER, &r) == 0)
 		return 0;
 	return fail(f, -errno, "userfaultfd does not take %zu bytes at %p: %s; guest RAM must be private anonymous memory "
-		    "or a memfd, and registered nowhere else", len, addr, strerror(errno));
+		    "or a memfd, of pages as its page_shift says, and registered nowhere else", len, addr, strerror(errno));
 }
 
 int uffd_unregister(int fd, void *addr, size_t len)

@@ -13,8 +13,12 @@
 
 struct fail;
 
-/* A non-blocking descriptor with what the region kinds need, or -EPERM/-EOPNOTSUPP and what to do about it. */
-int uffd_open(bool shared, struct fail *f);
+/* What memory has to be served. */
+#define UFFD_SHARED 1u
+#define UFFD_HUGE 2u
+
+/* A non-blocking descriptor with what the region kinds (UFFD_*) need, or -EPERM/-EOPNOTSUPP and what to do about it. */
+int uffd_open(unsigned kinds, struct fail *f);
 /* Faults on absent pages; shared: also on pages that are in the page cache but not mapped (minor). */
 int uffd_register(int fd, void *addr, size_t len, bool shared, struct fail *f);
 int uffd_unregister(int fd, void *addr, size_t len);
@@ -23,7 +27,7 @@ int uffd_read(int fd, uint64_t *addr, unsigned max);
 /* *done: bytes resolved before the error, also on success. Who waits in the range is woken, if wake says so. */
 int uffd_copy(int fd, void *dst, const void *src, size_t len, bool wake, size_t *done);
 int uffd_continue(int fd, void *addr, size_t len, bool wake, size_t *done);
-int uffd_zero(int fd, void *addr, size_t len, size_t *done);
+int uffd_zero(int fd, void *addr, size_t len, size_t *done); /* not huge pages: the kernel has none of zeros */
 int uffd_wake(int fd, void *addr, size_t len);
 
 #endif

@@ -72,8 +72,16 @@ enum ferry_hold_action {
 };
 
 #define FERRY_REGION_SHARED 1u /* a memfd mapped MAP_SHARED; else private anonymous memory */
+/*
+ * Backed by transparent huge pages: reserve sees the flag and advises the kernel for its mapping, and at the end,
+ * while the VM runs, the target collapses what arrived in small pages (page_shift 12 only; docs/embedding.md).
+ */
+#define FERRY_REGION_THP 2u
 
-/* One piece of guest RAM. Regions do not overlap; gpa and len are multiples of the page size. */
+/*
+ * One piece of guest RAM. Regions do not overlap; gpa, len, hva and fd_offset are multiples of the page size. Memory
+ * of hugetlbfs is not mapped MAP_NORESERVE at the target: what arrives must find a page.
+ */
 struct ferry_region {
 	uint64_t gpa;	     /* guest physical address, bytes */
 	uint64_t len;	     /* bytes */
@@ -81,7 +89,7 @@ struct ferry_region {
 	int fd;		     /* FERRY_REGION_SHARED: the memfd; else -1 */
 	uint64_t fd_offset;  /* FERRY_REGION_SHARED: where in the memfd it begins, bytes */
 	uint32_t id;	     /* unique in the VM; what names it on the link */
-	uint32_t page_shift; /* 12; others are refused */
+	uint32_t page_shift; /* 12; 21: MAP_HUGETLB or MFD_HUGETLB of 2 MiB; others are refused */
 	uint32_t flags;	     /* FERRY_REGION_* */
 	uint32_t reserved;
 };

@@ -32,14 +32,15 @@ static void source_refuses(struct rig *r, int err, const char *sentence)
 	rig_free(r);
 }
 
-Test(arguments, a_region_of_huge_pages)
+Test(arguments, a_region_of_gigantic_pages)
 {
 	struct rig r;
 
 	rig_init(&r, RIG_TCP_SHARED);
-	r.src.region[0].page_shift = 21;
+	r.src.region[0].page_shift = 30;
 	source_refuses(&r, -EOPNOTSUPP,
-		       "region 10 has page_shift 21; this library moves memory in pages of 4 KiB: set it to 12");
+		       "region 10 has page_shift 30; set 12 for pages of 4 KiB (transparent huge pages too), 21 for 2 MiB of "
+		       "hugetlbfs");
 }
 
 Test(arguments, a_region_that_is_no_memfd)

@@ -35,7 +35,9 @@ SPOIL(no_save, r->src.ops.save = NULL)
 SPOIL(no_reserve, r->tgt.ops.reserve = NULL)
 SPOIL(no_release, r->tgt.ops.output_release = NULL)
 SPOIL(no_hold, r->tgt.ops.output_hold = NULL)
+SPOIL(gigantic, r->src.region[0].page_shift = 30)
 SPOIL(huge, r->src.region[0].page_shift = 21)
+SPOIL(huge_thp, r->src.region[0].page_shift = 21; r->src.region[0].flags = FERRY_REGION_THP)
 SPOIL(odd_flags, r->src.region[0].flags = 6)
 SPOIL(odd_length, r->src.region[0].len = 12345)
 SPOIL(no_hva, r->src.region[1].hva = NULL)
@@ -59,10 +61,17 @@ static const struct row rows[] = {
 	  "ops.output_release is NULL; output_hold and output_release come together" },
 	{ "release without hold", AT_TARGET, no_hold, NULL, -EINVAL,
 	  "ops.output_hold is NULL; output_hold and output_release come together" },
-	{ "huge pages", AT_SOURCE, huge, NULL, -EOPNOTSUPP,
-	  "region 10 has page_shift 21; this library moves memory in pages of 4 KiB: set it to 12" },
+	{ "pages of 1 GiB", AT_SOURCE, gigantic, NULL, -EOPNOTSUPP,
+	  "region 10 has page_shift 30; set 12 for pages of 4 KiB (transparent huge pages too), 21 for "
+	  "2 MiB of hugetlbfs" },
+	{ "huge pages that do not fit", AT_SOURCE, huge, NULL, -EINVAL,
+	  "region 10 (number 0) is 0x5dc000 bytes at 0; both must be multiples of 2097152, and the length not 0" },
+	{ "huge pages twice", AT_SOURCE, huge_thp, NULL, -EINVAL,
+	  "region 10 is to have transparent huge pages and is of hugetlbfs already (page_shift 21); leave FERRY_REGION_THP "
+	  "out" },
 	{ "flags of a region", AT_SOURCE, odd_flags, NULL, -EOPNOTSUPP,
-	  "region 10 has flags 0x6; set 0 for private anonymous memory, 0x1 for a memfd" },
+	  "region 10 has flags 0x6; set 0 for private anonymous memory, 0x1 for a memfd, and add 0x2 for transparent huge "
+	  "pages" },
 	{ "length of a region", AT_SOURCE, odd_length, NULL, -EINVAL,
 	  "region 10 (number 0) is 0x3039 bytes at 0; both must be multiples of 4096, and the length not 0" },
 	{ "address of a region", AT_SOURCE, no_hva, NULL, -EINVAL,

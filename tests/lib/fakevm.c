@@ -2,6 +2,8 @@
 #include "fakevm.h"
 
 #include <errno.h>
+#include <linux/memfd.h>
+#include <linux/mman.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +16,6 @@
 #define SECTION_CPU 1u
 #define SECTION_BULK 2u
 #define SECTION_NEEDS 3u
-#define FD_OFFSET (3 * FAKE_PAGE) /* regions need not begin where their memfd does */
 
 struct cpu_section {
 	uint64_t next_out, rng;
@@ -26,6 +27,12 @@ struct needs_section {
 };
 
 static const uint64_t region_pages[FAKE_REGIONS] = { FAKE_PAGES0, FAKE_PAGES1 };
+static const uint64_t huge_region_pages[FAKE_REGIONS] = { FAKE_HUGE_PAGES0, FAKE_HUGE_PAGES1 };
+
+uint64_t fake_region_pages(const struct fakevm *vm, unsigned region)
+{
+	return (vm->huge ? huge_region_pages : region_pages)[region];
+}
 
 const char *fake_op_name(enum fake_op op)
 {
@@ -145,7 +152,7 @@ static int op_dirty_fetch(void *v, uint32_t id, uint64_t *bits, uint64_t npages,
 	int err = enter(vm, FAKE_DIRTY_FETCH);
 	bool runs = world_source_runs(vm->w);
 
-	if (npages != region_pages[region] || id != vm->region[region].id)
+	if (npages != fake_region_pages(vm, region) || id != vm->region[region].id)
 		world_trouble(vm->w, "dirty_fetch of region %u with %llu pages", id, (unsigned long long)npages);
 	if (runs == !!(flags & FERRY_DIRTY_LAST))
 		world_trouble(vm->w, "dirty_fetch with flags %u while the VM %s", flags,
@@ -254,17 +261,17 @@ static int op_load(void *v, struct ferry_stream *in)
 
 static void *map_memory(struct fakevm *vm, struct ferry_region *r)
 {
-	int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS | (vm->huge ? MAP_HUGETLB | MAP_HUGE_2MB : 0);
 
 	r->fd = -1;
 	if (vm->shared) {
-		r->fd = memfd_create("fake-ram", MFD_CLOEXEC);
-		r->fd_offset = FD_OFFSET;
-		if (r->fd < 0 || ftruncate(r->fd, (off_t)(FD_OFFSET + r->len)))
+		r->fd = memfd_create("fake-ram", MFD_CLOEXEC | (vm->huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
+		r->fd_offset = 3 * (UINT64_C(1) << r->page_shift); /* regions need not begin where their memfd does */
+		if (r->fd < 0 || ftruncate(r->fd, (off_t)(r->fd_offset + r->len)))
 			return NULL;
 		flags = MAP_SHARED;
 	}
-	r->hva = mmap(NULL, r->len, PROT_READ | PROT_WRITE, flags, r->fd, vm->shared ? (off_t)FD_OFFSET : 0);
+	r->hva = mmap(NULL, r->len, PROT_READ | PROT_WRITE, flags, r->fd, vm->shared ? (off_t)r->fd_offset : 0);
 	if (r->hva == MAP_FAILED)
 		r->hva = NULL;
 	/* A huge page would fill the holes. */
@@ -307,7 +314,8 @@ static int op_reserve(void *v, struct ferry_region *regions, size_t n, struct fe
 		return ferry_stream_fail(needs, -EINVAL, "%zu regions, %u were due", n, FAKE_REGIONS);
 	for (unsigned i = 0; i < FAKE_REGIONS; i++) {
 		vm->shared = regions[i].flags & FERRY_REGION_SHARED;
-		if (regions[i].len != region_pages[i] * FAKE_PAGE || !map_memory(vm, &regions[i]))
+		vm->huge = regions[i].page_shift == 21;
+		if (regions[i].len != fake_region_pages(vm, i) * FAKE_PAGE || !map_memory(vm, &regions[i]))
 			return -ENOMEM;
 		vm->region[i] = regions[i];
 	}
@@ -446,9 +454,10 @@ int (*const fake_arbiter)(void *vm, const uint8_t session[16], enum ferry_owner 
 
 /* ---- making them ---- */
 
-void fakevm_source(struct fakevm *vm, struct world *w, bool shared)
+void fakevm_source(struct fakevm *vm, struct world *w, unsigned kind)
 {
-	*vm = (struct fakevm){ .w = w, .is_source = true, .shared = shared, .cpuid = 0x1234, .state_bytes = 100000 };
+	*vm = (struct fakevm){ .w = w, .is_source = true, .shared = kind & FAKE_SHARED, .huge = kind & FAKE_HUGE,
+			       .cpuid = 0x1234, .state_bytes = 100000 };
 	vm->ops = (struct ferry_ops){ FERRY_OPS_INIT,
 				      .needs = op_needs,
 				      .dirty_start = op_dirty_start,
@@ -466,10 +475,10 @@ void fakevm_source(struct fakevm *vm, struct world *w, bool shared)
 
 		*r = (struct ferry_region){ .id = 10 + 3 * i,
 					    .gpa = i ? UINT64_C(1) << 32 : 0,
-					    .len = region_pages[i] * FAKE_PAGE,
-					    .page_shift = 12,
-					    .flags = shared ? FERRY_REGION_SHARED : 0 };
-		vm->dirty[i] = calloc((region_pages[i] + 63) / 64, 8);
+					    .len = fake_region_pages(vm, i) * FAKE_PAGE,
+					    .page_shift = vm->huge ? 21 : 12,
+					    .flags = vm->shared ? FERRY_REGION_SHARED : 0 };
+		vm->dirty[i] = calloc((fake_region_pages(vm, i) + 63) / 64, 8);
 		if (!map_memory(vm, r) || !vm->dirty[i] || !vm->shadow) {
 			world_trouble(w, "no memory for the source: %s", strerror(errno));
 			return;
@@ -487,9 +496,9 @@ void fakevm_source(struct fakevm *vm, struct world *w, bool shared)
 	w->source_runs = true;
 }
 
-void fakevm_target(struct fakevm *vm, struct world *w, bool shared)
+void fakevm_target(struct fakevm *vm, struct world *w, unsigned kind)
 {
-	*vm = (struct fakevm){ .w = w, .shared = shared, .cpuid = 0x1234 };
+	*vm = (struct fakevm){ .w = w, .shared = kind & FAKE_SHARED, .huge = kind & FAKE_HUGE, .cpuid = 0x1234 };
 	vm->ops = (struct ferry_ops){ FERRY_OPS_INIT,
 				      .reserve = op_reserve,
 				      .pause = op_pause,

@@ -33,6 +33,12 @@
 #define FAKE_ZEROS 50u	/* behind the holes: touched, zero */
 #define FAKE_TRACE 400u
 
+/* What the memory is made of. Regions of huge pages are longer: behind the pages of the others there is a hole. */
+#define FAKE_SHARED 1u
+#define FAKE_HUGE 2u
+#define FAKE_HUGE_PAGES0 2048u
+#define FAKE_HUGE_PAGES1 512u
+
 enum fake_op {
 	FAKE_NEEDS,
 	FAKE_RESERVE,
@@ -72,7 +78,7 @@ struct world {
 
 struct fakevm {
 	struct world *w;
-	bool is_source, shared;
+	bool is_source, shared, huge;
 	struct ferry_ops ops;
 	struct ferry_region region[FAKE_REGIONS];
 	struct ferry_session *session;
@@ -117,8 +123,9 @@ bool world_source_runs(struct world *w);
 bool world_target_runs(struct world *w);
 void world_trouble(struct world *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-void fakevm_source(struct fakevm *vm, struct world *w, bool shared);
-void fakevm_target(struct fakevm *vm, struct world *w, bool shared);
+/* kind: FAKE_*, or true for a memfd. */
+void fakevm_source(struct fakevm *vm, struct world *w, unsigned kind);
+void fakevm_target(struct fakevm *vm, struct world *w, unsigned kind);
 /* Stops and joins the target's guest (after ferry_free(): it may wait for a page), frees the memory. */
 void fakevm_destroy(struct fakevm *vm);
 /* Waits until the target's guest has touched every page. After a migration that succeeded. */

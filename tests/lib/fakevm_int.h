@@ -8,6 +8,7 @@
 void fake_guest_writes(struct fakevm *vm, uint64_t n); /* the source's guest: n pages and one output */
 void fake_fill(uint8_t *page, uint64_t seed);
 size_t fake_offset(unsigned region, uint64_t page); /* of a page in shadow and frozen */
+uint64_t fake_region_pages(const struct fakevm *vm, unsigned region);
 uint8_t *fake_page(const struct fakevm *vm, unsigned region, uint64_t page);
 /* For the tests that want one: put it into ops.arbiter. */
 extern int (*const fake_arbiter)(void *vm, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is);

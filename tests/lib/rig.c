@@ -10,10 +10,12 @@ static void config(struct ferry_config *c)
 
 void rig_init(struct rig *r, const struct rig_kind *kind)
 {
+	unsigned made_of = (kind->shared ? FAKE_SHARED : 0) | (kind->huge ? FAKE_HUGE : 0);
+
 	memset(r, 0, sizeof(*r));
 	world_init(&r->world);
-	fakevm_source(&r->src, &r->world, kind->shared);
-	fakevm_target(&r->tgt, &r->world, kind->shared);
+	fakevm_source(&r->src, &r->world, made_of);
+	fakevm_target(&r->tgt, &r->world, made_of);
 	r->src.arg = r->tgt.arg = r;
 	r->src.writes[0] = 400;
 	r->src.writes[1] = 60;

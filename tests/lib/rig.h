@@ -15,7 +15,7 @@
 
 struct rig_kind {
 	const char *uri;
-	bool shared;
+	bool shared, huge;
 };
 
 /* Built with RIG_RDMA the same programs run over RDMA, at the address that the soft-RoCE machine has. */
@@ -26,10 +26,14 @@ struct rig_kind {
 #define RIG_TCP "tcp:127.0.0.1:0"
 #define RIG_MEM "mem:rig"
 #endif
-#define RIG_MEM_ANON (&(struct rig_kind){ RIG_MEM, false })
-#define RIG_MEM_SHARED (&(struct rig_kind){ RIG_MEM, true })
-#define RIG_TCP_ANON (&(struct rig_kind){ RIG_TCP, false })
-#define RIG_TCP_SHARED (&(struct rig_kind){ RIG_TCP, true })
+#define RIG_MEM_ANON (&(struct rig_kind){ RIG_MEM, false, false })
+#define RIG_MEM_SHARED (&(struct rig_kind){ RIG_MEM, true, false })
+#define RIG_TCP_ANON (&(struct rig_kind){ RIG_TCP, false, false })
+#define RIG_TCP_SHARED (&(struct rig_kind){ RIG_TCP, true, false })
+#define RIG_MEM_HUGE_ANON (&(struct rig_kind){ RIG_MEM, false, true })
+#define RIG_MEM_HUGE_SHARED (&(struct rig_kind){ RIG_MEM, true, true })
+#define RIG_TCP_HUGE_ANON (&(struct rig_kind){ RIG_TCP, false, true })
+#define RIG_TCP_HUGE_SHARED (&(struct rig_kind){ RIG_TCP, true, true })
 
 /* One body, one Test() for each transport and kind of memory. */
 #define RIG_TESTS(suite, name)                                                    \

@@ -12,6 +12,7 @@
 #include "wire.h"
 
 #define PAGE 4096u
+#define HUGE (UINT64_C(2) << 20)
 
 static int op(void *vm)
 {
@@ -247,8 +248,12 @@ Test(config, regions)
 	cr_expect_eq(config_regions(&r, 1, NULL), 0);
 	cr_expect_eq(config_regions(&r, 0, NULL), -EINVAL);
 	cr_expect_eq(config_regions(NULL, 1, NULL), -EINVAL);
-	BAD_REGION(-EOPNOTSUPP, page_shift, 21);
-	BAD_REGION(-EOPNOTSUPP, flags, 2);
+	BAD_REGION(-EOPNOTSUPP, page_shift, 0);
+	BAD_REGION(-EOPNOTSUPP, page_shift, 13);
+	BAD_REGION(-EOPNOTSUPP, page_shift, 30);
+	BAD_REGION(-EOPNOTSUPP, page_shift, 32 + 12);
+	BAD_REGION(-EINVAL, page_shift, 21);
+	BAD_REGION(-EOPNOTSUPP, flags, 4);
 	BAD_REGION(-EINVAL, flags, FERRY_REGION_SHARED); /* with fd -1 */
 	BAD_REGION(-EINVAL, len, 0);
 	BAD_REGION(-EINVAL, len, PAGE + 1);
@@ -257,6 +262,30 @@ Test(config, regions)
 	BAD_REGION(-EINVAL, gpa, UINT64_MAX - 4095);
 	BAD_REGION(-EINVAL, hva, NULL);
 	BAD_REGION(-EINVAL, hva, (void *)1);
+}
+
+/* One that is right, spoilt in one way at a time. */
+Test(config, regions_of_huge_pages)
+{
+	const struct ferry_region right = { .gpa = 4 * HUGE, .len = 4 * HUGE, .hva = (void *)(uintptr_t)(1024 * HUGE),
+					    .fd = 3, .fd_offset = HUGE, .id = 5, .page_shift = 21, .flags = FERRY_REGION_SHARED };
+	struct ferry_region r = right;
+
+	cr_expect_eq(config_regions(&r, 1, NULL), 0);
+	r.len += PAGE;
+	cr_expect_eq(config_regions(&r, 1, NULL), -EINVAL);
+	r = right;
+	r.gpa += PAGE;
+	cr_expect_eq(config_regions(&r, 1, NULL), -EINVAL);
+	r = right;
+	r.hva = (uint8_t *)r.hva + PAGE;
+	cr_expect_eq(config_regions(&r, 1, NULL), -EINVAL);
+	r = right;
+	r.fd_offset += PAGE;
+	cr_expect_eq(config_regions(&r, 1, NULL), -EINVAL);
+	r = right;
+	r.flags = FERRY_REGION_THP;
+	cr_expect_eq(config_regions(&r, 1, NULL), -EINVAL);
 }
 
 Test(config, regions_together)

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT
+#include "hugepool.h"
+
+#include <stdio.h>
+
+#define POOL "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+
+static long added; /* by this process */
+
+static long value(const char *path)
+{
+	FILE *in = fopen(path, "re");
+	long n = -1;
+
+	if (in && fscanf(in, "%ld", &n) != 1)
+		n = -1;
+	if (in)
+		fclose(in);
+	return n;
+}
+
+static void set(long n)
+{
+	FILE *out = fopen(POOL "nr_hugepages", "we");
+
+	if (!out)
+		return;
+	fprintf(out, "%ld", n);
+	fclose(out);
+}
+
+/* Free and not promised to anybody. */
+static long available(void)
+{
+	return value(POOL "free_hugepages") - value(POOL "resv_hugepages");
+}
+
+void hugepool_raise(long pages)
+{
+	long total = value(POOL "nr_hugepages"), lack = pages - available();
+
+	if (total < 0 || lack <= 0)
+		return;
+	set(total + lack);
+	added = value(POOL "nr_hugepages") - total; /* the kernel gives what it finds */
+}
+
+void hugepool_restore(void)
+{
+	if (added > 0)
+		set(value(POOL "nr_hugepages") - added);
+	added = 0;
+}
+
+void hugepool_or_skip(long pages)
+{
+	long total = value(POOL "nr_hugepages");
+
+	if (total < 0)
+		cr_skip_test("this kernel has no huge pages of 2 MiB");
+	if (available() < pages)
+		cr_skip_test("%ld huge pages are free and the test takes %ld: sysctl -w vm.nr_hugepages=%ld", available(), pages,
+			     total + pages);
+}
