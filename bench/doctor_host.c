@@ -65,15 +65,17 @@ static void probe_memlock(struct findings *f)
 
 static void probe_huge(struct findings *f)
 {
-	char total[64], unused[64], thp[128], *mode, *end;
+	char total[64], unused[64], promised[64], thp[128], *mode, *end;
 
 	first_line("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", total, sizeof(total));
 	first_line("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", unused, sizeof(unused));
+	first_line("/sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages", promised, sizeof(promised));
 	if (atol(total) > 0)
-		found(f, "huge pages", HEALTH_OK, NULL, "%s of 2 MiB, %s free", total, unused);
+		found(f, "huge pages", HEALTH_OK, NULL, "%s of 2 MiB, %s free, %s of these promised: guests of %ld MiB", total,
+		      unused, promised, (atol(unused) - atol(promised)) * 2);
 	else
-		found(f, "huge pages", HEALTH_WITHOUT, "sysctl -w vm.nr_hugepages=512",
-		      total[0] ? "none is reserved: a VMM has none to back a guest with"
+		found(f, "huge pages", HEALTH_WITHOUT, total[0] ? "sysctl -w vm.nr_hugepages=512" : NULL,
+		      total[0] ? "none is reserved: --memory-kind hugetlb and hugetlb-memfd find none"
 			       : "this kernel has no hugetlbfs");
 	first_line("/sys/kernel/mm/transparent_hugepage/enabled", thp, sizeof(thp));
 	mode = strchr(thp, '[');

@@ -57,6 +57,12 @@ static const struct field stats_fields[] = {
 	WIDE(ferry_stats, blackout.resume_us),
 };
 
+static const struct field thp_fields[] = {
+	WIDE(ferry_result, thp_before),
+	WIDE(ferry_result, thp_after),
+	WIDE(ferry_result, collapse_us),
+};
+
 static const struct field round_fields[] = {
 	NARROW(ferry_round, round), WIDE(ferry_round, pages_sent),  WIDE(ferry_round, pages_zero),
 	WIDE(ferry_round, bytes),   WIDE(ferry_round, duration_us), WIDE(ferry_round, pages_dirty),
@@ -154,7 +160,8 @@ static int take_asked(struct options *o, const json_t *a)
 {
 	static const char *const names[] = { "memory",	    "working-set", "dirty-rate", "populate",
 					     "vcpus",	    "seed",	   "channels",	 "bandwidth",
-					     "memory-kind", "mode",	   "commit-at",	 "kill" };
+					     "memory-kind", "mode",	   "commit-at",	 "kill",
+					     "thp" };
 
 	for (size_t i = 0; i < COUNT(names); i++) {
 		const char *text = json_string_value(json_object_get(a, names[i]));
@@ -189,6 +196,7 @@ static json_t *make_end(const struct run_report *r, enum vmm_end own)
 	json_object_set_new(o, "errno", json_integer(e->result.error));
 	json_object_set_new(o, "detail", json_string(e->result.detail));
 	json_object_set_new(o, "session", json_string(session_text(session, e->result.session)));
+	json_object_set_new(o, "thp", make_fields(&e->result, thp_fields, COUNT(thp_fields)));
 	return o;
 }
 
@@ -230,6 +238,7 @@ static int take_end(struct end_report *e, const json_t *o)
 	e->result.error = (int)json_integer_value(json_object_get(o, "errno"));
 	take_text(e->result.detail, sizeof(e->result.detail), o, "detail");
 	take_session(e->result.session, o);
+	take_fields(&e->result, thp_fields, COUNT(thp_fields), json_object_get(o, "thp"));
 	return 0;
 }
 

@@ -136,6 +136,16 @@ static void page_fields(FILE *out, const struct run_report *r)
 	real_field(out, "fault_max_us", (double)t->fault_max_ns / 1000);
 }
 
+/* Bytes of RAM on transparent huge pages: before, after the last page, when the target was done. */
+static void thp_fields(FILE *out, const struct run_report *r)
+{
+	const struct ferry_result *s = &r->end[VMM_END_SOURCE].result, *t = &r->end[VMM_END_TARGET].result;
+
+	fprintf(out, "\"thp_bytes\":{\"source\":%llu,\"arrived\":%llu,\"target\":%llu},", (unsigned long long)s->thp_before,
+		(unsigned long long)t->thp_before, (unsigned long long)t->thp_after);
+	real_field(out, "collapse_ms", (double)t->collapse_us / 1000);
+}
+
 static void cpu_fields(FILE *out, const struct run_report *r)
 {
 	const struct end_cpu *s = &r->end[VMM_END_SOURCE].cpu, *t = &r->end[VMM_END_TARGET].cpu;
@@ -196,6 +206,7 @@ void report_json_object(FILE *out, const struct run_report *r)
 	round_list(out, r);
 	time_fields(out, r);
 	page_fields(out, r);
+	thp_fields(out, r);
 	cpu_fields(out, r);
 	proof_fields(out, r);
 	if (r->have_floor)

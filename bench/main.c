@@ -23,7 +23,7 @@ static FILE *open_out(const char *option, const char *name, const char *how)
 int run_floor(struct floor *f, const struct options *o)
 {
 	char why[256];
-	int err = floor_measure(f, o->uri, o->memory, o->kind == KIND_MEMFD, why, sizeof(why));
+	int err = floor_measure(f, o->uri, o->memory, o->kind == KIND_MEMFD || o->kind == KIND_HUGETLB_MEMFD, why, sizeof(why));
 
 	if (err)
 		fprintf(stderr, "rdma-migrate: the floor could not be measured: %s.\n", why);

@@ -15,7 +15,7 @@
 #include "util.h"
 #include "vmm/vmm.h"
 
-static const char *const kinds[] = { "anon", "memfd", NULL };
+static const char *const kinds[] = { "anon", "memfd", "hugetlb", "hugetlb-memfd", NULL };
 static const char *const modes[] = { "auto", "stop-and-copy", "post-copy", NULL };
 static const char *const commit_ats[] = { "default", "complete", "switchover", NULL };
 static const char *const on_off[] = { "on", "off", NULL };
@@ -25,6 +25,8 @@ static const char *const floors[] = { "once", "each", "off", NULL };
 static const char *const commands[] = { "run", "source", "target", "floor", "sweep", "plot", "doctor", "version", "help" };
 
 _Static_assert(sizeof(kinds) / sizeof(*kinds) == KIND_COUNT + 1, "a name a memory kind");
+_Static_assert((int)KIND_HUGETLB == VMM_HUGETLB && (int)KIND_HUGETLB_MEMFD == VMM_HUGETLB_MEMFD && (int)KIND_MEMFD == VMM_MEMFD,
+	       "the kinds are in the VMM's order");
 _Static_assert(FERRY_MODE_POSTCOPY == 2 && FERRY_COMMIT_AT_SWITCHOVER == 2 && FERRY_HOLD_COMMIT == 1,
 	       "the choices are in the order of ferry.h");
 _Static_assert(sizeof(commands) / sizeof(*commands) == CMD_COUNT, "a name a command");
@@ -41,14 +43,16 @@ const struct option_row option_rows[] = {
 	{ "memory", V_SIZE, GUEST | FLOOR, AT(memory),
 	  "a size from 32M to 256G in whole 2M, such as 512M or 2G", "the guest's RAM; 1G", VMM_MEMORY_MIN,
 	  VMM_MEMORY_MAX },
-	{ "memory-kind", V_CHOICE, GUEST | FLOOR, AT(kind), "anon or memfd", "what the RAM is made of; anon",
+	{ "memory-kind", V_CHOICE, GUEST | FLOOR, AT(kind), "anon, memfd, hugetlb or hugetlb-memfd",
+	  "what the RAM is made of, hugetlb: of huge pages of 2 MiB (the floor's buffers have none); anon",
 	  .choices = kinds },
 	{ "populate", V_COUNT, GUEST, AT(populate), "a percentage from 0 to 100",
 	  "percent of RAM that begins with unique, non-zero content; 100", 0, 100 },
 	{ "prealloc", V_CHOICE, RUN | TARGET | SWEEP, AT(prealloc), "on or off",
 	  "on: the target has all of its RAM before pre-copy, off: as pages arrive; on", .choices = on_off },
 	{ "thp", V_CHOICE, GUEST, AT(thp), "off or on",
-	  "on: transparent huge pages for anonymous RAM (the floor's buffers have none); off", .choices = off_on },
+	  "on: transparent huge pages for the RAM, and again at the target in the end (the floor's buffers have none); off",
+	  .choices = off_on },
 	{ "working-set", V_SIZE, ONE_GUEST, AT(working_set), "a size such as 256M, at most --memory less 16M",
 	  "the part of RAM that the guest writes to; 256M, or a quarter of RAM that has no room for it", 4096,
 	  VMM_MEMORY_MAX },
@@ -370,6 +374,11 @@ int options_check(struct options *o)
 	}
 	if (arbiter_check(o->arbiter))
 		return -EINVAL;
+	if (o->thp && o->kind >= KIND_HUGETLB) {
+		fprintf(stderr, "rdma-migrate: --thp on is for --memory-kind anon or memfd: %s has huge pages already.\n",
+			kind_name(o->kind));
+		return -EINVAL;
+	}
 	if (!o->working_set)
 		o->working_set = o->memory - LOW_MEMORY < (256 << 20) ? o->memory / 4 : 256 << 20;
 	if (o->working_set > o->memory - LOW_MEMORY) {

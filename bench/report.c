@@ -64,8 +64,12 @@ static void rounds(FILE *out, const struct run_report *r)
 	row(out, "pages");
 	fprintf(out, "%s sent, ", grouped(a, source_stats(r)->pages_sent));
 	fprintf(out, "%s zero, ", grouped(a, source_stats(r)->pages_zero));
-	fprintf(out, "%s holes, %s left to post-copy\n", grouped(a, source_stats(r)->pages_hole),
+	fprintf(out, "%s holes, %s left to post-copy", grouped(a, source_stats(r)->pages_hole),
 		grouped(b, source_stats(r)->pages_residue));
+	/* Private huge pages move whole. */
+	if (target_stats(r)->pages_residue > source_stats(r)->pages_residue)
+		fprintf(out, ", %s pulled for it", grouped(a, target_stats(r)->pages_residue));
+	fprintf(out, "\n");
 }
 
 static void times(FILE *out, const struct run_report *r)
@@ -117,6 +121,18 @@ static void faults(FILE *out, const struct run_report *r)
 	fprintf(out, "\n");
 }
 
+static void huge(FILE *out, const struct run_report *r)
+{
+	const struct ferry_result *s = &r->end[VMM_END_SOURCE].result, *t = &r->end[VMM_END_TARGET].result;
+
+	if (!s->thp_before && !t->collapse_us)
+		return;
+	row(out, "huge pages");
+	fprintf(out, "%llu MiB at the source; %llu MiB when all had arrived, %llu MiB %.1f ms later\n",
+		(unsigned long long)s->thp_before >> 20, (unsigned long long)t->thp_before >> 20,
+		(unsigned long long)t->thp_after >> 20, (double)t->collapse_us / 1000);
+}
+
 static void cpu(FILE *out, const struct run_report *r)
 {
 	const struct end_cpu *s = &r->end[VMM_END_SOURCE].cpu, *t = &r->end[VMM_END_TARGET].cpu;
@@ -153,6 +169,7 @@ void report_table(FILE *out, const struct run_report *r)
 		rounds(out, r);
 		times(out, r);
 		faults(out, r);
+		huge(out, r);
 		cpu(out, r);
 		proof(out, r);
 	}

@@ -118,6 +118,7 @@ struct ferry_session {
 	int wake_fd;
 	_Atomic bool want_cancel;
 	_Atomic bool want_switchover;
+	_Atomic bool stop_collapse;
 
 	enum ferry_phase phase; /* written by phase_enter() only, under view_lock */
 	enum ferry_phase last_phase;

@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Guest RAM: two regions, the low 16 MiB and the data, each mapped on its own; of one memfd, when shared.
+ *
+ * Pages of hugetlbfs are reserved by the mapping: a guest either has all of them or does not begin. Transparent ones
+ * are asked for, and where the page cache has been filled with small ones, made.
  */
 #include <errno.h>
+#include <linux/memfd.h>
+#include <linux/mman.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,24 +17,60 @@
 #include "stamp.h"
 #include "vmm_int.h"
 
+#define HUGE_SHIFT 21
+#define HUGE_BYTES (1ul << HUGE_SHIFT)
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+static bool is_shared(const struct vmm *vm)
+{
+	return vm->cfg.kind & VMM_MEMFD;
+}
+
+static bool is_hugetlb(const struct vmm *vm)
+{
+	return vm->cfg.kind & VMM_HUGETLB;
+}
+
+/* Address space for a region that huge pages may back. */
+static void *aligned_space(uint64_t len)
+{
+	uint8_t *p = mmap(NULL, len + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	size_t head;
+
+	if (p == MAP_FAILED)
+		return p;
+	head = -(uintptr_t)p & (HUGE_BYTES - 1);
+	if (head)
+		munmap(p, head);
+	munmap(p + head + len, HUGE_BYTES - head);
+	return p + head;
+}
+
 static int map_region(struct vmm *vm, struct ferry_region *r)
 {
 	int flags = r->flags & FERRY_REGION_SHARED ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
-	void *p =
-		mmap(NULL, r->len, PROT_READ | PROT_WRITE, flags | MAP_NORESERVE, r->fd, (off_t)r->fd_offset);
+	void *at = vm->cfg.thp ? aligned_space(r->len) : NULL, *p;
 
+	if (at == MAP_FAILED)
+		return -errno;
+	flags |= at ? MAP_FIXED : 0;
+	flags |= !is_hugetlb(vm) ? MAP_NORESERVE : is_shared(vm) ? 0 : MAP_HUGETLB | MAP_HUGE_2MB;
+	p = mmap(at, r->len, PROT_READ | PROT_WRITE, flags, r->fd, (off_t)r->fd_offset);
 	if (p == MAP_FAILED)
 		return -errno;
 	r->hva = p;
-	if (!(r->flags &
-	      FERRY_REGION_SHARED)) /* a wish; where huge pages are the rule, holes would be none */
-		madvise(p, r->len, vm->cfg.huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	/* A wish; where huge pages are the rule, holes would be none. */
+	if (vm->cfg.thp || (!is_shared(vm) && !is_hugetlb(vm)))
+		madvise(p, r->len, vm->cfg.thp ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	return 0;
 }
 
 static int new_memfd(struct vmm *vm)
 {
-	vm->memfd = memfd_create("guest-ram", MFD_CLOEXEC);
+	vm->memfd = memfd_create("guest-ram", MFD_CLOEXEC | (is_hugetlb(vm) ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
 	if (vm->memfd < 0)
 		return -errno;
 	return ftruncate(vm->memfd, (off_t)vm->cfg.memory) < 0 ? -errno : 0;
@@ -51,9 +92,29 @@ static int prealloc(struct vmm *vm, const struct ferry_region *r)
 	return err;
 }
 
+/* The command that mends it, for a sentence. */
+static void say_hugetlb(const struct vmm *vm, int err, char *why, size_t cap)
+{
+	long total = 0, unused = 0;
+	FILE *in = fopen("/proc/meminfo", "re");
+	char line[128];
+
+	while (in && fgets(line, sizeof(line), in)) {
+		sscanf(line, "HugePages_Total: %ld", &total);
+		sscanf(line, "HugePages_Free: %ld", &unused);
+	}
+	if (in)
+		fclose(in);
+	snprintf(why, cap,
+		 "no %llu MiB of huge pages for the guest: %s; this host has %ld of 2 MiB, %ld of them free, some perhaps "
+		 "promised: sysctl -w vm.nr_hugepages=%llu",
+		 (unsigned long long)vm->cfg.memory >> 20, strerror(-err), total, unused,
+		 (unsigned long long)(vm->cfg.memory >> HUGE_SHIFT) + (unsigned long long)total);
+}
+
 int memory_new(struct vmm *vm, char *why, size_t cap)
 {
-	bool shared = vm->cfg.kind == VMM_MEMFD;
+	bool shared = is_shared(vm);
 	uint64_t lens[NREGIONS] = { GUEST_LOW_LEN, vm->cfg.memory - GUEST_LOW_LEN };
 	uint64_t gpas[NREGIONS] = { 0, GUEST_DATA_GPA }, at = 0;
 	int err = shared ? new_memfd(vm) : 0;
@@ -65,15 +126,17 @@ int memory_new(struct vmm *vm, char *why, size_t cap)
 			.fd = vm->memfd,
 			.fd_offset = shared ? at : 0,
 			.id = i,
-			.page_shift = PAGE_SHIFT,
-			.flags = shared ? FERRY_REGION_SHARED : 0,
+			.page_shift = is_hugetlb(vm) ? HUGE_SHIFT : PAGE_SHIFT,
+			.flags = (shared ? FERRY_REGION_SHARED : 0) | (vm->cfg.thp ? FERRY_REGION_THP : 0),
 		};
 		at += lens[i];
 		err = map_region(vm, &vm->regions[i]);
 		if (!err && vm->cfg.prealloc)
 			err = prealloc(vm, &vm->regions[i]);
 	}
-	if (err)
+	if (err && is_hugetlb(vm))
+		say_hugetlb(vm, err, why, cap);
+	else if (err)
 		snprintf(why, cap, "no %llu MiB of %s memory for the guest: %s",
 			 (unsigned long long)vm->cfg.memory >> 20, shared ? "memfd" : "anonymous",
 			 strerror(-err));
@@ -143,6 +206,9 @@ int memory_populate(struct vmm *vm)
 		for (uint64_t n = region_pages(&vm->regions[i]); n; n--, page++, p += PAGE_WORDS)
 			if (memory_is_populated(vm, page))
 				fill_page(p, content_first(vm->cfg.seed, page));
+		/* The page cache has small pages unless the host gives others by itself. */
+		if (vm->cfg.thp && is_shared(vm))
+			madvise(vm->regions[i].hva, vm->regions[i].len, MADV_COLLAPSE);
 	}
 	return 0;
 }

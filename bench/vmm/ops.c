@@ -151,17 +151,22 @@ static int check_regions(struct vmm *vm, const struct ferry_region *regions, siz
 					 "the source has %zu regions of memory, this VMM takes %d", n,
 					 NREGIONS);
 	for (size_t i = 0; i < n; i++) {
-		if (regions[i].page_shift != PAGE_SHIFT)
-			return ferry_stream_fail(
-				in, -EOPNOTSUPP, "region %u has pages of %llu bytes, this VMM takes %u",
-				regions[i].id, 1ull << (regions[i].page_shift & 63), PAGE_BYTES);
+		if ((regions[i].page_shift != PAGE_SHIFT && regions[i].page_shift != 21) ||
+		    regions[i].page_shift != regions[0].page_shift || regions[i].flags != regions[0].flags)
+			return ferry_stream_fail(in, -EOPNOTSUPP,
+						 "region %u has pages of %llu bytes and flags %#x, this VMM takes %u "
+						 "or 2097152, and one kind of memory",
+						 regions[i].id, 1ull << (regions[i].page_shift & 63),
+						 regions[i].flags, PAGE_BYTES);
 		if (regions[i].id != i || regions[i].gpa != gpas[i] || regions[i].len != lens[i])
 			return ferry_stream_fail(in, -EOPNOTSUPP,
 						 "region %u of %" PRIu64 " bytes at 0x%" PRIx64
 						 " does not fit this VMM",
 						 regions[i].id, regions[i].len, regions[i].gpa);
 	}
-	vm->cfg.kind = regions[0].flags & FERRY_REGION_SHARED ? VMM_MEMFD : VMM_ANON;
+	vm->cfg.kind = (enum vmm_kind)((regions[0].flags & FERRY_REGION_SHARED ? VMM_MEMFD : 0) |
+				       (regions[0].page_shift != PAGE_SHIFT ? VMM_HUGETLB : 0));
+	vm->cfg.thp = regions[0].flags & FERRY_REGION_THP;
 	return 0;
 }
 

@@ -9,7 +9,7 @@
  * epoch is walked within its own slice, the last first.
  *
  * Holes are asked for before they are read (/proc/self/pagemap, or SEEK_DATA of the memfd), so that proving
- * does not populate them.
+ * does not populate them. A memfd of hugetlbfs is all data to SEEK_DATA: there it does.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -26,7 +26,8 @@
 
 struct vmm;
 
-enum vmm_kind { VMM_ANON, VMM_MEMFD };
+/* Bit 0: shared; bit 1: huge pages of hugetlbfs. */
+enum vmm_kind { VMM_ANON, VMM_MEMFD, VMM_HUGETLB, VMM_HUGETLB_MEMFD };
 
 /* Which end of the migration a record of output came from. */
 enum vmm_end { VMM_END_SOURCE, VMM_END_TARGET };
@@ -45,7 +46,7 @@ struct vmm_config {
 	uint32_t populate; /* percent of RAM with unique content; the working set is always populated */
 	uint32_t vcpus;	   /* 0: 1 */
 	bool host_threads; /* no KVM, even where there is one */
-	bool huge;	   /* MADV_HUGEPAGE on the RAM, else MADV_NOHUGEPAGE (both ends; anon only) */
+	bool thp;	   /* transparent huge pages, at the target too; else MADV_NOHUGEPAGE. Not with hugetlb */
 	bool prealloc;	   /* target: back all of the RAM in reserve, else as pages arrive */
 	/* both ends */
 	enum vmm_end end;      /* stamped on the output */

@@ -271,6 +271,12 @@ struct ferry_result {
 	char detail[FERRY_DETAIL_MAX]; /* one sentence: what happened, with the values */
 	struct ferry_stats stats;
 	enum ferry_owner claim; /* FERRY_IN_DOUBT: what an arbiter may be asked for later, here; else as owner */
+	/*
+	 * Of FERRY_REGION_THP regions, the bytes that the VM's mapping has as huge pages (0 before Linux 6.7). Source: when
+	 * ferry_run() began, both. Target: before and after they were collapsed, which took so long and is a part of
+	 * ferry_run(), the VM running.
+	 */
+	uint64_t thp_before, thp_after, collapse_us;
 };
 
 #define FERRY_OPS_INIT .size = sizeof(struct ferry_ops)
@@ -302,7 +308,10 @@ int ferry_run(struct ferry_session *s, struct ferry_result *res);
 
 /* Any thread, source: end pre-copy now, whatever is left. -EALREADY once stopped, -EINVAL at a target. */
 int ferry_switchover(struct ferry_session *s);
-/* Any thread: give up; the VM stays at, or returns to, the source. -EALREADY once the commit is decided. */
+/*
+ * Any thread: give up; the VM stays at, or returns to, the source. -EALREADY once the commit is decided: then it only
+ * cuts short what a target does for transparent huge pages before its ferry_run() returns.
+ */
 int ferry_cancel(struct ferry_session *s);
 /* Any thread, while the session lives. st->size set by the caller. */
 int ferry_get_stats(struct ferry_session *s, struct ferry_stats *st);

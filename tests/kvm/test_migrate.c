@@ -7,7 +7,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "hugepool.h"
 #include "run.h"
+
+#define POOL_PAGES (2 * (64 / 2) + 8) /* two guests of 64 MiB, and some to spare */
+
+HUGEPOOL(POOL_PAGES)
+HUGEPOOL_END()
 
 static void migrate(struct run_report *r, struct options *o, int argc, char **argv)
 {
@@ -43,6 +49,28 @@ static void clean(const struct run_report *r, const char *outcome, enum ferry_ow
 		clean(&r, "migrated", FERRY_TARGET);                                     \
 	}
 
+#define MIGRATES_HUGE(name, ...)                                                         \
+	Test(migrate_huge, name)                                                         \
+	{                                                                                \
+		char *argv[] = { ARGS, __VA_ARGS__, NULL };                              \
+		struct run_report r;                                                     \
+		struct options o;                                                        \
+		hugepool_or_skip(POOL_PAGES);                                            \
+		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv);               \
+		clean(&r, "migrated", FERRY_TARGET);                                     \
+	}
+
+#define FALLS_BACK_HUGE(name, ...)                                                       \
+	Test(migrate_huge, name)                                                         \
+	{                                                                                \
+		char *argv[] = { ARGS, __VA_ARGS__, NULL };                              \
+		struct run_report r;                                                     \
+		struct options o;                                                        \
+		hugepool_or_skip(POOL_PAGES);                                            \
+		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv);               \
+		clean(&r, "fell-back", FERRY_SOURCE);                                    \
+	}
+
 #define FALLS_BACK(name, ...)                                                            \
 	Test(migrate, name)                                                              \
 	{                                                                                \
@@ -72,3 +100,12 @@ FALLS_BACK(target_killed_in_post_copy_memfd, "--mode", "post-copy", "--memory-ki
 	   "target@post-copy")
 FALLS_BACK(link_cut_in_stop_and_copy, "--mode", "stop-and-copy", "--memory-kind", "anon", "--kill",
 	   "link@stop-and-copy")
+
+MIGRATES_HUGE(stop_and_copy, "--mode", "stop-and-copy", "--memory-kind", "hugetlb")
+MIGRATES_HUGE(stop_and_copy_memfd, "--mode", "stop-and-copy", "--memory-kind", "hugetlb-memfd")
+MIGRATES_HUGE(post_copy, "--mode", "post-copy", "--memory-kind", "hugetlb")
+MIGRATES_HUGE(post_copy_memfd, "--mode", "post-copy", "--memory-kind", "hugetlb-memfd", "--populate", "30")
+MIGRATES_HUGE(two_vcpus_and_channels, "--vcpus", "2", "--channels", "2", "--mode", "post-copy", "--memory-kind", "hugetlb-memfd")
+FALLS_BACK_HUGE(target_killed_in_post_copy, "--mode", "post-copy", "--memory-kind", "hugetlb", "--kill", "target@post-copy")
+FALLS_BACK_HUGE(target_killed_in_post_copy_memfd, "--mode", "post-copy", "--memory-kind", "hugetlb-memfd", "--kill",
+		"target@post-copy")

@@ -600,7 +600,7 @@ Test(vmm, target_refuses_with_a_sentence)
 	vmm_destroy(to);
 
 	to = target(0, false);
-	cr_expect_eq(reserve(from, to, &st, 21), -EOPNOTSUPP);
+	cr_expect_eq(reserve(from, to, &st, 30), -EOPNOTSUPP);
 	cr_expect_str_not_empty(fail_text(&st.fail));
 	stream_destroy(&st);
 	vmm_destroy(to);

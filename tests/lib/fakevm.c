@@ -259,6 +259,14 @@ static int op_load(void *v, struct ferry_stream *in)
 
 /* ---- the target's ---- */
 
+/* Where huge pages may be: at a multiple of 2 MiB, with what lies around it. */
+static void *huge_space(size_t len)
+{
+	uintptr_t p = (uintptr_t)mmap(NULL, len + (4 << 20), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return (void *)((p + (2 << 20)) & ~(uintptr_t)((2 << 20) - 1));
+}
+
 static void *map_memory(struct fakevm *vm, struct ferry_region *r)
 {
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | (vm->huge ? MAP_HUGETLB | MAP_HUGE_2MB : 0);
@@ -266,17 +274,20 @@ static void *map_memory(struct fakevm *vm, struct ferry_region *r)
 	r->fd = -1;
 	if (vm->shared) {
 		r->fd = memfd_create("fake-ram", MFD_CLOEXEC | (vm->huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
-		r->fd_offset = 3 * (UINT64_C(1) << r->page_shift); /* regions need not begin where their memfd does */
+		r->fd_offset = 3 * (UINT64_C(1) << (vm->thp ? 21 : r->page_shift)); /* regions need not begin where their memfd does */
 		if (r->fd < 0 || ftruncate(r->fd, (off_t)(r->fd_offset + r->len)))
 			return NULL;
 		flags = MAP_SHARED;
 	}
-	r->hva = mmap(NULL, r->len, PROT_READ | PROT_WRITE, flags, r->fd, vm->shared ? (off_t)r->fd_offset : 0);
+	if (vm->thp)
+		flags |= MAP_FIXED;
+	r->hva = mmap(vm->thp ? huge_space(r->len) : NULL, r->len, PROT_READ | PROT_WRITE, flags, r->fd,
+		      vm->shared ? (off_t)r->fd_offset : 0);
 	if (r->hva == MAP_FAILED)
 		r->hva = NULL;
 	/* A huge page would fill the holes. */
 	if (r->hva)
-		madvise(r->hva, r->len, MADV_NOHUGEPAGE);
+		madvise(r->hva, r->len, vm->thp ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	return r->hva;
 }
 
@@ -315,6 +326,7 @@ static int op_reserve(void *v, struct ferry_region *regions, size_t n, struct fe
 	for (unsigned i = 0; i < FAKE_REGIONS; i++) {
 		vm->shared = regions[i].flags & FERRY_REGION_SHARED;
 		vm->huge = regions[i].page_shift == 21;
+		vm->thp = regions[i].flags & FERRY_REGION_THP;
 		if (regions[i].len != fake_region_pages(vm, i) * FAKE_PAGE || !map_memory(vm, &regions[i]))
 			return -ENOMEM;
 		vm->region[i] = regions[i];
@@ -457,7 +469,7 @@ int (*const fake_arbiter)(void *vm, const uint8_t session[16], enum ferry_owner 
 void fakevm_source(struct fakevm *vm, struct world *w, unsigned kind)
 {
 	*vm = (struct fakevm){ .w = w, .is_source = true, .shared = kind & FAKE_SHARED, .huge = kind & FAKE_HUGE,
-			       .cpuid = 0x1234, .state_bytes = 100000 };
+			       .thp = kind & FAKE_THP, .cpuid = 0x1234, .state_bytes = 100000 };
 	vm->ops = (struct ferry_ops){ FERRY_OPS_INIT,
 				      .needs = op_needs,
 				      .dirty_start = op_dirty_start,
@@ -477,7 +489,8 @@ void fakevm_source(struct fakevm *vm, struct world *w, unsigned kind)
 					    .gpa = i ? UINT64_C(1) << 32 : 0,
 					    .len = fake_region_pages(vm, i) * FAKE_PAGE,
 					    .page_shift = vm->huge ? 21 : 12,
-					    .flags = vm->shared ? FERRY_REGION_SHARED : 0 };
+					    .flags = (vm->shared ? FERRY_REGION_SHARED : 0) |
+						     (vm->thp ? FERRY_REGION_THP : 0) };
 		vm->dirty[i] = calloc((fake_region_pages(vm, i) + 63) / 64, 8);
 		if (!map_memory(vm, r) || !vm->dirty[i] || !vm->shadow) {
 			world_trouble(w, "no memory for the source: %s", strerror(errno));

@@ -36,6 +36,7 @@
 /* What the memory is made of. Regions of huge pages are longer: behind the pages of the others there is a hole. */
 #define FAKE_SHARED 1u
 #define FAKE_HUGE 2u
+#define FAKE_THP 4u
 #define FAKE_HUGE_PAGES0 2048u
 #define FAKE_HUGE_PAGES1 512u
 
@@ -78,7 +79,7 @@ struct world {
 
 struct fakevm {
 	struct world *w;
-	bool is_source, shared, huge;
+	bool is_source, shared, huge, thp;
 	struct ferry_ops ops;
 	struct ferry_region region[FAKE_REGIONS];
 	struct ferry_session *session;

@@ -10,7 +10,8 @@ static void config(struct ferry_config *c)
 
 void rig_init(struct rig *r, const struct rig_kind *kind)
 {
-	unsigned made_of = (kind->shared ? FAKE_SHARED : 0) | (kind->huge ? FAKE_HUGE : 0);
+	unsigned made_of = (kind->shared ? FAKE_SHARED : 0) | (kind->huge ? FAKE_HUGE : 0) |
+			   (kind->thp ? FAKE_THP : 0);
 
 	memset(r, 0, sizeof(*r));
 	world_init(&r->world);

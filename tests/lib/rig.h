@@ -15,7 +15,7 @@
 
 struct rig_kind {
 	const char *uri;
-	bool shared, huge;
+	bool shared, huge, thp;
 };
 
 /* Built with RIG_RDMA the same programs run over RDMA, at the address that the soft-RoCE machine has. */
@@ -26,14 +26,16 @@ struct rig_kind {
 #define RIG_TCP "tcp:127.0.0.1:0"
 #define RIG_MEM "mem:rig"
 #endif
-#define RIG_MEM_ANON (&(struct rig_kind){ RIG_MEM, false, false })
-#define RIG_MEM_SHARED (&(struct rig_kind){ RIG_MEM, true, false })
-#define RIG_TCP_ANON (&(struct rig_kind){ RIG_TCP, false, false })
-#define RIG_TCP_SHARED (&(struct rig_kind){ RIG_TCP, true, false })
-#define RIG_MEM_HUGE_ANON (&(struct rig_kind){ RIG_MEM, false, true })
-#define RIG_MEM_HUGE_SHARED (&(struct rig_kind){ RIG_MEM, true, true })
-#define RIG_TCP_HUGE_ANON (&(struct rig_kind){ RIG_TCP, false, true })
-#define RIG_TCP_HUGE_SHARED (&(struct rig_kind){ RIG_TCP, true, true })
+#define RIG_MEM_ANON (&(struct rig_kind){ .uri = RIG_MEM })
+#define RIG_MEM_SHARED (&(struct rig_kind){ .uri = RIG_MEM, .shared = true })
+#define RIG_TCP_ANON (&(struct rig_kind){ .uri = RIG_TCP })
+#define RIG_TCP_SHARED (&(struct rig_kind){ .uri = RIG_TCP, .shared = true })
+#define RIG_MEM_HUGE_ANON (&(struct rig_kind){ .uri = RIG_MEM, .huge = true })
+#define RIG_MEM_HUGE_SHARED (&(struct rig_kind){ .uri = RIG_MEM, .shared = true, .huge = true })
+#define RIG_TCP_HUGE_ANON (&(struct rig_kind){ .uri = RIG_TCP, .huge = true })
+#define RIG_TCP_HUGE_SHARED (&(struct rig_kind){ .uri = RIG_TCP, .shared = true, .huge = true })
+#define RIG_MEM_THP_SHARED (&(struct rig_kind){ .uri = RIG_MEM, .shared = true, .thp = true })
+#define RIG_TCP_THP_ANON (&(struct rig_kind){ .uri = RIG_TCP, .thp = true })
 
 /* One body, one Test() for each transport and kind of memory. */
 #define RIG_TESTS(suite, name)                                                    \

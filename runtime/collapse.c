@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Memory that arrives page by page ends up in small pages: where the residue was dropped the huge page was split, and
+ * a page cache filled through our second mapping may never have had any. MADV_COLLAPSE copies 2 MiB into one page and
+ * maps it. That costs 0.1 to 1 ms a piece, in which the vCPUs wait for it at most: it is done last, when the VM has
+ * one owner and runs.
+ *
+ * What is worth collapsing is what holds something: pieces that are holes stay holes. Of shared memory our second
+ * mapping knows, into which everything came; the VM has mapped only what it touched.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "collapse.h"
+#include "session.h"
+#include "uffd_abi.h"
+
+#define PIECE (UINT64_C(1) << HUGE_SHIFT)
+#define SCAN_VEC 64u
+#define PASSES 8u
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+/* At most n ranges of pages that are there, and huge if huge is 1, not huge if 0, either if -1; *walked: how far it looked. */
+static int scan(int fd, uint64_t begin, uint64_t end, int huge, struct page_region *v, unsigned n, uint64_t *walked)
+{
+	struct pm_scan_arg arg = { .size = sizeof(arg),
+				   .start = begin,
+				   .end = end,
+				   .vec = (uintptr_t)v,
+				   .vec_len = n,
+				   .category_inverted = PAGE_IS_PFNZERO | (huge ? 0 : PAGE_IS_HUGE),
+				   .category_mask = PAGE_IS_PRESENT | PAGE_IS_PFNZERO | (huge < 0 ? 0 : PAGE_IS_HUGE),
+				   .return_mask = PAGE_IS_PRESENT };
+	int got = ioctl(fd, PAGEMAP_SCAN, &arg);
+
+	if (got < 0)
+		return -errno;
+	if (arg.walk_end <= begin)
+		return -EIO;
+	*walked = arg.walk_end;
+	return got;
+}
+
+static uint64_t huge_bytes(int fd, const struct ferry_region *r)
+{
+	uint64_t at = (uintptr_t)r->hva, end = at + r->len, sum = 0;
+	struct page_region v[SCAN_VEC];
+
+	while (at < end) {
+		int n = scan(fd, at, end, 1, v, SCAN_VEC, &at);
+
+		if (n < 0)
+			return 0;
+		for (int i = 0; i < n; i++)
+			sum += v[i].end - v[i].start;
+	}
+	return sum;
+}
+
+static int open_pagemap(void)
+{
+	return open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+}
+
+bool collapse_wanted(const struct ferry_session *s)
+{
+	for (size_t i = 0; i < s->nregions; i++)
+		if (s->regions[i].flags & FERRY_REGION_THP)
+			return true;
+	return false;
+}
+
+uint64_t collapse_count(const struct ferry_session *s)
+{
+	uint64_t sum = 0;
+	int fd = -1;
+
+	for (size_t i = 0; i < s->nregions; i++) {
+		if (!(s->regions[i].flags & FERRY_REGION_THP))
+			continue;
+		if (fd < 0 && (fd = open_pagemap()) < 0)
+			break;
+		sum += huge_bytes(fd, &s->regions[i]);
+	}
+	if (fd >= 0)
+		close(fd);
+	return sum;
+}
+
+/* The next piece of the VM's mapping at or after at that holds small pages; end: none. */
+static uint64_t next_piece(int fd, const struct place_region *r, uint64_t at, uint64_t end)
+{
+	uint64_t vm = (uintptr_t)r->vm, look = r->alias ? (uintptr_t)r->alias : vm;
+
+	while (at < end) {
+		struct page_region v;
+		uint64_t walked;
+		int n = scan(fd, at - vm + look, end - vm + look, r->alias ? -1 : 0, &v, 1, &walked);
+
+		if (n < 0)
+			return end;
+		if (n)
+			return (v.start - look + vm) & ~(PIECE - 1);
+		at = walked - look + vm;
+	}
+	return end;
+}
+
+/* Once through a region; whether some piece was busy: a page of it was locked, or being faulted in. */
+static bool collapse_pass(struct ferry_session *s, int fd, const struct place_region *r)
+{
+	uint64_t vm = (uintptr_t)r->vm, end = (vm + r->reg->len) & ~(PIECE - 1), at = (vm + PIECE - 1) & ~(PIECE - 1);
+	bool busy = false;
+
+	while ((at = next_piece(fd, r, at, end)) < end && !atomic_load(&s->stop_collapse)) {
+		int err = madvise((void *)at, PIECE, MADV_COLLAPSE) ? errno : 0;
+
+		/* By its advice or its alignment no piece of this region can be. */
+		if (err == EINVAL)
+			return false;
+		busy |= err == EAGAIN;
+		at += PIECE;
+	}
+	return busy && !atomic_load(&s->stop_collapse);
+}
+
+void collapse_regions(struct ferry_session *s)
+{
+	const struct place *p = &s->tgt.place;
+	int fd = -1;
+
+	for (size_t i = 0; i < p->n && !atomic_load(&s->stop_collapse); i++) {
+		if (!(s->regions[i].flags & FERRY_REGION_THP))
+			continue;
+		if (fd < 0 && (fd = open_pagemap()) < 0)
+			break;
+		for (unsigned pass = 0; pass < PASSES && collapse_pass(s, fd, &p->r[i]); pass++)
+			;
+	}
+	if (fd >= 0)
+		close(fd);
+}
