@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * Memory that arrives page by page ends up in small pages: where the residue was dropped the huge page was split, and
- * a page cache filled through our second mapping may never have had any. MADV_COLLAPSE copies 2 MiB into one page and
- * maps it. That costs 0.1 to 1 ms a piece, in which the vCPUs wait for it at most: it is done last, when the VM has
- * one owner and runs.
+ * Memory that arrives page by page ends up in small pages: where the residue was dropped the huge page was
+ * split, and a page cache filled through our second mapping may never have had any. MADV_COLLAPSE copies 2
+ * MiB into one page and maps it. That costs 1 to 6 ms a piece, in which at most the vCPUs wait for it: it
+ * is done last, when the VM has one owner and runs.
  *
- * What is worth collapsing is what holds something: pieces that are holes stay holes. Of shared memory our second
- * mapping knows, into which everything came; the VM has mapped only what it touched.
+ * What is worth collapsing is what holds something: pieces that are holes stay holes. Of shared memory our
+ * second mapping knows, into which everything came; the VM has mapped only what it touched.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,8 +25,10 @@
 #define MADV_COLLAPSE 25
 #endif
 
-/* At most n ranges of pages that are there, and huge if huge is 1, not huge if 0, either if -1; *walked: how far it looked. */
-static int scan(int fd, uint64_t begin, uint64_t end, int huge, struct page_region *v, unsigned n, uint64_t *walked)
+/* At most n ranges of pages that are there, and huge if huge is 1, not huge if 0, either if -1; *walked: how
+ * far it looked. */
+static int scan(int fd, uint64_t begin, uint64_t end, int huge, struct page_region *v, unsigned n,
+		uint64_t *walked)
 {
 	struct pm_scan_arg arg = { .size = sizeof(arg),
 				   .start = begin,
@@ -34,7 +36,8 @@ static int scan(int fd, uint64_t begin, uint64_t end, int huge, struct page_regi
 				   .vec = (uintptr_t)v,
 				   .vec_len = n,
 				   .category_inverted = PAGE_IS_PFNZERO | (huge ? 0 : PAGE_IS_HUGE),
-				   .category_mask = PAGE_IS_PRESENT | PAGE_IS_PFNZERO | (huge < 0 ? 0 : PAGE_IS_HUGE),
+				   .category_mask =
+					   PAGE_IS_PRESENT | PAGE_IS_PFNZERO | (huge < 0 ? 0 : PAGE_IS_HUGE),
 				   .return_mask = PAGE_IS_PRESENT };
 	int got = ioctl(fd, PAGEMAP_SCAN, &arg);
 
@@ -114,7 +117,8 @@ static uint64_t next_piece(int fd, const struct place_region *r, uint64_t at, ui
 /* Once through a region; whether some piece was busy: a page of it was locked, or being faulted in. */
 static bool collapse_pass(struct ferry_session *s, int fd, const struct place_region *r)
 {
-	uint64_t vm = (uintptr_t)r->vm, end = (vm + r->reg->len) & ~(PIECE - 1), at = (vm + PIECE - 1) & ~(PIECE - 1);
+	uint64_t vm = (uintptr_t)r->vm, end = (vm + r->reg->len) & ~(PIECE - 1),
+		 at = (vm + PIECE - 1) & ~(PIECE - 1);
 	bool busy = false;
 
 	while ((at = next_piece(fd, r, at, end)) < end && !atomic_load(&s->stop_collapse)) {

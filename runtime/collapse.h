@@ -9,11 +9,13 @@
 struct ferry_session;
 
 bool collapse_wanted(const struct ferry_session *s); /* there are such regions */
-/* Bytes of FERRY_REGION_THP regions that the VM's mapping has as huge pages; 0 where the kernel cannot tell (6.7 can). */
+/* Bytes of FERRY_REGION_THP regions that the VM's mapping has as huge pages; 0 where the kernel cannot tell
+ * (6.7 can). */
 uint64_t collapse_count(const struct ferry_session *s);
 /*
- * Target, once the VM is its own: collapses every 2 MiB of these regions that hold anything, one by one, while the VM
- * runs. Ends early when ferry_cancel() asks for it. Only speed is lost where a piece cannot be collapsed.
+ * Target, once the VM is its own: collapses every 2 MiB of these regions that hold anything, one by one,
+ * while the VM runs. Ends early when ferry_cancel() asks for it. Only speed is lost where a piece cannot be
+ * collapsed.
  */
 void collapse_regions(struct ferry_session *s);
 

@@ -82,8 +82,10 @@ int place_open(struct place *p, const struct ferry_region *regions, size_t n, bo
 		return fail(f, -ENOMEM, "no memory for %zu regions", n);
 	p->self = (int)syscall(SYS_pidfd_open, getpid(), 0);
 	p->vectored = probe_vectored(p->self);
-	for (; p->n < n && !err; p->n += !err)
+	while (p->n < n && !err) {
 		err = open_region(&p->r[p->n], &regions[p->n], pinned, f);
+		p->n++; /* what it has of one that failed is closed too */
+	}
 	if (!err)
 		err = huge_ready(p, f);
 	if (err < 0)

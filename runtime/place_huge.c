@@ -2,18 +2,19 @@
 /*
  * Pages of hugetlbfs in post-copy.
  *
- * The residue of a huge page is its dirty pieces of 4 KiB, and it crosses as such; but the kernel maps 2 MiB or
- * nothing. So pieces are received in their place in the inbox (the page cache of a memfd; memory of our own beside
- * private memory), each region counts what every huge page is still owed, and the worker whose piece makes that zero
- * maps the whole: nobody else can, and before that nobody can see any of it. Only then do its pages leave `missing`:
- * what is not missing is mapped, or was never sent.
+ * The residue of a huge page is its dirty pieces of 4 KiB, and it crosses as such; but the kernel maps 2 MiB
+ *or nothing. So pieces are received in their place in the inbox (the page cache of a memfd; memory of our own
+ *beside private memory), each region counts what every huge page is still owed, and the worker whose piece
+ *makes that zero maps the whole: nobody else can, and before that nobody can see any of it. Only then do its
+ *pages leave `missing`: what is not missing is mapped, or was never sent.
  *
  *	memfd		the clean pieces are in the page cache already: only the dirty ones are pulled
- *	private		the huge page had to be dropped to make it fault, its clean pieces with it: all 512 are pulled.
- *			Keeping them would take a copy of 2 MiB for each huge page, in the blackout too, and up to as
+ *	private		the huge page had to be dropped to make it fault, its clean pieces with it: all 512
+ *are pulled. Keeping them would take a copy of 2 MiB for each huge page, in the blackout too, and up to as
  *			much memory again as the guest has; docs/benchmarking.md has what the choice costs.
  *
- * After a lost link pieces may be pulled again that had arrived: the count begins anew with what is in `missing`.
+ * After a lost link pieces may be pulled again that had arrived: the count begins anew with what is in
+ *`missing`.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -57,10 +58,14 @@ static int map_alias(struct place_region *r, struct fail *f)
 	err = -errno;
 	r->alias = NULL;
 	if (err != -ENOMEM)
-		return fail(f, err, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d): %s", reg->id, reg->len,
-			    reg->fd, strerror(-err));
-	return fail(f, err, "region %u takes %ld huge pages of 2 MiB and this host has %ld, %ld of them free and %ld of these promised: "
-		    "sysctl -w vm.nr_hugepages=%ld", reg->id, want, total, pool("free_hugepages"), pool("resv_hugepages"), total + want);
+		return fail(f, err,
+			    "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d): %s",
+			    reg->id, reg->len, reg->fd, strerror(-err));
+	return fail(
+		f, err,
+		"region %u takes %ld huge pages of 2 MiB and this host has %ld, %ld of them free and %ld of these promised: "
+		"sysctl -w vm.nr_hugepages=%ld",
+		reg->id, want, total, pool("free_hugepages"), pool("resv_hugepages"), total + want);
 }
 
 static int map_inbox(struct place_region *r, struct fail *f)
@@ -70,8 +75,9 @@ static int map_inbox(struct place_region *r, struct fail *f)
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (p == MAP_FAILED)
-		return fail(f, -errno, "no address space for %zu bytes beside region %u: %s; lift its limit (ulimit -v)", len, r->reg->id,
-			    strerror(errno));
+		return fail(f, -errno,
+			    "no address space for %zu bytes beside region %u: %s; lift its limit (ulimit -v)",
+			    len, r->reg->id, strerror(errno));
 	head = -(uintptr_t)p & (HUGE_BYTES - 1);
 	if (head)
 		munmap(p, head);
@@ -85,8 +91,11 @@ static int map_inbox(struct place_region *r, struct fail *f)
 int huge_open(struct place_region *r, bool pinned, struct fail *f)
 {
 	if (pinned && !r->shared)
-		return fail(f, -EOPNOTSUPP, "region %u is private memory of huge pages, which a device that pins memory would hold "
-			    "twice in post-copy; make it a memfd (MFD_HUGETLB), or migrate over tcp", r->reg->id);
+		return fail(
+			f, -EOPNOTSUPP,
+			"region %u is private memory of huge pages, which a device that pins memory would hold "
+			"twice in post-copy; make it a memfd (MFD_HUGETLB), or migrate over tcp",
+			r->reg->id);
 	r->owed = calloc(r->npages / HUGE_PAGES, sizeof(r->owed[0]));
 	if (!r->owed)
 		return fail(f, -ENOMEM, "no memory to count the huge pages of region %u", r->reg->id);
@@ -139,7 +148,8 @@ void place_expect(struct place *p, struct page_set *missing)
 			for (uint32_t n; run.npages; run.page += n, run.npages -= n) {
 				n = (uint32_t)(HUGE_PAGES - run.page % HUGE_PAGES);
 				n = n < run.npages ? n : run.npages;
-				atomic_fetch_add_explicit(&r->owed[run.page / HUGE_PAGES], n, memory_order_relaxed);
+				atomic_fetch_add_explicit(&r->owed[run.page / HUGE_PAGES], n,
+							  memory_order_relaxed);
 			}
 		}
 	}
@@ -166,7 +176,9 @@ int huge_run(struct place *p, const struct page_run *run, bool wake, struct page
 	while (page < end) {
 		uint64_t unit = page / HUGE_PAGES, next = (unit + 1) * HUGE_PAGES;
 		uint16_t n = (uint16_t)((next < end ? next : end) - page);
-		struct page_run whole = { .region = run->region, .page = unit * HUGE_PAGES, .npages = HUGE_PAGES };
+		struct page_run whole = { .region = run->region,
+					  .page = unit * HUGE_PAGES,
+					  .npages = HUGE_PAGES };
 		int err;
 
 		page += n;
@@ -174,7 +186,9 @@ int huge_run(struct place *p, const struct page_run *run, bool wake, struct page
 			continue;
 		err = map_whole(p, r, unit, wake);
 		if (err < 0)
-			return fail(f, err, "the huge page at page %" PRIu64 " of region %u has arrived and cannot be mapped: %s%s",
+			return fail(f, err,
+				    "the huge page at page %" PRIu64
+				    " of region %u has arrived and cannot be mapped: %s%s",
 				    whole.page, r->reg->id, strerror(-err),
 				    err == -ENOMEM ? "; the host has none left: raise vm.nr_hugepages" : "");
 		*done += page_set_del_run(missing, &whole);
@@ -197,7 +211,8 @@ int huge_clean(struct place *p, const struct page_run *run, struct fail *f)
 		if (err == -EEXIST)
 			err = uffd_wake(p->uffd, dst + at, HUGE_BYTES);
 		if (err < 0)
-			return fail(f, err, "a clean huge page of region %u cannot be mapped: %s%s", r->reg->id, strerror(-err),
+			return fail(f, err, "a clean huge page of region %u cannot be mapped: %s%s",
+				    r->reg->id, strerror(-err),
 				    err == -ENOMEM ? "; the host has none left: raise vm.nr_hugepages" : "");
 	}
 	return 0;

@@ -16,10 +16,11 @@ static inline size_t bytes(uint64_t pages)
 /* UFFD_*: what the regions need of userfaultfd. */
 unsigned place_kinds(const struct place *p);
 /*
- * Walks the ioctl of the region's kind over a run; it stops at each page that is there already: such a page is
- * skipped, and who waits for it woken.
+ * Walks the ioctl of the region's kind over a run; it stops at each page that is there already: such a page
+ * is skipped, and who waits for it woken.
  */
-int place_resolve(struct place *p, const struct place_region *r, uint8_t *dst, const uint8_t *src, size_t len, bool wake);
+int place_resolve(struct place *p, const struct place_region *r, uint8_t *dst, const uint8_t *src, size_t len,
+		  bool wake);
 
 /* The second mapping of a shared region, the gathering memory of a private one; what post-copy counts. */
 int huge_open(struct place_region *r, bool pinned, struct fail *f);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Huge pages of hugetlbfs, as a memfd and as private memory: every ending, every byte. The rig's guest checks each
- * page as it touches it, and a hole; the residue is pieces of 4 KiB, and of a memfd nothing else crosses.
+ * Huge pages of hugetlbfs, as a memfd and as private memory: every ending, every byte. The rig's guest checks
+ * each page as it touches it, and a hole; the residue is pieces of 4 KiB, and of a memfd nothing else
+ * crosses.
  */
 #include <linux/memfd.h>
 #include <linux/mman.h>
@@ -17,12 +18,24 @@
 HUGEPOOL(POOL_PAGES)
 HUGEPOOL_END()
 
-#define HUGE_TESTS(suite, name)                                                        \
-	static void suite##_##name(const struct rig_kind *kind);                       \
-	Test(suite, name##_mem_huge) { suite##_##name(RIG_MEM_HUGE_ANON); }            \
-	Test(suite, name##_mem_huge_memfd) { suite##_##name(RIG_MEM_HUGE_SHARED); }    \
-	Test(suite, name##_tcp_huge) { suite##_##name(RIG_TCP_HUGE_ANON); }            \
-	Test(suite, name##_tcp_huge_memfd) { suite##_##name(RIG_TCP_HUGE_SHARED); }    \
+#define HUGE_TESTS(suite, name)                                  \
+	static void suite##_##name(const struct rig_kind *kind); \
+	Test(suite, name##_mem_huge)                             \
+	{                                                        \
+		suite##_##name(RIG_MEM_HUGE_ANON);               \
+	}                                                        \
+	Test(suite, name##_mem_huge_memfd)                       \
+	{                                                        \
+		suite##_##name(RIG_MEM_HUGE_SHARED);             \
+	}                                                        \
+	Test(suite, name##_tcp_huge)                             \
+	{                                                        \
+		suite##_##name(RIG_TCP_HUGE_ANON);               \
+	}                                                        \
+	Test(suite, name##_tcp_huge_memfd)                       \
+	{                                                        \
+		suite##_##name(RIG_TCP_HUGE_SHARED);             \
+	}                                                        \
 	static void suite##_##name(const struct rig_kind *kind)
 
 static void begin(struct rig *r, const struct rig_kind *kind)
@@ -39,10 +52,12 @@ HUGE_TESTS(huge_stop_and_copy, moves_everything)
 	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
 	rig_run(&r);
 	rig_migrated(&r);
-	/* Pieces of a huge page that were never written are read, as zeros, and do not cross; holes are not read. */
+	/* Pieces of a huge page that were never written are read, as zeros, and do not cross; holes are not
+	 * read. */
 	cr_assert_eq(r.sres.stats.pages_hole, 512);
 	cr_assert_eq(r.sres.stats.pages_total, FAKE_HUGE_PAGES0 + FAKE_HUGE_PAGES1);
-	cr_assert_geq(r.sres.stats.pages_zero, FAKE_HOLES + FAKE_ZEROS + 3 * 512 - FAKE_PAGES0 + 512 - FAKE_PAGES1 - 40);
+	cr_assert_geq(r.sres.stats.pages_zero,
+		      FAKE_HOLES + FAKE_ZEROS + 3 * 512 - FAKE_PAGES0 + 512 - FAKE_PAGES1 - 40);
 	cr_assert_lt(r.sres.stats.bytes_sent, 2 * FAKE_PAGES * FAKE_PAGE);
 	rig_free(&r);
 }
@@ -60,7 +75,8 @@ HUGE_TESTS(huge_post_copy, moves_everything)
 	rig_free(&r);
 }
 
-/* A few dirty pieces in each huge page: of a memfd they alone cross, of private memory all that was dropped. */
+/* A few dirty pieces in each huge page: of a memfd they alone cross, of private memory all that was dropped.
+ */
 HUGE_TESTS(huge_post_copy, a_small_residue)
 {
 	struct rig r;
@@ -172,8 +188,10 @@ Test(huge_refused, a_length_that_is_no_multiple)
 	begin(&r, RIG_MEM_HUGE_ANON);
 	r.src.region[0].len -= FAKE_PAGE;
 	cr_assert_eq(ferry_source(&r.src.session,
-				  &(struct ferry_vm){ FERRY_VM_INIT, .vm = &r.src, .ops = &r.src.ops, .regions = r.src.region, .nregions = 2 },
-				  NULL), -EINVAL);
+				  &(struct ferry_vm){ FERRY_VM_INIT, .vm = &r.src, .ops = &r.src.ops,
+						      .regions = r.src.region, .nregions = 2 },
+				  NULL),
+		     -EINVAL);
 	rig_says(r.src.error_line, "both must be multiples of 2097152");
 	r.src.region[0].len += FAKE_PAGE;
 	rig_free(&r);
@@ -186,13 +204,16 @@ Test(huge_refused, a_memfd_whose_pages_are_not_as_said)
 	begin(&r, RIG_MEM_HUGE_SHARED);
 	r.src.region[0].page_shift = 12;
 	cr_assert_eq(ferry_source(&r.src.session,
-				  &(struct ferry_vm){ FERRY_VM_INIT, .vm = &r.src, .ops = &r.src.ops, .regions = r.src.region, .nregions = 2 },
-				  NULL), -EINVAL);
+				  &(struct ferry_vm){ FERRY_VM_INIT, .vm = &r.src, .ops = &r.src.ops,
+						      .regions = r.src.region, .nregions = 2 },
+				  NULL),
+		     -EINVAL);
 	rig_says(r.src.error_line, "has pages of 2097152 bytes, its page_shift 12 says 4096");
 	rig_free(&r);
 }
 
-/* The target's VMM promises nothing (MAP_NORESERVE) and the pool is empty: refused, and the guest never noticed. */
+/* The target's VMM promises nothing (MAP_NORESERVE) and the pool is empty: refused, and the guest never
+ * noticed. */
 static int unreserved(void *v, struct ferry_region *regions, size_t n, struct ferry_stream *needs)
 {
 	struct fakevm *vm = v;
@@ -222,7 +243,8 @@ Test(huge_refused, where_the_pool_is_too_small)
 	begin(&r, RIG_TCP_HUGE_SHARED);
 	/* Promise all that is left to somebody else. */
 	do
-		rest = mmap(NULL, most /= 2, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
+		rest = mmap(NULL, most /= 2, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1, 0);
 	while (most > (4u << 20) || rest != MAP_FAILED);
 	r.tgt.ops.reserve = unreserved;
 	rig_run(&r);

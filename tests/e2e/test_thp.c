@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/* Regions that ask for transparent huge pages have them again when the target is done, and every byte is right. */
+/* Regions that ask for transparent huge pages have them again when the target is done, and every byte is
+ * right. */
 #include <sys/mman.h>
 
 #include "rig.h"
@@ -12,10 +13,16 @@
 /* Of the rig's regions two pieces are whole: the other ends share theirs with what lies beside them. */
 #define WHOLE (4 * MIB)
 
-#define THP_TESTS(name)                                              \
-	static void thp_##name(const struct rig_kind *kind);         \
-	Test(thp, name##_tcp_anon) { thp_##name(RIG_TCP_THP_ANON); } \
-	Test(thp, name##_mem_memfd) { thp_##name(RIG_MEM_THP_SHARED); } \
+#define THP_TESTS(name)                                      \
+	static void thp_##name(const struct rig_kind *kind); \
+	Test(thp, name##_tcp_anon)                           \
+	{                                                    \
+		thp_##name(RIG_TCP_THP_ANON);                \
+	}                                                    \
+	Test(thp, name##_mem_memfd)                          \
+	{                                                    \
+		thp_##name(RIG_MEM_THP_SHARED);              \
+	}                                                    \
 	static void thp_##name(const struct rig_kind *kind)
 
 static void begin(struct rig *r, const struct rig_kind *kind)
@@ -41,7 +48,8 @@ THP_TESTS(is_there_again_after_post_copy)
 	fakevm_finish(&r.tgt);
 	rig_migrated(&r);
 	cr_assert_lt(r.tres.thp_before, WHOLE, "the residue was dropped, or arrived in small pages");
-	cr_assert_eq(r.tres.thp_after, WHOLE, "%d KiB, %d before", (int)(r.tres.thp_after >> 10), (int)(r.tres.thp_before >> 10));
+	cr_assert_eq(r.tres.thp_after, WHOLE, "%d KiB, %d before", (int)(r.tres.thp_after >> 10),
+		     (int)(r.tres.thp_before >> 10));
 	cr_assert_gt(r.tres.collapse_us, 0);
 	rig_free(&r);
 }
@@ -54,7 +62,8 @@ THP_TESTS(is_there_after_stop_and_copy)
 	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
 	rig_run(&r);
 	rig_migrated(&r);
-	cr_assert_eq(r.tres.thp_after, WHOLE, "%d KiB, %d before", (int)(r.tres.thp_after >> 10), (int)(r.tres.thp_before >> 10));
+	cr_assert_eq(r.tres.thp_after, WHOLE, "%d KiB, %d before", (int)(r.tres.thp_after >> 10),
+		     (int)(r.tres.thp_before >> 10));
 	rig_free(&r);
 }
 

@@ -59,6 +59,6 @@ void hugepool_or_skip(long pages)
 	if (total < 0)
 		cr_skip_test("this kernel has no huge pages of 2 MiB");
 	if (available() < pages)
-		cr_skip_test("%ld huge pages are free and the test takes %ld: sysctl -w vm.nr_hugepages=%ld", available(), pages,
-			     total + pages);
+		cr_skip_test("%ld huge pages are free and the test takes %ld: sysctl -w vm.nr_hugepages=%ld",
+			     available(), pages, total + pages);
 }

@@ -27,7 +27,9 @@ HUGEPOOL_END()
 
 static struct ferry_region region(bool shared)
 {
-	struct ferry_region r = { .len = UNITS * UNIT, .fd = -1, .page_shift = 21, .flags = shared ? FERRY_REGION_SHARED : 0 };
+	struct ferry_region r = {
+		.len = UNITS * UNIT, .fd = -1, .page_shift = 21, .flags = shared ? FERRY_REGION_SHARED : 0
+	};
 	int flags = shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB;
 
 	hugepool_or_skip(NEED);
@@ -51,7 +53,9 @@ static void finds(finder find, bool shared)
 {
 	struct ferry_region r = region(shared);
 	const uint64_t npages = NPAGES;
-	uint8_t *other = shared ? mmap(NULL, r.len, PROT_READ | PROT_WRITE, MAP_SHARED, r.fd, (off_t)r.fd_offset) : r.hva;
+	uint8_t *other =
+		shared ? mmap(NULL, r.len, PROT_READ | PROT_WRITE, MAP_SHARED, r.fd, (off_t)r.fd_offset)
+		       : r.hva;
 	uint64_t count = 0;
 	struct page_set s;
 
@@ -62,7 +66,8 @@ static void finds(finder find, bool shared)
 	cr_assert_eq(find(&s, 0, &r, &count), 0);
 	cr_assert_eq(count, 3 * HUGE_PAGES);
 	for (uint64_t u = 0; u < UNITS; u++)
-		cr_assert_eq(page_set_test(&s, 0, u * HUGE_PAGES + 7), u == 1 || u == 4 || u == 5, "huge page %d", (int)u);
+		cr_assert_eq(page_set_test(&s, 0, u * HUGE_PAGES + 7), u == 1 || u == 4 || u == 5,
+			     "huge page %d", (int)u);
 	/* Looking has made none. */
 	count = 0;
 	page_set_clear(&s);
@@ -150,8 +155,9 @@ static uint64_t arrive(struct bed *b, uint64_t page, uint32_t n)
 
 	for (uint64_t p = page; p < page + n; p++)
 		pattern(place_inbox(&b->place, 0) + p * PAGE, p);
-	cr_assert_eq(place_run(&b->place, &(struct page_run){ .page = page, .npages = n }, NULL, true, &b->missing, &done, &b->f), 0,
-		     "%s", fail_text(&b->f));
+	cr_assert_eq(place_run(&b->place, &(struct page_run){ .page = page, .npages = n }, NULL, true,
+			       &b->missing, &done, &b->f),
+		     0, "%s", fail_text(&b->f));
 	return done;
 }
 
@@ -331,13 +337,15 @@ Test(huge_files, must_have_pages_as_said)
 	cr_assert_eq(config_files(&r, 1, NULL), 0);
 	r.page_shift = 12;
 	cr_assert_eq(config_files(&r, 1, &f), -EINVAL);
-	cr_assert(strstr(fail_text(&f), "has pages of 2097152 bytes, its page_shift 12 says 4096"), "%s", fail_text(&f));
+	cr_assert(strstr(fail_text(&f), "has pages of 2097152 bytes, its page_shift 12 says 4096"), "%s",
+		  fail_text(&f));
 	fail_reset(&f);
 	r.fd = memfd_create("small", MFD_CLOEXEC);
 	cr_assert_eq(config_files(&r, 1, NULL), 0);
 	r.page_shift = 21;
 	cr_assert_eq(config_files(&r, 1, &f), -EINVAL);
-	cr_assert(strstr(fail_text(&f), "has pages of 4096 bytes, its page_shift 21 says 2097152"), "%s", fail_text(&f));
+	cr_assert(strstr(fail_text(&f), "has pages of 4096 bytes, its page_shift 21 says 2097152"), "%s",
+		  fail_text(&f));
 	r.fd = 9999;
 	cr_assert_eq(config_files(&r, 1, NULL), -EBADF);
 }
