@@ -26,6 +26,9 @@
 #define SKIPPED 77
 #define DEFAULT_TIMEOUT 300
 
+/* The hooks before and after all tests, of programs that have some; nothing is reported to them. */
+extern void (*__start_cr_pra[])(void *) __attribute__((weak)), (*__stop_cr_pra[])(void *) __attribute__((weak));
+extern void (*__start_cr_poa[])(void *) __attribute__((weak)), (*__stop_cr_poa[])(void *) __attribute__((weak));
 extern struct criterion_test *__start_cr_tst[], *__stop_cr_tst[];
 extern struct criterion_suite *__start_cr_sts[] __attribute__((weak)), *__stop_cr_sts[] __attribute__((weak));
 
@@ -127,11 +130,19 @@ static int run_test(const struct criterion_test *t)
 	return t->data->signal ? 1 : WEXITSTATUS(status);
 }
 
+static void run_hooks(void (**hook)(void *), void (**end)(void *))
+{
+	for (; hook != end; hook++)
+		if (*hook)
+			(*hook)(NULL);
+}
+
 int main(void)
 {
 	struct criterion_test **t;
 	int tests = 0, failures = 0, skipped = 0;
 
+	run_hooks(__start_cr_pra, __stop_cr_pra);
 	for (t = __start_cr_tst; t < __stop_cr_tst; t++) {
 		int ret;
 
@@ -143,6 +154,7 @@ int main(void)
 		failures += ret && ret != SKIPPED;
 		printf("[%s] %s::%s\n", !ret ? "PASS" : ret == SKIPPED ? "SKIP" : "FAIL", (*t)->category, (*t)->name);
 	}
+	run_hooks(__start_cr_poa, __stop_cr_poa);
 	printf("%d tests, %d failed, %d skipped (ThreadSanitizer)\n", tests, failures, skipped);
 	return failures != 0;
 }
