@@ -7,11 +7,13 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "arbiter.h"
 #include "end.h"
+#include "rhythm.h"
 #include "util.h"
 
 #define STATS_EVERY_MS 100
@@ -25,8 +27,10 @@ struct end {
 	struct ferry_ops ops;
 	struct ferry_session *session;
 	struct sampler *sampler;
+	struct rhythm *rhythm;
 	bool drilled;
-	uint64_t postcopy_cpu_us; /* the process's, when post-copy began; 0: it has not */
+	uint64_t precopy_cpu_us, postcopy_cpu_us; /* the process's, when these began; 0: they have not */
+	struct end_cost cost;
 	char refusal[FERRY_DETAIL_MAX]; /* the library's sentence when it gives no session */
 	pthread_t stats_thread;
 	pthread_mutex_t lock; /* .done */
@@ -139,6 +143,35 @@ static uint64_t cpu_us(void)
 	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
 }
 
+static void note_cpu(struct end *e, enum ferry_phase entered)
+{
+	if (entered == FERRY_PRECOPY) {
+		e->precopy_cpu_us = cpu_us();
+	} else if (e->precopy_cpu_us && !e->cost.precopy_us) {
+		e->cost.precopy_us = cpu_us() - e->precopy_cpu_us;
+	}
+	if (entered == FERRY_POSTCOPY)
+		e->postcopy_cpu_us = cpu_us();
+}
+
+/* Bytes of memory that the process has: its anonymous pages, and of a shared RAM every page that is backed. */
+static uint64_t resident(struct end *e)
+{
+	const struct ferry_region *regions;
+	FILE *f = fopen("/proc/self/smaps_rollup", "re");
+	unsigned long long kb = 0;
+	char line[128];
+	struct stat st;
+
+	while (f && fgets(line, sizeof(line), f) && sscanf(line, "Anonymous: %llu", &kb) != 1)
+		;
+	if (f)
+		fclose(f);
+	if (!vmm_regions(e->vmm, &regions) || !(regions[0].flags & FERRY_REGION_SHARED) || fstat(regions[0].fd, &st))
+		return kb << 10;
+	return (kb << 10) + (uint64_t)st.st_blocks * 512;
+}
+
 static void on_event(void *ctx, const struct ferry_event *ev)
 {
 	struct end *e = ctx;
@@ -147,8 +180,8 @@ static void on_event(void *ctx, const struct ferry_event *ev)
 	set_text(&m, ev->text);
 	m.event.text = NULL;
 	msg_send(e->fd, &m);
-	if (ev->type == FERRY_EVENT_PHASE && ev->phase == FERRY_POSTCOPY)
-		e->postcopy_cpu_us = cpu_us();
+	if (ev->type == FERRY_EVENT_PHASE)
+		note_cpu(e, ev->phase);
 	if (ev->type == FERRY_EVENT_PHASE && e->o->kill.who != KILL_NOBODY && ev->phase == e->o->kill.stage)
 		drill(e);
 }
@@ -205,11 +238,20 @@ static void run_session(struct end *e)
 	pthread_condattr_destroy(&attr);
 	if (watched && pthread_create(&e->stats_thread, NULL, stats_main, e))
 		watched = false;
+	if (e->which == VMM_END_SOURCE && rhythm_start(&e->rhythm, e->vmm, e->o->dirty_rate, e->o->rhythm_us))
+		on_log(e, 4, "no thread for --rhythm");
+	if (e->which == VMM_END_SOURCE)
+		e->cost.resident = resident(e);
 	begin = cpu_us();
 	ferry_run(e->session, &m.result);
 	sampler_faults(e->sampler, e->session);
 	end = cpu_us();
-	m.cpu = (struct end_cpu){ end - begin, e->postcopy_cpu_us ? end - e->postcopy_cpu_us : 0 };
+	rhythm_stop(e->rhythm);
+	e->cost.run_us = end - begin;
+	e->cost.postcopy_us = e->postcopy_cpu_us ? end - e->postcopy_cpu_us : 0;
+	if (e->which == VMM_END_TARGET)
+		e->cost.resident = resident(e);
+	m.cpu = e->cost;
 	pthread_mutex_lock(&e->lock);
 	e->done = true;
 	pthread_cond_signal(&e->cond);

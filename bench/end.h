@@ -24,10 +24,12 @@ enum msg_type {
 	MSG_QUIT,   /* parent */
 };
 
-/* CPU time of the whole process, its vCPUs too. */
-struct end_cpu {
+/* CPU time of the whole process, its vCPUs too, and memory. */
+struct end_cost {
 	uint64_t run_us;      /* inside ferry_run() */
+	uint64_t precopy_us;  /* of it, in pre-copy */
 	uint64_t postcopy_us; /* of it, from the beginning of post-copy on */
+	uint64_t resident;    /* bytes: the source's before ferry_run(), the target's after it */
 };
 
 struct msg {
@@ -35,7 +37,7 @@ struct msg {
 	int number;
 	uint64_t time_ns; /* MSG_EVENT: when, CLOCK_MONOTONIC */
 	char text[FERRY_DETAIL_MAX];
-	struct end_cpu cpu; /* with MSG_RESULT */
+	struct end_cost cpu; /* with MSG_RESULT */
 	union {
 		struct ferry_event event;
 		struct ferry_stats stats;

@@ -29,6 +29,7 @@ struct field {
 static const struct field stats_fields[] = {
 	NARROW(ferry_stats, round),
 	NARROW(ferry_stats, reconnects),
+	NARROW(ferry_stats, predicted_us),
 	WIDE(ferry_stats, elapsed_us),
 	WIDE(ferry_stats, precopy_us),
 	WIDE(ferry_stats, postcopy_us),
@@ -73,7 +74,8 @@ static const struct field proof_fields[] = {
 	WIDE(vmm_proof, stamps),	WIDE(vmm_proof, ticks),	    WIDE(vmm_proof, guest_errors),
 };
 
-static const struct field cpu_fields[] = { WIDE(end_cpu, run_us), WIDE(end_cpu, postcopy_us) };
+static const struct field cpu_fields[] = { WIDE(end_cost, run_us), WIDE(end_cost, precopy_us),
+					   WIDE(end_cost, postcopy_us), WIDE(end_cost, resident) };
 
 static const struct field stream_fields[] = {
 	WIDE(observer_stream, seen),

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -87,14 +88,29 @@ int floor_ask(int sock, uint64_t page, int sleeps, void *into)
 	return err ? err : recv_all(sock, into, FLOOR_PAGE_SIZE, sleeps);
 }
 
+static uint64_t cpu_us(void)
+{
+	struct rusage u;
+
+	getrusage(RUSAGE_SELF, &u);
+	return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000 +
+	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+}
+
+/* Behind each pass comes what it has cost this process. */
 static int sender_stream(int sock, const char *mem, uint64_t len)
 {
 	for (unsigned pass = 0; pass < PASSES; pass++) {
+		uint64_t begin, cost;
 		char go;
 		int err = read_full(sock, &go, 1);
 
+		begin = cpu_us();
 		for (uint64_t at = 0; at < len && !err; at += PIECE)
 			err = write_full(sock, mem + at, len - at < PIECE ? len - at : PIECE);
+		cost = cpu_us() - begin;
+		if (!err)
+			err = write_full(sock, &cost, sizeof(cost));
 		if (err)
 			return err;
 	}
@@ -136,10 +152,10 @@ _Noreturn static void sender(const struct sockaddr *addr, socklen_t addr_len, ui
 
 static int receive_stream(struct floor *f, int sock, char *mem, uint64_t len)
 {
-	double mb_s[PASSES];
+	double mb_s[PASSES], cpu_s[PASSES];
 
 	for (unsigned pass = 0; pass < PASSES; pass++) {
-		uint64_t begin = clock_ns();
+		uint64_t begin = clock_ns(), cost = cpu_us(), sender;
 		char go = 1;
 		int err = write_full(sock, &go, 1);
 
@@ -148,8 +164,15 @@ static int receive_stream(struct floor *f, int sock, char *mem, uint64_t len)
 		if (err)
 			return err;
 		mb_s[pass] = (double)len * 1000.0 / (double)(clock_ns() - begin);
+		cost = cpu_us() - cost;
+		err = recv_all(sock, &sender, sizeof(sender), 1);
+		if (err)
+			return err;
+		cpu_s[pass] = (double)(cost + sender) / 1e6 / ((double)len / (1 << 30));
 	}
 	sort_double(mb_s, PASSES);
+	sort_double(cpu_s, PASSES);
+	f->cpu_s_per_gib = cpu_s[PASSES / 2];
 	f->throughput_mb_s = mb_s[PASSES / 2];
 	return 0;
 }

@@ -11,6 +11,7 @@
 
 struct floor {
 	double throughput_mb_s;		   /* memory to memory, 1 MiB pieces, median of 3 passes */
+	double cpu_s_per_gib;		   /* of both processes, median of the same */
 	double rtt_us, rtt_p99_us;	   /* 16-byte request, 4 KiB answer */
 	double fault_p50_us, fault_p99_us; /* event read until page placed, with that round trip inside */
 	double stall_p50_us, stall_p99_us; /* what the faulting thread waited */

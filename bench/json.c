@@ -59,9 +59,13 @@ static void asked_fields(FILE *out, const struct run_report *r)
 	number_field(out, "populate", o->populate);
 	number_field(out, "working_set", o->working_set);
 	number_field(out, "dirty_rate", o->dirty_rate);
+	number_field(out, "rhythm_us", o->rhythm_us);
 	number_field(out, "vcpus", o->vcpus);
 	json_text(out, "mode", ferry_mode_name((enum ferry_mode)o->mode));
 	json_text(out, "commit_at", commit_at_name(o->commit_at));
+	number_field(out, "downtime_us", o->downtime_us);
+	number_field(out, "max_rounds", o->max_rounds);
+	number_field(out, "precopy_limit_us", o->precopy_limit_us);
 	number_field(out, "channels", o->channels ? o->channels : 1);
 	number_field(out, "bandwidth", o->bandwidth);
 	number_field(out, "seed", o->seed);
@@ -108,6 +112,7 @@ static void time_fields(FILE *out, const struct run_report *r)
 	real_field(out, "precopy_ms", (double)s->precopy_us / 1000);
 	real_field(out, "postcopy_ms", (double)t->postcopy_us / 1000);
 	number_field(out, "blackout_us", b->total_us);
+	number_field(out, "predicted_us", s->predicted_us);
 	fprintf(out,
 		"\"blackout\":{\"pause_us\":%llu,\"fetch_us\":%llu,\"residue_us\":%llu,\"save_us\":%llu,"
 		"\"send_us\":%llu,\"arm_us\":%llu,\"load_us\":%llu,\"resume_us\":%llu},",
@@ -148,11 +153,15 @@ static void thp_fields(FILE *out, const struct run_report *r)
 
 static void cpu_fields(FILE *out, const struct run_report *r)
 {
-	const struct end_cpu *s = &r->end[VMM_END_SOURCE].cpu, *t = &r->end[VMM_END_TARGET].cpu;
+	const struct end_cost *s = &r->end[VMM_END_SOURCE].cpu, *t = &r->end[VMM_END_TARGET].cpu;
 
-	fprintf(out, "\"cpu_ms\":{\"source\":%.3f,\"target\":%.3f,\"source_postcopy\":%.3f,\"target_postcopy\":%.3f},",
-		(double)s->run_us / 1000, (double)t->run_us / 1000, (double)s->postcopy_us / 1000,
-		(double)t->postcopy_us / 1000);
+	fprintf(out,
+		"\"cpu_ms\":{\"source\":%.3f,\"target\":%.3f,\"source_precopy\":%.3f,\"target_precopy\":%.3f,"
+		"\"source_postcopy\":%.3f,\"target_postcopy\":%.3f},",
+		(double)s->run_us / 1000, (double)t->run_us / 1000, (double)s->precopy_us / 1000,
+		(double)t->precopy_us / 1000, (double)s->postcopy_us / 1000, (double)t->postcopy_us / 1000);
+	fprintf(out, "\"resident_bytes\":{\"source\":%llu,\"target\":%llu},", (unsigned long long)s->resident,
+		(unsigned long long)t->resident);
 }
 
 static void proof_fields(FILE *out, const struct run_report *r)
@@ -174,9 +183,9 @@ static void floor_object(FILE *out, const struct floor *f)
 {
 	fprintf(out,
 		"\"floor\":{\"throughput_mb_s\":%.1f,\"rtt_us\":%.2f,\"rtt_p99_us\":%.2f,\"fault_p50_us\":%.2f,"
-		"\"fault_p99_us\":%.2f,\"stall_p50_us\":%.2f,\"stall_p99_us\":%.2f}",
+		"\"fault_p99_us\":%.2f,\"stall_p50_us\":%.2f,\"stall_p99_us\":%.2f,\"cpu_s_per_gib\":%.4f}",
 		f->throughput_mb_s, f->rtt_us, f->rtt_p99_us, f->fault_p50_us, f->fault_p99_us,
-		f->stall_p50_us, f->stall_p99_us);
+		f->stall_p50_us, f->stall_p99_us, f->cpu_s_per_gib);
 }
 
 static void ratio_fields(FILE *out, const struct run_report *r)

@@ -58,6 +58,8 @@ const struct option_row option_rows[] = {
 	  VMM_MEMORY_MAX },
 	{ "dirty-rate", V_COUNT, ONE_GUEST, AT(dirty_rate), "pages a second, 0 for an idle guest",
 	  "how fast the guest writes; 50000", 0, 1000000000 },
+	{ "rhythm", V_DURATION, GUEST, AT(rhythm_us), "a duration from 1ms such as 200ms",
+	  "until the switchover the guest writes so long, rests so long, and so on; it never rests", 1000, HOUR },
 	{ "vcpus", V_COUNT, GUEST, AT(vcpus), "a number from 1 to 16", "virtual CPUs; 1", 1, VMM_VCPUS_MAX },
 	{ "seed", V_COUNT, GUEST, AT(seed), "a number",
 	  "what the guest writes is made from it; drawn when not given", 0, UINT64_MAX },

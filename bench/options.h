@@ -43,7 +43,7 @@ struct options {
 	uint64_t memory, populate, working_set, dirty_rate, vcpus, seed;
 	uint64_t kind, mode, commit_at, hold_action, floor, prealloc, thp; /* enums, by their choice tables */
 	uint64_t downtime_us, hold_limit_us, reconnect_us, timeout_us, precopy_limit_us, poll_us, run_on_us;
-	uint64_t sample_us, report_port;
+	uint64_t sample_us, report_port, rhythm_us;
 	uint64_t max_rounds, channels, bandwidth, repeat;
 	struct kill_drill kill;
 	char *const *files; /* plot: what it draws */

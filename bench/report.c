@@ -95,6 +95,10 @@ static void times(FILE *out, const struct run_report *r)
 			(unsigned long long)b->save_us, (unsigned long long)b->send_us,
 			(unsigned long long)b->arm_us, (unsigned long long)b->load_us,
 			(unsigned long long)b->resume_us);
+		if (s->predicted_us) {
+			row(out, "predicted");
+			fprintf(out, "%s us of blackout, when pre-copy ended\n", grouped(v, s->predicted_us));
+		}
 	}
 	row(out, "throughput");
 	fprintf(out, "%.0f MB/s of page data in pre-copy", throughput_mb_s(r));
@@ -135,7 +139,7 @@ static void huge(FILE *out, const struct run_report *r)
 
 static void cpu(FILE *out, const struct run_report *r)
 {
-	const struct end_cpu *s = &r->end[VMM_END_SOURCE].cpu, *t = &r->end[VMM_END_TARGET].cpu;
+	const struct end_cost *s = &r->end[VMM_END_SOURCE].cpu, *t = &r->end[VMM_END_TARGET].cpu;
 
 	row(out, "cpu");
 	fprintf(out, "source %.0f ms, target %.0f ms, the guest's included", (double)s->run_us / 1000,
@@ -183,7 +187,8 @@ void floor_table(FILE *out, const struct floor *f, const struct options *o)
 	fprintf(out, "floor of this machine, %lluM %s, two processes over loopback TCP\n",
 		(unsigned long long)o->memory >> 20, kind_name(o->kind));
 	row(out, "throughput");
-	fprintf(out, "%.0f MB/s memory to memory\n", f->throughput_mb_s);
+	fprintf(out, "%.0f MB/s memory to memory, %.3f CPU seconds a GiB, both ends\n", f->throughput_mb_s,
+		f->cpu_s_per_gib);
 	row(out, "round trip");
 	fprintf(out,
 		"%.1f us median, %.1f p99, 16-byte request and 4 KiB answer (polling %.1f, sleeping %.1f)\n",

@@ -24,7 +24,7 @@ enum verdict {
 struct end_report {
 	bool begun, have_result, drilled; /* drilled: it entered the stage that --kill names */
 	struct ferry_result result;
-	struct end_cpu cpu;
+	struct end_cost cpu;
 	struct ferry_stats live;      /* the newest, for the progress line */
 	double live_mb_s;	      /* since the stats before */
 	char error[FERRY_DETAIL_MAX]; /* it could not begin */

@@ -302,6 +302,15 @@ static void tell(struct run *x, int end, enum msg_type type, const char *text)
 		take_child(x, end);
 }
 
+/* The query of the URI that was asked for, so that a slow link is slow in both directions. */
+static void add_query(char *uri, size_t cap, const char *asked)
+{
+	const char *query = strchr(asked, '?');
+
+	if (query && !strchr(uri, '?'))
+		snprintf(uri + strlen(uri), cap - strlen(uri), "%s", query);
+}
+
 /* Up to both ends in ferry_run(). false: an end could not begin. */
 static bool begin(struct run *x)
 {
@@ -321,6 +330,8 @@ static bool begin(struct run *x)
 		wait_until(x, target_listens, NEVER);
 		if (x->child[VMM_END_TARGET].fd < 0 && !x->child[VMM_END_TARGET].ready)
 			fail_begin(x, VMM_END_TARGET, "its process died");
+		if (o->command == CMD_RUN)
+			add_query(x->child[VMM_END_TARGET].uri, sizeof(x->child[0].uri), o->uri);
 		uri = x->child[VMM_END_TARGET].uri;
 		if (o->command == CMD_TARGET && !x->r->end[VMM_END_TARGET].error[0]) {
 			peer_await(&x->peer, uri, o);

@@ -6,7 +6,7 @@
  * together. What it has put since its last fence stays in its log; on a lost link the log goes back into the
  * dirty set. So a reconnect repeats at most one log a channel, not the round.
  *
- * A zero page crosses only where the target may hold something else: as a run in a ZERO message on the control
+ * A zero page crosses only where the target may hold something else (is_fresh()): as a run in a ZERO message on the control
  * channel. The ROUND_ACK that ends the round says that these have been done.
  */
 #include <errno.h>
@@ -23,6 +23,7 @@
 #define LOG_RUNS 8192u
 #define LOG_PAGES (UINT64_C(64) << 10) /* 256 MiB between fences */
 #define ZERO_RUNS 512u
+#define CHUNK UINT64_C(64) /* pages that share a bit of src.sent */
 
 struct sender {
 	struct ferry_session *s;
@@ -99,11 +100,27 @@ static int flush_puts(struct sender *w)
 	return err;
 }
 
+static void mark_sent(struct ferry_session *s, uint32_t region, uint64_t page, uint32_t npages)
+{
+	for (uint64_t c = page / CHUNK; c <= (page + npages - 1) / CHUNK; c++)
+		if (!page_set_test(&s->src.sent, region, c))
+			page_set_add(&s->src.sent, region, c);
+}
+
+/*
+ * The target's memory is fresh: where nothing was sent it is zero. In the first pass no page comes twice; after it a chunk's
+ * word counts, because a bit for each page would cost as much memory as the dirty set, to save a ZERO now and then.
+ */
+static bool is_fresh(const struct ferry_session *s, uint32_t region, uint64_t page)
+{
+	return !s->src.repeats || !page_set_test(&s->src.sent, region, page / CHUNK);
+}
+
 static int add_put(struct sender *w, uint32_t region, uint64_t page, uint32_t npages)
 {
 	struct page_run *last = w->nput ? &w->put[w->nput - 1] : NULL;
 
-	page_set_add_run(&w->s->src.sent, &(struct page_run){ .region = region, .page = page, .npages = npages });
+	mark_sent(w->s, region, page, npages);
 	if (last && last->region == region && last->page + last->npages == page)
 		last->npages += npages;
 	else
@@ -119,8 +136,7 @@ static int add_zero(struct sender *w, uint32_t region, uint64_t page)
 
 	count(&s->stats.zero, 1);
 	atomic_fetch_sub_explicit(&s->stats.remaining, 1, memory_order_relaxed);
-	/* The target's memory is fresh: where nothing was sent it is zero. */
-	if (!page_set_del(&s->src.sent, region, page))
+	if (is_fresh(s, region, page))
 		return 0;
 	if (last && last->region == region && last->page + last->npages == page) {
 		last->npages++;
@@ -156,10 +172,8 @@ static void hand_back(struct sender *w)
 		page_set_add_run(dirty, &w->log[i]);
 	for (unsigned i = 0; i < w->nput; i++)
 		page_set_add_run(dirty, &w->put[i]);
-	for (unsigned i = 0; i < w->nzero; i++) {
-		page_set_add_run(&w->s->src.sent, &w->zero[i]);
+	for (unsigned i = 0; i < w->nzero; i++)
 		page_set_add_run(dirty, &w->zero[i]);
-	}
 }
 
 /* Piece number n of the regions laid end to end, each begun with a piece of its own. */
@@ -229,12 +243,14 @@ static int end_round(struct ferry_session *s, unsigned round)
 {
 	struct wire_round r = { .round = round };
 	struct wire_msg m;
+	uint64_t t0 = now_us();
 	int err = link_send(s, WIRE_ROUND_END, &r, sizeof(r), NULL, 0);
 
 	if (!err)
 		err = link_expect(s, 1u << WIRE_ROUND_ACK, &m);
 	if (err < 0)
 		return err;
+	s->src.ack_us = now_us() - t0;
 	memcpy(&r, m.body, sizeof(r));
 	if (r.round != round)
 		return fail(&s->fail, -EPROTO, "the target acknowledged round %u; %u was due", r.round, round);
@@ -271,10 +287,8 @@ int batch_finish(struct ferry_session *s, unsigned round)
 		fail(&s->fail, worker, "%s", fail_text(&s->link_fail));
 	if (!err)
 		err = end_round(s, round);
-	if (err == -EPIPE) {
-		page_set_merge(&s->src.dirty, &s->src.zeros);
-		page_set_merge(&s->src.sent, &s->src.zeros);
-		page_set_clear(&s->src.zeros);
-	}
+	if (err == -EPIPE)
+		page_set_move(&s->src.dirty, &s->src.zeros);
+	s->src.repeats = true;
 	return err;
 }

@@ -16,6 +16,8 @@
 #include <sys/mman.h>
 
 #define WORD_BITS 64u
+#define WORDS_PAGE (4096 / sizeof(uint64_t))
+#define GIVE_BACK_PAGES 256u /* 1 MiB */
 
 static uint64_t nwords(const struct page_set_region *r)
 {
@@ -159,16 +161,42 @@ uint64_t page_set_count(const struct page_set *s)
 	return count;
 }
 
+/*
+ * What emptying a region has met: pages of words that had any set. Where they are few they are kept, because each costs a
+ * fault when it is written again.
+ */
+struct emptied {
+	uint64_t last, pages;
+};
+
+static void note_emptied(struct emptied *e, uint64_t word)
+{
+	uint64_t page = word / WORDS_PAGE + 1;
+
+	e->pages += page != e->last;
+	e->last = page;
+}
+
+static void give_back(struct page_set_region *r, const struct emptied *e)
+{
+	if (e->pages >= GIVE_BACK_PAGES)
+		madvise((void *)r->words, nwords(r) * sizeof(*r->words), MADV_DONTNEED);
+}
+
 void page_set_clear(struct page_set *s)
 {
-	uint64_t w;
-	size_t i;
+	for (size_t i = 0; i < s->nregions; i++) {
+		struct page_set_region *r = &s->r[i];
+		struct emptied e = { 0 };
+		uint64_t n = nwords(r);
 
-	for (i = 0; i < s->nregions; i++) {
-		for (w = 0; w < nwords(&s->r[i]); w++) {
-			if (load(&s->r[i], w)) /* writing a word that is zero would populate it */
-				atomic_store_explicit(&s->r[i].words[w], 0, memory_order_release);
+		for (uint64_t w = 0; w < n; w++) {
+			if (!load(r, w)) /* writing a word that is zero would populate it */
+				continue;
+			atomic_store_explicit(&r->words[w], 0, memory_order_release);
+			note_emptied(&e, w);
 		}
+		give_back(r, &e);
 	}
 }
 
@@ -200,24 +228,51 @@ uint64_t page_set_merge(struct page_set *dst, const struct page_set *src)
 	return added;
 }
 
-uint64_t page_set_merge_words(struct page_set *dst, uint32_t region, const uint64_t *words)
+uint64_t page_set_move(struct page_set *dst, struct page_set *src)
 {
-	struct page_set_region *r;
-	uint64_t added = 0, w;
+	uint64_t added = 0;
 
-	assert(region < dst->nregions);
-	r = &dst->r[region];
-	for (w = 0; w < nwords(r); w++) {
-		uint64_t bits = words[w], old;
+	assert_same_shape(dst, src);
+	for (size_t i = 0; i < dst->nregions; i++) {
+		struct page_set_region *r = &src->r[i];
+		struct emptied e = { 0 };
+		uint64_t n = nwords(r);
 
-		if (!bits)
-			continue;
-		if (w == r->npages / WORD_BITS) /* the last word when it is not full: beyond npages bits stay zero */
-			bits &= mask_of(0, r->npages % WORD_BITS);
-		old = atomic_fetch_or_explicit(&r->words[w], bits, memory_order_acq_rel);
-		added += __builtin_popcountll(bits & ~old);
+		for (uint64_t w = 0; w < n; w++) {
+			uint64_t bits = load(r, w), old;
+
+			if (!bits)
+				continue;
+			old = atomic_fetch_or_explicit(&dst->r[i].words[w], bits, memory_order_acq_rel);
+			added += __builtin_popcountll(bits & ~old);
+			atomic_store_explicit(&r->words[w], 0, memory_order_relaxed);
+			note_emptied(&e, w);
+		}
+		give_back(r, &e);
 	}
 	return added;
+}
+
+uint64_t *page_set_words(struct page_set *s, uint32_t region)
+{
+	assert(region < s->nregions);
+	return (uint64_t *)s->r[region].words;
+}
+
+uint64_t page_set_trim(struct page_set *s, uint32_t region)
+{
+	struct page_set_region *r = &s->r[region];
+	uint64_t count = 0, n = nwords(r);
+
+	if (r->npages % WORD_BITS && load(r, n - 1) & ~mask_of(0, r->npages % WORD_BITS))
+		atomic_fetch_and(&r->words[n - 1], mask_of(0, r->npages % WORD_BITS));
+	for (uint64_t w = 0; w < n; w++) {
+		uint64_t bits = load(r, w);
+
+		if (bits)
+			count += __builtin_popcountll(bits);
+	}
+	return count;
 }
 
 void page_set_subtract(struct page_set *dst, const struct page_set *src)

@@ -40,11 +40,17 @@ bool page_set_del(struct page_set *s, uint32_t region, uint64_t page);	/* true: 
 uint64_t page_set_add_run(struct page_set *s, const struct page_run *run);
 uint64_t page_set_del_run(struct page_set *s, const struct page_run *run);
 uint64_t page_set_count(const struct page_set *s);
-void page_set_clear(struct page_set *s);
+void page_set_clear(struct page_set *s); /* a large set that was full gives its memory back */
 /* dst |= src, word by word; the number of bits that were new in dst. Same shape (asserted). */
 uint64_t page_set_merge(struct page_set *dst, const struct page_set *src);
-/* The same for one region from plain words (npages rounded up to 64 bits; bits beyond npages are ignored). */
-uint64_t page_set_merge_words(struct page_set *dst, uint32_t region, const uint64_t *words);
+/*
+ * A region's bits as plain words, for the caller alone to set; page_set_trim() then takes away what was set beyond npages
+ * and returns how many are set.
+ */
+uint64_t *page_set_words(struct page_set *s, uint32_t region);
+uint64_t page_set_trim(struct page_set *s, uint32_t region);
+/* dst |= src, src = nothing; the number of bits that were new in dst. The caller alone uses src. */
+uint64_t page_set_move(struct page_set *dst, struct page_set *src);
 /* dst &= ~src */
 void page_set_subtract(struct page_set *dst, const struct page_set *src);
 

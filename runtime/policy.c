@@ -5,8 +5,8 @@
  * The blackout of a stop now is what pausing, saving and resuming cost anyway (fixed) plus the residue over
  * the link. While that does not fit the limit, rounds go on as long as they shrink the residue; once it fits,
  * they go on as long as they shrink it much, because each takes no longer than the one before and the blackout
- * is what the guest feels. What ends a pre-copy that does not fit is a stall (two rounds that did not shrink
- * the dirty set by a tenth, neither alone nor together) or a bound; then post-copy, where it is allowed.
+ * is what the guest feels. What ends a pre-copy that does not fit is a stall (two rounds without a new low of the
+ * dirty set) or a bound; then post-copy, where it is allowed. docs/policy.md says why, with recorded rounds.
  */
 #include "policy.h"
 
@@ -81,12 +81,23 @@ static bool left_at_most(const struct policy_input *in, uint32_t from, uint32_t 
 	       (unsigned __int128)dirty_before(in, from) * percent;
 }
 
+/*
+ * Whether the last two rounds found no new low: a dirty set at least a tenth below all there were before them. So a set
+ * that swings about the same size is a stall as much as one that stays. A round that halves the set is the end of a burst.
+ */
 static bool stalled(const struct policy_input *in)
 {
 	uint32_t last = in->n - 1;
+	uint64_t low = UINT64_MAX, now;
 
-	return last >= 1 && !left_at_most(in, last, last, 90) && !left_at_most(in, last - 1, last - 1, 90) &&
-	       !left_at_most(in, last - 1, last, 90);
+	if (last < 1 || left_at_most(in, last, last, 50))
+		return false;
+	for (uint32_t i = 0; i < last; i++)
+		low = dirty_before(in, i) < low ? dirty_before(in, i) : low;
+	now = in->history[last].pages_dirty;
+	if (in->history[last - 1].pages_dirty < now)
+		now = in->history[last - 1].pages_dirty;
+	return (unsigned __int128)now * 100 > (unsigned __int128)low * 90;
 }
 
 struct facts {
@@ -165,6 +176,15 @@ static void decide_too_long(struct policy_result *ret, const struct facts *k)
 		again(ret, k, "it does not fit the limit yet");
 }
 
+/*
+ * What the blackout waits for on the link. Stop-and-copy: the fence and the end of the residue's round, SWITCHOVER until
+ * PREPARED, COMMIT until COMMITTED. Post-copy: SWITCHOVER until RUNNING.
+ */
+static uint64_t round_trips(const struct policy_input *in, unsigned n)
+{
+	return mul_div(in->rtt_us, n, 1);
+}
+
 static void measure(struct policy_result *ret, struct facts *k)
 {
 	const struct policy_limits *lim = k->lim;
@@ -177,7 +197,7 @@ static void measure(struct policy_result *ret, struct facts *k)
 	ret->throughput = throughput(in, lim->page_size);
 	ret->dirty_rate = rate(k->dirty, last->duration_us);
 	k->residue_us = k->dirty ? mul_div(mul_div(k->dirty, lim->page_size, 1), 1000000, ret->throughput) : 0;
-	ret->expected_blackout_us = add_sat(in->fixed_us, k->residue_us);
+	ret->expected_blackout_us = add_sat(add_sat(in->fixed_us, round_trips(in, k->dirty ? 4 : 2)), k->residue_us);
 	k->tiny = k->residue_us <= enough;
 	k->max_rounds = k->rounds >= lim->max_rounds;
 	k->max_time = lim->precopy_limit_us && in->precopy_us >= lim->precopy_limit_us;
@@ -209,4 +229,7 @@ void policy_decide(const struct policy_limits *lim, const struct policy_input *i
 	} else {
 		decide_too_long(ret, &k);
 	}
+	ret->predicted_us = ret->verdict == POLICY_STOP_AND_COPY ? ret->expected_blackout_us :
+			    ret->verdict == POLICY_POSTCOPY	 ? add_sat(in->fixed_us, round_trips(in, 1)) :
+								   0;
 }

@@ -35,7 +35,8 @@ struct policy_input {
 	const struct ferry_round *history;
 	uint32_t n;
 	uint64_t precopy_us;	  /* since pre-copy began */
-	uint64_t fixed_us;	  /* expected cost of a blackout without residue */
+	uint64_t fixed_us;	  /* expected cost of a blackout without residue and without a link */
+	uint64_t rtt_us;	  /* a round trip on the link */
 	uint64_t last_throughput; /* bytes/s to assume when the last rounds were too short to tell; 0: none known */
 };
 
@@ -44,6 +45,7 @@ struct policy_result {
 	uint64_t throughput;	      /* bytes/s assumed */
 	uint64_t dirty_rate;	      /* pages/s over the last round */
 	uint64_t expected_blackout_us; /* if stop-and-copy began now */
+	uint64_t predicted_us;	      /* POLICY_STOP_AND_COPY, POLICY_POSTCOPY: what the blackout will be */
 	char text[POLICY_TEXT_MAX];   /* one fixed sentence with its values */
 };
 

@@ -37,11 +37,10 @@ struct pull;
 
 struct source_state {
 	struct page_set dirty;	 /* to be sent in this round */
-	struct page_set sent;	 /* the target may hold something other than zero */
-	struct page_set zeros;	 /* ZERO went out in this round, no ROUND_ACK yet */
+	struct page_set sent;	 /* a bit a CHUNK of 64 pages: the target may hold something other than zero in it */
+	struct page_set zeros;	 /* ZERO went out in this round, no ROUND_ACK yet; between rounds: what was fetched */
+	bool repeats;		 /* a page may have been sent before: no longer the first round, or a link was lost */
 	struct page_set residue; /* named to the target: it will pull them */
-	uint64_t *scratch;	 /* one region's bits, for dirty_fetch */
-	size_t scratch_bytes;
 	_Atomic uint64_t ticket; /* pieces of memory that workers have taken in this round */
 	struct ferry_round *rounds; /* ROUNDS_MAX */
 	uint32_t nrounds;
@@ -51,7 +50,7 @@ struct source_state {
 	bool reversed;	/* data channels serve the target's gets */
 	uint64_t residue_pages;
 	uint64_t paused_at; /* us */
-	uint64_t fixed_us;  /* the policy's guess of a blackout without residue */
+	uint64_t ack_us;    /* ROUND_END to ROUND_ACK, the last time: a round trip */
 	uint64_t bytes_acked;
 	uint64_t sent_at; /* us: SWITCHOVER */
 };

@@ -13,7 +13,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "batch.h"
 #include "link.h"
@@ -26,32 +25,27 @@
 #define PREARM_TURNS 4u
 #define PREARM_ENOUGH 256u /* pages: dropping so few costs the blackout nothing worth another turn */
 #define ROUND_LOST_MAX 16u /* reconnects in one round */
-#define FIXED_US 1000u	   /* a blackout without residue, before one was measured */
+#define FIXED_US 1200u	   /* a blackout without residue and without a link: pause, save, load, resume */
 
 int source_init(struct ferry_session *s)
 {
 	struct source_state *src = &s->src;
-	uint64_t *n = calloc(s->nregions, sizeof(*n)), longest = 0;
-	int err = n ? 0 : -ENOMEM;
+	uint64_t *n = calloc(s->nregions, sizeof(*n)), *chunks = calloc(s->nregions, sizeof(*n));
+	struct page_set *set[] = { &src->dirty, &src->zeros, &src->residue };
+	int err = n && chunks ? 0 : -ENOMEM;
 
 	for (size_t i = 0; i < s->nregions && !err; i++) {
 		n[i] = s->regions[i].len >> 12;
-		longest = n[i] > longest ? n[i] : longest;
+		chunks[i] = (n[i] + 63) / 64;
 	}
-	struct page_set *set[] = { &src->dirty, &src->sent, &src->zeros, &src->residue };
-	for (size_t i = 0; i < 4 && !err; i++)
+	for (size_t i = 0; i < 3 && !err; i++)
 		err = page_set_init(set[i], n, s->nregions);
+	if (!err)
+		err = page_set_init(&src->sent, chunks, s->nregions);
 	free(n);
-	src->scratch_bytes = (longest + 63) / 64 * 8;
+	free(chunks);
 	src->rounds = calloc(ROUNDS_MAX + 1, sizeof(src->rounds[0]));
-	if (!err) {
-		void *p = mmap(NULL, src->scratch_bytes, PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-		src->scratch = p == MAP_FAILED ? NULL : p;
-	}
-	src->fixed_us = FIXED_US;
-	if (err || !src->rounds || !src->scratch)
+	if (err || !src->rounds)
 		return fail(&s->fail, -ENOMEM, "no memory to track %" PRIu64 " pages", s->pages_total);
 	return 0;
 }
@@ -64,8 +58,6 @@ void source_destroy(struct ferry_session *s)
 	page_set_destroy(&src->sent);
 	page_set_destroy(&src->zeros);
 	page_set_destroy(&src->residue);
-	if (src->scratch)
-		munmap(src->scratch, src->scratch_bytes);
 	free(src->rounds);
 }
 
@@ -169,20 +161,24 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 
 /* ---- pre-copy ---- */
 
-/* Adds what was written since the last fetch to set; *fresh: pages that were not in it. */
+/*
+ * Adds what was written since the last fetch to set; *fresh: pages that were not in it. After a round set is empty and takes
+ * the bits as they come; what was dirty at the pause is kept: then they come into `zeros`, which is empty between rounds.
+ */
 int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, uint64_t *fresh)
 {
-	*fresh = 0;
-	for (size_t i = 0; i < s->nregions; i++) {
-		uint64_t npages = s->regions[i].len >> 12, nwords = (npages + 63) / 64;
-		int err;
+	struct page_set *into = flags & FERRY_DIRTY_LAST ? &s->src.zeros : set;
+	uint64_t n = 0;
 
-		memset(s->src.scratch, 0, nwords * 8);
-		err = OP(s, dirty_fetch, s->regions[i].id, s->src.scratch, npages, flags);
+	*fresh = 0;
+	for (uint32_t i = 0; i < s->nregions; i++) {
+		int err = OP(s, dirty_fetch, s->regions[i].id, page_set_words(into, i), s->regions[i].len >> 12, flags);
+
 		if (err < 0)
 			return err;
-		*fresh += page_set_merge_words(set, (uint32_t)i, s->src.scratch);
+		n += page_set_trim(into, i);
 	}
+	*fresh = into == set ? n : page_set_move(set, into);
 	return 0;
 }
 
@@ -255,11 +251,13 @@ static void ask_policy(struct ferry_session *s, struct policy_result *v)
 	struct policy_input in = { .history = s->src.rounds,
 				   .n = s->src.nrounds,
 				   .precopy_us = now_us() - s->phase_us[FERRY_PRECOPY],
-				   .fixed_us = s->src.fixed_us,
+				   .fixed_us = FIXED_US,
+				   .rtt_us = s->src.ack_us,
 				   .last_throughput = us ? atomic_load(&s->stats.round_bytes) * 1000000 / us : 0 };
 
 	policy_decide(&lim, &in, v);
 	atomic_store(&s->stats.dirty_rate, v->dirty_rate);
+	atomic_store(&s->stats.predicted_us, v->predicted_us < UINT32_MAX ? (uint32_t)v->predicted_us : UINT32_MAX);
 }
 
 static int one_round(struct ferry_session *s, struct policy_result *v)

@@ -84,6 +84,7 @@ FERRY_API int ferry_get_stats(struct ferry_session *s, struct ferry_stats *st)
 	pthread_mutex_unlock(&s->view_lock);
 	r.round = atomic_load(&c->round);
 	r.reconnects = atomic_load(&c->reconnects);
+	r.predicted_us = atomic_load(&c->predicted_us);
 	r.bytes_sent = atomic_load(&c->bytes);
 	r.pages_total = s->pages_total;
 	r.pages_sent = atomic_load(&c->pages);

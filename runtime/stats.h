@@ -28,6 +28,7 @@ struct stats {
 	_Atomic uint64_t peer_left, peer_faults; /* as its PING said */
 	_Atomic uint32_t round, reconnects;
 	_Atomic uint64_t dirty_rate;
+	_Atomic uint32_t predicted_us;
 	_Atomic uint64_t round_us, round_bytes;	 /* sums over the rounds of pre-copy */
 	_Atomic uint64_t fault_p50, fault_p99, fault_max; /* source: as the target told */
 	struct hist fault_ns;

@@ -5,7 +5,8 @@
  * Bandwidth. One bucket a link, in bytes of page data, over all its data channels. An end pays for what its
  * own calls move: put and get before they start, and what serve() moved right after it. Data channels wait
  * for their turn; the urgent channel pays but never waits, so a fault is served at once and the sweep slows
- * down for it instead.
+ * down for it instead. A fence ends when what was put before it is paid, so that a round takes the time it is
+ * measured by, and leaves no debt to the blackout.
  *
  * Latency, one way. A message waits that long before it is sent; a fence, and a get from its start to its
  * completion, take at least twice as long. With latency the data channels' fd is -1: a reply that is here may
@@ -139,10 +140,17 @@ static int chan_put(struct xport_chan *chan, const struct page_run *runs, unsign
 static int chan_fence(struct xport_chan *chan)
 {
 	struct shape_chan *c = chan_of(chan);
-	uint64_t end = xp_now_us() + 2 * c->link->param.latency_us;
+	struct shape_link *l = c->link;
+	uint64_t end = xp_now_us() + 2 * l->param.latency_us;
 	int err = c->inner->ops->fence(c->inner);
 
-	return err || !c->link->param.latency_us ? err : wait_until(c->link, end);
+	if (err || (!l->param.latency_us && !l->param.bandwidth))
+		return err;
+	pthread_mutex_lock(&l->lock);
+	if (l->free_us > end)
+		end = l->free_us;
+	pthread_mutex_unlock(&l->lock);
+	return wait_until(l, end);
 }
 
 static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)

@@ -121,7 +121,7 @@ struct ferry_stats {
 	enum ferry_phase phase;
 	uint32_t round;
 	uint32_t reconnects;
-	uint32_t reserved;
+	uint32_t predicted_us;	 /* source: the blackout, as the policy expected it when it said to stop; 0: it has not */
 	uint64_t elapsed_us;	 /* since ferry_run() */
 	uint64_t precopy_us;
 	uint64_t postcopy_us;

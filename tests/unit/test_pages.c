@@ -177,21 +177,48 @@ Test(pages, a_walk_with_an_end_stops_there)
 	page_set_destroy(&s);
 }
 
-Test(pages, words_from_elsewhere_are_cut_to_the_region)
+Test(pages, words_set_from_outside_are_cut_to_the_region)
 {
 	const uint64_t npages[] = { 64, 100 };
-	uint64_t words[2] = { 0xf0, UINT64_MAX };
 	struct page_set s;
+	uint64_t *words;
 
 	page_set_init(&s, npages, 2);
-	page_set_add(&s, 1, 4);
-	cr_assert_eq(page_set_merge_words(&s, 1, words), 3 + 36);
-	cr_assert_eq(page_set_merge_words(&s, 1, words), 0);
+	words = page_set_words(&s, 1);
+	words[0] = 0xf0;
+	words[1] = UINT64_MAX;
+	cr_assert_eq(page_set_trim(&s, 1), 4 + 36);
 	cr_assert_eq(page_set_count(&s), 40);
-	words[0] = UINT64_MAX;
-	cr_assert_eq(page_set_merge_words(&s, 0, words), 64);
+	page_set_words(&s, 0)[0] = UINT64_MAX;
+	cr_assert_eq(page_set_trim(&s, 0), 64);
+	cr_assert_eq(page_set_trim(&s, 1), 40);
 	cr_assert_eq(page_set_count(&s), 104);
 	page_set_destroy(&s);
+}
+
+Test(pages, a_moved_set_is_empty_and_counts_what_was_new)
+{
+	const uint64_t npages[] = { 100, 1 << 24 };
+	struct page_set a, b;
+
+	page_set_init(&a, npages, 2);
+	page_set_init(&b, npages, 2);
+	page_set_add(&a, 0, 7);
+	page_set_add(&b, 0, 7);
+	page_set_add(&b, 0, 99);
+	page_set_add_run(&b, &(struct page_run){ .region = 1, .page = 5, .npages = (1 << 24) - 5 });
+	cr_assert_eq(page_set_move(&a, &b), 1 + (1 << 24) - 5);
+	cr_assert_eq(page_set_count(&a), 2 + (1 << 24) - 5);
+	cr_assert_eq(page_set_count(&b), 0);
+	/* Its memory was given back; the set is as good as new. */
+	page_set_add(&b, 1, 1 << 20);
+	cr_assert_eq(page_set_move(&a, &b), 0);
+	page_set_clear(&a);
+	cr_assert_eq(page_set_count(&a), 0);
+	page_set_add(&a, 1, 3);
+	cr_assert(page_set_test(&a, 1, 3) && page_set_count(&a) == 1);
+	page_set_destroy(&a);
+	page_set_destroy(&b);
 }
 
 /* Walks against a plain array of bytes. */

@@ -211,6 +211,31 @@ Test(policy, figures_beside_the_verdict)
 	cr_assert_eq(res.expected_blackout_us, 251500);
 }
 
+/* Four round trips with a residue to send, two without, one where it is pulled later. */
+Test(policy, the_blackout_is_predicted_with_its_round_trips)
+{
+	struct ferry_round r = { .pages_sent = 100000, .bytes = 409600000, .duration_us = 500000, .pages_dirty = 10 };
+	struct policy_limits lim = { .max_rounds = 30, .downtime_us = 300000, .page_size = PAGE, .postcopy_ok = true };
+	struct policy_input in = { .history = &r, .n = 1, .fixed_us = 1500, .rtt_us = 1000 };
+	struct policy_result res;
+
+	policy_decide(&lim, &in, &res);
+	cr_assert_eq(res.verdict, POLICY_STOP_AND_COPY);
+	cr_assert_eq(res.predicted_us, 1500 + 4000 + 50);
+	r.pages_dirty = 0;
+	policy_decide(&lim, &in, &res);
+	cr_assert_eq(res.predicted_us, 1500 + 2000);
+	lim.mode = FERRY_MODE_POSTCOPY;
+	r.pages_dirty = 100000;
+	policy_decide(&lim, &in, &res);
+	cr_assert_eq(res.verdict, POLICY_POSTCOPY);
+	cr_assert_eq(res.predicted_us, 1500 + 1000);
+	lim.mode = FERRY_MODE_STOP_AND_COPY;
+	policy_decide(&lim, &in, &res);
+	cr_assert_eq(res.verdict, POLICY_AGAIN);
+	cr_assert_eq(res.predicted_us, 0);
+}
+
 Test(policy, rounds_of_zero_pages_tell_a_speed_too)
 {
 	struct ferry_round r = { .pages_zero = 1000000, .duration_us = 100000, .pages_dirty = 1000 };

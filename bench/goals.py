@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: MIT
+"""The goals of speed, each from real runs of this build, one row each. Started by bench/goals."""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+GIB = 1 << 30
+
+
+class Failure(Exception):
+    pass
+
+
+class Bench:
+    def __init__(self, args, folder):
+        self.args, self.folder, self.n, self.missed = args, folder, 0, 0
+
+    def _last_line(self, cmd, path=None):
+        out = subprocess.run(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if out.returncode:
+            raise Failure(f"{' '.join(cmd)} ended with {out.returncode}: {(out.stdout + out.stderr).strip()[-400:]}")
+        if not path:
+            return json.loads(out.stdout.splitlines()[-1])
+        with open(path) as f:
+            return json.loads(f.readlines()[-1])
+
+    def run(self, record=False, floor="off", **options):
+        """One migration; its JSON object, and with record the recording's lines as "record"."""
+        self.n += 1
+        path = os.path.join(self.folder, f"{self.n}.json")
+        cmd = [os.path.join(self.args.build, "rdma-migrate"), "run", "--quiet", "--floor", floor, "--json", path]
+        for name, value in options.items():
+            cmd += ["--" + name.replace("_", "-"), str(value)]
+        if record:
+            cmd += ["--record", path + "l"]
+        res = self._last_line(cmd, path)
+        if res["exit_code"] or res["outcome"] != "migrated":
+            raise Failure(f"{' '.join(cmd)}: {res['sentence']}")
+        if record:
+            with open(path + "l") as f:
+                res["record"] = [json.loads(line) for line in f]
+            os.unlink(path + "l")
+        if self.args.json:
+            with open(self.args.json, "a") as f:
+                f.write(json.dumps({k: v for k, v in res.items() if k != "record"}) + "\n")
+        return res
+
+    def helper(self, name, *args):
+        return self._last_line([os.path.join(self.args.build, "bench", name), *[str(a) for a in args]])
+
+    def series(self, variants):
+        """--repeat runs of each variant in turn (A B A B): {name: [result]}."""
+        results = {name: [] for name in variants}
+        for _ in range(self.args.repeat):
+            for name, run in variants.items():
+                results[name].append(run())
+        return results
+
+    def row(self, goal, values, unit, limit, at_most, floor=None, ratios=None, quantile="p50"):
+        """values: measured; ratios: against the floor of the same run, else the limit is of the value itself."""
+        pick = max if quantile == "max" else statistics.median
+        measured = pick(values)
+        judged = pick(ratios) if ratios else measured
+        met = judged <= limit if at_most else judged >= limit
+        off = judged / limit - 1 if at_most else 1 - judged / limit
+        verdict = "met" if met else f"MISSED by {100 * off:.0f} %"
+        self.missed += not met
+        spread = f"{min(values):.4g}..{max(values):.4g}"
+        floor_text = f"{statistics.median(floor):.4g}" if floor else "-"
+        ratio_text = f"{judged:.3f}" if ratios else "-"
+        print(f"{goal:<54} {measured:>9.4g} {unit:<6} {spread:<18} {len(values):>3} {floor_text:>8} {ratio_text:>7}  "
+              f"{'<=' if at_most else '>='} {limit:<6g} {verdict}", flush=True)
+
+    def say(self, text):
+        print(f"  ({text})", flush=True)
+
+
+def get(results, key):
+    return [r[key] for r in results]
+
+
+def throughput(b):
+    """Item 2: idle populated RAM against the bare socket."""
+    for kind in ("memfd", "anon"):
+        res = b.series({n: lambda n=n: b.run(floor="each", memory=b.args.memory, memory_kind=kind, dirty_rate=0,
+                                             mode="stop-and-copy", channels=n) for n in (1, 2, 4)})
+        for n, r in res.items():
+            b.row(f"throughput, {kind}, {n} channel{'s' if n > 1 else ''}", get(r, "throughput_mb_s"), "MB/s", 0.95, False,
+                  floor=[x["floor"]["throughput_mb_s"] for x in r],
+                  ratios=[x["throughput_mb_s"] / x["floor"]["throughput_mb_s"] for x in r])
+        one = get(res[1], "throughput_mb_s")
+        for n in (2, 4):
+            many = get(res[n], "throughput_mb_s")
+            b.row(f"no loss from {n} channels, {kind} (of one channel's)", many, "MB/s", 1.0, False, floor=one,
+                  ratios=[x / statistics.median(one) for x in many])
+        cpu = [(x["cpu_ms"]["source_precopy"] + x["cpu_ms"]["target_precopy"]) / 1000 / (x["bytes_sent"] / GIB) for x in res[1]]
+        floor = [x["floor"]["cpu_s_per_gib"] for x in res[1]]
+        b.row(f"CPU of pre-copy, {kind}, 1 channel", cpu, "s/GiB", 1.1, True, floor=floor,
+              ratios=[c / f for c, f in zip(cpu, floor)])
+
+
+def total_ms(r):
+    return r["precopy_ms"] + r["blackout_us"] / 1000 + r["postcopy_ms"]
+
+
+def sparse(b):
+    """Item 3: what was never touched costs nothing."""
+    common = {"populate": 0, "working_set": "1G", "dirty_rate": 0, "mode": "stop-and-copy", "prealloc": "off"}
+    for kind in ("memfd", "anon"):
+        res = b.series({m: lambda m=m: b.run(memory=m, memory_kind=kind, **common) for m in ("1040M", "64G")})
+        small, large = [total_ms(r) for r in res["1040M"]], [total_ms(r) for r in res["64G"]]
+        b.row(f"64 GiB guest with 1 GiB touched, {kind} (of 1 GiB's)", large, "ms", 1.15, True, floor=small,
+              ratios=[x / statistics.median(small) for x in large])
+        b.row(f"its target's memory, {kind} (of the source's)", [r["resident_bytes"]["target"] / GIB for r in res["64G"]], "GiB",
+              1.02, True, floor=[r["resident_bytes"]["source"] / GIB for r in res["64G"]],
+              ratios=[r["resident_bytes"]["target"] / r["resident_bytes"]["source"] for r in res["64G"]])
+
+
+def zero(b):
+    """Item 3: zero detection against plain reading."""
+    res = [b.helper("zero", 1024) for _ in range(b.args.repeat)]
+    b.row("zero detection (of the read bandwidth)", get(res, "zero_mb_s"), "MB/s", 0.8, False, floor=get(res, "read_mb_s"),
+          ratios=get(res, "ratio"))
+
+
+def ms(values_us):
+    return [v / 1000 for v in values_us]
+
+
+def items(b, results):
+    names = ("pause", "fetch", "residue", "save", "send", "arm", "load", "resume")
+    b.say("medians, us: " + ", ".join(f"{n} {statistics.median([r['blackout'][n + '_us'] for r in results]):.0f}" for n in names))
+
+
+def blackout(b):
+    """Item 4."""
+    for kind in ("memfd", "anon"):
+        res = b.series({"idle": lambda: b.run(memory=b.args.memory, memory_kind=kind, dirty_rate=0, mode="stop-and-copy"),
+                        "hybrid": lambda: b.run(memory="2G", memory_kind=kind, working_set="256M", dirty_rate=100000,
+                                                mode="post-copy")})
+        b.row(f"blackout, idle, stop-and-copy, {kind}", ms(get(res["idle"], "blackout_us")), "ms", 1.5, True)
+        items(b, res["idle"])
+        hybrid = ms(get(res["hybrid"], "blackout_us"))
+        b.row(f"blackout, hybrid, {kind}, p50", hybrid, "ms", 2.5, True)
+        items(b, res["hybrid"])
+        b.row(f"blackout, hybrid, {kind}, worst of the runs", hybrid, "ms", 8, True, quantile="max")
+
+
+def available():
+    with open("/proc/meminfo") as f:
+        return next(int(line.split()[1]) << 10 for line in f if line.startswith("MemAvailable"))
+
+
+def independence(b):
+    """Item 4: the blackout does not grow with the RAM or the rate. A tenth of a millisecond is no growth."""
+    sizes = [s for s in (1, 2, 4, 8) if 2.2 * s * GIB < available()]
+    common = {"memory_kind": "memfd", "working_set": "256M", "mode": "post-copy"}
+    res = b.series({s: lambda s=s: b.run(memory=f"{s}G", dirty_rate=100000, **common) for s in sizes})
+    first = ms(get(res[sizes[0]], "blackout_us"))
+    for s in sizes[1:]:
+        v = ms(get(res[s], "blackout_us"))
+        b.row(f"blackout, hybrid, {s} GiB (of 1 GiB's)", v, "ms", 1.1, True, floor=first,
+              ratios=[x / statistics.median(first) for x in v])
+    res = b.series({r: lambda r=r: b.run(memory="1G", dirty_rate=r, **common) for r in (20000, 100000, 300000)})
+    first = ms(get(res[20000], "blackout_us"))
+    for r in (100000, 300000):
+        v = ms(get(res[r], "blackout_us"))
+        b.row(f"blackout, hybrid, {r} pages/s (of 20000's)", v, "ms", 1.1, True, floor=first,
+              ratios=[x / statistics.median(first) for x in v])
+
+
+def faults(b):
+    """Item 5: one vCPU against the bare fault of the same run, and the time to the end of post-copy."""
+    for kind in ("memfd", "anon"):
+        res = [b.run(floor="each", memory="2G", memory_kind=kind, working_set="256M", dirty_rate=100000, mode="post-copy")
+               for _ in range(b.args.repeat)]
+        res = [r for r in res if r["faults"]]
+        if not res:
+            raise Failure("no run had a fault")
+        for q, limit in (("p50", 1.2), ("p99", 3)):
+            b.row(f"fault {q}, {kind}", get(res, f"fault_{q}_us"), "us", limit, True, floor=[r["floor"][f"fault_{q}_us"] for r in res],
+                  ratios=[r[f"fault_{q}_us"] / r["floor"][f"fault_{q}_us"] for r in res])
+        ideal = [r["pages_residue"] * 4096 / 1000 / r["floor"]["throughput_mb_s"] for r in res]
+        b.row(f"post-copy in all, {kind} (of residue / floor)", get(res, "postcopy_ms"), "ms", 1.1, True, floor=ideal,
+              ratios=[r["postcopy_ms"] / i for r, i in zip(res, ideal)])
+        b.say(f"residue {statistics.median(get(res, 'pages_residue')):.0f} pages, {statistics.median(get(res, 'faults')):.0f} faults")
+
+
+def threads(b):
+    """Item 5: many faulting threads do not make the total slower."""
+    for kind in ("memfd", "anon"):
+        res = b.series({n: lambda n=n: b.helper("faults", n, kind) for n in (1, 2, 4, 8, 16)})
+        one = get(res[1], "resolved_per_s")
+        for n in (2, 4, 8, 16):
+            v = get(res[n], "resolved_per_s")
+            b.row(f"faults resolved, {n} threads, {kind} (of one's)", v, "/s", 1.0, False, floor=one,
+                  ratios=[x / statistics.median(one) for x in v])
+
+
+def bandwidth(b):
+    """Item 9: the limit holds."""
+    for asked in (100, 500):
+        res = [b.run(memory="512M", memory_kind="memfd", dirty_rate=0, mode="stop-and-copy", bandwidth=f"{asked}M")
+               for _ in range(b.args.repeat)]
+        limit = asked * 1.048576
+        v = get(res, "throughput_mb_s")
+        b.row(f"--bandwidth {asked}M, off by", [100 * abs(x / limit - 1) for x in v], "%", 5, True, quantile="max")
+
+
+def guest_speed(record):
+    """Pages the guest writes a second before the migration, and in pre-copy."""
+    started = next(x["t_us"] for x in record if x["type"] == "event" and x["end"] == "source" and x["phase"] == "pre-copy")
+    stopped = next(x["t_us"] for x in record if x["type"] == "event" and x["end"] == "source" and x["phase"] == "stop-and-copy")
+    samples = [(x["t_us"], x["stamps"]) for x in record if x["type"] == "sample" and x["end"] == "source"]
+
+    def speed(a, z):
+        at = [s for s in samples if a <= s[0] <= z]
+        return (at[-1][1] - at[0][1]) / (at[-1][0] - at[0][0]) * 1e6 if len(at) > 1 and at[-1][0] > at[0][0] else 0
+
+    begin = samples[0][0]
+    return speed(begin + (0 - begin) / 4, 0), speed(started, stopped)
+
+
+def logging(b):
+    """Item 9: what pre-copy costs the guest. No goal: stated, at a rate and as fast as it can."""
+    for rate in (100000, 1000000000):
+        res = [guest_speed(b.run(record=True, memory="1G", memory_kind="memfd", working_set="256M", dirty_rate=rate,
+                                 mode="post-copy")["record"]) for _ in range(b.args.repeat)]
+        before, during = [r[0] for r in res], [r[1] for r in res]
+        name = "unpaced" if rate > 10 ** 8 else f"{rate} pages/s asked"
+        print(f"{'guest in pre-copy, ' + name + ' (of before)':<54} {statistics.median(during) / 1000:>9.4g} /ms    "
+              f"{f'{min(during) / 1000:.4g}..{max(during) / 1000:.4g}':<18} {len(res):>3} {statistics.median(before) / 1000:>8.4g} "
+              f"{statistics.median([d / f for f, d in res]):>7.3f}  stated", flush=True)
+
+
+def prediction(b):
+    """Item 8: the blackout that the policy expected against the one that came."""
+    variants = {
+        "idle": {"memory": "1G", "dirty_rate": 0, "mode": "stop-and-copy"},
+        "residue of 24 MiB": {"memory": "512M", "working_set": "24M", "dirty_rate": 300000, "mode": "stop-and-copy", "bandwidth": "150M"},
+        "long link": {"memory": "256M", "working_set": "64M", "dirty_rate": 10000, "mode": "stop-and-copy",
+                      "uri": "tcp:127.0.0.1:0?latency=5ms"},
+        "post-copy": {"memory": "1G", "working_set": "256M", "dirty_rate": 100000, "mode": "post-copy"},
+    }
+    res = b.series({n: lambda o=o: b.run(memory_kind="memfd", **o) for n, o in variants.items()})
+    for name, r in res.items():
+        off = [abs(x["predicted_us"] - x["blackout_us"]) / max(x["blackout_us"] / 10, 1000) for x in r]
+        b.row(f"blackout off its prediction, {name} (of what may be)", [abs(x["predicted_us"] - x["blackout_us"]) / 1000 for x in r], "ms",
+              1.0, True, floor=[max(x["blackout_us"] / 10000, 1) for x in r], ratios=off)
+        b.say(f"predicted {statistics.median(ms(get(r, 'predicted_us'))):.2f} ms, measured {statistics.median(ms(get(r, 'blackout_us'))):.2f} ms")
+
+
+GROUPS = {f.__name__: f for f in (throughput, sparse, zero, blackout, independence, faults, threads, bandwidth, logging, prediction)}
+
+
+def main():
+    p = argparse.ArgumentParser(prog="bench/goals", description=__doc__,
+                                epilog="Groups: " + "; ".join(f"{n}: {f.__doc__.splitlines()[0]}" for n, f in GROUPS.items()))
+    p.add_argument("--build", required=True, help=argparse.SUPPRESS)
+    p.add_argument("--only", type=lambda t: t.split(","), default=list(GROUPS), help="groups with commas")
+    p.add_argument("--repeat", type=int, default=10, help="runs of each (default: %(default)s)")
+    p.add_argument("--memory", default="4G", help="RAM of the idle guests (default: %(default)s)")
+    p.add_argument("--json", help="append the objects of all runs to this file")
+    args = p.parse_args()
+    unknown = set(args.only) - set(GROUPS)
+    if unknown or args.repeat < 1:
+        p.error(f"--only takes {', '.join(GROUPS)}" if unknown else "--repeat takes a number from 1")
+    print(f"{'goal':<54} {'measured':>9} {'':<6} {'spread':<18} {'n':>3} {'floor':>8} {'ratio':>7}  {'goal':<9} ")
+    with tempfile.TemporaryDirectory(prefix="goals-") as folder:
+        b = Bench(args, folder)
+        for name in args.only:
+            try:
+                GROUPS[name](b)
+            except Failure as e:
+                b.missed += 1
+                print(f"{name:<54} NOT MEASURED: {e}", flush=True)
+    print(f"{b.missed} missed" if b.missed else "all met")
+
+
+if __name__ == "__main__":
+    main()
