@@ -204,7 +204,7 @@ def threads(b):
 def bandwidth(b):
     """Item 9: the limit holds."""
     for asked in (100, 500):
-        res = [b.run(memory="512M", memory_kind="memfd", dirty_rate=0, mode="stop-and-copy", bandwidth=f"{asked}M")
+        res = [b.run(memory="256M", memory_kind="memfd", dirty_rate=0, mode="stop-and-copy", bandwidth=f"{asked}M")
                for _ in range(b.args.repeat)]
         limit = asked * 1.048576
         v = get(res, "throughput_mb_s")

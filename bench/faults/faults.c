@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * How many faults a target resolves when many threads fault at once. Two processes over loopback TCP; the "VM" has no
- * device state and its vCPUs are plain threads, which touch every page of their share of the memory in a random order from
- * the moment that it is resumed at the target. All pages are residue, and the sweep runs as it always does.
+ * How many faults a target resolves when many threads fault at once. Two processes over loopback TCP; the
+ * "VM" has no device state and its vCPUs are plain threads, which touch every page of their share of the
+ * memory in a random order from the moment that it is resumed at the target. All pages are residue, and the
+ * sweep runs as it always does.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -144,19 +145,21 @@ static void on_log(void *arg, int level, const char *line)
 		fprintf(stderr, "faults: %s\n", line);
 }
 
-static const struct ferry_ops source_ops = { FERRY_OPS_INIT,		   .dirty_start = op_nothing,
-					     .dirty_stop = op_nothing,	   .dirty_fetch = op_dirty_fetch,
-					     .pause = op_nothing,	   .resume = op_nothing,
-					     .save = op_save,		   .log = on_log };
-static const struct ferry_ops target_ops = { FERRY_OPS_INIT,		  .reserve = op_reserve,
-					     .pause = op_nothing,	  .resume = op_resume,
-					     .load = op_load,		  .output_hold = op_nothing,
-					     .output_release = op_nothing, .discard = op_nothing,
-					     .log = on_log };
+static const struct ferry_ops source_ops = { FERRY_OPS_INIT,	       .dirty_start = op_nothing,
+					     .dirty_stop = op_nothing, .dirty_fetch = op_dirty_fetch,
+					     .pause = op_nothing,      .resume = op_nothing,
+					     .save = op_save,	       .log = on_log };
+static const struct ferry_ops target_ops = {
+	FERRY_OPS_INIT,	 .reserve = op_reserve,	    .pause = op_nothing,	  .resume = op_resume,
+	.load = op_load, .output_hold = op_nothing, .output_release = op_nothing, .discard = op_nothing,
+	.log = on_log
+};
 
 _Noreturn static void source(int sock, struct vm *vm, uint64_t len)
 {
-	struct ferry_region r = { .len = len, .fd = -1, .page_shift = 12, .flags = vm->shared ? FERRY_REGION_SHARED : 0 };
+	struct ferry_region r = {
+		.len = len, .fd = -1, .page_shift = 12, .flags = vm->shared ? FERRY_REGION_SHARED : 0
+	};
 	struct ferry_config cfg = { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY };
 	struct ferry_result res = { .size = sizeof(res) };
 	struct ferry_session *s;
@@ -168,8 +171,11 @@ _Noreturn static void source(int sock, struct vm *vm, uint64_t len)
 		((uint64_t *)r.hva)[i * (PAGE / 8)] = i + 1;
 	if (read(sock, uri, sizeof(uri)) != sizeof(uri))
 		_exit(1);
-	if (ferry_source(&s, &(struct ferry_vm){ FERRY_VM_INIT, .vm = vm, .ops = &source_ops, .regions = &r, .nregions = 1 },
-			 &cfg) || ferry_open(s, uri) || ferry_run(s, &res))
+	if (ferry_source(&s,
+			 &(struct ferry_vm){ FERRY_VM_INIT, .vm = vm, .ops = &source_ops, .regions = &r,
+					     .nregions = 1 },
+			 &cfg) ||
+	    ferry_open(s, uri) || ferry_run(s, &res))
 		_exit(1);
 	ferry_free(s);
 	_exit(0);
@@ -208,10 +214,11 @@ _Noreturn static void target(int sock, struct vm *vm)
 	printf("{\"threads\":%u,\"memory_kind\":\"%s\",\"pages\":%llu,\"seconds\":%.4f,\"faults\":%llu,\"faults_local\":%llu,"
 	       "\"stalls\":%llu,\"stall_mean_us\":%.2f,\"fault_p50_us\":%.2f,\"fault_p99_us\":%.2f,"
 	       "\"resolved_per_s\":%.0f,\"pages_per_s\":%.0f}\n",
-	       vm->nthreads, vm->shared ? "memfd" : "anon", (unsigned long long)(vm->region.len / PAGE), seconds,
-	       (unsigned long long)res.stats.faults, (unsigned long long)res.stats.faults_local, (unsigned long long)stalls,
-	       stalls ? (double)stall_ns / 1000 / (double)stalls : 0, (double)res.stats.fault_p50_ns / 1000,
-	       (double)res.stats.fault_p99_ns / 1000, (double)(res.stats.faults + res.stats.faults_local) / seconds,
+	       vm->nthreads, vm->shared ? "memfd" : "anon", (unsigned long long)(vm->region.len / PAGE),
+	       seconds, (unsigned long long)res.stats.faults, (unsigned long long)res.stats.faults_local,
+	       (unsigned long long)stalls, stalls ? (double)stall_ns / 1000 / (double)stalls : 0,
+	       (double)res.stats.fault_p50_ns / 1000, (double)res.stats.fault_p99_ns / 1000,
+	       (double)(res.stats.faults + res.stats.faults_local) / seconds,
 	       (double)(vm->region.len / PAGE) / seconds);
 	fflush(stdout);
 	_exit(0);
@@ -219,7 +226,8 @@ _Noreturn static void target(int sock, struct vm *vm)
 
 static int usage(void)
 {
-	fprintf(stderr, "faults THREADS anon|memfd [MIB]\n  THREADS: a power of two up to %u; MIB: one, 256 when not given\n",
+	fprintf(stderr,
+		"faults THREADS anon|memfd [MIB]\n  THREADS: a power of two up to %u; MIB: one, 256 when not given\n",
 		THREADS_MAX);
 	return 2;
 }
@@ -232,11 +240,13 @@ int main(int argc, char **argv)
 	int fds[2], status[2];
 	pid_t pid[2];
 
-	if (!vm || argc < 3 || !threads || threads > THREADS_MAX || threads & (threads - 1) || !mib || mib & (mib - 1))
+	if (!vm || argc < 3 || !threads || threads > THREADS_MAX || threads & (threads - 1) || !mib ||
+	    mib & (mib - 1))
 		return usage();
 	vm->nthreads = threads;
 	vm->shared = !strcmp(argv[2], "memfd");
-	if ((!vm->shared && strcmp(argv[2], "anon")) || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
+	if ((!vm->shared && strcmp(argv[2], "anon")) ||
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
 		return usage();
 	for (int i = 0; i < 2; i++) {
 		pid[i] = fork();

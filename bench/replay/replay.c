@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Recorded rounds through runtime/policy.c: a table of what it says of each trace, or with --rounds after each round.
- * Exits 1 where a trace expects another verdict.
+ * Recorded rounds through runtime/policy.c: a table of what it says of each trace, or with --rounds after
+ * each round. Exits 1 where a trace expects another verdict.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -19,8 +19,10 @@ static void print_rounds(const struct trace *t)
 		const struct ferry_round *r = &t->rounds[n - 1];
 
 		trace_ask(t, n, &res);
-		printf("  round %" PRIu32 ": %" PRIu64 " pages in %.1f ms, %" PRIu64 " dirty, %.0f MB/s: %s\n", r->round,
-		       r->pages_sent, (double)r->duration_us / 1000, r->pages_dirty, (double)res.throughput / 1e6, res.text);
+		printf("  round %" PRIu32 ": %" PRIu64 " pages in %.1f ms, %" PRIu64
+		       " dirty, %.0f MB/s: %s\n",
+		       r->round, r->pages_sent, (double)r->duration_us / 1000, r->pages_dirty,
+		       (double)res.throughput / 1e6, res.text);
 	}
 	printf("  why: %s\n", t->why);
 }
@@ -39,13 +41,16 @@ static void print_row(const struct trace *t, const struct replay *r)
 		printf(" %12.1f", (double)t->blackout_us / 1000);
 	else
 		printf(" %12s", "-");
-	printf("  %s\n", !t->expects ? "" : t->verdict == p->verdict && t->after_rounds == r->rounds ? "as expected" : "NOT AS EXPECTED");
+	printf("  %s\n", !t->expects						    ? ""
+			 : t->verdict == p->verdict && t->after_rounds == r->rounds ? "as expected"
+										    : "NOT AS EXPECTED");
 }
 
 static int usage(FILE *out, int status)
 {
-	fprintf(out, "replay [--rounds] TRACE...\n"
-		     "  what runtime/policy.c says of recorded rounds: bench/scenarios/*.json, or what rdma-migrate run --json wrote\n");
+	fprintf(out,
+		"replay [--rounds] TRACE...\n"
+		"  what runtime/policy.c says of recorded rounds: bench/scenarios/*.json, or what rdma-migrate run --json wrote\n");
 	return status;
 }
 
@@ -61,7 +66,8 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "--help"))
 		return usage(stdout, 0);
 	if (!rounds)
-		printf("%-34s %-14s %6s %9s %12s %12s\n", "trace", "verdict", "rounds", "since low", "predicted ms", "measured ms");
+		printf("%-34s %-14s %6s %9s %12s %12s\n", "trace", "verdict", "rounds", "since low",
+		       "predicted ms", "measured ms");
 	for (int i = first; i < argc; i++) {
 		struct replay r;
 

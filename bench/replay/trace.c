@@ -49,12 +49,15 @@ static int read_rounds(struct trace *t, const json_t *list)
 
 	if (!json_array_size(list) || json_array_size(list) > TRACE_ROUNDS)
 		return -EINVAL;
-	json_array_foreach(list, i, o) {
+	json_array_foreach(list, i, o)
+	{
 		struct ferry_round *r = &t->rounds[t->nrounds];
 
 		*r = (struct ferry_round){ .round = t->nrounds++ };
-		if (number(o, "pages_sent", 0, &r->pages_sent) || number(o, "pages_zero", 0, &r->pages_zero) ||
-		    number(o, "bytes", r->pages_sent * 4096, &r->bytes) || number(o, "duration_us", 0, &r->duration_us) ||
+		if (number(o, "pages_sent", 0, &r->pages_sent) ||
+		    number(o, "pages_zero", 0, &r->pages_zero) ||
+		    number(o, "bytes", r->pages_sent * 4096, &r->bytes) ||
+		    number(o, "duration_us", 0, &r->duration_us) ||
 		    number(o, "pages_dirty", 0, &r->pages_dirty))
 			return -EINVAL;
 	}
@@ -104,8 +107,8 @@ static int read_asked(struct trace *t, const json_t *o)
 	l->postcopy_ok = flag(o, "postcopy_ok", true);
 	l->forced = flag(o, "forced", false);
 	if (read_mode(&l->mode, o) || number(o, "downtime_us", 0, &l->downtime_us) ||
-	    number(o, "max_rounds", 0, &max_rounds) || number(o, "precopy_limit_us", 0, &l->precopy_limit_us) ||
-	    max_rounds > TRACE_ROUNDS)
+	    number(o, "max_rounds", 0, &max_rounds) ||
+	    number(o, "precopy_limit_us", 0, &l->precopy_limit_us) || max_rounds > TRACE_ROUNDS)
 		return -EINVAL;
 	l->max_rounds = max_rounds ? (uint32_t)max_rounds : 30;
 	if (!l->downtime_us)
@@ -118,8 +121,8 @@ static int read_object(struct trace *t, const json_t *o)
 	if (text(o, "name", t->name, sizeof(t->name)) || text(o, "origin", t->origin, sizeof(t->origin)) ||
 	    text(o, "command", t->command, sizeof(t->command)) || text(o, "why", t->why, sizeof(t->why)))
 		return -E2BIG;
-	if (read_asked(t, o) || number(o, "fixed_us", 1200, &t->fixed_us) || number(o, "rtt_us", 0, &t->rtt_us) ||
-	    number(o, "blackout_us", 0, &t->blackout_us))
+	if (read_asked(t, o) || number(o, "fixed_us", 1200, &t->fixed_us) ||
+	    number(o, "rtt_us", 0, &t->rtt_us) || number(o, "blackout_us", 0, &t->blackout_us))
 		return -EINVAL;
 	return read_rounds(t, json_object_get(o, "round_list")) || read_expected(t, o) ? -EINVAL : 0;
 }
@@ -137,15 +140,20 @@ int trace_read(struct trace *t, const char *file, char *why, size_t cap)
 	}
 	err = json_is_object(o) ? read_object(t, o) : -EINVAL;
 	if (err)
-		snprintf(why, cap, "%s is not a trace: it needs mode, round_list and, of the policy, a verdict after_rounds that it has "
-			 "(docs/policy.md)", file);
+		snprintf(
+			why, cap,
+			"%s is not a trace: it needs mode, round_list and, of the policy, a verdict after_rounds that it has "
+			"(docs/policy.md)",
+			file);
 	json_decref(o);
 	return err;
 }
 
 void trace_ask(const struct trace *t, uint32_t n, struct policy_result *ret)
 {
-	struct policy_input in = { .history = t->rounds, .n = n, .fixed_us = t->fixed_us, .rtt_us = t->rtt_us };
+	struct policy_input in = {
+		.history = t->rounds, .n = n, .fixed_us = t->fixed_us, .rtt_us = t->rtt_us
+	};
 	uint64_t bytes = 0;
 
 	for (uint32_t i = 0; i < n; i++) {

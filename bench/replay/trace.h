@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A recorded pre-copy: what was asked, what each round measured, and the verdict that the policy is to come to. One JSON
- * object a file (bench/scenarios), with the names that rdma-migrate --json uses.
+ * A recorded pre-copy: what was asked, what each round measured, and the verdict that the policy is to come
+ * to. One JSON object a file (bench/scenarios), with the names that rdma-migrate --json uses.
  */
 #ifndef BENCH_TRACE_H
 #define BENCH_TRACE_H
@@ -28,7 +28,7 @@ struct trace {
 struct replay {
 	struct policy_result result; /* the last one asked for */
 	uint32_t rounds;	     /* after so many */
-	uint32_t since_low;	     /* of them, since the dirty set last became smaller by a tenth than ever before */
+	uint32_t since_low; /* of them, since the dirty set last became smaller by a tenth than ever before */
 };
 
 /* 0, or a negative errno with a sentence in why. */

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * What the bookkeeping of a huge guest costs: the source's rounds, as source.c and batch.c make them, over a transport that
- * moves nothing and a sparse region of 1 TiB. What is left is to find dirty pages, to look whether they are zero, to make
- * runs of them, and the memory of all that.
+ * What the bookkeeping of a huge guest costs: the source's rounds, as source.c and batch.c make them, over a
+ * transport that moves nothing and a sparse region of 1 TiB. What is left is to find dirty pages, to look
+ * whether they are zero, to make runs of them, and the memory of all that.
  *
- * The region is the same 64 MiB of data, mapped again and again, so that all of it can be populated on a small machine; a
- * page's look at its first words comes from the cache.
+ * The region is the same 64 MiB of data, mapped again and again, so that all of it can be populated on a
+ * small machine; a page's look at its first words comes from the cache.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -29,7 +29,7 @@
 #endif
 
 /* What the guest has written since the last fetch. */
-enum pattern { NOTHING, SCATTERED, RUNS, ALL };
+enum pattern { NOTHING, FEW, SCATTERED, RUNS, ALL };
 
 struct bench {
 	struct ferry_session *s;
@@ -127,6 +127,8 @@ static int op_dirty_fetch(void *vm, uint32_t region, uint64_t *bits, uint64_t np
 	(void)region, (void)flags;
 	for (uint64_t w = 0; w < words && b->pattern == SCATTERED; w++)
 		bits[w] = UINT64_C(1) << (w * 2654435761u >> 7 & 63);
+	for (uint64_t w = 0; w < words && b->pattern == FEW; w += 64)
+		bits[w] = 2;
 	for (uint64_t w = 0; w < words && b->pattern == RUNS; w += 64)
 		bits[w] = UINT64_MAX;
 	if (b->pattern == ALL)
@@ -147,8 +149,9 @@ static int op_save(void *vm, struct ferry_stream *out)
 	return 0;
 }
 
-static const struct ferry_ops ops = { FERRY_OPS_INIT, .dirty_start = op_nothing, .dirty_stop = op_nothing,
-				      .dirty_fetch = op_dirty_fetch, .pause = op_nothing, .resume = op_nothing,
+static const struct ferry_ops ops = { FERRY_OPS_INIT,		.dirty_start = op_nothing,
+				      .dirty_stop = op_nothing, .dirty_fetch = op_dirty_fetch,
+				      .pause = op_nothing,	.resume = op_nothing,
 				      .save = op_save };
 
 /* 1 TiB (or less) of the same 64 MiB; populated: only so much of it is there, the rest are holes. */
@@ -167,10 +170,12 @@ static int map_region(struct bench *b, uint64_t len, uint64_t populated)
 			continue;
 		memset(p, 0x5a, PIECE);
 		if (madvise(p, PIECE, MADV_COLLAPSE)) /* else a TiB would want 2 GiB of page tables */
-			fprintf(stderr, "scale: no huge page for the data (%s): page tables will be large\n", strerror(errno));
+			fprintf(stderr, "scale: no huge page for the data (%s): page tables will be large\n",
+				strerror(errno));
 	}
-	if (populated < len && mmap(p + populated, len - populated, PROT_READ | PROT_WRITE,
-				    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+	if (populated < len &&
+	    mmap(p + populated, len - populated, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
 		return -errno;
 	close(fd);
 	b->region = (struct ferry_region){ .len = len, .hva = p, .fd = -1, .page_shift = 12 };
@@ -228,12 +233,12 @@ static int one_round(struct bench *b, enum pattern pattern, const char *name)
 	ns = now_ns() - t0 - b->op_ns;
 	if (err || b->put_pages != fresh)
 		return err ? err : -EIO;
-	printf("{\"round\":\"%s\",\"pages\":%" PRIu64 ",\"runs\":%" PRIu64 ",\"ms\":%.2f,\"fetch_ms\":%.2f,", name, fresh, b->runs,
-	       (double)ns / 1e6, (double)(fetched - b->op_ns) / 1e6);
+	printf("{\"round\":\"%s\",\"pages\":%" PRIu64 ",\"runs\":%" PRIu64 ",\"ms\":%.2f,\"fetch_ms\":%.2f,",
+	       name, fresh, b->runs, (double)ns / 1e6, (double)(fetched - b->op_ns) / 1e6);
 	if (fresh)
 		printf("\"ns_per_page\":%.1f,", (double)ns / (double)fresh);
-	printf("\"ns_per_page_of_ram\":%.4f,\"metadata_mib\":%.1f}\n", (double)ns / ((double)b->region.len / 4096),
-	       (double)anonymous() / (1 << 20));
+	printf("\"ns_per_page_of_ram\":%.4f,\"metadata_mib\":%.1f}\n",
+	       (double)ns / ((double)b->region.len / 4096), (double)anonymous() / (1 << 20));
 	fflush(stdout);
 	return 0;
 }
@@ -248,9 +253,39 @@ static int first_pass(struct bench *b)
 	if (!err)
 		err = batch_send_dirty(b->s, b->s->src.nrounds++);
 	if (!err)
-		printf("{\"round\":\"first of a sparse guest\",\"pages\":%" PRIu64 ",\"find_ms\":%.2f,\"ms\":%.2f,\"metadata_mib\":%.1f}\n", n,
-		       (double)found / 1e6, (double)(now_ns() - t0) / 1e6, (double)anonymous() / (1 << 20));
+		printf("{\"round\":\"first of a sparse guest\",\"pages\":%" PRIu64
+		       ",\"find_ms\":%.2f,\"ms\":%.2f,\"metadata_mib\":%.1f}\n",
+		       n, (double)found / 1e6, (double)(now_ns() - t0) / 1e6,
+		       (double)anonymous() / (1 << 20));
 	return err;
+}
+
+/* The blackout of post-copy, as source_end.c goes over its sets: one page of 64 is residue, one of 4096 came since. */
+static int blackout(struct bench *b)
+{
+	struct source_state *src = &b->s->src;
+	uint64_t t0, fresh, fetched;
+	int err;
+
+	b->pattern = SCATTERED;
+	err = source_fetch(b->s, &src->residue, 0, &fresh);
+	b->pattern = FEW;
+	b->op_ns = 0;
+	t0 = now_ns();
+	if (!err)
+		err = source_fetch(b->s, &src->dirty, FERRY_DIRTY_LAST, &fresh);
+	fetched = now_ns() - t0 - b->op_ns;
+	page_set_subtract(&src->dirty, &src->residue);
+	page_set_merge(&src->residue, &src->dirty);
+	if (!err)
+		err = residue_send(b->s, &src->dirty);
+	if (err)
+		return err;
+	printf("{\"blackout\":\"residue of 1/64, 1/4096 since\",\"pages\":%" PRIu64 ",\"ms\":%.2f,\"fetch_ms\":%.2f,"
+	       "\"metadata_mib\":%.1f}\n",
+	       page_set_count(&src->residue), (double)(now_ns() - t0 - b->op_ns) / 1e6, (double)fetched / 1e6,
+	       (double)anonymous() / (1 << 20));
+	return 0;
 }
 
 static void close_session(struct bench *b)
@@ -281,8 +316,8 @@ static int target_sets(uint64_t npages, uint64_t stride)
 	if (!err) {
 		page_set_move(&missing, &named);
 		page_set_merge(&todo, &missing);
-		printf("{\"target\":\"residue of 1/%" PRIu64 "\",\"ms\":%.2f,\"metadata_mib\":%.1f}\n", stride,
-		       (double)(now_ns() - t0) / 1e6, (double)(anonymous() - before) / (1 << 20));
+		printf("{\"target\":\"residue of 1/%" PRIu64 "\",\"ms\":%.2f,\"metadata_mib\":%.1f}\n",
+		       stride, (double)(now_ns() - t0) / 1e6, (double)(anonymous() - before) / (1 << 20));
 	}
 	page_set_destroy(&named);
 	page_set_destroy(&missing);
@@ -310,14 +345,20 @@ static int full(struct bench *b, uint64_t len)
 	static const struct {
 		enum pattern pattern;
 		const char *name;
-	} rounds[] = { { ALL, "everything" }, { NOTHING, "empty" }, { SCATTERED, "one page of 64, scattered" },
-		       { RUNS, "one page of 64, in runs of 64" }, { ALL, "everything, again" }, { NOTHING, "empty, again" } };
+	} rounds[] = { { ALL, "everything" },
+		       { NOTHING, "empty" },
+		       { SCATTERED, "one page of 64, scattered" },
+		       { RUNS, "one page of 64, in runs of 64" },
+		       { ALL, "everything, again" },
+		       { NOTHING, "empty, again" } };
 	int err = map_region(b, len, len);
 
 	if (!err)
 		err = open_session(b);
 	for (size_t i = 0; i < sizeof(rounds) / sizeof(*rounds) && !err; i++)
 		err = one_round(b, rounds[i].pattern, rounds[i].name);
+	if (!err)
+		err = blackout(b);
 	if (!err)
 		close_session(b);
 	return err;
@@ -330,7 +371,8 @@ int main(int argc, char **argv)
 	int err;
 
 	if (!b || !len || len % PIECE)
-		return fprintf(stderr, "scale [GIB]\n  the bookkeeping of a guest of 1024 GiB, or so many\n"), 2;
+		return fprintf(stderr, "scale [GIB]\n  the bookkeeping of a guest of 1024 GiB, or so many\n"),
+		       2;
 	printf("{\"bytes\":%" PRIu64 ",\"metadata_mib\":%.1f}\n", len, (double)anonymous() / (1 << 20));
 	err = sparse(b, len);
 	if (!err)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * How fast zero pages are found, beside how fast this machine reads the same memory at all: one thread, a buffer far
- * larger than the caches, all of it zero, which is the only case where the whole page is looked at.
+ * How fast zero pages are found, beside how fast this machine reads the same memory at all: one thread, a
+ * buffer far larger than the caches, all of it zero, which is the only case where the whole page is looked
+ * at.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -73,7 +74,8 @@ int main(int argc, char **argv)
 	}
 	qsort(read_s, PASSES, sizeof(double), by_value);
 	qsort(zero_s, PASSES, sizeof(double), by_value);
-	printf("{\"bytes\":%zu,\"read_mb_s\":%.0f,\"zero_mb_s\":%.0f,\"ratio\":%.3f}\n", len, (double)len / 1e6 / read_s[PASSES / 2],
-	       (double)len / 1e6 / zero_s[PASSES / 2], read_s[PASSES / 2] / zero_s[PASSES / 2]);
+	printf("{\"bytes\":%zu,\"read_mb_s\":%.0f,\"zero_mb_s\":%.0f,\"ratio\":%.3f}\n", len,
+	       (double)len / 1e6 / read_s[PASSES / 2], (double)len / 1e6 / zero_s[PASSES / 2],
+	       read_s[PASSES / 2] / zero_s[PASSES / 2]);
 	return 0;
 }

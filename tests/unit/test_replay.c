@@ -30,13 +30,16 @@ Test(replay, each_recorded_trace_gets_its_verdict)
 		struct trace *t = load(g.gl_pathv[i]);
 		struct replay r;
 
-		cr_expect(t->expects && t->why[0] && t->name[0], "%s says no verdict, name or why", g.gl_pathv[i]);
-		cr_expect(!strcmp(t->origin, "model") || (!strcmp(t->origin, "recorded") && strstr(t->command, "rdma-migrate")),
+		cr_expect(t->expects && t->why[0] && t->name[0], "%s says no verdict, name or why",
+			  g.gl_pathv[i]);
+		cr_expect(!strcmp(t->origin, "model") ||
+				  (!strcmp(t->origin, "recorded") && strstr(t->command, "rdma-migrate")),
 			  "%s is neither a model nor recorded by a command", g.gl_pathv[i]);
 		trace_replay(t, &r);
 		cr_expect(t->verdict == r.result.verdict && t->after_rounds == r.rounds,
-			  "%s: %s after %u rounds instead of %s after %u: %s", t->name, verdict_name(r.result.verdict),
-			  r.rounds, verdict_name(t->verdict), t->after_rounds, r.result.text);
+			  "%s: %s after %u rounds instead of %s after %u: %s", t->name,
+			  verdict_name(r.result.verdict), r.rounds, verdict_name(t->verdict), t->after_rounds,
+			  r.result.text);
 		free(t);
 	}
 	globfree(&g);
@@ -91,10 +94,16 @@ Test(replay, predicted_blackouts_are_within_a_tenth_or_a_millisecond)
 
 Test(replay, what_is_no_trace_is_refused_with_a_sentence)
 {
-	static const char *const bad[] = { "", "[]", "{}", "{\"round_list\":[]}", "{\"round_list\":[{\"bytes\":-1}]}",
-					   "{\"mode\":\"fast\",\"round_list\":[{}]}",
-					   "{\"verdict\":\"post-copy\",\"after_rounds\":2,\"round_list\":[{}]}",
-					   "{\"verdict\":\"perhaps\",\"after_rounds\":1,\"round_list\":[{}]}" };
+	static const char *const bad[] = {
+		"",
+		"[]",
+		"{}",
+		"{\"round_list\":[]}",
+		"{\"round_list\":[{\"bytes\":-1}]}",
+		"{\"mode\":\"fast\",\"round_list\":[{}]}",
+		"{\"verdict\":\"post-copy\",\"after_rounds\":2,\"round_list\":[{}]}",
+		"{\"verdict\":\"perhaps\",\"after_rounds\":1,\"round_list\":[{}]}"
+	};
 	struct trace *t = malloc(sizeof(*t));
 
 	cr_assert(t);
