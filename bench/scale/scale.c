@@ -260,7 +260,8 @@ static int first_pass(struct bench *b)
 	return err;
 }
 
-/* The blackout of post-copy, as source_end.c goes over its sets: one page of 64 is residue, one of 4096 came since. */
+/* The blackout of post-copy, as source_end.c goes over its sets: one page of 64 is residue, one of 4096 came
+ * since. */
 static int blackout(struct bench *b)
 {
 	struct source_state *src = &b->s->src;
@@ -281,7 +282,8 @@ static int blackout(struct bench *b)
 		err = residue_send(b->s, &src->dirty);
 	if (err)
 		return err;
-	printf("{\"blackout\":\"residue of 1/64, 1/4096 since\",\"pages\":%" PRIu64 ",\"ms\":%.2f,\"fetch_ms\":%.2f,"
+	printf("{\"blackout\":\"residue of 1/64, 1/4096 since\",\"pages\":%" PRIu64
+	       ",\"ms\":%.2f,\"fetch_ms\":%.2f,"
 	       "\"metadata_mib\":%.1f}\n",
 	       page_set_count(&src->residue), (double)(now_ns() - t0 - b->op_ns) / 1e6, (double)fetched / 1e6,
 	       (double)anonymous() / (1 << 20));
