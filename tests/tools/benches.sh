@@ -50,7 +50,7 @@ done
 
 if command -v python3 >/dev/null; then
 	out=$(python3 "$src/bench/goals.py" --build "$build" --repeat 1 --only zero,bandwidth 2>&1)
-	verdict "goals prints a row a goal" "$([ $? = 0 ] && [ "$(grep -cE ' (met|MISSED by [0-9]+ %)$' <<<"$out")" = 3 ] || echo "$out")"
+	verdict "goals prints a row a goal" "$([ $? = 0 ] && [ "$(grep -cE '[<>]= [0-9.]+ +(met|MISSED by [0-9]+ %)$' <<<"$out")" = 3 ] || echo "$out")"
 	out=$(python3 "$src/bench/goals.py" --build "$build" --only speed 2>&1)
 	verdict "goals refuses a group that there is not" "$([ $? = 2 ] && grep -q 'only takes throughput' <<<"$out" || echo "$out")"
 fi
