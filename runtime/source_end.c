@@ -262,8 +262,15 @@ static int page_server(struct ferry_session *s, enum ferry_phase *next)
 uint64_t source_missing_max(const struct ferry_session *s)
 {
 	bool early = s->cfg.at_hold_limit == FERRY_HOLD_COMMIT && s->cfg.hold_limit_us;
+	uint64_t most = s->src.residue_pages;
 
-	return early || s->cfg.commit_at == FERRY_COMMIT_AT_SWITCHOVER ? s->src.residue_pages : 0;
+	if (!most || (!early && s->cfg.commit_at != FERRY_COMMIT_AT_SWITCHOVER))
+		return 0;
+	/* Private huge pages that lack a piece lack all of them: what the target held of them was dropped. */
+	for (size_t i = 0; i < s->nregions; i++)
+		if (s->regions[i].page_shift != 12 && !(s->regions[i].flags & FERRY_REGION_SHARED))
+			most += s->regions[i].len >> 12;
+	return most;
 }
 
 static int note_prepared(struct ferry_session *s, const struct wire_msg *m)
