@@ -76,6 +76,8 @@ const struct option_row option_rows[] = {
 	{ "channels", V_COUNT, GUEST, AT(channels), "a number from 1 to 16", "data connections; 1", 1, 16 },
 	{ "bandwidth", V_SIZE, GUEST, AT(bandwidth), "bytes a second such as 100M, 0 for no limit",
 	  "limit on page data, a second; none", 0, 1ull << 50 },
+	{ "blackout-limit", V_DURATION, GUEST, AT(blackout_limit_us), "a duration such as 30s",
+	  "longest stop before the source takes the VM back; 30s", 1, HOUR },
 	{ "hold-limit", V_DURATION, GUEST, AT(hold_limit_us), "a duration such as 2s, 0 for no limit",
 	  "longest run with the output held back; none", 0, HOUR },
 	{ "hold-action", V_CHOICE, GUEST, AT(hold_action), "fallback or commit",

@@ -42,7 +42,7 @@ struct options {
 	const char *modes, *rates, *working_sets, *uris; /* sweep: lists, NULL: the one value of a run */
 	uint64_t memory, populate, working_set, dirty_rate, vcpus, seed;
 	uint64_t kind, mode, commit_at, hold_action, floor, prealloc, thp; /* enums, by their choice tables */
-	uint64_t downtime_us, hold_limit_us, reconnect_us, timeout_us, precopy_limit_us, poll_us, run_on_us;
+	uint64_t downtime_us, blackout_limit_us, hold_limit_us, reconnect_us, timeout_us, precopy_limit_us, poll_us, run_on_us;
 	uint64_t sample_us, report_port, rhythm_us;
 	uint64_t max_rounds, channels, bandwidth, repeat;
 	struct kill_drill kill;

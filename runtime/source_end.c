@@ -128,15 +128,23 @@ static int lost_in_blackout(struct ferry_session *s, int err)
 	return err;
 }
 
-/* RUNNING or PREPARED: the guest stands still until it is here, so nothing is waited for but that. */
+/*
+ * RUNNING or PREPARED: the guest stands still until it is here, so nothing is waited for but that; and not for ever,
+ * whatever else the target has to say.
+ */
 static int await_in_blackout(struct ferry_session *s, enum wire_type type, struct wire_msg *m)
 {
+	uint64_t until = s->src.paused_at + s->cfg.blackout_limit_us;
 	int err;
 
 	do {
-		err = link_recv(s, m, DEADLINE_NONE);
+		err = link_recv(s, m, until);
 		if (!err)
 			err = crew_err(&s->crew);
+		if (!err && now_us() >= until)
+			err = fail(&s->fail, -ETIME, "the VM has stood still for %" PRIu64 " ms and the target has not said %s: "
+				   "it takes too long there to load it; raise blackout_limit_us", s->cfg.blackout_limit_us / 1000,
+				   wire_name(type));
 	} while (!err);
 	if (err == 1 && m->type != type)
 		err = fail(&s->fail, -EPROTO, "the target sent %s where %s was due", wire_name(m->type), wire_name(type));

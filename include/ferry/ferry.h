@@ -254,6 +254,7 @@ struct ferry_config {
 	uint64_t reconnect_us;	   /* a lost link may be back for this long; 5 s; FERRY_CONFIG_NO_RECONNECT: 0 */
 	uint64_t timeout_us;	   /* a peer silent this long is a lost link; 3 s, at least 10 ms */
 	uint8_t session[16];	   /* source: names the migration, for the arbiter; never twice the same; zero: random */
+	uint64_t blackout_limit_us; /* source: stopped for so long without word that it runs there, it takes the VM back; 30 s */
 };
 
 #define FERRY_CONFIG_NO_RECONNECT 1u

@@ -166,6 +166,43 @@ RIG_PAIR(op_fails, load_before_a_commit_at_switchover)
 	rig_free(&r);
 }
 
+/* The target's PINGs go on all the while: it is there, and does not come to an end. */
+static void load_outlasts_the_source(struct fakevm *vm, enum fake_op op)
+{
+	if (op != FAKE_LOAD)
+		return;
+	pthread_mutex_lock(&vm->w->lock);
+	while (!vm->w->source_runs)
+		pthread_cond_wait(&vm->w->cond, &vm->w->lock);
+	pthread_mutex_unlock(&vm->w->lock);
+}
+
+static void stands_still_too_long(const struct rig_kind *kind, bool postcopy)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	if (postcopy)
+		rig_postcopy(&r, 0);
+	r.scfg.blackout_limit_us = 100000;
+	r.tgt.hook = load_outlasts_the_source;
+	rig_run(&r);
+	rig_fell_back(&r);
+	cr_assert_eq(r.sres.error, -ETIME);
+	rig_says(r.sres.detail, "the VM has stood still for 100 ms");
+	rig_free(&r);
+}
+
+RIG_PAIR(blackout_limit, stop_and_copy)
+{
+	stands_still_too_long(kind, false);
+}
+
+RIG_PAIR(blackout_limit, post_copy)
+{
+	stands_still_too_long(kind, true);
+}
+
 /* The target is the owner by then: its VMM hears of it, and the source must not run. */
 RIG_PAIR(op_fails, resume_after_the_commit_is_a_lost_vm)
 {
