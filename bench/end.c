@@ -152,6 +152,8 @@ static void note_cpu(struct end *e, enum ferry_phase entered)
 	}
 	if (entered == FERRY_POSTCOPY)
 		e->postcopy_cpu_us = cpu_us();
+	else if (e->postcopy_cpu_us && !e->cost.postcopy_us)
+		e->cost.postcopy_us = cpu_us() - e->postcopy_cpu_us;
 }
 
 /* Bytes of memory that the process has: its anonymous pages, and of a shared RAM every page that is backed. */
@@ -248,7 +250,8 @@ static void run_session(struct end *e)
 	end = cpu_us();
 	rhythm_stop(e->rhythm);
 	e->cost.run_us = end - begin;
-	e->cost.postcopy_us = e->postcopy_cpu_us ? end - e->postcopy_cpu_us : 0;
+	if (e->postcopy_cpu_us && !e->cost.postcopy_us)
+		e->cost.postcopy_us = end - e->postcopy_cpu_us;
 	if (e->which == VMM_END_TARGET)
 		e->cost.resident = resident(e);
 	m.cpu = e->cost;

@@ -28,7 +28,7 @@ enum msg_type {
 struct end_cost {
 	uint64_t run_us;      /* inside ferry_run() */
 	uint64_t precopy_us;  /* of it, in pre-copy */
-	uint64_t postcopy_us; /* of it, from the beginning of post-copy on */
+	uint64_t postcopy_us; /* of it, in post-copy */
 	uint64_t resident;    /* bytes: the source's before ferry_run(), the target's after it */
 };
 

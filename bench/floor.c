@@ -22,7 +22,20 @@
 #include "util.h"
 
 #define PIECE (1u << 20)
-#define PASSES 3
+#define PASSES FLOOR_PASSES
+
+struct request {
+	uint32_t op;	 /* enum op */
+	uint32_t sleeps; /* how the peer is to wait for the next request: 0: polls, 1: sleeps */
+	uint64_t page;	 /* to answer with */
+};
+_Static_assert(sizeof(struct request) == 16, "the request is 16 bytes");
+enum op { ASK_PAGE, ASK_DONE };
+
+struct tcp_peer {
+	struct floor_peer peer;
+	int sock;
+};
 
 struct report { /* receiver to parent */
 	int err;
@@ -30,13 +43,13 @@ struct report { /* receiver to parent */
 	struct floor floor;
 };
 
-static int say(char *why, size_t cap, int err, const char *what)
+int floor_say(char *why, size_t cap, int err, const char *what)
 {
 	snprintf(why, cap, "%s: %s", what, strerror(-err));
 	return err;
 }
 
-static int map_warm(char **ret, uint64_t len, int memfd, char fill, char *why, size_t cap)
+int floor_map(char **ret, uint64_t len, int memfd, char fill, char *why, size_t cap)
 {
 	int fd = -1;
 	char *p;
@@ -44,13 +57,13 @@ static int map_warm(char **ret, uint64_t len, int memfd, char fill, char *why, s
 	if (memfd) {
 		fd = memfd_create("floor", MFD_CLOEXEC);
 		if (fd < 0 || ftruncate(fd, (off_t)len))
-			return say(why, cap, -errno, "memfd for the floor's buffer");
+			return floor_say(why, cap, -errno, "memfd for the floor's buffer");
 	}
 	p = mmap(NULL, len, PROT_READ | PROT_WRITE, memfd ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, fd, 0);
 	if (fd >= 0)
 		close(fd);
 	if (p == MAP_FAILED)
-		return say(why, cap, -errno, "memory for the floor's buffer");
+		return floor_say(why, cap, -errno, "memory for the floor's buffer");
 	memset(p, fill, len);
 	*ret = p;
 	return 0;
@@ -80,10 +93,10 @@ static int recv_all(int sock, void *buf, size_t len, int sleeps)
 	return 0;
 }
 
-int floor_ask(int sock, uint64_t page, int sleeps, void *into)
+static int ask(struct floor_peer *p, uint64_t page, int sleeps, void *into)
 {
-	struct floor_request req = { .op = FLOOR_PAGE, .sleeps = (uint32_t)sleeps, .page = page };
-	int err = write_full(sock, &req, sizeof(req));
+	struct request req = { .op = ASK_PAGE, .sleeps = (uint32_t)sleeps, .page = page };
+	int sock = ((struct tcp_peer *)p)->sock, err = write_full(sock, &req, sizeof(req));
 
 	return err ? err : recv_all(sock, into, FLOOR_PAGE_SIZE, sleeps);
 }
@@ -119,7 +132,7 @@ static int sender_stream(int sock, const char *mem, uint64_t len)
 
 static int sender_answer(int sock, const char *mem, uint64_t len)
 {
-	struct floor_request req = { .op = FLOOR_PAGE, .sleeps = 1 };
+	struct request req = { .op = ASK_PAGE, .sleeps = 1 };
 	uint64_t npages = len / FLOOR_PAGE_SIZE;
 
 	for (;;) {
@@ -127,7 +140,7 @@ static int sender_answer(int sock, const char *mem, uint64_t len)
 
 		if (err)
 			return err;
-		if (req.op == FLOOR_DONE)
+		if (req.op == ASK_DONE)
 			return 0;
 		err = write_full(sock, mem + req.page % npages * FLOOR_PAGE_SIZE, FLOOR_PAGE_SIZE);
 		if (err)
@@ -140,7 +153,7 @@ _Noreturn static void sender(const struct sockaddr *addr, socklen_t addr_len, ui
 	int sock = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
 	char why[256], *mem;
 
-	if (sock < 0 || map_warm(&mem, memory, memfd, 0x5a, why, sizeof(why)))
+	if (sock < 0 || floor_map(&mem, memory, memfd, 0x5a, why, sizeof(why)))
 		_exit(1);
 	if (connect(sock, addr, addr_len))
 		_exit(1);
@@ -177,14 +190,13 @@ static int receive_stream(struct floor *f, int sock, char *mem, uint64_t len)
 	return 0;
 }
 
-static int round_trips(int sock, int sleeps, double *p50, double *p99)
+static int round_trips(struct floor_peer *p, int sleeps, void *page, double *p50, double *p99)
 {
-	char page[FLOOR_PAGE_SIZE];
 	double us[FLOOR_ROUNDS];
 
 	for (int i = -FLOOR_WARMUP; i < FLOOR_ROUNDS; i++) {
 		uint64_t begin = clock_ns();
-		int err = floor_ask(sock, (uint64_t)(i + FLOOR_WARMUP) * 7919, sleeps, page);
+		int err = p->fetch(p, (uint64_t)(i + FLOOR_WARMUP) * 7919, sleeps, page);
 
 		if (err)
 			return err;
@@ -197,84 +209,81 @@ static int round_trips(int sock, int sleeps, double *p50, double *p99)
 	return 0;
 }
 
-static int receive_faults(struct report *r, int sock, int memfd)
+int floor_round_trips(struct floor *f, struct floor_peer *p, void *page)
 {
-	struct floor hot = { 0 }, cold = { 0 };
-	const struct floor *best;
-	int err = floor_faults(&hot, sock, memfd, 0, r->why, sizeof(r->why));
+	double poll_p99 = 0, sleep_p99 = 0;
+	int err = round_trips(p, 0, page, &f->rtt_poll_us, &poll_p99);
 
 	if (!err)
-		err = floor_faults(&cold, sock, memfd, 1, r->why, sizeof(r->why));
-	if (err)
-		return err;
-	best = hot.fault_p50_us <= cold.fault_p50_us ? &hot : &cold;
-	r->floor.fault_p50_us = best->fault_p50_us;
-	r->floor.fault_p99_us = best->fault_p99_us;
-	r->floor.stall_p50_us = best->stall_p50_us;
-	r->floor.stall_p99_us = best->stall_p99_us;
-	return 0;
+		err = round_trips(p, 1, page, &f->rtt_sleep_us, &sleep_p99);
+	f->rtt_us = f->rtt_poll_us < f->rtt_sleep_us ? f->rtt_poll_us : f->rtt_sleep_us;
+	f->rtt_p99_us = f->rtt_poll_us < f->rtt_sleep_us ? poll_p99 : sleep_p99;
+	return err;
 }
 
 static int receive(struct report *r, int listener, uint64_t memory, int memfd)
 {
-	double poll_p99 = 0, sleep_p99 = 0;
-	struct floor_request done = { .op = FLOOR_DONE };
-	struct floor *f = &r->floor;
-	int sock, err, one = 1;
-	char *mem;
+	struct request done = { .op = ASK_DONE };
+	struct tcp_peer peer = { .peer = { .fetch = ask } };
+	char page[FLOOR_PAGE_SIZE], *mem;
+	int err, one = 1;
 
-	err = map_warm(&mem, memory, memfd, 1, r->why, sizeof(r->why));
+	err = floor_map(&mem, memory, memfd, 1, r->why, sizeof(r->why));
 	if (err)
 		return err;
-	sock = accept(listener, NULL, NULL);
-	if (sock < 0)
-		return say(r->why, sizeof(r->why), -errno, "the floor's connection");
-	setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	err = receive_stream(f, sock, mem, memory);
+	peer.sock = accept(listener, NULL, NULL);
+	if (peer.sock < 0)
+		return floor_say(r->why, sizeof(r->why), -errno, "the floor's connection");
+	setsockopt(peer.sock, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	err = receive_stream(&r->floor, peer.sock, mem, memory);
 	if (!err)
-		err = round_trips(sock, 0, &f->rtt_poll_us, &poll_p99);
-	if (!err)
-		err = round_trips(sock, 1, &f->rtt_sleep_us, &sleep_p99);
+		err = floor_round_trips(&r->floor, &peer.peer, page);
 	if (err)
-		return say(r->why, sizeof(r->why), err, "the floor's other end went away");
-	f->rtt_us = f->rtt_poll_us < f->rtt_sleep_us ? f->rtt_poll_us : f->rtt_sleep_us;
-	f->rtt_p99_us = f->rtt_poll_us < f->rtt_sleep_us ? poll_p99 : sleep_p99;
-	err = receive_faults(r, sock, memfd);
-	write_full(sock, &done, sizeof(done));
-	close(sock);
+		return floor_say(r->why, sizeof(r->why), err, "the floor's other end went away");
+	err = floor_faults(&r->floor, &peer.peer, memfd, r->why, sizeof(r->why));
+	write_full(peer.sock, &done, sizeof(done));
+	close(peer.sock);
 	return err;
 }
 
-static int listen_at(const char *uri, struct sockaddr_storage *addr, socklen_t *len, char *why, size_t cap)
+int floor_resolve(struct addrinfo **ret, const char *uri, char *why, size_t cap)
 {
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *ai;
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV };
 	char text[512], host[256] = "", *rest, *colon;
-	int sock, one = 1, gai;
+	int gai;
 
 	snprintf(text, sizeof(text), "%.*s", (int)strcspn(uri, "?"), uri);
 	rest = strchr(text, ':') + 1;
 	colon = strrchr(rest, ':');
 	if (!colon || colon == rest || (size_t)(colon - rest) >= sizeof(host)) {
-		snprintf(why, cap, "%s is not tcp:HOST:PORT", uri);
+		snprintf(why, cap, "%s is not %.*s:HOST:PORT", uri, (int)(rest - text) - 1, text);
 		return -EINVAL;
 	}
 	if (*rest == '[' && colon[-1] == ']')
 		memcpy(host, rest + 1, (size_t)(colon - rest) - 2);
 	else
 		memcpy(host, rest, (size_t)(colon - rest));
-	gai = getaddrinfo(host, colon + 1, &hints, &ai);
-	if (gai) {
-		snprintf(why, cap, "%s: %s", uri, gai_strerror(gai));
-		return -EINVAL;
-	}
+	gai = getaddrinfo(host, colon + 1, &hints, ret);
+	if (!gai)
+		return 0;
+	snprintf(why, cap, "%s: %s", uri, gai_strerror(gai));
+	return -EINVAL;
+}
+
+static int listen_at(const char *uri, struct sockaddr_storage *addr, socklen_t *len, char *why, size_t cap)
+{
+	struct addrinfo *ai;
+	int sock, one = 1, err = floor_resolve(&ai, uri, why, cap);
+
+	if (err)
+		return err;
 	sock = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	*len = sizeof(*addr);
 	if (sock >= 0)
 		setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	if (sock < 0 || bind(sock, ai->ai_addr, ai->ai_addrlen) || listen(sock, 1) ||
 	    getsockname(sock, (struct sockaddr *)addr, len)) {
-		int err = say(why, cap, -errno, uri);
-
+		err = floor_say(why, cap, -errno, uri);
 		if (sock >= 0)
 			close(sock);
 		sock = err;
@@ -283,35 +292,78 @@ static int listen_at(const char *uri, struct sockaddr_storage *addr, socklen_t *
 	return sock;
 }
 
+/* What the two processes do. */
+struct job {
+	const char *uri;
+	uint64_t memory;
+	int memfd, listener; /* tcp: where the receiver accepts */
+	int ctl[2];	     /* rdma: between receiver and sender */
+	struct sockaddr_storage addr;
+	socklen_t addr_len;
+};
+
+static int prepare(struct job *j, char *why, size_t cap)
+{
+	if (!strncmp(j->uri, "rdma:", 5))
+		return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, j->ctl) ? floor_say(why, cap, -errno, "a socket pair") : 0;
+	j->listener = listen_at(j->uri, &j->addr, &j->addr_len, why, cap);
+	return j->listener < 0 ? j->listener : 0;
+}
+
+static void job_close(struct job *j)
+{
+	if (j->listener >= 0)
+		close(j->listener);
+	for (int i = 0; i < 2; i++)
+		if (j->ctl[i] >= 0)
+			close(j->ctl[i]);
+}
+
+_Noreturn static void receiver(struct job *j, int out)
+{
+	struct report r = { 0 };
+
+	if (j->listener >= 0) {
+		r.err = receive(&r, j->listener, j->memory, j->memfd);
+	} else {
+		close(j->ctl[1]); /* the sender's death must be seen */
+		r.err = floor_rdma_receive(&r.floor, j->uri, j->ctl[0], j->memory, j->memfd, r.why, sizeof(r.why));
+	}
+	write_full(out, &r, sizeof(r));
+	_exit(0);
+}
+
+_Noreturn static void send_all(struct job *j)
+{
+	if (j->listener >= 0)
+		sender((struct sockaddr *)&j->addr, j->addr_len, j->memory, j->memfd);
+	close(j->ctl[0]);
+	_exit(floor_rdma_send(j->ctl[1], j->memory, j->memfd) ? 1 : 0);
+}
+
 int floor_measure(struct floor *ret, const char *uri, uint64_t memory, int memfd, char *why, size_t cap)
 {
+	struct job j = { .uri = uri, .memory = memory, .memfd = memfd, .listener = -1, .ctl = { -1, -1 } };
 	struct report r = { .err = -EIO, .why = "the floor's processes died" };
-	struct sockaddr_storage addr;
-	int listener, fds[2], err;
-	socklen_t addr_len;
+	int fds[2], err = prepare(&j, why, cap);
 	pid_t in, out;
 
-	listener = listen_at(uri, &addr, &addr_len, why, cap);
-	if (listener < 0)
-		return listener;
+	if (err)
+		return err;
 	if (pipe(fds)) {
-		close(listener);
-		return say(why, cap, -errno, "a pipe for the floor");
+		job_close(&j);
+		return floor_say(why, cap, -errno, "a pipe for the floor");
 	}
 	in = fork_child();
-	if (!in) {
-		r = (struct report){ 0 };
-		r.err = receive(&r, listener, memory, memfd);
-		write_full(fds[1], &r, sizeof(r));
-		_exit(0);
-	}
+	if (!in)
+		receiver(&j, fds[1]);
 	out = in < 0 ? -1 : fork_child();
 	if (!out) {
 		close(fds[1]);
-		sender((struct sockaddr *)&addr, addr_len, memory, memfd);
+		send_all(&j);
 	}
 	close(fds[1]);
-	close(listener);
+	job_close(&j);
 	err = out < 0 ? -EAGAIN : read_full(fds[0], &r, sizeof(r));
 	close(fds[0]);
 	if (in > 0)

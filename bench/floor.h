@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What this machine gives without the library: two forked processes, warm buffers as large as the guest's
- * RAM and of the same kind, plain blocking sockets, one userfaultfd. The yardstick beside every figure.
+ * What this machine gives without the library: two forked processes, warm buffers as large as the guest's RAM and of
+ * the same kind, one userfaultfd; over plain blocking sockets, or over the bare RDMA device. The yardstick beside every
+ * figure.
  */
 #ifndef BENCH_FLOOR_H
 #define BENCH_FLOOR_H
@@ -9,34 +10,54 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define FLOOR_SIZES 4
+
+struct floor_write { /* rdma: WRITEs of one size, back to back */
+	uint32_t size;
+	double mb_s;
+};
+
 struct floor {
 	double throughput_mb_s;		   /* memory to memory, 1 MiB pieces, median of 3 passes */
-	double cpu_s_per_gib;		   /* of both processes, median of the same */
-	double rtt_us, rtt_p99_us;	   /* 16-byte request, 4 KiB answer */
+	double cpu_s_per_gib;		   /* of both processes, median of the same; sockets only */
+	double rtt_us, rtt_p99_us;	   /* 16-byte request, 4 KiB answer; rdma: a READ of 4 KiB */
 	double fault_p50_us, fault_p99_us; /* event read until page placed, with that round trip inside */
 	double stall_p50_us, stall_p99_us; /* what the faulting thread waited */
 	double rtt_sleep_us, rtt_poll_us;  /* medians of both ways of waiting; rtt_us is the better one */
+	struct floor_write write[FLOOR_SIZES];
+	uint32_t nwrites; /* 0: sockets */
 };
 
-/* 0, or a negative errno with one sentence in why. uri: tcp:HOST:PORT, on this machine. */
+/* 0, or a negative errno with one sentence in why. uri: tcp:HOST:PORT or rdma:HOST:PORT, on this machine. */
 int floor_measure(struct floor *ret, const char *uri, uint64_t memory, int memfd, char *why, size_t cap);
 
-/* floor_fault.c: the target's side of the faults, over sock to a peer that answers floor requests. */
-struct floor_request {
-	uint32_t op;	 /* enum floor_op */
-	uint32_t sleeps; /* how the peer is to wait for the next request: 0: polls, 1: sleeps */
-	uint64_t page;	 /* to answer with */
-};
-_Static_assert(sizeof(struct floor_request) == 16, "the request is 16 bytes");
-enum floor_op { FLOOR_PAGE, FLOOR_DONE };
+/* --- among the floor's own files --- */
 
 #define FLOOR_ROUNDS 2000
 #define FLOOR_WARMUP 200
 #define FLOOR_PAGE_SIZE 4096u
+#define FLOOR_PASSES 3
 
-/* One request and its answer into page[FLOOR_PAGE_SIZE], waiting as sleeps says. */
-int floor_ask(int sock, uint64_t page, int sleeps, void *into);
-/* FLOOR_ROUNDS faults; the quantiles into ret's fault_ and stall_ fields. */
-int floor_faults(struct floor *ret, int sock, int memfd, int sleeps, char *why, size_t cap);
+/* Where pages come from. */
+struct floor_peer {
+	/* One page of the other end's memory into page[FLOOR_PAGE_SIZE]; sleeps: how to wait for it, 0: polling. */
+	int (*fetch)(struct floor_peer *p, uint64_t page, int sleeps, void *into);
+	/* Before the first fetch into it; NULL: nothing to be done. */
+	int (*lend)(struct floor_peer *p, void *mem, size_t len);
+};
+
+int floor_say(char *why, size_t cap, int err, const char *what);
+int floor_map(char **ret, uint64_t len, int memfd, char fill, char *why, size_t cap);
+/* "rdma:HOST:PORT?...": the address, to be freed by freeaddrinfo(). */
+struct addrinfo;
+int floor_resolve(struct addrinfo **ret, const char *uri, char *why, size_t cap);
+
+/* Round trips and faults, both ways of waiting, of which the better counts. */
+int floor_round_trips(struct floor *f, struct floor_peer *p, void *page);
+int floor_faults(struct floor *f, struct floor_peer *p, int memfd, char *why, size_t cap);
+
+/* floor_rdma.c; without RDMA in the build it says so. */
+int floor_rdma_receive(struct floor *f, const char *uri, int ctl, uint64_t memory, int memfd, char *why, size_t cap);
+int floor_rdma_send(int ctl, uint64_t memory, int memfd);
 
 #endif

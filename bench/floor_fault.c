@@ -26,7 +26,8 @@
 #define AREA ((size_t)NPAGES * FLOOR_PAGE_SIZE)
 
 struct area {
-	int uffd, sock, memfd, sleeps;
+	struct floor_peer *peer;
+	int uffd, memfd, sleeps;
 	char *vm;    /* where the toucher faults */
 	char *alias; /* memfd: the same pages, mapped once more */
 	char *staging;
@@ -153,8 +154,8 @@ static int handle(struct area *a)
 			return err;
 		begin = clock_ns();
 		at = msg.arg.pagefault.address & ~(uint64_t)(FLOOR_PAGE_SIZE - 1);
-		err = floor_ask(a->sock, at / FLOOR_PAGE_SIZE, a->sleeps,
-				a->memfd ? a->alias + (at - (uintptr_t)a->vm) : a->staging);
+		err = a->peer->fetch(a->peer, at / FLOOR_PAGE_SIZE, a->sleeps,
+				     a->memfd ? a->alias + (at - (uintptr_t)a->vm) : a->staging);
 		if (!err)
 			err = place(a, at);
 		if (err)
@@ -167,7 +168,14 @@ static int handle(struct area *a)
 	return 0;
 }
 
-int floor_faults(struct floor *ret, int sock, int memfd, int sleeps, char *why, size_t cap)
+static int lend(struct area *a)
+{
+	if (!a->peer->lend)
+		return 0;
+	return a->memfd ? a->peer->lend(a->peer, a->alias, AREA) : a->peer->lend(a->peer, a->staging, FLOOR_PAGE_SIZE);
+}
+
+static int one_way(struct floor *ret, struct floor_peer *p, int memfd, int sleeps, char *why, size_t cap)
 {
 	struct area *a = calloc(1, sizeof(*a));
 	pthread_t toucher;
@@ -175,12 +183,17 @@ int floor_faults(struct floor *ret, int sock, int memfd, int sleeps, char *why, 
 
 	if (!a)
 		return -ENOMEM;
-	a->sock = sock;
+	a->peer = p;
 	a->memfd = memfd;
 	a->sleeps = sleeps;
 	err = map_area(a, why, cap);
 	if (err)
 		goto out;
+	err = lend(a);
+	if (err) {
+		snprintf(why, cap, "memory for the floor's faults cannot be prepared: %s", strerror(-err));
+		goto out;
+	}
 	err = -pthread_create(&toucher, NULL, touch, a);
 	if (err)
 		goto out;
@@ -196,6 +209,8 @@ int floor_faults(struct floor *ret, int sock, int memfd, int sleeps, char *why, 
 	ret->fault_p99_us = quantile(a->fault_us, FLOOR_ROUNDS, 0.99);
 	ret->stall_p50_us = quantile(a->stall_us, FLOOR_ROUNDS, 0.5);
 	ret->stall_p99_us = quantile(a->stall_us, FLOOR_ROUNDS, 0.99);
+	if (p->lend)
+		p->lend(p, NULL, 0);
 	munmap(a->vm, AREA);
 	if (a->alias)
 		munmap(a->alias, AREA);
@@ -204,4 +219,22 @@ int floor_faults(struct floor *ret, int sock, int memfd, int sleeps, char *why, 
 out:
 	free(a);
 	return err;
+}
+
+int floor_faults(struct floor *f, struct floor_peer *p, int memfd, char *why, size_t cap)
+{
+	struct floor hot = { 0 }, cold = { 0 };
+	const struct floor *best;
+	int err = one_way(&hot, p, memfd, 0, why, cap);
+
+	if (!err)
+		err = one_way(&cold, p, memfd, 1, why, cap);
+	if (err)
+		return err;
+	best = hot.fault_p50_us <= cold.fault_p50_us ? &hot : &cold;
+	f->fault_p50_us = best->fault_p50_us;
+	f->fault_p99_us = best->fault_p99_us;
+	f->stall_p50_us = best->stall_p50_us;
+	f->stall_p99_us = best->stall_p99_us;
+	return 0;
 }

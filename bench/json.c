@@ -183,9 +183,13 @@ static void floor_object(FILE *out, const struct floor *f)
 {
 	fprintf(out,
 		"\"floor\":{\"throughput_mb_s\":%.1f,\"rtt_us\":%.2f,\"rtt_p99_us\":%.2f,\"fault_p50_us\":%.2f,"
-		"\"fault_p99_us\":%.2f,\"stall_p50_us\":%.2f,\"stall_p99_us\":%.2f,\"cpu_s_per_gib\":%.4f}",
+		"\"fault_p99_us\":%.2f,\"stall_p50_us\":%.2f,\"stall_p99_us\":%.2f,\"cpu_s_per_gib\":%.4f",
 		f->throughput_mb_s, f->rtt_us, f->rtt_p99_us, f->fault_p50_us, f->fault_p99_us,
 		f->stall_p50_us, f->stall_p99_us, f->cpu_s_per_gib);
+	for (unsigned i = 0; i < f->nwrites; i++)
+		fprintf(out, "%s{\"bytes\":%u,\"mb_s\":%.1f}", i ? "," : ",\"write\":[", f->write[i].size,
+			f->write[i].mb_s);
+	fprintf(out, f->nwrites ? "]}" : "}");
 }
 
 static void ratio_fields(FILE *out, const struct run_report *r)

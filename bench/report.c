@@ -103,8 +103,8 @@ static void times(FILE *out, const struct run_report *r)
 	row(out, "throughput");
 	fprintf(out, "%.0f MB/s of page data in pre-copy", throughput_mb_s(r));
 	if (r->have_floor)
-		fprintf(out, "; bare socket %.0f MB/s, ratio %.2f", r->floor.throughput_mb_s,
-			throughput_mb_s(r) / r->floor.throughput_mb_s);
+		fprintf(out, "; bare %s %.0f MB/s, ratio %.2f", r->floor.nwrites ? "WRITE" : "socket",
+			r->floor.throughput_mb_s, throughput_mb_s(r) / r->floor.throughput_mb_s);
 	fprintf(out, "\n");
 }
 
@@ -145,7 +145,7 @@ static void cpu(FILE *out, const struct run_report *r)
 	fprintf(out, "source %.0f ms, target %.0f ms, the guest's included", (double)s->run_us / 1000,
 		(double)t->run_us / 1000);
 	if (s->postcopy_us && t->postcopy_us)
-		fprintf(out, "; since the switchover %.1f and %.1f ms", (double)s->postcopy_us / 1000,
+		fprintf(out, "; in post-copy %.1f and %.1f ms", (double)s->postcopy_us / 1000,
 			(double)t->postcopy_us / 1000);
 	fprintf(out, "\n");
 }
@@ -182,17 +182,31 @@ void report_table(FILE *out, const struct run_report *r)
 	fflush(out);
 }
 
+static void floor_link(FILE *out, const struct floor *f)
+{
+	row(out, "throughput");
+	if (!f->nwrites) {
+		fprintf(out, "%.0f MB/s memory to memory, %.3f CPU seconds a GiB, both ends\n", f->throughput_mb_s,
+			f->cpu_s_per_gib);
+		row(out, "round trip");
+		fprintf(out,
+			"%.1f us median, %.1f p99, 16-byte request and 4 KiB answer (polling %.1f, sleeping %.1f)\n",
+			f->rtt_us, f->rtt_p99_us, f->rtt_poll_us, f->rtt_sleep_us);
+		return;
+	}
+	for (unsigned i = 0; i < f->nwrites; i++)
+		fprintf(out, "%s%.0f MB/s", i ? ", " : "WRITEs of 4 KiB, 64 KiB, 1 MiB, 4 MiB: ", f->write[i].mb_s);
+	fprintf(out, "\n");
+	row(out, "READ");
+	fprintf(out, "%.1f us median, %.1f p99, of 4 KiB (polling %.1f, sleeping %.1f)\n", f->rtt_us, f->rtt_p99_us,
+		f->rtt_poll_us, f->rtt_sleep_us);
+}
+
 void floor_table(FILE *out, const struct floor *f, const struct options *o)
 {
-	fprintf(out, "floor of this machine, %lluM %s, two processes over loopback TCP\n",
-		(unsigned long long)o->memory >> 20, kind_name(o->kind));
-	row(out, "throughput");
-	fprintf(out, "%.0f MB/s memory to memory, %.3f CPU seconds a GiB, both ends\n", f->throughput_mb_s,
-		f->cpu_s_per_gib);
-	row(out, "round trip");
-	fprintf(out,
-		"%.1f us median, %.1f p99, 16-byte request and 4 KiB answer (polling %.1f, sleeping %.1f)\n",
-		f->rtt_us, f->rtt_p99_us, f->rtt_poll_us, f->rtt_sleep_us);
+	fprintf(out, "floor of this machine, %lluM %s, two processes over %s\n", (unsigned long long)o->memory >> 20,
+		kind_name(o->kind), f->nwrites ? "the bare RDMA device" : "loopback TCP");
+	floor_link(out, f);
 	row(out, "one fault");
 	fprintf(out, "%.1f us median, %.1f p99 from event to page; the faulting thread waited %.1f, %.1f\n",
 		f->fault_p50_us, f->fault_p99_us, f->stall_p50_us, f->stall_p99_us);

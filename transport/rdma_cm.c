@@ -34,14 +34,19 @@ struct rdma_cm_event *xr_event(struct rdma_event_channel *ch, uint64_t deadline)
 	}
 }
 
+static int no_device(const struct uri *u, struct fail *f)
+{
+	return fail(f, -EADDRNOTAVAIL, "the route to rdma:%s:%u leads through no RDMA device; give an address of an RDMA "
+		    "network, or dev=NAME", u->host, u->port);
+}
+
 /* Every address error has a sentence; what may heal has an errno that the runtime tries again after. */
 static int address_error(const struct rdma_cm_event *ev, const struct uri *u, struct fail *f)
 {
 	int err = ev->status < 0 ? ev->status : -EHOSTUNREACH;
 
 	if (err == -ENODEV)
-		return fail(f, -EADDRNOTAVAIL, "the route to rdma:%s:%u leads through no RDMA device; give an address of an RDMA "
-			    "network, or dev=NAME", u->host, u->port);
+		return no_device(u, f);
 	return fail(f, err, "rdma:%s:%u cannot be reached (%s): %s", u->host, u->port, rdma_event_str(ev->event),
 		    strerror(-err));
 }
@@ -78,15 +83,15 @@ static int resolve(struct xr_link *l, struct xr_conn *c, struct sockaddr *dst, c
 	err = l->opt.dev[0] ? xr_source_addr(&src, &l->opt, dst, f) : 0;
 	if (err)
 		return err;
-	if (rdma_resolve_addr(c->id, l->opt.dev[0] ? (struct sockaddr *)&src : NULL, dst, (int)left_ms(deadline))) {
-		err = errno == ENODEV || errno == EADDRNOTAVAIL ? -EADDRNOTAVAIL : -errno;
-		return fail(f, err, "the address of rdma:%s:%u leads to no RDMA device: %s", u->host, u->port, strerror(errno));
-	}
+	if (rdma_resolve_addr(c->id, l->opt.dev[0] ? (struct sockaddr *)&src : NULL, dst, (int)left_ms(deadline)))
+		return errno == ENODEV || errno == EADDRNOTAVAIL ? no_device(u, f) :
+		       fail(f, -errno, "rdma:%s:%u cannot be reached: %s", u->host, u->port, strerror(errno));
 	err = expect(l, RDMA_CM_EVENT_ADDR_RESOLVED, u, deadline);
 	if (err)
 		return err;
 	if (rdma_resolve_route(c->id, (int)left_ms(deadline)))
-		return fail(f, -errno, "rdma:%s:%u: no route: %s", u->host, u->port, strerror(errno));
+		return errno == ENODEV ? no_device(u, f) :
+					 fail(f, -errno, "rdma:%s:%u: no route: %s", u->host, u->port, strerror(errno));
 	return expect(l, RDMA_CM_EVENT_ROUTE_RESOLVED, u, deadline);
 }
 

@@ -384,11 +384,21 @@ static int bind_addr(struct sockaddr_storage *ret, const struct xr_listener *l, 
 	return 0;
 }
 
+static bool is_any(const struct sockaddr *a)
+{
+	if (a->sa_family == AF_INET)
+		return ((const struct sockaddr_in *)a)->sin_addr.s_addr == htonl(INADDR_ANY);
+	return IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)a)->sin6_addr);
+}
+
 /* What can be told before anybody connects: the device, when the address names one. */
 static int check_device(struct xr_listener *l, const struct uri *u, struct fail *f)
 {
 	struct ibv_context *ctx = l->id->verbs;
 
+	/* Loopback can be bound, and nobody can connect to it. */
+	if (!ctx && u->host[0] && !is_any(rdma_get_local_addr(l->id)))
+		return fail(f, -EADDRNOTAVAIL, "cannot listen on rdma:%s:%u: no RDMA device has this address", u->host, u->port);
 	if (!ctx)
 		return 0;
 	if (l->opt.dev[0] && strcmp(ctx->device->name, l->opt.dev))

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The KVM side: VM, memslots, vCPUs, and what the guest's exits ask for. */
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -275,4 +276,15 @@ uint64_t machine_emulated(struct vmm *vm)
 		if (read_stat(vm->vcpus[i].stats_fd, "insn_emulation", &one))
 			sum += one;
 	return sum;
+}
+
+/* KVM runs on SVM or VMX that is itself a hypervisor's: an exit costs what that one makes of it. */
+bool machine_nested(void)
+{
+	const unsigned vmx = 1u << 5, hypervisor = 1u << 31, svm = 1u << 2;
+	unsigned a, b, c, d;
+
+	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & hypervisor))
+		return false;
+	return c & vmx || (__get_cpuid(0x80000001, &a, &b, &c, &d) && c & svm);
 }

@@ -247,7 +247,9 @@ const char *vmm_mutator(struct vmm *vm)
 		stamps += atomic_load(&vm->vcpus[i].done) - vm->vcpus[i].began;
 		granted += 4 * atomic_load(&vm->vcpus[i].visits);
 	}
-	return machine_emulated(vm) > 3 * stamps + granted + 1000 ? "kvm-emulated" : "kvm-native";
+	if (machine_emulated(vm) > 3 * stamps + granted + 1000)
+		return "kvm-emulated";
+	return machine_nested() ? "kvm-nested" : "kvm-native";
 }
 
 const char *vmm_error(struct vmm *vm)

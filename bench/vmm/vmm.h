@@ -122,7 +122,10 @@ int vmm_set_working_set(struct vmm *vm, uint64_t bytes);
 
 /* Any thread. */
 void vmm_get_stats(struct vmm *vm, struct vmm_stats *st);
-/* Any thread: "kvm-native", "kvm-emulated" or "host-thread"; judged by what has run so far at this end. */
+/*
+ * Any thread: "kvm-native", "kvm-nested" (native too, but below another hypervisor's SVM or VMX), "kvm-emulated" or
+ * "host-thread"; judged by what has run so far at this end.
+ */
 const char *vmm_mutator(struct vmm *vm);
 /* Any thread: the first sentence about a vCPU that died or a call that failed, or "". */
 const char *vmm_error(struct vmm *vm);

@@ -161,6 +161,7 @@ void machine_unkick(struct vcpu *v);
 /* Of a parked vCPU: its last stamp, exactly. May read guest memory. */
 int machine_sequence(struct vcpu *v, uint64_t *sequence);
 uint64_t machine_emulated(struct vmm *vm); /* instructions */
+bool machine_nested(void);
 
 /* mutator.c */
 void mutator_run(struct vcpu *v);

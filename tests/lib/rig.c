@@ -3,6 +3,8 @@
 
 #include <stdio.h>
 
+#include "rdma_left.h"
+
 static void config(struct ferry_config *c)
 {
 	*c = (struct ferry_config){ FERRY_CONFIG_INIT, .flags = FERRY_CONFIG_DRILL };
@@ -96,10 +98,13 @@ void rig_run(struct rig *r)
 
 void rig_free(struct rig *r)
 {
+	char left[200];
+
 	rig_no_trouble(r);
 	fakevm_destroy(&r->tgt);
 	fakevm_destroy(&r->src);
 	world_destroy(&r->world);
+	cr_assert_eq(rdma_left(left, sizeof(left)), 0, "left of an RDMA device: %s", left);
 }
 
 void rig_says(const char *sentence, const char *part)

@@ -20,6 +20,9 @@
 
 #include "../../runtime/fail.h"
 #include "../../transport/xport.h"
+#ifdef CONFORMANCE_RDMA
+#include "rdma_left.h"
+#endif
 
 #define PAGE 4096u
 #define BIG 7u	      /* region ids */
@@ -181,6 +184,13 @@ static void stop(struct pair *p)
 	xport_chaos_free(p->param.chaos);
 	free(p->a.ram);
 	free(p->b.ram);
+#ifdef CONFORMANCE_RDMA
+	{
+		char left[200];
+
+		cr_assert_eq(rdma_left(left, sizeof(left)), 0, "left of the device: %s", left);
+	}
+#endif
 }
 
 static void expose(struct end *e, enum xport_access access)

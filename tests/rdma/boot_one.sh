@@ -3,7 +3,7 @@
 
 begin_boot()
 {
-	guests_start 2048 a
+	hosts_start 2048 a
 }
 
 end_boot()
@@ -42,4 +42,88 @@ test_memlock()
 		return
 	}
 	pass memlock
+}
+
+# The library's programs, built for the device's address; each case must report for itself.
+test_unit()
+{
+	program a unit 60 "$BUILD/tests/rdma/unit" 'rdma/options_*'
+}
+
+test_conformance()
+{
+	program a conformance 300 "$BUILD/tests/rdma/conformance"
+}
+
+test_peer()
+{
+	program a peer 120 "$BUILD/tests/rdma/test_peer"
+}
+
+# A second device, and a second address for the first, so that dev and gid have something to choose from
+test_device_options()
+{
+	guest_do a second_device 30 'ip link add dummy1 type dummy && ip link set dummy1 mtu 9000 up &&
+		ip address add 10.10.0.1/24 dev dummy1 && ip address add 10.9.0.3/24 dev dummy0 &&
+		rdma link add rxe1 type rxe netdev dummy1' || { fail device_options "there is no second device"; return; }
+	program a device_options 120 "$BUILD/tests/rdma/test_device" || return
+	guest_do a one_device 30 'rdma link delete rxe1; ip link delete dummy1; ip address delete 10.9.0.3/24 dev dummy0'
+}
+
+test_modes()
+{
+	program a modes 300 "$BUILD/tests/rdma/test_modes"
+}
+
+test_link()
+{
+	program a link 300 "$BUILD/tests/rdma/test_link"
+}
+
+test_fallback()
+{
+	program a fallback 300 "$BUILD/tests/rdma/test_fallback"
+}
+
+test_cancel()
+{
+	program a cancel 300 "$BUILD/tests/rdma/test_cancel"
+}
+
+# A real guest between two processes: guest NAME OPTIONS...
+guest()
+{
+	local name=$1
+	shift
+
+	rm -f "$RESULTS/$name.json"
+	guest_do a "$name" 120 "'$BUILD/rdma-migrate' run --uri 'rdma:10.9.0.1:0' --memory 64M --working-set 16M \
+		--dirty-rate 3000 --floor off --quiet --json /results/$name.json $*" || { fail "$name" "rdma-migrate failed"; return; }
+	proved "$name" "$RESULTS/$name.json" 16384 '"outcome":"migrated","owner":"target"' || return
+	pass "$name"
+}
+
+test_guest_stop_and_copy_anon()
+{
+	guest guest_stop_and_copy_anon --mode stop-and-copy --memory-kind anon
+}
+
+test_guest_stop_and_copy_memfd()
+{
+	guest guest_stop_and_copy_memfd --mode stop-and-copy --memory-kind memfd
+}
+
+test_guest_post_copy_anon()
+{
+	guest guest_post_copy_anon --mode post-copy --memory-kind anon
+}
+
+test_guest_post_copy_memfd()
+{
+	guest guest_post_copy_memfd --mode post-copy --memory-kind memfd --channels 2
+}
+
+test_guest_auto()
+{
+	guest guest_auto --mode auto --memory-kind memfd
 }

@@ -10,6 +10,7 @@ declare -A PID OUT IN HOLD RAN STATUS GONE
 ACCEL=tcg,thread=multi,tb-size=256
 LEFT_WELL=33 # QEMU's exit status when the guest left with 0: (16 + 0) * 2 + 1
 BOOT_SECONDS=120
+CPUS=2 WIRE=
 
 # guest_start NAME MEGABYTES [QEMU options]
 guest_start()
@@ -17,6 +18,7 @@ guest_start()
 	local name=$1 memory=$2 in out hold fd
 	shift 2
 
+	rm -f "$RESULTS/$name.in" "$RESULTS/$name.out" # of one that died
 	mkfifo "$RESULTS/$name.in" "$RESULTS/$name.out" || return 1
 	exec {in}<>"$RESULTS/$name.in" {hold}<>"$RESULTS/$name.out" {out}<"$RESULTS/$name.out"
 	IN[$name]=$in OUT[$name]=$out HOLD[$name]=$hold RAN[$name]=0 GONE[$name]=
@@ -25,7 +27,7 @@ guest_start()
 		for fd in "${HOLD[@]}" "${IN[@]}" "${OUT[@]}"; do
 			exec {fd}>&-
 		done
-		exec setpriv --pdeathsig KILL qemu-system-x86_64 -M q35 -accel $ACCEL -cpu max,-erms,-fsrm -smp 2 -m "$memory" \
+		exec setpriv --pdeathsig KILL qemu-system-x86_64 -M q35 -accel $ACCEL -cpu max,-erms,-fsrm -smp "$CPUS" -m "$memory" \
 			-nodefaults -no-user-config -display none -no-reboot \
 			"${SERIAL[@]}" \
 			-chardev pipe,id=agent,path="$RESULTS/$name" -serial chardev:agent \
@@ -163,6 +165,17 @@ guest_kill()
 	[ -n "${PID[$1]:-}" ] || return 0
 	kill -KILL "${PID[$1]}" 2>/dev/null
 	guest_reap "$1"
+}
+
+# A host that stands still, and goes on. guest_freeze NAME, guest_thaw NAME
+guest_freeze()
+{
+	kill -STOP "${PID[$1]}"
+}
+
+guest_thaw()
+{
+	kill -CONT "${PID[$1]}"
 }
 
 # wire_of NAME: the network device of one of two guests, joined by a stream socket that a opens
