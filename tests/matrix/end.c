@@ -212,6 +212,19 @@ static void configure(struct end *e, struct ferry_config *cfg)
 	e->vm.last_writes = 60;
 }
 
+/*
+ * A loopback address of its own for each target: ports are given again soon, and a source that looks for a target that
+ * is gone would meet another cell's.
+ */
+static int open_target(struct end *e)
+{
+	unsigned pid = (unsigned)getpid();
+	char uri[64];
+
+	snprintf(uri, sizeof(uri), "tcp:127.%u.%u.%u:0", 64 + (pid >> 16) % 64, pid >> 8 & 255, pid & 255);
+	return ferry_open(e->vm.session, uri);
+}
+
 static int open_session(struct end *e)
 {
 	struct ferry_vm v = { FERRY_VM_INIT, .vm = &e->vm, .ops = &e->vm.ops };
@@ -233,7 +246,7 @@ static int open_session(struct end *e)
 	}
 	err = ferry_target(&e->vm.session, &v, &cfg);
 	if (!err)
-		err = ferry_open(e->vm.session, "tcp:127.0.0.1:0");
+		err = open_target(e);
 	if (!err)
 		err = ferry_get_uri(e->vm.session, e->m->uri, sizeof(e->m->uri));
 	if (!err)
