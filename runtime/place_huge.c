@@ -94,7 +94,7 @@ int huge_open(struct place_region *r, bool pinned, struct fail *f)
 		return fail(
 			f, -EOPNOTSUPP,
 			"region %u is private memory of huge pages, which a device that pins memory would hold "
-			"twice in post-copy; make it a memfd (MFD_HUGETLB), or migrate over tcp",
+			"twice in post-copy; make it a memfd (MFD_HUGETLB), or migrate over a transport that does not pin memory",
 			r->reg->id);
 	r->owed = calloc(r->npages / HUGE_PAGES, sizeof(r->owed[0]));
 	if (!r->owed)

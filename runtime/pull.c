@@ -33,6 +33,8 @@
 #include "uffd.h"
 
 #define CLEAN_PAGES 512u	/* clean neighbours mapped because of a fault */
+#define FAULT_SLACK_US 50000u
+#define PACE_US 10000u		/* a sweeper that must wait for the limit looks up so often */
 #define CLEAN_PIECE 32u		/* of them at once: no fault waits for more */
 
 /* Whether main is inside load, where a fault of its own must not outlive the link; DEAD: nobody serves faults. */
@@ -201,6 +203,7 @@ static int ask_urgent(struct pull *p, struct xport_chan *c, unsigned i)
 		out[k].region = p->s->regions[run->region].id;
 		dst[k] = place_direct(pl, run->region) ? place_inbox(pl, run->region) + run->page * PAGE : urgent_buf(p, i);
 		PROBE5(pull, p->s, out[k].region, out[k].page, out[k].npages, 1);
+		pull_pay(p, out[k].npages);
 	}
 	return c->ops->get(c, out, dst, p->slot[i].n, i);
 }
@@ -339,6 +342,12 @@ static int reap_urgent(struct pull *p, struct xport_chan *c)
 	return n;
 }
 
+/* Faults go before the limit on the link, but not without end: so far ahead of it that they wait, too. */
+static bool over_limit(const struct pull *p)
+{
+	return sweep_due(p) > FAULT_SLACK_US;
+}
+
 static int read_faults(struct pull *p, struct xport_chan *c)
 {
 	uint64_t addr[16], now;
@@ -347,7 +356,7 @@ static int read_faults(struct pull *p, struct xport_chan *c)
 
 	for (unsigned i = 0; i < URGENT_MAX && room < 16; i++)
 		room += !p->slot[i].used;
-	if (!room)
+	if (!room || over_limit(p))
 		return 0;
 	n = uffd_read(p->s->tgt.place.uffd, addr, room);
 	if (n < 0)
@@ -391,15 +400,17 @@ static int check_patience(struct pull *p, const struct sweep *w)
 /* Worker 0's part of the sweep: one look, without waiting; what it moved. */
 static int sweep_step(struct pull *p, struct sweep *w)
 {
+	uint64_t due;
 	int asked;
 
 	if (w->ended || !atomic_load_explicit(&p->released, memory_order_relaxed))
 		return 0;
-	asked = sweep_ask(p, w, SWEEP_DEPTH, 1);
+	due = sweep_due(p);
+	asked = due ? 0 : sweep_ask(p, w, SWEEP_DEPTH, 1);
 	if (asked < 0 || asked > 0)
 		return asked;
 	if (!w->flying)
-		return sweep_end(w);
+		return due ? 0 : sweep_end(w);
 	return sweep_reap(p, w, 0);
 }
 
@@ -431,8 +442,13 @@ static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
 /* An answer that is due has the sweep wait for it, but not for longer than it is worth. */
 static struct timespec wait_ns(const struct pull *p, uint64_t patience_ns)
 {
-	uint64_t now = now_ns(), ns = patience_ns;
+	uint64_t now = now_ns(), ns = patience_ns, due = sweep_due(p) * 1000;
 
+	/* Over the limit the faults are looked at again when they are no longer. */
+	if (due > FAULT_SLACK_US * 1000)
+		due -= FAULT_SLACK_US * 1000;
+	if (due && due < ns)
+		ns = due;
 	if (p->expect_ns)
 		ns = p->expect_ns > now ? p->expect_ns - now : 0;
 	return (struct timespec){ (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
@@ -461,6 +477,7 @@ static int serve_faults(struct pull *p, struct xport_chan *c, struct sweep *w)
 			continue;
 		fds[1].fd = c->ops->fd(c);
 		fds[2].fd = w->c->ops->fd(w->c);
+		fds[0].events = over_limit(p) ? 0 : POLLIN;
 		fds[2].events = p->expect_ns ? 0 : POLLIN;
 		wait = wait_ns(p, patience_ns);
 		if (fds[1].fd < 0 || fds[2].fd < 0) {
@@ -509,18 +526,22 @@ static int sweep_worker(struct ferry_session *s, unsigned chan)
 	struct pull *p = s->tgt.pull;
 	struct sweep w = { .c = s->link->ops->chan(s->link, XPORT_DATA, chan), .chan = chan };
 	struct pollfd go = { .fd = p->go_fd, .events = POLLIN };
+	uint64_t timeout = s->cfg.timeout_us, due;
 	int n;
 
 	while (!atomic_load(&p->released) && !atomic_load(&p->stop))
 		poll(&go, 1, -1);
 	while (!atomic_load(&p->stop)) {
-		n = sweep_ask(p, &w, SWEEP_DEPTH, SWEEP_DEPTH);
+		due = sweep_due(p);
+		n = due ? 0 : sweep_ask(p, &w, SWEEP_DEPTH, SWEEP_DEPTH);
 		if (n < 0)
 			return n;
-		if (!w.flying)
+		if (!w.flying && !due)
 			break;
-		n = sweep_reap(p, &w, s->cfg.timeout_us);
-		if (n < 0 || (!n && now_us() - w.moved_us > s->cfg.timeout_us))
+		if (!w.flying)
+			usleep(due < PACE_US ? (useconds_t)due : PACE_US);
+		n = sweep_reap(p, &w, due && due < timeout ? due : timeout);
+		if (n < 0 || (!n && w.flying && now_us() - w.moved_us > timeout))
 			return n < 0 ? n : -ETIMEDOUT;
 	}
 	return sweep_end(&w);
@@ -547,6 +568,9 @@ int pull_start(struct ferry_session *s)
 	atomic_store(&p->loading, LOAD_NO);
 	while (read(p->stop_fd, &n, sizeof(n)) > 0)
 		;
+	p->bandwidth = s->cfg.bandwidth;
+	if (s->tgt.hello.bandwidth && (!p->bandwidth || s->tgt.hello.bandwidth < p->bandwidth))
+		p->bandwidth = s->tgt.hello.bandwidth;
 	page_set_clear(&p->todo);
 	if (!pull_complete(p)) /* again, on a new link */
 		place_expect(&s->tgt.place, &s->tgt.missing);

@@ -49,6 +49,8 @@ struct pull {
 	int stop_fd;	       /* wakes worker 0 */
 	int go_fd;	       /* opens the sweep */
 	unsigned channels;
+	uint64_t bandwidth;	  /* bytes a second; 0: no limit */
+	_Atomic uint64_t free_us; /* when what was asked for is paid */
 	struct spin spin;
 	uint64_t expect_ns; /* worker 0: until then the answer to a fault is worth waiting for */
 	struct page_run clean; /* worker 0: what is left to map around the last clean fault */
@@ -62,6 +64,10 @@ struct pull {
 /* The bytes of a claimed run are here: give them to the VM, and account for it. Without wake: see place_run(). */
 int pull_placed(struct pull *p, const struct page_run *run, const void *buf, bool wake);
 
+/* Faults are paid for, too: the sweep waits for what they cost. */
+void pull_pay(struct pull *p, uint64_t pages);
+/* Microseconds until the limit lets the sweep ask for more; 0: now. */
+uint64_t sweep_due(const struct pull *p);
 /* Asks for at most max more gets, with at most depth in flight; how many it asked for. */
 int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max);
 /* Places what has come within wait_us; the number of gets that it ended. */

@@ -8,6 +8,31 @@
 #include "probe.h"
 #include "pull_int.h"
 
+#define BURST_US 5000u /* of unused bandwidth that may be caught up with */
+
+void pull_pay(struct pull *p, uint64_t pages)
+{
+	uint64_t was = atomic_load_explicit(&p->free_us, memory_order_relaxed), from, now;
+
+	if (!p->bandwidth)
+		return;
+	now = now_us();
+	do {
+		from = was + BURST_US < now ? now - BURST_US : was;
+	} while (!atomic_compare_exchange_weak_explicit(&p->free_us, &was, from + pages * PAGE * 1000000 / p->bandwidth,
+							memory_order_relaxed, memory_order_relaxed));
+}
+
+uint64_t sweep_due(const struct pull *p)
+{
+	uint64_t at = atomic_load_explicit(&p->free_us, memory_order_relaxed), now;
+
+	if (!at)
+		return 0;
+	now = now_us();
+	return at > now ? at - now : 0;
+}
+
 static uint8_t *sweep_buf(struct pull *p, unsigned chan, unsigned slot)
 {
 	return p->staging + (URGENT_MAX + (chan * SWEEP_DEPTH + slot) * SWEEP_PAGES) * PAGE;
@@ -57,6 +82,7 @@ static int ask_batch(struct pull *p, const struct sweep *w, unsigned slot)
 		out[i] = *r;
 		out[i].region = p->s->regions[r->region].id;
 		PROBE5(pull, p->s, out[i].region, out[i].page, out[i].npages, 0);
+		pull_pay(p, out[i].npages);
 		dst[i] = place_direct(pl, r->region) ? place_inbox(pl, r->region) + r->page * PAGE : buf;
 		buf += r->npages * PAGE;
 	}
@@ -82,6 +108,8 @@ int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max)
 	for (unsigned i = 0; i < SWEEP_DEPTH && w->flying < depth && asked < max; i++) {
 		if (w->get[i].n)
 			continue;
+		if (asked && sweep_due(p))
+			break;
 		follow_hint(p, &w->at);
 		if (!claim_batch(p, &w->at, &w->get[i]))
 			break;

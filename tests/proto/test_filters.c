@@ -136,7 +136,7 @@ static void get_pages(struct xport_chan *c, uint8_t *to, unsigned total, unsigne
 	}
 }
 
-/* 16 MiB at 64 MiB/s take a quarter of a second, whoever asks for them. */
+/* 16 MiB at 64 MiB/s take a quarter of a second, whoever asks for them; who pulls may be 50 ms ahead. */
 Test(shape, bandwidth_over_mem_gets)
 {
 	uint8_t *to = malloc(PAGES * PAGE);
@@ -149,7 +149,7 @@ Test(shape, bandwidth_over_mem_gets)
 	t = now_us();
 	get_pages(c, to, PAGES, 256);
 	t = now_us() - t;
-	cr_assert(t > 200000 && t < 2000000, "%u us", (unsigned)t);
+	cr_assert(t > 150000 && t < 2000000, "%u us", (unsigned)t);
 	cr_assert(!memcmp(to, r.ram, PAGES * PAGE));
 	stop(&r);
 	free(to);
@@ -170,7 +170,7 @@ Test(shape, urgent_pages_pay_but_do_not_wait)
 	cr_assert_lt(now_us() - t, 150000, "4 MiB at 16 MiB/s would be 250 ms");
 	get_pages(d, to, 1, 1);
 	t = now_us() - t;
-	cr_assert(t > 200000, "the data channel waits for what was urgent: %u us", (unsigned)t);
+	cr_assert(t > 150000, "the data channel waits for what was urgent: %u us", (unsigned)t);
 	stop(&r);
 	free(to);
 }
@@ -202,7 +202,7 @@ Test(shape, bandwidth_of_the_serving_end)
 	cr_assert_eq(c->ops->end(c), 0);
 	pthread_join(th, NULL);
 	cr_assert_eq(r.connected, 0);
-	cr_assert(t > 200000 && t < 2000000, "%u us", (unsigned)t);
+	cr_assert(t > 150000 && t < 2000000, "%u us", (unsigned)t);
 	stop(&r);
 	free(to);
 }
