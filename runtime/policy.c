@@ -17,6 +17,8 @@
 #define RECENT_ROUNDS 4u		 /* where the throughput is looked for */
 #define TELLING_BYTES (UINT64_C(1) << 20) /* a round of less says little about the link */
 #define SLOWEST UINT64_C(125000000)	 /* bytes/s, assumed while nothing has been sent at all: 1 Gbit/s */
+#define THROTTLE_STEP 20u /* percent */
+#define THROTTLE_MAX 80u
 #define TINY_US UINT64_C(1000)		 /* a residue that costs no more is not worth a round */
 
 /* The formats' arguments: milliseconds and megabytes (10^6) with one digit behind the point. */
@@ -147,6 +149,21 @@ static void not_converged(struct policy_result *ret, const struct facts *k, cons
 		 postcopy ? "" : "; raise the downtime, allow post-copy or throttle the guest");
 }
 
+/* No post-copy, and the guest outruns the link: it is slowed step by step, and gives up only when that does not help. */
+static bool slower(struct policy_result *ret, const struct facts *k)
+{
+	if ((k->lim->mode == FERRY_MODE_AUTO && k->lim->postcopy_ok) || !k->lim->can_throttle ||
+	    k->lim->throttle + THROTTLE_STEP > THROTTLE_MAX)
+		return false;
+	ret->verdict = POLICY_AGAIN;
+	ret->throttle = k->lim->throttle + THROTTLE_STEP;
+	snprintf(ret->text, sizeof(ret->text),
+		 "another round, the guest slowed by %u %%: dirty set no longer shrinks; %" PRIu64
+		 " dirty pages, expected blackout " F1 " ms, limit " F1 " ms",
+		 ret->throttle, k->dirty, MS(ret->expected_blackout_us), MS(k->lim->downtime_us));
+	return true;
+}
+
 /* The residue fits the limit: stop, unless another round would make it much smaller. */
 static void decide_fits(struct policy_result *ret, const struct facts *k)
 {
@@ -170,6 +187,8 @@ static void decide_too_long(struct policy_result *ret, const struct facts *k)
 		not_converged(ret, k, "bound on rounds reached");
 	else if (k->max_time)
 		not_converged(ret, k, "bound on pre-copy time reached");
+	else if (stalled(k->in) && slower(ret, k))
+		return;
 	else if (stalled(k->in))
 		not_converged(ret, k, "dirty set no longer shrinks");
 	else
@@ -192,6 +211,7 @@ static void measure(struct policy_result *ret, struct facts *k)
 	const struct ferry_round *last = &in->history[in->n - 1];
 	uint64_t enough = lim->downtime_us / 100 > TINY_US ? lim->downtime_us / 100 : TINY_US;
 
+	ret->throttle = lim->throttle;
 	k->dirty = last->pages_dirty;
 	k->rounds = last->round + 1;
 	ret->throughput = throughput(in, lim->page_size);

@@ -24,6 +24,8 @@ struct policy_limits { /* what was asked, after defaults */
 	enum ferry_mode mode;
 	bool postcopy_ok;  /* the target can run before the residue has arrived */
 	bool forced;	   /* ferry_switchover() was called */
+	bool can_throttle; /* the VMM can slow the guest */
+	uint32_t throttle; /* by so many percent it is slowed now */
 	uint32_t max_rounds;
 	uint64_t downtime_us;
 	uint64_t precopy_limit_us;
@@ -45,6 +47,7 @@ struct policy_result {
 	uint64_t throughput;	      /* bytes/s assumed */
 	uint64_t dirty_rate;	      /* pages/s over the last round */
 	uint64_t expected_blackout_us; /* if stop-and-copy began now */
+	uint32_t throttle;	      /* percent to slow the guest by from now on */
 	uint64_t predicted_us;	      /* POLICY_STOP_AND_COPY, POLICY_POSTCOPY: what the blackout will be */
 	char text[POLICY_TEXT_MAX];   /* one fixed sentence with its values */
 };

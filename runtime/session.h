@@ -45,6 +45,7 @@ struct source_state {
 	struct ferry_round *rounds; /* ROUNDS_MAX */
 	uint32_t nrounds;
 	bool tracking; /* dirty_start was called */
+	uint32_t throttle; /* percent that the guest is slowed by */
 	bool paused;
 	bool switched;	/* SWITCHOVER may have left: the target may be PREPARED */
 	bool reversed;	/* data channels serve the target's gets */

@@ -243,6 +243,8 @@ static void ask_policy(struct ferry_session *s, struct policy_result *v)
 	struct policy_limits lim = { .mode = s->cfg.mode,
 				     .postcopy_ok = postcopy_ok(s),
 				     .forced = atomic_load(&s->want_switchover),
+				     .can_throttle = s->ops.throttle,
+				     .throttle = s->src.throttle,
 				     .max_rounds = s->cfg.max_rounds,
 				     .downtime_us = s->cfg.downtime_us,
 				     .precopy_limit_us = s->cfg.precopy_limit_us,
@@ -258,6 +260,16 @@ static void ask_policy(struct ferry_session *s, struct policy_result *v)
 	policy_decide(&lim, &in, v);
 	atomic_store(&s->stats.dirty_rate, v->dirty_rate);
 	atomic_store(&s->stats.predicted_us, v->predicted_us < UINT32_MAX ? (uint32_t)v->predicted_us : UINT32_MAX);
+}
+
+static int throttle(struct ferry_session *s, const struct policy_result *v)
+{
+	if (v->throttle == s->src.throttle)
+		return 0;
+	s->src.throttle = v->throttle;
+	session_event(s, FERRY_EVENT_POLICY, v->text, NULL);
+	session_log(s, 6, v->text, "throttle percent=%u", v->throttle);
+	return OP(s, throttle, v->throttle);
 }
 
 static int one_round(struct ferry_session *s, struct policy_result *v)
@@ -289,7 +301,7 @@ static int one_round(struct ferry_session *s, struct policy_result *v)
 	session_log(s, 6, NULL,
 		    "round round=%u pages_sent=%" PRIu64 " pages_zero=%" PRIu64 " duration_us=%" PRIu64 " pages_dirty=%" PRIu64,
 		    r->round, r->pages_sent, r->pages_zero, r->duration_us, r->pages_dirty);
-	return 0;
+	return throttle(s, v);
 }
 
 static int check_prearmed(struct ferry_session *s, const struct wire_msg *m, uint64_t pages)

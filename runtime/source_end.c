@@ -361,10 +361,17 @@ confirmed:
 	return 0;
 }
 
+/* Pre-copy is over for good: the guest, if it is here, at full speed and unwatched. */
 static void stop_tracking(struct ferry_session *s)
 {
 	int err;
 
+	if (s->src.throttle) {
+		s->src.throttle = 0;
+		err = s->ops.throttle(s->vm, 0);
+		if (err < 0)
+			session_log(s, 4, NULL, "op-failed op=throttle errno=%d", -err);
+	}
 	if (!s->src.tracking)
 		return;
 	s->src.tracking = false;

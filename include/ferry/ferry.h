@@ -183,7 +183,10 @@ struct ferry_ops {
 	 * is paused and nothing will be fetched again, so tracking need not be re-armed.
 	 */
 	int (*dirty_fetch)(void *vm, uint32_t region, uint64_t *bits, uint64_t npages, unsigned flags);
-	/* source, optional: slow the guest by this percentage (0: full speed). */
+	/*
+	 * source, optional: slow the guest by this percentage (0: full speed). Called in pre-copy when the guest outruns the
+	 * link and there is no post-copy to go to: 20, 40, 60, 80, before the migration is given up; 0 in the end.
+	 */
 	int (*throttle)(void *vm, unsigned percent);
 
 	/* both: on return no vCPU runs and no backend writes guest memory. */

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* Every way to finish, over each transport and kind of memory: who runs when, what is called, every byte. */
+#include <stdio.h>
+
 #include "rig.h"
 
 #define SOURCE_OPS "needs dirty_start dirty_fetch pause dirty_fetch save dirty_stop retire"
@@ -101,6 +103,50 @@ static void never_converges(struct rig *r)
 		r->src.writes[i] = 1000;
 	r->scfg.bandwidth = 64000000;
 	r->scfg.downtime_us = 1000;
+}
+
+static int slowed(void *v, unsigned percent)
+{
+	struct fakevm *vm = v;
+	struct rig *r = vm->arg;
+	size_t len = strlen(r->throttled);
+
+	snprintf(r->throttled + len, sizeof(r->throttled) - len, "%u ", percent);
+	for (int i = 0; i < 8; i++)
+		vm->writes[i] = percent < 60 ? 1000 : 0; /* one more round is dirty already */
+	return 0;
+}
+
+RIG_PAIR(stop_and_copy, a_guest_that_outruns_the_link_is_slowed)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	never_converges(&r);
+	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	r.src.ops.throttle = slowed;
+	r.src.arg = &r;
+	rig_run(&r);
+	rig_migrated(&r);
+	cr_assert_str_eq(r.throttled, "20 40 60 80 0 ");
+	rig_free(&r);
+}
+
+/* What slowing it does not help leaves it at full speed where it was. */
+RIG_PAIR(stop_and_copy, a_guest_slowed_in_vain_goes_on_at_full_speed)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	never_converges(&r);
+	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	r.scfg.max_rounds = 5;
+	r.src.ops.throttle = slowed;
+	r.src.arg = &r;
+	rig_run(&r);
+	rig_refused(&r);
+	cr_assert_str_eq(r.throttled, "20 40 0 ");
+	rig_free(&r);
 }
 
 RIG_TESTS(auto_mode, not_converging_is_post_copy)

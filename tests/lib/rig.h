@@ -60,7 +60,8 @@ struct rig {
 	const char *uri; /* the target's */
 	char connect_to[200];
 	struct ferry_result sres, tres;
-	void *arg; /* the test's */
+	char throttled[64]; /* the test's: what was asked of its throttle */
+	void *arg;	    /* the test's */
 };
 
 /* A guest that writes a little and converges; default config but drills allowed. */

@@ -18,7 +18,8 @@ struct shot {
 struct trace {
 	const char *name;
 	enum ferry_mode mode;
-	bool no_postcopy, forced;
+	bool no_postcopy, forced, can_throttle;
+	uint32_t throttle; /* now */
 	uint32_t max_rounds;	   /* 30 */
 	uint64_t downtime_us;	   /* 300,000 */
 	uint64_t precopy_limit_us; /* none */
@@ -26,6 +27,7 @@ struct trace {
 	uint64_t last_throughput;
 	struct shot shots[MAX_ROUNDS];
 	enum policy_verdict verdict;
+	uint32_t slower; /* throttled to */
 	const char *text; /* the whole sentence, NULL: not looked at */
 };
 
@@ -96,6 +98,39 @@ static const struct trace traces[] = {
 	  .text = "gave up after 3 rounds, dirty set no longer shrinks: guest dirties 397469 pages/s (1628.0 MB/s), link "
 		  "moves 1638.4 MB/s, expected blackout 1964.5 ms, limit 300.0 ms; raise the downtime, allow post-copy or "
 		  "throttle the guest" },
+	{ .name = "stop-and-copy: a stall slows a guest that can be slowed",
+	  .mode = FERRY_MODE_STOP_AND_COPY,
+	  .can_throttle = true,
+	  .shots = { { 4194304, 800000, 0 }, { 800000, 790000, 0 }, { 790000, 785000, 0 } },
+	  .verdict = POLICY_AGAIN,
+	  .slower = 20,
+	  .text = "another round, the guest slowed by 20 %: dirty set no longer shrinks; 785000 dirty pages, expected "
+		  "blackout 1964.5 ms, limit 300.0 ms" },
+	{ .name = "stop-and-copy: a stall that throttling does not end slows it further",
+	  .mode = FERRY_MODE_STOP_AND_COPY,
+	  .can_throttle = true,
+	  .throttle = 60,
+	  .shots = { { 4194304, 800000, 0 }, { 800000, 790000, 0 }, { 790000, 785000, 0 } },
+	  .verdict = POLICY_AGAIN,
+	  .slower = 80 },
+	{ .name = "stop-and-copy: a guest slowed that converges stays as slow",
+	  .mode = FERRY_MODE_STOP_AND_COPY,
+	  .can_throttle = true,
+	  .throttle = 40,
+	  .shots = { { 4194304, 800000, 0 }, { 800000, 790000, 0 }, { 790000, 500000, 0 } },
+	  .verdict = POLICY_AGAIN,
+	  .slower = 40 },
+	{ .name = "stop-and-copy: slowed as far as it goes, a stall gives up",
+	  .mode = FERRY_MODE_STOP_AND_COPY,
+	  .can_throttle = true,
+	  .throttle = 80,
+	  .shots = { { 4194304, 800000, 0 }, { 800000, 790000, 0 }, { 790000, 785000, 0 } },
+	  .verdict = POLICY_GIVE_UP,
+	  .slower = 80 },
+	{ .name = "auto: a stall goes to post-copy before anybody is slowed",
+	  .can_throttle = true,
+	  .shots = { { 4194304, 800000, 0 }, { 800000, 790000, 0 }, { 790000, 785000, 0 } },
+	  .verdict = POLICY_POSTCOPY },
 	{ .name = "auto: the bound on rounds goes to post-copy",
 	  .max_rounds = 1,
 	  .shots = { { 4194304, 800000, 0 } },
@@ -164,6 +199,7 @@ static void decide(const struct trace *t, struct policy_result *res)
 	struct ferry_round rounds[MAX_ROUNDS] = { 0 };
 	struct policy_input in = { .history = rounds, .last_throughput = t->last_throughput };
 	struct policy_limits lim = { .mode = t->mode, .postcopy_ok = !t->no_postcopy, .forced = t->forced,
+				     .can_throttle = t->can_throttle, .throttle = t->throttle,
 				     .precopy_limit_us = t->precopy_limit_us, .page_size = PAGE };
 
 	lim.max_rounds = t->max_rounds ? t->max_rounds : 30;
@@ -189,6 +225,7 @@ Test(policy, traces)
 		struct policy_result res = { 0 };
 
 		decide(&traces[i], &res);
+		cr_expect_eq(res.throttle, traces[i].slower, "%s: slowed by %u", traces[i].name, res.throttle);
 		cr_expect_eq(res.verdict, traces[i].verdict, "%s: verdict %d, \"%s\"", traces[i].name, res.verdict,
 			     res.text);
 		if (traces[i].text)
