@@ -114,7 +114,7 @@ struct fakevm {
 	uint64_t next_out, held_out;
 	uint8_t *own; /* target: bytes, one a page: 1 = written by its guest */
 	pthread_t cpu;
-	bool cpu_started, stop;
+	bool cpu_started, cpu_runs, stop;
 	uint64_t touched;
 };
 

@@ -216,6 +216,10 @@ static void *cpu_main(void *arg)
 {
 	struct fakevm *vm = arg;
 
+	pthread_mutex_lock(&vm->w->lock);
+	vm->cpu_runs = true;
+	pthread_cond_broadcast(&vm->w->cond);
+	pthread_mutex_unlock(&vm->w->lock);
 	if (vm->huge && !hole_is_zero(vm))
 		return NULL;
 	/* FAKE_PAGES is 19 * 83: a step of 1000 visits every page. */
@@ -232,6 +236,11 @@ int fake_start_cpu(struct fakevm *vm)
 	if (pthread_create(&vm->cpu, NULL, cpu_main, vm))
 		return -EAGAIN;
 	vm->cpu_started = true;
+	/* A thread that waits for its first turn would see the rest of the memory come without a fault. */
+	pthread_mutex_lock(&vm->w->lock);
+	while (!vm->cpu_runs)
+		pthread_cond_wait(&vm->w->cond, &vm->w->lock);
+	pthread_mutex_unlock(&vm->w->lock);
 	return 0;
 }
 
