@@ -149,7 +149,7 @@ Test(shape, bandwidth_over_mem_gets)
 	t = now_us();
 	get_pages(c, to, PAGES, 256);
 	t = now_us() - t;
-	cr_assert(t > 150000 && t < 2000000, "%u us", (unsigned)t);
+	cr_assert(t > 150000, "%u us", (unsigned)t);
 	cr_assert(!memcmp(to, r.ram, PAGES * PAGE));
 	stop(&r);
 	free(to);
@@ -166,11 +166,12 @@ Test(shape, urgent_pages_pay_but_do_not_wait)
 	u = r.a->ops->chan(r.a, XPORT_URGENT, 0);
 	d = r.a->ops->chan(r.a, XPORT_DATA, 0);
 	t = now_us();
-	get_pages(u, to, 1024, 256);
-	cr_assert_lt(now_us() - t, 150000, "4 MiB at 16 MiB/s would be 250 ms");
+	for (int i = 0; i < 4; i++)
+		get_pages(u, to, PAGES, 256);
+	cr_assert_lt(now_us() - t, 3000000, "64 MiB at 16 MiB/s would be 4 s");
 	get_pages(d, to, 1, 1);
 	t = now_us() - t;
-	cr_assert(t > 150000, "the data channel waits for what was urgent: %u us", (unsigned)t);
+	cr_assert(t > 3900000, "the data channel waits for what was urgent: %u us", (unsigned)t);
 	stop(&r);
 	free(to);
 }
@@ -202,7 +203,7 @@ Test(shape, bandwidth_of_the_serving_end)
 	cr_assert_eq(c->ops->end(c), 0);
 	pthread_join(th, NULL);
 	cr_assert_eq(r.connected, 0);
-	cr_assert(t > 150000 && t < 2000000, "%u us", (unsigned)t);
+	cr_assert(t > 150000, "%u us", (unsigned)t);
 	stop(&r);
 	free(to);
 }
