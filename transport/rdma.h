@@ -157,6 +157,7 @@ struct xr_link {
 	struct ibv_context *ctx;
 	struct ibv_device_attr attr;
 	uint64_t max_msg;
+	bool seals; /* a READ's success is to be believed when a later one has succeeded, too: rdma_io.c */
 	struct ibv_pd *pd;
 	unsigned nconns;
 	struct xr_conn conn[XR_CONNS_MAX]; /* control, data, urgent */

@@ -5,6 +5,11 @@
  * Work requests are posted in lists, of which the last is signalled: completions come in the order of posting, so the
  * oldest mark says what a completion stands for. A get whose requests do not all fit waits in a queue; what completes
  * makes room, and reap() goes on posting. rdma_wait.c takes completions.
+ *
+ * Soft-RoCE (link->seals) may complete as a success the very READ on which it gives its queue pair up, though no byte of
+ * it has come: when an answer is out of sequence, as after its peer could not send the first packet. That completion is
+ * the last success of the queue pair. So there each get ends with one more READ, a seal: when that succeeds, in truth or
+ * not, all before it have. A fence needs none: what is answered in whatever way is behind the puts.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -133,14 +138,27 @@ static bool by_chunk(struct xr_link *l)
 	return chunks;
 }
 
+/* A READ of the peer's board: what was posted before it is done when it is. */
+static struct ibv_send_wr board_read(const struct xr_data *d, struct ibv_sge *sge)
+{
+	struct xr_link *l = d->link;
+
+	*sge = (struct ibv_sge){ (uintptr_t)xr_board(l) + 64 + d->index * RDMA_BOARD, RDMA_BOARD, l->slots_mr->lkey };
+	return (struct ibv_send_wr){ .sg_list = sge, .num_sge = 1, .opcode = IBV_WR_RDMA_READ,
+				     .wr.rdma = { .remote_addr = d->conn->board, .rkey = d->conn->board_key } };
+}
+
 /* One list of a transfer; tag goes with its last. There is room. */
 static int post_some(struct xr_data *d, struct transfer *t, int tag)
 {
 	struct ibv_send_wr wr[LIST];
 	struct ibv_sge sge[LIST];
 	uint64_t bytes = 0;
-	/* Where chunks are pinned as they are used, a request is on its way before the next may unpin its chunk. */
-	unsigned n = 0, max = d->link->opt.pin == XR_PIN_LAZY || by_chunk(d->link) ? 1 : LIST;
+	/*
+	 * Where chunks are pinned as they are used, a request is on its way before the next may unpin its chunk. Else the
+	 * last place is the seal's.
+	 */
+	unsigned n = 0, max = d->link->opt.pin == XR_PIN_LAZY || by_chunk(d->link) ? 1 : LIST - 1;
 	int err = 0;
 
 	while (t->i < t->n && n < max && d->flying + bytes < XR_FLIGHT) {
@@ -150,6 +168,11 @@ static int post_some(struct xr_data *d, struct transfer *t, int tag)
 		if (n)
 			wr[n - 1].next = &wr[n];
 		bytes += sge[n++].length;
+	}
+	if (n && t->i == t->n && t->dst && d->link->seals) {
+		wr[n] = board_read(d, &sge[n]);
+		wr[n - 1].next = &wr[n];
+		n++;
 	}
 	return n ? post(d, wr, n, bytes, t->i == t->n ? tag : -1) : 0;
 }
@@ -231,9 +254,8 @@ static int data_fence(struct xport_chan *chan)
 {
 	struct xr_data *d = data_of(chan);
 	struct xr_link *l = d->link;
-	struct ibv_sge sge = { (uintptr_t)xr_board(l) + 64 + d->index * RDMA_BOARD, RDMA_BOARD, l->slots_mr->lkey };
-	struct ibv_send_wr wr = { .sg_list = &sge, .num_sge = 1, .opcode = IBV_WR_RDMA_READ,
-				  .wr.rdma = { .remote_addr = d->conn->board, .rkey = d->conn->board_key } };
+	struct ibv_send_wr wr;
+	struct ibv_sge sge;
 	int err = xr_data_broken(d);
 
 	pthread_mutex_lock(&l->lock);
@@ -245,6 +267,7 @@ static int data_fence(struct xport_chan *chan)
 	pthread_mutex_unlock(&l->lock);
 	while (!err && !room(d))
 		err = xr_wait_some(d);
+	wr = board_read(d, &sge);
 	if (!err)
 		err = post(d, &wr, 1, 0, -1);
 	while (!err && d->nmark)

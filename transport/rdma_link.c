@@ -11,6 +11,8 @@
 #include "../runtime/fail.h"
 #include "rdma.h"
 
+#define VENDOR_RXE 0xffffffu /* soft-RoCE; of an older kernel: 0 */
+
 static struct xr_link *link_of(struct xport_link *l)
 {
 	return (struct xr_link *)l;
@@ -198,6 +200,7 @@ int xr_link_device(struct xr_link *l)
 		err = ibv_query_port(l->ctx, id->port_num, &port);
 	if (err)
 		return fail(f, -err, "rdma: device %s does not say what it can: %s", l->ctx->device->name, strerror(err));
+	l->seals = l->attr.vendor_id == VENDOR_RXE || !l->attr.vendor_id;
 	l->max_msg = port.max_msg_sz ? port.max_msg_sz : 1u << 20;
 	if (l->opt.pin == XR_PIN_ODP && xr_can_odp(l->ctx))
 		return fail(f, -EOPNOTSUPP, "rdma: device %s has no on-demand paging for reads and writes; use pin=all or "

@@ -97,6 +97,27 @@ test_link_cut_heals()
 		'"reconnects":[1-9]' && pass link_cut_heals
 }
 
+# The source's host cannot send the first packets of what is read from it, a few times for a moment: soft-RoCE then gives
+# up the queue pair, and says of the READ that it gave it up on that it went well (transport/rdma_io.c).
+test_read_given_up()
+{
+	strike read_given_up 60s || return
+	guest_do a read_given_up.tc 60 'for m in sch_ingress act_gact cls_u32; do
+			grep -q "^$m " /proc/modules || /run/busybox insmod /run/modules/$m.ko || exit
+		done
+		tc qdisc add dev eth0 clsact || exit
+		for i in 1 2 3; do
+			tc filter add dev eth0 egress protocol ip u32 match u8 0x0d 0xff at 28 action drop || exit
+			sleep 0.05
+			tc filter del dev eth0 egress || exit
+			sleep 0.3
+		done
+		tc qdisc del dev eth0 clsact' || return
+	both_end read_given_up $DEADLINE || { fail read_given_up "an end failed"; return; }
+	proved read_given_up "$RESULTS/read_given_up.t.json" $PAGES '"outcome":"migrated","owner":"target"' \
+		'"reconnects":[1-9]' && pass read_given_up
+}
+
 test_link_cut()
 {
 	strike link_cut $RECONNECT && link a b cut && fell_back link_cut && discarded link_cut
