@@ -71,7 +71,7 @@ static void probe_huge(struct findings *f)
 	first_line("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", unused, sizeof(unused));
 	first_line("/sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages", promised, sizeof(promised));
 	if (atol(total) > 0)
-		found(f, "huge pages", HEALTH_OK, NULL, "%s of 2 MiB, %s free, %s of these promised: guests of %ld MiB", total,
+		found(f, "huge pages", HEALTH_OK, NULL, "%s of 2 MiB, %s free, %s of these promised: a guest of %ld MiB, or of half that with both ends here", total,
 		      unused, promised, (atol(unused) - atol(promised)) * 2);
 	else
 		found(f, "huge pages", HEALTH_WITHOUT, total[0] ? "sysctl -w vm.nr_hugepages=512" : NULL,

@@ -254,6 +254,8 @@ static void run_session(struct end *e)
 		e->cost.postcopy_us = end - e->postcopy_cpu_us;
 	if (e->which == VMM_END_TARGET)
 		e->cost.resident = resident(e);
+	else
+		e->cost.stood_us = vmm_stood_us(e->vmm);
 	m.cpu = e->cost;
 	pthread_mutex_lock(&e->lock);
 	e->done = true;

@@ -24,12 +24,13 @@ enum msg_type {
 	MSG_QUIT,   /* parent */
 };
 
-/* CPU time of the whole process, its vCPUs too, and memory. */
+/* CPU time of the whole process, its vCPUs too, memory, and what its guest waited. */
 struct end_cost {
 	uint64_t run_us;      /* inside ferry_run() */
 	uint64_t precopy_us;  /* of it, in pre-copy */
 	uint64_t postcopy_us; /* of it, in post-copy */
 	uint64_t resident;    /* bytes: the source's before ferry_run(), the target's after it */
+	uint64_t stood_us;    /* the source: from the pause until the VM went on there; 0: it did not */
 };
 
 struct msg {

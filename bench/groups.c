@@ -44,6 +44,23 @@ static bool same_all(const struct timeline *a, const struct timeline *b)
 	return true;
 }
 
+/* How much of the files' names is a directory that all are in: a picture has no room for it. */
+static size_t same_directory(const struct groups *g)
+{
+	const char *first = g->v[0].run[0]->name;
+	size_t len = 0;
+
+	for (size_t i = 0; first[i]; i++) {
+		for (size_t k = 1; k < g->n; k++) {
+			if (g->v[k].run[0]->name[i] != first[i])
+				return len;
+		}
+		if (first[i] == '/')
+			len = i + 1;
+	}
+	return len;
+}
+
 static void append(char *label, size_t cap, const struct timeline *t, unsigned i)
 {
 	size_t len = strlen(label);
@@ -72,7 +89,7 @@ static void name_groups(struct groups *g)
 				append(v->label, sizeof(v->label), v->run[0], i);
 		}
 		if (!v->label[0])
-			snprintf(v->label, sizeof(v->label), "%.150s", v->run[0]->name);
+			snprintf(v->label, sizeof(v->label), "%.150s", v->run[0]->name + same_directory(g));
 	}
 }
 

@@ -113,6 +113,7 @@ static void time_fields(FILE *out, const struct run_report *r)
 	real_field(out, "postcopy_ms", (double)t->postcopy_us / 1000);
 	number_field(out, "blackout_us", b->total_us);
 	number_field(out, "predicted_us", s->predicted_us);
+	number_field(out, "stood_us", r->end[VMM_END_SOURCE].cpu.stood_us);
 	fprintf(out,
 		"\"blackout\":{\"pause_us\":%llu,\"fetch_us\":%llu,\"residue_us\":%llu,\"save_us\":%llu,"
 		"\"send_us\":%llu,\"arm_us\":%llu,\"load_us\":%llu,\"resume_us\":%llu},",

@@ -251,7 +251,7 @@ static void speeds(const struct canvas *c, unsigned top, unsigned bottom)
 	panel(c, 0, top, bottom, "speed of the guest, % of what was asked");
 	fprintf(c->out,
 		"set rmargin at screen 0.975; set lmargin at screen 0.05; set yrange [0:%d]; set ytics autofreq; set xrange "
-		"[%.3f:%.3f]; set xlabel 'ms since the pause%s' offset 0,0.4; set grid ytics; set key inside top right "
+		"[%.3f:%.3f]; set xlabel 'ms since the pause%s' offset 0,0.4; set grid ytics; set key inside top right opaque "
 		"samplen 2 font ',9'; set arrow from first 0, graph 0 to first 0, graph 1 nohead linecolor rgb '#dc2626' "
 		"dashtype 2\nplot ",
 		SPEED_MAX, from, to, shown < c->g->n ? " (the first eight)" : "");

@@ -312,7 +312,8 @@ static void blackout_panel(FILE *out, const struct timeline *t)
 			"plot NaN notitle\n");
 		return;
 	}
-	fprintf(out, "set title 'blackout: %.0f us' font ',11'; set ytics (", total);
+	fprintf(out, "set title '%s: %.0f us' font ',11'; set ytics (",
+		tl_standstill_ms(t) > 0 ? "until it ran at the target" : "blackout", total);
 	for (unsigned i = 0; i < TL_ITEMS; i++)
 		fprintf(out, "%s'%s' %u", i ? ", " : "", tl_item_names[i], TL_ITEMS - 1 - i);
 	fprintf(out,

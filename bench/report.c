@@ -72,6 +72,23 @@ static void rounds(FILE *out, const struct run_report *r)
 	fprintf(out, "\n");
 }
 
+/* The stages, and what is left: the target's reservation before, and what it takes to part afterwards. */
+static void stages(FILE *out, const struct run_report *r)
+{
+	const struct ferry_stats *s = source_stats(r), *t = target_stats(r);
+	uint64_t stood = r->end[VMM_END_SOURCE].cpu.stood_us;
+	uint64_t sum = s->precopy_us + (stood ? stood : s->blackout.total_us + t->postcopy_us);
+
+	fprintf(out, "%.1f ms: pre-copy %.1f, ", (double)s->elapsed_us / 1000, (double)s->precopy_us / 1000);
+	if (stood)
+		fprintf(out, "stopped for %.2f until it went on at the source", (double)stood / 1000);
+	else
+		fprintf(out, "blackout %.2f, post-copy %.1f", (double)s->blackout.total_us / 1000,
+			(double)t->postcopy_us / 1000);
+	if (s->elapsed_us > sum)
+		fprintf(out, ", before and after %.1f", (double)(s->elapsed_us - sum) / 1000);
+}
+
 static void times(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *s = source_stats(r), *t = target_stats(r);
@@ -79,8 +96,7 @@ static void times(FILE *out, const struct run_report *r)
 	char v[32];
 
 	row(out, "time");
-	fprintf(out, "%.1f ms: pre-copy %.1f, blackout %.2f, post-copy %.1f", (double)s->elapsed_us / 1000,
-		(double)s->precopy_us / 1000, (double)b->total_us / 1000, (double)t->postcopy_us / 1000);
+	stages(out, r);
 	if (s->reconnects || t->reconnects)
 		fprintf(out, "; reconnected %u times",
 			s->reconnects > t->reconnects ? s->reconnects : t->reconnects);
@@ -88,13 +104,14 @@ static void times(FILE *out, const struct run_report *r)
 	if (b->total_us) {
 		row(out, "blackout");
 		fprintf(out,
-			"%s us = pause %llu + fetch %llu + residue %llu + save %llu + send %llu + arm %llu + "
+			"%s us%s = pause %llu + fetch %llu + residue %llu + save %llu + send %llu + arm %llu + "
 			"load %llu + resume %llu\n",
-			grouped(v, b->total_us), (unsigned long long)b->pause_us,
-			(unsigned long long)b->fetch_us, (unsigned long long)b->residue_us,
-			(unsigned long long)b->save_us, (unsigned long long)b->send_us,
-			(unsigned long long)b->arm_us, (unsigned long long)b->load_us,
-			(unsigned long long)b->resume_us);
+			grouped(v, b->total_us),
+			r->end[VMM_END_SOURCE].cpu.stood_us ? " until it ran at the target, tentatively" : "",
+			(unsigned long long)b->pause_us, (unsigned long long)b->fetch_us,
+			(unsigned long long)b->residue_us, (unsigned long long)b->save_us,
+			(unsigned long long)b->send_us, (unsigned long long)b->arm_us,
+			(unsigned long long)b->load_us, (unsigned long long)b->resume_us);
 		if (s->predicted_us) {
 			row(out, "predicted");
 			fprintf(out, "%s us of blackout, when pre-copy ended\n", grouped(v, s->predicted_us));

@@ -215,25 +215,42 @@ static uint64_t stamps_due(struct vcpu *v, uint64_t now, uint64_t *when)
 		v->pace_given = 0;
 	}
 	if (rate == UINT64_MAX)
-		return QUOTA_MAX;
+		return v->most;
 	if (!rate)
 		return 0;
 	passed = now - v->pace_from;
 	due = (uint64_t)((unsigned __int128)passed * rate / 1000000000u);
 	if (due > v->pace_given &&
-	    due - v->pace_given > (unsigned __int128)rate * DEBT_NS / 1000000000u + QUOTA_MAX) {
+	    due - v->pace_given > (unsigned __int128)rate * DEBT_NS / 1000000000u + v->most) {
 		v->pace_from = now - VISIT_NS; /* it cannot keep up: begin anew */
 		v->pace_given = 0;
 		due = (uint64_t)((unsigned __int128)VISIT_NS * rate / 1000000000u);
 	}
 	due = due > v->pace_given ? due - v->pace_given : 0;
 	*when = v->pace_from + (uint64_t)(((unsigned __int128)v->pace_given + 1) * 1000000000u / rate) + 1;
-	return due < QUOTA_MAX ? due : QUOTA_MAX;
+	return due < v->most ? due : v->most;
+}
+
+/*
+ * Lock held. Whoever looks from outside learns what the guest has done when a visit ends: where a page takes
+ * long (write protected, at the other end, or the core is another's) a visit must have fewer of them.
+ */
+static void visit_ended(struct vcpu *v)
+{
+	if (!v->most)
+		v->most = QUOTA_FIRST;
+	else if (v->quota && vmm_now_ns() - v->asked > 2 * VISIT_NS)
+		v->most = v->quota / 2 > QUOTA_MIN ? v->quota / 2 : QUOTA_MIN;
+	else if (v->quota == v->most)
+		v->most = 2 * v->most < QUOTA_MAX ? 2 * v->most : QUOTA_MAX;
+	v->quota = 0;
 }
 
 static uint32_t give(struct vcpu *v, uint64_t now, uint64_t quota, bool print)
 {
 	v->pace_given += quota;
+	v->quota = quota;
+	v->asked = now;
 	v->next_visit = now + VISIT_NS;
 	if (print)
 		v->next_print = now + PRINT_NS;
@@ -259,7 +276,7 @@ static bool next_work(struct vcpu *v, uint32_t *ret, uint64_t *until)
 	}
 	print = now >= v->next_print;
 	due = stamps_due(v, now, &when);
-	if (print || due == QUOTA_MAX || (due && now >= v->next_visit)) {
+	if (print || due == v->most || (due && now >= v->next_visit)) {
 		*ret = give(v, now, due, print);
 		return true;
 	}
@@ -278,6 +295,7 @@ uint32_t vcpu_ask(struct vcpu *v)
 	pthread_mutex_lock(&vm->lock);
 	atomic_store(&v->done, atomic_load(&v->given));
 	atomic_fetch_add(&v->visits, 1);
+	visit_ended(v);
 	while (atomic_load(&vm->want) == WANT_RUN && !next_work(v, &ret, &until))
 		wait_until(&vm->kick, &vm->lock, until);
 	pthread_mutex_unlock(&vm->lock);

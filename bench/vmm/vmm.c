@@ -176,6 +176,8 @@ int vmm_pause(struct vmm *vm)
 {
 	if (!vm->built || atomic_load(&vm->gone))
 		return -ENOENT;
+	if (!vm->paused_ns)
+		vm->paused_ns = vmm_now_ns();
 	vcpus_pause(vm);
 	return atomic_load(&vm->has_error) ? -EIO : 0;
 }
@@ -185,7 +187,15 @@ int vmm_resume(struct vmm *vm)
 	if (!vm->built || atomic_load(&vm->gone))
 		return -ENOENT;
 	vcpus_resume(vm);
+	if (vm->paused_ns)
+		vm->stood_ns = vmm_now_ns() - vm->paused_ns;
+	vm->paused_ns = 0;
 	return 0;
+}
+
+uint64_t vmm_stood_us(const struct vmm *vm)
+{
+	return vm->stood_ns / 1000;
 }
 
 int vmm_set_rate(struct vmm *vm, uint64_t pages_per_second)

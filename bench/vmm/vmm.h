@@ -112,6 +112,8 @@ size_t vmm_regions(struct vmm *vm, const struct ferry_region **ret);
 /* As the ops of these names; pausing what is paused is fine. */
 int vmm_pause(struct vmm *vm);
 int vmm_resume(struct vmm *vm);
+/* How long the guest stood still from the last of vmm_pause() to the resume after it, here; 0: it was not resumed. */
+uint64_t vmm_stood_us(const struct vmm *vm);
 
 /*
  * Any thread; take effect within a millisecond or so. -EINVAL when it does not fit the RAM, -ENOSPC after 250

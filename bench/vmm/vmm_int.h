@@ -25,7 +25,9 @@
 #define PAGE_BYTES 4096u
 #define NREGIONS 2
 #define EPOCHS_MAX 256u
-#define QUOTA_MAX 20000u	    /* stamps in one visit */
+#define QUOTA_MIN 16u		    /* stamps of one visit: what takes about VISIT_NS, */
+#define QUOTA_FIRST 256u
+#define QUOTA_MAX 20000u	    /* within these */
 #define VISIT_NS UINT64_C(1000000)  /* between visits, unless behind */
 #define PRINT_NS UINT64_C(10000000) /* between numbered outputs */
 #define DEBT_NS UINT64_C(20000000)  /* what is not made up for when the guest cannot keep the rate */
@@ -63,6 +65,7 @@ struct vcpu {
 	uint64_t pace_from, pace_given; /* since when, how many: for the rate of this generation */
 	uint32_t pace_generation;
 	uint64_t next_visit, next_print; /* ns */
+	uint64_t quota, most, asked;	 /* of the last visit; of the next at most; when the last began, ns */
 	struct epoch *epochs;
 	uint32_t nepochs;
 	bool greeted; /* has had its FIRST_STAMPS */
@@ -120,6 +123,7 @@ struct vmm {
 	uint32_t throttle;	  /* lock: percent */
 	uint32_t pace_generation; /* lock: counts changes of the rate, and resumes */
 	_Atomic bool gone;
+	uint64_t paused_ns, stood_ns; /* as vmm_stood_us() */
 	_Atomic bool abandoned; /* what the guest does no longer matters, only that it stops */
 
 	char error[256]; /* lock until has_error is set; then constant */
