@@ -37,11 +37,17 @@ static bool may_lack(const struct options *o)
 	       (o->commit_at == FERRY_COMMIT_AT_SWITCHOVER || (o->hold_limit_us && o->hold_action == FERRY_HOLD_COMMIT));
 }
 
+/* The target pulls as soon as it runs: on a busy machine it has the last page before the source enters post-copy. */
+static unsigned page_server_gone(void)
+{
+	return END_LOST | END_TARGET;
+}
+
 static unsigned link_cut(const struct options *o)
 {
 	switch (o->kill.stage) {
 	case FERRY_POSTCOPY: /* at the source: tentative, or a page server */
-		return o->commit_at == FERRY_COMMIT_AT_SWITCHOVER ? END_LOST : END_SOURCE;
+		return o->commit_at == FERRY_COMMIT_AT_SWITCHOVER ? page_server_gone() : END_SOURCE;
 	case FERRY_COMMITMENT: /* PREPARED lost in a blackout, else COMMIT lost */
 		return END_SOURCE | (o->arbiter ? END_TARGET : END_DOUBT);
 	case FERRY_ACTIVATION: /* nothing but BYE, or the pages that are missing */
@@ -69,7 +75,7 @@ static unsigned source_killed(const struct options *o)
 {
 	switch (o->kill.stage) {
 	case FERRY_POSTCOPY:
-		return o->commit_at == FERRY_COMMIT_AT_SWITCHOVER ? END_LOST : END_DEAD;
+		return o->commit_at == FERRY_COMMIT_AT_SWITCHOVER ? page_server_gone() : END_DEAD;
 	case FERRY_COMMITMENT: /* before or after the target has said PREPARED */
 		return END_DEAD | (o->arbiter ? END_TARGET : END_DOUBT);
 	case FERRY_ACTIVATION:
