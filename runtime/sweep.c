@@ -12,15 +12,17 @@
 
 void pull_pay(struct pull *p, uint64_t pages)
 {
-	uint64_t was = atomic_load_explicit(&p->free_us, memory_order_relaxed), from, now;
+	uint64_t was = atomic_load_explicit(&p->free_us, memory_order_relaxed), now, next;
 
 	if (!p->bandwidth)
 		return;
 	now = now_us();
 	do {
-		from = was + BURST_US < now ? now - BURST_US : was;
-	} while (!atomic_compare_exchange_weak_explicit(&p->free_us, &was, from + pages * PAGE * 1000000 / p->bandwidth,
-							memory_order_relaxed, memory_order_relaxed));
+		next = (was + BURST_US < now ? now - BURST_US : was) + pages * PAGE * 1000000 / p->bandwidth;
+		/* The peer names the limit, too: whatever it says, no fault waits for longer than for a peer that is gone. */
+		if (next > now + p->s->cfg.timeout_us / 4)
+			next = now + p->s->cfg.timeout_us / 4;
+	} while (!atomic_compare_exchange_weak_explicit(&p->free_us, &was, next, memory_order_relaxed, memory_order_relaxed));
 }
 
 uint64_t sweep_due(const struct pull *p)

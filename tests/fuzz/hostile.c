@@ -7,6 +7,8 @@
 
 #include "link.h"
 
+#define MOST_US 1000000u
+
 #define RAM_PAGES 256u
 #define BODY_MAX (XPORT_MSG_MAX - sizeof(struct wire_hdr))
 
@@ -139,6 +141,25 @@ static void patch(const struct patch *p, uint8_t *to, size_t len)
 	memcpy(to + p->at % (len - width + 1), &p->v, width);
 }
 
+/*
+ * How long a target waits for a lost link is the source's to say, up to a day (docs/protocol.md): what may be said is
+ * said shorter here, so that an execution ends.
+ */
+static void impatient(uint8_t *body, size_t len)
+{
+	const uint64_t day = UINT64_C(86400000000);
+	struct wire_hello w;
+
+	if (len < sizeof(w))
+		return;
+	memcpy(&w, body, sizeof(w));
+	if (w.reconnect_us <= day && w.reconnect_us > MOST_US)
+		w.reconnect_us = MOST_US;
+	if (w.timeout_us <= day && w.timeout_us > MOST_US)
+		w.timeout_us = MOST_US;
+	memcpy(body, &w, sizeof(w));
+}
+
 void hostile_say(struct hostile *h, enum wire_type t, const void *body, size_t len)
 {
 	uint8_t *msg = calloc(1, XPORT_MSG_MAX), *b = msg + sizeof(struct wire_hdr);
@@ -161,6 +182,8 @@ void hostile_say(struct hostile *h, enum wire_type t, const void *body, size_t l
 	}
 	h->npatches = kept;
 	h->length = -1;
+	if (hdr.type == WIRE_HELLO)
+		impatient(b, len);
 	memcpy(msg, &hdr, sizeof(hdr));
 	iov = (struct iovec){ msg, sizeof(hdr) + len };
 	if (h->ctl) {
