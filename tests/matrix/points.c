@@ -28,7 +28,7 @@
 
 const struct point points[] = {
 	{ WIRE_HELLO, true, FERRY_PRE_MIGRATION, .ways = IN_POSTCOPY, .when = "first connection",
-	  .e = { "mm", "mm", "rr", "rr", "rr", "rr", "xr", "xr", "rr", "rr", "rx" } },
+	  .e = { "mm", "mm", "rr|mm", "rr", "rr", "rr", "xr", "xr", "rr", "rr", "rx" } },
 	{ WIRE_HELLO_ACK, false, FERRY_PRE_MIGRATION, .ways = IN_POSTCOPY, .when = "first connection",
 	  .e = { "rr", "mm", "rr", "rr", "rr", "rr", "rx", "rx", "rr", "rr|rd", "xr" } },
 	{ WIRE_REFUSED, false, FERRY_PRE_MIGRATION, .ways = IN_POSTCOPY, .when = "reservation",
