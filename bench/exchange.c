@@ -81,15 +81,15 @@ static void keep_alive(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &give_up_ms, sizeof(give_up_ms));
 }
 
-void peer_await(struct peer *p, const char *uri, const struct options *o)
+int peer_await(struct peer *p, const char *uri, const struct options *o)
 {
 	struct addrinfo *list, *a;
 	char host[256];
-	int on = 1, err = 0;
+	int on = 1, err = EADDRNOTAVAIL;
 
 	p->listener = p->fd = -1;
 	if (split(uri, o, host, &p->port))
-		return;
+		return 0;
 	list = resolve(host, p->port, AI_PASSIVE);
 	for (a = list; a && p->listener < 0; a = a->ai_next) {
 		int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -105,11 +105,7 @@ void peer_await(struct peer *p, const char *uri, const struct options *o)
 	}
 	if (list)
 		freeaddrinfo(list);
-	if (p->listener < 0)
-		fprintf(stderr,
-			"rdma-migrate: no results will be exchanged, port %u cannot be had (%s); give both ends another "
-			"--report-port.\n",
-			p->port, strerror(err));
+	return p->listener < 0 ? -err : 0;
 }
 
 void peer_dial(struct peer *p, const char *uri, const struct options *o)

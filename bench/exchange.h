@@ -23,9 +23,8 @@ struct peer {
 	uint16_t port;
 };
 
-/* Target: listens beside uri, the migration's. A sentence on stderr where it cannot; the migration goes on.
- */
-void peer_await(struct peer *p, const char *uri, const struct options *o);
+/* Target: listens beside uri, the migration's; p->port. 0 too where --report-port 0 asks for no results; -errno. */
+int peer_await(struct peer *p, const char *uri, const struct options *o);
 /* Source: begins to connect, does not wait. */
 void peer_dial(struct peer *p, const char *uri, const struct options *o);
 /*

@@ -334,8 +334,15 @@ static bool begin(struct run *x)
 			add_query(x->child[VMM_END_TARGET].uri, sizeof(x->child[0].uri), o->uri);
 		uri = x->child[VMM_END_TARGET].uri;
 		if (o->command == CMD_TARGET && !x->r->end[VMM_END_TARGET].error[0]) {
-			peer_await(&x->peer, uri, o);
+			int err = peer_await(&x->peer, uri, o);
+
+			/* The first line, so that a script can read it. */
 			fprintf(stderr, "listening on %s\n", uri);
+			if (err)
+				fprintf(stderr,
+					"rdma-migrate: no results will be exchanged, port %u cannot be had (%s); give "
+					"both ends another --report-port.\n",
+					x->peer.port, strerror(-err));
 		}
 		if (x->r->end[VMM_END_TARGET].error[0])
 			return false;
