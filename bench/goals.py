@@ -254,7 +254,50 @@ def prediction(b):
         b.say(f"predicted {statistics.median(ms(get(r, 'predicted_us'))):.2f} ms, measured {statistics.median(ms(get(r, 'blackout_us'))):.2f} ms")
 
 
-GROUPS = {f.__name__: f for f in (throughput, sparse, zero, blackout, independence, faults, threads, bandwidth, logging, prediction)}
+# In the soft-RoCE machine. perftest's figure is taken before each run and is a line of its own between the runs' objects.
+RDMA_RUNS = """
+lines=$(mktemp)
+for ((i = 0; i < {repeat}; i++)); do
+	ib_write_bw -F -s 1048576 -n 100 -x 1 >/dev/null 2>&1 & server=$!
+	until ss -Hltn 'sport = :18515' | grep -q .; do kill -0 $server || exit 1; done
+	ib_write_bw -F -s 1048576 -n 100 -x 1 --output=bandwidth 10.9.0.1 | sed 's/.*/{{"ib_write_bw_mib_s": &}}/' || exit 1
+	wait $server || exit 1
+	'{build}/rdma-migrate' run --quiet --uri rdma:10.9.0.1:0 --memory 64M --working-set 16M --dirty-rate 3000 --floor each \
+		--mode post-copy --memory-kind {kind} --json $lines >/dev/null || exit 1
+	tail -n 1 $lines
+done
+"""
+
+
+def rdma(b):
+    """RDMA in the soft-RoCE machine: a guest of 64 MiB against the bare device of the same run."""
+    machine = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "rdma", "run")
+    for kind in ("memfd", "anon"):
+        script = RDMA_RUNS.format(repeat=b.args.repeat, build=b.args.build, kind=kind)
+        out = subprocess.run([machine, "--build", b.args.build, "--exec", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             text=True)
+        if out.returncode:
+            raise Failure(f"the machine ended with {out.returncode}: {out.stdout.strip()[-400:]}")
+        lines = [json.loads(line) for line in out.stdout.splitlines() if line.startswith("{")]
+        res, perftest = lines[1::2], [line["ib_write_bw_mib_s"] * 1.048576 for line in lines[::2]]
+        floor = [r["floor"]["throughput_mb_s"] for r in res]
+        b.row(f"rdma: pre-copy, {kind} (of WRITE)", get(res, "throughput_mb_s"), "MB/s", 0.9, False, floor=floor,
+              ratios=[r["throughput_mb_s"] / f for r, f in zip(res, floor)])
+        b.say(f"ib_write_bw of 1 MiB beside it: {statistics.median(perftest):.0f} MB/s")
+        res = [r for r in res if r["faults"]]
+        if not res:
+            raise Failure("no run had a fault")
+        b.row(f"rdma: fault p50, {kind} (of a READ's)", get(res, "fault_p50_us"), "us", 1.3, True,
+              floor=[r["floor"]["fault_p50_us"] for r in res],
+              ratios=[r["fault_p50_us"] / r["floor"]["fault_p50_us"] for r in res])
+        cpu = [r["cpu_ms"] for r in res]
+        b.row(f"rdma: source's CPU in post-copy, {kind} (of target's)", [c["source_postcopy"] for c in cpu], "ms", 0.02, True,
+              floor=[c["target_postcopy"] for c in cpu], ratios=[c["source_postcopy"] / c["target_postcopy"] for c in cpu])
+        b.say(f"medians: {statistics.median(get(res, 'faults')):.0f} faults, residue {statistics.median(get(res, 'pages_residue')):.0f} "
+              f"pages, post-copy {statistics.median(get(res, 'postcopy_ms')):.0f} ms")
+
+
+GROUPS = {f.__name__: f for f in (throughput, sparse, zero, blackout, independence, faults, threads, bandwidth, logging, prediction, rdma)}
 
 
 def main():

@@ -7,7 +7,7 @@ static bool is_file(const struct option_row *row)
 	return row->at == AT(json) || row->at == AT(record) || row->at == AT(out);
 }
 
-static void help_row(FILE *out, const struct option_row *row)
+static void help_row(FILE *out, const struct option_row *row, bool all)
 {
 	int width = fprintf(out, "  --%s", row->name);
 
@@ -26,7 +26,7 @@ static void help_row(FILE *out, const struct option_row *row)
 	if (row->value == V_TEXT)
 		width += fprintf(out, " %s", is_file(row) ? "FILE" : "URI");
 	fprintf(out, "%*s %s", width < 42 ? 42 - width : 0, "", row->help);
-	if (row->commands != ENDS) { /* unnamed: run, source, target */
+	if (all && row->commands != ENDS) { /* unnamed: run, source, target */
 		const char *sep = " (";
 
 		for (enum command c = CMD_RUN; c <= CMD_DOCTOR; c++) {
@@ -40,20 +40,38 @@ static void help_row(FILE *out, const struct option_row *row)
 	fprintf(out, "\n");
 }
 
-void options_help(FILE *out)
+static const char *const synopses[] = {
+	[CMD_RUN] = "run [OPTIONS]               both ends on this machine, in processes of their own",
+	[CMD_TARGET] = "target --listen URI [...]   one end of two machines",
+	[CMD_SOURCE] = "source --to URI [...]       the other",
+	[CMD_FLOOR] = "floor [OPTIONS]             what bare sockets and one userfaultfd give here",
+	[CMD_SWEEP] = "sweep [OPTIONS]             runs of each mode, rate, working set and transport; a page",
+	[CMD_PLOT] = "plot FILE... -o OUT         pictures of what --record wrote: .svg, .png or .html",
+	[CMD_DOCTOR] = "doctor [--json FILE]        what this machine offers, and how to mend what is missing",
+	[CMD_VERSION] = "version | help [COMMAND]",
+};
+
+void options_help(FILE *out, enum command about)
 {
-	fprintf(out,
-		"rdma-migrate: live-migrate a small KVM guest with libferry, prove every byte and output, and measure.\n\n"
-		"  rdma-migrate run [OPTIONS]               both ends on this machine, in processes of their own\n"
-		"  rdma-migrate target --listen URI [...]   one end of two machines\n"
-		"  rdma-migrate source --to URI [...]       the other\n"
-		"  rdma-migrate floor [OPTIONS]             what bare sockets and one userfaultfd give here\n"
-		"  rdma-migrate sweep [OPTIONS]             runs of each mode, rate, working set and transport; a page\n"
-		"  rdma-migrate plot FILE... -o OUT         pictures of what --record wrote: .svg, .png or .html\n"
-		"  rdma-migrate doctor [--json FILE]        what this machine offers, and how to mend what is missing\n"
-		"  rdma-migrate version | help\n\n");
-	for (size_t i = 0; i < option_nrows; i++)
-		help_row(out, &option_rows[i]);
+	static const enum command order[] = { CMD_RUN,	 CMD_TARGET, CMD_SOURCE, CMD_FLOOR,
+					      CMD_SWEEP, CMD_PLOT,   CMD_DOCTOR, CMD_VERSION };
+	bool all = about >= CMD_VERSION, kill = all;
+
+	if (all)
+		fprintf(out,
+			"rdma-migrate: live-migrate a small KVM guest with libferry, prove every byte and output, and measure.\n\n");
+	for (unsigned i = 0; i < sizeof(order) / sizeof(*order); i++)
+		if (all || order[i] == about)
+			fprintf(out, "  rdma-migrate %s\n", synopses[order[i]]);
+	fprintf(out, "\n");
+	for (size_t i = 0; i < option_nrows; i++) {
+		if (!all && !(option_rows[i].commands & 1u << about))
+			continue;
+		help_row(out, &option_rows[i], all);
+		kill |= option_rows[i].value == V_KILL;
+	}
+	if (!kill)
+		return;
 	fprintf(out,
 		"\nSIZE: bytes, or with k, M, G, T (powers of 1024). TIME: with us, ms, s.\n"
 		"WHO: source, target, link. STAGE: pre-migration, reservation, pre-copy, stop-and-copy, post-copy,\n"

@@ -80,7 +80,7 @@ static int dispatch(const struct options *o, FILE *json, FILE *recording)
 {
 	switch (o->command) {
 	case CMD_HELP:
-		options_help(stdout);
+		options_help(stdout, o->about);
 		return VERDICT_OK;
 	case CMD_VERSION:
 		printf("rdma-migrate and libferry %s\n", ferry_version());

@@ -404,10 +404,28 @@ int options_check(struct options *o)
 	return o->command == CMD_TARGET ? check_uri("listen", o->listen) : check_uri("uri", o->uri);
 }
 
+static int find_command(const char *name, enum command *ret)
+{
+	const char *dashed = strncmp(name, "--", 2) ? NULL : name + 2; /* --help, --version */
+
+	for (enum command c = 0; c < CMD_COUNT; c++) {
+		if (strcmp(name, commands[c]) && !(dashed && c >= CMD_VERSION && !strcmp(dashed, commands[c])))
+			continue;
+		*ret = c;
+		return 0;
+	}
+	fprintf(stderr,
+		"rdma-migrate: there is no command \"%s\"; the commands are run, source, target, floor, sweep, plot, doctor, "
+		"version and help.\n",
+		name);
+	return -EINVAL;
+}
+
 int options_parse(struct options *ret, int argc, char **argv)
 {
 	struct timespec ts;
 	struct options o = {
+		.about = CMD_HELP,
 		.uri = "tcp:127.0.0.1:0",
 		.listen = "tcp:127.0.0.1:0",
 		.memory = 1 << 30,
@@ -423,21 +441,16 @@ int options_parse(struct options *ret, int argc, char **argv)
 	clock_gettime(CLOCK_REALTIME, &ts);
 	o.seed = ((uint64_t)ts.tv_nsec ^ (uint64_t)ts.tv_sec << 20 ^ (uint64_t)getpid()) & 0xffffffff;
 	if (argc < 2) {
-		options_help(stderr);
+		options_help(stderr, CMD_HELP);
 		return -EINVAL;
 	}
-	for (o.command = 0; o.command < CMD_COUNT; o.command++) {
-		const char *arg = argv[1] + (strncmp(argv[1], "--", 2) ? 0 : 2); /* --help, --version */
-
-		if (!strcmp(arg, commands[o.command]) && (arg == argv[1] || o.command >= CMD_VERSION))
-			break;
-	}
-	if (o.command == CMD_COUNT) {
-		fprintf(stderr,
-			"rdma-migrate: there is no command \"%s\"; the commands are run, source, target, floor, "
-			"sweep, plot, doctor, version and help.\n",
-			argv[1]);
-		return -EINVAL;
+	err = find_command(argv[1], &o.command);
+	if (!err && argc == 3 && (o.command == CMD_HELP || !strcmp(argv[2], "--help"))) {
+		if (o.command == CMD_HELP)
+			err = find_command(argv[2], &o.command);
+		o.about = o.command;
+		o.command = CMD_HELP;
+		argc = 2;
 	}
 	for (int i = 2; i < argc && !err; i++) {
 		if (o.command == CMD_PLOT && argv[i][0] != '-') {

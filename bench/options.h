@@ -37,7 +37,7 @@ struct kill_drill {
 };
 
 struct options {
-	enum command command;
+	enum command command, about; /* about: what help is asked for, CMD_HELP for all */
 	const char *uri, *to, *listen, *json, *arbiter, *record, *out;
 	const char *modes, *rates, *working_sets, *uris; /* sweep: lists, NULL: the one value of a run */
 	uint64_t memory, populate, working_set, dirty_rate, vcpus, seed;
@@ -54,7 +54,8 @@ struct options {
 
 /* 0, or -EINVAL after one sentence on stderr that names the option and what it takes. */
 int options_parse(struct options *ret, int argc, char **argv);
-void options_help(FILE *out);
+/* about: a command, or CMD_HELP for all of them. */
+void options_help(FILE *out, enum command about);
 /* As if --name text had been given to run; for sweep, over its lists. */
 int options_set(struct options *o, const char *name, const char *text);
 /* What no single option can see, and defaults that follow from others. */

@@ -27,7 +27,7 @@ FNR == NR && /^  rdma-migrate / {
 	split(line, word, " ")
 	if (line ~ /version \| help/) {
 		commands = commands ".It Cm version\nThe versions of the program and of the library it has loaded.\n" \
-			".It Cm help\nA summary of all this.\n"
+			".It Cm help Op Ar command\nA summary of all this, or of one command; so does\n.Ar command\n.Fl -help .\n"
 		next
 	}
 	commands = commands ".It Cm " word[1] "\n" sentence(about)

@@ -36,4 +36,21 @@ says 1 'source needs --to tcp:HOST:PORT, where a target listens.' source
 says 1 '--kill at the source cannot reach the other end: give it to rdma-migrate target.' \
 	source --to tcp:127.0.0.1:1 --kill target@precopy
 says 1 '--json /nonexistent/x: No such file or directory; name a file that can be written.' run --json /nonexistent/x
+says 1 'there is no command "walk"; the commands are run, source, target, floor, sweep, plot, doctor, version and help.' \
+	help walk
+
+# helps COMMAND OPTION WITHOUT: both ways to ask tell the same, its options and no others
+helps()
+{
+	if [ "$("$program" help "$1")" = "$("$program" "$1" --help)" ] && "$program" help "$1" | grep -q -- "^  $2 " &&
+		! "$program" help "$1" | grep -q -- "^  $3 "; then
+		echo "[PASS] cli_sentences::help $1"
+	else
+		echo "[FAIL] cli_sentences::help $1"
+		"$program" help "$1"
+		failed=1
+	fi
+}
+helps target --listen --memory
+helps doctor --json --uri
 exit $failed
