@@ -32,6 +32,7 @@ struct chaos {
 	pthread_cond_t cond;
 	uint64_t cut_until_us, stall_until_us; /* 0: not */
 	enum strike armed;
+	bool striking; /* what was armed is out, and its second half is due */
 	unsigned type; /* of the messages that count; 0: all */
 	bool sent, heard; /* which count: those that are to be sent, those that have arrived */
 	uint64_t countdown, armed_ms;

@@ -196,7 +196,7 @@ int xport_chaos_fault(struct chaos *c, const char *fault)
 	} else if (a.row->takes & NEEDS_MS) {
 		c->stall_until_us = xp_now_us() + a.ms * 1000;
 	} else if (!strcmp(a.row->name, "pending")) {
-		err = c->armed != STRIKE_NONE;
+		err = c->armed != STRIKE_NONE || c->striking;
 	} else {
 		c->cut_until_us = c->stall_until_us = 0;
 		pthread_cond_broadcast(&c->cond);
@@ -279,6 +279,7 @@ enum strike chaos_strike(struct chaos_link *l, const struct iovec *iov, int n)
 	if (c->sent && counts(c, iov, n) && !--c->countdown) {
 		what = c->armed;
 		c->armed = STRIKE_NONE;
+		c->striking = what == STRIKE_CUT_AFTER || what == STRIKE_TEAR;
 		if (what == STRIKE_CUT)
 			cut(c, c->armed_ms);
 		if (what == STRIKE_LOST) {
@@ -310,6 +311,7 @@ void chaos_after(struct chaos *c, enum strike what)
 	if (what == STRIKE_CUT_AFTER || what == STRIKE_TEAR) {
 		pthread_mutex_lock(&c->lock);
 		cut(c, c->armed_ms);
+		c->striking = false;
 		pthread_mutex_unlock(&c->lock);
 	}
 	if (what == STRIKE_KILL_AFTER || what == STRIKE_STOP_AFTER)
