@@ -289,7 +289,6 @@ static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64
 		return clean_fault(p, &run);
 	}
 	count(&s->stats.faults, 1);
-	atomic_store_explicit(&p->hot_us, now / 1000, memory_order_relaxed);
 	atomic_store_explicit(&p->hint, ((uint64_t)run.region << 48 | run.page) + 1, memory_order_relaxed);
 	u = free_slot(p->slot);
 	*u = (struct urgent_slot){ .run = run, .since_ns = now, .asked_ns = now };

@@ -25,8 +25,7 @@ struct urgent_slot {
 
 struct sweep_get {
 	struct page_run run[SWEEP_PAGES];
-	unsigned n, pages;
-	uint64_t asked_us;
+	unsigned n;
 };
 
 struct sweep { /* one data channel's */
@@ -34,10 +33,9 @@ struct sweep { /* one data channel's */
 	unsigned chan;
 	struct page_cursor at;
 	struct sweep_get get[SWEEP_DEPTH];
-	unsigned flying, pages; /* gets in flight, and how many pages they are */
+	unsigned flying;
 	bool ended;
 	uint64_t moved_us; /* when it last got anything */
-	uint64_t page_ns; /* what a page takes; 0: not known yet */
 };
 
 struct pull {
@@ -54,7 +52,6 @@ struct pull {
 	uint64_t bandwidth;	  /* bytes a second; 0: no limit */
 	_Atomic uint64_t free_us; /* when what was asked for is paid */
 	struct spin spin;
-	_Atomic uint64_t hot_us; /* the last fault that needed the peer */
 	uint64_t expect_ns; /* worker 0: until then the answer to a fault is worth waiting for */
 	struct page_run clean; /* worker 0: what is left to map around the last clean fault */
 	struct urgent_slot slot[URGENT_MAX]; /* worker 0; kept over a reconnect */

@@ -9,8 +9,6 @@
 #include "pull_int.h"
 
 #define BURST_US 5000u /* of unused bandwidth that may be caught up with */
-#define HOT_US 10000u  /* after a fault another is likely */
-#define AHEAD_US 100u  /* of the sweep that a fault finds before it on the link, as far as a page is not more */
 
 void pull_pay(struct pull *p, uint64_t pages)
 {
@@ -52,39 +50,15 @@ static void follow_hint(struct pull *p, struct page_cursor *at)
 	*at = (struct page_cursor){ .region = (uint32_t)(h >> 48), .page = h & ((UINT64_C(1) << 48) - 1) };
 }
 
-/*
- * How many pages a channel may have in flight. A fault is answered behind them, so while faults are hot it is what the
- * link moves in AHEAD_US: all on a fast link, a page on a slow one.
- */
-static uint32_t allowance(const struct pull *p, const struct sweep *w)
+/* Claims up to SWEEP_PAGES pages; false when todo is empty. */
+static bool claim_batch(struct pull *p, struct page_cursor *at, struct sweep_get *g)
 {
-	uint64_t hot = atomic_load_explicit(&p->hot_us, memory_order_relaxed), pages = SWEEP_DEPTH * SWEEP_PAGES;
-
-	if (w->page_ns && hot && now_us() < hot + HOT_US && AHEAD_US * 1000 / w->page_ns < pages)
-		pages = AHEAD_US * 1000 / w->page_ns;
-	return pages ? (uint32_t)pages : 1;
-}
-
-/* What a get took while it was the first in line. Time that this thread lost is not the link's: it counts little. */
-static void learn(struct sweep *w, const struct sweep_get *g, uint64_t now)
-{
-	uint64_t begin = g->asked_us > w->moved_us ? g->asked_us : w->moved_us, ns = (now - begin) * 1000 / g->pages;
-
-	if (!w->page_ns || ns < w->page_ns)
-		w->page_ns = ns;
-	else
-		w->page_ns += (ns < 2 * w->page_ns ? ns - w->page_ns : w->page_ns) / 8 + 1;
-}
-
-/* Claims up to max pages; false when todo is empty. */
-static bool claim_batch(struct pull *p, struct page_cursor *at, struct sweep_get *g, uint32_t max)
-{
-	bool wrapped = at->region == 0 && at->page == 0;
 	uint32_t pages = 0;
+	bool wrapped = at->region == 0 && at->page == 0;
 
 	g->n = 0;
-	while (pages < max) {
-		if (page_set_claim(&p->todo, at, max - pages, &g->run[g->n])) {
+	while (pages < SWEEP_PAGES) {
+		if (page_set_claim(&p->todo, at, SWEEP_PAGES - pages, &g->run[g->n])) {
 			pages += g->run[g->n++].npages;
 			continue;
 		}
@@ -93,7 +67,6 @@ static bool claim_batch(struct pull *p, struct page_cursor *at, struct sweep_get
 		*at = (struct page_cursor){ 0 };
 		wrapped = true;
 	}
-	g->pages = pages;
 	return g->n > 0;
 }
 
@@ -132,22 +105,19 @@ static int batch_arrived(struct pull *p, unsigned chan, unsigned slot, const str
 
 int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max)
 {
-	uint32_t allowed = allowance(p, w);
 	int asked = 0, err;
 
 	for (unsigned i = 0; i < SWEEP_DEPTH && w->flying < depth && asked < max; i++) {
 		if (w->get[i].n)
 			continue;
-		if (w->pages >= allowed || (asked && sweep_due(p)))
+		if (asked && sweep_due(p))
 			break;
 		follow_hint(p, &w->at);
-		if (!claim_batch(p, &w->at, &w->get[i], allowed - w->pages < SWEEP_PAGES ? allowed - w->pages : SWEEP_PAGES))
+		if (!claim_batch(p, &w->at, &w->get[i]))
 			break;
-		w->get[i].asked_us = now_us();
 		if (!w->flying)
-			w->moved_us = w->get[i].asked_us;
+			w->moved_us = now_us();
 		w->flying++;
-		w->pages += w->get[i].pages;
 		asked++;
 		err = ask_batch(p, w, i);
 		if (err < 0)
@@ -169,14 +139,10 @@ int sweep_reap(struct pull *p, struct sweep *w, uint64_t wait_us)
 	for (int k = 0; k < n; k++) {
 		struct sweep_get *g = &w->get[tag[k] % SWEEP_DEPTH];
 
-		if (!g->n)
-			continue;
-		learn(w, g, now_us());
 		if ((err = batch_arrived(p, w->chan, tag[k] % SWEEP_DEPTH, g)) < 0)
 			return err;
 		g->n = 0;
 		w->flying--;
-		w->pages -= g->pages;
 		w->moved_us = now_us();
 	}
 	return n;
