@@ -436,7 +436,8 @@ int options_parse(struct options *ret, int argc, char **argv)
 		.sample_us = 1000,
 		.repeat = 1,
 	};
-	int err = 0;
+	bool about;
+	int err;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
 	o.seed = ((uint64_t)ts.tv_nsec ^ (uint64_t)ts.tv_sec << 20 ^ (uint64_t)getpid()) & 0xffffffff;
@@ -445,8 +446,9 @@ int options_parse(struct options *ret, int argc, char **argv)
 		return -EINVAL;
 	}
 	err = find_command(argv[1], &o.command);
-	if (!err && argc == 3 && (o.command == CMD_HELP || !strcmp(argv[2], "--help"))) {
-		if (o.command == CMD_HELP)
+	about = !err && argc == 3 && o.command == CMD_HELP && strncmp(argv[2], "--", 2);
+	if (about || (!err && argc == 3 && !strcmp(argv[2], "--help"))) {
+		if (about)
 			err = find_command(argv[2], &o.command);
 		o.about = o.command;
 		o.command = CMD_HELP;

@@ -26,7 +26,7 @@ _rdma_migrate()
 	local program=$1 cur=$2 prev=$3 command=${COMP_WORDS[1]} values
 
 	COMPREPLY=()
-	if [ "$COMP_CWORD" = 1 ]; then
+	if [ "$COMP_CWORD" = 1 ] || [[ $COMP_CWORD$command = 2help && $cur != -* ]]; then
 		mapfile -t COMPREPLY < <(compgen -W "$(_rdma_migrate_commands "$program")" -- "$cur")
 		return
 	fi

@@ -74,7 +74,7 @@ for option in $(sed -n 's/^  --\([a-z0-9-]*\).*/\1/p' "$tmp/help"); do
 done
 [ "$(grep -c '^  --' "$tmp/help")" = "$(grep -c '^.It Fl Fl' "$man/rdma-migrate.1")" ] || why="$why not as many as in help;"
 for command in $(sed -n 's/^  rdma-migrate \([a-z |]*[a-z]\).*/\1/p' "$tmp/help" | tr -d '|'); do
-	grep -q "^\.It Cm $command\$" "$man/rdma-migrate.1" || why="$why $command;"
+	grep -qE "^\.It Cm $command( |\$)" "$man/rdma-migrate.1" || why="$why $command;"
 done
 verdict "options of rdma-migrate(1)" "$why"
 
@@ -116,6 +116,8 @@ for command in "${commands[@]}"; do
 	done
 done
 verdict "completion of options" "$why"
+complete_words help d
+verdict "completion of help's command" "$([ "${COMPREPLY[*]}" = doctor ] || echo "${COMPREPLY[*]}")"
 complete_words run --mode ''
 verdict "completion of values" "$([ "${COMPREPLY[*]}" = "auto stop-and-copy post-copy" ] || echo "${COMPREPLY[*]}")"
 complete_words run --kill target@p
