@@ -19,7 +19,9 @@
 
 #define PIECE (UINT64_C(1) << HUGE_SHIFT)
 #define SCAN_VEC 64u
-#define PASSES 8u
+#define PAUSE_US 1000u		/* for a busy piece; then twice as long, and so on */
+#define PAUSE_MAX_US 128000u
+#define PATIENCE_US 1000000u	/* of pauses, in all: what is pinned stays busy */
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -114,28 +116,39 @@ static uint64_t next_piece(int fd, const struct place_region *r, uint64_t at, ui
 	return end;
 }
 
-/* Once through a region; whether some piece was busy: a page of it was locked, or being faulted in. */
-static bool collapse_pass(struct ferry_session *s, int fd, const struct place_region *r)
+/*
+ * EAGAIN: a page of it was locked, held or being faulted in. Then and there again: the page cache may be collapsed by then
+ * and only the mapping not, and no scan would find the piece any more.
+ */
+static int collapse_piece(const struct ferry_session *s, uint64_t at, uint64_t *patience_us)
+{
+	uint64_t pause = PAUSE_US;
+	int err;
+
+	while ((err = madvise((void *)at, PIECE, MADV_COLLAPSE) ? errno : 0) == EAGAIN && pause <= PAUSE_MAX_US &&
+	       pause <= *patience_us && !atomic_load(&s->stop_collapse)) {
+		usleep((useconds_t)pause); /* the VM runs meanwhile, and lets go of its pages */
+		*patience_us -= pause;
+		pause *= 2;
+	}
+	return err;
+}
+
+static void collapse_region(struct ferry_session *s, int fd, const struct place_region *r, uint64_t *patience_us)
 {
 	uint64_t vm = (uintptr_t)r->vm, end = (vm + r->reg->len) & ~(PIECE - 1),
 		 at = (vm + PIECE - 1) & ~(PIECE - 1);
-	bool busy = false;
 
-	while ((at = next_piece(fd, r, at, end)) < end && !atomic_load(&s->stop_collapse)) {
-		int err = madvise((void *)at, PIECE, MADV_COLLAPSE) ? errno : 0;
-
-		/* By its advice or its alignment no piece of this region can be. */
-		if (err == EINVAL)
-			return false;
-		busy |= err == EAGAIN;
+	/* EINVAL: by its advice or its alignment no piece of this region can be. */
+	while ((at = next_piece(fd, r, at, end)) < end && !atomic_load(&s->stop_collapse) &&
+	       collapse_piece(s, at, patience_us) != EINVAL)
 		at += PIECE;
-	}
-	return busy && !atomic_load(&s->stop_collapse);
 }
 
 void collapse_regions(struct ferry_session *s)
 {
 	const struct place *p = &s->tgt.place;
+	uint64_t patience_us = PATIENCE_US;
 	int fd = -1;
 
 	for (size_t i = 0; i < p->n && !atomic_load(&s->stop_collapse); i++) {
@@ -143,8 +156,7 @@ void collapse_regions(struct ferry_session *s)
 			continue;
 		if (fd < 0 && (fd = open_pagemap()) < 0)
 			break;
-		for (unsigned pass = 0; pass < PASSES && collapse_pass(s, fd, &p->r[i]); pass++)
-			;
+		collapse_region(s, fd, &p->r[i], &patience_us);
 	}
 	if (fd >= 0)
 		close(fd);
