@@ -102,7 +102,8 @@ static int check_switchover(struct ferry_session *s, uint64_t left)
 		return fail(&s->fail, -EPROTO,
 			    "the source's SWITCHOVER leaves %" PRIu64 " pages and commits at %u; its RESIDUEs named %" PRIu64
 			    "%s", w->residue, w->commit_at, left, s->tgt.pulling ? "" : " and no PREARM came");
-	if (w->commit_at == FERRY_COMMIT_AT_COMPLETE && left && !s->ops.output_hold)
+	/* After PREARM the run is tentative even when nothing is left in the end. */
+	if (w->commit_at == FERRY_COMMIT_AT_COMPLETE && s->tgt.pulling && !s->ops.output_hold)
 		return fail(&s->fail, -EPROTO, "the source asks for a tentative run, and output cannot be held here; give the target output_hold and "
 			    "output_release, or commit at the switchover");
 	return target_check_state(s, w->state_len, w->state_sum);

@@ -105,17 +105,27 @@ static void *run_target(void *arg)
 	return NULL;
 }
 
+void peer_init(struct peer *p, const struct rig_kind *kind)
+{
+	memset(p, 0, sizeof(*p));
+	memset(p->session, 0x42, sizeof(p->session));
+	rig_init(&p->rig, kind);
+}
+
 void peer_connect(struct peer *p, const struct rig_kind *kind, enum peer_stage upto)
+{
+	peer_init(p, kind);
+	peer_begin(p, kind, upto);
+}
+
+void peer_begin(struct peer *p, const struct rig_kind *kind, enum peer_stage upto)
 {
 	struct ferry_vm v = { FERRY_VM_INIT, .vm = &p->rig.tgt, .ops = &p->rig.tgt.ops };
 	struct xport_link_id id = { .channels = 1 };
 	struct wire_region r[FAKE_REGIONS];
 	char uri[200];
 
-	memset(p, 0, sizeof(*p));
-	memset(p->session, 0x42, sizeof(p->session));
 	memcpy(id.session, p->session, sizeof(id.session));
-	rig_init(&p->rig, kind);
 	p->rig.tcfg.timeout_us = PEER_TIMEOUT_US;
 	p->rig.tcfg.reconnect_us = PEER_RECONNECT_US;
 	cr_assert_eq(ferry_target(&p->rig.tgt.session, &v, &p->rig.tcfg), 0);

@@ -51,6 +51,9 @@ uint64_t peer_no_needs(void); /* the checksum of no state at all */
 void peer_say_map(struct peer *p, uint32_t claimed, const struct wire_region *r, size_t n);
 /* A real target in p->thread, and the way to that stage. */
 void peer_connect(struct peer *p, const struct rig_kind *kind, enum peer_stage upto);
+/* The same in two steps, between which the target's VM may be changed. */
+void peer_init(struct peer *p, const struct rig_kind *kind);
+void peer_begin(struct peer *p, const struct rig_kind *kind, enum peer_stage upto);
 /* Hears it out, hangs up, and looks at what the target has come to; told: it said so itself. */
 void peer_target_ends(struct peer *p, int err, const char *sentence, bool told);
 

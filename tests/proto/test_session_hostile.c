@@ -442,6 +442,21 @@ SOURCE_DOES_TCP(commits_before_prepared, RESERVED, -EPROTO, "the peer sent COMMI
 	peer_say(p, WIRE_COMMIT, NULL, 0, NULL, 0);
 }
 
+/* A tentative run that this target has not said it can do, though nothing is left to pull. */
+RIG_PAIR(hostile_source, asks_for_a_run_that_cannot_be_held)
+{
+	struct peer p;
+
+	peer_init(&p, kind);
+	p.rig.tgt.ops.output_hold = p.rig.tgt.ops.output_release = NULL;
+	peer_begin(&p, kind, RESERVED);
+	end_puts(&p);
+	SAY(&p, WIRE_PREARM, (struct wire_count){ .pages = 0 });
+	peer_hear_only(&p, WIRE_PREARMED, NULL, 0);
+	SAY(&p, WIRE_SWITCHOVER, switchover());
+	peer_target_ends(&p, -EPROTO, "the source asks for a tentative run, and output cannot be held here", true);
+}
+
 /* -- page data -- */
 
 /* A region that its owner believes to be longer than it is in the map. */
