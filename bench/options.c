@@ -436,7 +436,7 @@ int options_parse(struct options *ret, int argc, char **argv)
 		.sample_us = 1000,
 		.repeat = 1,
 	};
-	bool about;
+	bool named;
 	int err;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
@@ -446,9 +446,9 @@ int options_parse(struct options *ret, int argc, char **argv)
 		return -EINVAL;
 	}
 	err = find_command(argv[1], &o.command);
-	about = !err && argc == 3 && o.command == CMD_HELP && strncmp(argv[2], "--", 2);
-	if (about || (!err && argc == 3 && !strcmp(argv[2], "--help"))) {
-		if (about)
+	named = !err && argc == 3 && o.command == CMD_HELP && strncmp(argv[2], "--", 2); /* help COMMAND */
+	if (named || (!err && argc == 3 && !strcmp(argv[2], "--help"))) {
+		if (named)
 			err = find_command(argv[2], &o.command);
 		o.about = o.command;
 		o.command = CMD_HELP;

@@ -92,6 +92,12 @@ static int start_tentative(struct ferry_session *s)
 	return err == -EPIPE ? 0 : err; /* the next receive meets it too, and recovers */
 }
 
+/* After PREARM the run is tentative even when nothing is left in the end. */
+static bool tentative(const struct ferry_session *s)
+{
+	return s->tgt.pulling && s->tgt.switchover.commit_at == FERRY_COMMIT_AT_COMPLETE;
+}
+
 static int check_switchover(struct ferry_session *s, uint64_t left)
 {
 	const struct wire_switchover *w = &s->tgt.switchover;
@@ -102,8 +108,7 @@ static int check_switchover(struct ferry_session *s, uint64_t left)
 		return fail(&s->fail, -EPROTO,
 			    "the source's SWITCHOVER leaves %" PRIu64 " pages and commits at %u; its RESIDUEs named %" PRIu64
 			    "%s", w->residue, w->commit_at, left, s->tgt.pulling ? "" : " and no PREARM came");
-	/* After PREARM the run is tentative even when nothing is left in the end. */
-	if (w->commit_at == FERRY_COMMIT_AT_COMPLETE && s->tgt.pulling && !s->ops.output_hold)
+	if (tentative(s) && !s->ops.output_hold)
 		return fail(&s->fail, -EPROTO, "the source asks for a tentative run, and output cannot be held here; give the target output_hold and "
 			    "output_release, or commit at the switchover");
 	return target_check_state(s, w->state_len, w->state_sum);
@@ -135,7 +140,7 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	s->tgt.times.arm_us = t[1] - t[0];
 	s->tgt.times.load_us = t[2] - t[1];
 	*next = FERRY_COMMITMENT;
-	if (s->tgt.pulling && s->tgt.switchover.commit_at == FERRY_COMMIT_AT_COMPLETE) {
+	if (tentative(s)) {
 		*next = FERRY_POSTCOPY;
 		if (!err)
 			err = start_tentative(s);
