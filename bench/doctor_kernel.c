@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/io_uring.h>
 #include <linux/kvm.h>
 #include <stdio.h>
 #include <string.h>
@@ -162,21 +161,27 @@ void probe_userfaultfd(struct findings *f)
 
 /* --- the rest --- */
 
-static void probe_uring(struct findings *f)
+/* What transport/tcp_pages.c asks of the kernel: references to a page through a pipe of 1 MiB. */
+static void probe_vmsplice(struct findings *f)
 {
-	struct io_uring_params p = { 0 };
-	int fd = (int)syscall(SYS_io_uring_setup, 4, &p),
-	    disabled = sysctl("/proc/sys/kernel/io_uring_disabled");
+	struct iovec page = { .iov_base = f, .iov_len = 1 };
+	int fd[2], err = 0;
 
-	if (fd >= 0)
-		found(f, "io_uring", HEALTH_OK, NULL, "the tcp transport waits and moves data through it");
+	if (pipe2(fd, O_CLOEXEC) < 0) {
+		found(f, "zero-copy", HEALTH_WITHOUT, NULL, "pipe2: %s: the tcp transport copies what it sends", strerror(errno));
+		return;
+	}
+	if (vmsplice(fd[1], &page, 1, SPLICE_F_NONBLOCK) < 0)
+		err = errno;
+	else if (fcntl(fd[1], F_SETPIPE_SZ, 1 << 20) < 0)
+		err = errno;
+	if (!err)
+		found(f, "zero-copy", HEALTH_OK, NULL, "the tcp transport sends pages without a copy (vmsplice)");
 	else
-		found(f, "io_uring", HEALTH_WITHOUT,
-		      disabled > 0 ? "sysctl -w kernel.io_uring_disabled=0" : NULL,
-		      "%s%s: the tcp transport uses plain system calls", strerror(errno),
-		      disabled > 0 ? ", kernel.io_uring_disabled is set" : "");
-	if (fd >= 0)
-		close(fd);
+		found(f, "zero-copy", HEALTH_WITHOUT, err == EPERM ? "sysctl -w fs.pipe-max-size=1048576" : NULL,
+		      "vmsplice into a pipe of 1 MiB: %s: the tcp transport copies what it sends", strerror(err));
+	close(fd[0]);
+	close(fd[1]);
 }
 
 static void probe_pagemap(struct findings *f, void *page)
@@ -226,7 +231,7 @@ void probe_kernel(struct findings *f)
 
 	uname(&u);
 	found(f, "kernel", HEALTH_OK, NULL, "%s %s, %s", u.sysname, u.release, u.machine);
-	probe_uring(f);
+	probe_vmsplice(f);
 	if (page == MAP_FAILED)
 		return;
 	probe_pagemap(f, page);

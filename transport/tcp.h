@@ -5,18 +5,17 @@
  *	tcp_listen.c	the listener: half-open connections, grouping into links
  *	tcp_link.c	connecting, the link object, kill
  *	tcp_sock.c	plain socket calls with bounded waits
- *	tcp_uring.c	one io_uring a data channel: one operation in flight
+ *	tcp_pages.c	page data onto a connection without a copy
  *	tcp_ctl.c	control channel: whole messages
  *	tcp_data.c	data and urgent channels, the end that puts and gets
  *	tcp_serve.c	data and urgent channels, the end that serves
  *
- * Sockets are blocking (an O_NONBLOCK file makes io_uring answer -EAGAIN instead of waiting); every plain
- * call says MSG_DONTWAIT. kill() shuts the sockets down: whatever waits on one, poll or ring, wakes.
+ * Sockets are O_NONBLOCK (splice() knows no MSG_DONTWAIT), and all waiting is poll(). kill() shuts the sockets down:
+ * whatever waits on one wakes.
  */
 #ifndef FERRY_TCP_H
 #define FERRY_TCP_H
 
-#include <liburing.h>
 #include <stdatomic.h>
 
 #include "tcp_wire.h"
@@ -30,14 +29,10 @@ struct tcp_watch {
 	uint64_t since_us, bytes;
 };
 
-struct tcp_ring {
-	struct io_uring ring;
-	int fd;
-	bool ready; /* else io_uring is forbidden here, and these serve in its place */
-	bool busy;
-	struct msghdr *msg;
-	short events;
-	int res;
+/* Carries references to pages from vmsplice() to splice(); empty between two calls. */
+struct tcp_pipe {
+	enum { TCP_PIPE_NONE, TCP_PIPE_OPEN, TCP_PIPE_REFUSED } state;
+	int in, out;
 };
 
 struct tcp_ctl {
@@ -65,17 +60,14 @@ struct tcp_data {
 	bool urgent;
 	int err; /* sticky */
 	struct spin spin;
-	struct tcp_ring ring;
+	struct tcp_pipe pipe;
+	int lowat; /* SO_RCVLOWAT as it is; 0: never set */
 
-	/* The frame being sent; a put stays here until the next call has waited for it. */
+	/* The frame being sent. */
 	struct {
 		struct tcp_frame head;
 		struct tcp_run more[XPORT_RUNS_MAX - TCP_RUNS_INLINE];
 		struct iovec iov[2 + XPORT_RUNS_MAX];
-		struct msghdr msg;
-		struct iovec *at;
-		int n;
-		uint64_t left;
 	} tx;
 
 	/* What arrives for the end that puts and gets; resumable, so that reap() need not wait. */
@@ -119,7 +111,7 @@ int tcp_link_new(struct xport_link **ret, const struct xport_link_id *id, const 
 		 const struct xport_param *p, struct fail *f);
 
 int tcp_ctl_new(struct tcp_ctl **ret, struct tcp_link *l, int fd);
-int tcp_data_new(struct tcp_data **ret, struct tcp_link *l, int fd, bool urgent, struct fail *f);
+int tcp_data_new(struct tcp_data **ret, struct tcp_link *l, int fd, bool urgent);
 void tcp_data_free(struct tcp_data *c);
 /* Takes all that has arrived for the end that puts and gets, without waiting. */
 int tcp_data_take(struct tcp_data *c);
@@ -132,22 +124,15 @@ void tcp_sock_tune(int fd);
 /* True when nothing has moved on fd for timeout_us, as far as w has seen. Call it every timeout_us / 4. */
 bool tcp_watch_idle(struct tcp_watch *w, int fd, uint64_t timeout_us);
 /*
- * All of iov (which is changed); -ETIMEDOUT when it stands still, -EPIPE. reader, if not NULL, takes what
- * arrives on the same connection meanwhile: a peer that must send before it reads on does not block this end.
+ * All of iov (which is changed); -ETIMEDOUT when it stands still, -EPIPE. flags: MSG_MORE or 0. reader, if not NULL,
+ * takes what arrives on the same connection meanwhile: a peer that must send before it reads on does not block this end.
  */
-int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, struct tcp_data *reader);
+int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags, struct tcp_data *reader);
 /* Waits for events on fd: 0, -EAGAIN after wait_us, -errno. */
 int tcp_poll(int fd, short events, uint64_t wait_us);
 
-int tcp_ring_init(struct tcp_ring *r, int fd, struct fail *f);
-void tcp_ring_exit(struct tcp_ring *r);
-/* Starts one sendmsg or recvmsg, whose result may be short; msg and its iovec stay put until it has ended. */
-int tcp_ring_send(struct tcp_ring *r, struct msghdr *msg);
-int tcp_ring_recv(struct tcp_ring *r, struct msghdr *msg, bool all);
-/*
- * Its result; timeout_us 0 waits for ever. On -ETIMEDOUT (it stands still) the socket is shut down and the
- * operation over: no buffer is touched any more.
- */
-int tcp_ring_wait(struct tcp_ring *r, uint64_t timeout_us, int *res);
+void tcp_pipe_close(struct tcp_pipe *p);
+/* All of iov (which is changed): exposed memory, which is read until the peer has it. As tcp_send_all. */
+int tcp_send_pages(struct tcp_data *c, struct iovec *iov, int n);
 
 #endif

@@ -2,8 +2,7 @@
 /*
  * Data and urgent channels, the end that puts and gets (tcp_serve.c is the other one).
  *
- * put() starts one sendmsg of head, runs and page data on the ring and returns; the next call that sends
- * waits for it first, so one frame at a time is on its way and frames stay in order. What comes back
+ * put() returns when the socket has head, runs and (by reference, tcp_pages.c) page data. What comes back
  * (replies, fence acks) is read by rx_step(), which never waits and resumes where it was: reap(0) is one
  * recv, and a reply's page data lands in the buffers given to get().
  *
@@ -30,34 +29,6 @@ static struct tcp_data *data_of(struct xport_chan *chan)
 static int broken(struct tcp_data *c)
 {
 	return atomic_load(&c->link->killed) ? -EPIPE : c->err;
-}
-
-/* Waits for the put under way. */
-static int tx_finish(struct tcp_data *c)
-{
-	int err, res;
-
-	while (c->ring.busy) {
-		err = tcp_ring_wait(&c->ring, c->link->param.timeout_us, &res);
-		if (!err && res <= 0)
-			err = res ? res : -EPIPE;
-		if (err) {
-			c->err = tcp_err(c->link, err);
-			return c->err;
-		}
-		c->tx.left -= (uint64_t)res;
-		if (!c->tx.left)
-			break;
-		xp_iov_advance(&c->tx.at, &c->tx.n, (size_t)res);
-		c->tx.msg.msg_iov = c->tx.at;
-		c->tx.msg.msg_iovlen = (size_t)c->tx.n;
-		err = tcp_ring_send(&c->ring, &c->tx.msg);
-		if (err) {
-			c->err = tcp_err(c->link, err);
-			return c->err;
-		}
-	}
-	return 0;
 }
 
 /* Head and runs of a frame into tx; iov[0], and iov[1] when not all runs are inline. The count of them. */
@@ -91,13 +62,10 @@ static int tx_frame(struct tcp_data *c, enum tcp_frame_type type, uint32_t tag, 
 static int tx_small(struct tcp_data *c, enum tcp_frame_type type, uint32_t tag, const struct page_run *runs,
 		    unsigned n, uint64_t bytes)
 {
-	int err = tx_finish(c);
+	int k = tx_frame(c, type, tag, runs, n, bytes);
 
-	if (!err) {
-		err = tcp_send_all(c->link, c->fd, c->tx.iov, tx_frame(c, type, tag, runs, n, bytes), c);
-		c->err = err;
-	}
-	return err;
+	c->err = tcp_send_all(c->link, c->fd, c->tx.iov, k, 0, c);
+	return c->err;
 }
 
 /* put: their memory must be here; a get brings its own. */
@@ -120,20 +88,15 @@ static int data_put(struct xport_chan *chan, const struct page_run *runs, unsign
 	err = broken(c);
 	if (!err)
 		err = check_runs(c, true, runs, n, &bytes);
-	if (!err)
-		err = tx_finish(c);
 	if (err)
 		return err;
 	k = tx_frame(c, TCP_PUT, 0, runs, n, bytes);
 	xp_runs_iov(&c->link->table, runs, n, c->tx.iov + k);
-	c->tx.left = bytes + c->tx.iov[0].iov_len + (k > 1 ? c->tx.iov[1].iov_len : 0);
-	c->tx.at = c->tx.iov;
-	c->tx.n = k + (int)n;
-	c->tx.msg = (struct msghdr){ .msg_iov = c->tx.at, .msg_iovlen = (size_t)c->tx.n };
-	err = tcp_ring_send(&c->ring, &c->tx.msg);
-	if (err)
-		c->err = tcp_err(c->link, err);
-	return c->err;
+	err = tcp_send_all(c->link, c->fd, c->tx.iov, k, MSG_MORE, NULL);
+	if (!err)
+		err = tcp_send_pages(c, c->tx.iov + k, (int)n);
+	c->err = err;
+	return err;
 }
 
 static int rx_bad(struct tcp_data *c, const char *what)
@@ -292,8 +255,6 @@ static int data_fence(struct xport_chan *chan)
 	struct tcp_watch watch = { 0 };
 	int err = broken(c);
 
-	if (!err)
-		err = tx_finish(c);
 	if (err)
 		return err;
 	c->fence_sent++;
@@ -417,10 +378,9 @@ static const struct xport_chan_ops data_ops = {
 	.pair = tcp_pair,
 };
 
-int tcp_data_new(struct tcp_data **ret, struct tcp_link *l, int fd, bool urgent, struct fail *f)
+int tcp_data_new(struct tcp_data **ret, struct tcp_link *l, int fd, bool urgent)
 {
 	struct tcp_data *c = calloc(1, sizeof(*c));
-	int err;
 
 	if (!c)
 		return -ENOMEM;
@@ -428,20 +388,20 @@ int tcp_data_new(struct tcp_data **ret, struct tcp_link *l, int fd, bool urgent,
 	c->link = l;
 	c->fd = fd;
 	c->urgent = urgent;
-	err = tcp_ring_init(&c->ring, fd, f);
-	if (err) {
-		free(c);
-		return err;
-	}
 	*ret = c;
 	return 0;
 }
 
 void tcp_data_free(struct tcp_data *c)
 {
+	const struct linger now = { .l_onoff = 1 };
+
 	if (!c)
 		return;
-	tcp_ring_exit(&c->ring);
+	/* What is still queued refers to memory that a guest may write again: after a failure none of it is sent any more. */
+	if (broken(c))
+		setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+	tcp_pipe_close(&c->pipe);
 	close(c->fd);
 	free(c);
 }

@@ -2,7 +2,6 @@
 /* The link object, and how the connecting end makes one. */
 #include <endian.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netdb.h>
 #include <poll.h>
 #include <stdio.h>
@@ -112,7 +111,7 @@ int tcp_link_new(struct xport_link **ret, const struct xport_link_id *id, const 
 		goto out;
 	taken = 1;
 	for (i = 0; i <= id->channels; i++) {
-		err = tcp_data_new(&l->data[i], l, fds[1 + i], i == id->channels, f);
+		err = tcp_data_new(&l->data[i], l, fds[1 + i], i == id->channels);
 		if (err)
 			goto out;
 		taken++;
@@ -130,7 +129,7 @@ out:
 /* One connection by the deadline; the socket, or -errno without a sentence (the next address may do). */
 static int connect_one(const struct addrinfo *ai, uint64_t deadline)
 {
-	int fd, err = 0, flags;
+	int fd, err = 0;
 	socklen_t len = sizeof(err);
 	uint64_t now;
 
@@ -148,9 +147,6 @@ static int connect_one(const struct addrinfo *ai, uint64_t deadline)
 		else if (!err && getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0)
 			err = errno;
 	}
-	flags = fcntl(fd, F_GETFL);
-	if (!err && fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0)
-		err = errno;
 	if (!err)
 		return fd;
 	close(fd);

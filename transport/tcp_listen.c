@@ -163,7 +163,7 @@ static int take_new(struct tcp_listener *l, uint64_t now, struct fail *f)
 		struct half *h;
 		int fd;
 
-		fd = accept4(l->lfd, NULL, NULL, SOCK_CLOEXEC); /* the listening socket is O_NONBLOCK */
+		fd = accept4(l->lfd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); /* as the listening socket is */
 		if (fd < 0 && errno == EAGAIN)
 			return 0;
 		if (fd < 0 && (errno == EBADF || errno == EINVAL || errno == ENOTSOCK))

@@ -16,7 +16,12 @@
 #include "tcp.h"
 
 #define PIECE (16u << 10) /* of a reply beside the urgent channel: a request there waits no longer */
-#define PLAIN_MAX (64u << 10) /* a reply up to here goes by one plain sendmsg, which does not wait */
+/*
+ * While page data arrives a sleeping receiver is woken once for so much of it, not for each segment: on an idle core a wake-up
+ * costs its waker as much as sending 200 KiB. Of a put the next frame's head is waited for too: one follows, if only a
+ * fence's, and nobody waits for what comes before it.
+ */
+#define LOWAT ((1u << 20) + sizeof(struct tcp_frame))
 
 static int bad(struct tcp_data *c, const struct tcp_frame *h, const char *why)
 {
@@ -25,26 +30,49 @@ static int bad(struct tcp_data *c, const struct tcp_frame *h, const char *why)
 		    le32toh(h->tag), (unsigned long long)le64toh(h->bytes), le16toh(h->nruns), why);
 }
 
-/* Exactly bytes into iov (which is changed); standing still is an error. */
-static int recv_exact(struct tcp_data *c, struct iovec *iov, int n, uint64_t bytes)
+/* poll() is to say that fd is readable when n bytes are there, or the end. */
+static void readable_at(struct tcp_data *c, uint64_t bytes)
 {
-	struct msghdr msg = { 0 };
-	int err, res;
+	int n = (int)(bytes < LOWAT ? bytes : LOWAT);
 
-	while (bytes) {
-		msg.msg_iov = iov;
-		msg.msg_iovlen = (size_t)n;
-		err = tcp_ring_recv(&c->ring, &msg, true);
-		if (!err)
-			err = tcp_ring_wait(&c->ring, c->link->param.timeout_us, &res);
-		if (!err && res <= 0)
-			err = res ? res : -EPIPE;
-		if (err)
-			return tcp_err(c->link, err);
-		bytes -= (uint64_t)res;
-		xp_iov_advance(&iov, &n, (size_t)res);
+	if (n != (c->lowat ? c->lowat : 1) && !setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &n, sizeof(n)))
+		c->lowat = n;
+}
+
+/* Exactly bytes into iov (which is changed), of more that will come; standing still is an error. */
+static int recv_exact(struct tcp_data *c, struct iovec *iov, int n, uint64_t bytes, uint64_t more)
+{
+	struct tcp_watch watch = { 0 };
+	ssize_t done;
+	int err = 0;
+
+	xp_iov_advance(&iov, &n, 0);
+	while (n && !err) {
+		struct msghdr msg = { .msg_iov = iov, .msg_iovlen = (size_t)n };
+
+		if (atomic_load(&c->link->killed))
+			return -EPIPE;
+		done = recvmsg(c->fd, &msg, MSG_DONTWAIT);
+		if (!done)
+			return -EPIPE;
+		if (done < 0 && errno != EAGAIN && errno != EINTR)
+			return tcp_err(c->link, errno);
+		if (done > 0) {
+			bytes -= (uint64_t)done;
+			xp_iov_advance(&iov, &n, (size_t)done);
+			watch.since_us = 0;
+		}
+		if (!n || (done < 0 && errno == EINTR))
+			continue;
+		readable_at(c, bytes + more);
+		err = tcp_poll(c->fd, POLLIN, c->link->param.timeout_us / 4 + 1);
+		if (err == -EAGAIN)
+			err = tcp_watch_idle(&watch, c->fd, c->link->param.timeout_us) ? -ETIMEDOUT : 0;
+		else if (err)
+			err = tcp_err(c->link, err);
 	}
-	return 0;
+	readable_at(c, 1);
+	return err;
 }
 
 static int serve_beside(struct tcp_data *c);
@@ -111,27 +139,7 @@ static int send_pieces(struct tcp_data *c, struct iovec *iov, int n)
 
 static int send_reply(struct tcp_data *c, struct iovec *iov, int n, uint64_t bytes)
 {
-	struct msghdr msg = { 0 };
-	int err, res;
-
-	if (bytes <= (c->beside ? PIECE : PLAIN_MAX))
-		return tcp_send_all(c->link, c->fd, iov, n, NULL);
-	if (c->beside)
-		return send_pieces(c, iov, n);
-	while (bytes) {
-		msg.msg_iov = iov;
-		msg.msg_iovlen = (size_t)n;
-		err = tcp_ring_send(&c->ring, &msg);
-		if (!err)
-			err = tcp_ring_wait(&c->ring, c->link->param.timeout_us, &res);
-		if (!err && res <= 0)
-			err = res ? res : -EPIPE;
-		if (err)
-			return tcp_err(c->link, err);
-		bytes -= (uint64_t)res;
-		xp_iov_advance(&iov, &n, (size_t)res);
-	}
-	return 0;
+	return c->beside && bytes > PIECE ? send_pieces(c, iov, n) : tcp_send_all(c->link, c->fd, iov, n, 0, NULL);
 }
 
 /* What has come of a head, and then the rest of it: 1, 0 when nothing has, -errno. */
@@ -148,7 +156,7 @@ static int try_frame(struct tcp_data *c, struct tcp_frame *h)
 	if (!res)
 		return -EPIPE;
 	iov = (struct iovec){ .iov_base = (char *)h + res, .iov_len = sizeof(*h) - (size_t)res };
-	err = recv_exact(c, &iov, 1, sizeof(*h) - (uint64_t)res);
+	err = recv_exact(c, &iov, 1, sizeof(*h) - (uint64_t)res, 0);
 	return err ? err : 1;
 }
 
@@ -194,7 +202,7 @@ static int take_runs(struct tcp_data *c, const struct tcp_frame *h, unsigned n, 
 	if (n > TCP_RUNS_INLINE) {
 		struct iovec iov = { .iov_base = c->more, .iov_len = (n - TCP_RUNS_INLINE) * sizeof(c->more[0]) };
 
-		err = recv_exact(c, &iov, 1, iov.iov_len);
+		err = recv_exact(c, &iov, 1, iov.iov_len, 0);
 		if (err)
 			return err;
 	}
@@ -228,7 +236,7 @@ static int serve_put(struct tcp_data *c, const struct tcp_frame *h, unsigned n)
 	if (err)
 		return err;
 	xp_runs_iov(&c->link->table, c->runs, n, c->iov);
-	return recv_exact(c, c->iov, (int)n, le64toh(h->bytes));
+	return recv_exact(c, c->iov, (int)n, le64toh(h->bytes), sizeof(*h));
 }
 
 static int serve_get(struct tcp_data *c, const struct tcp_frame *h, unsigned n)
@@ -254,7 +262,7 @@ static int serve_fence(struct tcp_data *c, const struct tcp_frame *h)
 	struct tcp_frame ack = { .magic = htole32(TCP_MAGIC_FRAME), .type = htole16(TCP_FENCE_ACK), .tag = h->tag };
 	struct iovec iov = { .iov_base = &ack, .iov_len = sizeof(ack) };
 
-	return tcp_send_all(c->link, c->fd, &iov, 1, NULL);
+	return tcp_send_all(c->link, c->fd, &iov, 1, 0, NULL);
 }
 
 /* One frame whose head is here: 0, 1: it was END, -errno. */

@@ -75,7 +75,7 @@ int tcp_poll(int fd, short events, uint64_t wait_us)
 	}
 }
 
-int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, struct tcp_data *reader)
+int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags, struct tcp_data *reader)
 {
 	struct tcp_watch watch = { 0 };
 	struct msghdr msg = { 0 };
@@ -88,7 +88,7 @@ int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, struct tc
 			return -EPIPE;
 		msg.msg_iov = iov;
 		msg.msg_iovlen = (size_t)n;
-		done = sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+		done = sendmsg(fd, &msg, flags | MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (done >= 0) {
 			xp_iov_advance(&iov, &n, (size_t)done);
 			watch.since_us = 0;

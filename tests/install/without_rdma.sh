@@ -36,7 +36,7 @@ says()
 }
 
 # Quickly: it is no build for speed.
-configure() { cmake -S "$src" -B "$build" -DFERRY_RDMA=OFF -DFERRY_ETCD=OFF -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG=-O0; }
+configure() { cmake -S "$src" -B "$build" -DFERRY_RDMA=OFF -DFERRY_ETCD=OFF -DFERRY_MANUAL=OFF -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG=-O0; }
 build() { cmake --build "$build" -j 2 --target rdma-migrate test-unit-test_rdma test-e2e-test_modes test-proto-conformance; }
 links_none() { ! readelf -d "$build/libferry.so" "$1" | grep -q 'NEEDED.*librdmacm'; }
 
@@ -46,6 +46,22 @@ try 'links no librdmacm' links_none "$program"
 try 'units' "$build/tests/unit/test_rdma"
 try 'conformance of the others' "$build/tests/proto/conformance"
 try 'whole migrations' "$build/tests/e2e/test_modes"
+# The static library needs no other then.
+installed() { cmake --build "$build" -j 2 --target ferry_static && cmake --install "$build" --prefix "$tmp/root"; }
+embeds()
+{
+	cat >"$tmp/CMakeLists.txt" <<-END
+		cmake_minimum_required(VERSION 3.25)
+		project(embeds C)
+		find_package(ferry REQUIRED static)
+		add_executable(inproc "$src/docs/examples/inproc.c")
+		target_compile_definitions(inproc PRIVATE _GNU_SOURCE)
+		target_link_libraries(inproc ferry::static)
+	END
+	cmake -S "$tmp" -B "$tmp/embeds" -DCMAKE_PREFIX_PATH="$tmp/root" && cmake --build "$tmp/embeds" && "$tmp/embeds/inproc"
+}
+try 'installs' installed
+try 'the static library by CMake' embeds
 # Nothing is configured, built or registered for the soft-RoCE machine.
 no_machine() { ! ctest --test-dir "$build" -N | grep -q ' rdma/'; }
 try 'no tests of it' no_machine

@@ -9,6 +9,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <signal.h>
 #include <pthread.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -34,7 +35,7 @@
 
 struct kind {
 	const char *uri, *query;
-	bool chaos, no_uring;
+	bool chaos, no_splice;
 };
 
 static const struct kind kinds[] = {
@@ -51,7 +52,7 @@ static const struct kind kinds[] = {
 	{ .uri = "tcp:127.0.0.1:0", .query = "?bandwidth=4G&latency=300us" },
 	{ .uri = "tcp:127.0.0.1:0", .query = "", .chaos = true },
 	{ .uri = "mem:conformance", .query = "?bandwidth=4G&latency=300us", .chaos = true },
-	{ .uri = "tcp:127.0.0.1:0", .query = "", .no_uring = true },
+	{ .uri = "tcp:127.0.0.1:0", .query = "", .no_splice = true },
 #endif
 };
 
@@ -132,18 +133,18 @@ static void *fill(size_t bytes, uint64_t seed)
 }
 
 /* What a container's seccomp filter does. It stays with this test's process. */
-static void forbid_io_uring(void)
+static void forbid_vmsplice(void)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_vmsplice, 0, 1),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
 	struct sock_fprog prog = { .len = sizeof(code) / sizeof(code[0]), .filter = code };
 
 	cr_assert(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog));
-	cr_assert(syscall(__NR_io_uring_setup, 1, NULL) == -1 && errno == EPERM);
+	cr_assert(syscall(__NR_vmsplice, -1, NULL, 0, 0) == -1 && errno == EPERM);
 }
 
 static bool start(struct pair *p, const struct kind *k, unsigned channels)
@@ -151,8 +152,8 @@ static bool start(struct pair *p, const struct kind *k, unsigned channels)
 	char uri[400];
 	int err;
 
-	if (k->no_uring)
-		forbid_io_uring();
+	if (k->no_splice)
+		forbid_vmsplice();
 	memset(p, 0, sizeof(*p));
 	p->kind = k;
 	p->param = (struct xport_param){ .timeout_us = 3000000, .poll_us = 50 };
@@ -282,7 +283,7 @@ static bool one_sided(struct pair *p)
 	CASE_ON(fn, shape_tcp, 3, nch)        \
 	CASE_ON(fn, chaos_tcp, 4, nch)        \
 	CASE_ON(fn, shape_chaos_mem, 5, nch)  \
-	CASE_ON(fn, tcp_without_uring, 6, nch) \
+	CASE_ON(fn, tcp_without_splice, 6, nch) \
 	static void fn(struct pair *p)
 #endif
 #define CASE(fn) CASE_N(fn, 1)
@@ -870,6 +871,17 @@ CASE(peer_gone_wakes_serve)
 CASE(peer_gone_wakes_reap)
 {
 	kill_while(p, call_reap, true);
+}
+
+/* And it is told by the result alone: a SIGPIPE would end this process. */
+CASE(peer_gone_wakes_put)
+{
+	sigset_t pending;
+
+	if (!one_sided(p))
+		kill_while(p, call_put, true);
+	sigpending(&pending);
+	cr_assert(!sigismember(&pending, SIGPIPE));
 }
 
 CASE(every_call_after_kill_says_so)

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Page data onto a connection without a copy: vmsplice() puts references to the pages into a pipe, splice() moves them
+ * on to the socket, and the device, or over loopback the receiver, reads the guest's memory itself. What a page holds at
+ * that moment is what crosses, later than the call; a put may be read until its fence (xport.h), so that is no news to
+ * anybody. It is the same bargain as RDMA's.
+ *
+ * Where memory or kernel will not have it (EFAULT of memory that has no struct page, no pipe left, a seccomp filter) the
+ * bytes are copied, for good on that channel. Neither needs a setting.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tcp.h"
+
+/* In flight between the two calls: what any user may have (fs.pipe-max-size). 64 KiB costs a tenth of the speed. */
+#define PIPE_BYTES (1 << 20)
+
+static void pipe_open(struct tcp_pipe *p)
+{
+	int fd[2];
+
+	p->state = TCP_PIPE_REFUSED;
+	if (pipe2(fd, O_CLOEXEC | O_NONBLOCK) < 0)
+		return;
+	if (fcntl(fd[1], F_SETPIPE_SZ, PIPE_BYTES) < PIPE_BYTES) { /* more than fs.pipe-user-pages-soft leaves a user */
+		close(fd[0]);
+		close(fd[1]);
+		return;
+	}
+	*p = (struct tcp_pipe){ .state = TCP_PIPE_OPEN, .out = fd[0], .in = fd[1] };
+}
+
+void tcp_pipe_close(struct tcp_pipe *p)
+{
+	if (p->state == TCP_PIPE_OPEN) {
+		close(p->in);
+		close(p->out);
+	}
+	p->state = TCP_PIPE_NONE;
+}
+
+/* splice() has no MSG_NOSIGNAL: a SIGPIPE of ours is taken back before the thread's mask is as it was. */
+struct quiet {
+	sigset_t old;
+	bool pending;
+};
+
+static void only_sigpipe(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGPIPE);
+}
+
+static void quiet_begin(struct quiet *q)
+{
+	sigset_t set;
+
+	sigpending(&set);
+	q->pending = sigismember(&set, SIGPIPE) == 1;
+	only_sigpipe(&set);
+	pthread_sigmask(SIG_BLOCK, &set, &q->old);
+}
+
+static void quiet_end(struct quiet *q, int err)
+{
+	const struct timespec now = { 0 };
+	sigset_t set;
+
+	only_sigpipe(&set);
+	if (err == -EPIPE && !q->pending)
+		while (sigtimedwait(&set, NULL, &now) < 0 && errno == EINTR)
+			;
+	pthread_sigmask(SIG_SETMASK, &q->old, NULL);
+}
+
+/* The bytes that the pipe holds; more: page data of the same frame follows. */
+static int drain(struct tcp_data *c, size_t left, bool more)
+{
+	struct tcp_watch watch = { 0 };
+	ssize_t done;
+	int err;
+
+	while (left) {
+		if (atomic_load(&c->link->killed))
+			return -EPIPE;
+		done = splice(c->pipe.out, NULL, c->fd, NULL, left, more ? SPLICE_F_MORE : 0);
+		if (!done)
+			return -EPIPE;
+		if (done > 0) {
+			left -= (size_t)done;
+			watch.since_us = 0;
+			continue;
+		}
+		if (errno == EINTR)
+			continue;
+		if (errno != EAGAIN)
+			return tcp_err(c->link, errno);
+		err = tcp_poll(c->fd, POLLOUT, c->link->param.timeout_us / 4 + 1);
+		if (err == -EAGAIN && tcp_watch_idle(&watch, c->fd, c->link->param.timeout_us))
+			return -ETIMEDOUT;
+		if (err && err != -EAGAIN)
+			return tcp_err(c->link, err);
+	}
+	return 0;
+}
+
+static int by_reference(struct tcp_data *c, struct iovec **iov, int *n)
+{
+	ssize_t took;
+	int err = 0;
+
+	while (*n && !err) {
+		took = vmsplice(c->pipe.in, *iov, (size_t)*n, SPLICE_F_NONBLOCK);
+		if (took < 0 && errno == EINTR)
+			continue;
+		if (took <= 0) {
+			tcp_pipe_close(&c->pipe);
+			c->pipe.state = TCP_PIPE_REFUSED;
+			return 0;
+		}
+		xp_iov_advance(iov, n, (size_t)took);
+		err = drain(c, (size_t)took, *n > 0);
+	}
+	return err;
+}
+
+int tcp_send_pages(struct tcp_data *c, struct iovec *iov, int n)
+{
+	struct quiet quiet;
+	int err = 0;
+
+	if (c->pipe.state == TCP_PIPE_NONE)
+		pipe_open(&c->pipe);
+	xp_iov_advance(&iov, &n, 0);
+	if (c->pipe.state == TCP_PIPE_OPEN) {
+		quiet_begin(&quiet);
+		err = by_reference(c, &iov, &n);
+		quiet_end(&quiet, err);
+	}
+	return err || !n ? err : tcp_send_all(c->link, c->fd, iov, n, 0, NULL);
+}
