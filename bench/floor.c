@@ -148,16 +148,29 @@ static int sender_answer(int sock, const char *mem, uint64_t len)
 	}
 }
 
+/* As the tcp transport has its sockets: no delay, and not BBR, whose pacing would be measured instead of the machine. */
+static void tune(int sock)
+{
+	char now[16] = "";
+	socklen_t len = sizeof(now) - 1;
+	int one = 1;
+
+	setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (!getsockopt(sock, IPPROTO_TCP, TCP_CONGESTION, now, &len) && !strncmp(now, "bbr", 3) &&
+	    setsockopt(sock, IPPROTO_TCP, TCP_CONGESTION, "cubic", 5))
+		setsockopt(sock, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
+}
+
 _Noreturn static void sender(const struct sockaddr *addr, socklen_t addr_len, uint64_t memory, int memfd)
 {
-	int sock = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+	int sock = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	char why[256], *mem;
 
 	if (sock < 0 || floor_map(&mem, memory, memfd, 0x5a, why, sizeof(why)))
 		_exit(1);
+	tune(sock);
 	if (connect(sock, addr, addr_len))
 		_exit(1);
-	setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	if (sender_stream(sock, mem, memory) || sender_answer(sock, mem, memory))
 		_exit(1);
 	_exit(0);
@@ -226,7 +239,7 @@ static int receive(struct report *r, int listener, uint64_t memory, int memfd)
 	struct request done = { .op = ASK_DONE };
 	struct tcp_peer peer = { .peer = { .fetch = ask } };
 	char page[FLOOR_PAGE_SIZE], *mem;
-	int err, one = 1;
+	int err;
 
 	err = floor_map(&mem, memory, memfd, 1, r->why, sizeof(r->why));
 	if (err)
@@ -234,7 +247,7 @@ static int receive(struct report *r, int listener, uint64_t memory, int memfd)
 	peer.sock = accept(listener, NULL, NULL);
 	if (peer.sock < 0)
 		return floor_say(r->why, sizeof(r->why), -errno, "the floor's connection");
-	setsockopt(peer.sock, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	tune(peer.sock);
 	err = receive_stream(&r->floor, peer.sock, mem, memory);
 	if (!err)
 		err = floor_round_trips(&r->floor, &peer.peer, page);

@@ -61,7 +61,6 @@ struct tcp_data {
 	int err; /* sticky */
 	struct spin spin;
 	struct tcp_pipe pipe;
-	int lowat; /* SO_RCVLOWAT as it is; 0: never set */
 
 	/* The frame being sent. */
 	struct {
@@ -120,7 +119,11 @@ int tcp_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages)
 
 /* A socket's errno as the contract says it. Negative. */
 int tcp_err(struct tcp_link *l, int err);
-void tcp_sock_tune(int fd);
+/*
+ * Sets up a socket that will connect or listen (accepted ones inherit it): 0, or a sentence when the URI asks for a
+ * congestion control that cannot be had.
+ */
+int tcp_sock_tune(int fd, const struct uri *u, struct fail *f);
 /* True when nothing has moved on fd for timeout_us, as far as w has seen. Call it every timeout_us / 4. */
 bool tcp_watch_idle(struct tcp_watch *w, int fd, uint64_t timeout_us);
 /*

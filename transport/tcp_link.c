@@ -127,7 +127,7 @@ out:
 }
 
 /* One connection by the deadline; the socket, or -errno without a sentence (the next address may do). */
-static int connect_one(const struct addrinfo *ai, uint64_t deadline)
+static int connect_one(const struct addrinfo *ai, const struct uri *u, uint64_t deadline, struct fail *f)
 {
 	int fd, err = 0;
 	socklen_t len = sizeof(err);
@@ -136,8 +136,8 @@ static int connect_one(const struct addrinfo *ai, uint64_t deadline)
 	fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
-	tcp_sock_tune(fd);
-	if (connect(fd, ai->ai_addr, ai->ai_addrlen) < 0)
+	err = -tcp_sock_tune(fd, u, f);
+	if (!err && connect(fd, ai->ai_addr, ai->ai_addrlen) < 0)
 		err = errno;
 	if (err == EINPROGRESS) {
 		now = xp_now_us();
@@ -225,7 +225,7 @@ static int connect_all(int *fds, unsigned *opened, const struct addrinfo *ai, co
 	if (getrandom(&attempt, sizeof(attempt), 0) != (ssize_t)sizeof(attempt))
 		return -EIO;
 	for (i = 0; i < conns; i++) {
-		fds[i] = connect_one(ai, deadline);
+		fds[i] = connect_one(ai, u, deadline, f);
 		if (fds[i] < 0)
 			return fds[i];
 		*opened = i + 1;

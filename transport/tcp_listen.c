@@ -173,7 +173,6 @@ static int take_new(struct tcp_listener *l, uint64_t now, struct fail *f)
 				    strerror(errno));
 		if (fd < 0)
 			continue; /* that connection died while it waited */
-		tcp_sock_tune(fd);
 		h = half_place(l);
 		if (!h) {
 			struct half none = { .fd = fd };
@@ -415,7 +414,9 @@ int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xp
 			break;
 	}
 	freeaddrinfo(list);
-	err = l->lfd < 0 ? l->lfd : open_fds(l);
+	err = l->lfd < 0 ? l->lfd : tcp_sock_tune(l->lfd, u, f);
+	if (!err)
+		err = open_fds(l);
 	if (err) {
 		err = fail(f, err, "cannot listen on tcp:%s:%u: %s; %s", u->host, u->port, strerror(-err),
 			   listen_hint(err));

@@ -17,7 +17,7 @@
 
 #include "tcp.h"
 
-/* In flight between the two calls: what any user may have (fs.pipe-max-size). 64 KiB costs a tenth of the speed. */
+/* In flight between the two calls: what any user may have (fs.pipe-max-size). 64 KiB costs a tenth. */
 #define PIPE_BYTES (1 << 20)
 
 static void pipe_open(struct tcp_pipe *p)

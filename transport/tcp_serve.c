@@ -16,13 +16,6 @@
 #include "tcp.h"
 
 #define PIECE (16u << 10) /* of a reply beside the urgent channel: a request there waits no longer */
-/*
- * While page data arrives a sleeping receiver is woken once for so much of it, not for each segment: on an idle core a wake-up
- * costs its waker as much as sending 200 KiB. Of a put the next frame's head is waited for too: one follows, if only a
- * fence's, and nobody waits for what comes before it.
- */
-#define LOWAT ((1u << 20) + sizeof(struct tcp_frame))
-
 static int bad(struct tcp_data *c, const struct tcp_frame *h, const char *why)
 {
 	return fail(c->link->link.fail, -EPROTO,
@@ -30,17 +23,8 @@ static int bad(struct tcp_data *c, const struct tcp_frame *h, const char *why)
 		    le32toh(h->tag), (unsigned long long)le64toh(h->bytes), le16toh(h->nruns), why);
 }
 
-/* poll() is to say that fd is readable when n bytes are there, or the end. */
-static void readable_at(struct tcp_data *c, uint64_t bytes)
-{
-	int n = (int)(bytes < LOWAT ? bytes : LOWAT);
-
-	if (n != (c->lowat ? c->lowat : 1) && !setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &n, sizeof(n)))
-		c->lowat = n;
-}
-
-/* Exactly bytes into iov (which is changed), of more that will come; standing still is an error. */
-static int recv_exact(struct tcp_data *c, struct iovec *iov, int n, uint64_t bytes, uint64_t more)
+/* Exactly what iov holds (it is changed); standing still is an error. */
+static int recv_exact(struct tcp_data *c, struct iovec *iov, int n)
 {
 	struct tcp_watch watch = { 0 };
 	ssize_t done;
@@ -58,20 +42,17 @@ static int recv_exact(struct tcp_data *c, struct iovec *iov, int n, uint64_t byt
 		if (done < 0 && errno != EAGAIN && errno != EINTR)
 			return tcp_err(c->link, errno);
 		if (done > 0) {
-			bytes -= (uint64_t)done;
 			xp_iov_advance(&iov, &n, (size_t)done);
 			watch.since_us = 0;
 		}
 		if (!n || (done < 0 && errno == EINTR))
 			continue;
-		readable_at(c, bytes + more);
 		err = tcp_poll(c->fd, POLLIN, c->link->param.timeout_us / 4 + 1);
 		if (err == -EAGAIN)
 			err = tcp_watch_idle(&watch, c->fd, c->link->param.timeout_us) ? -ETIMEDOUT : 0;
 		else if (err)
 			err = tcp_err(c->link, err);
 	}
-	readable_at(c, 1);
 	return err;
 }
 
@@ -156,7 +137,7 @@ static int try_frame(struct tcp_data *c, struct tcp_frame *h)
 	if (!res)
 		return -EPIPE;
 	iov = (struct iovec){ .iov_base = (char *)h + res, .iov_len = sizeof(*h) - (size_t)res };
-	err = recv_exact(c, &iov, 1, sizeof(*h) - (uint64_t)res, 0);
+	err = recv_exact(c, &iov, 1);
 	return err ? err : 1;
 }
 
@@ -202,7 +183,7 @@ static int take_runs(struct tcp_data *c, const struct tcp_frame *h, unsigned n, 
 	if (n > TCP_RUNS_INLINE) {
 		struct iovec iov = { .iov_base = c->more, .iov_len = (n - TCP_RUNS_INLINE) * sizeof(c->more[0]) };
 
-		err = recv_exact(c, &iov, 1, iov.iov_len, 0);
+		err = recv_exact(c, &iov, 1);
 		if (err)
 			return err;
 	}
@@ -236,7 +217,7 @@ static int serve_put(struct tcp_data *c, const struct tcp_frame *h, unsigned n)
 	if (err)
 		return err;
 	xp_runs_iov(&c->link->table, c->runs, n, c->iov);
-	return recv_exact(c, c->iov, (int)n, le64toh(h->bytes), sizeof(*h));
+	return recv_exact(c, c->iov, (int)n);
 }
 
 static int serve_get(struct tcp_data *c, const struct tcp_frame *h, unsigned n)

@@ -30,12 +30,39 @@ int tcp_err(struct tcp_link *l, int err)
 	}
 }
 
+static int set_congestion(int fd, const char *name)
+{
+	return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)) < 0 ? -errno : 0;
+}
+
+/*
+ * The host's choice stands, but for BBR: it spaces segments out with a timer each, which within a data centre buys nothing and
+ * costs half the speed of a single connection. congestion=bbr has it all the same.
+ */
+static int tune_congestion(int fd, const struct uri *u, struct fail *f)
+{
+	const char *asked = uri_query(u, "congestion");
+	char now[16] = "";
+	socklen_t len = sizeof(now) - 1;
+	int err;
+
+	if (asked) {
+		err = set_congestion(fd, asked);
+		return err ? fail(f, err, "URI option congestion=%s: %s; this user may have those in "
+				  "/proc/sys/net/ipv4/tcp_allowed_congestion_control", asked, strerror(-err)) : 0;
+	}
+	if (!getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, now, &len) && !strncmp(now, "bbr", 3) && set_congestion(fd, "cubic"))
+		set_congestion(fd, "reno"); /* what every user may have */
+	return 0;
+}
+
 /* Buffer sizes stay the kernel's: fixed ones of 256 KiB to 4 MiB measured no faster over loopback. */
-void tcp_sock_tune(int fd)
+int tcp_sock_tune(int fd, const struct uri *u, struct fail *f)
 {
 	int one = 1;
 
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	return tune_congestion(fd, u, f);
 }
 
 bool tcp_watch_idle(struct tcp_watch *w, int fd, uint64_t timeout_us)

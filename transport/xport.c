@@ -12,7 +12,7 @@ static const struct scheme {
 	int (*connect)(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
 		       const struct xport_param *p, uint64_t wait_us, struct fail *f);
 } schemes[] = {
-	{ "tcp", "", tcp_listen, tcp_connect },
+	{ "tcp", "congestion", tcp_listen, tcp_connect },
 	{ "mem", "", mem_listen, mem_connect },
 #if FERRY_RDMA
 	{ "rdma", "pin dev gid mtu", xr_listen, xr_connect },

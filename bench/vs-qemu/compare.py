@@ -14,6 +14,7 @@ import threading
 import time
 
 MIB = 1 << 20
+TOUCHED = 2 * MIB       # by a guest that touches next to nothing
 PARAM = 0x180000          # guest.S
 LOW = 3 << 30           # RAM below 4 GiB of the pc machine, when there is more than that
 TICK_MS = 2
@@ -59,7 +60,7 @@ class Qemu:
         low, high = (size, 0) if size <= LOW else (LOW, size - LOW)
         ticks_s = 1000 // TICK_MS
         param = (low, high, cfg["working_set"] if cfg["rate"] else 0, cfg["rate"] // ticks_s,
-                 int(tsc_hz() / ticks_s)) if cfg["populate"] else (0x200000, 0, 0, 0, 0)
+                 int(tsc_hz() / ticks_s)) if cfg["populate"] else (TOUCHED, 0, 0, 0, 0)
         path = os.path.join(folder, name)
         cmd = [binary, "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-cpu", "max",
                "-object", f"memory-backend-ram,id=ram,size={size},prealloc={'on' if cfg['populate'] else 'off'}",
@@ -223,9 +224,9 @@ def run_ferry(args, cfg, variant, folder, n):
     path = os.path.join(folder, f"ferry{n}.json")
     record = os.path.join(folder, f"ferry{n}.record")
     cmd = [args.ferry, "run", "--memory", str(cfg["memory"]), "--memory-kind", "anon", "--thp", "on", "--dirty-rate", str(cfg["rate"]),
-           "--working-set", str(cfg["working_set"] or 64 * MIB), "--populate", str(100 if cfg["populate"] else 0),
-           "--prealloc", "on" if cfg["populate"] else "off", "--mode", variant["mode"], "--floor", "off", "--quiet",
-           "--json", path]
+           "--working-set", str(cfg["working_set"] or TOUCHED), "--populate", str(100 if cfg["populate"] else 0),
+           "--prealloc", "on" if cfg["populate"] else "off", "--mode", variant["mode"], "--channels", str(variant.get("channels", 1)),
+           "--floor", "off", "--quiet", "--json", path]
     if cfg["rate"]:
         cmd += ["--record", record]
     out = subprocess.run(cmd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -233,8 +234,9 @@ def run_ferry(args, cfg, variant, folder, n):
         raise Failure(f"{' '.join(cmd)} ended with {out.returncode}: {out.stdout.strip()}")
     with open(path) as f:
         r = json.loads(f.readlines()[-1])
+    cpu_ms = sum(r["cpu_ms"][end + stage] for end in ("source", "target") for stage in ("_precopy", "_postcopy"))
     res = {"total_ms": r["precopy_ms"] + r["blackout_us"] / 1000 + r["postcopy_ms"],
-           "downtime_ms": r["blackout_us"] / 1000, "cpu_s": (r["cpu_ms"]["source"] + r["cpu_ms"]["target"]) / 1000,
+           "downtime_ms": r["blackout_us"] / 1000, "cpu_s": cpu_ms / 1000,
            "bytes": r["bytes_sent"]}
     if cfg["rate"]:
         res["rate"], res["back_ms"] = ferry_speed(record, cfg["rate"])
@@ -252,6 +254,7 @@ QEMU = [
 ]
 FERRY = [
     {"name": "stop-and-copy", "mode": "stop-and-copy", "for": ("idle", "untouched", "dirty")},
+    {"name": "2 channels", "mode": "stop-and-copy", "channels": 2, "for": ("idle",)},
     {"name": "post-copy", "mode": "post-copy", "for": ("dirty",)},
 ]
 

@@ -50,7 +50,7 @@ static void tell(void *arg, bool at_source, enum world_what what, uint64_t n)
 /* ---- what is left behind ---- */
 
 struct census {
-	unsigned fds, threads, memfds, files, maps; /* files: of anonymous inodes, as io_uring's are */
+	unsigned fds, threads, memfds, files, maps; /* files: of anonymous inodes, as userfaultfd's are */
 	size_t heap;				    /* bytes handed out by malloc */
 };
 
