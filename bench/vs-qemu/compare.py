@@ -262,7 +262,7 @@ FERRY = [
 def cases(args):
     base = {"memory": args.idle, "working_set": 0, "rate": 0, "populate": True}
     yield "idle", f"idle, {args.idle // MIB} MiB populated", base
-    yield "untouched", f"untouched, {args.idle // MIB} MiB", {**base, "populate": False}
+    yield "untouched", f"untouched, {args.untouched // MIB} MiB", {**base, "memory": args.untouched, "populate": False}
     for ws in args.working_sets:
         yield "dirty", f"{ws} MiB written at {args.rate} pages/s, {args.busy // MIB} MiB", \
             {**base, "memory": args.busy, "working_set": ws * MIB, "rate": args.rate}
@@ -297,7 +297,7 @@ def table(kind, cfg, all_results):
 
 
 def ratio(title, ours, theirs, larger_is_better):
-    if not ours or not theirs:
+    if not ours or not theirs or theirs == float("inf"):
         return f"  {title}: not measured"
     value = (theirs / ours) if larger_is_better else (ours / theirs)
     return f"  {title}: {value:.3f}"
@@ -315,9 +315,13 @@ def ratios(kind, res):
         print(ratio("speed, times QEMU's best", best(ferry, "total_ms"), best(qemu, "total_ms"), True))
         print(ratio("CPU, of QEMU's best", best(ferry, "cpu_s"), best(qemu, "cpu_s"), False))
     else:
-        print(ratio("downtime, of QEMU's best", best(ferry, "downtime_ms"), best(qemu, "downtime_ms"), False))
+        print(ratio("downtime in pre-copy, of QEMU's best", best(ferry, "downtime_ms", "stop-and-copy"),
+                    min(v for v in (best(qemu, "downtime_ms", "plain"), best(qemu, "downtime_ms", "auto-converge"), float("inf")) if v),
+                    False))
+        print(ratio("downtime in post-copy, of QEMU's best", best(ferry, "downtime_ms", "post-copy"),
+                    best(qemu, "downtime_ms", "post"), False))
         print(ratio("guest at 90 % of its speed in post-copy, of QEMU's best", best(ferry, "back_ms", "post-copy"),
-                    best(qemu, "back_ms", "postcopy") or best(qemu, "back_ms", "post-copy"), False))
+                    best(qemu, "back_ms", "post"), False))
 
 
 def compare(args, folder):
@@ -353,6 +357,7 @@ def main():
     p.add_argument("--qemu", default="qemu-system-x86_64", help="the binary (default: %(default)s)")
     p.add_argument("--repeat", type=int, default=10, help="runs of each variant (default: %(default)s)")
     p.add_argument("--idle", type=size, default=size("4G"), help="RAM of the idle guests (default: 4G)")
+    p.add_argument("--untouched", type=size, default=size("16G"), help="RAM of the guests that touch 2 MiB (default: 16G)")
     p.add_argument("--busy", type=size, default=size("2G"), help="RAM of the writing guests (default: 2G)")
     p.add_argument("--rate", type=int, default=100000, help="pages written a second (default: %(default)s)")
     p.add_argument("--working-sets", type=lambda t: [int(x) for x in t.split(",")], default=[64, 256, 1024],
