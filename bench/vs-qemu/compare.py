@@ -3,6 +3,7 @@
 """Migrates the same guest under QEMU and under rdma-migrate, in turn, and prints ratios. Called by ./run."""
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -19,6 +20,9 @@ PARAM = 0x180000          # guest.S
 LOW = 3 << 30           # RAM below 4 GiB of the pc machine, when there is more than that
 TICK_MS = 2
 BACK = 0.9              # of the speed before
+
+
+CONGESTION = "/proc/sys/net/ipv4/tcp_congestion_control"
 
 
 class Failure(Exception):
@@ -345,6 +349,24 @@ def compare(args, folder):
         print(flush=True)
 
 
+@contextlib.contextmanager
+def congestion(name):
+    """The host's congestion control, set to name meanwhile."""
+    with open(CONGESTION) as f:
+        before = f.read().strip()
+    try:
+        if name:
+            with open(CONGESTION, "w") as f:
+                f.write(name)
+        yield name or before
+    except OSError as e:
+        raise Failure(f"{CONGESTION}: {e.strerror}: root may set what tcp_available_congestion_control lists")
+    finally:
+        if name:
+            with open(CONGESTION, "w") as f:
+                f.write(before)
+
+
 def size(text):
     unit = {"M": MIB, "G": 1 << 30}.get(text[-1:].upper())
     return int(text[:-1]) * unit if unit else int(text)
@@ -359,15 +381,16 @@ def main():
     p.add_argument("--idle", type=size, default=size("4G"), help="RAM of the idle guests (default: 4G)")
     p.add_argument("--untouched", type=size, default=size("16G"), help="RAM of the guests that touch 2 MiB (default: 16G)")
     p.add_argument("--busy", type=size, default=size("2G"), help="RAM of the writing guests (default: 2G)")
+    p.add_argument("--congestion", help="set the host's congestion control meanwhile, as cubic: QEMU takes what the host has")
     p.add_argument("--rate", type=int, default=100000, help="pages written a second (default: %(default)s)")
     p.add_argument("--working-sets", type=lambda t: [int(x) for x in t.split(",")], default=[64, 256, 1024],
                    help="MiB that are written (default: 64,256,1024)")
     p.add_argument("--only", nargs="*", choices=["idle", "untouched", "dirty"], help="only these cases")
     args = p.parse_args()
     version = subprocess.run([args.qemu, "--version"], stdout=subprocess.PIPE, text=True).stdout.splitlines()[0]
-    print(f"{version}; software emulation, loopback TCP, both ends' RAM allocated beforehand but where it is untouched.\n"
-          "MB/s: RAM moved in the total time. Medians.\n", flush=True)
-    with tempfile.TemporaryDirectory(prefix="vs-qemu-") as folder:
+    with tempfile.TemporaryDirectory(prefix="vs-qemu-") as folder, congestion(args.congestion) as control:
+        print(f"{version}; software emulation, loopback TCP ({control}), both ends' RAM allocated beforehand but where it is untouched.\n"
+              "MB/s: RAM moved in the total time. Medians.\n", flush=True)
         compare(args, folder)
 
 
