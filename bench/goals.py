@@ -212,17 +212,18 @@ def bandwidth(b):
 
 
 def guest_speed(record):
-    """Pages the guest writes a second before the migration, and in pre-copy."""
-    started = next(x["t_us"] for x in record if x["type"] == "event" and x["end"] == "source" and x["phase"] == "pre-copy")
-    stopped = next(x["t_us"] for x in record if x["type"] == "event" and x["end"] == "source" and x["phase"] == "stop-and-copy")
+    """Pages the guest writes a second in the reservation, which does not touch it, and in pre-copy: in the second half of each."""
+    entered = {x["phase"]: x["t_us"] for x in record if x["type"] == "event" and x["end"] == "source" and x["event"] == "phase"}
     samples = [(x["t_us"], x["stamps"]) for x in record if x["type"] == "sample" and x["end"] == "source"]
 
     def speed(a, z):
         at = [s for s in samples if a <= s[0] <= z]
-        return (at[-1][1] - at[0][1]) / (at[-1][0] - at[0][0]) * 1e6 if len(at) > 1 and at[-1][0] > at[0][0] else 0
+        if len(at) < 2:
+            raise Failure(f"the recording has {len(at)} samples in {(z - a) / 1000:.0f} ms")
+        return (at[-1][1] - at[0][1]) / (at[-1][0] - at[0][0]) * 1e6
 
-    begin = samples[0][0]
-    return speed(begin + (0 - begin) / 4, 0), speed(started, stopped)
+    begin, copied, stopped = entered["reservation"], entered["pre-copy"], entered["stop-and-copy"]
+    return speed((begin + copied) / 2, copied), speed((copied + stopped) / 2, stopped)
 
 
 def logging(b):
