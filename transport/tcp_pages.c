@@ -3,7 +3,8 @@
  * Page data onto a connection without a copy: vmsplice() puts references to the pages into a pipe, splice() moves them
  * on to the socket, and the device, or over loopback the receiver, reads the guest's memory itself. What a page holds at
  * that moment is what crosses, later than the call; a put may be read until its fence (xport.h), so that is no news to
- * anybody. It is the same bargain as RDMA's.
+ * anybody. It is the same bargain as RDMA's. (Where a device sums what it sends in software, a page that changes in between
+ * makes a damaged segment: TCP sends it again.)
  *
  * Where memory or kernel will not have it (EFAULT of memory that has no struct page, no pipe left, a seccomp filter) the
  * bytes are copied, for good on that channel. Neither needs a setting.

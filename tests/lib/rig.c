@@ -2,6 +2,7 @@
 #include "rig.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "rdma_left.h"
 
@@ -36,10 +37,18 @@ void rig_postcopy(struct rig *r, uint64_t bandwidth)
 	r->tcfg.bandwidth = bandwidth;
 }
 
+/* Where a thread may stand still for long whatever the peer does, as in an emulated machine, all takes so many times as long. */
+static unsigned patience(void)
+{
+	const char *factor = getenv("FERRY_TEST_PATIENCE");
+
+	return factor ? (unsigned)atoi(factor) : 1;
+}
+
 void rig_impatient(struct rig *r)
 {
-	r->scfg.timeout_us = r->tcfg.timeout_us = 300000;
-	r->scfg.reconnect_us = r->tcfg.reconnect_us = 100000;
+	r->scfg.timeout_us = r->tcfg.timeout_us = 300000 * patience();
+	r->scfg.reconnect_us = r->tcfg.reconnect_us = 100000 * patience();
 }
 
 static void *run(struct fakevm *vm, struct ferry_result *res)
