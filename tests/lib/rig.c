@@ -30,19 +30,19 @@ void rig_init(struct rig *r, const struct rig_kind *kind)
 	r->uri = kind->uri;
 }
 
-void rig_postcopy(struct rig *r, uint64_t bandwidth)
-{
-	r->scfg.mode = FERRY_MODE_POSTCOPY;
-	r->src.writes[0] = 2 * FAKE_PAGES;
-	r->tcfg.bandwidth = bandwidth;
-}
-
 /* Where a thread may stand still for long whatever the peer does, as in an emulated machine, all takes so many times as long. */
 static unsigned patience(void)
 {
 	const char *factor = getenv("FERRY_TEST_PATIENCE");
 
 	return factor ? (unsigned)atoi(factor) : 1;
+}
+
+void rig_postcopy(struct rig *r, uint64_t bandwidth)
+{
+	r->scfg.mode = FERRY_MODE_POSTCOPY;
+	r->src.writes[0] = 2 * FAKE_PAGES;
+	r->tcfg.bandwidth = bandwidth / patience(); /* what is to last longer than a silence still does */
 }
 
 void rig_impatient(struct rig *r)
