@@ -129,8 +129,10 @@ static int take_regions(struct ferry_session *s, const struct ferry_vm *vm)
 		return fail(&s->fail, -ENOMEM, "no memory for %zu regions", vm->nregions);
 	memcpy(s->regions, vm->regions, vm->nregions * sizeof(*s->regions));
 	s->nregions = vm->nregions;
-	for (size_t i = 0; i < s->nregions; i++)
+	for (size_t i = 0; i < s->nregions; i++) {
 		s->pages_total += s->regions[i].len >> 12;
+		s->param.copies |= s->regions[i].page_shift != 12;
+	}
 	return source_init(s);
 }
 

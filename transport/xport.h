@@ -25,6 +25,7 @@
 #ifndef FERRY_XPORT_H
 #define FERRY_XPORT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -79,6 +80,11 @@ struct xport_param {
 	uint64_t timeout_us; /* no progress for so long: -ETIMEDOUT */
 	uint32_t poll_us;    /* urgent channel: spin so long before sleeping */
 	uint64_t bandwidth;  /* shape: bytes a second over all data channels; 0: no limit */
+	/*
+	 * tcp: puts are copied, not sent by reference. For huge pages: with references to them the kernel's count of reserved
+	 * ones was seen below zero (6.18), which takes the pool from everybody.
+	 */
+	bool copies;
 	struct chaos *chaos; /* not NULL: the chaos filter goes on top */
 };
 
