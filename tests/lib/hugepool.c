@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "hugepool.h"
 
+#include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <time.h>
 
 #define POOL "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 
@@ -29,10 +32,22 @@ static void set(long n)
 	fclose(out);
 }
 
-/* Free and not promised to anybody. */
+/* Free and not promised to anybody. The two are read one after the other, and the kernel's second may be below zero for a moment. */
 static long available(void)
 {
-	return value(POOL "free_hugepages") - value(POOL "resv_hugepages");
+	long promised = value(POOL "resv_hugepages");
+
+	return value(POOL "free_hugepages") - (promised > 0 && promised < LONG_MAX ? promised : 0);
+}
+
+/* What the test before had is given back a moment after its last word. */
+static bool come_free(long pages)
+{
+	const struct timespec tick = { .tv_nsec = 10000000 };
+
+	for (unsigned i = 0; i < 500 && available() < pages; i++)
+		nanosleep(&tick, NULL);
+	return available() >= pages;
 }
 
 void hugepool_raise(long pages)
@@ -58,7 +73,7 @@ void hugepool_or_skip(long pages)
 
 	if (total < 0)
 		cr_skip_test("this kernel has no huge pages of 2 MiB");
-	if (available() < pages)
+	if (!come_free(pages))
 		cr_skip_test("%ld huge pages are free and the test takes %ld: sysctl -w vm.nr_hugepages=%ld",
 			     available(), pages, total + pages);
 }
