@@ -165,21 +165,21 @@ void probe_userfaultfd(struct findings *f)
 static void probe_vmsplice(struct findings *f)
 {
 	struct iovec page = { .iov_base = f, .iov_len = 1 };
-	int fd[2], err = 0;
+	const char *what = NULL, *mend = NULL;
+	int fd[2] = { -1, -1 };
 
 	if (pipe2(fd, O_CLOEXEC) < 0) {
-		found(f, "zero-copy", HEALTH_WITHOUT, NULL, "pipe2: %s: the tcp transport copies what it sends", strerror(errno));
-		return;
+		what = "pipe2";
+	} else if (fcntl(fd[1], F_SETPIPE_SZ, 1 << 20) < 0) {
+		what = "a pipe of 1 MiB";
+		mend = "sysctl -w fs.pipe-max-size=1048576";
+	} else if (vmsplice(fd[1], &page, 1, SPLICE_F_NONBLOCK) < 0) {
+		what = "vmsplice";
 	}
-	if (vmsplice(fd[1], &page, 1, SPLICE_F_NONBLOCK) < 0)
-		err = errno;
-	else if (fcntl(fd[1], F_SETPIPE_SZ, 1 << 20) < 0)
-		err = errno;
-	if (!err)
+	if (!what)
 		found(f, "zero-copy", HEALTH_OK, NULL, "the tcp transport sends pages without a copy (vmsplice)");
 	else
-		found(f, "zero-copy", HEALTH_WITHOUT, err == EPERM ? "sysctl -w fs.pipe-max-size=1048576" : NULL,
-		      "vmsplice into a pipe of 1 MiB: %s: the tcp transport copies what it sends", strerror(err));
+		found(f, "zero-copy", HEALTH_WITHOUT, mend, "%s: %s: the tcp transport copies what it sends", what, strerror(errno));
 	close(fd[0]);
 	close(fd[1]);
 }

@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../transport/congestion.h"
 #include "floor.h"
 #include "util.h"
 
@@ -148,17 +149,13 @@ static int sender_answer(int sock, const char *mem, uint64_t len)
 	}
 }
 
-/* As the tcp transport has its sockets: no delay, and not BBR, whose pacing would be measured instead of the machine. */
+/* As the tcp transport has its sockets. */
 static void tune(int sock)
 {
-	char now[16] = "";
-	socklen_t len = sizeof(now) - 1;
 	int one = 1;
 
 	setsockopt(sock, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	if (!getsockopt(sock, IPPROTO_TCP, TCP_CONGESTION, now, &len) && !strncmp(now, "bbr", 3) &&
-	    setsockopt(sock, IPPROTO_TCP, TCP_CONGESTION, "cubic", 5))
-		setsockopt(sock, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
+	congestion_default(sock);
 }
 
 _Noreturn static void sender(const struct sockaddr *addr, socklen_t addr_len, uint64_t memory, int memfd)

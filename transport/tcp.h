@@ -126,6 +126,8 @@ int tcp_err(struct tcp_link *l, int err);
 int tcp_sock_tune(int fd, const struct uri *u, struct fail *f);
 /* True when nothing has moved on fd for timeout_us, as far as w has seen. Call it every timeout_us / 4. */
 bool tcp_watch_idle(struct tcp_watch *w, int fd, uint64_t timeout_us);
+/* Until events may be there: 0, -ETIMEDOUT when nothing has moved for the link's timeout (w: {0} since it last did), or the error. */
+int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w);
 /*
  * All of iov (which is changed); -ETIMEDOUT when it stands still, -EPIPE. flags: MSG_MORE or 0. reader, if not NULL,
  * takes what arrives on the same connection meanwhile: a peer that must send before it reads on does not block this end.

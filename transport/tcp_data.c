@@ -265,11 +265,7 @@ static int data_fence(struct xport_chan *chan)
 		err = rx_step(c);
 		if (err != -EAGAIN)
 			continue;
-		err = tcp_poll(c->fd, POLLIN, c->link->param.timeout_us / 4 + 1);
-		if (err == -EAGAIN)
-			err = tcp_watch_idle(&watch, c->fd, c->link->param.timeout_us) ? -ETIMEDOUT : 0;
-		else if (err)
-			err = tcp_err(c->link, err);
+		err = tcp_wait(c->link, c->fd, POLLIN, &watch);
 	}
 	if (err)
 		c->err = err;

@@ -101,11 +101,9 @@ static int drain(struct tcp_data *c, size_t left, bool more)
 			continue;
 		if (errno != EAGAIN)
 			return tcp_err(c->link, errno);
-		err = tcp_poll(c->fd, POLLOUT, c->link->param.timeout_us / 4 + 1);
-		if (err == -EAGAIN && tcp_watch_idle(&watch, c->fd, c->link->param.timeout_us))
-			return -ETIMEDOUT;
-		if (err && err != -EAGAIN)
-			return tcp_err(c->link, err);
+		err = tcp_wait(c->link, c->fd, POLLOUT, &watch);
+		if (err)
+			return err;
 	}
 	return 0;
 }

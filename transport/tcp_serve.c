@@ -16,6 +16,7 @@
 #include "tcp.h"
 
 #define PIECE (16u << 10) /* of a reply beside the urgent channel: a request there waits no longer */
+
 static int bad(struct tcp_data *c, const struct tcp_frame *h, const char *why)
 {
 	return fail(c->link->link.fail, -EPROTO,
@@ -47,11 +48,7 @@ static int recv_exact(struct tcp_data *c, struct iovec *iov, int n)
 		}
 		if (!n || (done < 0 && errno == EINTR))
 			continue;
-		err = tcp_poll(c->fd, POLLIN, c->link->param.timeout_us / 4 + 1);
-		if (err == -EAGAIN)
-			err = tcp_watch_idle(&watch, c->fd, c->link->param.timeout_us) ? -ETIMEDOUT : 0;
-		else if (err)
-			err = tcp_err(c->link, err);
+		err = tcp_wait(c->link, c->fd, POLLIN, &watch);
 	}
 	return err;
 }

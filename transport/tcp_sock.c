@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include "../runtime/fail.h"
+#include "congestion.h"
 #include "tcp.h"
 
 int tcp_err(struct tcp_link *l, int err)
@@ -30,29 +31,15 @@ int tcp_err(struct tcp_link *l, int err)
 	}
 }
 
-static int set_congestion(int fd, const char *name)
-{
-	return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name)) < 0 ? -errno : 0;
-}
-
-/*
- * The host's choice stands, but for BBR: it spaces segments out with a timer each, which within a data centre buys nothing and
- * costs half the speed of a single connection. congestion=bbr has it all the same.
- */
 static int tune_congestion(int fd, const struct uri *u, struct fail *f)
 {
 	const char *asked = uri_query(u, "congestion");
-	char now[16] = "";
-	socklen_t len = sizeof(now) - 1;
-	int err;
 
-	if (asked) {
-		err = set_congestion(fd, asked);
-		return err ? fail(f, err, "URI option congestion=%s: %s; this user may have those in "
-				  "/proc/sys/net/ipv4/tcp_allowed_congestion_control", asked, strerror(-err)) : 0;
-	}
-	if (!getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, now, &len) && !strncmp(now, "bbr", 3) && set_congestion(fd, "cubic"))
-		set_congestion(fd, "reno"); /* what every user may have */
+	if (!asked)
+		congestion_default(fd);
+	else if (congestion_set(fd, asked))
+		return fail(f, -errno, "URI option congestion=%s: %s; this user may have those in "
+			    "/proc/sys/net/ipv4/tcp_allowed_congestion_control", asked, strerror(errno));
 	return 0;
 }
 
@@ -102,6 +89,15 @@ int tcp_poll(int fd, short events, uint64_t wait_us)
 	}
 }
 
+int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w)
+{
+	int err = tcp_poll(fd, events, l->param.timeout_us / 4 + 1);
+
+	if (err == -EAGAIN)
+		return tcp_watch_idle(w, fd, l->param.timeout_us) ? -ETIMEDOUT : 0;
+	return err ? tcp_err(l, err) : 0;
+}
+
 int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags, struct tcp_data *reader)
 {
 	struct tcp_watch watch = { 0 };
@@ -128,11 +124,9 @@ int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags
 		err = reader ? tcp_data_take(reader) : 0;
 		if (err)
 			return err;
-		err = tcp_poll(fd, reader ? POLLIN | POLLOUT : POLLOUT, l->param.timeout_us / 4 + 1);
-		if (err == -EAGAIN && tcp_watch_idle(&watch, fd, l->param.timeout_us))
-			return -ETIMEDOUT;
-		if (err && err != -EAGAIN)
-			return tcp_err(l, err);
+		err = tcp_wait(l, fd, reader ? POLLIN | POLLOUT : POLLOUT, &watch);
+		if (err)
+			return err;
 	}
 	return 0;
 }

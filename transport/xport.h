@@ -81,8 +81,8 @@ struct xport_param {
 	uint32_t poll_us;    /* urgent channel: spin so long before sleeping */
 	uint64_t bandwidth;  /* shape: bytes a second over all data channels; 0: no limit */
 	/*
-	 * tcp: puts are copied, not sent by reference. For huge pages: with references to them the kernel's count of reserved
-	 * ones was seen below zero (6.18), which takes the pool from everybody.
+	 * A put leaves no references to its memory with the kernel. For hugetlb pages, which Linux (6.18) counts wrongly when they
+	 * are freed with one left: fewer than 0 are reserved then, and nobody gets any.
 	 */
 	bool copies;
 	struct chaos *chaos; /* not NULL: the chaos filter goes on top */

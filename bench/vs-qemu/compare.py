@@ -20,8 +20,6 @@ PARAM = 0x180000          # guest.S
 LOW = 3 << 30           # RAM below 4 GiB of the pc machine, when there is more than that
 TICK_MS = 2
 BACK = 0.9              # of the speed before
-
-
 CONGESTION = "/proc/sys/net/ipv4/tcp_congestion_control"
 
 
@@ -301,7 +299,7 @@ def table(kind, cfg, all_results):
 
 
 def ratio(title, ours, theirs, larger_is_better):
-    if not ours or not theirs or theirs == float("inf"):
+    if not ours or not theirs:
         return f"  {title}: not measured"
     value = (theirs / ours) if larger_is_better else (ours / theirs)
     return f"  {title}: {value:.3f}"
@@ -311,8 +309,8 @@ def ratios(kind, res):
     ferry = {n: r for n, r in res.items() if n.startswith("ferry") and r}
     qemu = {n: r for n, r in res.items() if n.startswith("QEMU") and r}
 
-    def best(group, key, only=None):
-        found = [v for n, r in group.items() if (not only or only in n) and (v := median(r, key)) is not None]
+    def best(group, key, *only):
+        found = [v for n, r in group.items() if (not only or any(o in n for o in only)) and (v := median(r, key)) is not None]
         return min(found) if found else None
 
     if kind in ("idle", "untouched"):
@@ -320,8 +318,7 @@ def ratios(kind, res):
         print(ratio("CPU, of QEMU's best", best(ferry, "cpu_s"), best(qemu, "cpu_s"), False))
     else:
         print(ratio("downtime in pre-copy, of QEMU's best", best(ferry, "downtime_ms", "stop-and-copy"),
-                    min(v for v in (best(qemu, "downtime_ms", "plain"), best(qemu, "downtime_ms", "auto-converge"), float("inf")) if v),
-                    False))
+                    best(qemu, "downtime_ms", "plain", "auto-converge"), False))
         print(ratio("downtime in post-copy, of QEMU's best", best(ferry, "downtime_ms", "post-copy"),
                     best(qemu, "downtime_ms", "post"), False))
         print(ratio("guest at 90 % of its speed in post-copy, of QEMU's best", best(ferry, "back_ms", "post-copy"),
@@ -349,22 +346,26 @@ def compare(args, folder):
         print(flush=True)
 
 
+def set_congestion(name):
+    try:
+        with open(CONGESTION, "w") as f:
+            f.write(name)
+    except OSError as e:
+        raise Failure(f"{CONGESTION}: {e.strerror}: root may set what tcp_available_congestion_control lists")
+
+
 @contextlib.contextmanager
 def congestion(name):
     """The host's congestion control, set to name meanwhile."""
     with open(CONGESTION) as f:
         before = f.read().strip()
+    if name:
+        set_congestion(name)
     try:
-        if name:
-            with open(CONGESTION, "w") as f:
-                f.write(name)
         yield name or before
-    except OSError as e:
-        raise Failure(f"{CONGESTION}: {e.strerror}: root may set what tcp_available_congestion_control lists")
     finally:
         if name:
-            with open(CONGESTION, "w") as f:
-                f.write(before)
+            set_congestion(before)
 
 
 def size(text):

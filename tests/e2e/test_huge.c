@@ -13,7 +13,7 @@
 #include "hugepool.h"
 #include "rig.h"
 
-#define POOL_PAGES 24
+#define POOL_PAGES 36 /* for three: two run, and one before them may not have given back its own yet */
 
 HUGEPOOL(POOL_PAGES)
 HUGEPOOL_END()

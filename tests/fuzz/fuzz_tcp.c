@@ -51,7 +51,7 @@ static void bench_up(struct bench *b, enum xport_access access)
 	for (int i = 0; i < CONNS; i++) {
 		int pair[2];
 
-		promise(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), "no socket pair");
+		promise(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), "no socket pair");
 		for (int k = 0; k < 2; k++)
 			setsockopt(pair[k], SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
 		near[i] = pair[0];
