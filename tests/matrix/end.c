@@ -27,8 +27,8 @@ struct end {
 	bool source;
 	struct world w;
 	struct fakevm vm;
-	bool victim, armed;
-	_Atomic bool done;
+	bool victim;
+	_Atomic bool armed, done;
 	pthread_t watcher;
 };
 
@@ -124,9 +124,9 @@ static void on_phase(struct fakevm *vm, enum ferry_phase p)
 		arm = at->heard_arm ? at->heard_arm : FERRY_PRE_MIGRATION;
 	if (e->victim && p == arm && !e->armed) {
 		fault_text(fault, e->c);
-		e->armed = true;
 		if (ferry_drill(vm->session, fault))
 			world_trouble(&e->w, "ferry_drill() refused %s", fault);
+		e->armed = true; /* last: the watcher takes a fault that is not pending for one that has struck */
 	}
 	if (e->source && ((p == FERRY_PRECOPY && at->provoke == CANCEL_IN_PRECOPY) ||
 			  (p == FERRY_COMMITMENT && at->provoke == CANCEL_IN_COMMITMENT)))
