@@ -81,8 +81,9 @@ struct xport_param {
 	uint32_t poll_us;    /* urgent channel: spin so long before sleeping */
 	uint64_t bandwidth;  /* shape: bytes a second over all data channels; 0: no limit */
 	/*
-	 * A put leaves no references to its memory with the kernel. For hugetlb pages, which Linux (6.18) counts wrongly when they
-	 * are freed with one left: fewer than 0 are reserved then, and nobody gets any.
+	 * A put leaves no references to its memory with the kernel. For hugetlb pages, of which Linux (6.18) counts fewer than 0
+	 * as reserved while a buffer refers to one that its owner gave back, and gives nobody any. A buffer that the peer has
+	 * read may live on for minutes: the kernel frees it with the next traffic on the processor that it came from.
 	 */
 	bool copies;
 	struct chaos *chaos; /* not NULL: the chaos filter goes on top */

@@ -2,7 +2,7 @@
 /*
  * Huge pages of 2 MiB for a Criterion program: HUGEPOOL(n) sees to it that n are free while its tests run,
  * and HUGEPOOL_END() on a line of its own (the hooks are named by their lines) gives back what it took. A
- * test that needs them begins with hugepool_or_skip().
+ * test that needs them begins with hugepool_or_skip() and has the pool for itself until it ends.
  */
 #ifndef TESTS_HUGEPOOL_H
 #define TESTS_HUGEPOOL_H

@@ -22,7 +22,7 @@
 #define NPAGES (UNITS * HUGE_PAGES)
 #define NEED 12
 
-HUGEPOOL(2 * NEED)
+HUGEPOOL(NEED)
 HUGEPOOL_END()
 
 static struct ferry_region region(bool shared)
