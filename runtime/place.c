@@ -29,7 +29,10 @@ static bool probe_vectored(int self)
 	return ok;
 }
 
-/* Pages that the VMM has allocated already are mapped now, in one go, not one fault each as they arrive. */
+/*
+ * Pages that the VMM has allocated already are mapped now, in one go: here, not one fault each as they arrive, and for the
+ * VM, not one fault each when it runs.
+ */
 static void map_allocated(struct place_region *r)
 {
 	off_t base = (off_t)r->reg->fd_offset, end = base + (off_t)r->reg->len, from = base, to;
@@ -41,8 +44,10 @@ static void map_allocated(struct place_region *r)
 		to = lseek(r->reg->fd, from, SEEK_HOLE);
 		if (to < 0 || to > end)
 			to = end;
+		r->mapped = true;
 		/* Only speed is lost where it fails. */
-		if (madvise(r->alias + (from - base), (size_t)(to - from), MADV_POPULATE_WRITE))
+		if (madvise(r->alias + (from - base), (size_t)(to - from), MADV_POPULATE_WRITE) ||
+		    madvise(r->vm + (from - base), (size_t)(to - from), MADV_POPULATE_WRITE))
 			break;
 		from = to;
 	}
@@ -55,6 +60,7 @@ static int open_region(struct place_region *r, const struct ferry_region *reg, b
 				    .npages = reg->len >> SHIFT,
 				    .shared = reg->flags & FERRY_REGION_SHARED,
 				    .huge = reg->page_shift == HUGE_SHIFT };
+	r->mapped = !r->shared;
 	if (r->huge)
 		return huge_open(r, pinned, f);
 	if (!r->shared)
@@ -179,7 +185,7 @@ int place_drop(struct place *p, const struct page_set *set, struct fail *f)
 	while (!err && page_set_next(set, &at, UINT32_MAX, &run)) {
 		struct place_region *r = &p->r[run.region];
 
-		if (r->shared)
+		if (!r->mapped)
 			continue;
 		if (r->huge) /* the walk goes on behind the huge page */
 			huge_around(&run, &at);

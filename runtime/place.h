@@ -12,9 +12,11 @@
  * Pages of hugetlbfs (place_huge.c) arrive in pieces of 4 KiB like all others, but the kernel maps 2 MiB or nothing:
  * whoever brings the last missing piece maps the whole.
  *
- * The VM's mapping of shared memory is never touched before the VM runs: arming has nothing to drop there.
- * Of anonymous memory the residual pages must be dropped; that happens while the source still runs
- * (place_drop for each PREARM), and in the blackout only for what was dirtied since.
+ * What is to fault must be in no mapping of the VM's. Of anonymous memory the residual pages are dropped; that happens
+ * while the source still runs (place_drop for each PREARM), and in the blackout only for what was dirtied since. So it is of
+ * shared memory that the VMM has allocated: both mappings of it are filled in the reservation, for a VM that finds its clean
+ * pages mapped has no faults but for the residue. The VM's mapping of what is allocated as it arrives is not touched: nothing to
+ * drop, and its clean pages are mapped as they fault (place_clean).
  */
 #ifndef FERRY_PLACE_H
 #define FERRY_PLACE_H
@@ -31,6 +33,7 @@ struct place_region {
 	uint8_t *inbox; /* post-copy: where pages are received in their place; NULL: in buffers */
 	uint64_t npages;
 	bool shared, huge, registered;
+	bool mapped; /* the VM's mapping may have pages before the VM runs: what is missing must be dropped from it */
 	_Atomic uint16_t *owed; /* huge, post-copy: for each huge page, the pieces of it that have not arrived */
 };
 
