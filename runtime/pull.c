@@ -20,6 +20,7 @@
  * have left; `todo` becomes `missing` again, and the faults whose answer was under way are asked for first.
  */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -36,6 +37,7 @@
 #define FAULT_SLACK_US 50000u
 #define PACE_US 10000u		/* a sweeper that must wait for the limit looks up so often */
 #define CLEAN_PIECE 32u		/* of them at once: no fault waits for more */
+#define SWEEP_SLICE 6u		/* runs of the sweep that are placed between two looks for faults and answers */
 
 /* Whether main is inside load, where a fault of its own must not outlive the link; DEAD: nobody serves faults. */
 enum { LOAD_NO, LOAD_NOW, LOAD_DEAD };
@@ -411,7 +413,7 @@ static int sweep_step(struct pull *p, struct sweep *w)
 		return asked;
 	if (!w->flying)
 		return due ? 0 : sweep_end(w);
-	return sweep_reap(p, w, 0);
+	return sweep_reap(w, 0);
 }
 
 /* Once round: answers, faults, the sweep. What was done, or the error. */
@@ -425,6 +427,13 @@ static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
 	if ((n = read_faults(p, c)) < 0)
 		return n;
 	done += n;
+	if ((n = sweep_place(p, w, SWEEP_SLICE)) < 0)
+		return n;
+	if (n)
+		settle_behind(p);
+	done += n;
+	if (w->ncame)
+		return done;
 	/* An answer that is due at any moment goes first: it finds this thread looking for it. */
 	if (p->expect_ns && now_ns() < p->expect_ns)
 		return done;
@@ -432,11 +441,8 @@ static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
 	if ((n = clean_step(p)) < 0)
 		return n;
 	done += n;
-	if ((n = sweep_step(p, w)) < 0)
-		return n;
-	if (n)
-		settle_behind(p);
-	return done + n;
+	n = sweep_step(p, w);
+	return n < 0 ? n : done + n;
 }
 
 /* An answer that is due has the sweep wait for it, but not for longer than it is worth. */
@@ -540,7 +546,9 @@ static int sweep_worker(struct ferry_session *s, unsigned chan)
 			break;
 		if (!w.flying)
 			usleep(due < PACE_US ? (useconds_t)due : PACE_US);
-		n = sweep_reap(p, &w, due && due < timeout ? due : timeout);
+		n = sweep_reap(&w, due && due < timeout ? due : timeout);
+		if (n > 0)
+			n = sweep_place(p, &w, UINT_MAX);
 		if (n < 0 || (!n && w.flying && now_us() - w.moved_us > timeout))
 			return n < 0 ? n : -ETIMEDOUT;
 	}

@@ -10,8 +10,15 @@
 #define PAGE ((size_t)4096)
 #define URGENT_MAX 64u		/* faults in flight */
 #define URGENT_RUNS XPORT_RUNS_MAX /* at most every second piece of a huge page */
-#define SWEEP_DEPTH 2u		/* gets in flight on a data channel: one being answered while the other is placed */
-#define SWEEP_PAGES 16u		/* pages a get of the sweep: worker 0 looks for faults between two */
+#define SWEEP_DEPTH 3u		/* gets on a data channel: asked for, being answered, being placed */
+/*
+ * Pages a get of the sweep: between these two, as many as come in SWEEP_US, for a fault may wait behind them; and no more than a
+ * SWEEP_SHARE of what is left, so that few faults are on pages that are under way already.
+ */
+#define SWEEP_LEAST 16u
+#define SWEEP_PAGES 64u
+#define SWEEP_US 300u
+#define SWEEP_SHARE 512u
 
 _Static_assert(URGENT_RUNS >= HUGE_PAGES / 2 && HUGE_PAGES * PAGE <= XPORT_XFER_MAX, "one get for a huge page");
 
@@ -25,7 +32,10 @@ struct urgent_slot {
 
 struct sweep_get {
 	struct page_run run[SWEEP_PAGES];
-	unsigned n;
+	uint32_t pages;
+	unsigned n;	 /* runs; 0: it is free */
+	unsigned placed; /* of them, when it has come */
+	uint8_t *buf;	 /* of the next one to be placed; unused where that is direct */
 };
 
 struct sweep { /* one data channel's */
@@ -33,9 +43,11 @@ struct sweep { /* one data channel's */
 	unsigned chan;
 	struct page_cursor at;
 	struct sweep_get get[SWEEP_DEPTH];
-	unsigned flying;
+	unsigned flying; /* asked for and not here */
+	unsigned came[SWEEP_DEPTH], ncame; /* which are here and not all placed, in the order of their coming */
 	bool ended;
-	uint64_t moved_us; /* when it last got anything */
+	uint64_t moved_us; /* when it last got anything, or asked with nothing in flight */
+	uint32_t fit;	   /* pages that come in SWEEP_US, of late */
 };
 
 struct pull {
@@ -70,8 +82,10 @@ void pull_pay(struct pull *p, uint64_t pages);
 uint64_t sweep_due(const struct pull *p);
 /* Asks for at most max more gets, with at most depth in flight; how many it asked for. */
 int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max);
-/* Places what has come within wait_us; the number of gets that it ended. */
-int sweep_reap(struct pull *p, struct sweep *w, uint64_t wait_us);
+/* Receives what comes within wait_us; how many gets. */
+int sweep_reap(struct sweep *w, uint64_t wait_us);
+/* Places at most max runs of what has come; how many. */
+int sweep_place(struct pull *p, struct sweep *w, unsigned max);
 int sweep_end(struct sweep *w);
 
 #endif

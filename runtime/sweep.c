@@ -4,6 +4,7 @@
  * each data channel.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "probe.h"
 #include "pull_int.h"
@@ -50,16 +51,24 @@ static void follow_hint(struct pull *p, struct page_cursor *at)
 	*at = (struct page_cursor){ .region = (uint32_t)(h >> 48), .page = h & ((UINT64_C(1) << 48) - 1) };
 }
 
-/* Claims up to SWEEP_PAGES pages; false when todo is empty. */
-static bool claim_batch(struct pull *p, struct page_cursor *at, struct sweep_get *g)
+static uint32_t clamp(uint64_t pages)
 {
-	uint32_t pages = 0;
+	return pages < SWEEP_LEAST ? SWEEP_LEAST : pages > SWEEP_PAGES ? SWEEP_PAGES : (uint32_t)pages;
+}
+
+/* Claims a batch; false when todo is empty. */
+static bool claim_batch(struct pull *p, struct sweep *w, struct sweep_get *g)
+{
+	uint64_t share = atomic_load_explicit(&p->left, memory_order_relaxed) / SWEEP_SHARE;
+	uint32_t most = clamp(share < w->fit ? share : w->fit);
+	struct page_cursor *at = &w->at;
 	bool wrapped = at->region == 0 && at->page == 0;
 
 	g->n = 0;
-	while (pages < SWEEP_PAGES) {
-		if (page_set_claim(&p->todo, at, SWEEP_PAGES - pages, &g->run[g->n])) {
-			pages += g->run[g->n++].npages;
+	g->pages = 0;
+	while (g->pages < most) {
+		if (page_set_claim(&p->todo, at, most - g->pages, &g->run[g->n])) {
+			g->pages += g->run[g->n++].npages;
 			continue;
 		}
 		if (g->n || wrapped)
@@ -70,14 +79,16 @@ static bool claim_batch(struct pull *p, struct page_cursor *at, struct sweep_get
 	return g->n > 0;
 }
 
-static int ask_batch(struct pull *p, const struct sweep *w, unsigned slot)
+static int ask_batch(struct pull *p, struct sweep *w, unsigned slot)
 {
-	const struct sweep_get *g = &w->get[slot];
+	struct sweep_get *g = &w->get[slot];
 	struct place *pl = &p->s->tgt.place;
 	uint8_t *buf = sweep_buf(p, w->chan, slot);
 	struct page_run out[SWEEP_PAGES];
 	void *dst[SWEEP_PAGES];
 
+	g->buf = buf;
+	g->placed = 0;
 	for (unsigned i = 0; i < g->n; i++) {
 		const struct page_run *r = &g->run[i];
 
@@ -91,18 +102,6 @@ static int ask_batch(struct pull *p, const struct sweep *w, unsigned slot)
 	return w->c->ops->get(w->c, out, dst, g->n, slot);
 }
 
-static int batch_arrived(struct pull *p, unsigned chan, unsigned slot, const struct sweep_get *g)
-{
-	uint8_t *buf = sweep_buf(p, chan, slot);
-	int err = 0;
-
-	for (unsigned i = 0; i < g->n && !err; i++) {
-		err = pull_placed(p, &g->run[i], buf, true);
-		buf += g->run[i].npages * PAGE;
-	}
-	return err;
-}
-
 int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max)
 {
 	int asked = 0, err;
@@ -113,7 +112,7 @@ int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max)
 		if (asked && sweep_due(p))
 			break;
 		follow_hint(p, &w->at);
-		if (!claim_batch(p, &w->at, &w->get[i]))
+		if (!claim_batch(p, w, &w->get[i]))
 			break;
 		if (!w->flying)
 			w->moved_us = now_us();
@@ -126,26 +125,47 @@ int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max)
 	return asked;
 }
 
-int sweep_reap(struct pull *p, struct sweep *w, uint64_t wait_us)
+int sweep_reap(struct sweep *w, uint64_t wait_us)
 {
 	uint32_t tag[SWEEP_DEPTH];
-	int n, err;
+	uint64_t now, pages = 0;
+	int n;
 
 	if (!w->flying)
 		return 0;
-	n = w->c->ops->reap(w->c, tag, wait_us ? SWEEP_DEPTH : 1, wait_us);
+	n = w->c->ops->reap(w->c, tag, wait_us ? w->flying : 1, wait_us);
 	if (n == -EAGAIN)
 		return 0;
+	now = now_us();
 	for (int k = 0; k < n; k++) {
-		struct sweep_get *g = &w->get[tag[k] % SWEEP_DEPTH];
-
-		if ((err = batch_arrived(p, w->chan, tag[k] % SWEEP_DEPTH, g)) < 0)
-			return err;
-		g->n = 0;
+		w->came[w->ncame] = tag[k] % SWEEP_DEPTH;
+		pages += w->get[w->came[w->ncame++]].pages;
 		w->flying--;
-		w->moved_us = now_us();
 	}
+	w->fit = (w->fit + clamp(SWEEP_US * pages / (now - w->moved_us + 1))) / 2;
+	w->moved_us = now;
 	return n;
+}
+
+int sweep_place(struct pull *p, struct sweep *w, unsigned max)
+{
+	unsigned done = 0;
+	int err;
+
+	while (done < max && w->ncame) {
+		struct sweep_get *g = &w->get[w->came[0]];
+		const struct page_run *run = &g->run[g->placed];
+
+		if ((err = pull_placed(p, run, g->buf, true)) < 0)
+			return err;
+		done++;
+		g->buf += run->npages * PAGE;
+		if (++g->placed < g->n)
+			continue;
+		g->n = 0;
+		memmove(w->came, w->came + 1, --w->ncame * sizeof(w->came[0]));
+	}
+	return (int)done;
 }
 
 int sweep_end(struct sweep *w)

@@ -15,7 +15,7 @@
 #include "../runtime/spin.h"
 #include "tcp.h"
 
-#define PIECE (16u << 10) /* of a reply beside the urgent channel: a request there waits no longer */
+#define PIECE (32u << 10) /* of a reply beside the urgent channel: a request there waits no longer */
 
 static int bad(struct tcp_data *c, const struct tcp_frame *h, const char *why)
 {
@@ -97,7 +97,7 @@ static int send_pieces(struct tcp_data *c, struct iovec *iov, int n)
 		k = cut_piece(iov, n, &head);
 		if (k)
 			msg = (struct msghdr){ .msg_iov = iov, .msg_iovlen = (size_t)k };
-		done = sendmsg(c->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+		done = sendmsg(c->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL | (k < n ? MSG_MORE : 0));
 		if (done < 0 && errno != EAGAIN && errno != EINTR)
 			return tcp_err(c->link, errno);
 		if (done >= 0) {
