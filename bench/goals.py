@@ -141,7 +141,7 @@ def blackout(b):
     for kind in ("memfd", "anon"):
         res = b.series({"idle": lambda: b.run(memory=b.args.memory, memory_kind=kind, dirty_rate=0, mode="stop-and-copy"),
                         "hybrid": lambda: b.run(memory="2G", memory_kind=kind, working_set="256M", dirty_rate=100000,
-                                                mode="post-copy")})
+                                                mode="post-copy", max_rounds=1)})
         b.row(f"blackout, idle, stop-and-copy, {kind}", ms(get(res["idle"], "blackout_us")), "ms", 1.5, True)
         items(b, res["idle"])
         hybrid = ms(get(res["hybrid"], "blackout_us"))
@@ -158,7 +158,7 @@ def available():
 def independence(b):
     """Item 4: the blackout does not grow with the RAM or the rate. A tenth of a millisecond is no growth."""
     sizes = [s for s in (1, 2, 4, 8) if 2.2 * s * GIB < available()]
-    common = {"memory_kind": "memfd", "working_set": "256M", "mode": "post-copy"}
+    common = {"memory_kind": "memfd", "working_set": "256M", "mode": "post-copy", "max_rounds": 1}
     res = b.series({s: lambda s=s: b.run(memory=f"{s}G", dirty_rate=100000, **common) for s in sizes})
     first = ms(get(res[sizes[0]], "blackout_us"))
     for s in sizes[1:]:
@@ -176,7 +176,7 @@ def independence(b):
 def faults(b):
     """Item 5: one vCPU against the bare fault of the same run, and the time to the end of post-copy."""
     for kind in ("memfd", "anon"):
-        res = [b.run(floor="each", memory="2G", memory_kind=kind, working_set="256M", dirty_rate=100000, mode="post-copy")
+        res = [b.run(floor="each", memory="2G", memory_kind=kind, working_set="256M", dirty_rate=100000, mode="post-copy", max_rounds=1)
                for _ in range(b.args.repeat)]
         res = [r for r in res if r["faults"]]
         if not res:
@@ -230,7 +230,7 @@ def logging(b):
     """Item 9: what pre-copy costs the guest. No goal: stated, at a rate and as fast as it can."""
     for rate in (100000, 1000000000):
         res = [guest_speed(b.run(record=True, memory="1G", memory_kind="memfd", working_set="256M", dirty_rate=rate,
-                                 mode="post-copy")["record"]) for _ in range(b.args.repeat)]
+                                 mode="post-copy", max_rounds=1)["record"]) for _ in range(b.args.repeat)]
         before, during = [r[0] for r in res], [r[1] for r in res]
         name = "unpaced" if rate > 10 ** 8 else f"{rate} pages/s asked"
         print(f"{'guest in pre-copy, ' + name + ' (of before)':<54} {statistics.median(during) / 1000:>9.4g} /ms    "
@@ -245,7 +245,7 @@ def prediction(b):
         "residue of 24 MiB": {"memory": "512M", "working_set": "24M", "dirty_rate": 300000, "mode": "stop-and-copy", "bandwidth": "150M"},
         "long link": {"memory": "256M", "working_set": "64M", "dirty_rate": 10000, "mode": "stop-and-copy",
                       "uri": "tcp:127.0.0.1:0?latency=5ms"},
-        "post-copy": {"memory": "1G", "working_set": "256M", "dirty_rate": 100000, "mode": "post-copy"},
+        "post-copy": {"memory": "1G", "working_set": "256M", "dirty_rate": 100000, "mode": "post-copy", "max_rounds": 1},
     }
     res = b.series({n: lambda o=o: b.run(memory_kind="memfd", **o) for n, o in variants.items()})
     for name, r in res.items():
@@ -264,7 +264,7 @@ for ((i = 0; i < {repeat}; i++)); do
 	ib_write_bw -F -s 1048576 -n 100 -x 1 --output=bandwidth 10.9.0.1 | sed 's/.*/{{"ib_write_bw_mib_s": &}}/' || exit 1
 	wait $server || exit 1
 	'{build}/rdma-migrate' run --quiet --uri rdma:10.9.0.1:0 --memory 64M --working-set 16M --dirty-rate 3000 --floor each \
-		--mode post-copy --memory-kind {kind} --json $lines >/dev/null || exit 1
+		--mode post-copy --max-rounds 1 --memory-kind {kind} --json $lines >/dev/null || exit 1
 	tail -n 1 $lines
 done
 """

@@ -6,7 +6,8 @@
  * the link. While that does not fit the limit, rounds go on as long as they shrink the residue; once it fits,
  * they go on as long as they shrink it much, because each takes no longer than the one before and the blackout
  * is what the guest feels. What ends a pre-copy that does not fit is a stall (two rounds without a new low of the
- * dirty set) or a bound; then post-copy, where it is allowed. docs/policy.md says why, with recorded rounds.
+ * dirty set) or a bound; then post-copy, where it is allowed. Where post-copy was asked for, rounds go on while each
+ * halves what is left to pull. docs/policy.md says why, with recorded rounds.
  */
 #include "policy.h"
 
@@ -179,6 +180,35 @@ static void decide_fits(struct policy_result *ret, const struct facts *k)
 		again(ret, k, "it fits the limit and still shrinks");
 }
 
+static void postcopy_now(struct policy_result *ret, const struct facts *k, const char *why)
+{
+	ret->verdict = POLICY_POSTCOPY;
+	snprintf(ret->text, sizeof(ret->text), "post-copy after " ROUNDS ": it was asked for, and %s; %" PRIu64 " dirty pages",
+		 NROUNDS(k->rounds), why, k->dirty);
+}
+
+/*
+ * A page that is pulled costs more than one that is sent, and the guest waits for it: rounds go on while each leaves at most
+ * half of what it found. At worst the last of them was for nothing.
+ */
+static void decide_postcopy(struct policy_result *ret, const struct facts *k)
+{
+	if (!k->lim->postcopy_ok)
+		verdict(ret, POLICY_GIVE_UP,
+			"gave up: post-copy was asked for, but the target cannot hold the VM's output until "
+			"all memory has arrived; commit at switchover or use stop-and-copy");
+	else if (k->tiny)
+		postcopy_now(ret, k, "the residue is small");
+	else if (!left_at_most(k->in, k->in->n - 1, k->in->n - 1, 50))
+		postcopy_now(ret, k, "rounds help little");
+	else if (k->max_rounds)
+		postcopy_now(ret, k, "the bound on rounds is reached");
+	else if (k->max_time)
+		postcopy_now(ret, k, "the bound on pre-copy time is reached");
+	else
+		again(ret, k, "it halves what post-copy has to pull");
+}
+
 static void decide_too_long(struct policy_result *ret, const struct facts *k)
 {
 	if (k->tiny) /* no round can help: what is left is the fixed cost, and the limit is an aim */
@@ -236,12 +266,7 @@ void policy_decide(const struct policy_limits *lim, const struct policy_input *i
 		else
 			stop_now(ret, &k, "switchover was asked for");
 	} else if (lim->mode == FERRY_MODE_POSTCOPY) {
-		if (lim->postcopy_ok)
-			verdict(ret, POLICY_POSTCOPY, "post-copy: it was asked for, and the first round is over");
-		else
-			verdict(ret, POLICY_GIVE_UP,
-				"gave up: post-copy was asked for, but the target cannot hold the VM's output until "
-				"all memory has arrived; commit at switchover or use stop-and-copy");
+		decide_postcopy(ret, &k);
 	} else if (!k.dirty) {
 		stop_now(ret, &k, "nothing is dirty");
 	} else if (ret->expected_blackout_us <= lim->downtime_us) {

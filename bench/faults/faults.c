@@ -160,7 +160,7 @@ _Noreturn static void source(int sock, struct vm *vm, uint64_t len)
 	struct ferry_region r = {
 		.len = len, .fd = -1, .page_shift = 12, .flags = vm->shared ? FERRY_REGION_SHARED : 0
 	};
-	struct ferry_config cfg = { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY };
+	struct ferry_config cfg = { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .max_rounds = 1 };
 	struct ferry_result res = { .size = sizeof(res) };
 	struct ferry_session *s;
 	char uri[256];

@@ -57,7 +57,7 @@ enum ferry_outcome {
 enum ferry_mode {
 	FERRY_MODE_AUTO,	  /* pre-copy; post-copy where pre-copy does not converge */
 	FERRY_MODE_STOP_AND_COPY, /* pre-copy until the residue fits downtime_us, then all of it */
-	FERRY_MODE_POSTCOPY	  /* one pass of pre-copy, then demand paging */
+	FERRY_MODE_POSTCOPY	  /* pre-copy while each round halves the dirty set, then demand paging; max_rounds 1: one pass */
 };
 
 enum ferry_commit_at {

@@ -58,23 +58,23 @@ all()
 	local name=$1 arbiter=$2
 
 	settles "$name: source killed, PREPARED was sent" "$arbiter" 0 nothing migrated target \
-		--mode post-copy --kill source@commitment
-	settles "$name: COMMIT lost" "$arbiter" 0 migrated migrated target --mode post-copy --kill link@commitment
+		--mode post-copy --max-rounds 1 --kill source@commitment
+	settles "$name: COMMIT lost" "$arbiter" 0 migrated migrated target --mode post-copy --max-rounds 1 --kill link@commitment
 	settles "$name: PREPARED lost in the blackout" "$arbiter" 0 fell-back discarded source \
 		--mode stop-and-copy --kill link@commitment
 	settles "$name: PREPARED lost with pages missing" "$arbiter" 0 fell-back discarded source \
-		--mode post-copy --commit-at switchover --kill link@commitment
+		--mode post-copy --max-rounds 1 --commit-at switchover --kill link@commitment
 	settles "$name: target killed, COMMIT was sent" "$arbiter" 0 migrated nothing target \
-		--mode post-copy --kill target@activation
+		--mode post-copy --max-rounds 1 --kill target@activation
 	settles "$name: target killed in post-copy" "$arbiter" 0 fell-back nothing source \
-		--mode post-copy --memory-kind memfd --kill target@post-copy
+		--mode post-copy --max-rounds 1 --memory-kind memfd --kill target@post-copy
 }
 
 mkdir "$tmp/records"
 all file "file:$tmp/records"
-settles "file: nobody needs it" "file:$tmp/records" 0 migrated migrated "" --mode post-copy
-settles "file: a page server lost" "file:$tmp/records" 4 lost lost "" --mode post-copy --commit-at switchover --kill link@post-copy
-settles "file: the directory is gone" "file:$tmp/elsewhere" 4 in-doubt in-doubt - --mode post-copy --kill link@commitment
+settles "file: nobody needs it" "file:$tmp/records" 0 migrated migrated "" --mode post-copy --max-rounds 1
+settles "file: a page server lost" "file:$tmp/records" 4 lost lost "" --mode post-copy --max-rounds 1 --commit-at switchover --kill link@post-copy
+settles "file: the directory is gone" "file:$tmp/elsewhere" 4 in-doubt in-doubt - --mode post-copy --max-rounds 1 --kill link@commitment
 
 # The two ends by hand, and one of them without
 rm -f "$tmp/json"
@@ -129,11 +129,11 @@ if [ -z "$etcd" ]; then
 fi
 all etcd "etcd:$url"
 kill -STOP $etcd
-settles "etcd: frozen at that moment" "etcd:$url" 4 in-doubt in-doubt - --mode post-copy --kill link@commitment
+settles "etcd: frozen at that moment" "etcd:$url" 4 in-doubt in-doubt - --mode post-copy --max-rounds 1 --kill link@commitment
 kill -CONT $etcd
-settles "etcd: the next one is settled again" "etcd:$url" 0 migrated migrated target --mode post-copy --kill link@commitment
+settles "etcd: the next one is settled again" "etcd:$url" 0 migrated migrated target --mode post-copy --max-rounds 1 --kill link@commitment
 kill -KILL $etcd
 wait $etcd 2>/dev/null
 etcd=
-settles "etcd: away at that moment" "etcd:$url" 4 in-doubt in-doubt - --mode post-copy --kill link@commitment
+settles "etcd: away at that moment" "etcd:$url" 4 in-doubt in-doubt - --mode post-copy --max-rounds 1 --kill link@commitment
 exit $failed

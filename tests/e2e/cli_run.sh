@@ -51,21 +51,21 @@ for kind in anon memfd; do
 		run "$mode $kind" migrated --mode $mode --memory-kind $kind
 	done
 done
-run "classic post-copy" migrated --mode post-copy --commit-at switchover
+run "classic post-copy" migrated --mode post-copy --max-rounds 1 --commit-at switchover
 run "idle guest" migrated --mode stop-and-copy --dirty-rate 0
-run "two vCPUs and channels" migrated --vcpus 2 --channels 2 --mode post-copy --memory-kind memfd
+run "two vCPUs and channels" migrated --vcpus 2 --channels 2 --mode post-copy --max-rounds 1 --memory-kind memfd
 run "mostly holes" migrated --populate 0
 run "target killed in pre-copy" 'refused|fell-back' --kill target@precopy
 run "target killed in stop-and-copy" fell-back --kill target@stop-and-copy
-run "target killed in post-copy" fell-back --mode post-copy --kill target@postcopy
+run "target killed in post-copy" fell-back --mode post-copy --max-rounds 1 --kill target@postcopy
 run "link cut in pre-copy" 'refused|fell-back' --kill link@precopy
-run "link cut in post-copy" fell-back --mode post-copy --memory-kind memfd --kill link@postcopy
-run "link heals in post-copy" migrated --mode post-copy --kill link@postcopy:200
+run "link cut in post-copy" fell-back --mode post-copy --max-rounds 1 --memory-kind memfd --kill link@postcopy
+run "link heals in post-copy" migrated --mode post-copy --max-rounds 1 --kill link@postcopy:200
 run "source killed in pre-copy" discarded --kill source@precopy
 
 # Every field that a reader of the JSON may rely on
 rm -f "$tmp/json"
-timeout 120 "$program" run --memory 64M --quiet --repeat 2 --json "$tmp/json" --mode post-copy >"$tmp/out" 2>&1
+timeout 120 "$program" run --memory 64M --quiet --repeat 2 --json "$tmp/json" --mode post-copy --max-rounds 1 >"$tmp/out" 2>&1
 code=$?
 fields=()
 for f in transport memory_bytes memory_kind mode commit_at mutator outcome owner rounds round_list total_ms \

@@ -174,6 +174,9 @@ HUGE_TESTS(huge_post_copy, falls_back_when_the_link_is_lost_for_good)
 	begin(&r, kind);
 	rig_postcopy(&r, 16000000);
 	rig_impatient(&r);
+	/* A fault is at most a quarter of this ahead of the limit, and four huge pages must not have come before the cut. */
+	r.scfg.timeout_us *= 4;
+	r.tcfg.timeout_us *= 4;
 	r.src.phase_hook = cut_for_good;
 	rig_run(&r);
 	rig_fell_back(&r);

@@ -80,7 +80,7 @@ verdict "options of rdma-migrate(1)" "$why"
 
 # Every field that a run with a floor beside it and faults in it has
 why=""
-"$program" run --memory 64M --quiet --mode post-copy --run-on 1ms --json "$tmp/json" >"$tmp/out" 2>&1
+"$program" run --memory 64M --quiet --mode post-copy --max-rounds 1 --run-on 1ms --json "$tmp/json" >"$tmp/out" 2>&1
 if [ -s "$tmp/json" ]; then
 	fields=$(grep -oE '"[a-z0-9_]+":' "$tmp/json" | tr -d '":' | sort -u)
 	for field in $fields; do

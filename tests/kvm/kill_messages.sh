@@ -19,7 +19,7 @@ drill()
 	shift 4
 
 	json=$(mktemp -p "$tmp")
-	timeout 120 "$program" run --memory 64M --working-set 16M --dirty-rate 20000 --floor off --quiet --mode post-copy \
+	timeout 120 "$program" run --memory 64M --working-set 16M --dirty-rate 20000 --floor off --quiet --mode post-copy --max-rounds 1 \
 		--reconnect 1s --timeout 2s --kill "$kill" --json "$json" "$@" >"$json.out" 2>&1
 	code=$?
 	[ $code = "$want" ] || bad="exit code $code, not $want;"

@@ -133,11 +133,11 @@ Test(many, four_guests_at_once)
 {
 	static const struct way ways[PAIRS] = {
 		{ VMM_ANON, { FERRY_CONFIG_INIT, .mode = FERRY_MODE_STOP_AND_COPY, .downtime_us = 10000000 }, false },
-		{ VMM_MEMFD, { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .channels = 2 }, false },
+		{ VMM_MEMFD, { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .max_rounds = 1, .channels = 2 }, false },
 		{ VMM_ANON,
-		  { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .commit_at = FERRY_COMMIT_AT_SWITCHOVER },
+		  { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .max_rounds = 1, .commit_at = FERRY_COMMIT_AT_SWITCHOVER },
 		  false },
-		{ VMM_MEMFD, { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY }, true },
+		{ VMM_MEMFD, { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .max_rounds = 1 }, true },
 	};
 	struct pair p[PAIRS] = { 0 };
 

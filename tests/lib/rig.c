@@ -41,6 +41,7 @@ static unsigned patience(void)
 void rig_postcopy(struct rig *r, uint64_t bandwidth)
 {
 	r->scfg.mode = FERRY_MODE_POSTCOPY;
+	r->scfg.max_rounds = 1;
 	r->src.writes[0] = 2 * FAKE_PAGES;
 	r->tcfg.bandwidth = bandwidth / patience(); /* what is to last longer than a silence still does */
 }

@@ -138,7 +138,7 @@ for rate in "1gbit 256k 125" "10gbit 4m 1250"; do
 done
 
 # Both recorded: either file has both ends, on one clock.
-migrate 10.99.0.2 --mode post-copy --record "$tmp/s.rec" -- --record "$tmp/t.rec"
+migrate 10.99.0.2 --mode post-copy --max-rounds 1 --record "$tmp/s.rec" -- --record "$tmp/t.rec"
 judge "recorded at both ends" "0 0" "$moved" "$proved"
 for f in s t; do
 	verdict "the ${f}'s recording is of both, on one clock" "$(awk '
@@ -163,9 +163,9 @@ verdict "a blackout of one clock" "$(for f in s t; do
 		echo "$f: $(field blackout_us "$tmp/$f.json") us"
 done)"
 
-migrate 10.99.0.2 --mode post-copy -- --kill target@post-copy
+migrate 10.99.0.2 --mode post-copy --max-rounds 1 -- --kill target@post-copy
 judge "the target is killed in post-copy" "0 0" '"outcome":"fell-back","owner":"source"' "$proved" '"kill":"target@post-copy"'
-migrate '[fd99::2]' --mode post-copy --kill link@post-copy
+migrate '[fd99::2]' --mode post-copy --max-rounds 1 --kill link@post-copy
 judge "the link is cut in post-copy" "0 0" '"outcome":"fell-back","owner":"source"' "$proved" '"kill":"link@post-copy"'
 
 migrate 10.99.0.2 --report-port 7555 -- --report-port 7555

@@ -18,7 +18,7 @@ strike()
 	revive
 	run_target "$id" "?bandwidth=6M" "$options" || return
 	guest_do a "$id.tx" 30 "cat $tx" || return
-	run_source "$id" "$options" --memory 64M --working-set 40M --dirty-rate 100000 --mode post-copy || return
+	run_source "$id" "$options" --memory 64M --working-set 40M --dirty-rate 100000 --mode post-copy --max-rounds 1 || return
 	guest_do a "$id.moving" 60 "until [ \$(cat $tx) -gt $((OUTPUT + FIRST_ROUND)) ]; do
 		[ ! -s /results/$id.s.json ] || exit 1
 		sleep 0.05

@@ -115,12 +115,12 @@ test_guest_stop_and_copy_memfd()
 
 test_guest_post_copy_anon()
 {
-	guest guest_post_copy_anon --mode post-copy --memory-kind anon
+	guest guest_post_copy_anon --mode post-copy --max-rounds 1 --memory-kind anon
 }
 
 test_guest_post_copy_memfd()
 {
-	guest guest_post_copy_memfd --mode post-copy --memory-kind memfd --channels 2
+	guest guest_post_copy_memfd --mode post-copy --max-rounds 1 --memory-kind memfd --channels 2
 }
 
 test_guest_auto()

@@ -37,10 +37,10 @@ test_stop_and_copy_memfd()
 
 test_post_copy_anon()
 {
-	moves post_copy_anon "$LEFT" --mode post-copy --memory-kind anon
+	moves post_copy_anon "$LEFT" --mode post-copy --max-rounds 1 --memory-kind anon
 }
 
 test_post_copy_memfd()
 {
-	moves post_copy_memfd "$LEFT" --mode post-copy --memory-kind memfd
+	moves post_copy_memfd "$LEFT" --mode post-copy --max-rounds 1 --memory-kind memfd
 }

@@ -80,7 +80,7 @@ static void draw_way(struct draw *d)
 	arg(d, "--commit-at=%s", ANY(d, "default", "complete", "switchover"));
 	arg(d, "--channels=%" PRIu64, 1 + below(d, 4));
 	arg(d, "--downtime=%s", ANY(d, "10ms", "100ms", "300ms", "2s"));
-	arg(d, "--max-rounds=%" PRIu64, 2 + below(d, 12));
+	arg(d, "--max-rounds=%" PRIu64, 1 + below(d, 13));
 	if (one_in(d, 4))
 		arg(d, "--bandwidth=%s", ANY(d, "300M", "600M"));
 	if (one_in(d, 6)) {

@@ -32,7 +32,7 @@ if ! command -v gnuplot >/dev/null; then
 	exit 77
 fi
 rec=$tmp/post.jsonl
-check record timeout 120 "$program" run "${guest[@]}" --mode post-copy --record "$rec"
+check record timeout 120 "$program" run "${guest[@]}" --mode post-copy --max-rounds 1 --record "$rec"
 check "samples of both ends" test "$(lines sample source)" -ge 20 -a "$(lines sample target)" -ge 20
 check "stages of both ends" test "$(lines event source)" -ge 8 -a "$(lines event target)" -ge 8
 # The last sample of the target may be of before the last fault, the histogram is not.
@@ -47,7 +47,7 @@ check "the guest's stamps never go back" awk '
 	END { exit bad || last[0] <= last[1] || last[1] == 0 }' "$rec"
 check "what sampling costs is told" grep -qE '"type":"sampler","end":"target","samples":[1-9][0-9]*,"period_us":1000,"cpu_us":[1-9]' "$rec"
 
-check "record with a kill" timeout 120 "$program" run "${guest[@]}" --mode post-copy --kill target@post-copy \
+check "record with a kill" timeout 120 "$program" run "${guest[@]}" --mode post-copy --max-rounds 1 --kill target@post-copy \
 	--sample 5ms --record "$tmp/kill.jsonl"
 check "the killed end's samples are there" grep -q '"type":"sample","end":"target"' "$tmp/kill.jsonl"
 

@@ -144,11 +144,36 @@ static const struct trace traces[] = {
 	  .max_rounds = 2,
 	  .shots = { { 4194304, 800000, 0 }, { 800000, 400000, 0 } },
 	  .verdict = POLICY_GIVE_UP },
-	{ .name = "post-copy goes after the first round",
+	{ .name = "post-copy: another round, where it halves what is to be pulled",
 	  .mode = FERRY_MODE_POSTCOPY,
 	  .shots = { { 4194304, 800000, 0 } },
+	  .verdict = POLICY_AGAIN },
+	{ .name = "post-copy goes when a round does not halve it",
+	  .mode = FERRY_MODE_POSTCOPY,
+	  .shots = { { 4194304, 800000, 0 }, { 800000, 400001, 0 } },
 	  .verdict = POLICY_POSTCOPY,
-	  .text = "post-copy: it was asked for, and the first round is over" },
+	  .text = "post-copy after 2 rounds: it was asked for, and rounds help little; 400001 dirty pages" },
+	{ .name = "post-copy goes on while rounds halve it",
+	  .mode = FERRY_MODE_POSTCOPY,
+	  .shots = { { 4194304, 800000, 0 }, { 800000, 400000, 0 } },
+	  .verdict = POLICY_AGAIN },
+	{ .name = "post-copy goes after one round where more were not asked for",
+	  .mode = FERRY_MODE_POSTCOPY,
+	  .max_rounds = 1,
+	  .shots = { { 4194304, 800000, 0 } },
+	  .verdict = POLICY_POSTCOPY,
+	  .text = "post-copy after 1 round: it was asked for, and the bound on rounds is reached; 800000 dirty pages" },
+	{ .name = "post-copy: the bound on time",
+	  .mode = FERRY_MODE_POSTCOPY,
+	  .precopy_limit_us = 12000000,
+	  .shots = { { 4194304, 800000, 0 }, { 800000, 400000, 0 } },
+	  .verdict = POLICY_POSTCOPY,
+	  .text = "post-copy after 2 rounds: it was asked for, and the bound on pre-copy time is reached; 400000 dirty pages" },
+	{ .name = "post-copy goes when the residue is small",
+	  .mode = FERRY_MODE_POSTCOPY,
+	  .shots = { { 4194304, 700, 0 } },
+	  .verdict = POLICY_POSTCOPY,
+	  .text = "post-copy after 1 round: it was asked for, and the residue is small; 700 dirty pages" },
 	{ .name = "post-copy that the target cannot do gives up",
 	  .mode = FERRY_MODE_POSTCOPY,
 	  .no_postcopy = true,
@@ -263,11 +288,13 @@ Test(policy, the_blackout_is_predicted_with_its_round_trips)
 	policy_decide(&lim, &in, &res);
 	cr_assert_eq(res.predicted_us, 1500 + 2000);
 	lim.mode = FERRY_MODE_POSTCOPY;
+	lim.max_rounds = 1;
 	r.pages_dirty = 100000;
 	policy_decide(&lim, &in, &res);
 	cr_assert_eq(res.verdict, POLICY_POSTCOPY);
 	cr_assert_eq(res.predicted_us, 1500 + 1000);
 	lim.mode = FERRY_MODE_STOP_AND_COPY;
+	lim.max_rounds = 30;
 	policy_decide(&lim, &in, &res);
 	cr_assert_eq(res.verdict, POLICY_AGAIN);
 	cr_assert_eq(res.predicted_us, 0);
