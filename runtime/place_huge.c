@@ -53,6 +53,8 @@ static int map_alias(struct place_region *r, struct fail *f)
 	r->alias = mmap(NULL, reg->len, PROT_READ | PROT_WRITE, MAP_SHARED, reg->fd, (off_t)reg->fd_offset);
 	if (r->alias != MAP_FAILED) {
 		r->inbox = r->alias;
+		/* A VMM may have touched its own to be sure of its pages; what is mapped there would not fault. */
+		madvise(r->vm, reg->len, MADV_DONTNEED);
 		return 0;
 	}
 	err = -errno;

@@ -169,7 +169,8 @@ struct ferry_ops {
 	int (*needs)(void *vm, struct ferry_stream *out);
 	/*
 	 * target: allocate memory for n regions and fill hva, fd and fd_offset of each; everything else is
-	 * given. The memory must be fresh (reads as zero), and nothing may touch it until load. needs: the
+	 * given. The memory must be fresh (reads as zero): it may be allocated beforehand (MADV_POPULATE_WRITE,
+	 * which makes pre-copy and the VM's first touches faster), and after that nothing may touch it until load. needs: the
 	 * source's sections; ferry_stream_fail() on it refuses with a sentence.
 	 */
 	int (*reserve)(void *vm, struct ferry_region *regions, size_t n, struct ferry_stream *needs);

@@ -112,6 +112,20 @@ HUGE_TESTS(huge_post_copy, faults_on_a_slow_link)
 	rig_free(&r);
 }
 
+/* What its VMM has touched faults all the same. */
+HUGE_TESTS(huge_post_copy, into_allocated_memory)
+{
+	struct rig r;
+
+	begin(&r, kind);
+	rig_postcopy(&r, 32000000);
+	rig_allocate(&r);
+	rig_run(&r);
+	rig_migrated(&r);
+	cr_assert_gt(r.tres.stats.faults, 0);
+	rig_free(&r);
+}
+
 HUGE_TESTS(huge_post_copy, over_three_channels)
 {
 	struct rig r;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* Every way to finish, over each transport and kind of memory: who runs when, what is called, every byte. */
 #include <stdio.h>
-#include <sys/mman.h>
 
 #include "rig.h"
 
@@ -242,27 +241,14 @@ RIG_TESTS(post_copy, over_three_channels)
 	rig_free(&r);
 }
 
-/* The VMM allocates what it reserves, of the second region only half: those pages are mapped before the VM runs, the residue is not. */
-static int reserve_allocated(void *v, struct ferry_region *regions, size_t n, struct ferry_stream *needs)
-{
-	struct fakevm *vm = v;
-	const struct rig *r = (const struct rig *)((const char *)vm - offsetof(struct rig, tgt));
-	int (*reserve)(void *, struct ferry_region *, size_t, struct ferry_stream *) = r->arg;
-	int err = reserve(v, regions, n, needs);
-
-	for (size_t i = 0; i < n && !err; i++)
-		err = madvise(regions[i].hva, regions[i].len >> i, MADV_POPULATE_WRITE) ? -errno : 0;
-	return err;
-}
-
+/* Those pages are mapped before the VM runs, the residue is not. */
 static void into_allocated_memory(const struct rig_kind *kind)
 {
 	struct rig r;
 
 	rig_init(&r, kind);
 	rig_postcopy(&r, 32000000); /* the guest gets to what is missing before that gets here */
-	r.arg = (void *)(uintptr_t)r.tgt.ops.reserve;
-	r.tgt.ops.reserve = reserve_allocated;
+	rig_allocate(&r);
 	rig_run(&r);
 	rig_migrated(&r);
 	cr_assert_gt(r.tres.stats.faults, 0);

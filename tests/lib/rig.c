@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "rdma_left.h"
 
@@ -44,6 +45,23 @@ void rig_postcopy(struct rig *r, uint64_t bandwidth)
 	r->scfg.max_rounds = 1;
 	r->src.writes[0] = 2 * FAKE_PAGES;
 	r->tcfg.bandwidth = bandwidth / patience(); /* what is to last longer than a silence still does */
+}
+
+static int (*reserve)(void *vm, struct ferry_region *regions, size_t n, struct ferry_stream *needs); /* a fake VM's */
+
+static int reserve_allocated(void *vm, struct ferry_region *regions, size_t n, struct ferry_stream *needs)
+{
+	int err = reserve(vm, regions, n, needs);
+
+	for (size_t i = 0; i < n && !err; i++)
+		err = madvise(regions[i].hva, regions[i].len >> i, MADV_POPULATE_WRITE) ? -errno : 0;
+	return err;
+}
+
+void rig_allocate(struct rig *r)
+{
+	reserve = r->tgt.ops.reserve;
+	r->tgt.ops.reserve = reserve_allocated;
 }
 
 void rig_impatient(struct rig *r)

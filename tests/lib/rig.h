@@ -70,6 +70,8 @@ void rig_init(struct rig *r, const struct rig_kind *kind);
 void rig_postcopy(struct rig *r, uint64_t bandwidth);
 /* Losses are found and given up soon. */
 void rig_impatient(struct rig *r);
+/* The target's VMM allocates what it reserves, through its own mapping; of the second region only half. */
+void rig_allocate(struct rig *r);
 /* Opens both, runs both to their end, frees both sessions. */
 void rig_run(struct rig *r);
 void rig_free(struct rig *r);
