@@ -6,7 +6,7 @@
  * is done last, when the VM has one owner and runs.
  *
  * What is worth collapsing is what holds something: pieces that are holes stay holes. Of shared memory our
- * second mapping knows, into which everything came; the VM has mapped only what it touched.
+ * second mapping knows, into which everything came; the VM may have mapped only what it touched.
  */
 #include <errno.h>
 #include <fcntl.h>

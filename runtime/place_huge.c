@@ -54,8 +54,12 @@ static int map_alias(struct place_region *r, struct fail *f)
 	if (r->alias != MAP_FAILED) {
 		r->inbox = r->alias;
 		/* A VMM may have touched its own to be sure of its pages; what is mapped there would not fault. */
-		madvise(r->vm, reg->len, MADV_DONTNEED);
-		return 0;
+		if (!madvise(r->vm, reg->len, MADV_DONTNEED))
+			return 0;
+		return fail(f, -errno,
+			    "what is mapped of region %u, which is of huge pages, cannot be dropped: %s; Linux 5.18 can, and guest "
+			    "RAM must not be locked",
+			    reg->id, strerror(errno));
 	}
 	err = -errno;
 	r->alias = NULL;

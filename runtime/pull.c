@@ -37,7 +37,8 @@
 #define FAULT_SLACK_US 50000u
 #define PACE_US 10000u		/* a sweeper that must wait for the limit looks up so often */
 #define CLEAN_PIECE 32u		/* of them at once: no fault waits for more */
-#define SWEEP_SLICE 6u		/* runs of the sweep that are placed between two looks for faults and answers */
+#define SLICE_RUNS 6u		/* of the sweep are placed between two looks for faults and answers, */
+#define SLICE_PAGES 16u		/* and so many pages */
 
 /* Whether main is inside load, where a fault of its own must not outlive the link; DEAD: nobody serves faults. */
 enum { LOAD_NO, LOAD_NOW, LOAD_DEAD };
@@ -45,6 +46,11 @@ enum { LOAD_NO, LOAD_NOW, LOAD_DEAD };
 static uint8_t *urgent_buf(struct pull *p, unsigned i)
 {
 	return p->staging + i * PAGE;
+}
+
+size_t pull_staging_len(unsigned channels)
+{
+	return (URGENT_MAX + channels * SWEEP_DEPTH * SWEEP_PAGES) * PAGE;
 }
 
 int pull_new(struct pull **ret, struct ferry_session *s)
@@ -63,7 +69,7 @@ int pull_new(struct pull **ret, struct ferry_session *s)
 	p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	p->go_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	p->want = calloc(URGENT_MAX, sizeof(p->want[0]));
-	p->staging_len = (URGENT_MAX + chans * SWEEP_DEPTH * SWEEP_PAGES) * PAGE;
+	p->staging_len = pull_staging_len(chans);
 	p->staging = mmap(NULL, p->staging_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (p->staging == MAP_FAILED)
 		p->staging = NULL;
@@ -427,7 +433,7 @@ static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
 	if ((n = read_faults(p, c)) < 0)
 		return n;
 	done += n;
-	if ((n = sweep_place(p, w, SWEEP_SLICE)) < 0)
+	if ((n = sweep_place(p, w, SLICE_RUNS, SLICE_PAGES)) < 0)
 		return n;
 	if (n)
 		settle_behind(p);
@@ -517,6 +523,10 @@ static int first_worker(struct ferry_session *s)
 	}
 	if (!err)
 		err = serve_faults(p, c, &w);
+	/* What is here may be the last that was missing, and the link be gone. */
+	end = sweep_place(p, &w, UINT_MAX, UINT32_MAX);
+	if (end < 0 && !err)
+		err = end;
 	if (atomic_exchange(&p->loading, LOAD_DEAD) == LOAD_NOW)
 		place_disarm(&s->tgt.place);
 	if (err < 0)
@@ -548,7 +558,7 @@ static int sweep_worker(struct ferry_session *s, unsigned chan)
 			usleep(due < PACE_US ? (useconds_t)due : PACE_US);
 		n = sweep_reap(&w, due && due < timeout ? due : timeout);
 		if (n > 0)
-			n = sweep_place(p, &w, UINT_MAX);
+			n = sweep_place(p, &w, UINT_MAX, UINT32_MAX);
 		if (n < 0 || (!n && w.flying && now_us() - w.moved_us > timeout))
 			return n < 0 ? n : -ETIMEDOUT;
 	}

@@ -10,6 +10,8 @@
 struct ferry_session;
 struct pull;
 
+/* Bytes that arriving pages wait in, of so many data channels; a device that pins memory pins them too. */
+size_t pull_staging_len(unsigned channels);
 int pull_new(struct pull **ret, struct ferry_session *s);
 struct iovec pull_staging(const struct pull *p); /* where gets land that do not land in place */
 void pull_free(struct pull *p); /* NULL is fine; no worker may run */

@@ -12,13 +12,15 @@
 #define URGENT_RUNS XPORT_RUNS_MAX /* at most every second piece of a huge page */
 #define SWEEP_DEPTH 3u		/* gets on a data channel: asked for, being answered, being placed */
 /*
- * Pages a get of the sweep: between these two, as many as come in SWEEP_US, for a fault may wait behind them; and no more than a
- * SWEEP_SHARE of what is left, so that few faults are on pages that are under way already.
+ * Pages a get of the sweep: between these two, as many as come in SWEEP_US, for a fault may wait behind them; no more than a
+ * SWEEP_SHARE of what is left, so that few faults are on pages that are under way already; and than the limit pays in
+ * SWEEP_PAID_US, for faults may be only so far ahead of it.
  */
 #define SWEEP_LEAST 16u
 #define SWEEP_PAGES 64u
 #define SWEEP_US 300u
 #define SWEEP_SHARE 512u
+#define SWEEP_PAID_US 10000u
 
 _Static_assert(URGENT_RUNS >= HUGE_PAGES / 2 && HUGE_PAGES * PAGE <= XPORT_XFER_MAX, "one get for a huge page");
 
@@ -84,8 +86,8 @@ uint64_t sweep_due(const struct pull *p);
 int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max);
 /* Receives what comes within wait_us; how many gets. */
 int sweep_reap(struct sweep *w, uint64_t wait_us);
-/* Places at most max runs of what has come; how many. */
-int sweep_place(struct pull *p, struct sweep *w, unsigned max);
+/* Places at most so many runs, and pages, of what has come; how many runs. */
+int sweep_place(struct pull *p, struct sweep *w, unsigned max_runs, uint32_t max_pages);
 int sweep_end(struct sweep *w);
 
 #endif

@@ -56,11 +56,19 @@ static uint32_t clamp(uint64_t pages)
 	return pages < SWEEP_LEAST ? SWEEP_LEAST : pages > SWEEP_PAGES ? SWEEP_PAGES : (uint32_t)pages;
 }
 
+static uint32_t batch_pages(const struct pull *p, const struct sweep *w)
+{
+	uint64_t share = atomic_load_explicit(&p->left, memory_order_relaxed) / SWEEP_SHARE;
+	uint64_t paid = p->bandwidth ? p->bandwidth / PAGE * SWEEP_PAID_US / 1000000 : SWEEP_PAGES;
+
+	share = share < w->fit ? share : w->fit;
+	return clamp(share < paid ? share : paid);
+}
+
 /* Claims a batch; false when todo is empty. */
 static bool claim_batch(struct pull *p, struct sweep *w, struct sweep_get *g)
 {
-	uint64_t share = atomic_load_explicit(&p->left, memory_order_relaxed) / SWEEP_SHARE;
-	uint32_t most = clamp(share < w->fit ? share : w->fit);
+	uint32_t most = batch_pages(p, w);
 	struct page_cursor *at = &w->at;
 	bool wrapped = at->region == 0 && at->page == 0;
 
@@ -142,25 +150,30 @@ int sweep_reap(struct sweep *w, uint64_t wait_us)
 		pages += w->get[w->came[w->ncame++]].pages;
 		w->flying--;
 	}
-	w->fit = (w->fit + clamp(SWEEP_US * pages / (now - w->moved_us + 1))) / 2;
+	w->fit = (w->fit + clamp(SWEEP_US * pages / (now - w->moved_us + 1)) + 1) / 2;
 	w->moved_us = now;
 	return n;
 }
 
-int sweep_place(struct pull *p, struct sweep *w, unsigned max)
+int sweep_place(struct pull *p, struct sweep *w, unsigned max_runs, uint32_t max_pages)
 {
 	unsigned done = 0;
 	int err;
 
-	while (done < max && w->ncame) {
+	while (done < max_runs && max_pages && w->ncame) {
 		struct sweep_get *g = &w->get[w->came[0]];
-		const struct page_run *run = &g->run[g->placed];
+		struct page_run *left = &g->run[g->placed], run = *left;
 
-		if ((err = pull_placed(p, run, g->buf, true)) < 0)
+		if (run.npages > max_pages)
+			run.npages = max_pages;
+		if ((err = pull_placed(p, &run, g->buf, true)) < 0)
 			return err;
 		done++;
-		g->buf += run->npages * PAGE;
-		if (++g->placed < g->n)
+		max_pages -= run.npages;
+		g->buf += run.npages * PAGE;
+		left->page += run.npages;
+		left->npages -= run.npages;
+		if (left->npages || ++g->placed < g->n)
 			continue;
 		g->n = 0;
 		memmove(w->came, w->came + 1, --w->ncame * sizeof(w->came[0]));

@@ -185,7 +185,7 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 
 	if (!err)
 		err = config_regions(s->regions, s->nregions, &s->fail);
-	if (!err && (err = s->link->ops->fits(s->link, s->pages_total << 12)) < 0)
+	if (!err && (err = s->link->ops->fits(s->link, (s->pages_total << 12) + pull_staging_len(s->link->id.channels))) < 0)
 		fail(&s->fail, err, "%s", fail_text(&s->link_fail));
 	if (!err)
 		err = call_reserve(s);
