@@ -513,7 +513,7 @@ static int first_worker(struct ferry_session *s)
 	struct pull *p = s->tgt.pull;
 	struct xport_chan *c = s->link->ops->chan(s->link, XPORT_URGENT, 0);
 	struct sweep w = { .c = s->link->ops->chan(s->link, XPORT_DATA, 0) };
-	int err = 0, end;
+	int err = 0, n, end;
 
 	for (unsigned i = 0; i < URGENT_MAX && !err; i++) {
 		if (!p->slot[i].used)
@@ -524,9 +524,9 @@ static int first_worker(struct ferry_session *s)
 	if (!err)
 		err = serve_faults(p, c, &w);
 	/* What is here may be the last that was missing, and the link be gone. */
-	end = sweep_place(p, &w, UINT_MAX, UINT32_MAX);
-	if (end < 0 && !err)
-		err = end;
+	n = sweep_place(p, &w, UINT_MAX, UINT32_MAX);
+	if (n < 0 && !err)
+		err = n;
 	if (atomic_exchange(&p->loading, LOAD_DEAD) == LOAD_NOW)
 		place_disarm(&s->tgt.place);
 	if (err < 0)

@@ -142,8 +142,8 @@ int sweep_reap(struct sweep *w, uint64_t wait_us)
 	if (!w->flying)
 		return 0;
 	n = w->c->ops->reap(w->c, tag, wait_us ? w->flying : 1, wait_us);
-	if (n == -EAGAIN)
-		return 0;
+	if (n < 0)
+		return n == -EAGAIN ? 0 : n;
 	now = now_us();
 	for (int k = 0; k < n; k++) {
 		w->came[w->ncame] = tag[k] % SWEEP_DEPTH;
