@@ -306,6 +306,7 @@ static void new_vmm(struct end *e, int observer_fd)
 		.working_set = o->working_set,
 		.dirty_rate = o->dirty_rate,
 		.seed = o->seed,
+		.pattern = (enum vmm_pattern)o->pattern,
 		.kind = (enum vmm_kind)o->kind,
 		.prealloc = o->prealloc == 0 && e->which == VMM_END_TARGET,
 		.thp = o->thp == 1,

@@ -47,6 +47,7 @@ static const struct field stats_fields[] = {
 	WIDE(ferry_stats, fault_p50_ns),
 	WIDE(ferry_stats, fault_p99_ns),
 	WIDE(ferry_stats, fault_max_ns),
+	WIDE(ferry_stats, fault_total_ns),
 	WIDE(ferry_stats, blackout.total_us),
 	WIDE(ferry_stats, blackout.pause_us),
 	WIDE(ferry_stats, blackout.fetch_us),
@@ -154,6 +155,7 @@ static json_t *make_asked(const struct options *o, enum vmm_end own)
 	set_number(a, "bandwidth", o->bandwidth);
 	json_object_set_new(a, "thp", json_string(o->thp ? "on" : "off"));
 	json_object_set_new(a, "memory-kind", json_string(kind_name(o->kind)));
+	json_object_set_new(a, "pattern", json_string(pattern_name(o->pattern)));
 	json_object_set_new(a, "mode", json_string(ferry_mode_name((enum ferry_mode)o->mode)));
 	json_object_set_new(a, "commit-at", json_string(commit_at_name(o->commit_at)));
 	return a;
@@ -164,7 +166,7 @@ static int take_asked(struct options *o, const json_t *a)
 	static const char *const names[] = { "memory",	    "working-set", "dirty-rate", "populate",
 					     "vcpus",	    "seed",	   "channels",	 "bandwidth",
 					     "memory-kind", "mode",	   "commit-at",	 "kill",
-					     "thp" };
+					     "thp",	    "pattern" };
 
 	for (size_t i = 0; i < COUNT(names); i++) {
 		const char *text = json_string_value(json_object_get(a, names[i]));

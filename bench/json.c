@@ -59,6 +59,7 @@ static void asked_fields(FILE *out, const struct run_report *r)
 	number_field(out, "populate", o->populate);
 	number_field(out, "working_set", o->working_set);
 	number_field(out, "dirty_rate", o->dirty_rate);
+	json_text(out, "pattern", pattern_name(o->pattern));
 	number_field(out, "rhythm_us", o->rhythm_us);
 	number_field(out, "vcpus", o->vcpus);
 	json_text(out, "mode", ferry_mode_name((enum ferry_mode)o->mode));
@@ -140,6 +141,7 @@ static void page_fields(FILE *out, const struct run_report *r)
 	real_field(out, "fault_p50_us", (double)t->fault_p50_ns / 1000);
 	real_field(out, "fault_p99_us", (double)t->fault_p99_ns / 1000);
 	real_field(out, "fault_max_us", (double)t->fault_max_ns / 1000);
+	real_field(out, "fault_total_ms", (double)t->fault_total_ns / 1e6);
 }
 
 /* Bytes of RAM on transparent huge pages: before, after the last page, when the target was done. */

@@ -16,6 +16,7 @@
 #include "vmm/vmm.h"
 
 static const char *const kinds[] = { "anon", "memfd", "hugetlb", "hugetlb-memfd", NULL };
+static const char *const patterns[] = { "random", "sequential", "zipf", NULL };
 static const char *const modes[] = { "auto", "stop-and-copy", "post-copy", NULL };
 static const char *const commit_ats[] = { "default", "complete", "switchover", NULL };
 static const char *const on_off[] = { "on", "off", NULL };
@@ -27,6 +28,7 @@ static const char *const commands[] = { "run", "source", "target", "floor", "swe
 _Static_assert(sizeof(kinds) / sizeof(*kinds) == KIND_COUNT + 1, "a name a memory kind");
 _Static_assert((int)KIND_HUGETLB == VMM_HUGETLB && (int)KIND_HUGETLB_MEMFD == VMM_HUGETLB_MEMFD && (int)KIND_MEMFD == VMM_MEMFD,
 	       "the kinds are in the VMM's order");
+_Static_assert(sizeof(patterns) / sizeof(*patterns) == VMM_ZIPF + 2, "a name a pattern");
 _Static_assert(FERRY_MODE_POSTCOPY == 2 && FERRY_COMMIT_AT_SWITCHOVER == 2 && FERRY_HOLD_COMMIT == 1,
 	       "the choices are in the order of ferry.h");
 _Static_assert(sizeof(commands) / sizeof(*commands) == CMD_COUNT, "a name a command");
@@ -58,6 +60,9 @@ const struct option_row option_rows[] = {
 	  VMM_MEMORY_MAX },
 	{ "dirty-rate", V_COUNT, ONE_GUEST, AT(dirty_rate), "pages a second, 0 for an idle guest",
 	  "how fast the guest writes; 50000", 0, 1000000000 },
+	{ "pattern", V_CHOICE, GUEST, AT(pattern), "random, sequential or zipf",
+	  "which page of the working set it writes next, zipf: rank k about 1/k as often as the first; random",
+	  .choices = patterns },
 	{ "rhythm", V_DURATION, GUEST, AT(rhythm_us), "a duration from 1ms such as 200ms",
 	  "until the switchover the guest writes so long, rests so long, and so on; it never rests", 1000, HOUR },
 	{ "vcpus", V_COUNT, GUEST, AT(vcpus), "a number from 1 to 16", "virtual CPUs; 1", 1, VMM_VCPUS_MAX },
@@ -131,6 +136,11 @@ const char *command_name(enum command c)
 const char *kind_name(uint64_t kind)
 {
 	return kinds[kind];
+}
+
+const char *pattern_name(uint64_t pattern)
+{
+	return patterns[pattern];
 }
 
 const char *commit_at_name(uint64_t commit_at)

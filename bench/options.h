@@ -41,7 +41,7 @@ struct options {
 	const char *uri, *to, *listen, *json, *arbiter, *record, *out;
 	const char *modes, *rates, *working_sets, *uris; /* sweep: lists, NULL: the one value of a run */
 	uint64_t memory, populate, working_set, dirty_rate, vcpus, seed;
-	uint64_t kind, mode, commit_at, hold_action, floor, prealloc, thp; /* enums, by their choice tables */
+	uint64_t kind, pattern, mode, commit_at, hold_action, floor, prealloc, thp; /* enums, by their choice tables */
 	uint64_t downtime_us, blackout_limit_us, hold_limit_us, reconnect_us, timeout_us, precopy_limit_us, poll_us, run_on_us;
 	uint64_t sample_us, report_port, rhythm_us;
 	uint64_t max_rounds, channels, bandwidth, repeat;
@@ -64,6 +64,7 @@ int options_check(struct options *o);
 bool list_element(const char *list, unsigned i, char *buf, size_t cap);
 const char *command_name(enum command c);
 const char *kind_name(uint64_t kind);
+const char *pattern_name(uint64_t pattern);
 const char *commit_at_name(uint64_t commit_at);
 /* "target@post-copy", "link@post-copy:200"; "" for none. */
 const char *kill_text(char buf[64], const struct kill_drill *k);

@@ -32,9 +32,9 @@ static void head(FILE *out, const struct run_report *r)
 	row(out, "asked");
 	if (o->command != CMD_TARGET || r->whole)
 		fprintf(out,
-			"%lluM %s, %llu%% populated, %llu pages/s over %lluM, %llu vCPU%s, seed %llu, mode %s",
+			"%lluM %s, %llu%% populated, %llu pages/s (%s) over %lluM, %llu vCPU%s, seed %llu, mode %s",
 			(unsigned long long)o->memory >> 20, kind_name(o->kind),
-			(unsigned long long)o->populate, (unsigned long long)o->dirty_rate,
+			(unsigned long long)o->populate, (unsigned long long)o->dirty_rate, pattern_name(o->pattern),
 			(unsigned long long)o->working_set >> 20, (unsigned long long)o->vcpus,
 			o->vcpus == 1 ? "" : "s", (unsigned long long)o->seed,
 			ferry_mode_name((enum ferry_mode)o->mode));
@@ -134,8 +134,8 @@ static void faults(FILE *out, const struct run_report *r)
 	if (!t->faults && !t->faults_local)
 		return;
 	row(out, "faults");
-	fprintf(out, "%s over the link (p50 %.1f, p99 %.1f, max %.1f us), %s local", grouped(a, t->faults),
-		p50, p99, (double)t->fault_max_ns / 1000, grouped(b, t->faults_local));
+	fprintf(out, "%s over the link (p50 %.1f, p99 %.1f, max %.1f us, %.1f ms in all), %s local", grouped(a, t->faults),
+		p50, p99, (double)t->fault_max_ns / 1000, (double)t->fault_total_ns / 1e6, grouped(b, t->faults_local));
 	if (r->have_floor && t->faults)
 		fprintf(out, "; bare fault p50 %.1f, p99 %.1f, ratios %.2f, %.2f", r->floor.fault_p50_us,
 			r->floor.fault_p99_us, p50 / r->floor.fault_p50_us, p99 / r->floor.fault_p99_us);

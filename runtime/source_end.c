@@ -70,6 +70,7 @@ static void note_times(struct ferry_session *s, const struct wire_msg *m)
 	atomic_store(&s->stats.fault_p50, t.fault_p50_ns);
 	atomic_store(&s->stats.fault_p99, t.fault_p99_ns);
 	atomic_store(&s->stats.fault_max, t.fault_max_ns);
+	atomic_store(&s->stats.fault_total, t.fault_total_ns);
 	if (m->type == WIRE_COMPLETE || b->total_us)
 		return;
 	pthread_mutex_lock(&s->view_lock);

@@ -33,6 +33,7 @@ void hist_add(struct hist *h, uint64_t v)
 
 	atomic_fetch_add_explicit(&h->bucket[hist_index(v)], 1, memory_order_relaxed);
 	count(&h->count, 1);
+	count(&h->sum, v);
 	while (v > max && !atomic_compare_exchange_weak(&h->max, &max, v))
 		;
 }
@@ -100,11 +101,13 @@ FERRY_API int ferry_get_stats(struct ferry_session *s, struct ferry_stats *st)
 		r.fault_p50_ns = atomic_load(&c->fault_p50);
 		r.fault_p99_ns = atomic_load(&c->fault_p99);
 		r.fault_max_ns = atomic_load(&c->fault_max);
+		r.fault_total_ns = atomic_load(&c->fault_total);
 	} else {
 		r.faults = atomic_load(&c->faults);
 		r.fault_p50_ns = hist_quantile(&c->fault_ns, 500);
 		r.fault_p99_ns = hist_quantile(&c->fault_ns, 990);
 		r.fault_max_ns = atomic_load(&c->fault_ns.max);
+		r.fault_total_ns = atomic_load(&c->fault_ns.sum);
 	}
 	_Static_assert(sizeof(r) == sizeof(struct ferry_stats), "copied up to the caller's size");
 	memcpy(st, &r, st->size < sizeof(r) ? st->size : sizeof(r));

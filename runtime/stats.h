@@ -14,7 +14,7 @@
 
 struct hist {
 	_Atomic uint32_t bucket[HIST_BUCKETS];
-	_Atomic uint64_t count, max;
+	_Atomic uint64_t count, max, sum;
 };
 
 void hist_add(struct hist *h, uint64_t v);
@@ -30,7 +30,7 @@ struct stats {
 	_Atomic uint64_t dirty_rate;
 	_Atomic uint32_t predicted_us;
 	_Atomic uint64_t round_us, round_bytes;	 /* sums over the rounds of pre-copy */
-	_Atomic uint64_t fault_p50, fault_p99, fault_max; /* source: as the target told */
+	_Atomic uint64_t fault_p50, fault_p99, fault_max, fault_total; /* source: as the target told */
 	struct hist fault_ns;
 	struct ferry_blackout blackout; /* view_lock */
 };

@@ -56,6 +56,7 @@ static struct wire_times times(const struct ferry_session *s)
 	t.fault_p50_ns = hist_quantile(h, 500);
 	t.fault_p99_ns = hist_quantile(h, 990);
 	t.fault_max_ns = atomic_load(&h->max);
+	t.fault_total_ns = atomic_load(&h->sum);
 	return t;
 }
 

@@ -161,9 +161,9 @@ _Static_assert(sizeof(struct wire_switchover) == 32, "");
 
 struct wire_times { /* what the target measured, microseconds */
 	uint64_t arm_us, load_us, resume_us;
-	uint64_t faults, fault_p50_ns, fault_p99_ns, fault_max_ns;
+	uint64_t faults, fault_p50_ns, fault_p99_ns, fault_max_ns, fault_total_ns;
 };
-_Static_assert(sizeof(struct wire_times) == 56, "");
+_Static_assert(sizeof(struct wire_times) == 64, "");
 
 struct wire_ping {
 	uint64_t pages_left; /* target in post-copy: not here yet */

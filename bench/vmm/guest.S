@@ -4,13 +4,12 @@
  * memory of its own but the vCPU's page. Each visit asks the VMM what to do, checks that registers and clock
  * survived, and stamps so many pages with the sequence number:
  *
- *	h = seq * K1; h ^= h >> 32; h *= K2
- *	page = high 64 bits of h * pages in the slice		(pseudo-random)
+ *	page = stamp_index(seq), by its pattern			(stamp.h)
  *	word = top 9 bits of page * K1				(a function of the page alone)
  *
  * rbx first page of the slice; rsi pages in it; r11 bytes from one page of the slice to the next; r8 sequence
  * of the last stamp; rcx stamps left of the quota; r9 last TSC; r10d number of the last output; r12 K1; r13
- * K2; r14 sentinel, also in xmm5 and both halves of ymm6; r15 the vCPU's page. What r8 says is true but
+ * K2; ebp PATTERN_*; r14 sentinel, also in xmm5 and both halves of ymm6; r15 the vCPU's page. What r8 says is true but
  * between guest_counted and guest_stamped.
  */
 #include "guest.h"
@@ -59,13 +58,29 @@ guest_begin:
 6:	inc %r8
 guest_counted:
 	mov %r8, %rax
+	cmp $PATTERN_SEQUENTIAL, %ebp
+	je 7f
 	imul %r12, %rax
 	mov %rax, %rdx
 	shr $32, %rdx
 	xor %rdx, %rax
 	imul %r13, %rax
+	cmp $PATTERN_ZIPF, %ebp
+	je 9f
 	mul %rsi
-	mov %rdx, %rdi
+	jmp 10f
+9:	bsr %rsi, %rdi
+	inc %edi
+	mul %rdi		/* rdx: the octave */
+	xor %edi, %edi
+	bts %rdx, %rdi
+	mul %rdi
+	add %rdi, %rdx		/* the rank */
+	mov $STAMP_SCATTER, %eax
+	mul %rdx
+7:	xor %edx, %edx
+	div %rsi
+10:	mov %rdx, %rdi
 	imul %r12, %rdi
 	shr $55, %rdi
 	imul %r11, %rdx

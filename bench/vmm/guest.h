@@ -42,8 +42,14 @@
 #define VCPU_AVX_BAD 0x28
 #define VCPU_FLAGS 0x30 /* bit 0: AVX */
 
+/* How a vCPU goes over its slice: stamp.h */
+#define PATTERN_RANDOM 0
+#define PATTERN_SEQUENTIAL 1
+#define PATTERN_ZIPF 2
+
 #define STAMP_K1 0x9e3779b97f4a7c15
 #define STAMP_K2 0xbf58476d1ce4e5b9
+#define STAMP_SCATTER 2654435761 /* a prime larger than any slice */
 #define GUEST_SENTINEL 0x5afe5afe12345678
 
 #endif

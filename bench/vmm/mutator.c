@@ -43,7 +43,7 @@ __attribute__((no_sanitize("thread"))) static void touch(struct vcpu *v)
 	}
 	while (h->sequence < h->until &&
 	       atomic_load_explicit(&v->vm->want, memory_order_relaxed) == WANT_RUN) {
-		uint64_t seq = h->sequence + 1, i = stamp_index(seq, npages);
+		uint64_t seq = h->sequence + 1, i = stamp_index(v->vm->cfg.pattern, seq, npages);
 
 		((volatile uint64_t *)(base + i * stride))[stamp_word(i)] = seq;
 		h->sequence = seq;

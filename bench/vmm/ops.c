@@ -21,7 +21,7 @@ struct need {
 	uint64_t memory, seed, populated_ws, slice;
 	uint32_t populate, vcpus;
 	uint32_t backend; /* enum backend */
-	uint32_t reserved;
+	uint32_t pattern; /* enum vmm_pattern */
 };
 
 struct guest_state {
@@ -54,6 +54,7 @@ static int op_needs(void *arg, struct ferry_stream *out)
 		.populate = vm->cfg.populate,
 		.vcpus = vm->nvcpus,
 		.backend = vm->backend,
+		.pattern = vm->cfg.pattern,
 	};
 	bool running = atomic_load(&vm->want) == WANT_RUN;
 	int err = ferry_stream_put(out, SECTION_NEED, SECTION_VERSION, &need, sizeof(need));
@@ -72,7 +73,7 @@ static int check_need(struct vmm *vm, struct ferry_stream *in, const struct need
 	if (n->memory < VMM_MEMORY_MIN || n->memory > VMM_MEMORY_MAX || n->memory & ((2u << 20) - 1) ||
 	    n->populate > 100 || n->vcpus < 1 || n->vcpus > VMM_VCPUS_MAX ||
 	    n->populated_ws > need_pages(n) || !n->slice || n->slice > need_pages(n) / n->vcpus ||
-	    (n->backend != BACKEND_KVM && n->backend != BACKEND_HOST))
+	    n->pattern > VMM_ZIPF || (n->backend != BACKEND_KVM && n->backend != BACKEND_HOST))
 		return ferry_stream_fail(in, -EPROTO, "the source describes no guest of this VMM");
 	if (vm->cfg.memory_limit && n->memory > vm->cfg.memory_limit)
 		return ferry_stream_fail(in, -ENOMEM,
@@ -100,6 +101,7 @@ static int take_need(struct vmm *vm, struct ferry_stream *in, const struct ferry
 	vm->cfg.memory = n->memory;
 	vm->cfg.seed = n->seed;
 	vm->cfg.populate = n->populate;
+	vm->cfg.pattern = (enum vmm_pattern)n->pattern;
 	vm->nvcpus = vm->cfg.vcpus = n->vcpus;
 	vm->populated_ws = n->populated_ws;
 	atomic_store(&vm->slice, n->slice);

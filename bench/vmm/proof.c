@@ -5,7 +5,7 @@
  * Theory. A page is a hole or generated content (stamp.h), or part of the image; over it lies at most one
  * stamp, as a page's stamps all go to one word: the number of the last stamp that went there. That is found
  * by walking each vCPU's sequence backwards from its end until every page of its slice has been met, which
- * takes some n ln n steps for n pages however long the guest has run. When the working set was changed, each
+ * takes some n ln n steps for n random pages (zipf: times ln n) however long the guest has run. When the working set was changed, each
  * epoch is walked within its own slice, the last first.
  *
  * Holes are asked for before they are read (/proc/self/pagemap, or SEEK_DATA of the memfd), so that proving
@@ -66,7 +66,7 @@ static void replay_vcpu(struct proof *p, const struct vcpu *v, uint64_t sequence
 		for (uint64_t i = 0; i < epoch->npages; i++)
 			left += !p->last[slot_of(v, i)];
 		for (; seq > epoch->after && left; seq--) {
-			uint64_t *last = &p->last[slot_of(v, stamp_index(seq, epoch->npages))];
+			uint64_t *last = &p->last[slot_of(v, stamp_index(v->vm->cfg.pattern, seq, epoch->npages))];
 
 			if (!*last) {
 				*last = seq;

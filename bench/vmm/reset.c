@@ -176,6 +176,7 @@ static int set_regs(struct vcpu *v)
 		.rflags = RFLAGS_USER,
 		.rbx = GUEST_DATA_GPA + PAGE_BYTES * v->index,
 		.rsi = v->slice,
+		.rbp = v->vm->cfg.pattern,
 		.r11 = (uint64_t)PAGE_BYTES * v->vm->nvcpus,
 		.r12 = STAMP_K1,
 		.r13 = STAMP_K2,

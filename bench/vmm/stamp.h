@@ -12,14 +12,26 @@
 #define CONTENT_STEP UINT64_C(0x6a09e667f3bcc908) /* even: an odd first word keeps every word odd */
 #define CONTENT_CHUNK 64			  /* pages that are populated or holes together */
 
-/* Which page of the slice stamp seq goes to. */
-static inline uint64_t stamp_index(uint64_t seq, uint64_t npages)
+/*
+ * Which page of the slice stamp seq goes to. Sequential: one after the other, round and round. Random: evenly over
+ * the slice. Zipf: the page of rank k with a probability of about 1/k (each octave of ranks alike, evenly within it),
+ * the ranks scattered over the slice.
+ */
+static inline uint64_t stamp_index(uint32_t pattern, uint64_t seq, uint64_t npages)
 {
-	uint64_t h = seq * STAMP_K1;
+	uint64_t h = seq * STAMP_K1, rank;
+	unsigned __int128 octave;
 
+	if (pattern == PATTERN_SEQUENTIAL)
+		return seq % npages;
 	h ^= h >> 32;
 	h *= STAMP_K2;
-	return (uint64_t)(((unsigned __int128)h * npages) >> 64);
+	if (pattern == PATTERN_RANDOM)
+		return (uint64_t)(((unsigned __int128)h * npages) >> 64);
+	octave = (unsigned __int128)h * (64 - (unsigned)__builtin_clzll(npages));
+	rank = UINT64_C(1) << (octave >> 64);
+	rank += (uint64_t)((unsigned __int128)(uint64_t)octave * rank >> 64);
+	return rank * STAMP_SCATTER % npages;
 }
 
 /* Where in the page. */

@@ -80,6 +80,8 @@ static int check_config(const struct vmm_config *c, char *why, size_t cap)
 			 (unsigned long long)c->memory);
 	else if (vcpus > VMM_VCPUS_MAX)
 		snprintf(why, cap, "%u vCPUs; there can be 1 to %u", c->vcpus, VMM_VCPUS_MAX);
+	else if (c->pattern > VMM_ZIPF)
+		snprintf(why, cap, "the pattern of the guest's writes is %d; it takes 0 to %d", (int)c->pattern, VMM_ZIPF);
 	else if (c->populate > 100)
 		snprintf(why, cap, "populate is %u percent; it takes 0 to 100", c->populate);
 	else if (c->working_set < vcpus * PAGE_BYTES || c->working_set > c->memory - GUEST_LOW_LEN)
@@ -280,5 +282,5 @@ uint64_t vmm_stamp_page(struct vmm *vm, unsigned vcpu, uint64_t seq)
 
 	while (e && v->epochs[e].after >= seq)
 		e--;
-	return stamp_index(seq, v->epochs[e].npages) * vm->nvcpus + vcpu;
+	return stamp_index(vm->cfg.pattern, seq, v->epochs[e].npages) * vm->nvcpus + vcpu;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A small KVM VMM for measuring and testing ferry. Its guest cannot be fooled: every vCPU stamps
- * pseudo-random pages of a working set with a sequence number at a rate that is paced from here, checks
+ * pages of a working set, in an order that only it and the proof know, with a sequence number at a rate that is paced from here, checks
  * its own registers and clock, counts timer ticks and prints numbered output. vmm_proof() replays the
  * sequence and compares every byte of RAM; an observer outside counts the output.
  *
@@ -29,6 +29,9 @@ struct vmm;
 /* Bit 0: shared; bit 1: huge pages of hugetlbfs. */
 enum vmm_kind { VMM_ANON, VMM_MEMFD, VMM_HUGETLB, VMM_HUGETLB_MEMFD };
 
+/* Which page of the working set comes next, for each vCPU; zipf: rank k about 1/k as often as the first. */
+enum vmm_pattern { VMM_RANDOM, VMM_SEQUENTIAL, VMM_ZIPF };
+
 /* Which end of the migration a record of output came from. */
 enum vmm_end { VMM_END_SOURCE, VMM_END_TARGET };
 
@@ -41,6 +44,7 @@ struct vmm_config {
 	uint64_t memory;      /* bytes, a multiple of 2 MiB, VMM_MEMORY_MIN to VMM_MEMORY_MAX */
 	uint64_t working_set; /* bytes, rounded down to pages; at most memory - 16 MiB */
 	uint64_t dirty_rate;  /* pages a second, all vCPUs together; 0: idle; UINT64_MAX: unpaced */
+	enum vmm_pattern pattern; /* of the pages it dirties */
 	uint64_t seed;	      /* of the content */
 	enum vmm_kind kind;
 	uint32_t populate; /* percent of RAM with unique content; the working set is always populated */

@@ -136,7 +136,8 @@ struct ferry_stats {
 	uint64_t throughput;	 /* bytes a second of page data in pre-copy */
 	uint64_t faults;	 /* userfaults that needed the peer */
 	uint64_t faults_local;	 /* userfaults resolved without it */
-	uint64_t fault_p50_ns, fault_p99_ns, fault_max_ns; /* event read until page placed */
+	uint64_t fault_p50_ns, fault_p99_ns, fault_max_ns; /* of those over the link: event read until page placed */
+	uint64_t fault_total_ns; /* their sum */
 	struct ferry_blackout blackout; /* source, once the target has run */
 };
 

@@ -226,6 +226,7 @@ RIG_TESTS(post_copy, faults_come_first_on_a_slow_link)
 	cr_assert_gt(r.tres.stats.faults, 0);
 	cr_assert_gt(r.tres.stats.fault_max_ns, 0);
 	cr_assert_leq(r.tres.stats.fault_p50_ns, r.tres.stats.fault_max_ns);
+	cr_assert_leq(r.tres.stats.fault_max_ns, r.tres.stats.fault_total_ns);
 	rig_free(&r);
 }
 

@@ -161,7 +161,8 @@ static const struct row rows[] = {
 	{ t, F(wire_times, faults), MAX, 0, HARMLESS },                  \
 	{ t, F(wire_times, fault_p50_ns), MAX, 0, HARMLESS },            \
 	{ t, F(wire_times, fault_p99_ns), MAX, 0, HARMLESS },            \
-	{ t, F(wire_times, fault_max_ns), MAX, 0, HARMLESS }
+	{ t, F(wire_times, fault_max_ns), MAX, 0, HARMLESS },            \
+	{ t, F(wire_times, fault_total_ns), MAX, 0, HARMLESS }
 	TIMES(WIRE_RUNNING),
 	TIMES(WIRE_COMMITTED),
 	TIMES(WIRE_COMPLETE),
