@@ -22,7 +22,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -35,6 +34,7 @@
 
 #define CLEAN_PAGES 512u	/* clean neighbours mapped because of a fault */
 #define FAULT_SLACK_US 50000u
+#define NO_FD_NS 50000u	/* a channel that cannot be waited for (shape's latency) is looked at so often */
 #define PACE_US 10000u		/* a sweeper that must wait for the limit looks up so often */
 #define CLEAN_PIECE 32u		/* of them at once: no fault waits for more */
 #define SLICE_RUNS 6u		/* of the sweep are placed between two looks for faults and answers, */
@@ -50,7 +50,7 @@ static uint8_t *urgent_buf(struct pull *p, unsigned i)
 
 size_t pull_staging_len(unsigned channels)
 {
-	return (URGENT_MAX + channels * SWEEP_DEPTH * SWEEP_PAGES) * PAGE;
+	return (URGENT_MAX + channels * SWEEP_DEPTH_MAX * SWEEP_PAGES) * PAGE;
 }
 
 int pull_new(struct pull **ret, struct ferry_session *s)
@@ -414,7 +414,7 @@ static int sweep_step(struct pull *p, struct sweep *w)
 	if (w->ended || !atomic_load_explicit(&p->released, memory_order_relaxed))
 		return 0;
 	due = sweep_due(p);
-	asked = due ? 0 : sweep_ask(p, w, SWEEP_DEPTH, 1);
+	asked = due ? 0 : sweep_ask(p, w, 1);
 	if (asked < 0 || asked > 0)
 		return asked;
 	if (!w->flying)
@@ -491,11 +491,7 @@ static int serve_faults(struct pull *p, struct xport_chan *c, struct sweep *w)
 		fds[2].fd = w->c->ops->fd(w->c);
 		fds[0].events = over_limit(p) ? 0 : POLLIN;
 		fds[2].events = p->expect_ns ? 0 : POLLIN;
-		wait = wait_ns(p, patience_ns);
-		if (fds[1].fd < 0 || fds[2].fd < 0) {
-			sched_yield();
-			continue;
-		}
+		wait = wait_ns(p, fds[1].fd < 0 || fds[2].fd < 0 ? NO_FD_NS : patience_ns);
 		n = ppoll(fds, 4, &wait, NULL);
 		if (n < 0 && errno != EINTR)
 			return fail(&p->s->fail, -errno, "waiting for faults failed: %s", strerror(errno));
@@ -549,7 +545,7 @@ static int sweep_worker(struct ferry_session *s, unsigned chan)
 		poll(&go, 1, -1);
 	while (!atomic_load(&p->stop)) {
 		due = sweep_due(p);
-		n = due ? 0 : sweep_ask(p, &w, SWEEP_DEPTH, SWEEP_DEPTH);
+		n = due ? 0 : sweep_ask(p, &w, SWEEP_DEPTH_MAX);
 		if (n < 0)
 			return n;
 		if (!w.flying && !due)

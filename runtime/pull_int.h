@@ -10,7 +10,12 @@
 #define PAGE ((size_t)4096)
 #define URGENT_MAX 64u		/* faults in flight */
 #define URGENT_RUNS XPORT_RUNS_MAX /* at most every second piece of a huge page */
-#define SWEEP_DEPTH 3u		/* gets on a data channel: asked for, being answered, being placed */
+/*
+ * Gets of the sweep on a data channel: asked for, being answered, being placed; and as many as a long link holds: one more
+ * for each that came nearly as soon as the quickest ever did, so nothing waited before it, one less when they queue.
+ */
+#define SWEEP_DEPTH 3u
+#define SWEEP_DEPTH_MAX 16u
 /*
  * Pages a get of the sweep: between these two, as many as come in SWEEP_US, for a fault may wait behind them; no more than a
  * SWEEP_SHARE of what is left, so that few faults are on pages that are under way already; and than the limit pays in
@@ -37,6 +42,7 @@ struct sweep_get {
 	uint32_t pages;
 	unsigned n;	 /* runs; 0: it is free */
 	unsigned placed; /* of them, when it has come */
+	uint64_t asked_us;
 	uint8_t *buf;	 /* of the next one to be placed; unused where that is direct */
 };
 
@@ -44,12 +50,14 @@ struct sweep { /* one data channel's */
 	struct xport_chan *c;
 	unsigned chan;
 	struct page_cursor at;
-	struct sweep_get get[SWEEP_DEPTH];
+	struct sweep_get get[SWEEP_DEPTH_MAX];
 	unsigned flying; /* asked for and not here */
-	unsigned came[SWEEP_DEPTH], ncame; /* which are here and not all placed, in the order of their coming */
+	unsigned came[SWEEP_DEPTH_MAX], ncame; /* which are here and not all placed, in the order of their coming */
 	bool ended;
 	uint64_t moved_us; /* when it last got anything, or asked with nothing in flight */
 	uint32_t fit;	   /* pages that come in SWEEP_US, of late */
+	unsigned depth;	   /* how many may fly */
+	uint64_t least_us; /* the quickest get so far; 0: none */
 };
 
 struct pull {
@@ -71,7 +79,7 @@ struct pull {
 	struct urgent_slot slot[URGENT_MAX]; /* worker 0; kept over a reconnect */
 	struct page_run (*want)[URGENT_RUNS]; /* for each slot */
 	struct urgent_slot behind[URGENT_MAX]; /* faults on pages that were under way already */
-	uint8_t *staging;      /* URGENT_MAX pages, then SWEEP_DEPTH * SWEEP_PAGES a data channel */
+	uint8_t *staging;      /* URGENT_MAX pages, then SWEEP_DEPTH_MAX * SWEEP_PAGES a data channel */
 	size_t staging_len;
 };
 
@@ -82,8 +90,8 @@ int pull_placed(struct pull *p, const struct page_run *run, const void *buf, boo
 void pull_pay(struct pull *p, uint64_t pages);
 /* Microseconds until the limit lets the sweep ask for more; 0: now. */
 uint64_t sweep_due(const struct pull *p);
-/* Asks for at most max more gets, with at most depth in flight; how many it asked for. */
-int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max);
+/* Asks for at most max more gets, as far as the link takes them; how many it asked for. */
+int sweep_ask(struct pull *p, struct sweep *w, unsigned max);
 /* Receives what comes within wait_us; how many gets. */
 int sweep_reap(struct sweep *w, uint64_t wait_us);
 /* Places at most so many runs, and pages, of what has come; how many runs. */

@@ -38,7 +38,7 @@ uint64_t sweep_due(const struct pull *p)
 
 static uint8_t *sweep_buf(struct pull *p, unsigned chan, unsigned slot)
 {
-	return p->staging + (URGENT_MAX + (chan * SWEEP_DEPTH + slot) * SWEEP_PAGES) * PAGE;
+	return p->staging + (URGENT_MAX + (chan * SWEEP_DEPTH_MAX + slot) * SWEEP_PAGES) * PAGE;
 }
 
 static void follow_hint(struct pull *p, struct page_cursor *at)
@@ -110,11 +110,14 @@ static int ask_batch(struct pull *p, struct sweep *w, unsigned slot)
 	return w->c->ops->get(w->c, out, dst, g->n, slot);
 }
 
-int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max)
+int sweep_ask(struct pull *p, struct sweep *w, unsigned max)
 {
-	int asked = 0, err;
+	unsigned asked = 0;
+	int err;
 
-	for (unsigned i = 0; i < SWEEP_DEPTH && w->flying < depth && asked < max; i++) {
+	if (!w->depth)
+		w->depth = SWEEP_DEPTH;
+	for (unsigned i = 0; i < SWEEP_DEPTH_MAX && w->flying < w->depth && asked < max; i++) {
 		if (w->get[i].n)
 			continue;
 		if (asked && sweep_due(p))
@@ -122,20 +125,32 @@ int sweep_ask(struct pull *p, struct sweep *w, unsigned depth, int max)
 		follow_hint(p, &w->at);
 		if (!claim_batch(p, w, &w->get[i]))
 			break;
+		w->get[i].asked_us = now_us();
 		if (!w->flying)
-			w->moved_us = now_us();
+			w->moved_us = w->get[i].asked_us;
 		w->flying++;
 		asked++;
 		err = ask_batch(p, w, i);
 		if (err < 0)
 			return err;
 	}
-	return asked;
+	return (int)asked;
+}
+
+/* As many in flight as the link holds without a queue (Brakmo, Peterson: TCP Vegas, 1995). */
+static void suit_depth(struct sweep *w, uint64_t took_us)
+{
+	if (!w->least_us || took_us < w->least_us)
+		w->least_us = took_us + 1;
+	if (2 * took_us < 3 * w->least_us && w->depth < SWEEP_DEPTH_MAX)
+		w->depth++;
+	else if (took_us > 2 * w->least_us && w->depth > SWEEP_DEPTH)
+		w->depth--;
 }
 
 int sweep_reap(struct sweep *w, uint64_t wait_us)
 {
-	uint32_t tag[SWEEP_DEPTH];
+	uint32_t tag[SWEEP_DEPTH_MAX];
 	uint64_t now, pages = 0;
 	int n;
 
@@ -146,8 +161,11 @@ int sweep_reap(struct sweep *w, uint64_t wait_us)
 		return n == -EAGAIN ? 0 : n;
 	now = now_us();
 	for (int k = 0; k < n; k++) {
-		w->came[w->ncame] = tag[k] % SWEEP_DEPTH;
-		pages += w->get[w->came[w->ncame++]].pages;
+		const struct sweep_get *g = &w->get[tag[k] % SWEEP_DEPTH_MAX];
+
+		w->came[w->ncame++] = (unsigned)(g - w->get);
+		pages += g->pages;
+		suit_depth(w, now - g->asked_us);
 		w->flying--;
 	}
 	w->fit = (w->fit + clamp(SWEEP_US * pages / (now - w->moved_us + 1)) + 1) / 2;

@@ -54,6 +54,8 @@ done
 run "classic post-copy" migrated --mode post-copy --max-rounds 1 --commit-at switchover
 run "idle guest" migrated --mode stop-and-copy --dirty-rate 0
 run "two vCPUs and channels" migrated --vcpus 2 --channels 2 --mode post-copy --max-rounds 1 --memory-kind memfd
+run "one page after the other" migrated --pattern sequential --mode post-copy --max-rounds 1 --memory-kind memfd
+run "zipf" migrated --pattern zipf --mode post-copy --max-rounds 1
 run "mostly holes" migrated --populate 0
 run "target killed in pre-copy" 'refused|fell-back' --kill target@precopy
 run "target killed in stop-and-copy" fell-back --kill target@stop-and-copy
@@ -70,7 +72,7 @@ code=$?
 fields=()
 for f in transport memory_bytes memory_kind mode commit_at mutator outcome owner rounds round_list total_ms \
 	precopy_ms blackout_us blackout stood_us postcopy_ms bytes_sent pages_sent pages_zero pages_hole throughput_mb_s \
-	faults fault_p50_us fault_p99_us fault_max_us fault_total_ms cpu_ms pages_checked pages_bad outputs_seen outputs_missing \
+	pattern faults fault_p50_us fault_p99_us fault_max_us fault_total_ms cpu_ms pages_checked pages_bad outputs_seen outputs_missing \
 	outputs_repeated floor ratios policy detail seed; do
 	fields+=("\"$f\":")
 done

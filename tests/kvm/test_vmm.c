@@ -17,6 +17,7 @@
 #include <ferry/kvm.h>
 
 #include "vmm/vmm.h"
+#include "stamp.h"
 #include "stream.h"
 
 #define MIB (1ull << 20)
@@ -197,6 +198,66 @@ Test(vmm, tracker_misses_no_write_memfd_two_threads)
 	dirty_tracking(true, VMM_MEMFD, 2);
 }
 
+/* --- which pages come next --- */
+
+/* The guest's arithmetic is the proof's, on a slice that is no power of two as well. */
+static void guest_follows(bool host, enum vmm_pattern pattern)
+{
+	struct vmm_config cfg = config(host, VMM_MEMFD, 2);
+	struct vmm *vm;
+
+	cfg.pattern = pattern;
+	cfg.working_set = 2 * 4096 * 3001;
+	vm = source(&cfg);
+	vmm_start(vm);
+	run_stamps(vm, 10000);
+	clean_proof(vm);
+	cr_assert_eq(vmm_set_working_set(vm, WORKING_SET), 0);
+	run_stamps(vm, 10000);
+	clean_proof(vm);
+	vmm_destroy(vm);
+}
+
+Test(vmm, dirties_one_page_after_the_other)
+{
+	guest_follows(false, VMM_SEQUENTIAL);
+}
+
+Test(vmm, dirties_one_page_after_the_other_by_host_threads)
+{
+	guest_follows(true, VMM_SEQUENTIAL);
+}
+
+Test(vmm, dirties_few_pages_often)
+{
+	guest_follows(false, VMM_ZIPF);
+}
+
+Test(vmm, dirties_few_pages_often_by_host_threads)
+{
+	guest_follows(true, VMM_ZIPF);
+}
+
+/* Rank 1 is an octave of its own; every page has a rank, and the lower half of the ranks all but one octave. */
+Test(vmm, zipf_is_one)
+{
+	enum { N = 5000, STAMPS = 2000000, OCTAVES = 13 };
+	static uint32_t hits[N];
+	uint64_t met = 0, lower = 0;
+
+	for (uint64_t seq = 1; seq <= STAMPS; seq++) {
+		uint64_t at = stamp_index(PATTERN_ZIPF, seq, N);
+
+		cr_assert_lt(at, N);
+		met += !hits[at]++;
+	}
+	cr_expect_eq(met, N, "%llu of %d pages", (unsigned long long)met, N);
+	cr_expect_float_eq(hits[STAMP_SCATTER % N] * 1.0 / STAMPS, 1.0 / OCTAVES, 0.01);
+	for (uint64_t rank = 1; rank < 1 << (OCTAVES - 1); rank++)
+		lower += hits[rank * STAMP_SCATTER % N];
+	cr_expect_geq(lower * 1.0 / STAMPS, 1 - 1.0 / OCTAVES - 0.01);
+}
+
 /* A fetch right after the start returns only what has been written since: next to nothing of an idle guest.
  */
 Test(vmm, dirty_log_starts_clean)
@@ -373,6 +434,9 @@ Test(vmm, refuses_a_config_with_a_sentence)
 	cr_expect_eq(vmm_new_source(&vm, &cfg, why, sizeof(why)), -EINVAL);
 	cfg.working_set = WORKING_SET;
 	cfg.populate = 101;
+	cr_expect_eq(vmm_new_source(&vm, &cfg, why, sizeof(why)), -EINVAL);
+	cfg.populate = 100;
+	cfg.pattern = VMM_ZIPF + 1;
 	cr_expect_eq(vmm_new_source(&vm, &cfg, why, sizeof(why)), -EINVAL);
 	cr_expect_null(vm);
 }

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+/* How many gets the sweep keeps in flight: what a long link holds, and few where they would only queue. */
+#include <criterion/criterion.h>
+#include <string.h>
+#include <time.h>
+
+#include "place_int.h"
+#include "pull_int.h"
+
+#define NPAGES (UINT64_C(1) << 20)
+
+/* A channel whose gets come LATE_US after they were asked for, or after the one before. */
+struct late {
+	struct xport_chan chan;
+	bool queues;
+	uint64_t due_us[XPORT_GETS_MAX], last_us;
+	uint32_t tag[XPORT_GETS_MAX]; /* in order */
+	unsigned flying, most;
+};
+#define LATE_US 4000u
+
+static int late_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
+{
+	struct late *c = (struct late *)chan;
+	uint64_t from = now_us();
+
+	(void)runs, (void)dst;
+	cr_assert_gt(n, 0);
+	if (c->queues && from < c->last_us)
+		from = c->last_us;
+	c->due_us[c->flying] = c->last_us = from + LATE_US;
+	c->tag[c->flying++] = tag;
+	if (c->flying > c->most)
+		c->most = c->flying;
+	return 0;
+}
+
+static int late_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint64_t wait_us)
+{
+	struct late *c = (struct late *)chan;
+	unsigned n = 0;
+
+	(void)wait_us;
+	while (now_us() < c->due_us[0]) {
+		uint64_t left = c->due_us[0] - now_us();
+
+		nanosleep(&(struct timespec){ .tv_nsec = (long)(left < LATE_US ? left : 0) * 1000 }, NULL);
+	}
+	while (n < c->flying && n < max && c->due_us[n] <= now_us()) {
+		tags[n] = c->tag[n];
+		n++;
+	}
+	c->flying -= n;
+	memmove(c->due_us, c->due_us + n, c->flying * sizeof(c->due_us[0]));
+	memmove(c->tag, c->tag + n, c->flying * sizeof(c->tag[0]));
+	return (int)n;
+}
+
+static const struct xport_chan_ops late_ops = { .get = late_get, .reap = late_reap };
+
+/* So many gets, each thrown away as it comes. */
+static unsigned sweep_over(struct late *c, unsigned gets)
+{
+	struct ferry_region region = { .len = NPAGES << 12 };
+	struct place_region memory = { 0 };
+	struct xport_link link = { .id.channels = 1 };
+	struct ferry_session s = { .regions = &region, .nregions = 1, .link = &link, .tgt.place = { .r = &memory, .n = 1 } };
+	struct sweep w = { .c = &c->chan };
+	struct pull *p = NULL;
+
+	cr_assert_eq(pull_new(&p, &s), 0);
+	page_set_add_run(&p->todo, &(struct page_run){ .npages = NPAGES });
+	atomic_store(&p->left, NPAGES);
+	for (unsigned done = 0; done < gets; done += w.ncame, w.ncame = 0) {
+		cr_assert_geq(sweep_ask(p, &w, UINT32_MAX), 0);
+		cr_assert_gt(sweep_reap(&w, 1000000), 0);
+		for (unsigned i = 0; i < w.ncame; i++)
+			w.get[w.came[i]].n = 0;
+	}
+	cr_assert_leq(c->most, SWEEP_DEPTH_MAX);
+	pull_free(p);
+	return w.depth;
+}
+
+Test(sweep, fills_a_long_link)
+{
+	struct late c = { .chan.ops = &late_ops };
+
+	sweep_over(&c, 600);
+	cr_assert_eq(c.most, SWEEP_DEPTH_MAX, "at most %u in flight", c.most);
+}
+
+/* At first three are asked for at once; had the first been late, the others would have looked quick. */
+Test(sweep, keeps_few_gets_where_they_queue)
+{
+	struct late c = { .chan.ops = &late_ops, .queues = true };
+	unsigned depth = sweep_over(&c, 100);
+
+	cr_assert_leq(depth, SWEEP_DEPTH + 1, "%u in flight", depth);
+}
