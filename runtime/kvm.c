@@ -229,12 +229,19 @@ FERRY_API int ferry_kvm_dirty_stop(struct ferry_kvm *k)
 /* OR npages bits of log into bits, first bits further on. */
 static void merge(uint64_t *bits, uint64_t first, const uint64_t *log, uint64_t npages)
 {
+	static const uint64_t zeros[8];
 	unsigned shift = first % 64;
 
 	bits += first / 64;
 	for (uint64_t done = 0; done < npages; done += 64, bits++) {
-		uint64_t word = *log++;
+		uint64_t word;
 
+		while (npages - done > 512 && !memcmp(log, zeros, sizeof(zeros))) {
+			log += 8;
+			bits += 8;
+			done += 512;
+		}
+		word = *log++;
 		if (npages - done < 64)
 			word &= (UINT64_C(1) << (npages - done)) - 1;
 		if (!word)

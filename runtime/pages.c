@@ -6,6 +6,9 @@
  * value: add and delete use fetch_or and fetch_and, a claim uses compare-and-swap, so that it takes exactly
  * the run it returns and never has to give a bit back. Words are from lazily populated memory: a scan of
  * words nobody has written reads the kernel's zero page.
+ *
+ * Above the words lies a bit for each group of 64 of them, set before any of its words is: walks pass over groups that are
+ * clear. A group whose last bit is taken away stays set until its set is emptied: that costs a look at 64 words.
  */
 #include "pages.h"
 
@@ -16,6 +19,7 @@
 #include <sys/mman.h>
 
 #define WORD_BITS 64u
+#define GROUP_WORDS 64u
 #define WORDS_PAGE (4096 / sizeof(uint64_t))
 #define GIVE_BACK_PAGES 256u /* 1 MiB */
 
@@ -27,6 +31,51 @@ static uint64_t nwords(const struct page_set_region *r)
 static uint64_t load(const struct page_set_region *r, uint64_t word)
 {
 	return atomic_load_explicit(&r->words[word], memory_order_relaxed);
+}
+
+static uint64_t ngroup_words(const struct page_set_region *r)
+{
+	return nwords(r) / (GROUP_WORDS * WORD_BITS) + 1;
+}
+
+/* Before a bit of the word is set. */
+static void mark(struct page_set_region *r, uint64_t word)
+{
+	uint64_t group = word / GROUP_WORDS, bit = UINT64_C(1) << (group % WORD_BITS);
+	_Atomic uint64_t *g = &r->groups[group / WORD_BITS];
+
+	if (!(atomic_load_explicit(g, memory_order_relaxed) & bit))
+		atomic_fetch_or_explicit(g, bit, memory_order_acq_rel);
+}
+
+/* The first word of a group that may have bits, at or after this one, which begins a group; or nwords. */
+static uint64_t skip(const struct page_set_region *r, uint64_t word)
+{
+	uint64_t n = nwords(r), group = word / GROUP_WORDS, i = group / WORD_BITS, bits;
+
+	if (word >= n)
+		return n;
+	bits = atomic_load_explicit(&r->groups[i], memory_order_relaxed) & ~UINT64_C(0) << (group % WORD_BITS);
+	while (!bits) {
+		if (++i * GROUP_WORDS * WORD_BITS >= n)
+			return n;
+		bits = atomic_load_explicit(&r->groups[i], memory_order_relaxed);
+	}
+	return (i * WORD_BITS + (uint64_t)__builtin_ctzll(bits)) * GROUP_WORDS;
+}
+
+static uint64_t next_word(const struct page_set_region *r, uint64_t word)
+{
+	return ++word % GROUP_WORDS ? word : skip(r, word);
+}
+
+#define FOR_WORDS(r, w) for (uint64_t w = skip(r, 0), w##_n = nwords(r); w < w##_n; w = next_word(r, w))
+
+/* No word has a bit any more. */
+static void unmark(struct page_set_region *r)
+{
+	for (uint64_t i = 0; r->npages && i < ngroup_words(r); i++)
+		atomic_store_explicit(&r->groups[i], 0, memory_order_release);
 }
 
 /* n bits from bit first on; n is 1..64 and first + n at most 64 */
@@ -58,11 +107,12 @@ int page_set_init(struct page_set *s, const uint64_t *npages, size_t nregions)
 			continue;
 		words = mmap(NULL, nwords(r) * sizeof(*r->words), PROT_READ | PROT_WRITE,
 			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-		if (words == MAP_FAILED) {
+		r->words = words == MAP_FAILED ? NULL : words;
+		r->groups = calloc(ngroup_words(r), sizeof(*r->groups));
+		if (!r->words || !r->groups) {
 			page_set_destroy(&set);
 			return -ENOMEM;
 		}
-		r->words = words;
 	}
 	*s = set;
 	return 0;
@@ -75,6 +125,7 @@ void page_set_destroy(struct page_set *s)
 	for (i = 0; s->r && i < s->nregions; i++) {
 		if (s->r[i].words)
 			munmap((void *)s->r[i].words, nwords(&s->r[i]) * sizeof(*s->r[i].words));
+		free((void *)s->r[i].groups);
 	}
 	free(s->r);
 	memset(s, 0, sizeof(*s));
@@ -98,6 +149,7 @@ bool page_set_add(struct page_set *s, uint32_t region, uint64_t page)
 	struct page_set_region *r = region_of(s, region, page);
 	uint64_t bit = UINT64_C(1) << (page % WORD_BITS);
 
+	mark(r, page / WORD_BITS);
 	return !(atomic_fetch_or_explicit(&r->words[page / WORD_BITS], bit, memory_order_acq_rel) & bit);
 }
 
@@ -107,6 +159,15 @@ bool page_set_del(struct page_set *s, uint32_t region, uint64_t page)
 	uint64_t bit = UINT64_C(1) << (page % WORD_BITS);
 
 	return atomic_fetch_and_explicit(&r->words[page / WORD_BITS], ~bit, memory_order_acq_rel) & bit;
+}
+
+void page_set_add_word(struct page_set *s, uint32_t region, uint64_t page, uint64_t bits)
+{
+	struct page_set_region *r = region_of(s, region, page);
+
+	assert(page % WORD_BITS == 0);
+	mark(r, page / WORD_BITS);
+	atomic_fetch_or_explicit(&r->words[page / WORD_BITS], bits, memory_order_acq_rel);
 }
 
 static uint64_t change_run(struct page_set *s, const struct page_run *run, bool add)
@@ -124,10 +185,12 @@ static uint64_t change_run(struct page_set *s, const struct page_run *run, bool 
 		uint64_t mask = mask_of(first, n), old;
 		_Atomic uint64_t *word = &r->words[page / WORD_BITS];
 
-		if (add)
+		if (add) {
+			mark(r, page / WORD_BITS);
 			old = ~atomic_fetch_or_explicit(word, mask, memory_order_acq_rel);
-		else
+		} else {
 			old = atomic_fetch_and_explicit(word, ~mask, memory_order_acq_rel);
+		}
 		changed += __builtin_popcountll(old & mask);
 		page += n;
 		left -= n;
@@ -147,17 +210,11 @@ uint64_t page_set_del_run(struct page_set *s, const struct page_run *run)
 
 uint64_t page_set_count(const struct page_set *s)
 {
-	uint64_t count = 0, w;
-	size_t i;
+	uint64_t count = 0;
 
-	for (i = 0; i < s->nregions; i++) {
-		for (w = 0; w < nwords(&s->r[i]); w++) {
-			uint64_t bits = load(&s->r[i], w);
-
-			if (bits)
-				count += __builtin_popcountll(bits);
-		}
-	}
+	for (size_t i = 0; i < s->nregions; i++)
+		FOR_WORDS(&s->r[i], w)
+			count += __builtin_popcountll(load(&s->r[i], w));
 	return count;
 }
 
@@ -188,14 +245,14 @@ void page_set_clear(struct page_set *s)
 	for (size_t i = 0; i < s->nregions; i++) {
 		struct page_set_region *r = &s->r[i];
 		struct emptied e = { 0 };
-		uint64_t n = nwords(r);
 
-		for (uint64_t w = 0; w < n; w++) {
+		FOR_WORDS(r, w) {
 			if (!load(r, w)) /* writing a word that is zero would populate it */
 				continue;
 			atomic_store_explicit(&r->words[w], 0, memory_order_release);
 			note_emptied(&e, w);
 		}
+		unmark(r);
 		give_back(r, &e);
 	}
 }
@@ -211,16 +268,16 @@ static void assert_same_shape(const struct page_set *a, const struct page_set *b
 
 uint64_t page_set_merge(struct page_set *dst, const struct page_set *src)
 {
-	uint64_t added = 0, w;
-	size_t i;
+	uint64_t added = 0;
 
 	assert_same_shape(dst, src);
-	for (i = 0; i < dst->nregions; i++) {
-		for (w = 0; w < nwords(&src->r[i]); w++) {
+	for (size_t i = 0; i < dst->nregions; i++) {
+		FOR_WORDS(&src->r[i], w) {
 			uint64_t bits = load(&src->r[i], w), old;
 
 			if (!bits)
 				continue;
+			mark(&dst->r[i], w);
 			old = atomic_fetch_or_explicit(&dst->r[i].words[w], bits, memory_order_acq_rel);
 			added += __builtin_popcountll(bits & ~old);
 		}
@@ -236,18 +293,19 @@ uint64_t page_set_move(struct page_set *dst, struct page_set *src)
 	for (size_t i = 0; i < dst->nregions; i++) {
 		struct page_set_region *r = &src->r[i];
 		struct emptied e = { 0 };
-		uint64_t n = nwords(r);
 
-		for (uint64_t w = 0; w < n; w++) {
+		FOR_WORDS(r, w) {
 			uint64_t bits = load(r, w), old;
 
 			if (!bits)
 				continue;
+			mark(&dst->r[i], w);
 			old = atomic_fetch_or_explicit(&dst->r[i].words[w], bits, memory_order_acq_rel);
 			added += __builtin_popcountll(bits & ~old);
 			atomic_store_explicit(&r->words[w], 0, memory_order_relaxed);
 			note_emptied(&e, w);
 		}
+		unmark(r);
 		give_back(r, &e);
 	}
 	return added;
@@ -262,30 +320,33 @@ uint64_t *page_set_words(struct page_set *s, uint32_t region)
 uint64_t page_set_trim(struct page_set *s, uint32_t region)
 {
 	struct page_set_region *r = &s->r[region];
+	static const uint64_t zeros[8];
 	uint64_t count = 0, n = nwords(r);
 
 	if (r->npages % WORD_BITS && load(r, n - 1) & ~mask_of(0, r->npages % WORD_BITS))
 		atomic_fetch_and(&r->words[n - 1], mask_of(0, r->npages % WORD_BITS));
 	for (uint64_t w = 0; w < n; w++) {
-		uint64_t bits = load(r, w);
+		uint64_t bits;
 
-		if (bits)
+		while (n - w > 8 && !memcmp((const void *)&r->words[w], zeros, sizeof(zeros)))
+			w += 8;
+		bits = load(r, w);
+		if (bits) {
+			mark(r, w);
 			count += __builtin_popcountll(bits);
+		}
 	}
 	return count;
 }
 
 void page_set_subtract(struct page_set *dst, const struct page_set *src)
 {
-	uint64_t w;
-	size_t i;
-
 	assert_same_shape(dst, src);
-	for (i = 0; i < dst->nregions; i++) {
-		for (w = 0; w < nwords(&src->r[i]); w++) {
-			uint64_t bits = load(&src->r[i], w);
+	for (size_t i = 0; i < dst->nregions; i++) {
+		FOR_WORDS(&dst->r[i], w) {
+			uint64_t bits = load(&dst->r[i], w);
 
-			if (bits && (load(&dst->r[i], w) & bits))
+			if (bits && (bits &= load(&src->r[i], w)))
 				atomic_fetch_and_explicit(&dst->r[i].words[w], ~bits, memory_order_acq_rel);
 		}
 	}
@@ -300,7 +361,8 @@ static uint64_t find(const struct page_set_region *r, uint64_t page, uint64_t en
 		return end;
 	bits = (load(r, w) ^ flip) & (~UINT64_C(0) << (page % WORD_BITS));
 	while (!bits) {
-		if (++w * WORD_BITS >= end)
+		w = flip ? w + 1 : next_word(r, w);
+		if (w * WORD_BITS >= end)
 			return end;
 		bits = load(r, w) ^ flip;
 	}

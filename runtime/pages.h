@@ -4,7 +4,8 @@
  *
  * A page_set is one such bit for every page of every region: dirty, sent (source), missing, requested
  * (target). Bits are taken and given atomically, by words, from any thread; what a thread has claimed
- * nobody else gets. Memory is reserved lazily (untouched words cost nothing), so a sparse TiB is cheap.
+ * nobody else gets. Memory is reserved lazily (untouched words cost nothing), so a sparse TiB is cheap; a walk over a set
+ * costs what is in it and a bit for each 16 MiB of RAM, so a blackout does not grow with the RAM.
  */
 #ifndef FERRY_PAGES_H
 #define FERRY_PAGES_H
@@ -23,6 +24,7 @@
 struct page_set_region {
 	uint64_t npages;
 	_Atomic uint64_t *words; /* npages rounded up to 64 bits; the bits beyond npages stay zero */
+	_Atomic uint64_t *groups; /* a bit for each 64 words: clear where all of them are zero */
 };
 
 struct page_set {
@@ -36,6 +38,8 @@ void page_set_destroy(struct page_set *s);				       /* zeroed struct is fine */
 bool page_set_test(const struct page_set *s, uint32_t region, uint64_t page);
 bool page_set_add(struct page_set *s, uint32_t region, uint64_t page);	/* true: it was not in the set */
 bool page_set_del(struct page_set *s, uint32_t region, uint64_t page);	/* true: it was in the set */
+/* 64 pages from page on, a multiple of 64; bits beyond the region must be clear. */
+void page_set_add_word(struct page_set *s, uint32_t region, uint64_t page, uint64_t bits);
 /* Runs must lie within the region (asserted). Return how many bits changed. */
 uint64_t page_set_add_run(struct page_set *s, const struct page_run *run);
 uint64_t page_set_del_run(struct page_set *s, const struct page_run *run);

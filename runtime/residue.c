@@ -55,7 +55,7 @@ int residue_recv(struct ferry_session *s, const struct wire_msg *m, struct page_
 		if (i == nwords - 1 && h.npages % 64 && w >> (h.npages % 64))
 			return fail(&s->fail, -EPROTO, "the source's RESIDUE sets bits beyond its %" PRIu64 " pages", h.npages);
 		if (w)
-			atomic_fetch_or(&r->words[h.first / 64 + i], w);
+			page_set_add_word(set, (uint32_t)idx, h.first + i * 64, w);
 	}
 	return 0;
 }

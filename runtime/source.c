@@ -174,9 +174,9 @@ int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, 
 	for (uint32_t i = 0; i < s->nregions; i++) {
 		int err = OP(s, dirty_fetch, s->regions[i].id, page_set_words(into, i), s->regions[i].len >> 12, flags);
 
+		n += page_set_trim(into, i); /* whatever it has set */
 		if (err < 0)
 			return err;
-		n += page_set_trim(into, i);
 	}
 	*fresh = into == set ? n : page_set_move(set, into);
 	return 0;

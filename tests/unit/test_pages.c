@@ -259,6 +259,130 @@ Test(pages, walks_agree_with_a_model)
 	}
 }
 
+/* Every way to set and to clear, on sets of many groups of words, against one byte a page. */
+#define GROUPS_PAGES (3 * 64 * 4096 + 4096 * 5 + 77)
+
+struct model {
+	struct page_set set;
+	uint8_t *in;
+};
+
+static struct page_run some_run(uint64_t *seed)
+{
+	uint64_t page = random_next(seed) % GROUPS_PAGES, most = random_next(seed) % 8 ? 3 : 9000;
+	uint64_t n = 1 + random_next(seed) % most;
+
+	return (struct page_run){ .page = page, .npages = (uint32_t)(n < GROUPS_PAGES - page ? n : GROUPS_PAGES - page) };
+}
+
+static void change(struct model *m, uint64_t *seed)
+{
+	struct page_run run = some_run(seed);
+	uint64_t word = run.page & ~UINT64_C(63), how = random_next(seed) % 6, bits = 0;
+	struct page_cursor at = { .page = run.page };
+
+	if (how == 3 || how == 4)
+		bits = random_next(seed) & random_next(seed);
+	if (word + 64 > GROUPS_PAGES)
+		bits &= (UINT64_C(1) << (GROUPS_PAGES - word)) - 1;
+	switch (how) {
+	case 0:
+		cr_assert_eq(page_set_add(&m->set, 0, run.page), !m->in[run.page]);
+		m->in[run.page] = 1;
+		break;
+	case 1:
+		page_set_add_run(&m->set, &run);
+		memset(m->in + run.page, 1, run.npages);
+		break;
+	case 2:
+		page_set_del_run(&m->set, &run);
+		memset(m->in + run.page, 0, run.npages);
+		break;
+	case 3:
+		page_set_add_word(&m->set, 0, word, bits);
+		break;
+	case 4:
+		page_set_words(&m->set, 0)[word / 64] |= bits;
+		page_set_trim(&m->set, 0);
+		break;
+	default:
+		if (page_set_claim(&m->set, &at, 50, &run))
+			memset(m->in + run.page, 0, run.npages);
+	}
+	for (uint64_t i = 0; i < 64 && word + i < GROUPS_PAGES; i++)
+		m->in[word + i] |= bits >> i & 1;
+}
+
+static void changed(struct model *m, uint64_t *seed)
+{
+	for (unsigned k = 0; k < 40; k++)
+		change(m, seed);
+}
+
+static void same(const struct model *m)
+{
+	struct page_cursor at = { 0 };
+	struct page_run run;
+	uint64_t page = 0, count = 0;
+
+	while (page_set_next(&m->set, &at, UINT32_MAX, &run)) {
+		for (; page < run.page; page++)
+			cr_assert_eq(m->in[page], 0, "page %llu", (unsigned long long)page);
+		for (; page < run.page + run.npages; page++, count++)
+			cr_assert_eq(m->in[page], 1, "page %llu", (unsigned long long)page);
+	}
+	for (; page < GROUPS_PAGES; page++)
+		cr_assert_eq(m->in[page], 0, "page %llu", (unsigned long long)page);
+	cr_assert_eq(page_set_count(&m->set), count);
+}
+
+Test(pages, sets_of_many_groups_agree_with_a_model)
+{
+	const uint64_t npages = GROUPS_PAGES;
+	struct model m[2];
+	uint64_t seed = 0x9876543;
+
+	for (unsigned i = 0; i < 2; i++) {
+		cr_assert_eq(page_set_init(&m[i].set, &npages, 1), 0);
+		cr_assert_not_null(m[i].in = calloc(1, npages));
+	}
+	for (unsigned round = 0; round < 200; round++) {
+		uint64_t added = 0;
+
+		changed(&m[0], &seed);
+		changed(&m[1], &seed);
+		for (uint64_t p = 0; p < npages; p++)
+			added += m[1].in[p] & ~m[0].in[p];
+		switch (random_next(&seed) % 4) {
+		case 0:
+			cr_assert_eq(page_set_merge(&m[0].set, &m[1].set), added);
+			for (uint64_t p = 0; p < npages; p++)
+				m[0].in[p] |= m[1].in[p];
+			break;
+		case 1:
+			page_set_subtract(&m[0].set, &m[1].set);
+			for (uint64_t p = 0; p < npages; p++)
+				m[0].in[p] &= !m[1].in[p];
+			break;
+		case 2:
+			cr_assert_eq(page_set_move(&m[0].set, &m[1].set), added);
+			for (uint64_t p = 0; p < npages; p++)
+				m[0].in[p] |= m[1].in[p];
+			memset(m[1].in, 0, npages);
+			break;
+		default:
+			page_set_clear(&m[1].set);
+			memset(m[1].in, 0, npages);
+		}
+		same(&m[0]);
+		same(&m[1]);
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		page_set_destroy(&m[i].set);
+		free(m[i].in);
+	}
+}
+
 Test(pages, a_sparse_tebibyte_is_cheap)
 {
 	const uint64_t npages = UINT64_C(1) << 28;
