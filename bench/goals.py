@@ -75,6 +75,10 @@ class Bench:
         print(f"{goal:<54} {measured:>9.4g} {unit:<6} {spread:<18} {len(values):>3} {floor_text:>8} {ratio_text:>7}  "
               f"{'<=' if at_most else '>='} {limit:<6g} {verdict}", flush=True)
 
+    def stated(self, name, values, unit, floor, ratios):
+        print(f"{name:<54} {statistics.median(values):>9.4g} {unit:<6} {f'{min(values):.4g}..{max(values):.4g}':<18} {len(values):>3} "
+              f"{statistics.median(floor):>8.4g} {statistics.median(ratios):>7.3f}  stated", flush=True)
+
     def say(self, text):
         print(f"  ({text})", flush=True)
 
@@ -190,6 +194,20 @@ def faults(b):
         b.say(f"residue {statistics.median(get(res, 'pages_residue')):.0f} pages, {statistics.median(get(res, 'faults')):.0f} faults")
 
 
+def dirtiers(b):
+    """Item 5: what each kind of dirtier waits for in post-copy. No goal: stated."""
+    common = {"memory": "1G", "memory_kind": "memfd", "working_set": "256M", "mode": "post-copy", "max_rounds": 1}
+    links = {"": "tcp:127.0.0.1:0", ", 2 ms away": "tcp:127.0.0.1:0?latency=1ms"}
+    rates = {"random": 100000, "zipf": 100000, "sequential": 400000}
+    res = b.series({(p, where): lambda p=p, where=where: b.run(pattern=p, dirty_rate=rates[p], uri=links[where], **common)
+                    for p in rates for where in links})
+    for (p, where), r in res.items():
+        post = get(r, "postcopy_ms")
+        b.stated(f"vCPU stall, {p}{where} (of post-copy)", get(r, "fault_total_ms"), "ms", post,
+                 [x["fault_total_ms"] / x["postcopy_ms"] for x in r])
+        b.say(f"medians: {statistics.median(get(r, 'faults')):.0f} faults, residue {statistics.median(get(r, 'pages_residue')):.0f} pages")
+
+
 def threads(b):
     """Item 5: many faulting threads do not make the total slower."""
     for kind in ("memfd", "anon"):
@@ -233,9 +251,7 @@ def logging(b):
                                  mode="post-copy", max_rounds=1)["record"]) for _ in range(b.args.repeat)]
         before, during = [r[0] for r in res], [r[1] for r in res]
         name = "unpaced" if rate > 10 ** 8 else f"{rate} pages/s asked"
-        print(f"{'guest in pre-copy, ' + name + ' (of before)':<54} {statistics.median(during) / 1000:>9.4g} /ms    "
-              f"{f'{min(during) / 1000:.4g}..{max(during) / 1000:.4g}':<18} {len(res):>3} {statistics.median(before) / 1000:>8.4g} "
-              f"{statistics.median([d / f for f, d in res]):>7.3f}  stated", flush=True)
+        b.stated(f"guest in pre-copy, {name} (of before)", ms(during), "/ms", ms(before), [d / f for f, d in res])
 
 
 def prediction(b):
@@ -298,7 +314,7 @@ def rdma(b):
               f"pages, post-copy {statistics.median(get(res, 'postcopy_ms')):.0f} ms")
 
 
-GROUPS = {f.__name__: f for f in (throughput, sparse, zero, blackout, independence, faults, threads, bandwidth, logging, prediction, rdma)}
+GROUPS = {f.__name__: f for f in (throughput, sparse, zero, blackout, independence, faults, dirtiers, threads, bandwidth, logging, prediction, rdma)}
 
 
 def main():

@@ -63,8 +63,8 @@ int ferry_kvm_add_slot(struct ferry_kvm *k, const struct ferry_kvm_slot *slot);
 /*
  * Dirty logging of all slots. After dirty_start has returned no write by a vCPU is missed, and the first
  * fetch returns only what was written since. Where KVM has KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 it is enabled
- * until dirty_stop, with KVM_DIRTY_LOG_INITIALLY_SET. vCPUs may run. Starting what is started, and
- * stopping what is stopped, does nothing. Errors are KVM's; a failed start leaves logging off.
+ * until dirty_stop. vCPUs may run. Starting what is started, and stopping what is stopped, does nothing.
+ * Errors are KVM's; a failed start leaves logging off.
  * What the VMM itself writes into guest memory is not seen: it adds that to bits on its own.
  */
 int ferry_kvm_dirty_start(struct ferry_kvm *k);
