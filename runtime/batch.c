@@ -176,13 +176,18 @@ static void hand_back(struct sender *w)
 		page_set_add_run(dirty, &w->zero[i]);
 }
 
+static uint64_t pieces(const struct ferry_session *s, size_t region)
+{
+	return (s->regions[region].len / PAGE + PIECE_PAGES - 1) / PIECE_PAGES;
+}
+
 /* Piece number n of the regions laid end to end, each begun with a piece of its own. */
 static bool piece(const struct ferry_session *s, uint64_t n, struct page_cursor *at)
 {
 	for (size_t i = 0; i < s->nregions; i++) {
-		uint64_t pages = s->regions[i].len / PAGE, pieces = (pages + PIECE_PAGES - 1) / PIECE_PAGES;
+		uint64_t pages = s->regions[i].len / PAGE;
 
-		if (n < pieces) {
+		if (n < pieces(s, i)) {
 			uint64_t end = (n + 1) * PIECE_PAGES;
 
 			*at = (struct page_cursor){ .region = (uint32_t)i,
@@ -190,9 +195,28 @@ static bool piece(const struct ferry_session *s, uint64_t n, struct page_cursor 
 						    .end = end < pages ? end : pages };
 			return true;
 		}
-		n -= pieces;
+		n -= pieces(s, i);
 	}
 	return false;
+}
+
+/* The next piece that has anything dirty, for this worker alone; false: none is left. Nothing gets dirty in a round. */
+static bool next_piece(struct ferry_session *s, struct page_cursor *at)
+{
+	uint64_t n = atomic_load(&s->src.ticket), found;
+	struct page_run run;
+
+	do {
+		if (!piece(s, n, at))
+			return false;
+		at->end = 0;
+		if (!page_set_next(&s->src.dirty, at, 1, &run))
+			return false;
+		found = run.page / PIECE_PAGES;
+		for (size_t i = 0; i < run.region; i++)
+			found += pieces(s, i);
+	} while (!atomic_compare_exchange_weak(&s->src.ticket, &n, found + 1));
+	return piece(s, found, at);
 }
 
 static int send_pieces(struct sender *w)
@@ -202,7 +226,7 @@ static int send_pieces(struct sender *w)
 	struct page_run run;
 	int err = 0;
 
-	while (!err && piece(s, atomic_fetch_add(&s->src.ticket, 1), &at)) {
+	while (!err && next_piece(s, &at)) {
 		while (!err && page_set_claim(&s->src.dirty, &at, PUT_PAGES - w->put_pages, &run)) {
 			err = add_run(w, &run);
 			if (err < 0)
@@ -285,6 +309,8 @@ int batch_finish(struct ferry_session *s, unsigned round)
 		err = worker;
 	if (worker < 0 && worker != -EPIPE && fail_err(&s->link_fail))
 		fail(&s->fail, worker, "%s", fail_text(&s->link_fail));
+	if (!err)
+		page_set_tidy(&s->src.dirty);
 	if (!err)
 		err = end_round(s, round);
 	if (err == -EPIPE)

@@ -8,7 +8,7 @@
  * words nobody has written reads the kernel's zero page.
  *
  * Above the words lies a bit for each group of 64 of them, set before any of its words is: walks pass over groups that are
- * clear. A group whose last bit is taken away stays set until its set is emptied: that costs a look at 64 words.
+ * clear. A group whose last bit is taken away stays set until its set is emptied or tidied: that costs a look at 64 words.
  */
 #include "pages.h"
 
@@ -254,6 +254,24 @@ void page_set_clear(struct page_set *s)
 		}
 		unmark(r);
 		give_back(r, &e);
+	}
+}
+
+void page_set_tidy(struct page_set *s)
+{
+	for (size_t i = 0; i < s->nregions; i++) {
+		struct page_set_region *r = &s->r[i];
+		uint64_t n = nwords(r);
+
+		for (uint64_t first = skip(r, 0); first < n; first = skip(r, first + GROUP_WORDS)) {
+			uint64_t group = first / GROUP_WORDS, w = first, end = min_u64(first + GROUP_WORDS, n);
+
+			while (w < end && !load(r, w))
+				w++;
+			if (w == end)
+				atomic_fetch_and_explicit(&r->groups[group / WORD_BITS], ~(UINT64_C(1) << (group % WORD_BITS)),
+							  memory_order_acq_rel);
+		}
 	}
 }
 

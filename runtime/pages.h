@@ -45,6 +45,8 @@ uint64_t page_set_add_run(struct page_set *s, const struct page_run *run);
 uint64_t page_set_del_run(struct page_set *s, const struct page_run *run);
 uint64_t page_set_count(const struct page_set *s);
 void page_set_clear(struct page_set *s); /* a large set that was full gives its memory back */
+/* Much has been taken out one by one: the next walks need not look where nothing is left. The caller alone uses it. */
+void page_set_tidy(struct page_set *s);
 /* dst |= src, word by word; the number of bits that were new in dst. Same shape (asserted). */
 uint64_t page_set_merge(struct page_set *dst, const struct page_set *src);
 /*
