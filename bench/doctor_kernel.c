@@ -44,8 +44,7 @@ static void probe_dirty(struct findings *f, int kvm)
 	if (ring <= 0)
 		ring = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
 	if (manual > 0)
-		found(f, "kvm dirty log", HEALTH_OK, NULL, "read and cleared apart%s",
-		      manual & KVM_DIRTY_LOG_INITIALLY_SET ? ", set from the beginning" : "");
+		found(f, "kvm dirty log", HEALTH_OK, NULL, "read and cleared apart");
 	else
 		found(f, "kvm dirty log", HEALTH_WITHOUT, NULL,
 		      "read and cleared at once (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, Linux 5.0): each round costs more");

@@ -454,15 +454,16 @@ static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
 /* An answer that is due has the sweep wait for it, but not for longer than it is worth. */
 static struct timespec wait_ns(const struct pull *p, uint64_t patience_ns)
 {
-	uint64_t now = now_ns(), ns = patience_ns, due = sweep_due(p) * 1000;
+	uint64_t now = now_ns(), ns = patience_ns, due = sweep_due(p) * 1000, expect;
 
 	/* Over the limit the faults are looked at again when they are no longer. */
 	if (due > FAULT_SLACK_US * 1000)
 		due -= FAULT_SLACK_US * 1000;
 	if (due && due < ns)
 		ns = due;
-	if (p->expect_ns)
-		ns = p->expect_ns > now ? p->expect_ns - now : 0;
+	expect = p->expect_ns > now ? p->expect_ns - now : 0;
+	if (p->expect_ns && expect < ns)
+		ns = expect;
 	return (struct timespec){ (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
 }
 

@@ -137,8 +137,8 @@ struct ferry_stats {
 	uint64_t faults;	 /* userfaults that needed the peer */
 	uint64_t faults_local;	 /* userfaults resolved without it */
 	uint64_t fault_p50_ns, fault_p99_ns, fault_max_ns; /* of those over the link: event read until page placed */
-	uint64_t fault_total_ns; /* their sum */
 	struct ferry_blackout blackout; /* source, once the target has run */
+	uint64_t fault_total_ns; /* the sum of those over the link: what vCPUs have waited for it */
 };
 
 enum ferry_event_type {
