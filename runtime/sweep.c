@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * The sweep: what no fault has asked for, claimed run by run from where the last fault was, a few gets in flight on
- * each data channel.
+ * The sweep: what no fault has asked for, claimed run by run from where the last fault was, with as many gets in flight on
+ * each data channel as its link holds.
  */
 #include <errno.h>
 #include <string.h>
