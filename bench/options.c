@@ -88,7 +88,7 @@ const struct option_row option_rows[] = {
 	{ "hold-action", V_CHOICE, GUEST, AT(hold_action), "fallback or commit",
 	  "what to do at the hold limit; fallback", .choices = hold_actions },
 	{ "poll", V_DURATION, GUEST, AT(poll_us), "a duration from 1us to 10ms",
-	  "busy-poll so long after a fault; 50us", 1, 10000 },
+	  "busy-poll so long after a fault; 1ms", 1, 10000 },
 	{ "reconnect", V_DURATION, ENDS, AT(reconnect_us), "a duration such as 5s, 0 for never",
 	  "a lost link may be back for so long; 5s, or 1s where --kill breaks something for good", 0, HOUR },
 	{ "timeout", V_DURATION, ENDS, AT(timeout_us), "a duration of at least 10ms such as 3s",

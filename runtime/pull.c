@@ -35,6 +35,7 @@
 #define CLEAN_PAGES 512u	/* clean neighbours mapped because of a fault */
 #define FAULT_SLACK_US 50000u
 #define NO_FD_NS 50000u	/* a channel that cannot be waited for (shape's latency) is looked at so often */
+#define EXPECT_NS 50000u	/* the sweep asks for nothing so long while the answer to a fault is due */
 #define PACE_US 10000u		/* a sweeper that must wait for the limit looks up so often */
 #define CLEAN_PIECE 32u		/* of them at once: no fault waits for more */
 #define SLICE_RUNS 6u		/* of the sweep are placed between two looks for faults and answers, */
@@ -309,7 +310,7 @@ static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64
 		return 0;
 	}
 	u->used = true;
-	p->expect_ns = now + (uint64_t)s->cfg.poll_us * 1000;
+	p->expect_ns = now + EXPECT_NS;
 	return ask_urgent(p, c, (unsigned)(u - p->slot));
 }
 

@@ -248,7 +248,7 @@ struct ferry_config {
 	enum ferry_hold_action at_hold_limit;
 	uint32_t channels;	   /* data channels; 1, at most 16 */
 	uint32_t max_rounds;	   /* 30; at most 1000 */
-	uint32_t poll_us;	   /* busy-poll this long after the last fault; 50, at most 10000 */
+	uint32_t poll_us;	   /* busy-poll this long after the last fault, unless the core is wanted; 1000, at most 10000 */
 	uint32_t flags;		   /* FERRY_CONFIG_* */
 	uint32_t reserved;
 	uint64_t downtime_us;	   /* aim for the blackout; 300000 */

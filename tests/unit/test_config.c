@@ -69,7 +69,7 @@ Test(config, no_configuration_means_the_defaults)
 	cr_expect_eq(c.commit_at, FERRY_COMMIT_DEFAULT);
 	cr_expect_eq(c.channels, 1);
 	cr_expect_eq(c.max_rounds, 30);
-	cr_expect_eq(c.poll_us, 50);
+	cr_expect_eq(c.poll_us, 1000);
 	cr_expect_eq(c.downtime_us, 300000);
 	cr_expect_eq(c.precopy_limit_us, 0);
 	cr_expect_eq(c.bandwidth, 0);
