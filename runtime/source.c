@@ -23,7 +23,7 @@
 #include "source.h"
 
 #define PREARM_TURNS 4u
-#define PREARM_ENOUGH 256u /* pages: dropping so few costs the blackout nothing worth another turn */
+#define PREARM_ENOUGH 64u /* pages: dropping so few takes the blackout some 50 us, as many as another turn is worth */
 #define ROUND_LOST_MAX 16u /* reconnects in one round */
 #define FIXED_US 1200u	   /* a blackout without residue and without a link: pause, save, load, resume */
 
