@@ -64,6 +64,8 @@ static int add_slots(struct vmm *vm, char *why, size_t cap)
 
 static int new_vcpu(struct vcpu *v, char *why, size_t cap)
 {
+	int err;
+
 	v->fd = ioctl(v->vm->vm_fd, KVM_CREATE_VCPU, (unsigned long)v->index);
 	if (v->fd < 0)
 		return say(why, cap, "KVM_CREATE_VCPU");
@@ -73,7 +75,10 @@ static int new_vcpu(struct vcpu *v, char *why, size_t cap)
 		return say(why, cap, "mapping a vCPU");
 	}
 	v->stats_fd = ioctl(v->fd, KVM_GET_STATS_FD, NULL); /* -1: not told */
-	return 0;
+	err = machine_set_cpuid(v); /* at the target too: ferry_kvm_load() finds it set, and the blackout is shorter */
+	if (err)
+		snprintf(why, cap, "KVM_SET_CPUID2: %s", strerror(-err));
+	return err;
 }
 
 /*

@@ -45,29 +45,49 @@ static void number_vcpu(struct kvm_cpuid2 *c, uint32_t index)
 	}
 }
 
-/* All that KVM supports. What the guest is then shown may be more, where KVM cannot intercept CPUID. */
-static int set_cpuid(struct vcpu *v, bool *avx)
+static int ask_cpuid(int fd, unsigned long request, struct kvm_cpuid2 **ret)
+{
+	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + CPUID_MAX * sizeof(*c->entries));
+	int err = c ? 0 : -ENOMEM;
+
+	if (c)
+		c->nent = CPUID_MAX;
+	if (c && ioctl(fd, request, c) < 0) {
+		err = -errno;
+		free(c);
+	}
+	*ret = c;
+	return err;
+}
+
+int machine_set_cpuid(struct vcpu *v)
+{
+	struct kvm_cpuid2 *c;
+	int err = ask_cpuid(v->vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, &c);
+
+	if (err)
+		return err;
+	number_vcpu(c, v->index);
+	if (ioctl(v->fd, KVM_SET_CPUID2, c) < 0)
+		err = -errno;
+	free(c);
+	return err;
+}
+
+/* What the guest is shown may be more than was set, where KVM cannot intercept CPUID. */
+static int find_avx(struct vcpu *v, bool *avx)
 {
 	const uint32_t need = bit_XSAVE | bit_AVX;
-	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + CPUID_MAX * sizeof(*c->entries));
-	int err = 0;
+	struct kvm_cpuid2 *c;
+	int err = ask_cpuid(v->fd, KVM_GET_CPUID2, &c);
 
-	if (!c)
-		return -ENOMEM;
-	c->nent = CPUID_MAX;
-	if (ioctl(v->vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, c) < 0)
-		err = -errno;
-	number_vcpu(c, v->index);
-	if (!err && ioctl(v->fd, KVM_SET_CPUID2, c) < 0)
-		err = -errno;
-	c->nent = CPUID_MAX;
-	if (!err && ioctl(v->fd, KVM_GET_CPUID2, c) < 0)
-		err = -errno;
-	for (uint32_t i = 0; !err && i < c->nent; i++)
+	if (err)
+		return err;
+	for (uint32_t i = 0; i < c->nent; i++)
 		if (c->entries[i].function == 1)
 			*avx = (c->entries[i].ecx & need) == need;
 	free(c);
-	return err;
+	return 0;
 }
 
 static struct kvm_segment flat(uint16_t selector, uint8_t type)
@@ -195,7 +215,7 @@ static int reset_vcpu(struct vcpu *v, const char **what)
 	int err;
 
 	*what = "CPUID";
-	err = set_cpuid(v, &avx);
+	err = find_avx(v, &avx);
 	if (!err) {
 		*what = "segments";
 		err = set_sregs(v, avx);

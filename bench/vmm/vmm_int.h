@@ -157,6 +157,7 @@ bool image_is_live(const struct vmm *vm, uint64_t page);
 /* machine.c */
 int machine_open(struct vmm *vm, char *why, size_t cap);  /* /dev/kvm; machine_new does it too */
 int machine_new(struct vmm *vm, char *why, size_t cap);	  /* VM, slots, vCPUs: no guest memory is touched */
+int machine_set_cpuid(struct vcpu *v); /* all that KVM supports */
 int machine_reset(struct vmm *vm, char *why, size_t cap); /* vCPUs as they begin */
 void machine_free(struct vmm *vm);
 void machine_run(struct vcpu *v);  /* until want changes */

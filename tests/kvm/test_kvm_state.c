@@ -229,6 +229,66 @@ Test(kvm_state, all_of_it_arrives)
 	machine_end(&to);
 }
 
+static struct kvm_cpuid2 *shown(int vcpu)
+{
+	struct kvm_cpuid2 *c;
+
+	cr_assert_eq(kvm_get_cpuid(vcpu, &c), 0);
+	return c;
+}
+
+/* A bit less, or a leaf less, than the source's. */
+static void show_less(int vcpu, bool leaf)
+{
+	struct kvm_cpuid2 *c = shown(vcpu);
+
+	if (leaf)
+		c->nent--;
+	for (uint32_t i = 0; i < c->nent && !leaf; i++)
+		if (c->entries[i].function == 1)
+			c->entries[i].ecx &= c->entries[i].ecx - 1;
+	cr_assert_eq(ioctl(vcpu, KVM_SET_CPUID2, c), 0);
+	free(c);
+}
+
+static void switch_xsave_on(int vcpu)
+{
+	struct kvm_sregs sregs;
+
+	cr_assert_eq(ioctl(vcpu, KVM_GET_SREGS, &sregs), 0);
+	sregs.cr4 |= 1u << 18; /* OSXSAVE: CPUID shows it */
+	cr_assert_eq(ioctl(vcpu, KVM_SET_SREGS, &sregs), 0);
+}
+
+/* The VMM may have set CPUID before, the same or another; the guest sees what it saw at the source. */
+Test(kvm_state, cpuid_arrives_whatever_was_set_before)
+{
+	struct machine from, to;
+	struct ferry_stream st;
+
+	for (int less = 0; less < 3; less++) {
+		machine(&from);
+		machine(&to);
+		switch_xsave_on(from.vcpus[0]);
+		if (less)
+			show_less(to.vcpus[0], less == 2);
+		stream_init(&st);
+		cr_assert_eq(ferry_kvm_save(from.k, &st), 0, "%s", fail_text(&st.fail));
+		cr_assert_eq(load_all(&to, &st), 0, "%s", fail_text(&st.fail));
+		for (int i = 0; i < NVCPUS; i++) {
+			struct kvm_cpuid2 *a = shown(from.vcpus[i]), *b = shown(to.vcpus[i]);
+
+			cr_assert_eq(a->nent, b->nent, "%d: %u and %u leaves", less, a->nent, b->nent);
+			cr_expect_arr_eq(a->entries, b->entries, a->nent * sizeof(*a->entries), "%d, vCPU %d", less, i);
+			free(a);
+			free(b);
+		}
+		stream_destroy(&st);
+		machine_end(&from);
+		machine_end(&to);
+	}
+}
+
 /* The sections of a good stream one by one into another, each changed or left out as change() says. */
 static int load_changed(int (*change)(struct ferry_stream *out, const struct ferry_section *sec), char *text)
 {
