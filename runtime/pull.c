@@ -154,7 +154,8 @@ void pull_stop(struct pull *p)
 
 void pull_release(struct ferry_session *s)
 {
-	atomic_store(&s->tgt.pull->released, true);
+	if (atomic_exchange(&s->tgt.pull->released, true))
+		return;
 	ring(s->tgt.pull->go_fd);
 	ring(s->tgt.pull->stop_fd);
 }

@@ -35,18 +35,6 @@ static int lost_early(struct ferry_session *s, int err)
 	return err;
 }
 
-static int resume(struct ferry_session *s)
-{
-	uint64_t t = now_us();
-	int err = OP(s, resume);
-
-	s->tgt.times.resume_us = now_us() - t;
-	s->tgt.running = !err;
-	if (!err && s->tgt.pull)
-		pull_release(s);
-	return err;
-}
-
 static struct wire_times times(const struct ferry_session *s)
 {
 	struct wire_times t = s->tgt.times;
@@ -58,6 +46,27 @@ static struct wire_times times(const struct ferry_session *s)
 	t.fault_max_ns = atomic_load(&h->max);
 	t.fault_total_ns = atomic_load(&h->sum);
 	return t;
+}
+
+static int resume(struct ferry_session *s)
+{
+	uint64_t t = now_us();
+	int err = OP(s, resume);
+
+	s->tgt.times.resume_us = now_us() - t;
+	s->tgt.running = !err;
+	return err;
+}
+
+/* Says so, and only then begins the sweep, which would keep both ends' main threads from a core. */
+static int say_running(struct ferry_session *s, enum wire_type type)
+{
+	struct wire_times t = times(s);
+	int err = link_send(s, type, &t, sizeof(t), NULL, 0);
+
+	if (s->tgt.pull)
+		pull_release(s);
+	return err;
 }
 
 static int load(struct ferry_session *s)
@@ -77,7 +86,6 @@ static int load(struct ferry_session *s)
 /* The VM runs here while the source may still take it back: nothing it says gets out. */
 static int start_tentative(struct ferry_session *s)
 {
-	struct wire_times t;
 	int err = OP(s, output_hold);
 
 	if (err < 0)
@@ -86,8 +94,7 @@ static int start_tentative(struct ferry_session *s)
 	err = resume(s);
 	if (err < 0)
 		return err;
-	t = times(s);
-	err = link_send(s, WIRE_RUNNING, &t, sizeof(t), NULL, 0);
+	err = say_running(s, WIRE_RUNNING);
 	if (s->tgt.hello.hold_limit_us)
 		s->tgt.hold_until_us = now_us() + s->tgt.hello.hold_limit_us;
 	return err == -EPIPE ? 0 : err; /* the next receive meets it too, and recovers */
@@ -306,7 +313,6 @@ void target_await_bye(struct ferry_session *s, enum wire_type again)
 /* The VM is ours, and nobody can take it back: an op that fails here is the embedder's to know of. */
 int target_activation(struct ferry_session *s, enum ferry_phase *next)
 {
-	struct wire_times t;
 	int err = 0;
 
 	quiet_op(s, "activate", s->ops.activate);
@@ -317,8 +323,7 @@ int target_activation(struct ferry_session *s, enum ferry_phase *next)
 	s->tgt.active = true;
 	if (err < 0)
 		return err;
-	t = times(s);
-	link_send(s, WIRE_COMMITTED, &t, sizeof(t), NULL, 0);
+	say_running(s, WIRE_COMMITTED);
 	if (s->left) {
 		*next = FERRY_POSTCOPY;
 		return 0;
