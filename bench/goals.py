@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The goals of speed, each from real runs of this build, one row each. Started by bench/goals."""
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -271,6 +272,49 @@ def prediction(b):
         b.say(f"predicted {statistics.median(ms(get(r, 'predicted_us'))):.2f} ms, measured {statistics.median(ms(get(r, 'blackout_us'))):.2f} ms")
 
 
+@contextlib.contextmanager
+def huge_pages(bytes_):
+    """As much more in the host's pool of huge pages of 2 MiB, and back in the end."""
+    pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+
+    def value(name):
+        with open(pool + name) as f:
+            return int(f.read())
+
+    def resize(n):
+        with open(pool + "nr_hugepages", "w") as f:
+            f.write(str(n))
+
+    before, need = value("nr_hugepages"), bytes_ >> 21
+    try:
+        resize(before + need)
+        if value("free_hugepages") < need:
+            raise Failure(f"{need} huge pages are needed, the kernel gives {value('free_hugepages')}: free memory, or run it after a reboot")
+        yield
+    finally:
+        resize(before)
+
+
+def huge(b):
+    """Item 6: pieces of 4 KiB against pages of 2 MiB, stated; THP-backed RAM is so again in the end."""
+    common = {"memory": "1G", "working_set": "512M", "dirty_rate": 50000, "mode": "post-copy", "max_rounds": 1}
+    with huge_pages(2 * GIB + (64 << 20)):
+        res = b.series({k: lambda k=k: b.run(memory_kind=k, **common) for k in ("hugetlb", "hugetlb-memfd")})
+    whole, pieces = res["hugetlb"], res["hugetlb-memfd"]
+    for name, key, unit in (("pulled", lambda r: (r["bytes_sent"] - sum(x["bytes"] for x in r["round_list"])) / 1e6, "MB"),
+                            ("fault p50", lambda r: r["fault_p50_us"], "us"), ("fault p99", lambda r: r["fault_p99_us"], "us"),
+                            ("post-copy", lambda r: r["postcopy_ms"], "ms")):
+        new, old = [key(r) for r in pieces], [key(r) for r in whole]
+        b.stated(f"{name}, hugetlb-memfd (of 2 MiB a fault)", new, unit, old, [x / statistics.median(old) for x in new])
+    for kind in ("anon", "memfd"):
+        res = [b.run(memory_kind=kind, thp="on", **common) for _ in range(b.args.repeat)]
+        at = {end: [r["thp_bytes"][end] / GIB for r in res] for end in ("source", "arrived", "target")}
+        b.row(f"on huge pages again in the end, {kind} (of the source's)", at["target"], "GiB", 1.0, False, floor=at["source"],
+              ratios=[t / s if s else 0 for t, s in zip(at["target"], at["source"])])
+        b.say(f"medians: {statistics.median(at['arrived']):.3f} GiB when all had arrived, "
+              f"{statistics.median(get(res, 'collapse_ms')):.0f} ms to collapse the rest")
+
+
 # In the soft-RoCE machine. perftest's figure is taken before each run and is a line of its own between the runs' objects.
 RDMA_RUNS = """
 lines=$(mktemp)
@@ -314,7 +358,7 @@ def rdma(b):
               f"pages, post-copy {statistics.median(get(res, 'postcopy_ms')):.0f} ms")
 
 
-GROUPS = {f.__name__: f for f in (throughput, sparse, zero, blackout, independence, faults, dirtiers, threads, bandwidth, logging, prediction, rdma)}
+GROUPS = {f.__name__: f for f in (throughput, sparse, zero, blackout, independence, faults, dirtiers, threads, huge, bandwidth, logging, prediction, rdma)}
 
 
 def main():
