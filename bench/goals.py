@@ -285,9 +285,13 @@ def huge_pages(bytes_):
         with open(pool + "nr_hugepages", "w") as f:
             f.write(str(n))
 
-    before, need = value("nr_hugepages"), bytes_ >> 21
+    need = bytes_ >> 21
     try:
+        before = value("nr_hugepages")
         resize(before + need)
+    except OSError as e:
+        raise Failure(f"{need} huge pages of 2 MiB cannot be had: {e}: needs root and a kernel with hugetlb") from e
+    try:
         if value("free_hugepages") < need:
             raise Failure(f"{need} huge pages are needed, the kernel gives {value('free_hugepages')}: free memory, or run it after a reboot")
         yield

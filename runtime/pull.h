@@ -23,7 +23,7 @@ void pull_free(struct pull *p); /* NULL is fine; no worker may run */
 int pull_start(struct ferry_session *s);
 /* SWITCHOVER is here, before load: tgt.missing is the residue now. */
 void pull_residue(struct pull *p);
-/* The sweep waits for this (the VM runs), faults are served at once. */
+/* The sweep waits for this (the VM runs, and the source was told), faults are served at once. Again: nothing. */
 void pull_release(struct ferry_session *s);
 /*
  * Around load, which may fault on missing pages. When the link is lost inside it the fault cannot be answered
