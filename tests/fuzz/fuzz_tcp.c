@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: MIT
 /*
  * The framing of the tcp transport. Byte 0 says which end is honest and what it does; the other end's
- *connections say what follows, and then nothing more.
+ * connections say what follows, and then nothing more.
  *
  *	control		receives messages
  *	land		serves puts into exposed memory
- *	answer		serves gets of exposed memory, urgent ones beside (byte 1 cuts the input between the
- *two) user		gets, and believes the replies; fences listen		a listener, whose peers send
- *preambles connect		a connecting end, whose peer answers
+ *	answer		serves gets of exposed memory, urgent ones beside (byte 1 cuts the input between the two)
+ *	user		gets, and believes the replies; fences
+ *	listen		a listener, whose peers send preambles
+ *	connect		a connecting end, whose peer answers
  *
  * Nothing outside the exposed memory is written, nothing of it but exposed pages is sent.
  */
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -203,6 +205,23 @@ static void reset(int fd)
 	close(fd);
 }
 
+/* The fuzzer's clock is a signal, and a call that it breaks goes on by itself (connect(2), EINTR). */
+static int connected(int fd, const struct sockaddr_in *a)
+{
+	struct pollfd p = { .fd = fd, .events = POLLOUT };
+	socklen_t len = sizeof(int);
+	int err = 0;
+
+	if (!connect(fd, (const struct sockaddr *)a, sizeof(*a)))
+		return 0;
+	if (errno != EINTR)
+		return -errno;
+	while (poll(&p, 1, -1) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) ? -errno : -err;
+}
+
 /* Each connection sends its 64 bytes, or what is left, cut in two where byte 0 says so. */
 static void listening(const uint8_t *data, size_t size)
 {
@@ -221,8 +240,9 @@ static void listening(const uint8_t *data, size_t size)
 		struct sockaddr_in a = loopback(port);
 
 		fd[n] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-		promise(fd[n] >= 0 && !connect(fd[n], (struct sockaddr *)&a, sizeof(a)), "cannot connect: %s",
-			strerror(errno));
+		promise(fd[n] >= 0, "no socket: %s", strerror(errno));
+		err = connected(fd[n], &a);
+		promise(!err, "cannot connect: %s", strerror(-err));
 		if (cut)
 			send(fd[n], data + at, cut, MSG_NOSIGNAL);
 		while (!(err = l->ops->accept(l, &link, &f)))

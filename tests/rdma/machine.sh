@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 # Guests of the soft-RoCE machine, seen from the host. Sourced by bash, after prepare.sh.
 #
-# A guest is one QEMU and five files in $RESULTS: NAME.in and NAME.out (pipes to its agent's serial port),
-# NAME.console, and what its commands wrote. The agent's lines are read by guest_event alone; when QEMU dies, however
+# A guest is one QEMU and its files in $RESULTS: NAME.in and NAME.out (pipes to its agent's serial port), NAME.mon.in and
+# NAME.mon.out (QEMU's monitor), NAME.console, NAME.qemu, and what its commands wrote. The agent's lines are read by guest_event alone; when QEMU dies, however
 # it dies, its end of NAME.out closes and the next guest_event says so. Nothing here takes an answer that did not come
 # for a good one: a command passes by its own "done ID 0", and a boot by every guest's exit through isa-debug-exit.
 
-declare -A PID OUT IN HOLD RAN STATUS GONE
+declare -A PID OUT IN HOLD RAN STATUS GONE HALF ASK SAY
 ACCEL=tcg,thread=multi,tb-size=256
 LEFT_WELL=33 # QEMU's exit status when the guest left with 0: (16 + 0) * 2 + 1
 BOOT_SECONDS=120
@@ -15,22 +15,27 @@ CPUS=2 WIRE=
 # guest_start NAME MEGABYTES [QEMU options]
 guest_start()
 {
-	local name=$1 memory=$2 in out hold fd
+	local name=$1 memory=$2 in out hold ask say fd pipe pipes=()
 	shift 2
 
-	rm -f "$RESULTS/$name.in" "$RESULTS/$name.out" # of one that died
-	mkfifo "$RESULTS/$name.in" "$RESULTS/$name.out" || return 1
+	for pipe in in out mon.in mon.out; do
+		pipes+=("$RESULTS/$name.$pipe")
+	done
+	rm -f "${pipes[@]}" # of one that died
+	mkfifo "${pipes[@]}" || return 1
 	exec {in}<>"$RESULTS/$name.in" {hold}<>"$RESULTS/$name.out" {out}<"$RESULTS/$name.out"
-	IN[$name]=$in OUT[$name]=$out HOLD[$name]=$hold RAN[$name]=0 GONE[$name]=
+	exec {ask}<>"$RESULTS/$name.mon.in" {say}<>"$RESULTS/$name.mon.out"
+	IN[$name]=$in OUT[$name]=$out HOLD[$name]=$hold ASK[$name]=$ask SAY[$name]=$say RAN[$name]=0 GONE[$name]= HALF[$name]=
 	(
 		# A pipe's end that another guest held would hide this one's death.
-		for fd in "${HOLD[@]}" "${IN[@]}" "${OUT[@]}"; do
+		for fd in "${HOLD[@]}" "${IN[@]}" "${OUT[@]}" "${ASK[@]}" "${SAY[@]}"; do
 			exec {fd}>&-
 		done
 		exec setpriv --pdeathsig KILL qemu-system-x86_64 -M q35 -accel $ACCEL -cpu max,-erms,-fsrm -smp "$CPUS" -m "$memory" \
 			-nodefaults -no-user-config -display none -no-reboot \
 			"${SERIAL[@]}" \
 			-chardev pipe,id=agent,path="$RESULTS/$name" -serial chardev:agent \
+			-chardev pipe,id=mon,path="$RESULTS/$name.mon" -mon chardev=mon,mode=readline \
 			-device isa-debug-exit,iobase=0xf4,iosize=0x04 -device virtio-rng-pci \
 			-fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap \
 			-device virtio-9p-pci,fsdev=host,mount_tag=host \
@@ -64,7 +69,8 @@ guest_reap()
 	PID[$1]=
 }
 
-# guest_event NAME SECONDS: one line of the agent's in EVENT. 1: none came in time, 2: the guest is gone.
+# guest_event NAME SECONDS: one line of the agent's in EVENT. 1: none came in time, 2: the guest is gone. A slow guest's
+# line may come in two: what came in time is kept for the rest of it.
 guest_event()
 {
 	local status
@@ -73,7 +79,9 @@ guest_event()
 	[ -z "${GONE[$1]}" ] || return 2
 	IFS= read -r -t "$2" -u "${OUT[$1]}" EVENT
 	status=$?
+	EVENT=${HALF[$1]}$EVENT HALF[$1]=
 	[ $status != 0 ] || return 0
+	HALF[$1]=$EVENT EVENT=
 	[ $status -le 128 ] || return 1
 	guest_reap "$1"
 	return 2
@@ -167,22 +175,38 @@ guest_kill()
 	guest_reap "$1"
 }
 
-# A host that stands still, and goes on. guest_freeze NAME, guest_thaw NAME
+# monitor NAME STATE COMMAND...: QEMU's monitor has done them, and the guest is in that state
+monitor()
+{
+	local name=$1 state=$2 line
+	shift 2
+
+	printf '%s\n' "$@" "info status" >&"${ASK[$name]}"
+	while IFS= read -r -t 30 -u "${SAY[$name]}" line; do
+		[[ $line != "VM status: "* ]] || break
+	done
+	[[ $line == "VM status: $state"* ]] || { echo "guest $name is not $state: $line"; return 1; }
+}
+
+# A host that stands still, and goes on. Its network card loses what it is sent, as one without a driver does; QEMU's
+# own would keep it, and the packets of the other end's device with it. guest_freeze NAME, guest_thaw NAME
 guest_freeze()
 {
-	kill -STOP "${PID[$1]}"
+	monitor "$1" paused "set_link wire off" stop
 }
 
 guest_thaw()
 {
-	kill -CONT "${PID[$1]}"
+	monitor "$1" running "set_link wire on" cont
 }
 
-# wire_of NAME: the network device of one of two guests, joined by a stream socket that a opens
+# wire_of NAME: the network device of one of two guests, joined by a stream socket that a opens. The end that listens
+# writes to it with BQL held until the other reads: a source as that end would stand still with a frozen target. The end
+# that opens it never waits.
 wire_of()
 {
-	local mac=52:54:00:09:00:01 server="server=on"
+	local mac=52:54:00:09:00:01 server="server=off,reconnect-ms=200"
 
-	[ "$1" = a ] || mac=52:54:00:09:00:02 server="server=off,reconnect-ms=200"
+	[ "$1" = a ] || mac=52:54:00:09:00:02 server="server=on"
 	echo "-netdev stream,id=wire,$server,addr.type=unix,addr.path=$RESULTS/wire -device virtio-net-pci,netdev=wire,mac=$mac,mq=off"
 }
