@@ -16,7 +16,7 @@ strike()
 	local id=$1 options="--timeout $TIMEOUT --reconnect $2 --report-port 0 --quiet" tx="/sys/class/net/eth0/statistics/tx_bytes"
 
 	revive
-	run_target "$id" "?bandwidth=6M" "$options" || return
+	run_target "$id" "?bandwidth=3M" "$options" || return
 	guest_do a "$id.tx" 30 "cat $tx" || return
 	run_source "$id" "$options" --memory 64M --working-set 40M --dirty-rate 100000 --mode post-copy --max-rounds 1 || return
 	guest_do a "$id.moving" 60 "until [ \$(cat $tx) -gt $((OUTPUT + FIRST_ROUND)) ]; do

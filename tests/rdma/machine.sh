@@ -200,13 +200,11 @@ guest_thaw()
 	monitor "$1" running "set_link wire on" cont
 }
 
-# wire_of NAME: the network device of one of two guests, joined by a stream socket that a opens. The end that listens
-# writes to it with BQL held until the other reads: a source as that end would stand still with a frozen target. The end
-# that opens it never waits.
+# wire_of NAME: the network device of one of two guests, joined by a stream socket that a opens
 wire_of()
 {
-	local mac=52:54:00:09:00:01 server="server=off,reconnect-ms=200"
+	local mac=52:54:00:09:00:01 server="server=on"
 
-	[ "$1" = a ] || mac=52:54:00:09:00:02 server="server=on"
+	[ "$1" = a ] || mac=52:54:00:09:00:02 server="server=off,reconnect-ms=200"
 	echo "-netdev stream,id=wire,$server,addr.type=unix,addr.path=$RESULTS/wire -device virtio-net-pci,netdev=wire,mac=$mac,mq=off"
 }
