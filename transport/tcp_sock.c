@@ -71,7 +71,8 @@ bool tcp_watch_idle(struct tcp_watch *w, int fd, uint64_t timeout_us)
 	return now - w->since_us >= timeout_us;
 }
 
-int tcp_poll(int fd, short events, uint64_t wait_us)
+/* What of it has come, or an error. */
+static int poll_until(int fd, short events, uint64_t wait_us)
 {
 	uint64_t end = xp_deadline(xp_now_us(), wait_us), now;
 	struct pollfd p = { .fd = fd, .events = events };
@@ -81,7 +82,7 @@ int tcp_poll(int fd, short events, uint64_t wait_us)
 		now = xp_now_us();
 		n = poll(&p, 1, now >= end ? 0 : xp_poll_ms(end - now));
 		if (n > 0)
-			return 0;
+			return p.revents;
 		if (n < 0 && errno != EINTR)
 			return -errno;
 		if (!n && now >= end)
@@ -89,13 +90,26 @@ int tcp_poll(int fd, short events, uint64_t wait_us)
 	}
 }
 
+int tcp_poll(int fd, short events, uint64_t wait_us)
+{
+	int got = poll_until(fd, events, wait_us);
+
+	return got < 0 ? got : 0;
+}
+
+/*
+ * A peer that goes with its receive window full never opens it again, and its end of stream makes nothing writable: who
+ * waits to send looks for that, too. Nobody here closes one direction alone.
+ */
 int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w)
 {
-	int err = tcp_poll(fd, events, l->param.timeout_us / 4 + 1);
+	int got = poll_until(fd, events == POLLOUT ? POLLOUT | POLLRDHUP : events, l->param.timeout_us / 4 + 1);
 
-	if (err == -EAGAIN)
+	if (got == -EAGAIN)
 		return tcp_watch_idle(w, fd, l->param.timeout_us) ? -ETIMEDOUT : 0;
-	return err ? tcp_err(l, err) : 0;
+	if (got < 0)
+		return tcp_err(l, got);
+	return (got & (POLLRDHUP | POLLOUT)) == POLLRDHUP ? tcp_err(l, -EPIPE) : 0;
 }
 
 int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags, struct tcp_data *reader)

@@ -66,7 +66,7 @@ void rig_allocate(struct rig *r)
 
 void rig_impatient(struct rig *r)
 {
-	r->scfg.timeout_us = r->tcfg.timeout_us = 600000 * patience();
+	r->scfg.timeout_us = r->tcfg.timeout_us = 300000 * (1 + patience());
 	r->scfg.reconnect_us = r->tcfg.reconnect_us = 100000 * patience();
 }
 

@@ -746,6 +746,31 @@ static void wait_asleep(_Atomic int *tid)
 	}
 }
 
+/* And has not run for a while: what was on its way has arrived, and nothing more is taken. */
+static void wait_still(int tid)
+{
+	long ran, was = -1;
+	char path[64];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/status", tid);
+	for (;;) {
+		char line[128];
+
+		f = fopen(path, "r");
+		cr_assert(f);
+		ran = -1;
+		while (ran < 0 && fgets(line, sizeof(line), f))
+			sscanf(line, "voluntary_ctxt_switches: %ld", &ran);
+		fclose(f);
+		cr_assert(ran >= 0);
+		if (ran == was)
+			return;
+		was = ran;
+		usleep(300000);
+	}
+}
+
 struct blocked {
 	struct end *e;
 	int (*call)(struct end *e);
@@ -805,7 +830,7 @@ static int call_fence(struct end *e)
 }
 
 /* The calls that wait for the peer; on a one-sided transport only those that still do. */
-static void kill_while(struct pair *p, int (*call)(struct end *), bool by_peer)
+static void kill_while(struct pair *p, int (*call)(struct end *), bool by_peer, bool still)
 {
 	struct blocked b = { .e = &p->a, .call = call };
 	pthread_t t;
@@ -813,6 +838,8 @@ static void kill_while(struct pair *p, int (*call)(struct end *), bool by_peer)
 	expose(&p->a, XPORT_LOCAL);
 	cr_assert(!pthread_create(&t, NULL, blocked_thread, &b));
 	wait_asleep(&b.tid);
+	if (still)
+		wait_still(b.tid);
 	if (by_peer)
 		p->b.link->ops->kill(p->b.link);
 	else
@@ -825,52 +852,52 @@ static void kill_while(struct pair *p, int (*call)(struct end *), bool by_peer)
 
 CASE(kill_wakes_recv)
 {
-	kill_while(p, call_recv, false);
+	kill_while(p, call_recv, false, false);
 }
 
 CASE(kill_wakes_reap)
 {
-	kill_while(p, call_reap, false);
+	kill_while(p, call_reap, false, false);
 }
 
 CASE(kill_wakes_serve)
 {
 	if (!one_sided(p))
-		kill_while(p, call_serve_data, false);
+		kill_while(p, call_serve_data, false, false);
 }
 
 CASE(kill_wakes_urgent_serve)
 {
 	if (!one_sided(p))
-		kill_while(p, call_serve_urgent, false);
+		kill_while(p, call_serve_urgent, false, false);
 }
 
 CASE(kill_wakes_put)
 {
 	if (!one_sided(p))
-		kill_while(p, call_put, false);
+		kill_while(p, call_put, false, false);
 }
 
 CASE(kill_wakes_fence)
 {
 	if (!one_sided(p))
-		kill_while(p, call_fence, false);
+		kill_while(p, call_fence, false, false);
 }
 
 CASE(peer_gone_wakes_recv)
 {
-	kill_while(p, call_recv, true);
+	kill_while(p, call_recv, true, false);
 }
 
 CASE(peer_gone_wakes_serve)
 {
 	if (!one_sided(p))
-		kill_while(p, call_serve_data, true);
+		kill_while(p, call_serve_data, true, false);
 }
 
 CASE(peer_gone_wakes_reap)
 {
-	kill_while(p, call_reap, true);
+	kill_while(p, call_reap, true, false);
 }
 
 /* And it is told by the result alone: a SIGPIPE would end this process. */
@@ -879,9 +906,16 @@ CASE(peer_gone_wakes_put)
 	sigset_t pending;
 
 	if (!one_sided(p))
-		kill_while(p, call_put, true);
+		kill_while(p, call_put, true, false);
 	sigpending(&pending);
 	cr_assert(!sigismember(&pending, SIGPIPE));
+}
+
+/* It takes no byte more, and its end makes nothing writable. */
+CASE(peer_gone_with_all_full_wakes_put)
+{
+	if (!one_sided(p))
+		kill_while(p, call_put, true, true);
 }
 
 CASE(every_call_after_kill_says_so)
