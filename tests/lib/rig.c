@@ -64,9 +64,10 @@ void rig_allocate(struct rig *r)
 	r->tgt.ops.reserve = reserve_allocated;
 }
 
+/* Longer than a loaded machine stands still by itself; in an emulated one a stall of 5 s outlasts three of them. */
 void rig_impatient(struct rig *r)
 {
-	r->scfg.timeout_us = r->tcfg.timeout_us = 300000 * (1 + patience());
+	r->scfg.timeout_us = r->tcfg.timeout_us = 300000 * (patience() > 1 ? patience() : 2);
 	r->scfg.reconnect_us = r->tcfg.reconnect_us = 100000 * patience();
 }
 
