@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "../lib/threads.h"
 #include "fuzz.h"
 
 #include <dirent.h>
@@ -15,7 +16,6 @@
 #define BEFORE (3 * FUZZ_PAGE) /* of a memfd */
 #define BEHIND (2 * FUZZ_PAGE)
 #define CANARY 0xc3
-#define LEAVE_MS 2000 /* a thread that was joined is gone for the kernel a moment later */
 
 static _Atomic long mappings;
 
@@ -76,20 +76,15 @@ struct fuzz_before fuzz_before(void)
 void fuzz_left(const struct fuzz_before *b)
 {
 	static unsigned threads; /* libFuzzer has some of its own from the first execution on */
-	unsigned now = 0, fds = entries("/proc/self/fd");
+	unsigned now, fds = entries("/proc/self/fd");
 
 	promise(fds == b->fds, "%u descriptors are open, %u were before", fds, b->fds);
 	promise(atomic_load(&mappings) == b->mappings, "%ld mappings stay, %ld were there before",
 		atomic_load(&mappings), b->mappings);
-	for (unsigned i = 0; i < LEAVE_MS; i++) {
-		now = entries("/proc/self/task");
-		if (!threads)
-			threads = now;
-		if (now <= threads)
-			return;
-		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
-	}
-	broken("%u threads stay, %u were there before", now, threads);
+	if (!threads)
+		threads = threads_now();
+	now = threads_left(threads);
+	promise(now <= threads, "%u threads stay, %u were there before", now, threads);
 }
 
 bool fuzz_mem_new(struct fuzz_mem *m, size_t len, bool shared)

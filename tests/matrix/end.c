@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "../../transport/tcp_wire.h"
+#include "../lib/threads.h"
 #include "fakevm_int.h"
 #include "matrix.h"
 
@@ -66,12 +67,13 @@ static unsigned entries(const char *dir)
 	return n;
 }
 
-static void take_census(struct census *c)
+/* threads_due: as many as there are without those that are just leaving */
+static void take_census(struct census *c, unsigned threads_due)
 {
 	FILE *f = fopen("/proc/self/maps", "r");
 	char line[600];
 
-	*c = (struct census){ .fds = entries("/proc/self/fd"), .threads = entries("/proc/self/task") };
+	*c = (struct census){ .fds = entries("/proc/self/fd"), .threads = threads_left(threads_due) };
 	while (f && fgets(line, sizeof(line), f)) {
 		c->maps += !strstr(line, "[heap]");
 		c->memfds += !!strstr(line, "memfd:");
@@ -338,7 +340,7 @@ _Noreturn void end_main(const struct cell *c, struct common *m, int fd, bool sou
 	struct census was, is;
 	bool shared = c->shared;
 
-	take_census(&was);
+	take_census(&was, threads_now());
 	world_init(&e.w);
 	free(e.w.frozen);
 	e.w.frozen = m->frozen;
@@ -351,7 +353,7 @@ _Noreturn void end_main(const struct cell *c, struct common *m, int fd, bool sou
 	migrate(&e);
 	ferry_free(e.vm.session);
 	fakevm_destroy(&e.vm);
-	take_census(&is);
+	take_census(&is, was.threads);
 	compare(m->end[!source].left, sizeof(m->end[0].left), &was, &is);
 	snprintf(m->end[!source].trouble, sizeof(m->end[0].trouble), "%s", e.w.trouble);
 	memcpy(m->end[!source].ops, e.vm.ops_seen, sizeof(m->end[0].ops));

@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../lib/threads.h"
 #include "run.h"
 #include "soak.h"
 #include "util.h"
@@ -68,7 +69,7 @@ static bool own_shm(void)
 /* This process adopts what its children leave behind, so it would be seen here. */
 static void check_leaks(struct soak *s, char *why, size_t cap)
 {
-	unsigned fds = entries("/proc/self/fd"), threads = entries("/proc/self/task") - 2;
+	unsigned fds = entries("/proc/self/fd"), threads = threads_left(1);
 	uint64_t kb = rss_kb();
 	pid_t child = waitpid(-1, NULL, WNOHANG);
 
