@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT
 /* What an embedder may do wrong or in parallel: arguments, nobody there, two at once, and nothing left behind. */
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "rig.h"
-#include "threads.h"
+#include "left.h"
 
 static int make_source(struct rig *r)
 {
@@ -288,18 +287,6 @@ RIG_PAIR(two_at_once, a_second_source_hears_that_the_target_is_busy)
 }
 
 /* ---- nothing is left behind ---- */
-
-static unsigned entries(const char *dir)
-{
-	DIR *d = opendir(dir);
-	unsigned n = 0;
-
-	cr_assert(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
-}
 
 static unsigned mappings(const char *of)
 {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
-#include "../lib/threads.h"
+#include "../lib/left.h"
 #include "fuzz.h"
 
-#include <dirent.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -53,19 +52,6 @@ int __wrap_munmap(void *at, size_t len)
 	if (!err)
 		atomic_fetch_sub(&mappings, 1);
 	return err;
-}
-
-static unsigned entries(const char *path)
-{
-	DIR *d = opendir(path);
-	struct dirent *e;
-	unsigned n = 0;
-
-	while (d && (e = readdir(d)))
-		n += e->d_name[0] != '.';
-	if (d)
-		closedir(d);
-	return n;
 }
 
 struct fuzz_before fuzz_before(void)

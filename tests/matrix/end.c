@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* One end of a cell in its own process; and the intruder, who connects a second time. */
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <errno.h>
 #include <malloc.h>
 #include <poll.h>
@@ -12,7 +11,7 @@
 #include <unistd.h>
 
 #include "../../transport/tcp_wire.h"
-#include "../lib/threads.h"
+#include "../lib/left.h"
 #include "fakevm_int.h"
 #include "matrix.h"
 
@@ -54,18 +53,6 @@ struct census {
 	unsigned fds, threads, memfds, files, maps; /* files: of anonymous inodes, as userfaultfd's are */
 	size_t heap;				    /* bytes handed out by malloc */
 };
-
-static unsigned entries(const char *dir)
-{
-	DIR *d = opendir(dir);
-	unsigned n = 0;
-
-	while (d && readdir(d))
-		n++;
-	if (d)
-		closedir(d);
-	return n;
-}
 
 /* threads_due: as many as there are without those that are just leaving */
 static void take_census(struct census *c, unsigned threads_due)

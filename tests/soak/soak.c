@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../lib/threads.h"
+#include "../lib/left.h"
 #include "run.h"
 #include "soak.h"
 #include "util.h"
@@ -33,18 +33,6 @@ struct soak {
 };
 
 /* ---- what must not be left behind ---- */
-
-static unsigned entries(const char *path)
-{
-	DIR *d = opendir(path);
-	unsigned n = 0;
-
-	while (d && readdir(d))
-		n++;
-	if (d)
-		closedir(d);
-	return n;
-}
 
 static uint64_t rss_kb(void)
 {
@@ -79,7 +67,7 @@ static void check_leaks(struct soak *s, char *why, size_t cap)
 		snprintf(why, cap, "%u descriptors are open, %u before", fds, s->fds);
 	else if (threads != 1)
 		snprintf(why, cap, "the parent has %u threads", threads);
-	else if (s->own_shm && entries("/dev/shm") != 2)
+	else if (s->own_shm && entries("/dev/shm"))
 		snprintf(why, cap, "something is left behind in /dev/shm");
 	else if (s->rss_kb && kb > s->rss_kb + RSS_SLACK_KB)
 		snprintf(why, cap, "the parent has grown from %" PRIu64 " to %" PRIu64 " KiB", s->rss_kb, kb);
