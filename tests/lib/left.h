@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #define THREADS_LEAVE_MS 2000u
@@ -22,7 +23,7 @@ static inline unsigned entries(const char *path)
 		abort(); /* no count is no proof */
 	}
 	while ((e = readdir(d)))
-		n += e->d_name[0] != '.';
+		n += strcmp(e->d_name, ".") && strcmp(e->d_name, "..");
 	closedir(d);
 	return n;
 }

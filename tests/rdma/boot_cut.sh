@@ -129,7 +129,7 @@ test_link_cut()
 test_target_frozen()
 {
 	strike target_frozen $RECONNECT || return
-	guest_freeze b
+	guest_freeze b || return
 	fell_back target_frozen
 	local status=$?
 	guest_thaw b

@@ -2,9 +2,10 @@
 # Guests of the soft-RoCE machine, seen from the host. Sourced by bash, after prepare.sh.
 #
 # A guest is one QEMU and its files in $RESULTS: NAME.in and NAME.out (pipes to its agent's serial port), NAME.mon.in and
-# NAME.mon.out (QEMU's monitor), NAME.console, NAME.qemu, and what its commands wrote. The agent's lines are read by guest_event alone; when QEMU dies, however
-# it dies, its end of NAME.out closes and the next guest_event says so. Nothing here takes an answer that did not come
-# for a good one: a command passes by its own "done ID 0", and a boot by every guest's exit through isa-debug-exit.
+# NAME.mon.out (QEMU's monitor), NAME.console, NAME.qemu, and what its commands wrote. The agent's lines are read by
+# guest_event alone; when QEMU dies, however it dies, its end of NAME.out closes and the next guest_event says so.
+# Nothing here takes an answer that did not come for a good one: a command passes by its own "done ID 0", and a boot by
+# every guest's exit through isa-debug-exit.
 
 declare -A PID OUT IN HOLD RAN STATUS GONE HALF ASK SAY
 ACCEL=tcg,thread=multi,tb-size=256
