@@ -20,7 +20,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +31,7 @@
 
 #include "api.h"
 #include "config.h"
+#include "crew.h"
 #include "fail.h"
 #include "ferry/arbiter_file.h"
 
@@ -207,18 +207,11 @@ static struct job *job_new(const char *dir, const uint8_t session[16], enum ferr
 
 static int job_start(struct job *j)
 {
-	pthread_attr_t attr;
-	sigset_t all, old;
 	pthread_t t;
-	int err;
+	int err = thread_start(&t, job_main, j);
 
-	sigfillset(&all);
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = -pthread_create(&t, &attr, job_main, j);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
+	if (!err)
+		pthread_detach(t);
 	return err;
 }
 

@@ -4,6 +4,18 @@
 
 #include "session.h"
 
+int thread_start(pthread_t *t, void *(*body)(void *arg), void *arg)
+{
+	sigset_t all, old;
+	int err;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	err = -pthread_create(t, NULL, body, arg);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return err;
+}
+
 static void *worker_main(void *arg)
 {
 	struct crew_worker *w = arg;
@@ -22,24 +34,19 @@ static void *worker_main(void *arg)
 
 int crew_start(struct crew *c, struct ferry_session *s, int (*job)(struct ferry_session *s, unsigned i), unsigned n)
 {
-	sigset_t all, old;
 	int err = 0;
 
 	c->s = s;
 	c->job = job;
 	atomic_store(&c->err, 0);
 	atomic_store(&c->running, n);
-	/* Signals belong to the embedder's threads (vCPU kicks, SIGINT). */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
 	for (c->n = 0; c->n < n && !err; c->n += !err) {
 		struct crew_worker *w = &c->worker[c->n];
 
 		w->crew = c;
 		w->i = c->n;
-		err = -pthread_create(&w->thread, NULL, worker_main, w);
+		err = thread_start(&w->thread, worker_main, w);
 	}
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (!err)
 		return 0;
 	atomic_fetch_sub(&c->running, n - c->n);

@@ -29,6 +29,9 @@ struct crew {
 	_Atomic int err; /* the first; -EPIPE (link lost) gives way to anything worse */
 };
 
+/* A thread of the library's own: all signals blocked, they belong to the embedder's (vCPU kicks, SIGINT). 0 or -EAGAIN. */
+int thread_start(pthread_t *t, void *(*body)(void *arg), void *arg);
+
 /* -EAGAIN and a sentence when the system has no thread to give; then none runs. */
 int crew_start(struct crew *c, struct ferry_session *s, int (*job)(struct ferry_session *s, unsigned i), unsigned n);
 static inline bool crew_busy(const struct crew *c)

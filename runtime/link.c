@@ -8,12 +8,17 @@
  * live peer comes four times as often), or, at a target, as a newer generation of the same session at the
  * listener: the source may know of the loss first. Whatever the transport says in words stays in link_fail
  * until it ends the migration, so that a link that heals leaves no error behind.
+ *
+ * A link has to be closed before the next one is made: both would pin all memory. A close may take its time (soft-RoCE
+ * keeps a queue pair for up to 50 s while its card sends nothing), and a VM that stands still at the source has no part
+ * in that. So a source's links are closed by a thread: a new one waits for it as long as the reconnect may take, then the
+ * VM goes on, and only who gives memory back, or ends the session, waits for good. A target that has lost its
+ * link gives memory back in any case.
  */
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -76,19 +81,58 @@ void link_kill(struct ferry_session *s)
 		s->link->ops->kill(s->link);
 }
 
+static void *closer_main(void *arg)
+{
+	struct ferry_session *s = arg;
+
+	s->dying->ops->close(s->dying);
+	atomic_store(&s->closed, true);
+	session_wake(s);
+	return NULL;
+}
+
+/* While there is a link nothing is being closed. */
 static void link_drop(struct ferry_session *s)
 {
 	struct xport_link *l = s->link;
 
+	if (!l)
+		return;
 	link_kill(s);
 	link_install(s, NULL);
-	if (l)
+	s->dying = l;
+	atomic_store(&s->closed, false);
+	s->closing = s->is_source && !thread_start(&s->closer, closer_main, s);
+	if (!s->closing)
 		l->ops->close(l);
+}
+
+void link_closed(struct ferry_session *s)
+{
+	if (s->closing)
+		pthread_join(s->closer, NULL);
+	s->closing = false;
+}
+
+/* Before another link: the last one is closed, and what it said is forgotten. Else -EPIPE at the deadline, -ECANCELED. */
+static int make_room(struct ferry_session *s, uint64_t deadline_us)
+{
+	while (s->closing && !atomic_load(&s->closed)) {
+		if (canceled(s))
+			return cancel_error(s);
+		if (now_us() >= deadline_us)
+			return -EPIPE;
+		wait_fds(s, -1, -1, deadline_us);
+	}
+	link_closed(s);
+	fail_reset(&s->link_fail);
+	return 0;
 }
 
 void link_close(struct ferry_session *s)
 {
 	link_drop(s);
+	link_closed(s);
 	if (s->pending) {
 		s->pending->ops->kill(s->pending);
 		s->pending->ops->close(s->pending);
@@ -309,12 +353,15 @@ int link_say_failed(struct ferry_session *s)
 static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 {
 	struct xport_link_id id = { .generation = s->generation, .channels = s->cfg.channels };
-	uint64_t now = now_us();
 	struct xport_link *l;
+	uint64_t now;
 	int err;
 
 	memcpy(id.session, s->session, sizeof(id.session));
-	fail_reset(&s->link_fail);
+	err = make_room(s, deadline_us);
+	if (err < 0)
+		return err;
+	now = now_us();
 	if (deadline_us > now + ATTEMPT_US)
 		deadline_us = now + ATTEMPT_US;
 	err = xport_connect(&l, s->uri, &id, &s->param, deadline_us > now ? deadline_us - now : 1, &s->link_fail);
@@ -360,8 +407,10 @@ static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool first)
 {
 	struct xport_link *l;
-	int err;
+	int err = make_room(s, deadline_us);
 
+	if (err < 0)
+		return err;
 	for (;;) {
 		l = s->pending;
 		s->pending = NULL;
@@ -440,7 +489,6 @@ int link_recover(struct ferry_session *s)
 		until = s->tgt.hold_until_us;
 	session_event(s, FERRY_EVENT_LINK, "the link is lost", NULL);
 	link_drop(s);
-	fail_reset(&s->link_fail);
 	if (window) {
 		s->generation += s->is_source;
 		err = s->is_source ? connect_until(s, until) : accept_until(s, until, false);
@@ -481,13 +529,8 @@ static void *pulse_main(void *arg)
 
 int pulse_start(struct ferry_session *s)
 {
-	sigset_t all, old;
-	int err;
+	int err = thread_start(&s->pulse, pulse_main, s);
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = -pthread_create(&s->pulse, NULL, pulse_main, s);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (err < 0)
 		return fail(&s->fail, err, "the pulse thread cannot be started: %s", strerror(-err));
 	s->pulsing = true;

@@ -24,6 +24,8 @@ int link_recover(struct ferry_session *s);
 /* The link is of no use any more: wakes everyone blocked on it. Main. */
 void link_kill(struct ferry_session *s);
 void link_close(struct ferry_session *s);
+/* No link that was lost knows our memory any more: waits for that, however long. The current one is not touched. */
+void link_closed(struct ferry_session *s);
 
 /* One message: fixed part, trailing elements. -EPIPE. Any thread. */
 int link_send(struct ferry_session *s, enum wire_type t, const void *body, size_t len, const void *elems,

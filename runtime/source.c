@@ -91,6 +91,7 @@ int source_expose(struct ferry_session *s, enum xport_access access)
 /* Before the VMM may free it. */
 void source_unexpose(struct ferry_session *s)
 {
+	link_closed(s);
 	if (s->link)
 		s->link->ops->expose(s->link, NULL, 0, XPORT_LOCAL);
 }

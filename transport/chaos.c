@@ -238,6 +238,7 @@ static void link_close(struct xport_link *xl)
 {
 	struct chaos_link *l = (struct chaos_link *)xl;
 
+	chaos_kept(l->chaos);
 	pthread_mutex_lock(&l->chaos->lock);
 	*l->prev = l->next;
 	if (l->next)

@@ -30,7 +30,7 @@ struct chaos_link;
 struct chaos {
 	pthread_mutex_t lock; /* before any lock of a link below */
 	pthread_cond_t cond;
-	uint64_t cut_until_us, stall_until_us; /* 0: not */
+	uint64_t cut_until_us, stall_until_us, keep_until_us; /* 0: not */
 	enum strike armed;
 	bool striking; /* what was armed is out, and its second half is due */
 	unsigned type; /* of the messages that count; 0: all */
@@ -70,5 +70,7 @@ void chaos_after(struct chaos *c, enum strike what);
  */
 int chaos_stalled(struct chaos_link *l, uint64_t wait_us, int late);
 bool chaos_is_hole(struct chaos_link *l);
+/* Waits out a keep. */
+void chaos_kept(struct chaos *c);
 
 #endif

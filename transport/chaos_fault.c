@@ -7,7 +7,9 @@
  *	stall:MS	for MS milliseconds no call of this end moves anything: a put, fence, get or send waits and is
  *			-ETIMEDOUT after the link's timeout, a recv or reap finds nothing, a serve stops after what
  *			it is doing
- *	heal		ends a cut or a stall
+ *	keep		a close waits: the device does not let go of what it knew
+ *	keep:MS		the same, for MS milliseconds
+ *	heal		ends a cut, a stall and a keep
  *	pending		breaks nothing: 1 while a fault that waits for its message has not struck, else 0
  *
  * Faults that wait for the Nth message sent on a control channel from now on, N >= 1:
@@ -72,10 +74,15 @@ void xport_chaos_free(struct chaos *c)
 	free(c);
 }
 
+static uint64_t ends_at(uint64_t ms)
+{
+	return ms == FOR_GOOD ? UINT64_MAX : xp_now_us() + ms * 1000;
+}
+
 /* With the lock held. */
 static void no_connections(struct chaos *c, uint64_t ms)
 {
-	c->cut_until_us = ms == FOR_GOOD ? UINT64_MAX : xp_now_us() + ms * 1000;
+	c->cut_until_us = ends_at(ms);
 }
 
 /* With the lock held. */
@@ -109,6 +116,7 @@ static const struct fault_row {
 } rows[] = {
 	{ "cut", STRIKE_CUT, TAKES_MS | TAKES_COUNT },
 	{ "stall", STRIKE_NONE, TAKES_MS | NEEDS_MS },
+	{ "keep", STRIKE_NONE, TAKES_MS },
 	{ "heal", STRIKE_NONE, 0 },
 	{ "pending", STRIKE_NONE, 0 },
 	{ "short", STRIKE_SHORT, TAKES_COUNT | NEEDS_COUNT },
@@ -194,11 +202,13 @@ int xport_chaos_fault(struct chaos *c, const char *fault)
 	} else if (a.row->strike == STRIKE_CUT) {
 		cut(c, a.ms);
 	} else if (a.row->takes & NEEDS_MS) {
-		c->stall_until_us = xp_now_us() + a.ms * 1000;
+		c->stall_until_us = ends_at(a.ms);
+	} else if (a.row->takes & TAKES_MS) {
+		c->keep_until_us = ends_at(a.ms);
 	} else if (!strcmp(a.row->name, "pending")) {
 		err = c->armed != STRIKE_NONE || c->striking;
 	} else {
-		c->cut_until_us = c->stall_until_us = 0;
+		c->cut_until_us = c->stall_until_us = c->keep_until_us = 0;
 		pthread_cond_broadcast(&c->cond);
 	}
 	pthread_mutex_unlock(&c->lock);
@@ -250,6 +260,22 @@ int chaos_stalled(struct chaos_link *l, uint64_t wait_us, int late)
 		err = -EPIPE;
 	pthread_mutex_unlock(&c->lock);
 	return err;
+}
+
+void chaos_kept(struct chaos *c)
+{
+	struct timespec ts;
+
+	pthread_mutex_lock(&c->lock);
+	while (c->keep_until_us > xp_now_us()) {
+		if (c->keep_until_us == UINT64_MAX) {
+			pthread_cond_wait(&c->cond, &c->lock);
+			continue;
+		}
+		ts = xp_timespec(c->keep_until_us);
+		pthread_cond_timedwait(&c->cond, &c->lock, &ts);
+	}
+	pthread_mutex_unlock(&c->lock);
 }
 
 bool chaos_is_hole(struct chaos_link *l)

@@ -339,6 +339,8 @@ const char *ferry_get_detail(struct ferry_session *s);
  *
  *	"cut", "cut:MS"		the link, for good or so that connections fail for MS milliseconds
  *	"stall:MS"		nothing moves for so long
+ *	"keep", "keep:MS"	a lost link is not closed: a device that does not let go, for good or for MS milliseconds
+ *	"heal"			ends these
  *	"cut-before:MESSAGE"	the link is cut instead of sending the next message of that name (docs/protocol.md: "COMMIT");
  *	"cut-middle:", "cut-after:"	or in its middle, or when it is out
  *	"lost:MESSAGE"		it vanishes, and everything that follows on that link, both ways

@@ -8,6 +8,7 @@ struct drill {
 	enum ferry_phase at; /* when this end enters it */
 	bool at_target;	     /* this end */
 	bool break_target;   /* whose filter breaks the link */
+	const char *keep; /* a fault before that, or none */
 	const char *fault;
 	bool done;
 };
@@ -16,12 +17,16 @@ static void do_drill(struct fakevm *vm, enum ferry_phase p)
 {
 	struct rig *r = vm->arg;
 	struct drill *d = r->arg;
-	int err;
+	struct ferry_session *s = d->break_target ? r->tgt.session : r->src.session;
+	int err = 0;
 
 	if (p != d->at || d->done)
 		return;
 	d->done = true;
-	err = ferry_drill(d->break_target ? r->tgt.session : r->src.session, d->fault);
+	if (d->keep)
+		err = ferry_drill(s, d->keep);
+	if (!err)
+		err = ferry_drill(s, d->fault);
 	if (err)
 		world_trouble(vm->w, "ferry_drill(%s): %d", d->fault, err);
 }
@@ -108,6 +113,12 @@ RIG_TESTS(heals, under_a_page_server)
 	rig_migrated(&r);
 	reconnected_once(&r);
 	rig_free(&r);
+}
+
+/* Two links at once would pin all memory twice: the next one waits until the last is closed. */
+RIG_PAIR(heals, in_post_copy_when_the_close_takes_longer_than_the_cut)
+{
+	heals(kind, (struct drill){ .at = FERRY_POSTCOPY, .keep = "keep:100", .fault = "cut:1" }, true, 0);
 }
 
 /* In doubt nobody runs: the tentative run stands still until the COMMIT is here. */
@@ -238,6 +249,28 @@ Test(silent, in_post_copy_tcp_memfd)
 RIG_PAIR(silent, target_in_post_copy)
 {
 	source_keeps(kind, (struct drill){ .at = FERRY_POSTCOPY, .break_target = true, .fault = "stall:5000" }, true);
+}
+
+static void let_go_when_it_runs(struct fakevm *vm, enum fake_op op)
+{
+	if (op == FAKE_RESUME && ferry_drill(vm->session, "heal"))
+		world_trouble(vm->w, "ferry_drill(heal)");
+}
+
+/* The device lets go of the lost link when the VM runs again, and not before: waiting for it would be for ever. */
+RIG_PAIR(lost, the_vm_waits_for_no_device)
+{
+	struct drill d = { .at = FERRY_POSTCOPY, .keep = "keep", .fault = "cut" };
+	struct rig r;
+
+	setup(&r, &d, kind);
+	rig_impatient(&r);
+	rig_postcopy(&r, SLOW);
+	r.src.hook = let_go_when_it_runs;
+	rig_run(&r);
+	rig_fell_back(&r);
+	cr_assert_eq(r.sres.error, -EPIPE, "%s", r.sres.detail);
+	rig_free(&r);
 }
 
 RIG_PAIR(lost, without_a_reconnect_at_once)
