@@ -12,8 +12,8 @@
  * A link has to be closed before the next one is made: both would pin all memory. A close may take its time (soft-RoCE
  * keeps a queue pair for up to 50 s while its card sends nothing), and a VM that stands still at the source has no part
  * in that. So a source's links are closed by a thread: a new one waits for it as long as the reconnect may take, then the
- * VM goes on, and only who gives memory back, or ends the session, waits for good. A target that has lost its
- * link gives memory back in any case.
+ * VM goes on, and only who gives memory back, or ends the session, waits for good. A target closes its links itself: no
+ * VM waits for it, and what follows a link that does not come back is that its memory is given back.
  */
 #include <ctype.h>
 #include <errno.h>

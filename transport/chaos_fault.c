@@ -230,11 +230,23 @@ int chaos_may_connect(struct chaos *c, struct fail *f)
 	return chaos_is_cut(c) ? fail(f, -ECONNREFUSED, "chaos: the link is cut") : 0;
 }
 
+/* With the lock held: until something has changed, or the time has come. */
+static void wait_until(struct chaos *c, uint64_t until_us)
+{
+	struct timespec ts;
+
+	if (until_us == UINT64_MAX) {
+		pthread_cond_wait(&c->cond, &c->lock);
+		return;
+	}
+	ts = xp_timespec(until_us);
+	pthread_cond_timedwait(&c->cond, &c->lock, &ts);
+}
+
 int chaos_stalled(struct chaos_link *l, uint64_t wait_us, int late)
 {
 	struct chaos *c = l->chaos;
-	uint64_t now, end = 0, until;
-	struct timespec ts;
+	uint64_t now, end = 0;
 	int err = 0;
 
 	pthread_mutex_lock(&c->lock);
@@ -248,13 +260,7 @@ int chaos_stalled(struct chaos_link *l, uint64_t wait_us, int late)
 			err = late;
 			break;
 		}
-		until = !l->hole && c->stall_until_us < end ? c->stall_until_us : end;
-		if (until == UINT64_MAX) {
-			pthread_cond_wait(&c->cond, &c->lock);
-			continue;
-		}
-		ts = xp_timespec(until);
-		pthread_cond_timedwait(&c->cond, &c->lock, &ts);
+		wait_until(c, !l->hole && c->stall_until_us < end ? c->stall_until_us : end);
 	}
 	if (l->killed)
 		err = -EPIPE;
@@ -264,17 +270,9 @@ int chaos_stalled(struct chaos_link *l, uint64_t wait_us, int late)
 
 void chaos_kept(struct chaos *c)
 {
-	struct timespec ts;
-
 	pthread_mutex_lock(&c->lock);
-	while (c->keep_until_us > xp_now_us()) {
-		if (c->keep_until_us == UINT64_MAX) {
-			pthread_cond_wait(&c->cond, &c->lock);
-			continue;
-		}
-		ts = xp_timespec(c->keep_until_us);
-		pthread_cond_timedwait(&c->cond, &c->lock, &ts);
-	}
+	while (c->keep_until_us > xp_now_us())
+		wait_until(c, c->keep_until_us);
 	pthread_mutex_unlock(&c->lock);
 }
 

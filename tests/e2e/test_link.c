@@ -8,7 +8,7 @@ struct drill {
 	enum ferry_phase at; /* when this end enters it */
 	bool at_target;	     /* this end */
 	bool break_target;   /* whose filter breaks the link */
-	const char *keep; /* a fault before that, or none */
+	const char *keep;    /* before it: the link will not be closed; or NULL */
 	const char *fault;
 	bool done;
 };
