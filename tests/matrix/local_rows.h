@@ -1,0 +1,1 @@
+{ NO_MEMORY, true, FERRY_IDLE, "" },
