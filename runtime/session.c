@@ -297,9 +297,7 @@ static void run(struct ferry_session *s, struct ferry_result *r)
 		r->owner = FERRY_SOURCE;
 	}
 	pulse_stop(s);
-	link_kill(s);
-	if (s->crew.n)
-		crew_join(&s->crew);
+	crew_stop(s);
 	link_close(s);
 	if (s->phase != FERRY_IDLE)
 		phase_enter(s, err < 0 ? FERRY_FAILED : FERRY_DONE);
@@ -359,12 +357,11 @@ FERRY_API int ferry_switchover(struct ferry_session *s)
 
 FERRY_API int ferry_cancel(struct ferry_session *s)
 {
-	atomic_store(&s->stop_collapse, true);
-	if (commit_get(&s->commit) != COMMIT_OPEN)
-		return -EALREADY;
-	atomic_store(&s->want_cancel, true);
+	bool open = commit_get(&s->commit) == COMMIT_OPEN;
+
+	atomic_store(open ? &s->want_cancel : &s->hurry, true);
 	session_wake(s);
-	return 0;
+	return open ? 0 : -EALREADY;
 }
 
 FERRY_API const char *ferry_get_detail(struct ferry_session *s)

@@ -52,6 +52,7 @@ struct source_state {
 	bool reversed;	/* data channels serve the target's gets */
 	uint64_t residue_pages;
 	uint64_t paused_at; /* us */
+	uint64_t pulled_us; /* when the target was last known to have fetched pages */
 	uint64_t ack_us;    /* ROUND_END to ROUND_ACK, the last time: a round trip */
 	uint64_t bytes_acked;
 	uint64_t sent_at; /* us: SWITCHOVER */
@@ -110,6 +111,13 @@ struct ferry_session {
 	uint32_t channels; /* of the first link; a later one has as many */
 	uint32_t send_seq; /* send_lock */
 	uint32_t recv_seq;
+	/* The outage, or the row of outages with no progress between them: see link_recover(). */
+	struct {
+		uint64_t since_us; /* 0: none yet */
+		uint64_t progress; /* when it began */
+		unsigned back;	   /* how often the link was back since */
+	} outage;
+	char lost_why[FAIL_MAX]; /* what the last link was lost of, "" where nobody said */
 	enum commit_state peer_commit; /* at the last handshake */
 	uint64_t heard_us;	       /* when the peer was last heard */
 	_Atomic uint64_t peer_timeout_us;
@@ -123,7 +131,7 @@ struct ferry_session {
 	int wake_fd;
 	_Atomic bool want_cancel;
 	_Atomic bool want_switchover;
-	_Atomic bool stop_collapse;
+	_Atomic bool hurry; /* canceled once it was settled: what is left to do is cut short */
 
 	enum ferry_phase phase; /* written by phase_enter() only, under view_lock */
 	enum ferry_phase last_phase;

@@ -24,7 +24,6 @@
 
 #define PREARM_TURNS 4u
 #define PREARM_ENOUGH 64u /* pages: dropping so few takes the blackout some 50 us, as many as another turn is worth */
-#define ROUND_LOST_MAX 16u /* reconnects in one round */
 #define FIXED_US 1200u	   /* a blackout without residue and without a link: pause, save, load, resume */
 
 int source_init(struct ferry_session *s)
@@ -83,8 +82,7 @@ int source_expose(struct ferry_session *s, enum xport_access access)
 		err = s->link->ops->expose(s->link, r, s->nregions, access);
 	free(r);
 	if (err < 0 && err != -EPIPE)
-		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s",
-		     fail_err(&s->link_fail) ? fail_text(&s->link_fail) : strerror(-err));
+		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", link_why(s, err));
 	return err;
 }
 
@@ -140,15 +138,13 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	stream_init(&s->stream);
 	err = s->link->ops->fits(s->link, s->pages_total << 12);
 	if (err < 0)
-		return fail(&s->fail, err, "%s", fail_text(&s->link_fail));
+		return fail(&s->fail, err, "%s", link_why(s, err));
 	if (s->ops.needs && (err = OP(s, needs, &s->stream)) < 0)
 		return err;
 	if (!(err = source_send_state(s)) && !(err = send_map(s)))
 		err = link_expect(s, 1u << WIRE_RESERVED, &m);
-	if (err == -EPIPE)
-		fail(&s->fail, err, "the target closed the link in reservation");
 	if (err < 0)
-		return err;
+		return link_lost(s, err);
 	memcpy(&r, m.body, sizeof(r));
 	if (r.flags & ~WIRE_RESERVED_FLAGS)
 		return fail(&s->fail, -EPROTO, "the target's RESERVED has flags %#x; %#x are known", r.flags,
@@ -214,13 +210,9 @@ static int send_dirty(struct ferry_session *s, unsigned round)
 /* One round with all its reconnects. */
 static int send_round(struct ferry_session *s, unsigned round)
 {
-	unsigned lost = 0;
 	int err;
 
 	while ((err = send_dirty(s, round)) == -EPIPE) {
-		if (++lost > ROUND_LOST_MAX)
-			return fail(&s->fail, -EPIPE, "the link was lost %u times in round %u: it does not carry this migration; mend the network and migrate again",
-				    lost, round);
 		err = link_recover(s);
 		if (!err)
 			err = source_expose(s, XPORT_LOCAL);
@@ -377,10 +369,9 @@ static int prepare_postcopy(struct ferry_session *s)
 			err = serve_start(s);
 		if (err != -EPIPE)
 			return err;
-		link_kill(s);
-		if (s->crew.n)
-			crew_join(&s->crew);
-		err = link_recover(s);
+		err = crew_lost(s);
+		if (err == -EPIPE)
+			err = link_recover(s);
 		if (err < 0)
 			return err;
 	}

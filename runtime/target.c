@@ -134,8 +134,7 @@ static int make_sets(struct ferry_session *s)
 static int offered(struct ferry_session *s, int err)
 {
 	if (err < 0 && err != -EPIPE)
-		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s",
-		     fail_err(&s->link_fail) ? fail_text(&s->link_fail) : strerror(-err));
+		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", link_why(s, err));
 	return err;
 }
 
@@ -186,7 +185,7 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 	if (!err)
 		err = config_regions(s->regions, s->nregions, &s->fail);
 	if (!err && (err = s->link->ops->fits(s->link, (s->pages_total << 12) + pull_staging_len(s->link->id.channels))) < 0)
-		fail(&s->fail, err, "%s", fail_text(&s->link_fail));
+		fail(&s->fail, err, "%s", link_why(s, err));
 	if (!err)
 		err = call_reserve(s);
 	if (!err)
@@ -213,10 +212,8 @@ int target_reservation(struct ferry_session *s, enum ferry_phase *next)
 	} while (!err && m.type == WIRE_STATE);
 	if (!err)
 		err = reserve(s, &m);
-	if (err == -EPIPE)
-		fail(&s->fail, err, "the source closed the link in reservation");
 	*next = FERRY_PRECOPY;
-	return err;
+	return link_lost(s, err);
 }
 
 /* ---- pre-copy ---- */
@@ -233,11 +230,8 @@ static int land_job(struct ferry_session *s, unsigned i)
 {
 	struct xport_link *l = s->link;
 	struct xport_chan *c = l->ops->chan(l, XPORT_DATA, i);
-	int err = c->ops->serve(c, landed, s);
 
-	if (err < 0)
-		l->ops->kill(l);
-	return err;
+	return c->ops->serve(c, landed, s);
 }
 
 /* Once armed, nothing may be put any more: then the crew only hears the end. */
@@ -248,25 +242,12 @@ static int land_start(struct ferry_session *s)
 	return err ? err : crew_start(&s->crew, s, land_job, s->link->id.channels);
 }
 
-/* A worker's own error counts more than the lost link that it made. */
-int target_join(struct ferry_session *s, int err)
+/* Whatever the crew does (lands, pulls), it is over. */
+int target_crew_lost(struct ferry_session *s)
 {
-	int worker;
-
-	if (!s->crew.n)
-		return err;
-	if (err < 0)
-		link_kill(s);
-	if (err < 0 && s->tgt.pull)
+	if (s->tgt.pull)
 		pull_stop(s->tgt.pull);
-	worker = crew_join(&s->crew);
-	if (worker < 0 && worker != -EPIPE && (!err || err == -EPIPE || err == worker)) {
-		/* What the transport met, unless the worker said it itself. */
-		fail(&s->fail, worker, "%s",
-		     fail_err(&s->link_fail) ? fail_text(&s->link_fail) : strerror(-worker));
-		return worker;
-	}
-	return err ? err : worker;
+	return crew_lost(s);
 }
 
 /* The source has ended its puts: each END is here, or on its way, but not for ever. */
@@ -274,12 +255,16 @@ int target_puts_ended(struct ferry_session *s)
 {
 	uint64_t now = now_us(), end = now + s->cfg.timeout_us, n;
 	struct pollfd p = { .fd = s->wake_fd, .events = POLLIN };
+	int err;
 
-	for (; crew_busy(&s->crew) && now < end; now = now_us())
+	for (; crew_busy(&s->crew) && !crew_failed(&s->crew) && now < end; now = now_us())
 		if (poll(&p, 1, (int)((end - now) / 1000 < INT32_MAX ? (end - now) / 1000 + 1 : INT32_MAX)) > 0 &&
 		    read(s->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
 			break;
-	return target_join(s, crew_busy(&s->crew) ? -EPIPE : 0);
+	err = crew_failed(&s->crew);
+	if (err < 0 && err != -EPIPE)
+		return err; /* the source is still to be told: nothing is torn down yet */
+	return err < 0 || crew_busy(&s->crew) ? target_crew_lost(s) : crew_join(&s->crew);
 }
 
 static int zero_runs(struct ferry_session *s, const struct wire_msg *m)
@@ -416,13 +401,13 @@ int target_precopy(struct ferry_session *s, enum ferry_phase *next)
 			err = precopy_message(s, &m);
 		if (err == 1)
 			return 0;
-		if (err < 0 && err != -EPIPE)
-			return err; /* the source is still to be told: nothing is torn down yet */
 		if (!err)
-			err = crew_err(&s->crew);
+			err = crew_failed(&s->crew);
 		if (!err)
 			continue;
-		err = target_join(s, err);
+		if (err != -EPIPE)
+			return err; /* the source is still to be told: nothing is torn down yet */
+		err = target_crew_lost(s);
 		if (err == -EPIPE)
 			err = precopy_recover(s);
 		if (err < 0 && (err != -EPIPE || fail_err(&s->fail)))

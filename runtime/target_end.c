@@ -27,14 +27,6 @@ static int quiet_op(struct ferry_session *s, const char *name, int (*op)(void *v
 	return err;
 }
 
-/* Before the VM has run, losing the link means to give up: the source has resumed, or will. */
-static int lost_early(struct ferry_session *s, int err)
-{
-	if (err == -EPIPE)
-		fail(&s->fail, err, "the link was lost in %s", ferry_phase_name(s->phase));
-	return err;
-}
-
 static struct wire_times times(const struct ferry_session *s)
 {
 	struct wire_times t = s->tgt.times;
@@ -153,7 +145,7 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 		if (!err)
 			err = start_tentative(s);
 	}
-	return lost_early(s, err);
+	return link_lost(s, err); /* before the VM has run, the source resumes at once */
 }
 
 /* Waits for a message, the crew, or the deadline; a lost link is recovered, with the pull going on. */
@@ -161,13 +153,11 @@ static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t de
 {
 	int err = link_recv(s, m, deadline_us);
 
-	if (err < 0 && err != -EPIPE)
-		return err; /* the source is still to be told: nothing is torn down yet */
-	if (!err && crew_err(&s->crew) < 0)
-		err = crew_err(&s->crew);
-	if (err >= 0)
-		return err;
-	err = target_join(s, err);
+	if (!err)
+		err = crew_failed(&s->crew);
+	if (err != -EPIPE)
+		return err; /* after an error the source is still to be told: nothing is torn down yet */
+	err = target_crew_lost(s);
 	if (err != -EPIPE)
 		return err;
 	/* In doubt nobody runs. */
@@ -202,7 +192,7 @@ static void end_pull(struct ferry_session *s)
 	int err;
 
 	pull_stop(s->tgt.pull);
-	err = target_join(s, 0);
+	err = crew_join(&s->crew);
 	if (err < 0)
 		session_log(s, 4, NULL, "late-error errno=%d", -err);
 	place_disarm(&s->tgt.place);
@@ -346,7 +336,7 @@ static void discard(struct ferry_session *s)
 	if (s->tgt.reserved)
 		quiet_op(s, "discard", s->ops.discard);
 	s->tgt.reserved = false;
-	target_join(s, -EPIPE);
+	target_crew_lost(s);
 	place_disarm(&s->tgt.place);
 }
 
@@ -361,7 +351,7 @@ static void settle(struct ferry_session *s)
 	if (s->tgt.running)
 		quiet_op(s, "pause", s->ops.pause);
 	s->tgt.running = false;
-	target_join(s, -EPIPE);
+	target_crew_lost(s);
 	if (s->left && pull_complete(s->tgt.pull)) /* the rest came behind PREPARED: this end could run alone */
 		s->left = 0;
 	commit_arbitrate(s, commit_claim(&s->commit, s->left), &is);
@@ -387,7 +377,7 @@ static void take_over(struct ferry_session *s, struct ferry_result *res)
 
 void target_fail(struct ferry_session *s, int err, struct ferry_result *res)
 {
-	bool heard = s->peer_aborted, settled = false;
+	bool heard = s->peer_aborted, settled = false, told;
 
 	if (!fail_err(&s->fail))
 		fail(&s->fail, err, "%s failed: %s", ferry_phase_name(s->phase), strerror(-err));
@@ -411,8 +401,10 @@ void target_fail(struct ferry_session *s, int err, struct ferry_result *res)
 		return;
 	}
 	commit_abort(&s->commit);
-	link_say_failed(s);
+	told = !link_say_failed(s);
 	discard(s);
+	if (!told && !settled)
+		link_tell_again(s);
 	res->outcome = s->phase <= FERRY_RESERVATION ? FERRY_REFUSED : FERRY_DISCARDED;
 	res->owner = FERRY_SOURCE;
 }

@@ -256,7 +256,7 @@ struct ferry_config {
 	uint64_t bandwidth;	   /* bytes a second of page data that this end puts, gets or serves; 0: unlimited */
 	uint64_t hold_limit_us;	   /* longest tentative run; 0: none */
 	uint64_t connect_us;	   /* source: to reach the target; target: to be reached; 10 s */
-	uint64_t reconnect_us;	   /* a lost link may be back for this long; 5 s; FERRY_CONFIG_NO_RECONNECT: 0 */
+	uint64_t reconnect_us;	   /* wait this long for a lost link; 5 s; FERRY_CONFIG_NO_RECONNECT: 0 */
 	uint64_t timeout_us;	   /* a peer silent this long is a lost link; 3 s, at least 10 ms */
 	uint8_t session[16];	   /* source: names the migration, for the arbiter; never twice the same; zero: random */
 	uint64_t blackout_limit_us; /* source: stopped for so long without word that it runs there, it takes the VM back; 30 s */
@@ -315,8 +315,9 @@ int ferry_run(struct ferry_session *s, struct ferry_result *res);
 /* Any thread, source: end pre-copy now, whatever is left. -EALREADY once stopped, -EINVAL at a target. */
 int ferry_switchover(struct ferry_session *s);
 /*
- * Any thread: give up; the VM stays at, or returns to, the source. -EALREADY once the commit is decided: then it only
- * cuts short what a target does for transparent huge pages before its ferry_run() returns.
+ * Any thread: give up; the VM stays at, or returns to, the source. -EALREADY once the commit is decided or the migration
+ * has been given up: then it only cuts short what is left before ferry_run() returns: at a target collapsing transparent
+ * huge pages, at either end telling a peer that is out of reach.
  */
 int ferry_cancel(struct ferry_session *s);
 /* Any thread, while the session lives. st->size set by the caller. */

@@ -298,7 +298,7 @@ Test(silent_target, in_pre_migration)
 
 Test(silent_target, in_reservation)
 {
-	silent(MAPPED, -EPIPE, "the target closed the link in reservation");
+	silent(MAPPED, -EPIPE, "the link to the target was lost in reservation: nothing was heard of it for");
 }
 
 Test(silent_target, in_pre_copy)
@@ -308,5 +308,5 @@ Test(silent_target, in_pre_copy)
 
 Test(silent_target, after_the_switchover)
 {
-	silent(SWITCHED, -EPIPE, "the link was lost in commitment");
+	silent(SWITCHED, -EPIPE, "the link to the target was lost in commitment");
 }
