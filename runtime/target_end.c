@@ -284,10 +284,11 @@ void target_await_bye(struct ferry_session *s, enum wire_type again)
 	struct wire_msg m;
 
 	for (;;) {
+		uint64_t until = now_us() + s->cfg.timeout_us + s->tgt.hello.timeout_us;
 		uint32_t generation = s->generation;
-		int err = next_message(s, &m, DEADLINE_NONE);
+		int err = next_message(s, &m, until);
 
-		if (err < 0)
+		if (err < 0 || (!err && now_us() >= until))
 			break;
 		if (err == 1 && m.type == WIRE_BYE) {
 			s->confirmed = true;
