@@ -18,7 +18,7 @@ struct out {
 	char *temp; /* OUT_RENAME: the file that is being written; NULL: the name itself is */
 	int fd, err;
 	bool regular, created;
-	off_t begin;		/* the file had so many bytes */
+	off_t begin;	      /* the file had so many bytes */
 	off_t written, whole; /* since, and up to the last out_whole() */
 };
 
@@ -88,11 +88,13 @@ struct out *out_stdout(void)
 
 static int cannot_open(const char *what, const char *name, int err)
 {
-	fprintf(stderr, "rdma-migrate: %s %s: %s; name a file that can be written.\n", what, name, strerror(-err));
+	fprintf(stderr, "rdma-migrate: %s %s: %s; name a file that can be written.\n", what, name,
+		strerror(-err));
 	return err;
 }
 
-/* Beside the file that the name leads to. 0 with *fd; 1: it must be written in place (a device, a directory that is not ours). */
+/* Beside the file that the name leads to. 0 with *fd; 1: it must be written in place (a device, a directory
+ * that is not ours). */
 static int open_temp(const char *name, char **ret, int *fd)
 {
 	char *real = realpath(name, NULL), *temp;
@@ -130,7 +132,10 @@ struct out *out_open(const char *what, const char *name, enum out_how how)
 	struct out *o = NULL;
 
 	if (ret == 1) {
-		fd = open(name, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | (how == OUT_APPEND ? O_APPEND : O_TRUNC), 0666);
+		fd = open(name,
+			  O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY |
+				  (how == OUT_APPEND ? O_APPEND : O_TRUNC),
+			  0666);
 		ret = fd < 0 ? -errno : 0;
 	}
 	if (!ret) {
@@ -226,7 +231,8 @@ static void cut_back(struct out *o, off_t *left)
 		*left = 0;
 		return;
 	}
-	if (fstat(o->fd, &st) || st.st_size != o->begin + o->written) /* somebody else has written to it, too */
+	if (fstat(o->fd, &st) ||
+	    st.st_size != o->begin + o->written) /* somebody else has written to it, too */
 		return;
 	*left = o->whole;
 	if (o->created && !o->whole && !unlink(o->name))
@@ -243,13 +249,14 @@ static void complain(const struct out *o, off_t left)
 	if (left == o->written && left)
 		snprintf(stays, sizeof(stays), ", the first %lld bytes were", (long long)left);
 	else if (left)
-		snprintf(stays, sizeof(stays), ", the file keeps the %lld bytes that are whole", (long long)left);
+		snprintf(stays, sizeof(stays), ", the file keeps the %lld bytes that are whole",
+			 (long long)left);
 	else if (o->regular && o->temp)
 		snprintf(stays, sizeof(stays), ", the file is as it was");
 	else if (o->regular)
 		snprintf(stays, sizeof(stays), ", and nothing of it is left");
-	fprintf(stderr, "rdma-migrate: %s%s%s was not written: %s%s; %s.\n", o->what, gap, name, strerror(-o->err), stays,
-		cure(o->err));
+	fprintf(stderr, "rdma-migrate: %s%s%s was not written: %s%s; %s.\n", o->what, gap, name,
+		strerror(-o->err), stays, cure(o->err));
 }
 
 /* The temporary file has the name that it is for, and a dot and six letters. */
@@ -301,6 +308,7 @@ int out_close_stdout(int code, int failed)
 	errno = EIO;
 	if (!fclose(stdout) && !lost)
 		return code;
-	fprintf(stderr, "%s: standard output was not written: %s.\n", program_invocation_short_name, strerror(errno));
+	fprintf(stderr, "%s: standard output was not written: %s.\n", program_invocation_short_name,
+		strerror(errno));
 	return code ? code : failed;
 }

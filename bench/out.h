@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The program's outputs: standard output, and the files that options name. The first write that fails is kept with
- * its errno, and closing says it in one sentence on stderr, so that nobody takes half an output for a whole one.
+ * The program's outputs: standard output, and the files that options name. The first write that fails is kept
+ * with its errno, and closing says it in one sentence on stderr, so that nobody takes half an output for a
+ * whole one.
  *
- * A file that cannot be written to its end is cut back to the last out_whole(), and removed where nothing was whole
- * before. A picture is written beside its name and renamed in the end: whoever opens the name finds a whole one.
+ * A file that cannot be written to its end is cut back to the last out_whole(), and removed where nothing was
+ * whole before. A picture is written beside its name and renamed in the end: whoever opens the name finds a
+ * whole one.
  */
 #ifndef BENCH_OUT_H
 #define BENCH_OUT_H
@@ -26,8 +28,9 @@ struct outputs {
 };
 
 /*
- * First of all in main(): a standard descriptor that the caller closed must not become one of our own files, and a
- * write to it fails; a reader that has gone and a file size limit are errors of the output, not signals.
+ * First of all in main(): a standard descriptor that the caller closed must not become one of our own files,
+ * and a write to it fails; a reader that has gone and a file size limit are errors of the output, not
+ * signals.
  */
 void out_begin(void);
 struct out *out_stdout(void); /* NULL: no memory */
