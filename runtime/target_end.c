@@ -70,9 +70,7 @@ static int load(struct ferry_session *s)
 	err = s->ops.load(s->vm, &s->stream);
 	if (s->tgt.pulling && !pull_loaded(s->tgt.pull))
 		return -EPIPE;
-	if (err < 0 && fail_err(&s->stream.fail))
-		return fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
-	return op_result(s, "load", err);
+	return op_stream_result(s, "load", err);
 }
 
 /* The VM runs here while the source may still take it back: nothing it says gets out. */
