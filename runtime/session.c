@@ -96,6 +96,13 @@ int op_result(struct ferry_session *s, const char *op, int err)
 	return fail(&s->fail, err, "%s: the VMM answered %d (%s)", op, err, strerror(-err));
 }
 
+int op_stream_result(struct ferry_session *s, const char *op, int err)
+{
+	if (err < 0 && fail_err(&s->stream.fail))
+		return fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
+	return op_result(s, op, err);
+}
+
 int region_index(const struct ferry_session *s, uint32_t id)
 {
 	for (size_t i = 0; i < s->nregions; i++)

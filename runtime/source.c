@@ -2,7 +2,7 @@
 /*
  * The source's stages up to the switchover; source_end.c has what comes after it.
  *
- *	reservation	needs, MAP ->			<- RESERVED | REFUSED
+ *	reservation	needs, MAP ->			<- RESERVED, offer | REFUSED
  *	pre-copy	puts, ZERO, ROUND_END ->	<- ROUND_ACK		once a round
  *			RESIDUE.., PREARM ->		<- PREARMED		post-copy only, the VM still runs
  *	stop-and-copy	RESIDUE.. | puts, STATE.., SWITCHOVER ->
@@ -129,6 +129,19 @@ static int send_map(struct ferry_session *s)
 	return err;
 }
 
+static int take_offer(struct ferry_session *s, const struct wire_msg *m)
+{
+	int err;
+
+	if (!s->ops.offered)
+		return 0;
+	stream_destroy(&s->stream);
+	err = stream_append(&s->stream, m->elems, m->nelems);
+	if (err < 0)
+		return fail(&s->fail, err, "no memory for an offer of %zu bytes", m->nelems);
+	return STREAM_OP(s, offered, &s->stream);
+}
+
 int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 {
 	struct wire_reserved r;
@@ -139,7 +152,7 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	err = s->link->ops->fits(s->link, s->pages_total << 12);
 	if (err < 0)
 		return fail(&s->fail, err, "%s", link_why(s, err));
-	if (s->ops.needs && (err = OP(s, needs, &s->stream)) < 0)
+	if (s->ops.needs && (err = STREAM_OP(s, needs, &s->stream)) < 0)
 		return err;
 	if (!(err = source_send_state(s)) && !(err = send_map(s)))
 		err = link_expect(s, 1u << WIRE_RESERVED, &m);
@@ -153,7 +166,7 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "source" : "target");
 	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
 	*next = FERRY_PRECOPY;
-	return 0;
+	return take_offer(s, &m);
 }
 
 /* ---- pre-copy ---- */

@@ -192,11 +192,12 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 
 /*
  * In post-copy a target that is heard must fetch pages: its workers give up a link that brings none after a timeout, so
- * one that goes on for longer than that and a reconnect hangs.
+ * one that goes on for longer than that and a reconnect hangs. After the commit it is waited for all the same: giving up
+ * would lose a VM that may only be slow.
  */
 static uint64_t fetch_due(const struct ferry_session *s)
 {
-	if (s->phase != FERRY_POSTCOPY || !atomic_load(&s->stats.peer_left))
+	if (s->phase != FERRY_POSTCOPY || commit_get(&s->commit) != COMMIT_OPEN || !atomic_load(&s->stats.peer_left))
 		return DEADLINE_NONE;
 	return s->src.pulled_us + s->cfg.reconnect_us + 2 * (s->cfg.timeout_us + atomic_load(&s->peer_timeout_us));
 }

@@ -108,10 +108,8 @@ static int call_reserve(struct ferry_session *s)
 				   a->id);
 	}
 	free(was);
-	if (err < 0 && fail_err(&s->stream.fail))
-		return fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
 	if (err < 0)
-		return op_result(s, "reserve", err);
+		return op_stream_result(s, "reserve", err);
 	err = config_regions(s->regions, s->nregions, &s->fail);
 	return err ? err : config_files(s->regions, s->nregions, &s->fail);
 }
@@ -176,10 +174,26 @@ int target_lend(struct ferry_session *s, bool all)
 	return offered(s, err);
 }
 
-static int reserve(struct ferry_session *s, const struct wire_msg *m)
+/* Nothing but the link can refuse any more: what the source's VMM hears of stays true. */
+static int say_reserved(struct ferry_session *s)
 {
 	struct wire_reserved r = { .flags = (s->ops.output_hold ? WIRE_CAN_HOLD : 0) |
 					    (s->ops.arbiter ? WIRE_TARGET_ARBITER : 0) };
+	int err = 0;
+
+	stream_destroy(&s->stream);
+	if (s->ops.offer)
+		err = STREAM_OP(s, offer, &s->stream);
+	if (!err && s->stream.len > WIRE_OFFER_MAX)
+		err = fail(&s->fail, -E2BIG, "offer: the VMM wrote %zu bytes; RESERVED carries %u", s->stream.len, WIRE_OFFER_MAX);
+	if (!err)
+		err = link_send(s, WIRE_RESERVED, &r, sizeof(r), s->stream.buf, s->stream.len);
+	stream_destroy(&s->stream);
+	return err;
+}
+
+static int reserve(struct ferry_session *s, const struct wire_msg *m)
+{
 	int err = take_map(s, m);
 
 	if (!err)
@@ -192,11 +206,7 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 		err = make_sets(s);
 	if (!err)
 		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link->caps & XPORT_PINS, &s->fail);
-	if (err)
-		return err;
-	stream_destroy(&s->stream);
-	stream_init(&s->stream);
-	return link_send(s, WIRE_RESERVED, &r, sizeof(r), NULL, 0);
+	return err ? err : say_reserved(s);
 }
 
 int target_reservation(struct ferry_session *s, enum ferry_phase *next)

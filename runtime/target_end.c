@@ -70,9 +70,7 @@ static int load(struct ferry_session *s)
 	err = s->ops.load(s->vm, &s->stream);
 	if (s->tgt.pulling && !pull_loaded(s->tgt.pull))
 		return -EPIPE;
-	if (err < 0 && fail_err(&s->stream.fail))
-		return fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
-	return op_result(s, "load", err);
+	return op_stream_result(s, "load", err);
 }
 
 /* The VM runs here while the source may still take it back: nothing it says gets out. */
@@ -284,10 +282,11 @@ void target_await_bye(struct ferry_session *s, enum wire_type again)
 	struct wire_msg m;
 
 	for (;;) {
+		uint64_t until = now_us() + s->cfg.timeout_us + s->tgt.hello.timeout_us;
 		uint32_t generation = s->generation;
-		int err = next_message(s, &m, DEADLINE_NONE);
+		int err = next_message(s, &m, until);
 
-		if (err < 0)
+		if (err < 0 || (!err && now_us() >= until))
 			break;
 		if (err == 1 && m.type == WIRE_BYE) {
 			s->confirmed = true;

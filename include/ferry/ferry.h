@@ -228,6 +228,17 @@ struct ferry_ops {
 
 	void (*event)(void *vm, const struct ferry_event *ev); /* optional; must not block for long */
 	void (*log)(void *vm, int level, const char *line);    /* optional; any thread; docs/observability.md */
+
+	/*
+	 * target, optional: tell the source's VMM something, in sections of together at most 64 KiB: where a channel of its
+	 * own listens, what this host can do. Called when reserve has succeeded.
+	 */
+	int (*offer)(void *vm, struct ferry_stream *out);
+	/*
+	 * source, optional: the target's sections, before pre-copy begins; none where it has no offer. ferry_stream_fail()
+	 * on the stream refuses with a sentence. The peer wrote them: check what you read.
+	 */
+	int (*offered)(void *vm, struct ferry_stream *in);
 };
 
 #define FERRY_DIRTY_LAST 1u
