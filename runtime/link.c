@@ -249,7 +249,9 @@ static void hear_ping(struct ferry_session *s, const struct wire_msg *m)
 	atomic_store(&s->stats.peer_left, p.pages_left);
 }
 
-/* One try: 1 and a message, 0 none (a PING counts as none), or the error. */
+#define HEARD_PING 2
+
+/* One try: 1 and a message, 0 none, HEARD_PING, or the error, which at a peer that gives up is its own: any at all. */
 static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_phase stage)
 {
 	size_t len;
@@ -272,7 +274,7 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 	if (msg->type != WIRE_PING)
 		return 1;
 	hear_ping(s, msg);
-	return -EAGAIN;
+	return HEARD_PING;
 }
 
 /* A newer connection of our session replaces the link; anyone else is told that we are busy. */
@@ -313,7 +315,7 @@ static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadl
 		uint64_t now, silent_at = s->heard_us + s->cfg.timeout_us;
 		int err = recv_one(s, msg, stage);
 
-		if (err == -EAGAIN)
+		if (err == HEARD_PING)
 			continue;
 		if (err)
 			return err;
