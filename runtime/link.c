@@ -178,11 +178,14 @@ static int send_locked(struct ferry_session *s, enum wire_type t, const void *bo
 	struct wire_hdr h;
 	struct iovec iov[3] = { { &h, sizeof(h) }, { (void *)(uintptr_t)body, len },
 				{ (void *)(uintptr_t)elems, elems_len } };
+	int err;
 
 	if (!s->ctl)
 		return -EPIPE;
-	h = wire_header(t, len + elems_len, s->send_seq++);
-	return s->ctl->ops->send(s->ctl, iov, elems_len ? 3 : len ? 2 : 1);
+	h = wire_header(t, len + elems_len, s->send_seq);
+	err = s->ctl->ops->send(s->ctl, iov, elems_len ? 3 : len ? 2 : 1);
+	s->send_seq += !err; /* who had no memory to send it may send another */
+	return err;
 }
 
 int link_send(struct ferry_session *s, enum wire_type t, const void *body, size_t len, const void *elems,
