@@ -397,9 +397,13 @@ int link_say_failed(struct ferry_session *s)
 	if (s->peer_gone)
 		return 0;
 	s->peer_gone = true;
+	atomic_store(&s->last_words, true);
 	err = link_send(s, early && !s->is_source ? WIRE_REFUSED : WIRE_ABORT, &a, sizeof(a), text,
 			len < WIRE_TEXT_MAX ? len : WIRE_TEXT_MAX);
-	return err ? err : linger(s);
+	if (!err)
+		err = linger(s);
+	atomic_store(&s->last_words, false);
+	return err;
 }
 
 static int connect_once(struct ferry_session *s, uint64_t deadline_us)
