@@ -67,15 +67,17 @@ int pull_new(struct pull **ret, struct ferry_session *s)
 		n[i] = s->regions[i].len >> 12;
 	p->s = s;
 	p->channels = chans;
-	p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	p->go_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	p->want = calloc(URGENT_MAX, sizeof(p->want[0]));
 	p->staging_len = pull_staging_len(chans);
 	p->staging = mmap(NULL, p->staging_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (p->staging == MAP_FAILED)
 		p->staging = NULL;
-	if (p->stop_fd >= 0 && p->go_fd >= 0 && p->staging && p->want)
-		err = page_set_init(&p->todo, n, s->nregions);
+	if (!p->want || !p->staging)
+		goto out;
+	p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (p->stop_fd >= 0)
+		p->go_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	err = p->stop_fd < 0 || p->go_fd < 0 ? -errno : page_set_init(&p->todo, n, s->nregions);
 out:
 	free(n);
 	if (!err) {

@@ -48,6 +48,8 @@ static int append_state(struct ferry_session *s, const struct wire_msg *m)
 {
 	int err = stream_append(&s->stream, m->elems, m->nelems);
 
+	if (err == -ENOMEM)
+		return fail(&s->fail, err, "no memory for the state that the source sends: %zu bytes have come", s->stream.len);
 	if (err < 0)
 		return fail(&s->fail, err, "the source sends more than %u MiB of state", STREAM_MAX >> 20);
 	return 0;
