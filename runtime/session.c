@@ -93,7 +93,8 @@ int op_result(struct ferry_session *s, const char *op, int err)
 {
 	if (err >= 0)
 		return 0;
-	return fail(&s->fail, err, "%s: the VMM answered %d (%s)", op, err, strerror(-err));
+	fail(&s->fail, err, "%s: the VMM answered %d (%s)", op, err, strerror(-err));
+	return err == -EPIPE ? -ECONNABORTED : err; /* inside, EPIPE is a lost link */
 }
 
 int op_stream_result(struct ferry_session *s, const char *op, int err)

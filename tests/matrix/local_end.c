@@ -18,7 +18,8 @@
 
 #define BANDWIDTH 64000000u /* so that a round takes its time and there are two of them, and post-copy lasts */
 #define CHANNELS 2u
-#define SPARED 700u /* a page that the source's guest never writes */
+#define SPARED 700u /* a page that the source's guest never writes of its own accord */
+#define SPARED_HOLE (FAKE_HOLE0 + FAKE_HOLES / 2) /* the same, not there to begin with */
 #define TMPFS_SIZE "16m"
 
 struct pair {
@@ -105,6 +106,16 @@ static void fill_tmpfs(struct pair *p)
 	inject_struck();
 }
 
+/* The guest writes a page for which the target's file has no space yet. */
+static void write_hole(struct fakevm *vm)
+{
+	uint8_t *page = fake_page(vm, 0, SPARED_HOLE);
+
+	fake_fill(page, SPARED_HOLE);
+	memcpy(vm->shadow + fake_offset(0, SPARED_HOLE), page, FAKE_PAGE);
+	vm->dirty[0][SPARED_HOLE / 64] |= UINT64_C(1) << SPARED_HOLE % 64;
+}
+
 static void protect_page(struct pair *p, int prot)
 {
 	if (mprotect(fake_page(&p->vm[0], 0, SPARED), FAKE_PAGE, prot))
@@ -155,6 +166,8 @@ static void on_op(struct fakevm *vm, enum fake_op op)
 	}
 	if (op == FAKE_PAUSE && vm->is_source)
 		p->paused_us = now();
+	if (op == FAKE_PAUSE && vm->is_source && p->c->kind == FILE_FULL)
+		write_hole(vm);
 	if (op == FAKE_RESUME)
 		p->runs_us = now();
 	if (op != FAKE_DIRTY_FETCH)
@@ -303,7 +316,7 @@ static void make_vms(struct pair *p)
 	fake_resume = p->vm[1].ops.resume;
 	p->vm[1].ops.reserve = reserve;
 	p->vm[1].ops.resume = resume;
-	p->vm[0].spared = p->c->kind == PAGE_GONE ? SPARED + 1 : 0;
+	p->vm[0].spared = p->c->kind == PAGE_GONE ? SPARED + 1 : p->c->kind == FILE_FULL ? SPARED_HOLE + 1 : 0;
 	for (unsigned i = 0; i < 2; i++) {
 		p->res[i] = &p->m->end[i].res;
 		p->vm[i].arg = p;
@@ -402,6 +415,7 @@ _Noreturn void local_main(const struct local *c, struct local_seen *m)
 	m->inject.kind = c->kind;
 	m->inject.at_source = c->at_source;
 	m->inject.want = c->want;
+	m->inject.skip = c->skip;
 	inject_order(&m->inject);
 	if (c->kind == FILE_FULL && (p.tmpfs = make_tmpfs()) < 0) {
 		snprintf(m->cannot, sizeof(m->cannot), "a tmpfs cannot be made: %s; run as root, or allow user namespaces",
