@@ -179,7 +179,8 @@ static const char *due_of(const struct local *c)
 	case FERRY_POSTCOPY:
 		return server ? "ll|lm|?l" : "fd";
 	case FERRY_COMMITMENT:
-		return c->at_source ? "fd" : "mm";
+		/* A message that cannot be sent ends the link, and what it said is said on the next one. */
+		return server ? "fd|?l|ll" : "fd";
 	default:
 		return server ? "ll|lm|?l" : "mm";
 	}
@@ -234,12 +235,20 @@ static const char *owner_trouble(const struct local_seen *m, unsigned i, char ou
 	return NULL;
 }
 
+static bool late(const struct local *c)
+{
+	return c->stage == FERRY_COMMITMENT || c->stage == FERRY_ACTIVATION ||
+	       (c->stage == FERRY_POSTCOPY && c->way == WAY_SERVER);
+}
+
 /* Sentences and error of a migration that was given up. */
 static void judge_words(char what[600], const struct local *c, const struct local_seen *m, bool told)
 {
 	const struct ferry_result *mine = &m->end[!c->at_source].res, *other = &m->end[c->at_source].res;
 	int err = kind_errno(c->kind);
 
+	if (mine->outcome == FERRY_MIGRATED) /* the other did not hear that all went well */
+		return;
 	if (!mine->error || (err && mine->error != -err))
 		snprintf(what, 600, "the %s ends with error %d, %d was due", end_name(c->at_source), mine->error, -err);
 	else if (!mine->detail[0])
@@ -279,7 +288,8 @@ static void judge_outcome(char what[600], const struct local *c, const struct lo
 			snprintf(what, 600, "%s", owner);
 			return;
 		}
-	if (whole && (m->end[0].res.stats.reconnects || m->end[1].res.stats.reconnects))
+	/* Where nothing can be taken back, a link that comes back is the way to say it again. */
+	if (whole && !late(c) && (m->end[0].res.stats.reconnects || m->end[1].res.stats.reconnects))
 		snprintf(what, 600, "the failure was taken for a lost link");
 	else if (is_op(c->kind) && whole && !among(pair, due))
 		snprintf(what, 600, "the op's failure changed nothing");
