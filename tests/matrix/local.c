@@ -155,8 +155,9 @@ bool local_is_cell(const struct local *c)
 	/* What stays full, or out of reach, fails a commit at switchover only behind the commit. */
 	if (in_earnest(c->kind) && c->way == WAY_SERVER && c->stage == FERRY_STOP_AND_COPY)
 		return false;
+	/* The target enters stop-and-copy when all pages of the last round are there. */
 	if (c->kind == FILE_FULL)
-		return !c->at_source && c->shared && pages;
+		return !c->at_source && c->shared && pages && c->stage != FERRY_STOP_AND_COPY;
 	if (c->kind == PAGE_GONE)
 		return c->at_source && pages;
 	return true;
@@ -295,7 +296,7 @@ static void judge_outcome(char what[600], const struct local *c, const struct lo
 		snprintf(what, 600, "the op's failure changed nothing");
 	else if (!whole && (c->dry || !among(pair, due)))
 		snprintf(what, 600, "it came to %s, %s was due", pair, due);
-	else if (!whole)
+	else if (!whole && (!late(c) || c->at_source))
 		judge_words(what, c, m, told);
 }
 

@@ -94,16 +94,30 @@ static int reserve(void *v, struct ferry_region *regions, size_t n, struct ferry
 	return err;
 }
 
+/* All that is free, while pages still arrive. */
 static void fill_tmpfs(struct pair *p)
 {
 	int fd = openat(p->tmpfs, "filler", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	struct statvfs st;
+	struct statvfs st = { 0 };
+	off_t len = 0;
 
-	if (fd < 0 || fstatvfs(fd, &st) || fallocate(fd, 0, 0, (off_t)(st.f_bavail * st.f_bsize)))
+	while (fd >= 0 && !fstatvfs(fd, &st) && st.f_bavail)
+		if (!fallocate(fd, 0, len, (off_t)(st.f_bavail * st.f_bsize)))
+			len += (off_t)(st.f_bavail * st.f_bsize);
+		else if (errno != ENOSPC)
+			break;
+	if (fd < 0 || st.f_bavail)
 		world_trouble(&p->w, "the tmpfs cannot be filled: %s", strerror(errno));
 	if (fd >= 0)
 		close(fd);
 	inject_struck();
+}
+
+/* A guest that is stopped in a fault has it answered by the kernel in the end; a real one would be out of it. */
+static void empty_tmpfs(struct pair *p)
+{
+	if (unlinkat(p->tmpfs, "filler", 0) && errno != ENOENT)
+		world_trouble(&p->w, "the tmpfs cannot be emptied: %s", strerror(errno));
 }
 
 /* The guest writes a page for which the target's file has no space yet. */
@@ -170,6 +184,8 @@ static void on_op(struct fakevm *vm, enum fake_op op)
 		write_hole(vm);
 	if (op == FAKE_RESUME)
 		p->runs_us = now();
+	if (op == FAKE_DISCARD && p->c->kind == FILE_FULL)
+		empty_tmpfs(p);
 	if (op != FAKE_DIRTY_FETCH)
 		return;
 	if (p->c->kind == PAGE_GONE) /* it is in each round, and in the residue */
