@@ -115,7 +115,8 @@ struct ferry_session {
 	struct {
 		uint64_t since_us; /* 0: none yet */
 		uint64_t progress; /* when it began */
-		unsigned back;	   /* how often the link was back since */
+		uint64_t back_us;  /* when the link was last back, */
+		unsigned back;	   /* and how often since it began */
 	} outage;
 	char lost_why[FAIL_MAX]; /* what the last link was lost of, "" where nobody said */
 	enum commit_state peer_commit; /* at the last handshake */
