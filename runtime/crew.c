@@ -26,7 +26,8 @@ static void *worker_main(void *arg)
 
 	if (err == -ETIMEDOUT)
 		err = -EPIPE;
-	if (err == -EPIPE)
+	/* The end of a data channel may overtake the peer's answer to our ABORT. */
+	if (err == -EPIPE && !atomic_load(&c->s->last_words))
 		c->s->link->ops->kill(c->s->link);
 	if (err < 0 && !atomic_compare_exchange_strong(&c->err, &none, err) && err != -EPIPE)
 		atomic_compare_exchange_strong(&c->err, &lost, err);

@@ -178,11 +178,14 @@ static int send_locked(struct ferry_session *s, enum wire_type t, const void *bo
 	struct wire_hdr h;
 	struct iovec iov[3] = { { &h, sizeof(h) }, { (void *)(uintptr_t)body, len },
 				{ (void *)(uintptr_t)elems, elems_len } };
+	int err;
 
 	if (!s->ctl)
 		return -EPIPE;
-	h = wire_header(t, len + elems_len, s->send_seq++);
-	return s->ctl->ops->send(s->ctl, iov, elems_len ? 3 : len ? 2 : 1);
+	h = wire_header(t, len + elems_len, s->send_seq);
+	err = s->ctl->ops->send(s->ctl, iov, elems_len ? 3 : len ? 2 : 1);
+	s->send_seq += !err; /* who had no memory to send it may send another */
+	return err;
 }
 
 int link_send(struct ferry_session *s, enum wire_type t, const void *body, size_t len, const void *elems,
@@ -249,7 +252,9 @@ static void hear_ping(struct ferry_session *s, const struct wire_msg *m)
 	atomic_store(&s->stats.peer_left, p.pages_left);
 }
 
-/* One try: 1 and a message, 0 none (a PING counts as none), or the error. */
+#define HEARD_PING 2
+
+/* One try: 1 and a message, 0 none, HEARD_PING, or the error, which at a peer that gives up is its own: any at all. */
 static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_phase stage)
 {
 	size_t len;
@@ -272,7 +277,7 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 	if (msg->type != WIRE_PING)
 		return 1;
 	hear_ping(s, msg);
-	return -EAGAIN;
+	return HEARD_PING;
 }
 
 /* A newer connection of our session replaces the link; anyone else is told that we are busy. */
@@ -313,7 +318,7 @@ static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadl
 		uint64_t now, silent_at = s->heard_us + s->cfg.timeout_us;
 		int err = recv_one(s, msg, stage);
 
-		if (err == -EAGAIN)
+		if (err == HEARD_PING)
 			continue;
 		if (err)
 			return err;
@@ -392,9 +397,13 @@ int link_say_failed(struct ferry_session *s)
 	if (s->peer_gone)
 		return 0;
 	s->peer_gone = true;
+	atomic_store(&s->last_words, true);
 	err = link_send(s, early && !s->is_source ? WIRE_REFUSED : WIRE_ABORT, &a, sizeof(a), text,
 			len < WIRE_TEXT_MAX ? len : WIRE_TEXT_MAX);
-	return err ? err : linger(s);
+	if (!err)
+		err = linger(s);
+	atomic_store(&s->last_words, false);
+	return err;
 }
 
 static int connect_once(struct ferry_session *s, uint64_t deadline_us)

@@ -145,6 +145,7 @@ struct ferry_session {
 	bool peer_known;  /* source: a handshake has succeeded before */
 	int arbiter_err;  /* of the last time that it was asked */
 	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */
+	_Atomic bool last_words; /* being said: main alone ends the link */
 	bool peer_aborted; /* ABORT was heard: the peer has settled who owns the VM */
 	uint64_t left; /* pages that were not there when the target said PREPARED: then the source serves on */
 	bool confirmed; /* source: COMMITTED heard; target: BYE heard */
