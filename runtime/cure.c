@@ -56,7 +56,9 @@ static const struct row table[] = {
 	{ CURE_LISTEN, EAFNOSUPPORT, "this host has no such protocol: take an address of the other kind, IPv4 or IPv6" },
 
 	{ CURE_CONGESTION, EPERM, "this user may have those in /proc/sys/net/ipv4/tcp_allowed_congestion_control" },
-	{ CURE_CONGESTION, ENOENT, "this kernel has those in /proc/sys/net/ipv4/tcp_available_congestion_control, and its modules" },
+	{ CURE_CONGESTION, ENOENT, "this kernel offers those in /proc/sys/net/ipv4/tcp_available_congestion_control" },
+
+	{ CURE_PIPE, EPERM, "this user's pipes hold all that they may: raise fs.pipe-user-pages-soft and fs.pipe-max-size" },
 
 	{ CURE_TRANSFER, EFAULT, NO_PAGE },
 	{ CURE_TRANSFER, EHWPOISON, "the memory has a hardware error" },

@@ -15,6 +15,7 @@ enum cure {
 	CURE_CONNECT,	    /* connecting to the peer */
 	CURE_LISTEN,	    /* binding an address of this host */
 	CURE_CONGESTION,    /* choosing a congestion control */
+	CURE_PIPE,	    /* a pipe of 1 MiB */
 	CURE_TRANSFER,	    /* sending and receiving messages and guest memory */
 	CURE_UFFD_OPEN,	    /* a userfaultfd */
 	CURE_UFFD_API,	    /* asking it for features */

@@ -568,14 +568,18 @@ static uint64_t progress(const struct ferry_session *s)
 	return s->is_source ? steps : steps + atomic_load(&s->stats.pages) + atomic_load(&s->stats.zero);
 }
 
-/* Until when the link may be back: the outage began with the first loss since the last progress. */
+/*
+ * Until when the link may be back: the outage began with the first loss since the last progress. A link that was there
+ * for much longer than it takes to see that it carries nothing was not the same outage: a peer's op took its time.
+ */
 static uint64_t outage_until(struct ferry_session *s, uint64_t window)
 {
-	uint64_t now = progress(s), until;
+	uint64_t reached = progress(s), now = now_us(), until;
 
-	if (!s->outage.since_us || s->outage.progress != now) {
-		s->outage.since_us = now_us();
-		s->outage.progress = now;
+	if (!s->outage.since_us || s->outage.progress != reached ||
+	    (s->outage.back && now - s->outage.back_us > 4 * s->cfg.timeout_us)) {
+		s->outage.since_us = now;
+		s->outage.progress = reached;
 		s->outage.back = 0;
 	}
 	until = s->outage.since_us + window;
@@ -642,6 +646,7 @@ int link_recover(struct ferry_session *s)
 		link_drop(s);
 	if (!err) {
 		s->outage.back++;
+		s->outage.back_us = now_us();
 		session_event(s, FERRY_EVENT_LINK, "the link is back", NULL);
 		return 0;
 	}

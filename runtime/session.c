@@ -89,6 +89,14 @@ void session_event(struct ferry_session *s, enum ferry_event_type type, const ch
 		s->ops.event(s->vm, &ev);
 }
 
+void session_slower(void *session, enum cure doing, int err, const char *what)
+{
+	struct fail f = { 0 };
+
+	fail_cure(&f, doing, err, "slower: %s", what);
+	session_log(session, 4, fail_text(&f), "slower errno=%d", -err);
+}
+
 int op_result(struct ferry_session *s, const char *op, int err)
 {
 	if (err >= 0)
@@ -181,7 +189,9 @@ static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const stru
 		return err;
 	s->param = (struct xport_param){ .timeout_us = s->cfg.timeout_us,
 					 .poll_us = s->cfg.poll_us,
-					 .bandwidth = s->cfg.bandwidth };
+					 .bandwidth = s->cfg.bandwidth,
+					 .slower = session_slower,
+					 .slower_arg = s };
 	if (s->cfg.flags & FERRY_CONFIG_DRILL) {
 		s->chaos = xport_chaos_new(wire_type_of);
 		if (!s->chaos)

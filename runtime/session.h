@@ -22,6 +22,7 @@
 #include "api.h"
 #include "commit.h"
 #include "crew.h"
+#include "cure.h"
 #include "fail.h"
 #include "ferry/ferry.h"
 #include "pages.h"
@@ -115,7 +116,8 @@ struct ferry_session {
 	struct {
 		uint64_t since_us; /* 0: none yet */
 		uint64_t progress; /* when it began */
-		unsigned back;	   /* how often the link was back since */
+		uint64_t back_us;  /* when the link was last back, */
+		unsigned back;	   /* and how often since it began */
 	} outage;
 	char lost_why[FAIL_MAX]; /* what the last link was lost of, "" where nobody said */
 	enum commit_state peer_commit; /* at the last handshake */
@@ -163,6 +165,8 @@ void session_log(struct ferry_session *s, int level, const char *text, const cha
 	__attribute__((format(printf, 4, 5)));
 void session_event(struct ferry_session *s, enum ferry_event_type type, const char *text,
 		   const struct ferry_round *round);
+/* What is only for speed is refused here, and the migration goes on without: one line for the embedder. Any thread. */
+void session_slower(void *session, enum cure doing, int err, const char *what);
 /* Calls one op and, when it fails, says which in a sentence. */
 #define OP(s, op, ...) op_result((s), #op, (s)->ops.op((s)->vm __VA_OPT__(, ) __VA_ARGS__))
 int op_result(struct ferry_session *s, const char *op, int err);
