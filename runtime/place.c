@@ -18,11 +18,11 @@
 /* Linux 6.13 lets a process give itself advice that loses data; older kernels get one madvise a run. */
 static bool probe_vectored(int self)
 {
-	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *p = self < 0 ? MAP_FAILED : mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct iovec v = { p, 4096 };
 	bool ok;
 
-	if (p == MAP_FAILED || self < 0)
+	if (p == MAP_FAILED)
 		return false;
 	ok = syscall(SYS_process_madvise, self, &v, 1, MADV_DONTNEED, 0) == 4096;
 	munmap(p, 4096);
