@@ -695,7 +695,7 @@ int pulse_start(struct ferry_session *s)
 	int err = thread_start(&s->pulse, pulse_main, s);
 
 	if (err < 0)
-		return fail(&s->fail, err, "the pulse thread cannot be started: %s", strerror(-err));
+		return fail_cure(&s->fail, CURE_THREAD, err, "the pulse thread cannot be started");
 	s->pulsing = true;
 	return 0;
 }

@@ -9,6 +9,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "cure.h"
 #include "fail.h"
 #include "place_int.h"
 #include "uffd.h"
@@ -73,9 +74,8 @@ static int open_region(struct place_region *r, const struct ferry_region *reg, b
 		return 0;
 	}
 	r->alias = NULL;
-	return fail(f, -errno, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d): %s; the fd must be a memfd, and "
-		    "address space not be limited (ulimit -v)", reg->id,
-		    reg->len, reg->fd, strerror(errno));
+	return fail_cure(f, CURE_MAP, -errno, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d)", reg->id,
+			 reg->len, reg->fd);
 }
 
 int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, struct fail *f)
@@ -152,8 +152,8 @@ int place_zero(struct place *p, const struct page_run *run, struct fail *f)
 			  madvise(r->vm + off, len, MADV_DONTNEED);
 	if (!err)
 		return 0;
-	return fail(f, -errno, "pages %" PRIu64 "+%u of region %u cannot be made zero: %s", run->page, run->npages,
-		    r->reg->id, strerror(errno));
+	return fail_cure(f, r->shared ? CURE_PUNCH : CURE_DROP, -errno, "pages %" PRIu64 "+%u of region %u cannot be made zero",
+			 run->page, run->npages, r->reg->id);
 }
 
 static int drop_vec(struct place *p, struct iovec *v, unsigned n)
@@ -197,9 +197,7 @@ int place_drop(struct place *p, const struct page_set *set, struct fail *f)
 	}
 	if (!err && n)
 		err = drop_vec(p, v, n);
-	return err < 0 ? fail(f, err, "the residual pages cannot be dropped: %s; guest RAM must not be locked",
-			      strerror(-err)) :
-			 0;
+	return err < 0 ? fail_cure(f, CURE_DROP, err, "the residual pages cannot be dropped") : 0;
 }
 
 unsigned place_kinds(const struct place *p)
@@ -274,8 +272,8 @@ int place_run(struct place *p, const struct page_run *run, const void *buf, bool
 		*done = page_set_del_run(missing, run);
 		return 0;
 	}
-	return fail(f, err, "pages %" PRIu64 "+%u of region %u have arrived and cannot be mapped: %s", run->page,
-		    run->npages, r->reg->id, strerror(-err));
+	return fail_cure(f, CURE_PLACE, err, "pages %" PRIu64 "+%u of region %u have arrived and cannot be mapped", run->page,
+			 run->npages, r->reg->id);
 }
 
 int place_clean(struct place *p, const struct page_run *run, struct fail *f)
@@ -292,7 +290,7 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 		err = uffd_zero(p->uffd, dst, 4096, &done);
 		if (err == -EEXIST)
 			err = uffd_wake(p->uffd, dst, 4096);
-		return err ? fail(f, err, "a zero page cannot be mapped: %s", strerror(-err)) : 0;
+		return err ? fail_cure(f, CURE_PLACE, err, "a zero page cannot be mapped") : 0;
 	}
 	while (at < len) {
 		err = step_clean(p->uffd, dst + at, len - at, &done);
@@ -303,8 +301,8 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 			uffd_wake(p->uffd, dst + at, 4096);
 			at += 4096;
 		} else if (err != -EAGAIN) {
-			return fail(f, err, "clean pages %" PRIu64 "+%u of region %u cannot be mapped: %s", run->page,
-				    run->npages, r->reg->id, strerror(-err));
+			return fail_cure(f, CURE_PLACE, err, "clean pages %" PRIu64 "+%u of region %u cannot be mapped",
+					 run->page, run->npages, r->reg->id);
 		}
 	}
 	return 0;

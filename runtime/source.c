@@ -203,8 +203,8 @@ static int begin_tracking(struct ferry_session *s)
 	for (size_t i = 0; i < s->nregions; i++) {
 		err = populated_pages(&s->src.dirty, (uint32_t)i, &s->regions[i], &n);
 		if (err < 0)
-			return fail(&s->fail, err, "which pages of region %u are populated cannot be found: %s; /proc/self/pagemap must be readable",
-				    s->regions[i].id, strerror(-err));
+			return fail_cure(&s->fail, CURE_POPULATED, err, "which pages of region %u are populated cannot be found",
+					 s->regions[i].id);
 		populated += n;
 	}
 	atomic_store(&s->stats.hole, s->pages_total - populated);
