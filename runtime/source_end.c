@@ -124,9 +124,17 @@ static int send_switchover(struct ferry_session *s, bool postcopy)
 /* Link lost where a reconnect would only make the blackout longer. */
 static int lost_in_blackout(struct ferry_session *s, int err)
 {
-	if (err == -EPIPE)
-		fail(&s->fail, err, "the link was lost in %s", ferry_phase_name(s->phase));
-	return err;
+	int worker = 0;
+
+	if (err != -EPIPE)
+		return err;
+	/* A worker that could not read a page has ended the link, and knows why. */
+	link_kill(s);
+	if (s->crew.n)
+		worker = crew_join(&s->crew);
+	if (worker < 0 && worker != -EPIPE)
+		return fail(&s->fail, worker, "%s", fail_err(&s->link_fail) ? fail_text(&s->link_fail) : strerror(-worker));
+	return fail(&s->fail, err, "the link was lost in %s", ferry_phase_name(s->phase));
 }
 
 /*

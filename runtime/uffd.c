@@ -31,6 +31,8 @@ static uint64_t features(unsigned kinds)
 {
 	uint64_t f = kinds & UFFD_SHARED ? UFFD_FEATURE_MINOR_SHMEM : 0;
 
+	if (kinds & UFFD_POISON)
+		f |= UFFD_FEATURE_POISON;
 	if (kinds & UFFD_HUGE)
 		f |= UFFD_FEATURE_MISSING_HUGETLBFS | (kinds & UFFD_SHARED ? UFFD_FEATURE_MINOR_HUGETLBFS : 0);
 	return f;
@@ -48,11 +50,12 @@ int uffd_open(unsigned kinds, struct fail *f)
 		return fd;
 	err = -errno;
 	close(fd);
-	return fail(f, err == -EINVAL ? -EOPNOTSUPP : err, "this kernel's userfaultfd lacks %s: %s; Linux 5.14 has it",
+	return fail(f, err == -EINVAL ? -EOPNOTSUPP : err, "this kernel's userfaultfd lacks %s: %s; Linux %s has it",
+		    kinds & UFFD_POISON ? "UFFDIO_POISON" :
 		    kinds & UFFD_HUGE	? "faults on huge pages (CONFIG_HUGETLBFS)" :
 		    kinds & UFFD_SHARED ? "minor faults on shared memory" :
 					  "its first version",
-		    strerror(-err));
+		    strerror(-err), kinds & UFFD_POISON ? "6.6" : "5.14");
 }
 
 int uffd_register(int fd, void *addr, size_t len, bool shared, struct fail *f)
@@ -135,6 +138,21 @@ int uffd_zero(int fd, void *addr, size_t len, size_t *done)
 
 		if (z.zeropage > 0)
 			*done += (size_t)z.zeropage;
+		if (err && err != -EAGAIN)
+			return err;
+	}
+	return 0;
+}
+
+int uffd_poison(int fd, void *addr, size_t len, size_t *done)
+{
+	*done = 0;
+	while (*done < len) {
+		struct uffdio_poison p = { .range = { (uintptr_t)addr + *done, len - *done } };
+		int err = ioctl(fd, UFFDIO_POISON, &p) ? -errno : 0;
+
+		if (p.updated > 0)
+			*done += (size_t)p.updated;
 		if (err && err != -EAGAIN)
 			return err;
 	}

@@ -24,8 +24,8 @@ int tcp_err(struct tcp_link *l, int err)
 	case ENOMEM:
 	case ENOBUFS:
 		return -ENOMEM;
-	case EFAULT:
-		return fail(l->link.fail, -EFAULT, "tcp: exposed memory cannot be reached (EFAULT); was it unmapped?");
+	case EFAULT: /* guest memory: who knows which pages says so, by xp_unreachable() */
+		return -EFAULT;
 	default: /* reset, closed, host or network unreachable: the link is gone */
 		return -EPIPE;
 	}
