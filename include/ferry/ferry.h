@@ -228,6 +228,14 @@ struct ferry_ops {
 
 	void (*event)(void *vm, const struct ferry_event *ev); /* optional; must not block for long */
 	void (*log)(void *vm, int level, const char *line);    /* optional; any thread; docs/observability.md */
+
+	/*
+	 * Optional: pages that the source's host has lost to a hardware error cross as what they are. Without it at both
+	 * ends, or before Linux 6.6 at the target, such a page refuses the migration. Source: these pages cannot be read; 0: go on
+	 * without their bytes. The VM may run, or be paused. Target, before load: they are poisoned here now: who touches them
+	 * gets SIGBUS (a vCPU BUS_MCEERR_AR), as at the source; the VMM adds them to its list.
+	 */
+	int (*poison)(void *vm, uint32_t region, uint64_t page, uint64_t npages);
 };
 
 #define FERRY_DIRTY_LAST 1u
