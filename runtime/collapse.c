@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "collapse.h"
-#include "session.h"
+#include "poison.h"
 #include "uffd_abi.h"
 
 #define PIECE (UINT64_C(1) << HUGE_SHIFT)
@@ -140,9 +140,12 @@ static void collapse_region(struct ferry_session *s, int fd, const struct place_
 		 at = (vm + PIECE - 1) & ~(PIECE - 1);
 
 	/* EINVAL: by its advice or its alignment no piece of this region can be. */
-	while ((at = next_piece(fd, r, at, end)) < end && !atomic_load(&s->hurry) &&
-	       collapse_piece(s, at, patience_us) != EINVAL)
+	while ((at = next_piece(fd, r, at, end)) < end && !atomic_load(&s->hurry)) {
+		if (!poison_in(s, (uint32_t)(r - s->tgt.place.r), (at - vm) >> 12, PIECE >> 12) &&
+		    collapse_piece(s, at, patience_us) == EINVAL)
+			break;
 		at += PIECE;
+	}
 }
 
 void collapse_regions(struct ferry_session *s)
