@@ -148,6 +148,7 @@ int target_expose(struct ferry_session *s, enum xport_access access)
 		r[i] = (struct xport_region){ .id = s->regions[i].id,
 					      .page_shift = 12,
 					      .npages = s->regions[i].len >> 12,
+					      .gpa = s->regions[i].gpa,
 					      .base = access ? place_landing(&s->tgt.place, (uint32_t)i) : NULL };
 	if (r)
 		err = s->link->ops->expose(s->link, r, s->nregions, access);

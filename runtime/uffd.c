@@ -32,6 +32,8 @@ static uint64_t features(unsigned kinds)
 {
 	uint64_t f = kinds & UFFD_SHARED ? UFFD_FEATURE_MINOR_SHMEM : 0;
 
+	if (kinds & UFFD_POISON)
+		f |= UFFD_FEATURE_POISON;
 	if (kinds & UFFD_HUGE)
 		f |= UFFD_FEATURE_MISSING_HUGETLBFS | (kinds & UFFD_SHARED ? UFFD_FEATURE_MINOR_HUGETLBFS : 0);
 	return f;
@@ -49,6 +51,7 @@ int uffd_open(unsigned kinds, struct fail *f)
 	err = -errno;
 	close(fd);
 	return fail_cure(f, CURE_UFFD_API, err == -EINVAL ? -EOPNOTSUPP : err, "userfaultfd does not offer %s",
+			 kinds & UFFD_POISON ? "UFFDIO_POISON (Linux 6.6)" :
 			 kinds & UFFD_HUGE   ? "faults on huge pages (CONFIG_HUGETLBFS)" :
 			 kinds & UFFD_SHARED ? "minor faults on shared memory" :
 					       "its first version");
@@ -133,6 +136,21 @@ int uffd_zero(int fd, void *addr, size_t len, size_t *done)
 
 		if (z.zeropage > 0)
 			*done += (size_t)z.zeropage;
+		if (err && err != -EAGAIN)
+			return err;
+	}
+	return 0;
+}
+
+int uffd_poison(int fd, void *addr, size_t len, size_t *done)
+{
+	*done = 0;
+	while (*done < len) {
+		struct uffdio_poison p = { .range = { (uintptr_t)addr + *done, len - *done } };
+		int err = ioctl(fd, UFFDIO_POISON, &p) ? -errno : 0;
+
+		if (p.updated > 0)
+			*done += (size_t)p.updated;
 		if (err && err != -EAGAIN)
 			return err;
 	}
