@@ -36,7 +36,7 @@ static unsigned count(const struct findings *f, enum health h)
 	return n;
 }
 
-static void print_table(const struct findings *f)
+static void print_table(FILE *out, const struct findings *f)
 {
 	static const char *const marks[] = { "\033[32m", "\033[33m", "\033[31m" };
 	bool tty = isatty(STDOUT_FILENO);
@@ -44,12 +44,12 @@ static void print_table(const struct findings *f)
 	for (size_t i = 0; i < f->n; i++) {
 		const struct finding *v = &f->v[i];
 
-		printf("%s%-13s%s  %-20s %s\n", tty ? marks[v->health] : "", health_names[v->health],
+		fprintf(out, "%s%-13s%s  %-20s %s\n", tty ? marks[v->health] : "", health_names[v->health],
 		       tty ? "\033[0m" : "", v->name, v->says);
 		if (v->health != HEALTH_OK && v->mend[0])
-			printf("%13s  %-20s mend: %s\n", "", "", v->mend);
+			fprintf(out, "%13s  %-20s mend: %s\n", "", "", v->mend);
 	}
-	printf("\n%u ok, %u it works without, %u missing\n", count(f, HEALTH_OK), count(f, HEALTH_WITHOUT),
+	fprintf(out, "\n%u ok, %u it works without, %u missing\n", count(f, HEALTH_OK), count(f, HEALTH_WITHOUT),
 	       count(f, HEALTH_MISSING));
 }
 
@@ -69,10 +69,9 @@ static void print_json(FILE *out, const struct findings *f)
 	}
 	fprintf(out, "],\"ok\":%u,\"works_without\":%u,\"missing\":%u}\n", count(f, HEALTH_OK),
 		count(f, HEALTH_WITHOUT), count(f, HEALTH_MISSING));
-	fflush(out);
 }
 
-int cmd_doctor(FILE *json)
+int cmd_doctor(const struct outputs *to)
 {
 	struct findings *f = calloc(1, sizeof(*f));
 	int ret;
@@ -86,10 +85,10 @@ int cmd_doctor(FILE *json)
 	probe_rdma(f);
 	probe_links(f);
 	probe_tools(f);
-	if (json)
-		print_json(json, f);
-	if (json != stdout)
-		print_table(f);
+	if (to->json)
+		print_json(out_file(to->json), f);
+	if (to->table)
+		print_table(out_file(to->table), f);
 	ret = count(f, HEALTH_MISSING) ? VERDICT_ENVIRONMENT : VERDICT_OK;
 	free(f);
 	return ret;

@@ -79,15 +79,16 @@ static int read_all(int fd, char **ret, size_t *len)
 
 static int script_file(const char *script, size_t len)
 {
-	int fd = memfd_create("gnuplot", MFD_CLOEXEC);
+	int fd = memfd_create("gnuplot", MFD_CLOEXEC), err;
 
 	if (fd < 0)
 		return -errno;
-	if (write_full(fd, script, len) || lseek(fd, 0, SEEK_SET)) {
+	err = write_full(fd, script, len);
+	if (!err && lseek(fd, 0, SEEK_SET))
+		err = -errno;
+	if (err)
 		close(fd);
-		return -EIO;
-	}
-	return fd;
+	return err ? err : fd;
 }
 
 static int verdict(int status, size_t len)

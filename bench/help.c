@@ -81,7 +81,9 @@ void options_help(FILE *out, enum command about)
 	fprintf(out,
 		".\nFigures in MB are 10^6 bytes.\n\n"
 		"Exit codes: 0 as asked: migrated, or with --kill what that must lead to, and the proof is clean;\n"
-		"  1 the command line; 2 refused, fell back or discarded though nothing provoked it, or the drill never\n"
-		"  took place; 3 the proof failed: bad pages, outputs missing or repeated, or two owners; 4 in doubt, or\n"
-		"  the VM was lost; 5 this machine: no memory, no permission for userfaultfd, no socket.\n");
+		"  1 the command line, or a file that it names cannot be opened; 2 refused, fell back or discarded though\n"
+		"  nothing provoked it, or the drill never took place; 3 the proof failed: bad pages, outputs missing or\n"
+		"  repeated, or two owners; 4 in doubt, or the VM was lost; 5 this machine: no memory, no permission for\n"
+		"  userfaultfd, no socket, no gnuplot; 6 else 0, but standard output or a file could not be written:\n"
+		"  stderr says which and why.\n");
 }

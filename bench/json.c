@@ -244,7 +244,6 @@ void report_json(FILE *out, const struct run_report *r)
 {
 	report_json_object(out, r);
 	fprintf(out, "\n");
-	fflush(out);
 }
 
 void floor_json(FILE *out, const struct floor *f, const struct options *o)
@@ -255,5 +254,4 @@ void floor_json(FILE *out, const struct floor *f, const struct options *o)
 	json_text(out, "memory_kind", kind_name(o->kind));
 	floor_object(out, f);
 	fprintf(out, "}\n");
-	fflush(out);
 }

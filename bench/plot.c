@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "commands.h"
 #include "page.h"
@@ -25,44 +24,56 @@ static enum output output_of(const char *name)
 	return OUTPUT_NONE;
 }
 
-static int write_picture(FILE *out, enum output kind, const struct timelines *all, const struct groups *g)
+static int draw_page(const struct timelines *all, const struct groups *g, char **ret, size_t *len)
 {
-	enum picture_format f = kind == OUTPUT_PNG ? PICTURE_PNG : PICTURE_SVG;
-	char *picture = NULL;
-	size_t len = 0;
-	int err = all->n == 1 ? page_picture(f, 0, &all->v[0], NULL, &picture, &len)
-			      : page_picture(f, 0, NULL, g, &picture, &len);
+	FILE *out = open_memstream(ret, len);
+	int err;
 
-	if (!err && fwrite(picture, 1, len, out) != len)
-		err = -EIO;
-	free(picture);
+	if (!out)
+		return -ENOMEM;
+	err = page_write(out, all, g);
+	if (fclose(out) && !err)
+		err = -ENOMEM;
 	return err;
 }
 
-/* Nothing is left behind of what could not be finished. */
-static int write_all(const char *name, enum output kind, const struct timelines *all, const struct groups *g)
+static int draw(enum output kind, const struct timelines *all, const struct groups *g, char **ret, size_t *len)
 {
-	FILE *out = fopen(name, "we");
-	int err;
+	enum picture_format f = kind == OUTPUT_PNG ? PICTURE_PNG : PICTURE_SVG;
 
-	if (!out) {
-		fprintf(stderr, "rdma-migrate: --out %s: %s; name a file that can be written.\n", name, strerror(errno));
-		return -errno;
-	}
-	err = kind == OUTPUT_HTML ? page_write(out, all, g) : write_picture(out, kind, all, g);
-	if (fclose(out) && !err)
-		err = -errno;
+	if (kind == OUTPUT_HTML)
+		return draw_page(all, g, ret, len);
+	if (all->n == 1)
+		return page_picture(f, 0, &all->v[0], NULL, ret, len);
+	return page_picture(f, 0, NULL, g, ret, len);
+}
+
+/* The file is opened when all of it is there: the programs that draw may take long, and a signal may end this one. */
+static enum verdict write_all(const char *name, const struct timelines *all, const struct groups *g)
+{
+	char *picture = NULL;
+	struct out *out;
+	size_t len = 0;
+	int err = draw(output_of(name), all, g, &picture, &len);
+
 	if (err) {
-		fprintf(stderr, "rdma-migrate: %s was not written: %s.\n", name, strerror(-err));
-		unlink(name);
+		fprintf(stderr, "rdma-migrate: --out %s was not written: %s.\n", name, strerror(-err));
+		free(picture);
+		return VERDICT_ENVIRONMENT;
 	}
-	return err;
+	out = out_open("--out", name, OUT_RENAME);
+	if (out) {
+		fwrite(picture, 1, len, out_file(out));
+		err = out_close(out);
+	}
+	free(picture);
+	return out && !err ? VERDICT_OK : VERDICT_OUTPUT;
 }
 
 bool plot_check_out(const char *name)
 {
 	if (output_of(name) != OUTPUT_NONE)
-		return true;
+		return out_possible("--out", name, OUT_RENAME);
 	fprintf(stderr,
 		"rdma-migrate: --out takes a file name that ends in .svg, .png or .html, not \"%s\".\n",
 		name);
@@ -79,8 +90,8 @@ int plot_files(char *const *files, unsigned n, const char *name)
 		if (timelines_load(&all, files[i]))
 			ret = VERDICT_USAGE;
 	}
-	if (ret == VERDICT_OK && (groups_make(&g, &all) || write_all(name, output_of(name), &all, &g)))
-		ret = VERDICT_ENVIRONMENT;
+	if (ret == VERDICT_OK)
+		ret = groups_make(&g, &all) ? VERDICT_ENVIRONMENT : write_all(name, &all, &g);
 	groups_free(&g);
 	timelines_free(&all);
 	return ret;

@@ -69,8 +69,8 @@ void sampler_faults(struct sampler *s, struct ferry_session *session);
 /* On return it asks nothing any more. */
 void sampler_stop(struct sampler *s);
 
-/* record_write.c: one run; 0, or a negative errno of the file's. */
+/* record_write.c: one run. */
 struct run_report;
-int record_write(FILE *out, const struct record *rec, const struct run_report *r);
+void record_write(FILE *out, const struct record *rec, const struct run_report *r);
 
 #endif

@@ -196,7 +196,6 @@ void report_table(FILE *out, const struct run_report *r)
 	}
 	row(out, "so");
 	fprintf(out, "%s\n", r->sentence);
-	fflush(out);
 }
 
 static void floor_link(FILE *out, const struct floor *f)
@@ -227,7 +226,6 @@ void floor_table(FILE *out, const struct floor *f, const struct options *o)
 	row(out, "one fault");
 	fprintf(out, "%.1f us median, %.1f p99 from event to page; the faulting thread waited %.1f, %.1f\n",
 		f->fault_p50_us, f->fault_p99_us, f->stall_p50_us, f->stall_p99_us);
-	fflush(out);
 }
 
 void report_progress(FILE *out, const struct run_report *r)

@@ -10,14 +10,15 @@
 #define ROUNDS_KEPT 1024
 #define POLICY_KEPT 4
 
-/* The exit codes that help documents. */
+/* The exit codes that help documents; the worst run's is the greatest. */
 enum verdict {
 	VERDICT_OK = 0,
 	VERDICT_USAGE = 1,
 	VERDICT_NOT_AS_ASKED = 2,
 	VERDICT_PROOF = 3,
 	VERDICT_LOST = 4,
-	VERDICT_ENVIRONMENT = 5
+	VERDICT_ENVIRONMENT = 5,
+	VERDICT_OUTPUT = 6 /* else 0, and an output of the program could not be written */
 };
 
 /* What one end told, until it ended or was ended. */

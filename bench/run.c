@@ -435,7 +435,7 @@ static void run(struct run_report *r, const struct options *o, struct record *re
 }
 
 void run_once(struct run_report *r, const struct options *o, uint64_t number, const struct floor *floor,
-	      FILE *recording)
+	      struct out *recording)
 {
 	struct record *record = recording ? record_new(o->sample_us) : NULL;
 
@@ -447,8 +447,11 @@ void run_once(struct run_report *r, const struct options *o, uint64_t number, co
 	if (floor)
 		r->floor = *floor;
 	run(r, o, record);
-	if (recording && (!record || record_write(recording, record, r)))
-		fprintf(stderr, "rdma-migrate: the recording could not be %s.\n",
-			record ? "written" : "kept: no memory");
+	if (recording && !record)
+		out_fail(recording, -ENOMEM);
+	if (recording && record)
+		record_write(out_file(recording), record, r);
+	if (recording)
+		out_whole(recording);
 	record_free(record);
 }

@@ -2,6 +2,7 @@
 #ifndef BENCH_RUN_H
 #define BENCH_RUN_H
 
+#include "out.h"
 #include "report.h"
 
 /*
@@ -9,7 +10,7 @@
  * measured beside it, or NULL; recording: where to write what happened, or NULL.
  */
 void run_once(struct run_report *r, const struct options *o, uint64_t number, const struct floor *floor,
-	      FILE *recording);
+	      struct out *recording);
 /* What --floor measures, or a sentence on stderr. */
 int run_floor(struct floor *f, const struct options *o);
 

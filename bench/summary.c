@@ -106,5 +106,4 @@ void summary_table(FILE *out, struct summary *s)
 		fprintf(out, "  %-18s %10.2f %10.2f %10.2f %10.2f\n", figure_names[i], v[0],
 			quantile(v, n, 0.5), quantile(v, n, 0.99), v[n - 1]);
 	}
-	fflush(out);
 }

@@ -19,7 +19,8 @@ struct axis {
 struct sweep {
 	const struct options *o;
 	struct axis axis[4];
-	FILE *json, *recording;
+	const struct outputs *to;
+	struct out *recording;
 	struct run_report r;
 	enum verdict worst;
 	unsigned long done, all;
@@ -36,25 +37,27 @@ static unsigned length(const char *list)
 	return n;
 }
 
-static void one_run(struct sweep *s, const struct options *o, uint64_t number, const struct floor *floor)
+/* Whether there is a point in going on: the page is what a sweep is for, whoever reads the table. */
+static bool one_run(struct sweep *s, const struct options *o, uint64_t number, const struct floor *floor)
 {
 	struct run_report *r = &s->r;
 
 	run_once(r, o, number, floor, s->recording);
 	s->done++;
-	if (s->json)
-		report_json(s->json, r);
-	if (s->json != stdout) {
-		printf("%3lu/%lu  %-13s %4lluM  %7llu pages/s  %-12s %-10s blackout %8.2f ms  total %8.1f ms%s%s\n",
+	if (s->to->json)
+		report_json(out_file(s->to->json), r);
+	if (s->to->table)
+		fprintf(out_file(s->to->table), "%3lu/%lu  %-13s %4lluM  %7llu pages/s  %-12s %-10s blackout %8.2f ms  total %8.1f ms%s%s\n",
 		       s->done, s->all, ferry_mode_name((enum ferry_mode)o->mode),
 		       (unsigned long long)o->working_set >> 20, (unsigned long long)o->dirty_rate, o->uri,
 		       r->outcome, (double)source_stats(r)->blackout.total_us / 1000,
 		       (double)source_stats(r)->elapsed_us / 1000, r->verdict ? "  " : "",
 		       r->verdict ? r->sentence : "");
-		fflush(stdout);
-	}
 	if (r->verdict > s->worst)
 		s->worst = r->verdict;
+	if (s->to->table)
+		out_whole(s->to->table);
+	return !out_whole(s->recording) && (!s->to->json || !out_whole(s->to->json));
 }
 
 /* The guest, and so the floor, of a cell. */
@@ -70,7 +73,8 @@ static int one_cell(struct sweep *s, struct options *o)
 	for (uint64_t i = 1; i <= o->repeat; i++) {
 		if (o->floor != FLOOR_OFF && (!have_floor || o->floor == FLOOR_EACH))
 			have_floor = !run_floor(&f, o);
-		one_run(s, o, i, have_floor ? &f : NULL);
+		if (!one_run(s, o, i, have_floor ? &f : NULL))
+			return VERDICT_OUTPUT;
 	}
 	return 0;
 }
@@ -106,7 +110,7 @@ static int run_all(struct sweep *s, const char *out)
 	char name[] = "/tmp/rdma-migrate-sweep-XXXXXX";
 	const char *file = s->o->record;
 	struct options base = *s->o;
-	int fd = -1, err;
+	int fd = -1, err, lost = 0;
 
 	base.command = CMD_RUN;
 	s->dry = true;
@@ -116,9 +120,11 @@ static int run_all(struct sweep *s, const char *out)
 		return err;
 	if (!file) {
 		fd = mkstemp(name);
-		s->recording = fd < 0 ? NULL : fdopen(fd, "w");
+		if (fd >= 0)
+			close(fd); /* only the name */
+		s->recording = fd < 0 ? NULL : out_open("the recordings for the page,", name, OUT_REPLACE);
 		if (!s->recording) {
-			fprintf(stderr, "rdma-migrate: %s: %s.\n", name, strerror(errno));
+			fprintf(stderr, "rdma-migrate: no file for the recordings can be made in /tmp; give --record FILE.\n");
 			return VERDICT_ENVIRONMENT;
 		}
 		file = name;
@@ -127,19 +133,20 @@ static int run_all(struct sweep *s, const char *out)
 	if (!err) {
 		char *files[] = { (char *)file };
 
-		fflush(s->recording);
 		err = plot_files(files, 1, out);
-		if (!err && s->json != stdout)
-			printf("%lu runs; the page is %s\n", s->done, out);
+		if (!err && s->to->table)
+			fprintf(out_file(s->to->table), "%lu runs; the page is %s\n", s->done, out);
 	}
-	if (fd >= 0) {
-		fclose(s->recording);
+	if (!s->o->record) {
+		lost = out_close(s->recording);
 		unlink(name);
 	}
-	return err ? err : (int)s->worst;
+	if (err && err != VERDICT_OUTPUT)
+		return err;
+	return s->worst ? (int)s->worst : lost ? VERDICT_OUTPUT : err;
 }
 
-int cmd_sweep(const struct options *o, FILE *json, FILE *recording)
+int cmd_sweep(const struct options *o, const struct outputs *to)
 {
 	const char *out = o->out ? o->out : "sweep.html";
 	struct sweep *s = calloc(1, sizeof(*s));
@@ -156,8 +163,8 @@ int cmd_sweep(const struct options *o, FILE *json, FILE *recording)
 		return s ? VERDICT_USAGE : VERDICT_ENVIRONMENT;
 	}
 	s->o = o;
-	s->json = json;
-	s->recording = recording;
+	s->to = to;
+	s->recording = to->recording;
 	s->all = o->repeat;
 	s->axis[0] = (struct axis){ .option = "uri", .list = o->uris };
 	s->axis[1] = (struct axis){ .option = "working-set", .list = o->working_sets };

@@ -22,6 +22,12 @@
 #define PUT_PAGES 256u		   /* 1 MiB a put */
 #define LOG_RUNS 8192u
 #define LOG_PAGES (UINT64_C(64) << 10) /* 256 MiB between fences */
+/*
+ * On a slow link that breaks now and then a long log would be sent again and again: a fence after so much time as well, or
+ * after so many times what the last one took, whichever is longer, since a fence empties a long link.
+ */
+#define FENCE_US 1000000u
+#define FENCE_SHARE 16u
 #define ZERO_RUNS 512u
 #define CHUNK UINT64_C(64) /* pages that share a bit of src.sent */
 
@@ -34,6 +40,7 @@ struct sender {
 	struct page_run zero[ZERO_RUNS];
 	unsigned nzero;
 	struct page_run *log;
+	uint64_t fence_at_us;
 	unsigned nlog;
 	uint64_t log_pages;
 };
@@ -64,9 +71,14 @@ static int flush_zeros(struct sender *w)
 
 static int fence(struct sender *w)
 {
+	uint64_t begin = now_us();
 	int err = w->chan->ops->fence(w->chan);
 
 	if (!err) {
+		if (w->nlog)
+			count(&w->s->stats.steps, 1);
+		w->fence_at_us = now_us();
+		w->fence_at_us += FENCE_US + FENCE_SHARE * (w->fence_at_us - begin);
 		w->nlog = 0;
 		w->log_pages = 0;
 	}
@@ -95,7 +107,7 @@ static int flush_puts(struct sender *w)
 	atomic_fetch_sub_explicit(&s->stats.remaining, w->put_pages, memory_order_relaxed);
 	w->nput = 0;
 	w->put_pages = 0;
-	if (w->nlog + PUT_PAGES > LOG_RUNS || w->log_pages >= LOG_PAGES)
+	if (w->nlog + PUT_PAGES > LOG_RUNS || w->log_pages >= LOG_PAGES || now_us() >= w->fence_at_us)
 		err = fence(w);
 	return err;
 }
@@ -247,13 +259,12 @@ static int sender_job(struct ferry_session *s, unsigned i)
 
 	if (w) {
 		w->s = s;
+		w->fence_at_us = now_us() + FENCE_US;
 		w->chan = s->link->ops->chan(s->link, XPORT_DATA, i);
 		w->log = malloc(LOG_RUNS * sizeof(w->log[0]));
 		err = w->log ? send_pieces(w) : -ENOMEM;
-		if (err < 0) {
+		if (err < 0)
 			hand_back(w);
-			s->link->ops->kill(s->link);
-		}
 		free(w->log);
 	}
 	if (err == -ENOMEM)
@@ -279,6 +290,7 @@ static int end_round(struct ferry_session *s, unsigned round)
 	if (r.round != round)
 		return fail(&s->fail, -EPROTO, "the target acknowledged round %u; %u was due", r.round, round);
 	page_set_clear(&s->src.zeros);
+	count(&s->stats.steps, 1);
 	return 0;
 }
 
@@ -292,23 +304,23 @@ int batch_start(struct ferry_session *s)
 int batch_finish(struct ferry_session *s, unsigned round)
 {
 	struct wire_msg m;
-	int err = 0, worker;
+	int err = 0;
 
 	while (!err && crew_busy(&s->crew)) {
 		err = link_recv(s, &m, UINT64_MAX);
 		if (err > 0)
 			err = fail(&s->fail, -EPROTO, "the target sent %s in the middle of a round", wire_name(m.type));
+		if (!err)
+			err = crew_failed(&s->crew);
 	}
+	if (!err) /* the last one may have ended since */
+		err = crew_failed(&s->crew);
 	if (err < 0 && err != -EPIPE)
 		return err; /* the target is still to be told: nothing is torn down yet */
 	if (err < 0)
-		link_kill(s);
-	worker = crew_join(&s->crew);
-	/* A worker that met something worse than a lost link is the cause of it. */
-	if (worker < 0 && (!err || err == -EPIPE))
-		err = worker;
-	if (worker < 0 && worker != -EPIPE && fail_err(&s->link_fail))
-		fail(&s->fail, worker, "%s", fail_text(&s->link_fail));
+		err = crew_lost(s);
+	else
+		crew_join(&s->crew);
 	if (!err)
 		page_set_tidy(&s->src.dirty);
 	if (!err)

@@ -126,7 +126,7 @@ static int collapse_piece(const struct ferry_session *s, uint64_t at, uint64_t *
 	int err;
 
 	while ((err = madvise((void *)at, PIECE, MADV_COLLAPSE) ? errno : 0) == EAGAIN && pause <= PAUSE_MAX_US &&
-	       pause <= *patience_us && !atomic_load(&s->stop_collapse)) {
+	       pause <= *patience_us && !atomic_load(&s->hurry)) {
 		usleep((useconds_t)pause); /* the VM runs meanwhile, and lets go of its pages */
 		*patience_us -= pause;
 		pause *= 2;
@@ -140,7 +140,7 @@ static void collapse_region(struct ferry_session *s, int fd, const struct place_
 		 at = (vm + PIECE - 1) & ~(PIECE - 1);
 
 	/* EINVAL: by its advice or its alignment no piece of this region can be. */
-	while ((at = next_piece(fd, r, at, end)) < end && !atomic_load(&s->stop_collapse) &&
+	while ((at = next_piece(fd, r, at, end)) < end && !atomic_load(&s->hurry) &&
 	       collapse_piece(s, at, patience_us) != EINVAL)
 		at += PIECE;
 }
@@ -151,7 +151,7 @@ void collapse_regions(struct ferry_session *s)
 	uint64_t patience_us = PATIENCE_US;
 	int fd = -1;
 
-	for (size_t i = 0; i < p->n && !atomic_load(&s->stop_collapse); i++) {
+	for (size_t i = 0; i < p->n && !atomic_load(&s->hurry); i++) {
 		if (!(s->regions[i].flags & FERRY_REGION_THP))
 			continue;
 		if (fd < 0 && (fd = open_pagemap()) < 0)

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <signal.h>
 
+#include "link.h"
 #include "session.h"
 
 int thread_start(pthread_t *t, void *(*body)(void *arg), void *arg)
@@ -25,6 +26,9 @@ static void *worker_main(void *arg)
 
 	if (err == -ETIMEDOUT)
 		err = -EPIPE;
+	/* The end of a data channel may overtake the peer's answer to our ABORT. */
+	if (err == -EPIPE && !atomic_load(&c->s->last_words))
+		c->s->link->ops->kill(c->s->link);
 	if (err < 0 && !atomic_compare_exchange_strong(&c->err, &none, err) && err != -EPIPE)
 		atomic_compare_exchange_strong(&c->err, &lost, err);
 	atomic_fetch_sub(&c->running, 1);
@@ -50,12 +54,20 @@ int crew_start(struct crew *c, struct ferry_session *s, int (*job)(struct ferry_
 	if (!err)
 		return 0;
 	atomic_fetch_sub(&c->running, n - c->n);
-	fail(&s->fail, err, "worker %u of %u cannot be started: %s; raise the limit on threads", c->n + 1, n,
-	     strerror(-err));
-	if (s->link)
-		s->link->ops->kill(s->link);
-	crew_join(c);
-	return err;
+	return fail(&s->fail, err, "worker %u of %u cannot be started: %s; raise the limit on threads", c->n + 1, n,
+		    strerror(-err));
+}
+
+static int own_error(struct ferry_session *s, int err)
+{
+	return fail(&s->fail, err, "%s", link_why(s, err));
+}
+
+int crew_failed(struct crew *c)
+{
+	int err = atomic_load(&c->err);
+
+	return err < 0 && err != -EPIPE ? own_error(c->s, err) : err;
 }
 
 int crew_join(struct crew *c)
@@ -63,4 +75,17 @@ int crew_join(struct crew *c)
 	while (c->n)
 		pthread_join(c->worker[--c->n].thread, NULL);
 	return atomic_exchange(&c->err, 0);
+}
+
+int crew_stop(struct ferry_session *s)
+{
+	link_kill(s);
+	return crew_join(&s->crew);
+}
+
+int crew_lost(struct ferry_session *s)
+{
+	int err = crew_stop(s);
+
+	return err < 0 && err != -EPIPE ? own_error(s, err) : -EPIPE;
 }

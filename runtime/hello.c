@@ -32,12 +32,21 @@ static int check_hello_ack(struct ferry_session *s, const struct wire_hello_ack 
 			    "%u, 12, %u and at most %d were due",
 			    ack->version, ack->page_shift, ack->generation, ack->commit, WIRE_VERSION, s->generation,
 			    COMMIT_ABORTED);
-	if (ack->commit != COMMIT_OPEN && !s->src.switched)
+	if (ack->commit != COMMIT_OPEN && ack->commit != COMMIT_ABORTED && !s->src.switched)
 		return fail(&s->fail, -EPROTO, "the target's HELLO_ACK has commit state %u before the switchover", ack->commit);
 	if (ack->left > most)
 		return fail(&s->fail, -EPROTO, "the target's HELLO_ACK counts %" PRIu64 " pages as missing; at most %" PRIu64
 			    " can be", ack->left, most);
 	return check_duration(s, "HELLO_ACK.timeout_us", ack->timeout_us, CONFIG_TIMEOUT_US_MIN);
+}
+
+/* A target that has given up says why, on the link on which it said that it has. */
+static int given_up(struct ferry_session *s)
+{
+	struct wire_msg m;
+	int err = link_expect_in(s, 1u << WIRE_ABORT, &m, FERRY_PRE_MIGRATION);
+
+	return err == -EPIPE ? fail(&s->fail, -ECONNABORTED, "the target has given up while the link was lost") : err;
 }
 
 int hello_source(struct ferry_session *s)
@@ -69,6 +78,8 @@ int hello_source(struct ferry_session *s)
 		return err;
 	s->peer_commit = ack.commit;
 	s->peer_known = true;
+	if (ack.commit == COMMIT_ABORTED)
+		return given_up(s);
 	if (ack.commit != COMMIT_OPEN)
 		s->left = ack.left;
 	atomic_store(&s->peer_timeout_us, ack.timeout_us);

@@ -27,13 +27,33 @@
 #include "link.h"
 
 #define RETRY_US 20000u
+#define TELL_TRIES 4u /* links made to say ABORT: a peer that never answers it must not hold this end */
 #define ATTEMPT_US 1000000u /* of one connect: a cancel is heard, and a network that is back is noticed */
+
+const char *link_why(struct ferry_session *s, int err)
+{
+	return fail_err(&s->link_fail) == err ? fail_text(&s->link_fail) : strerror(-err);
+}
 
 static int transport_fail(struct ferry_session *s, int err)
 {
 	if (err == -EPIPE || err == -ETIMEDOUT)
 		return -EPIPE;
-	return fail(&s->fail, err, "%s", fail_err(&s->link_fail) ? fail_text(&s->link_fail) : strerror(-err));
+	return fail(&s->fail, err, "%s", link_why(s, err));
+}
+
+int link_lost(struct ferry_session *s, int err)
+{
+	const char *why = fail_text(&s->link_fail);
+	int worker;
+
+	if (err != -EPIPE)
+		return err;
+	worker = crew_failed(&s->crew);
+	if (worker < 0 && worker != -EPIPE)
+		return worker;
+	return fail(&s->fail, err, "the link to the %s was lost in %s%s%s", s->is_source ? "target" : "source",
+		    ferry_phase_name(s->phase), *why ? ": " : "", why);
 }
 
 /* Waits for one of the session's own wake-ups, a pollable fd, or the deadline: 1 when woken. */
@@ -54,9 +74,12 @@ static int wait_fds(struct ferry_session *s, int fd, int fd2, uint64_t deadline_
 	return 1;
 }
 
+/* A cancel ends the migration while it may; once it is given up, another one ends the wait for telling the peer. */
 static bool canceled(struct ferry_session *s)
 {
-	return atomic_load(&s->want_cancel) && commit_get(&s->commit) == COMMIT_OPEN;
+	enum commit_state c = commit_get(&s->commit);
+
+	return c == COMMIT_OPEN ? atomic_load(&s->want_cancel) : c == COMMIT_ABORTED && atomic_load(&s->hurry);
 }
 
 static int cancel_error(struct ferry_session *s)
@@ -148,21 +171,43 @@ int link_listen(struct ferry_session *s)
 	return xport_listen(&s->listener, s->uri, &s->param, &s->fail);
 }
 
-int link_send(struct ferry_session *s, enum wire_type t, const void *body, size_t len, const void *elems,
-	      size_t elems_len)
+/* send_lock is held. */
+static int send_locked(struct ferry_session *s, enum wire_type t, const void *body, size_t len, const void *elems,
+		       size_t elems_len)
 {
 	struct wire_hdr h;
 	struct iovec iov[3] = { { &h, sizeof(h) }, { (void *)(uintptr_t)body, len },
 				{ (void *)(uintptr_t)elems, elems_len } };
-	int err = -EPIPE;
+	int err;
+
+	if (!s->ctl)
+		return -EPIPE;
+	h = wire_header(t, len + elems_len, s->send_seq);
+	err = s->ctl->ops->send(s->ctl, iov, elems_len ? 3 : len ? 2 : 1);
+	s->send_seq += !err; /* who had no memory to send it may send another */
+	return err;
+}
+
+int link_send(struct ferry_session *s, enum wire_type t, const void *body, size_t len, const void *elems,
+	      size_t elems_len)
+{
+	int err;
 
 	pthread_mutex_lock(&s->send_lock);
-	if (s->ctl) {
-		h = wire_header(t, len + elems_len, s->send_seq++);
-		err = s->ctl->ops->send(s->ctl, iov, elems_len ? 3 : len ? 2 : 1);
-	}
+	err = send_locked(s, t, body, len, elems, elems_len);
 	pthread_mutex_unlock(&s->send_lock);
 	return err < 0 ? transport_fail(s, err) : 0;
+}
+
+/* What it says is read under the lock, so that it is never older than a message that went out before it. */
+static void send_ping(struct ferry_session *s)
+{
+	struct wire_ping ping;
+
+	pthread_mutex_lock(&s->send_lock);
+	ping = (struct wire_ping){ .pages_left = atomic_load(&s->stats.remaining), .faults = atomic_load(&s->stats.faults) };
+	send_locked(s, WIRE_PING, &ping, sizeof(ping), NULL, 0); /* main will meet what is wrong with the link */
+	pthread_mutex_unlock(&s->send_lock);
 }
 
 /* An ABORT is answered by an ABORT, so that whoever sent it knows that it need not say it again. */
@@ -196,14 +241,20 @@ static void hear_ping(struct ferry_session *s, const struct wire_msg *m)
 	struct wire_ping p;
 
 	memcpy(&p, m->body, sizeof(p));
-	atomic_store(&s->stats.peer_left, p.pages_left);
 	if (s->is_source && s->phase == FERRY_POSTCOPY) {
+		if (p.pages_left < atomic_load(&s->stats.peer_left)) {
+			count(&s->stats.steps, 1);
+			s->src.pulled_us = now_us();
+		}
 		atomic_store(&s->stats.peer_faults, p.faults);
 		atomic_store(&s->stats.remaining, p.pages_left);
 	}
+	atomic_store(&s->stats.peer_left, p.pages_left);
 }
 
-/* One try: 1 and a message, 0 none (a PING counts as none), or the error. */
+#define HEARD_PING 2
+
+/* One try: 1 and a message, 0 none, HEARD_PING, or the error, which at a peer that gives up is its own: any at all. */
 static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_phase stage)
 {
 	size_t len;
@@ -226,7 +277,7 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 	if (msg->type != WIRE_PING)
 		return 1;
 	hear_ping(s, msg);
-	return -EAGAIN;
+	return HEARD_PING;
 }
 
 /* A newer connection of our session replaces the link; anyone else is told that we are busy. */
@@ -267,7 +318,7 @@ static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadl
 		uint64_t now, silent_at = s->heard_us + s->cfg.timeout_us;
 		int err = recv_one(s, msg, stage);
 
-		if (err == -EAGAIN)
+		if (err == HEARD_PING)
 			continue;
 		if (err)
 			return err;
@@ -278,7 +329,8 @@ static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadl
 		now = now_us();
 		if (now >= silent_at) {
 			session_log(s, 4, NULL, "silent silent_us=%" PRIu64, now - s->heard_us);
-			return -EPIPE;
+			return fail(&s->link_fail, -EPIPE, "nothing was heard of it for %" PRIu64 " ms",
+				    (now - s->heard_us) / 1000);
 		}
 		if (now >= deadline_us)
 			return 0;
@@ -345,9 +397,13 @@ int link_say_failed(struct ferry_session *s)
 	if (s->peer_gone)
 		return 0;
 	s->peer_gone = true;
+	atomic_store(&s->last_words, true);
 	err = link_send(s, early && !s->is_source ? WIRE_REFUSED : WIRE_ABORT, &a, sizeof(a), text,
 			len < WIRE_TEXT_MAX ? len : WIRE_TEXT_MAX);
-	return err ? err : linger(s);
+	if (!err)
+		err = linger(s);
+	atomic_store(&s->last_words, false);
+	return err;
 }
 
 static int connect_once(struct ferry_session *s, uint64_t deadline_us)
@@ -374,13 +430,19 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 	return err;
 }
 
+/* This host lacks something for the moment: where a VM is at stake, that is waited for as a lost link is. */
+static bool out_of(int err)
+{
+	return err == -EMFILE || err == -ENFILE || err == -ENOMEM || err == -ENOBUFS;
+}
+
 /* Whether another attempt may go better: nobody there yet, or gone again in the middle. */
 static bool may_retry(const struct ferry_session *s, int err)
 {
 	if (s->peer_gone)
 		return false;
 	/* Once it was found, a name that does not resolve is a network that is down. */
-	if (err == -EADDRNOTAVAIL && s->peer_known)
+	if (s->peer_known && (err == -EADDRNOTAVAIL || out_of(err)))
 		return true;
 	return err == -EPIPE || err == -ECONNREFUSED || err == -ETIMEDOUT || err == -EAGAIN || err == -ENETUNREACH ||
 	       err == -EHOSTUNREACH || err == -ECONNRESET || err == -ENETDOWN || err == -ENOENT;
@@ -425,6 +487,8 @@ static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool firs
 		if (!err) {
 			link_install(s, l);
 			err = hello_target(s);
+			if (!err && !first)
+				send_ping(s); /* what has come so far, for a source that was cut off */
 			if (!err)
 				return 0;
 			if (err != -EPIPE)
@@ -432,13 +496,16 @@ static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool firs
 			link_drop(s);
 			continue;
 		}
-		if (err != -EAGAIN)
+		if (err != -EAGAIN && (first || !out_of(err)))
 			return transport_fail(s, err);
 		if (canceled(s))
 			return cancel_error(s);
 		if (now_us() >= deadline_us)
 			return -EPIPE;
-		wait_fds(s, listener_fd(s), -1, deadline_us);
+		if (err == -EAGAIN)
+			wait_fds(s, listener_fd(s), -1, deadline_us);
+		else
+			wait_fds(s, -1, -1, now_us() + RETRY_US);
 	}
 }
 
@@ -462,12 +529,10 @@ int link_first(struct ferry_session *s)
 		    s->cfg.connect_us / 1000);
 }
 
-int link_recover(struct ferry_session *s)
+/* How long a lost link may take to be back; 0: it is not waited for. */
+static uint64_t reconnect_window(const struct ferry_session *s)
 {
 	uint64_t window = s->cfg.reconnect_us, timeout = s->cfg.timeout_us;
-	uint64_t silent = now_us() - s->heard_us;
-	uint64_t until;
-	int err;
 
 	/* The target waits longer than the source, which may hear of the loss last: it must not find the target gone. */
 	if (!s->is_source && !(s->cfg.flags & FERRY_CONFIG_NO_RECONNECT)) {
@@ -482,28 +547,118 @@ int link_recover(struct ferry_session *s)
 	if (s->is_source && s->left && !s->confirmed && s->ops.arbiter &&
 	    commit_get(&s->commit) == COMMIT_DECIDED)
 		window += 2 * (s->cfg.timeout_us + atomic_load(&s->peer_timeout_us));
-	until = now_us() + window;
+	return window;
+}
+
+static uint64_t progress(const struct ferry_session *s)
+{
+	uint64_t steps = atomic_load(&s->stats.steps);
+
+	return s->is_source ? steps : steps + atomic_load(&s->stats.pages) + atomic_load(&s->stats.zero);
+}
+
+/*
+ * Until when the link may be back: the outage began with the first loss since the last progress. A link that was there
+ * for much longer than it takes to see that it carries nothing was not the same outage: a peer's op took its time.
+ */
+static uint64_t outage_until(struct ferry_session *s, uint64_t window)
+{
+	uint64_t reached = progress(s), now = now_us(), until;
+
+	if (!s->outage.since_us || s->outage.progress != reached ||
+	    (s->outage.back && now - s->outage.back_us > 4 * s->cfg.timeout_us)) {
+		s->outage.since_us = now;
+		s->outage.progress = reached;
+		s->outage.back = 0;
+	}
+	until = s->outage.since_us + window;
+	if (s->outage.back) /* it takes a timeout to see that a link carries nothing */
+		until += s->cfg.timeout_us;
 	/* Held output piles up while the link is down, too. */
 	if (s->tgt.hold_until_us && s->tgt.hello.at_hold_limit == FERRY_HOLD_FALLBACK &&
 	    commit_get(&s->commit) == COMMIT_OPEN && s->tgt.hold_until_us < until)
 		until = s->tgt.hold_until_us;
-	session_event(s, FERRY_EVENT_LINK, "the link is lost", NULL);
+	return until;
+}
+
+/* Pages should have come while the link was there, and small messages did. */
+static bool carried_no_page(const struct ferry_session *s)
+{
+	return s->outage.back && (s->phase == FERRY_PRECOPY || s->phase == FERRY_POSTCOPY) &&
+	       atomic_load(&s->stats.remaining);
+}
+
+static int gone_for_good(struct ferry_session *s, uint64_t window, uint64_t silent)
+{
+	const char *peer = s->is_source ? "target" : "source", *stage = ferry_phase_name(s->phase);
+	const char *last = fail_text(&s->link_fail), *why = s->lost_why;
+	uint64_t ms = (now_us() - s->outage.since_us) / 1000;
+
+	if (carried_no_page(s))
+		return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
+			    " ms, and carried messages but no page, with %" PRIu64 " to go%s%s; packets of full size seem to be "
+			    "lost on the way: compare the MTU along the path (ping -M do -s 1472, 8972)", peer, stage,
+			    s->outage.back, ms, atomic_load(&s->stats.remaining), *why ? ": " : "", why);
+	if (s->outage.back)
+		return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
+			    " ms, and nothing that was waited for came%s%s; mend the network", peer, stage, s->outage.back, ms,
+			    *why ? ": " : "", why);
+	return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and did not come back within %" PRIu64
+		    " ms (last heard %" PRIu64 " ms before)%s%s%s%s", peer, stage, window / 1000, silent / 1000, *why ? ": " : "",
+		    why, *last ? "; at last: " : "", last);
+}
+
+/* Another link instead of the one that is lost. */
+static int link_again(struct ferry_session *s, uint64_t until_us)
+{
+	int err;
+
 	link_drop(s);
-	if (window) {
-		s->generation += s->is_source;
-		err = s->is_source ? connect_until(s, until) : accept_until(s, until, false);
-		if (!err) {
-			atomic_fetch_add(&s->stats.reconnects, 1);
-			session_event(s, FERRY_EVENT_LINK, "the link is back", NULL);
-			return 0;
-		}
-		if (err != -EPIPE)
-			return err;
+	s->generation += s->is_source;
+	err = s->is_source ? connect_until(s, until_us) : accept_until(s, until_us, false);
+	if (!err)
+		atomic_fetch_add(&s->stats.reconnects, 1);
+	return err;
+}
+
+int link_recover(struct ferry_session *s)
+{
+	uint64_t window = reconnect_window(s), silent = now_us() - s->heard_us, until = outage_until(s, window);
+	int err = -EPIPE;
+
+	snprintf(s->lost_why, sizeof(s->lost_why), "%s", fail_text(&s->link_fail));
+	session_event(s, FERRY_EVENT_LINK, "the link is lost", NULL);
+	session_log(s, 4, s->lost_why, "lost stage=%s", ferry_phase_name(s->phase));
+	if (window && now_us() < until)
+		err = link_again(s, until);
+	else
+		link_drop(s);
+	if (!err) {
+		s->outage.back++;
+		s->outage.back_us = now_us();
+		session_event(s, FERRY_EVENT_LINK, "the link is back", NULL);
+		return 0;
 	}
-	fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and did not come back within %" PRIu64
-	     " ms (last heard %" PRIu64 " ms before)", s->is_source ? "target" : "source",
-	     ferry_phase_name(s->phase), window / 1000, silent / 1000);
-	return -EPIPE;
+	return err == -EPIPE ? gone_for_good(s, window, silent) : err;
+}
+
+void link_tell_again(struct ferry_session *s)
+{
+	uint64_t window = reconnect_window(s), now = now_us(), until = now + window;
+	unsigned tries = 0;
+	bool told = false;
+
+	if (s->phase <= FERRY_RESERVATION || !window)
+		return; /* the peer has given up, too */
+	/* The peer waits since the outage began. A target that is PREPARED does so however long it takes. */
+	if (!s->link && s->outage.since_us && !(s->is_source && s->src.switched))
+		until = s->outage.since_us + window;
+	while (!told && tries++ < TELL_TRIES && now_us() < until) {
+		s->peer_gone = false;
+		if (link_again(s, until) < 0)
+			return;
+		told = !link_say_failed(s);
+	}
 }
 
 static void *pulse_main(void *arg)
@@ -513,16 +668,13 @@ static void *pulse_main(void *arg)
 
 	while (!atomic_load(&s->pulse_stop)) {
 		uint64_t t = atomic_load(&s->peer_timeout_us);
-		struct wire_ping ping = { .pages_left = atomic_load(&s->stats.remaining),
-					  .faults = atomic_load(&s->stats.faults) };
-
 		if (!t || t > s->cfg.timeout_us)
 			t = s->cfg.timeout_us;
 		if (t < CONFIG_TIMEOUT_US_MIN)
 			t = CONFIG_TIMEOUT_US_MIN;
 		if (poll(&p, 1, (int)((t / 4000) < INT32_MAX ? t / 4000 : INT32_MAX)) > 0)
 			break;
-		link_send(s, WIRE_PING, &ping, sizeof(ping), NULL, 0);
+		send_ping(s);
 	}
 	return NULL;
 }

@@ -19,8 +19,16 @@ int link_first(struct ferry_session *s);
 /*
  * After -EPIPE: ends what is left of the link (the crew must have been joined) and waits reconnect_us for a new
  * one. 0: it is there, and s->peer_commit says where the peer stands. -EPIPE: gone for good, with a sentence.
+ *
+ * A link that comes back again and again and carries nothing is gone for good, too: losses with no progress between
+ * them are one outage, which lasts reconnect_us and timeout_us at most. Progress is a stage entered, at a target pages
+ * that have come, at a source what it knows the target has got; or a link that stays for four times timeout_us.
  */
 int link_recover(struct ferry_session *s);
+/* What the transport said of err, else the errno's own words. Valid while the link is not replaced. */
+const char *link_why(struct ferry_session *s, int err);
+/* Where a lost link is not waited for: the sentence of -EPIPE, or a worker's own error, which counts more. Else err. */
+int link_lost(struct ferry_session *s, int err);
 /* The link is of no use any more: wakes everyone blocked on it. Main. */
 void link_kill(struct ferry_session *s);
 void link_close(struct ferry_session *s);
@@ -44,6 +52,11 @@ int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg,
  * to hang up, at most timeout_us. 0: it knows. -EPIPE: it may not (nobody answers a REFUSED).
  */
 int link_say_failed(struct ferry_session *s);
+/*
+ * link_say_failed() has not reached the peer, which may be connecting or waiting: says it over a new link, as long as the
+ * peer may still be there. ferry_cancel() ends the wait. The crew must have been joined; the VM needs nothing any more.
+ */
+void link_tell_again(struct ferry_session *s);
 
 int pulse_start(struct ferry_session *s);
 void pulse_stop(struct ferry_session *s);

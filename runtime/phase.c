@@ -46,6 +46,7 @@ void phase_enter(struct ferry_session *s, enum ferry_phase to)
 		s->last_phase = to;
 	s->phase = to;
 	s->phase_us[to] = now_us();
+	count(&s->stats.steps, 1);
 	pthread_mutex_unlock(&s->view_lock);
 	session_log(s, 6, NULL, "stage name=%s", rows[to].name);
 	PROBE4(stage, s, s->is_source, to, rows[to].name);

@@ -568,11 +568,9 @@ static int pull_job(struct ferry_session *s, unsigned i)
 {
 	int err = i == 0 ? first_worker(s) : sweep_worker(s, i);
 
-	/* One worker that gives up must not leave the others waiting for a peer that is gone. */
-	if (err < 0) {
-		s->link->ops->kill(s->link);
+	/* Who waits for the sweep's release does not look at the link. */
+	if (err == -EPIPE || err == -ETIMEDOUT)
 		pull_stop(s->tgt.pull);
-	}
 	return err;
 }
 

@@ -89,11 +89,26 @@ void session_event(struct ferry_session *s, enum ferry_event_type type, const ch
 		s->ops.event(s->vm, &ev);
 }
 
+void session_slower(void *session, enum cure doing, int err, const char *what)
+{
+	struct fail f = { 0 };
+
+	fail_cure(&f, doing, err, "slower: %s", what);
+	session_log(session, 4, fail_text(&f), "slower errno=%d", -err);
+}
+
 int op_result(struct ferry_session *s, const char *op, int err)
 {
 	if (err >= 0)
 		return 0;
 	return fail(&s->fail, err, "%s: the VMM answered %d (%s)", op, err, strerror(-err));
+}
+
+int op_stream_result(struct ferry_session *s, const char *op, int err)
+{
+	if (err < 0 && fail_err(&s->stream.fail))
+		return fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
+	return op_result(s, op, err);
 }
 
 int region_index(const struct ferry_session *s, uint32_t id)
@@ -173,7 +188,9 @@ static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const stru
 		return err;
 	s->param = (struct xport_param){ .timeout_us = s->cfg.timeout_us,
 					 .poll_us = s->cfg.poll_us,
-					 .bandwidth = s->cfg.bandwidth };
+					 .bandwidth = s->cfg.bandwidth,
+					 .slower = session_slower,
+					 .slower_arg = s };
 	if (s->cfg.flags & FERRY_CONFIG_DRILL) {
 		s->chaos = xport_chaos_new(wire_type_of);
 		if (!s->chaos)
@@ -297,9 +314,7 @@ static void run(struct ferry_session *s, struct ferry_result *r)
 		r->owner = FERRY_SOURCE;
 	}
 	pulse_stop(s);
-	link_kill(s);
-	if (s->crew.n)
-		crew_join(&s->crew);
+	crew_stop(s);
 	link_close(s);
 	if (s->phase != FERRY_IDLE)
 		phase_enter(s, err < 0 ? FERRY_FAILED : FERRY_DONE);
@@ -359,12 +374,11 @@ FERRY_API int ferry_switchover(struct ferry_session *s)
 
 FERRY_API int ferry_cancel(struct ferry_session *s)
 {
-	atomic_store(&s->stop_collapse, true);
-	if (commit_get(&s->commit) != COMMIT_OPEN)
-		return -EALREADY;
-	atomic_store(&s->want_cancel, true);
+	bool open = commit_get(&s->commit) == COMMIT_OPEN;
+
+	atomic_store(open ? &s->want_cancel : &s->hurry, true);
 	session_wake(s);
-	return 0;
+	return open ? 0 : -EALREADY;
 }
 
 FERRY_API const char *ferry_get_detail(struct ferry_session *s)

@@ -22,6 +22,7 @@
 #include "api.h"
 #include "commit.h"
 #include "crew.h"
+#include "cure.h"
 #include "fail.h"
 #include "ferry/ferry.h"
 #include "pages.h"
@@ -52,6 +53,7 @@ struct source_state {
 	bool reversed;	/* data channels serve the target's gets */
 	uint64_t residue_pages;
 	uint64_t paused_at; /* us */
+	uint64_t pulled_us; /* when the target was last known to have fetched pages */
 	uint64_t ack_us;    /* ROUND_END to ROUND_ACK, the last time: a round trip */
 	uint64_t bytes_acked;
 	uint64_t sent_at; /* us: SWITCHOVER */
@@ -110,6 +112,14 @@ struct ferry_session {
 	uint32_t channels; /* of the first link; a later one has as many */
 	uint32_t send_seq; /* send_lock */
 	uint32_t recv_seq;
+	/* The outage, or the row of outages with no progress between them: see link_recover(). */
+	struct {
+		uint64_t since_us; /* 0: none yet */
+		uint64_t progress; /* when it began */
+		uint64_t back_us;  /* when the link was last back, */
+		unsigned back;	   /* and how often since it began */
+	} outage;
+	char lost_why[FAIL_MAX]; /* what the last link was lost of, "" where nobody said */
 	enum commit_state peer_commit; /* at the last handshake */
 	uint64_t heard_us;	       /* when the peer was last heard */
 	_Atomic uint64_t peer_timeout_us;
@@ -123,7 +133,7 @@ struct ferry_session {
 	int wake_fd;
 	_Atomic bool want_cancel;
 	_Atomic bool want_switchover;
-	_Atomic bool stop_collapse;
+	_Atomic bool hurry; /* canceled once it was settled: what is left to do is cut short */
 
 	enum ferry_phase phase; /* written by phase_enter() only, under view_lock */
 	enum ferry_phase last_phase;
@@ -136,6 +146,7 @@ struct ferry_session {
 	bool peer_known;  /* source: a handshake has succeeded before */
 	int arbiter_err;  /* of the last time that it was asked */
 	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */
+	_Atomic bool last_words; /* being said: main alone ends the link */
 	bool peer_aborted; /* ABORT was heard: the peer has settled who owns the VM */
 	uint64_t left; /* pages that were not there when the target said PREPARED: then the source serves on */
 	bool confirmed; /* source: COMMITTED heard; target: BYE heard */
@@ -154,9 +165,14 @@ void session_log(struct ferry_session *s, int level, const char *text, const cha
 	__attribute__((format(printf, 4, 5)));
 void session_event(struct ferry_session *s, enum ferry_event_type type, const char *text,
 		   const struct ferry_round *round);
+/* What is only for speed is refused here, and the migration goes on without: one line for the embedder. Any thread. */
+void session_slower(void *session, enum cure doing, int err, const char *what);
 /* Calls one op and, when it fails, says which in a sentence. */
 #define OP(s, op, ...) op_result((s), #op, (s)->ops.op((s)->vm __VA_OPT__(, ) __VA_ARGS__))
 int op_result(struct ferry_session *s, const char *op, int err);
+/* The same for an op that was given s->stream: what it said on it comes first. */
+#define STREAM_OP(s, op, ...) op_stream_result((s), #op, (s)->ops.op((s)->vm, __VA_ARGS__))
+int op_stream_result(struct ferry_session *s, const char *op, int err);
 int region_index(const struct ferry_session *s, uint32_t id);
 
 #endif

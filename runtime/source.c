@@ -2,7 +2,7 @@
 /*
  * The source's stages up to the switchover; source_end.c has what comes after it.
  *
- *	reservation	needs, MAP ->			<- RESERVED | REFUSED
+ *	reservation	needs, MAP ->			<- RESERVED, offer | REFUSED
  *	pre-copy	puts, ZERO, ROUND_END ->	<- ROUND_ACK		once a round
  *			RESIDUE.., PREARM ->		<- PREARMED		post-copy only, the VM still runs
  *	stop-and-copy	RESIDUE.. | puts, STATE.., SWITCHOVER ->
@@ -24,7 +24,6 @@
 
 #define PREARM_TURNS 4u
 #define PREARM_ENOUGH 64u /* pages: dropping so few takes the blackout some 50 us, as many as another turn is worth */
-#define ROUND_LOST_MAX 16u /* reconnects in one round */
 #define FIXED_US 1200u	   /* a blackout without residue and without a link: pause, save, load, resume */
 
 int source_init(struct ferry_session *s)
@@ -83,8 +82,7 @@ int source_expose(struct ferry_session *s, enum xport_access access)
 		err = s->link->ops->expose(s->link, r, s->nregions, access);
 	free(r);
 	if (err < 0 && err != -EPIPE)
-		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s",
-		     fail_err(&s->link_fail) ? fail_text(&s->link_fail) : strerror(-err));
+		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", link_why(s, err));
 	return err;
 }
 
@@ -131,6 +129,19 @@ static int send_map(struct ferry_session *s)
 	return err;
 }
 
+static int take_offer(struct ferry_session *s, const struct wire_msg *m)
+{
+	int err;
+
+	if (!s->ops.offered)
+		return 0;
+	stream_destroy(&s->stream);
+	err = stream_append(&s->stream, m->elems, m->nelems);
+	if (err < 0)
+		return fail(&s->fail, err, "no memory for an offer of %zu bytes", m->nelems);
+	return STREAM_OP(s, offered, &s->stream);
+}
+
 int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 {
 	struct wire_reserved r;
@@ -140,15 +151,13 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	stream_init(&s->stream);
 	err = s->link->ops->fits(s->link, s->pages_total << 12);
 	if (err < 0)
-		return fail(&s->fail, err, "%s", fail_text(&s->link_fail));
-	if (s->ops.needs && (err = OP(s, needs, &s->stream)) < 0)
+		return fail(&s->fail, err, "%s", link_why(s, err));
+	if (s->ops.needs && (err = STREAM_OP(s, needs, &s->stream)) < 0)
 		return err;
 	if (!(err = source_send_state(s)) && !(err = send_map(s)))
 		err = link_expect(s, 1u << WIRE_RESERVED, &m);
-	if (err == -EPIPE)
-		fail(&s->fail, err, "the target closed the link in reservation");
 	if (err < 0)
-		return err;
+		return link_lost(s, err);
 	memcpy(&r, m.body, sizeof(r));
 	if (r.flags & ~WIRE_RESERVED_FLAGS)
 		return fail(&s->fail, -EPROTO, "the target's RESERVED has flags %#x; %#x are known", r.flags,
@@ -157,7 +166,7 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "source" : "target");
 	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
 	*next = FERRY_PRECOPY;
-	return 0;
+	return take_offer(s, &m);
 }
 
 /* ---- pre-copy ---- */
@@ -214,13 +223,9 @@ static int send_dirty(struct ferry_session *s, unsigned round)
 /* One round with all its reconnects. */
 static int send_round(struct ferry_session *s, unsigned round)
 {
-	unsigned lost = 0;
 	int err;
 
 	while ((err = send_dirty(s, round)) == -EPIPE) {
-		if (++lost > ROUND_LOST_MAX)
-			return fail(&s->fail, -EPIPE, "the link was lost %u times in round %u: it does not carry this migration; mend the network and migrate again",
-				    lost, round);
 		err = link_recover(s);
 		if (!err)
 			err = source_expose(s, XPORT_LOCAL);
@@ -377,10 +382,9 @@ static int prepare_postcopy(struct ferry_session *s)
 			err = serve_start(s);
 		if (err != -EPIPE)
 			return err;
-		link_kill(s);
-		if (s->crew.n)
-			crew_join(&s->crew);
-		err = link_recover(s);
+		err = crew_lost(s);
+		if (err == -EPIPE)
+			err = link_recover(s);
 		if (err < 0)
 			return err;
 	}

@@ -21,8 +21,6 @@
 #include "session.h"
 #include "source.h"
 
-#define TELL_TRIES 4u /* reconnects to say ABORT: a target that never answers it must not hold the source */
-
 static void served(void *arg, uint64_t npages)
 {
 	struct ferry_session *s = arg;
@@ -38,11 +36,7 @@ static int serve_job(struct ferry_session *s, unsigned i)
 	struct xport_chan *c = l->ops->chan(l, XPORT_DATA, i);
 	int err = i ? 0 : c->ops->pair(c, l->ops->chan(l, XPORT_URGENT, 0));
 
-	if (!err)
-		err = c->ops->serve(c, served, s);
-	if (err < 0)
-		l->ops->kill(l);
-	return err;
+	return err ? err : c->ops->serve(c, served, s);
 }
 
 int serve_start(struct ferry_session *s)
@@ -121,14 +115,6 @@ static int send_switchover(struct ferry_session *s, bool postcopy)
 	return link_send(s, WIRE_SWITCHOVER, &w, sizeof(w), NULL, 0);
 }
 
-/* Link lost where a reconnect would only make the blackout longer. */
-static int lost_in_blackout(struct ferry_session *s, int err)
-{
-	if (err == -EPIPE)
-		fail(&s->fail, err, "the link was lost in %s", ferry_phase_name(s->phase));
-	return err;
-}
-
 /*
  * RUNNING or PREPARED: the guest stands still until it is here, so nothing is waited for but that; and not for ever,
  * whatever else the target has to say.
@@ -141,7 +127,7 @@ static int await_in_blackout(struct ferry_session *s, enum wire_type type, struc
 	do {
 		err = link_recv(s, m, until);
 		if (!err)
-			err = crew_err(&s->crew);
+			err = crew_failed(&s->crew);
 		if (!err && now_us() >= until)
 			err = fail(&s->fail, -ETIME, "the VM has stood still for %" PRIu64 " ms and the target has not said %s: "
 				   "it takes too long there to load it; raise blackout_limit_us", s->cfg.blackout_limit_us / 1000,
@@ -150,7 +136,7 @@ static int await_in_blackout(struct ferry_session *s, enum wire_type type, struc
 	if (err == 1 && m->type != type)
 		err = fail(&s->fail, -EPROTO, "the target sent %s where %s was due", wire_name(m->type), wire_name(type));
 	if (err < 0)
-		return lost_in_blackout(s, err);
+		return link_lost(s, err);
 	if (type == WIRE_RUNNING)
 		note_times(s, m);
 	return 0;
@@ -187,7 +173,7 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	if (!err)
 		err = send_switchover(s, postcopy);
 	if (err < 0)
-		return lost_in_blackout(s, err);
+		return link_lost(s, err); /* a reconnect would only make the blackout longer */
 	b.pause_us = t[1] - t[0];
 	b.fetch_us = t[2] - t[1];
 	b.residue_us = t[3] - t[2] + t[5] - t[4];
@@ -204,36 +190,40 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	return await_in_blackout(s, WIRE_RUNNING, &m);
 }
 
+/*
+ * In post-copy a target that is heard must fetch pages: its workers give up a link that brings none after a timeout, so
+ * one that goes on for longer than that and a reconnect hangs. After the commit it is waited for all the same: giving up
+ * would lose a VM that may only be slow.
+ */
+static uint64_t fetch_due(const struct ferry_session *s)
+{
+	if (s->phase != FERRY_POSTCOPY || commit_get(&s->commit) != COMMIT_OPEN || !atomic_load(&s->stats.peer_left))
+		return DEADLINE_NONE;
+	return s->src.pulled_us + s->cfg.reconnect_us + 2 * (s->cfg.timeout_us + atomic_load(&s->peer_timeout_us));
+}
+
 /* A message, or the link lost (by main's channel or by a worker's): recovered, with the gets served again. */
 static int next_message(struct ferry_session *s, struct wire_msg *m)
 {
-	int err = link_recv(s, m, DEADLINE_NONE);
+	uint64_t due = fetch_due(s);
+	int err = link_recv(s, m, due);
 
-	if (err < 0 && err != -EPIPE)
-		return err; /* the target is still to be told: nothing is torn down yet */
-	if (!err && crew_err(&s->crew) < 0)
-		err = crew_err(&s->crew);
-	if (err >= 0)
-		return err;
-	link_kill(s);
-	if (s->crew.n) {
-		int worker = crew_join(&s->crew);
-
-		if (worker < 0 && worker != -EPIPE && (err == -EPIPE || err == worker))
-			err = fail(&s->fail, worker, "%s", fail_err(&s->link_fail) ? fail_text(&s->link_fail) :
-										     strerror(-worker));
-	}
+	if (!err)
+		err = crew_failed(&s->crew);
+	if (!err && now_us() >= due && now_us() >= fetch_due(s))
+		return fail(&s->fail, -ETIME, "the target is heard but has fetched no page for %" PRIu64 " ms, with %" PRIu64
+			    " to go; it hangs: see what its host does", (now_us() - s->src.pulled_us) / 1000,
+			    atomic_load(&s->stats.remaining));
+	if (err != -EPIPE)
+		return err; /* after an error the target is still to be told: nothing is torn down yet */
+	err = crew_lost(s);
 	if (err != -EPIPE)
 		return err;
 	err = link_recover(s);
+	s->src.pulled_us = now_us();
 	if (!err && s->src.reversed && !(err = source_expose(s, XPORT_PEER_READ)))
 		err = serve_start(s);
 	return err == -EPIPE && !fail_err(&s->fail) ? 0 : err;
-}
-
-static int peer_aborted(struct ferry_session *s)
-{
-	return fail(&s->fail, -ECONNABORTED, "the target has given up while the link was lost");
 }
 
 /* The VMM may free the memory in it: no device may know it any more. */
@@ -262,8 +252,7 @@ static int page_server(struct ferry_session *s, enum ferry_phase *next)
 	note_times(s, &m);
 	link_send(s, WIRE_BYE, NULL, 0, NULL, 0);
 	*next = FERRY_DONE;
-	link_kill(s);
-	crew_join(&s->crew);
+	crew_stop(s);
 	retire(s);
 	return 0;
 }
@@ -300,6 +289,7 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
 	struct wire_msg m;
 	int err;
 
+	s->src.pulled_us = now_us();
 	if (commit_get(&s->commit) == COMMIT_DECIDED)
 		return page_server(s, next);
 	*next = FERRY_COMMITMENT;
@@ -307,8 +297,6 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
 		err = next_message(s, &m);
 		if (err < 0)
 			return err;
-		if (s->peer_commit == COMMIT_ABORTED)
-			return peer_aborted(s);
 		if (s->peer_commit == COMMIT_PREPARED)
 			return 0;
 		if (err == 1 && m.type == WIRE_PREPARED)
@@ -348,8 +336,6 @@ int source_commitment(struct ferry_session *s, enum ferry_phase *next)
 			return err;
 		if (err == 1 && m.type == WIRE_COMMITTED)
 			break;
-		if (s->peer_commit == COMMIT_ABORTED)
-			return peer_aborted(s);
 		if (s->peer_commit == COMMIT_DECIDED)
 			goto confirmed;
 		if (s->generation != generation)
@@ -390,10 +376,8 @@ int source_activation(struct ferry_session *s, enum ferry_phase *next)
 	}
 	*next = FERRY_DONE;
 	link_send(s, WIRE_BYE, NULL, 0, NULL, 0);
-	if (s->crew.n) {
-		link_kill(s);
-		crew_join(&s->crew);
-	}
+	if (s->crew.n)
+		crew_stop(s);
 	retire(s);
 	return 0;
 }
@@ -445,32 +429,19 @@ static void fall_back(struct ferry_session *s, struct ferry_result *res)
 		run_again(s, res);
 		return;
 	}
-	link_kill(s);
-	if (s->crew.n)
-		crew_join(&s->crew);
+	crew_stop(s);
 	res->outcome = is == FERRY_TARGET ? FERRY_MIGRATED : FERRY_IN_DOUBT;
 	res->owner = is;
 }
 
-/*
- * The VM runs here again; a target that may be PREPARED should not be left in doubt about it: a link that is lost before
- * the target has answered is tried again.
- */
+/* The VM runs here again; a target that may be PREPARED should not be left in doubt about it. */
 static void tell_target(struct ferry_session *s)
 {
-	bool told = s->peer_gone;
+	bool told = !link_say_failed(s);
 
-	if (!told && s->link)
-		told = link_say_failed(s) == 0;
-	link_kill(s);
-	if (s->crew.n)
-		crew_join(&s->crew);
-	for (unsigned i = 0; i < TELL_TRIES && !told && s->src.switched; i++) {
-		s->peer_gone = false;
-		if (link_recover(s) < 0)
-			break;
-		told = link_say_failed(s) == 0;
-	}
+	crew_stop(s);
+	if (!told)
+		link_tell_again(s);
 }
 
 void source_fail(struct ferry_session *s, int err, struct ferry_result *res)
@@ -478,9 +449,7 @@ void source_fail(struct ferry_session *s, int err, struct ferry_result *res)
 	if (!fail_err(&s->fail))
 		fail(&s->fail, err, "%s failed: %s", ferry_phase_name(s->phase), strerror(-err));
 	if (!commit_abort(&s->commit)) {
-		link_kill(s);
-		if (s->crew.n)
-			crew_join(&s->crew);
+		crew_stop(s);
 		stop_tracking(s);
 		in_doubt(s, res);
 	} else {

@@ -108,10 +108,8 @@ static int call_reserve(struct ferry_session *s)
 				   a->id);
 	}
 	free(was);
-	if (err < 0 && fail_err(&s->stream.fail))
-		return fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
 	if (err < 0)
-		return op_result(s, "reserve", err);
+		return op_stream_result(s, "reserve", err);
 	err = config_regions(s->regions, s->nregions, &s->fail);
 	return err ? err : config_files(s->regions, s->nregions, &s->fail);
 }
@@ -134,8 +132,7 @@ static int make_sets(struct ferry_session *s)
 static int offered(struct ferry_session *s, int err)
 {
 	if (err < 0 && err != -EPIPE)
-		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s",
-		     fail_err(&s->link_fail) ? fail_text(&s->link_fail) : strerror(-err));
+		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", link_why(s, err));
 	return err;
 }
 
@@ -177,27 +174,39 @@ int target_lend(struct ferry_session *s, bool all)
 	return offered(s, err);
 }
 
-static int reserve(struct ferry_session *s, const struct wire_msg *m)
+/* Nothing but the link can refuse any more: what the source's VMM hears of stays true. */
+static int say_reserved(struct ferry_session *s)
 {
 	struct wire_reserved r = { .flags = (s->ops.output_hold ? WIRE_CAN_HOLD : 0) |
 					    (s->ops.arbiter ? WIRE_TARGET_ARBITER : 0) };
+	int err = 0;
+
+	stream_destroy(&s->stream);
+	if (s->ops.offer)
+		err = STREAM_OP(s, offer, &s->stream);
+	if (!err && s->stream.len > WIRE_OFFER_MAX)
+		err = fail(&s->fail, -E2BIG, "offer: the VMM wrote %zu bytes; RESERVED carries %u", s->stream.len, WIRE_OFFER_MAX);
+	if (!err)
+		err = link_send(s, WIRE_RESERVED, &r, sizeof(r), s->stream.buf, s->stream.len);
+	stream_destroy(&s->stream);
+	return err;
+}
+
+static int reserve(struct ferry_session *s, const struct wire_msg *m)
+{
 	int err = take_map(s, m);
 
 	if (!err)
 		err = config_regions(s->regions, s->nregions, &s->fail);
 	if (!err && (err = s->link->ops->fits(s->link, (s->pages_total << 12) + pull_staging_len(s->link->id.channels))) < 0)
-		fail(&s->fail, err, "%s", fail_text(&s->link_fail));
+		fail(&s->fail, err, "%s", link_why(s, err));
 	if (!err)
 		err = call_reserve(s);
 	if (!err)
 		err = make_sets(s);
 	if (!err)
 		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link->caps & XPORT_PINS, &s->fail);
-	if (err)
-		return err;
-	stream_destroy(&s->stream);
-	stream_init(&s->stream);
-	return link_send(s, WIRE_RESERVED, &r, sizeof(r), NULL, 0);
+	return err ? err : say_reserved(s);
 }
 
 int target_reservation(struct ferry_session *s, enum ferry_phase *next)
@@ -213,10 +222,8 @@ int target_reservation(struct ferry_session *s, enum ferry_phase *next)
 	} while (!err && m.type == WIRE_STATE);
 	if (!err)
 		err = reserve(s, &m);
-	if (err == -EPIPE)
-		fail(&s->fail, err, "the source closed the link in reservation");
 	*next = FERRY_PRECOPY;
-	return err;
+	return link_lost(s, err);
 }
 
 /* ---- pre-copy ---- */
@@ -233,11 +240,8 @@ static int land_job(struct ferry_session *s, unsigned i)
 {
 	struct xport_link *l = s->link;
 	struct xport_chan *c = l->ops->chan(l, XPORT_DATA, i);
-	int err = c->ops->serve(c, landed, s);
 
-	if (err < 0)
-		l->ops->kill(l);
-	return err;
+	return c->ops->serve(c, landed, s);
 }
 
 /* Once armed, nothing may be put any more: then the crew only hears the end. */
@@ -248,25 +252,12 @@ static int land_start(struct ferry_session *s)
 	return err ? err : crew_start(&s->crew, s, land_job, s->link->id.channels);
 }
 
-/* A worker's own error counts more than the lost link that it made. */
-int target_join(struct ferry_session *s, int err)
+/* Whatever the crew does (lands, pulls), it is over. */
+int target_crew_lost(struct ferry_session *s)
 {
-	int worker;
-
-	if (!s->crew.n)
-		return err;
-	if (err < 0)
-		link_kill(s);
-	if (err < 0 && s->tgt.pull)
+	if (s->tgt.pull)
 		pull_stop(s->tgt.pull);
-	worker = crew_join(&s->crew);
-	if (worker < 0 && worker != -EPIPE && (!err || err == -EPIPE || err == worker)) {
-		/* What the transport met, unless the worker said it itself. */
-		fail(&s->fail, worker, "%s",
-		     fail_err(&s->link_fail) ? fail_text(&s->link_fail) : strerror(-worker));
-		return worker;
-	}
-	return err ? err : worker;
+	return crew_lost(s);
 }
 
 /* The source has ended its puts: each END is here, or on its way, but not for ever. */
@@ -274,12 +265,16 @@ int target_puts_ended(struct ferry_session *s)
 {
 	uint64_t now = now_us(), end = now + s->cfg.timeout_us, n;
 	struct pollfd p = { .fd = s->wake_fd, .events = POLLIN };
+	int err;
 
-	for (; crew_busy(&s->crew) && now < end; now = now_us())
+	for (; crew_busy(&s->crew) && !crew_failed(&s->crew) && now < end; now = now_us())
 		if (poll(&p, 1, (int)((end - now) / 1000 < INT32_MAX ? (end - now) / 1000 + 1 : INT32_MAX)) > 0 &&
 		    read(s->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
 			break;
-	return target_join(s, crew_busy(&s->crew) ? -EPIPE : 0);
+	err = crew_failed(&s->crew);
+	if (err < 0 && err != -EPIPE)
+		return err; /* the source is still to be told: nothing is torn down yet */
+	return err < 0 || crew_busy(&s->crew) ? target_crew_lost(s) : crew_join(&s->crew);
 }
 
 static int zero_runs(struct ferry_session *s, const struct wire_msg *m)
@@ -416,13 +411,13 @@ int target_precopy(struct ferry_session *s, enum ferry_phase *next)
 			err = precopy_message(s, &m);
 		if (err == 1)
 			return 0;
-		if (err < 0 && err != -EPIPE)
-			return err; /* the source is still to be told: nothing is torn down yet */
 		if (!err)
-			err = crew_err(&s->crew);
+			err = crew_failed(&s->crew);
 		if (!err)
 			continue;
-		err = target_join(s, err);
+		if (err != -EPIPE)
+			return err; /* the source is still to be told: nothing is torn down yet */
+		err = target_crew_lost(s);
 		if (err == -EPIPE)
 			err = precopy_recover(s);
 		if (err < 0 && (err != -EPIPE || fail_err(&s->fail)))

@@ -17,7 +17,7 @@ int target_expose(struct ferry_session *s, enum xport_access access);
 int target_lend(struct ferry_session *s, bool all);
 int target_drop_named(struct ferry_session *s);
 int target_puts_ended(struct ferry_session *s); /* joins the crew that lands puts; -EPIPE: they do not end */
-int target_join(struct ferry_session *s, int err);
+int target_crew_lost(struct ferry_session *s);	/* crew_lost(), wherever the workers wait */
 void target_await_bye(struct ferry_session *s, enum wire_type again);
 
 /* The stages' bodies, for the table in phase.c. */

@@ -27,14 +27,6 @@ static int quiet_op(struct ferry_session *s, const char *name, int (*op)(void *v
 	return err;
 }
 
-/* Before the VM has run, losing the link means to give up: the source has resumed, or will. */
-static int lost_early(struct ferry_session *s, int err)
-{
-	if (err == -EPIPE)
-		fail(&s->fail, err, "the link was lost in %s", ferry_phase_name(s->phase));
-	return err;
-}
-
 static struct wire_times times(const struct ferry_session *s)
 {
 	struct wire_times t = s->tgt.times;
@@ -78,9 +70,7 @@ static int load(struct ferry_session *s)
 	err = s->ops.load(s->vm, &s->stream);
 	if (s->tgt.pulling && !pull_loaded(s->tgt.pull))
 		return -EPIPE;
-	if (err < 0 && fail_err(&s->stream.fail))
-		return fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
-	return op_result(s, "load", err);
+	return op_stream_result(s, "load", err);
 }
 
 /* The VM runs here while the source may still take it back: nothing it says gets out. */
@@ -153,7 +143,7 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 		if (!err)
 			err = start_tentative(s);
 	}
-	return lost_early(s, err);
+	return link_lost(s, err); /* before the VM has run, the source resumes at once */
 }
 
 /* Waits for a message, the crew, or the deadline; a lost link is recovered, with the pull going on. */
@@ -161,13 +151,11 @@ static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t de
 {
 	int err = link_recv(s, m, deadline_us);
 
-	if (err < 0 && err != -EPIPE)
-		return err; /* the source is still to be told: nothing is torn down yet */
-	if (!err && crew_err(&s->crew) < 0)
-		err = crew_err(&s->crew);
-	if (err >= 0)
-		return err;
-	err = target_join(s, err);
+	if (!err)
+		err = crew_failed(&s->crew);
+	if (err != -EPIPE)
+		return err; /* after an error the source is still to be told: nothing is torn down yet */
+	err = target_crew_lost(s);
 	if (err != -EPIPE)
 		return err;
 	/* In doubt nobody runs. */
@@ -202,7 +190,7 @@ static void end_pull(struct ferry_session *s)
 	int err;
 
 	pull_stop(s->tgt.pull);
-	err = target_join(s, 0);
+	err = crew_join(&s->crew);
 	if (err < 0)
 		session_log(s, 4, NULL, "late-error errno=%d", -err);
 	place_disarm(&s->tgt.place);
@@ -294,10 +282,11 @@ void target_await_bye(struct ferry_session *s, enum wire_type again)
 	struct wire_msg m;
 
 	for (;;) {
+		uint64_t until = now_us() + s->cfg.timeout_us + s->tgt.hello.timeout_us;
 		uint32_t generation = s->generation;
-		int err = next_message(s, &m, DEADLINE_NONE);
+		int err = next_message(s, &m, until);
 
-		if (err < 0)
+		if (err < 0 || (!err && now_us() >= until))
 			break;
 		if (err == 1 && m.type == WIRE_BYE) {
 			s->confirmed = true;
@@ -346,7 +335,7 @@ static void discard(struct ferry_session *s)
 	if (s->tgt.reserved)
 		quiet_op(s, "discard", s->ops.discard);
 	s->tgt.reserved = false;
-	target_join(s, -EPIPE);
+	target_crew_lost(s);
 	place_disarm(&s->tgt.place);
 }
 
@@ -361,7 +350,7 @@ static void settle(struct ferry_session *s)
 	if (s->tgt.running)
 		quiet_op(s, "pause", s->ops.pause);
 	s->tgt.running = false;
-	target_join(s, -EPIPE);
+	target_crew_lost(s);
 	if (s->left && pull_complete(s->tgt.pull)) /* the rest came behind PREPARED: this end could run alone */
 		s->left = 0;
 	commit_arbitrate(s, commit_claim(&s->commit, s->left), &is);
@@ -387,7 +376,7 @@ static void take_over(struct ferry_session *s, struct ferry_result *res)
 
 void target_fail(struct ferry_session *s, int err, struct ferry_result *res)
 {
-	bool heard = s->peer_aborted, settled = false;
+	bool heard = s->peer_aborted, settled = false, told;
 
 	if (!fail_err(&s->fail))
 		fail(&s->fail, err, "%s failed: %s", ferry_phase_name(s->phase), strerror(-err));
@@ -411,8 +400,10 @@ void target_fail(struct ferry_session *s, int err, struct ferry_result *res)
 		return;
 	}
 	commit_abort(&s->commit);
-	link_say_failed(s);
+	told = !link_say_failed(s);
 	discard(s);
+	if (!told && !settled)
+		link_tell_again(s);
 	res->outcome = s->phase <= FERRY_RESERVATION ? FERRY_REFUSED : FERRY_DISCARDED;
 	res->owner = FERRY_SOURCE;
 }

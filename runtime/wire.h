@@ -24,6 +24,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are
 #define WIRE_RESIDUE_PAGES (UINT64_C(1) << 19) /* pages in one RESIDUE message: 64 KiB of bitmap */
 #define WIRE_RUNS_MAX 4096u
 #define WIRE_TEXT_MAX 400u
+#define WIRE_OFFER_MAX (64u << 10)
 
 enum wire_from { FROM_SOURCE = 1, FROM_TARGET = 2, FROM_BOTH = 3 };
 
@@ -33,7 +34,7 @@ enum wire_from { FROM_SOURCE = 1, FROM_TARGET = 2, FROM_BOTH = 3 };
 	X(HELLO_ACK, 2, FROM_TARGET, struct wire_hello_ack, 1, 0, IN(PRE_MIGRATION))                        \
 	X(REFUSED, 3, FROM_TARGET, struct wire_abort, 1, WIRE_TEXT_MAX, IN(PRE_MIGRATION) | IN(RESERVATION)) \
 	X(MAP, 4, FROM_SOURCE, struct wire_map, sizeof(struct wire_region), WIRE_REGIONS_MAX, IN(RESERVATION)) \
-	X(RESERVED, 5, FROM_TARGET, struct wire_reserved, 1, 0, IN(RESERVATION))                            \
+	X(RESERVED, 5, FROM_TARGET, struct wire_reserved, 1, WIRE_OFFER_MAX, IN(RESERVATION))               \
 	X(ZERO, 6, FROM_SOURCE, struct wire_empty, sizeof(struct page_run), WIRE_RUNS_MAX, IN(PRECOPY))     \
 	X(ROUND_END, 7, FROM_SOURCE, struct wire_round, 1, 0, IN(PRECOPY))                                  \
 	X(ROUND_ACK, 8, FROM_TARGET, struct wire_round, 1, 0, IN(PRECOPY) | IN(STOP_AND_COPY))              \
@@ -125,7 +126,7 @@ _Static_assert(sizeof(struct page_run) == 16, "");
 #define WIRE_CAN_HOLD 1u
 #define WIRE_TARGET_ARBITER 2u
 #define WIRE_RESERVED_FLAGS (WIRE_CAN_HOLD | WIRE_TARGET_ARBITER)
-struct wire_reserved {
+struct wire_reserved { /* the target's offer follows, as sections */
 	uint32_t flags;
 	uint32_t reserved;
 };

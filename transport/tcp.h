@@ -101,6 +101,7 @@ struct tcp_link {
 	struct xport_param param;
 	struct xp_table table;
 	_Atomic bool killed;
+	_Atomic bool copying; /* it was said that page data is copied */
 	struct tcp_ctl *ctl;
 	struct tcp_data *data[XPORT_CHANNELS_MAX + 1]; /* [channels]: urgent */
 };
@@ -117,8 +118,15 @@ int tcp_data_take(struct tcp_data *c);
 int tcp_pair(struct xport_chan *chan, struct xport_chan *urgent);
 int tcp_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages), void *arg);
 
-/* A socket's errno as the contract says it. Negative. */
-int tcp_err(struct tcp_link *l, int err);
+/*
+ * What errno err (of either sign) of call on fd comes to: -EPIPE or -ETIMEDOUT where it means that the link is lost, and why is
+ * kept; else -err, with a sentence. After kill() always -EPIPE.
+ */
+int tcp_err(struct tcp_link *l, int fd, const char *call, int err);
+/* The peer has closed fd's connection: -EPIPE. */
+int tcp_closed(struct tcp_link *l, int fd);
+/* Nothing has moved on fd for the link's timeout: -ETIMEDOUT. */
+int tcp_silent(struct tcp_link *l, int fd);
 /*
  * Sets up a socket that will connect or listen (accepted ones inherit it): 0, or a sentence when the URI asks for a
  * congestion control that cannot be had.

@@ -86,9 +86,9 @@ static int ctl_fill(struct tcp_ctl *c)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return errno == EAGAIN ? -EAGAIN : tcp_err(c->link, errno);
+			return errno == EAGAIN ? -EAGAIN : tcp_err(c->link, c->fd, "recv", errno);
 		if (!n)
-			return -EPIPE;
+			return tcp_closed(c->link, c->fd);
 		c->rx_got += (size_t)n;
 		c->rx_stamp_us = xp_now_us();
 	}
@@ -117,8 +117,8 @@ static int ctl_recv(struct xport_chan *chan, void *buf, size_t cap, size_t *len,
 		if (!end)
 			end = xp_deadline(now, wait_us);
 		if (c->rx_got && now - c->rx_stamp_us > c->link->param.timeout_us) {
-			c->rx_err = -ETIMEDOUT;
-			return -ETIMEDOUT;
+			c->rx_err = tcp_silent(c->link, c->fd);
+			return c->rx_err;
 		}
 		if (now >= end)
 			return -EAGAIN;
@@ -127,7 +127,7 @@ static int ctl_recv(struct xport_chan *chan, void *buf, size_t cap, size_t *len,
 			left = c->link->param.timeout_us;
 		err = tcp_poll(c->fd, POLLIN, left);
 		if (err && err != -EAGAIN)
-			return tcp_err(c->link, err);
+			return tcp_err(c->link, c->fd, "poll", err);
 	}
 	size = le32toh(c->rx_head.len);
 	if (size > cap)

@@ -209,9 +209,9 @@ static int rx_step(struct tcp_data *c)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return errno == EAGAIN ? -EAGAIN : tcp_err(c->link, errno);
+			return errno == EAGAIN ? -EAGAIN : tcp_err(c->link, c->fd, "recvmsg", errno);
 		if (!n)
-			return -EPIPE;
+			return tcp_closed(c->link, c->fd);
 		c->rx.stamp_us = 0; /* it moves */
 		end = rx_got(c, (size_t)n);
 	} while (!end);
@@ -237,7 +237,7 @@ static int rx_wait(struct tcp_data *c, uint64_t begin, uint64_t end)
 	if (!c->rx.stamp_us)
 		c->rx.stamp_us = now;
 	if (now - c->rx.stamp_us > timeout && (c->inflight || c->rx.got))
-		return -ETIMEDOUT;
+		return tcp_silent(c->link, c->fd);
 	if (now >= end)
 		return -EAGAIN;
 	if (c->urgent && now - begin < c->link->param.poll_us) {
@@ -246,7 +246,7 @@ static int rx_wait(struct tcp_data *c, uint64_t begin, uint64_t end)
 	}
 	left = end - now < timeout ? end - now : timeout;
 	err = tcp_poll(c->fd, POLLIN, left);
-	return !err || err == -EAGAIN ? 0 : tcp_err(c->link, err);
+	return !err || err == -EAGAIN ? 0 : tcp_err(c->link, c->fd, "poll", err);
 }
 
 static int data_fence(struct xport_chan *chan)

@@ -7,12 +7,14 @@
  * makes a damaged segment: TCP sends it again.)
  *
  * Where memory or kernel will not have it (EFAULT of memory that has no struct page, no pipe left, a seccomp filter) the
- * bytes are copied, for good on that channel. Neither needs a setting.
+ * bytes are copied, for good on that channel. So iov advances by what the socket has, not by what the pipe took: splice() may
+ * be what is refused, and what then lies in the pipe is thrown away. Neither way needs a setting.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -21,21 +23,6 @@
 /* In flight between the two calls: what any user may have (fs.pipe-max-size). 64 KiB costs a tenth. */
 #define PIPE_BYTES (1 << 20)
 
-static void pipe_open(struct tcp_pipe *p)
-{
-	int fd[2];
-
-	p->state = TCP_PIPE_REFUSED;
-	if (pipe2(fd, O_CLOEXEC | O_NONBLOCK) < 0)
-		return;
-	if (fcntl(fd[1], F_SETPIPE_SZ, PIPE_BYTES) < PIPE_BYTES) { /* more than fs.pipe-user-pages-soft leaves a user */
-		close(fd[0]);
-		close(fd[1]);
-		return;
-	}
-	*p = (struct tcp_pipe){ .state = TCP_PIPE_OPEN, .out = fd[0], .in = fd[1] };
-}
-
 void tcp_pipe_close(struct tcp_pipe *p)
 {
 	if (p->state == TCP_PIPE_OPEN) {
@@ -43,6 +30,33 @@ void tcp_pipe_close(struct tcp_pipe *p)
 		close(p->out);
 	}
 	p->state = TCP_PIPE_NONE;
+}
+
+/* From now on this channel copies; the first one says so. */
+static void refuse(struct tcp_data *c, const char *call, enum cure doing, int err)
+{
+	const struct xport_param *p = &c->link->param;
+	char what[64];
+
+	tcp_pipe_close(&c->pipe);
+	c->pipe.state = TCP_PIPE_REFUSED;
+	if (!p->slower || atomic_exchange(&c->link->copying, true))
+		return;
+	snprintf(what, sizeof(what), "page data is copied, %s is refused", call);
+	p->slower(p->slower_arg, doing, -err, what);
+}
+
+static void pipe_open(struct tcp_data *c)
+{
+	int fd[2];
+
+	if (pipe2(fd, O_CLOEXEC | O_NONBLOCK) < 0) {
+		refuse(c, "pipe2", CURE_CALL, errno);
+		return;
+	}
+	c->pipe = (struct tcp_pipe){ .state = TCP_PIPE_OPEN, .out = fd[0], .in = fd[1] };
+	if (fcntl(fd[1], F_SETPIPE_SZ, PIPE_BYTES) < PIPE_BYTES)
+		refuse(c, "a pipe of 1 MiB", CURE_PIPE, errno);
 }
 
 /* splice() has no MSG_NOSIGNAL: a SIGPIPE of ours is taken back before the thread's mask is as it was. */
@@ -79,8 +93,11 @@ static void quiet_end(struct quiet *q, int err)
 	pthread_sigmask(SIG_SETMASK, &q->old, NULL);
 }
 
-/* The bytes that the pipe holds; more: page data of the same frame follows. */
-static int drain(struct tcp_data *c, size_t left, bool more)
+/*
+ * The bytes that the pipe holds, from where iov begins; more: page data of the same frame follows. 1: splice() is refused, and
+ * from where iov begins now all is still to be sent.
+ */
+static int drain(struct tcp_data *c, struct iovec **iov, int *n, size_t left, bool more)
 {
 	struct tcp_watch watch = { 0 };
 	ssize_t done;
@@ -91,16 +108,21 @@ static int drain(struct tcp_data *c, size_t left, bool more)
 			return -EPIPE;
 		done = splice(c->pipe.out, NULL, c->fd, NULL, left, more ? SPLICE_F_MORE : 0);
 		if (!done)
-			return -EPIPE;
+			return tcp_closed(c->link, c->fd);
 		if (done > 0) {
 			left -= (size_t)done;
+			xp_iov_advance(iov, n, (size_t)done);
 			watch.since_us = 0;
 			continue;
 		}
 		if (errno == EINTR)
 			continue;
-		if (errno != EAGAIN)
-			return tcp_err(c->link, errno);
+		if (errno != EAGAIN && xport_lost(errno))
+			return tcp_err(c->link, c->fd, "splice", errno);
+		if (errno != EAGAIN) {
+			refuse(c, "splice", CURE_CALL, errno);
+			return 1;
+		}
 		err = tcp_wait(c->link, c->fd, POLLOUT, &watch);
 		if (err)
 			return err;
@@ -108,24 +130,27 @@ static int drain(struct tcp_data *c, size_t left, bool more)
 	return 0;
 }
 
+/* What is left of iov when it returns 0 is to be copied. */
 static int by_reference(struct tcp_data *c, struct iovec **iov, int *n)
 {
+	size_t all = 0;
 	ssize_t took;
-	int err = 0;
+	int err = 0, i;
 
+	for (i = 0; i < *n; i++)
+		all += (*iov)[i].iov_len;
 	while (*n && !err) {
 		took = vmsplice(c->pipe.in, *iov, (size_t)*n, SPLICE_F_NONBLOCK);
 		if (took < 0 && errno == EINTR)
 			continue;
 		if (took <= 0) {
-			tcp_pipe_close(&c->pipe);
-			c->pipe.state = TCP_PIPE_REFUSED;
+			refuse(c, "vmsplice", CURE_CALL, took ? errno : EIO);
 			return 0;
 		}
-		xp_iov_advance(iov, n, (size_t)took);
-		err = drain(c, (size_t)took, *n > 0);
+		all -= (size_t)took;
+		err = drain(c, iov, n, (size_t)took, all > 0);
 	}
-	return err;
+	return err < 0 ? err : 0;
 }
 
 int tcp_send_pages(struct tcp_data *c, struct iovec *iov, int n)
@@ -134,7 +159,7 @@ int tcp_send_pages(struct tcp_data *c, struct iovec *iov, int n)
 	int err = 0;
 
 	if (c->pipe.state == TCP_PIPE_NONE && !c->link->param.copies)
-		pipe_open(&c->pipe);
+		pipe_open(c);
 	xp_iov_advance(&iov, &n, 0);
 	if (c->pipe.state == TCP_PIPE_OPEN) {
 		quiet_begin(&quiet);

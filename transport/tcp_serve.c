@@ -39,9 +39,9 @@ static int recv_exact(struct tcp_data *c, struct iovec *iov, int n)
 			return -EPIPE;
 		done = recvmsg(c->fd, &msg, MSG_DONTWAIT);
 		if (!done)
-			return -EPIPE;
+			return tcp_closed(c->link, c->fd);
 		if (done < 0 && errno != EAGAIN && errno != EINTR)
-			return tcp_err(c->link, errno);
+			return tcp_err(c->link, c->fd, "recvmsg", errno);
 		if (done > 0) {
 			xp_iov_advance(&iov, &n, (size_t)done);
 			watch.since_us = 0;
@@ -62,7 +62,7 @@ static int wait_both(struct tcp_data *c, short events, uint64_t wait_us)
 			       { .fd = c->beside ? c->beside->fd : -1, .events = POLLIN } };
 
 	if (poll(p, 2, wait_us ? xp_poll_ms(wait_us) : -1) < 0)
-		return errno == EINTR ? 1 : -errno;
+		return errno == EINTR ? 1 : tcp_err(c->link, c->fd, "poll", errno);
 	return p[0].revents || !p[1].revents;
 }
 
@@ -99,14 +99,14 @@ static int send_pieces(struct tcp_data *c, struct iovec *iov, int n)
 			msg = (struct msghdr){ .msg_iov = iov, .msg_iovlen = (size_t)k };
 		done = sendmsg(c->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL | (k < n ? MSG_MORE : 0));
 		if (done < 0 && errno != EAGAIN && errno != EINTR)
-			return tcp_err(c->link, errno);
+			return tcp_err(c->link, c->fd, "sendmsg", errno);
 		if (done >= 0) {
 			xp_iov_advance(&iov, &n, (size_t)done);
 			watch.since_us = 0;
 		} else if (errno == EAGAIN) {
 			err = wait_both(c, POLLOUT, c->link->param.timeout_us / 4 + 1);
 			if (err >= 0 && tcp_watch_idle(&watch, c->fd, c->link->param.timeout_us))
-				return -ETIMEDOUT;
+				return tcp_silent(c->link, c->fd);
 		}
 		if (err >= 0)
 			err = serve_beside(c);
@@ -130,9 +130,9 @@ static int try_frame(struct tcp_data *c, struct tcp_frame *h)
 		return -EPIPE;
 	res = (int)recv(c->fd, h, sizeof(*h), MSG_DONTWAIT);
 	if (res < 0)
-		return errno == EINTR || errno == EAGAIN ? 0 : tcp_err(c->link, errno);
+		return errno == EINTR || errno == EAGAIN ? 0 : tcp_err(c->link, c->fd, "recv", errno);
 	if (!res)
-		return -EPIPE;
+		return tcp_closed(c->link, c->fd);
 	iov = (struct iovec){ .iov_base = (char *)h + res, .iov_len = sizeof(*h) - (size_t)res };
 	err = recv_exact(c, &iov, 1);
 	return err ? err : 1;
@@ -160,7 +160,7 @@ static int next_frame(struct tcp_data *c, struct tcp_frame *h)
 			continue;
 		ready = wait_both(c, POLLIN, 0);
 		if (ready < 0)
-			return tcp_err(c->link, ready);
+			return ready;
 	}
 }
 

@@ -5,6 +5,7 @@
 #include <linux/tcp.h>
 #include <poll.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -12,23 +13,58 @@
 #include "congestion.h"
 #include "tcp.h"
 
-int tcp_err(struct tcp_link *l, int err)
+struct chan_name {
+	char text[24];
+};
+
+static struct chan_name name_of(const struct tcp_link *l, int fd)
 {
+	struct chan_name n = { "urgent channel" };
+	unsigned i;
+
+	if (l->ctl->fd == fd)
+		n = (struct chan_name){ "control channel" };
+	for (i = 0; i < l->link.id.channels; i++)
+		if (l->data[i]->fd == fd)
+			snprintf(n.text, sizeof(n.text), "data channel %u", i);
+	return n;
+}
+
+/*
+ * A connection that has ended says so, whatever errno its end had (an ICMP error can make it EACCES or EPROTO): a call that
+ * is refused by a filter leaves its connection up.
+ */
+static bool has_ended(int fd)
+{
+	struct pollfd p = { .fd = fd };
+
+	return poll(&p, 1, 0) == 1 && p.revents & POLLHUP;
+}
+
+int tcp_err(struct tcp_link *l, int fd, const char *call, int err)
+{
+	struct chan_name chan = name_of(l, fd);
+
 	if (err < 0)
 		err = -err;
 	if (atomic_load(&l->killed))
 		return -EPIPE;
-	switch (err) {
-	case ETIMEDOUT:
-		return -ETIMEDOUT;
-	case ENOMEM:
-	case ENOBUFS:
-		return -ENOMEM;
-	case EFAULT:
-		return fail(l->link.fail, -EFAULT, "tcp: exposed memory cannot be reached (EFAULT); was it unmapped?");
-	default: /* reset, closed, host or network unreachable: the link is gone */
-		return -EPIPE;
-	}
+	if (!xport_lost(err) && !has_ended(fd))
+		return fail_cure(l->link.fail, CURE_TRANSFER, -err, "tcp: %s on the %s", call, chan.text);
+	fail_lost(l->link.fail, "%s: %s", chan.text, strerror(err));
+	return err == ETIMEDOUT ? -ETIMEDOUT : -EPIPE;
+}
+
+int tcp_closed(struct tcp_link *l, int fd)
+{
+	return atomic_load(&l->killed) ? -EPIPE : fail_lost(l->link.fail, "%s: closed by the peer", name_of(l, fd).text);
+}
+
+int tcp_silent(struct tcp_link *l, int fd)
+{
+	fail_lost(l->link.fail, "%s: nothing has moved for %llu ms", name_of(l, fd).text,
+		  (unsigned long long)l->param.timeout_us / 1000);
+	return -ETIMEDOUT;
 }
 
 static int tune_congestion(int fd, const struct uri *u, struct fail *f)
@@ -38,8 +74,7 @@ static int tune_congestion(int fd, const struct uri *u, struct fail *f)
 	if (!asked)
 		congestion_default(fd);
 	else if (congestion_set(fd, asked))
-		return fail(f, -errno, "URI option congestion=%s: %s; this user may have those in "
-			    "/proc/sys/net/ipv4/tcp_allowed_congestion_control", asked, strerror(errno));
+		return fail_cure(f, CURE_CONGESTION, -errno, "URI option congestion=%s", asked);
 	return 0;
 }
 
@@ -106,10 +141,10 @@ int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w)
 	int got = poll_until(fd, events == POLLOUT ? POLLOUT | POLLRDHUP : events, l->param.timeout_us / 4 + 1);
 
 	if (got == -EAGAIN)
-		return tcp_watch_idle(w, fd, l->param.timeout_us) ? -ETIMEDOUT : 0;
+		return tcp_watch_idle(w, fd, l->param.timeout_us) ? tcp_silent(l, fd) : 0;
 	if (got < 0)
-		return tcp_err(l, got);
-	return (got & (POLLRDHUP | POLLOUT)) == POLLRDHUP ? tcp_err(l, -EPIPE) : 0;
+		return tcp_err(l, fd, "poll", got);
+	return (got & (POLLRDHUP | POLLOUT)) == POLLRDHUP ? tcp_closed(l, fd) : 0;
 }
 
 int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags, struct tcp_data *reader)
@@ -134,7 +169,7 @@ int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags
 		if (errno == EINTR)
 			continue;
 		if (errno != EAGAIN)
-			return tcp_err(l, errno);
+			return tcp_err(l, fd, "sendmsg", errno);
 		err = reader ? tcp_data_take(reader) : 0;
 		if (err)
 			return err;

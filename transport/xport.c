@@ -21,6 +21,23 @@ static const struct scheme {
 #endif
 };
 
+/*
+ * What the kernel says of a connection that has gone (reset, closed, retransmissions given up), and, at once or when they are
+ * given up, of the way there: ICMP's and ICMPv6's errors, an interface or a route that went. Whatever else there is has to do
+ * with this end: a call that was refused, memory that is not there, a limit.
+ */
+bool xport_lost(int err)
+{
+	static const int lost[] = { EPIPE, ECONNRESET, ECONNABORTED, ECONNREFUSED, ENOTCONN, ESHUTDOWN, ETIMEDOUT, ENETDOWN,
+				    ENETUNREACH, ENETRESET, EHOSTDOWN, EHOSTUNREACH, ENONET, ENOPROTOOPT };
+	size_t i;
+
+	for (i = 0; i < sizeof(lost) / sizeof(lost[0]); i++)
+		if (lost[i] == err || -lost[i] == err)
+			return true;
+	return false;
+}
+
 /* Whether key is a word of list. */
 static bool has_word(const char *list, const char *key)
 {

@@ -17,10 +17,11 @@
  * beside recv() on it. kill() may be called from any thread at any time, twice too: every blocked or
  * later call on the link returns -EPIPE. close() after all threads have left.
  *
- * Results. 0 or: -EAGAIN (nothing within the time given), -EPIPE (the link is gone: cut, closed, killed;
- * the runtime may reconnect), -ETIMEDOUT (no progress for the link's timeout; as bad as gone), -EPROTO
+ * Results. 0 or: -EAGAIN (nothing within the time given), -EPIPE (the link is gone: cut, closed, killed, or one of
+ * xport_lost(); why is in the link's fail_lost(); the runtime may reconnect), -ETIMEDOUT (no progress for the link's timeout; as bad as gone), -EPROTO
  * (the peer broke the rules; the sentence is in the link's struct fail; never reconnect), -EMSGSIZE,
- * -ENOMEM. Whoever meets -EPROTO or a failing listen/connect first calls fail().
+ * -ENOMEM, or any other errno of a call that failed for a reason of this end's. Whoever meets an error that is no lost
+ * link, or a failing listen/connect, first calls fail().
  */
 #ifndef FERRY_XPORT_H
 #define FERRY_XPORT_H
@@ -30,6 +31,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "../runtime/cure.h"
 #include "uri.h"
 
 struct fail;
@@ -87,6 +89,12 @@ struct xport_param {
 	 */
 	bool copies;
 	struct chaos *chaos; /* not NULL: the chaos filter goes on top */
+	/*
+	 * Something is refused here that is only for speed, and the transport goes on without: what is lost, and the errno,
+	 * negative. Any thread. May be NULL.
+	 */
+	void (*slower)(void *arg, enum cure doing, int err, const char *what);
+	void *slower_arg;
 };
 
 /* The three kinds of object begin with their table, so that a filter can wrap any of them. */
@@ -182,6 +190,9 @@ int xport_listen(struct xport_listener **ret, const char *uri, const struct xpor
 /* One attempt, at most wait_us. id->session etc. are presented to the peer. */
 int xport_connect(struct xport_link **ret, const char *uri, const struct xport_link_id *id,
 		  const struct xport_param *p, uint64_t wait_us, struct fail *f);
+
+/* Whether an errno (of either sign) means that a connection, or the way to the peer, is gone; all others are errors of this end's. */
+bool xport_lost(int err);
 
 /* Faults for links made with param.chaos; see chaos_fault.c for what can be asked. */
 /*

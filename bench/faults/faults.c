@@ -20,6 +20,8 @@
 
 #include <ferry/ferry.h>
 
+#include "out.h"
+
 #define PAGE ((size_t)4096)
 #define THREADS_MAX 64u
 #define STALL_NS 2000u /* a touch that took longer met a page that was not there */
@@ -220,8 +222,7 @@ _Noreturn static void target(int sock, struct vm *vm)
 	       (double)res.stats.fault_p50_ns / 1000, (double)res.stats.fault_p99_ns / 1000,
 	       (double)(res.stats.faults + res.stats.faults_local) / seconds,
 	       (double)(vm->region.len / PAGE) / seconds);
-	fflush(stdout);
-	_exit(0);
+	_exit(out_close_stdout(0, 1));
 }
 
 static int usage(void)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "out.h"
 #include "trace.h"
 
 static void print_rounds(const struct trace *t)
@@ -64,7 +65,7 @@ int main(int argc, char **argv)
 	if (!t || argc <= first)
 		return usage(stderr, 2);
 	if (!strcmp(argv[1], "--help"))
-		return usage(stdout, 0);
+		return out_close_stdout(usage(stdout, 0), 2);
 	if (!rounds)
 		printf("%-34s %-14s %6s %9s %12s %12s\n", "trace", "verdict", "rounds", "since low",
 		       "predicted ms", "measured ms");
@@ -84,5 +85,5 @@ int main(int argc, char **argv)
 		wrong += t->expects && (t->verdict != r.result.verdict || t->after_rounds != r.rounds);
 	}
 	free(t);
-	return wrong ? 1 : 0;
+	return out_close_stdout(wrong ? 1 : 0, 2);
 }

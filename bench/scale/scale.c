@@ -18,6 +18,7 @@
 
 #include "batch.h"
 #include "link.h"
+#include "out.h"
 #include "populated.h"
 #include "residue.h"
 #include "session.h"
@@ -390,5 +391,5 @@ int main(int argc, char **argv)
 	if (err)
 		fprintf(stderr, "scale: %s\n", strerror(-err));
 	free(b);
-	return err ? 1 : 0;
+	return out_close_stdout(err ? 1 : 0, 1);
 }

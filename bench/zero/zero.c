@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "out.h"
 #include "zero.h"
 
 #define PAGE ((size_t)4096)
@@ -77,5 +78,5 @@ int main(int argc, char **argv)
 	printf("{\"bytes\":%zu,\"read_mb_s\":%.0f,\"zero_mb_s\":%.0f,\"ratio\":%.3f}\n", len,
 	       (double)len / 1e6 / read_s[PASSES / 2], (double)len / 1e6 / zero_s[PASSES / 2],
 	       read_s[PASSES / 2] / zero_s[PASSES / 2]);
-	return 0;
+	return out_close_stdout(0, 1);
 }

@@ -228,6 +228,17 @@ struct ferry_ops {
 
 	void (*event)(void *vm, const struct ferry_event *ev); /* optional; must not block for long */
 	void (*log)(void *vm, int level, const char *line);    /* optional; any thread; docs/observability.md */
+
+	/*
+	 * target, optional: tell the source's VMM something, in sections of together at most 64 KiB: where a channel of its
+	 * own listens, what this host can do. Called when reserve has succeeded.
+	 */
+	int (*offer)(void *vm, struct ferry_stream *out);
+	/*
+	 * source, optional: the target's sections, before pre-copy begins; none where it has no offer. ferry_stream_fail()
+	 * on the stream refuses with a sentence. The peer wrote them: check what you read.
+	 */
+	int (*offered)(void *vm, struct ferry_stream *in);
 };
 
 #define FERRY_DIRTY_LAST 1u
@@ -256,7 +267,7 @@ struct ferry_config {
 	uint64_t bandwidth;	   /* bytes a second of page data that this end puts, gets or serves; 0: unlimited */
 	uint64_t hold_limit_us;	   /* longest tentative run; 0: none */
 	uint64_t connect_us;	   /* source: to reach the target; target: to be reached; 10 s */
-	uint64_t reconnect_us;	   /* a lost link may be back for this long; 5 s; FERRY_CONFIG_NO_RECONNECT: 0 */
+	uint64_t reconnect_us;	   /* wait this long for a lost link; 5 s; FERRY_CONFIG_NO_RECONNECT: 0 */
 	uint64_t timeout_us;	   /* a peer silent this long is a lost link; 3 s, at least 10 ms */
 	uint8_t session[16];	   /* source: names the migration, for the arbiter; never twice the same; zero: random */
 	uint64_t blackout_limit_us; /* source: stopped for so long without word that it runs there, it takes the VM back; 30 s */
@@ -315,8 +326,9 @@ int ferry_run(struct ferry_session *s, struct ferry_result *res);
 /* Any thread, source: end pre-copy now, whatever is left. -EALREADY once stopped, -EINVAL at a target. */
 int ferry_switchover(struct ferry_session *s);
 /*
- * Any thread: give up; the VM stays at, or returns to, the source. -EALREADY once the commit is decided: then it only
- * cuts short what a target does for transparent huge pages before its ferry_run() returns.
+ * Any thread: give up; the VM stays at, or returns to, the source. -EALREADY once the commit is decided or the migration
+ * has been given up: then it only cuts short what is left before ferry_run() returns: at a target collapsing transparent
+ * huge pages, at either end telling a peer that is out of reach.
  */
 int ferry_cancel(struct ferry_session *s);
 /* Any thread, while the session lives. st->size set by the caller. */

@@ -100,11 +100,11 @@ static const struct row rows[] = {
 	{ "unknown option", AT_OPEN_TARGET, nothing, "mem:errors?colour=red", -EINVAL,
 	  "URI option \"colour\" is unknown; mem takes bandwidth and latency" },
 	{ "no such congestion control", AT_OPEN_TARGET, nothing, "tcp:127.0.0.1:0?congestion=none", -ENOENT,
-	  "URI option congestion=none: No such file or directory; this user may have those in "
-	  "/proc/sys/net/ipv4/tcp_allowed_congestion_control" },
+	  "URI option congestion=none: No such file or directory; this kernel offers those in "
+	  "/proc/sys/net/ipv4/tcp_available_congestion_control" },
 	{ "no such congestion control to connect with", AT_RUN, soon, "tcp:127.0.0.1:1?congestion=none", -ETIMEDOUT,
 	  "the target at tcp:127.0.0.1:1?congestion=none could not be reached for 200 ms: URI option congestion=none: No such file or "
-	  "directory; this user may have those in /proc/sys/net/ipv4/tcp_allowed_congestion_control" },
+	  "directory; this kernel offers those in /proc/sys/net/ipv4/tcp_available_congestion_control" },
 	{ "address of another host", AT_OPEN_TARGET, nothing, "tcp:192.0.2.1:0", -EADDRNOTAVAIL,
 	  "cannot listen on tcp:192.0.2.1:0: Cannot assign requested address; take an address of this host, or none for any" },
 	{ "not opened", AT_RUN, nothing, NULL, -EINVAL, "ferry_run() was called before ferry_open(): open a URI first" },

@@ -343,7 +343,7 @@ RIG_PAIR(around_commit, prepared_lost_in_the_blackout_falls_back)
 	setup(&r, &d, kind);
 	rig_run(&r);
 	rig_fell_back(&r);
-	rig_says(r.sres.detail, "the link was lost in commitment");
+	rig_says(r.sres.detail, "the link to the target was lost in commitment");
 	rig_free(&r);
 }
 

@@ -26,6 +26,15 @@ static uint64_t named(const struct hostile *h)
 	return n;
 }
 
+static size_t offer(uint8_t *body)
+{
+	const uint32_t head[4] = { 1, 1, 3, 0 }; /* id, version, length */
+
+	memcpy(body, head, sizeof(head));
+	memcpy(body + sizeof(head), "abc", 3);
+	return sizeof(head) + 3;
+}
+
 static size_t body_of(struct hostile *h, enum wire_type t, uint8_t *body)
 {
 	switch (t) {
@@ -41,7 +50,8 @@ static size_t body_of(struct hostile *h, enum wire_type t, uint8_t *body)
 						     .timeout_us = hostile_pace.timeout_us,
 						     .left = h->left });
 	case WIRE_RESERVED:
-		return FILL(body,
+		return offer(body + sizeof(struct wire_reserved)) +
+		       FILL(body,
 			    (struct wire_reserved){
 				    .flags = (h->play.flags & PLAY_HOLD ? WIRE_CAN_HOLD : 0) |
 					     (h->play.flags & PLAY_ARBITER ? WIRE_TARGET_ARBITER : 0) });

@@ -190,6 +190,22 @@ static int op_reserve(void *v, struct ferry_region *regions, size_t n, struct fe
 	return 0;
 }
 
+/* What a target that may lie has offered: each section is read to its end. */
+static int op_offered(void *v, struct ferry_stream *in)
+{
+	struct ferry_section sec;
+	int got;
+
+	(void)v;
+	while ((got = ferry_stream_next(in, &sec)) > 0) {
+		for (size_t i = 0; i < sec.len; i++)
+			(void)((const volatile uint8_t *)sec.data)[i];
+		if (sec.id != SECTION)
+			return ferry_stream_fail(in, -ENOTSUP, "offer %u is unknown", sec.id);
+	}
+	return got;
+}
+
 /* A VMM may touch guest memory here. */
 static int op_load(void *v, struct ferry_stream *in)
 {
@@ -304,6 +320,7 @@ void vm_source(struct vm *vm, bool shared, bool arbiter)
 	vm->ops.dirty_fetch = op_dirty_fetch;
 	vm->ops.save = op_save;
 	vm->ops.retire = op_retire;
+	vm->ops.offered = op_offered;
 	vm->shared = shared;
 	vm->shadow = calloc(VM_PAGES, FUZZ_PAGE);
 	vm->nregions = VM_REGIONS;

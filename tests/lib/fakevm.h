@@ -89,6 +89,7 @@ struct fakevm {
 	/* what the test sets */
 	uint64_t writes[8];  /* pages written at fetch 0, 1, ..; the last one repeats */
 	uint64_t last_writes; /* pages written at pause */
+	uint64_t spared;      /* source: the guest never writes this page, counted from 1 through all regions; 0: none */
 	uint64_t state_bytes; /* beside the small section */
 	uint32_t cpuid;	      /* target: what it offers; source: what it needs */
 	uint64_t memory_limit;

@@ -2,7 +2,6 @@
 /* One end of a cell in its own process; and the intruder, who connects a second time. */
 #include <arpa/inet.h>
 #include <errno.h>
-#include <malloc.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,11 +11,11 @@
 
 #include "../../transport/tcp_wire.h"
 #include "../lib/left.h"
+#include "census.h"
 #include "fakevm_int.h"
 #include "matrix.h"
 
 #define BANDWIDTH 64000000u /* so that a round takes its time and there are two of them */
-#define HEAP_KEPT 32768u /* bytes that the C library keeps for names and streams once used */
 #define WAIT_US 1000u
 #define WAIT_TIMES 30000u
 
@@ -45,43 +44,6 @@ static void say(int fd, bool source, unsigned what, uint64_t n)
 static void tell(void *arg, bool at_source, enum world_what what, uint64_t n)
 {
 	say(((struct end *)arg)->fd, at_source, what, n);
-}
-
-/* ---- what is left behind ---- */
-
-struct census {
-	unsigned fds, threads, memfds, files, maps; /* files: of anonymous inodes, as userfaultfd's are */
-	size_t heap;				    /* bytes handed out by malloc */
-};
-
-/* threads_due: as many as there are without those that are just leaving */
-static void take_census(struct census *c, unsigned threads_due)
-{
-	FILE *f = fopen("/proc/self/maps", "r");
-	char line[600];
-
-	*c = (struct census){ .fds = entries("/proc/self/fd"), .threads = threads_left(threads_due) };
-	while (f && fgets(line, sizeof(line), f)) {
-		c->maps += !strstr(line, "[heap]");
-		c->memfds += !!strstr(line, "memfd:");
-		c->files += !!strstr(line, "anon_inode");
-	}
-	if (f)
-		fclose(f);
-	c->heap = mallinfo2().uordblks + mallinfo2().hblkhd;
-}
-
-static void compare(char *left, size_t cap, const struct census *was, const struct census *is)
-{
-	bool same = is->fds == was->fds && is->threads == was->threads && is->memfds == was->memfds &&
-		    is->files == was->files && is->maps == was->maps && is->heap <= was->heap + HEAP_KEPT;
-
-	if (!same)
-		snprintf(left, cap,
-			 "descriptors %u, %u before; threads %u, %u; mappings %u, %u (memfd %u, %u; anon_inode %u, %u); "
-			 "heap %zu, %zu",
-			 is->fds, was->fds, is->threads, was->threads, is->maps, was->maps, is->memfds, was->memfds,
-			 is->files, was->files, is->heap, was->heap);
 }
 
 /* ---- the fault ---- */

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "local.h"
 #include "matrix.h"
 
 #define JOBS_MAX 128u
@@ -390,23 +391,33 @@ int main(int argc, char **argv)
 						 { "way", 1, NULL, 'w' },   { "fault", 1, NULL, 'f' },
 						 { "when", 1, NULL, 'n' },  { "verbose", 0, NULL, 'v' },
 						 { "table", 0, NULL, 't' }, { "check", 1, NULL, 'c' },
-						 { "arbiter", 0, NULL, 'a' },
+						 { "arbiter", 0, NULL, 'a' }, { "messages", 0, NULL, 'm' },
+						 { "local", 2, NULL, 'l' },  { "stage", 1, NULL, 's' },
+						 { "end", 1, NULL, 'e' },   { "limit", 1, NULL, 'i' },
 						 { 0 } };
 	static struct matrix x = { .jobs = JOBS };
+	struct local_choice lch = { .limit_s = LOCAL_LIMIT_S };
+	bool messages = true, local = false;
 	struct choice ch = { 0 };
 	char missing[200];
+	unsigned cells;
 	uint64_t t;
-	int o;
+	int o, bad = 0;
 
 	no_stack_cache(argv);
 	while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (o) {
-		case 'j': x.jobs = (unsigned)atoi(optarg); break;
+		case 'j': x.jobs = lch.jobs = (unsigned)atoi(optarg); break;
 		case 'o': ch.message = optarg; break;
-		case 'w': ch.way = optarg; break;
+		case 'w': ch.way = lch.way = optarg; break;
 		case 'f': ch.fault = optarg; break;
 		case 'n': ch.when = optarg; break;
-		case 'v': x.verbose = true; break;
+		case 'v': x.verbose = lch.verbose = true; break;
+		case 'm': local = false; break;
+		case 'l': messages = false; local = true; lch.kind = optarg; break;
+		case 's': lch.stage = optarg; break;
+		case 'e': lch.end = optarg; break;
+		case 'i': lch.limit_s = (unsigned)atoi(optarg); break;
 		case 'a': ch.arbiter = true; break;
 		case 't': points_table(stdout); return 0;
 		case 'c': return check(optarg);
@@ -420,9 +431,13 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (local && !ch.message && !ch.fault && !ch.when && !ch.arbiter)
+		bad = local_run(&lch, &cells) != 0;
+	if (!messages)
+		return bad;
 	lay_out(&x, &ch);
 	t = now();
 	run(&x);
 	free(x.cell);
-	return report(&x, now() - t);
+	return report(&x, now() - t) || bad;
 }

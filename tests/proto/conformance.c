@@ -6,8 +6,6 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -15,12 +13,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "../../runtime/fail.h"
 #include "../../transport/xport.h"
+#include "refuse.h"
 #ifdef CONFORMANCE_RDMA
 #include "rdma_left.h"
 #endif
@@ -35,7 +33,8 @@
 
 struct kind {
 	const char *uri, *query;
-	bool chaos, no_splice;
+	bool chaos;
+	int refused, err; /* a system call that a filter refuses, and how */
 };
 
 static const struct kind kinds[] = {
@@ -52,7 +51,7 @@ static const struct kind kinds[] = {
 	{ .uri = "tcp:127.0.0.1:0", .query = "?bandwidth=4G&latency=300us" },
 	{ .uri = "tcp:127.0.0.1:0", .query = "", .chaos = true },
 	{ .uri = "mem:conformance", .query = "?bandwidth=4G&latency=300us", .chaos = true },
-	{ .uri = "tcp:127.0.0.1:0", .query = "", .no_splice = true },
+	{ .uri = "tcp:127.0.0.1:0", .query = "", .refused = SYS_splice, .err = ENOSYS },
 #endif
 };
 
@@ -132,28 +131,13 @@ static void *fill(size_t bytes, uint64_t seed)
 	return m;
 }
 
-/* What a container's seccomp filter does. It stays with this test's process. */
-static void forbid_vmsplice(void)
-{
-	struct sock_filter code[] = {
-		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_vmsplice, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-	};
-	struct sock_fprog prog = { .len = sizeof(code) / sizeof(code[0]), .filter = code };
-
-	cr_assert(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) && !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog));
-	cr_assert(syscall(__NR_vmsplice, -1, NULL, 0, 0) == -1 && errno == EPERM);
-}
-
 static bool start(struct pair *p, const struct kind *k, unsigned channels)
 {
 	char uri[400];
 	int err;
 
-	if (k->no_splice)
-		forbid_vmsplice();
+	if (k->refused)
+		refuse_calls(&(struct refused){ k->refused }, 1, k->err, true);
 	memset(p, 0, sizeof(*p));
 	p->kind = k;
 	p->param = (struct xport_param){ .timeout_us = 3000000, .poll_us = 50 };

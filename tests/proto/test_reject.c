@@ -117,6 +117,10 @@ static const struct row rows[] = {
 	{ WIRE_RESERVED, F(wire_reserved, flags), 5, -EPROTO, "RESERVED has flags 0x5" },
 	{ WIRE_RESERVED, F(wire_reserved, reserved), 8, -EPROTO, "RESERVED has 0x8 in a reserved field" },
 
+	{ WIRE_RESERVED, sizeof(struct wire_reserved) + 8, 8, MAX, -EPROTO, "says 18446744073709551615 bytes" }, /* the offer */
+	{ WIRE_RESERVED, sizeof(struct wire_reserved) + 8, 8, 2, -EPROTO, "1 bytes at offset 18 are no section header" },
+	{ WIRE_RESERVED, sizeof(struct wire_reserved), 4, 9, -ENOTSUP, "offer 9 is unknown" },
+
 	{ WIRE_ZERO, F(page_run, region), 99, -EPROTO, "of region 99" },
 	{ WIRE_ZERO, F(page_run, npages), 66, -EPROTO, "pages 5+66 of region 10" },
 	{ WIRE_ZERO, F(page_run, npages), 0, -EPROTO, "pages 5+0 of region 10" },

@@ -502,7 +502,7 @@ static void stays_silent(const struct rig_kind *kind, enum peer_stage upto, cons
 
 RIG_PAIR(silent_source, in_reservation)
 {
-	stays_silent(kind, GREETED, "the source closed the link in reservation", -EPIPE);
+	stays_silent(kind, GREETED, "the link to the source was lost in reservation: nothing was heard of it for", -EPIPE);
 }
 
 RIG_PAIR(silent_source, in_pre_copy)

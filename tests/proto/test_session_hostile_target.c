@@ -226,6 +226,26 @@ TARGET_DOES(truncates_a_message, MAPPED, -EPROTO, "RESERVED has 4 bytes; it need
 	peer_say(p, WIRE_RESERVED, "1234", 4, NULL, 0);
 }
 
+TARGET_DOES(offers_too_much, MAPPED, -EPROTO, "RESERVED has 65537 bytes behind its 8; it takes at most 65536 times 1")
+{
+	static const char much[WIRE_OFFER_MAX + 1];
+	struct wire_reserved r = { 0 };
+
+	peer_say(p, WIRE_RESERVED, &r, sizeof(r), much, sizeof(much));
+}
+
+/* A source whose VMM asks for no offer has no look at it. */
+TARGET_DOES(offers_what_nobody_asked_for, MAPPED, -ENOSPC, "the target gave up: full")
+{
+	struct wire_reserved r = { .flags = WIRE_CAN_HOLD };
+	struct wire_abort a = { .err = -ENOSPC };
+
+	expose(p);
+	peer_say(p, WIRE_RESERVED, &r, sizeof(r), "no section", 10);
+	hear_until(p, WIRE_ROUND_END);
+	peer_say(p, WIRE_ABORT, &a, sizeof(a), "full", 4);
+}
+
 TARGET_DOES(refuses_in_pre_copy, ROUND_DONE, -EPROTO, "the peer sent REFUSED in pre-copy, where it has no place")
 {
 	SAY(p, WIRE_REFUSED, (struct wire_abort){ .err = -ENOSPC });
@@ -298,7 +318,7 @@ Test(silent_target, in_pre_migration)
 
 Test(silent_target, in_reservation)
 {
-	silent(MAPPED, -EPIPE, "the target closed the link in reservation");
+	silent(MAPPED, -EPIPE, "the link to the target was lost in reservation: nothing was heard of it for");
 }
 
 Test(silent_target, in_pre_copy)
@@ -308,5 +328,5 @@ Test(silent_target, in_pre_copy)
 
 Test(silent_target, after_the_switchover)
 {
-	silent(SWITCHED, -EPIPE, "the link was lost in commitment");
+	silent(SWITCHED, -EPIPE, "the link to the target was lost in commitment");
 }

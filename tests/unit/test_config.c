@@ -198,6 +198,8 @@ Test(config, the_ops_that_each_end_needs)
 	WITHOUT(discard, false, true);
 	WITHOUT(arbiter, false, false);
 	WITHOUT(log, false, false);
+	WITHOUT(offer, false, false);
+	WITHOUT(offered, false, false);
 }
 
 Test(config, output_ops_come_together)

@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "pages.h"
 
@@ -13,14 +12,6 @@ static uint64_t random_next(uint64_t *state)
 	*state ^= *state >> 7;
 	*state ^= *state << 17;
 	return *state;
-}
-
-static double seconds(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
 Test(pages, one_page_at_a_time)
@@ -384,34 +375,36 @@ Test(pages, sets_of_many_groups_agree_with_a_model)
 	}
 }
 
+/* What looks at every word is at it for an hour. */
 Test(pages, a_sparse_tebibyte_is_cheap)
 {
 	const uint64_t npages = UINT64_C(1) << 28;
-	struct page_cursor at = { 0 };
 	struct page_run run;
 	struct page_set s;
-	double begin = seconds();
 
 	cr_assert_eq(page_set_init(&s, &npages, 1), 0);
-	page_set_add(&s, 0, npages - 1);
-	page_set_add(&s, 0, npages / 2);
-	cr_assert(page_set_next(&s, &at, 100, &run) && run.page == npages / 2);
-	cr_assert(page_set_next(&s, &at, 100, &run) && run.page == npages - 1 && run.npages == 1);
-	cr_assert_not(page_set_next(&s, &at, 100, &run));
-	cr_assert_eq(page_set_count(&s), 2);
-	page_set_clear(&s);
-	cr_assert_eq(page_set_count(&s), 0);
-	cr_assert_lt(seconds() - begin, 2.0);
+	for (unsigned i = 0; i < 1000; i++) {
+		struct page_cursor at = { 0 };
+
+		page_set_add(&s, 0, npages - 1);
+		page_set_add(&s, 0, npages / 2);
+		cr_assert(page_set_next(&s, &at, 100, &run) && run.page == npages / 2);
+		cr_assert(page_set_next(&s, &at, 100, &run) && run.page == npages - 1 && run.npages == 1);
+		cr_assert_not(page_set_next(&s, &at, 100, &run));
+		cr_assert_eq(page_set_count(&s), 2);
+		page_set_clear(&s);
+		cr_assert_eq(page_set_count(&s), 0);
+	}
 	page_set_destroy(&s);
 }
 
+/* So many runs that a walk which begins anew for each is at it for hours. */
 Test(pages, a_walk_in_short_runs_is_linear)
 {
-	const uint64_t npages = UINT64_C(1) << 22;
+	const uint64_t npages = UINT64_C(1) << 25;
 	struct page_cursor at = { 0 };
 	struct page_run run;
 	struct page_set s;
-	double begin = seconds();
 	uint64_t seen = 0;
 
 	page_set_init(&s, &npages, 1);
@@ -422,7 +415,6 @@ Test(pages, a_walk_in_short_runs_is_linear)
 	while (page_set_claim(&s, &at, 16, &run))
 		seen += run.npages;
 	cr_assert_eq(seen, 2 * npages);
-	cr_assert_lt(seconds() - begin, 2.0);
 	page_set_destroy(&s);
 }
 

@@ -1,0 +1,394 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What a local failure comes to, where each kind can happen, and the judgement of a cell.
+ *
+ * The outcome is the stage's and the end's, whatever failed: that is the promise. A kind that cannot happen in a stage
+ * has no row there; a cell without a row whose failure comes about fails, and so does one with a row whose failure does not.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "local.h"
+
+/* Where a failure comes about: alternatives behind a comma, of words that each narrow it; "": everywhere. */
+struct row {
+	enum kind kind;
+	bool at_source;
+	enum ferry_phase stage;
+	const char *where;
+};
+
+static const struct row rows[] = {
+#include "local_rows.h"
+};
+
+/* An op, and what comes of it. NULL: what comes of everything in that stage. */
+struct op_row {
+	enum fake_op op;
+	bool at_source;
+	enum ferry_phase stage;
+	const char *where, *due;
+};
+
+static const struct op_row op_rows[] = {
+	{ FAKE_NEEDS, true, FERRY_RESERVATION, "", NULL },
+	{ FAKE_DIRTY_START, true, FERRY_PRECOPY, "", NULL },
+	{ FAKE_DIRTY_FETCH, true, FERRY_PRECOPY, "", NULL },
+	{ FAKE_PAUSE, true, FERRY_STOP_AND_COPY, "", NULL },
+	{ FAKE_DIRTY_FETCH, true, FERRY_STOP_AND_COPY, "", NULL },
+	{ FAKE_SAVE, true, FERRY_STOP_AND_COPY, "", NULL },
+	{ FAKE_DIRTY_STOP, true, FERRY_ACTIVATION, "", "mm" },
+	{ FAKE_RETIRE, true, FERRY_ACTIVATION, "stop-and-copy, commit at completion", "mm" },
+	{ FAKE_RETIRE, true, FERRY_POSTCOPY, "commit at switchover", "mm" },
+	{ FAKE_RESERVE, false, FERRY_RESERVATION, "", NULL },
+	{ FAKE_LOAD, false, FERRY_STOP_AND_COPY, "", NULL },
+	{ FAKE_HOLD, false, FERRY_STOP_AND_COPY, "commit at completion", NULL },
+	{ FAKE_RESUME, false, FERRY_STOP_AND_COPY, "commit at completion", NULL },
+	{ FAKE_ACTIVATE, false, FERRY_ACTIVATION, "", "mm" },
+	{ FAKE_RESUME, false, FERRY_ACTIVATION, "stop-and-copy, commit at switchover", "?l|ll" },
+	{ FAKE_RELEASE, false, FERRY_ACTIVATION, "commit at completion", "mm" },
+};
+
+#define N(a) (sizeof(a) / sizeof((a)[0]))
+
+static const char *stage_name(enum ferry_phase p)
+{
+	return p == FERRY_IDLE ? "opening" : ferry_phase_name(p);
+}
+
+static const char *end_name(bool source)
+{
+	return source ? "source" : "target";
+}
+
+/* One alternative: do all its words hold? */
+static bool holds(const char *p, size_t len, const struct local *c)
+{
+	const char *is[] = { c->mem ? "mem" : "tcp", c->shared ? "memfd" : "anon", way_name(c->way) };
+	const char *not[] = { c->mem ? "tcp" : "mem", c->shared ? "anon" : "memfd" };
+	char text[100];
+	bool way = false;
+
+	snprintf(text, sizeof(text), "%.*s", (int)len, p);
+	for (unsigned i = 0; i < N(not); i++)
+		if (strstr(text, not[i]))
+			return false;
+	for (enum way w = 0; w < WAYS; w++)
+		way |= strstr(text, way_name(w)) != NULL;
+	return !way || strstr(text, is[2]);
+}
+
+static bool within(const char *where, const struct local *c)
+{
+	for (;; where++) {
+		size_t len = strcspn(where, ",");
+
+		if (holds(where, len, c))
+			return true;
+		where += len;
+		if (!*where)
+			return false;
+	}
+}
+
+static const struct op_row *op_row(const struct local *c, uintptr_t site)
+{
+	for (size_t i = 0; i < N(op_rows); i++) {
+		const struct op_row *r = &op_rows[i];
+
+		if (op_site(r->op) == site && r->at_source == c->at_source && r->stage == c->stage && within(r->where, c))
+			return r;
+	}
+	return NULL;
+}
+
+bool local_has_row(const struct local *c)
+{
+	bool yes = false;
+
+	if (c->kind == OP_FAILS)
+		return op_row(c, c->want);
+	if (c->kind == THROTTLE_FAILS)
+		return true;
+	for (size_t i = 0; i < N(rows) && !yes; i++)
+		yes = rows[i].kind == c->kind && rows[i].at_source == c->at_source && rows[i].stage == c->stage &&
+		      within(rows[i].where, c);
+	return yes;
+}
+
+static bool in_earnest(enum kind k)
+{
+	return k == FILE_FULL || k == PAGE_GONE;
+}
+
+bool local_is_cell(const struct local *c)
+{
+	bool pages = c->stage == FERRY_PRECOPY || c->stage == FERRY_STOP_AND_COPY || c->stage == FERRY_POSTCOPY;
+
+	/* Up to the reservation the ways to finish are one. */
+	if (c->stage <= FERRY_RESERVATION && c->way != WAY_TENTATIVE)
+		return false;
+	if (c->stage == FERRY_POSTCOPY && c->way == WAY_STOP)
+		return false;
+	if (c->kind == THROTTLE_FAILS)
+		return c->at_source && c->way == WAY_STOP && c->stage == FERRY_PRECOPY;
+	if (c->kind == FILE_FULL)
+		return !c->at_source && c->shared && pages;
+	if (c->kind == PAGE_GONE)
+		return c->at_source && pages;
+	return true;
+}
+
+/* The pairs that a failure may come to; each kind may also be one that the library does without. */
+static const char *due_of(const struct local *c)
+{
+	bool server = c->way == WAY_SERVER;
+
+	switch (c->stage) {
+	case FERRY_PRE_MIGRATION:
+		return "rr";
+	case FERRY_RESERVATION:
+		return "rr|rd";
+	case FERRY_PRECOPY:
+		return "rd";
+	case FERRY_STOP_AND_COPY:
+		return "fd";
+	case FERRY_POSTCOPY:
+		return server ? "ll|lm" : "fd";
+	case FERRY_COMMITMENT:
+		return c->at_source ? "fd" : "mm";
+	default:
+		return server ? "ll|lm" : "mm";
+	}
+}
+
+static const char *cell_due_of(const struct local *c)
+{
+	const struct op_row *r = c->kind == OP_FAILS ? op_row(c, c->want) : NULL;
+
+	return r && r->due ? r->due : due_of(c);
+}
+
+static char letter(const struct local_seen *m, unsigned i)
+{
+	static const char letters[] = { [FERRY_MIGRATED] = 'm', [FERRY_REFUSED] = 'r', [FERRY_FELL_BACK] = 'f',
+					[FERRY_DISCARDED] = 'd', [FERRY_IN_DOUBT] = '?', [FERRY_LOST] = 'l' };
+
+	return m->end[i].ended ? letters[m->end[i].res.outcome] : '-';
+}
+
+static bool among(const char *pair, const char *expect)
+{
+	for (; expect; expect = strchr(expect, '|') ? strchr(expect, '|') + 1 : NULL)
+		if (!strncmp(pair, expect, 2))
+			return true;
+	return false;
+}
+
+void local_text(char buf[300], const struct local *c)
+{
+	char where[120] = "";
+
+	if (c->want)
+		site_text(where, c->kind, c->want);
+	snprintf(buf, 300, "%s at the %s in %s: %s, %s, %s%s%s", c->dry ? "nothing" : kind_name(c->kind),
+		 end_name(c->at_source), stage_name(c->stage), way_name(c->way), c->shared ? "memfd" : "anon",
+		 c->mem ? "mem" : "tcp", c->want ? ", " : "", where);
+}
+
+/* ---- the judgement ---- */
+
+static const char *owner_trouble(const struct local_seen *m, unsigned i, char outcome)
+{
+	enum ferry_owner due = strchr("ml", outcome) ? FERRY_TARGET : outcome == '?' ? FERRY_UNKNOWN : FERRY_SOURCE;
+	bool should = i ? outcome == 'm' : outcome == 'r' || outcome == 'f';
+
+	if (m->end[i].res.owner != due)
+		return i ? "the target names another owner" : "the source names another owner";
+	if (m->end[i].runs != should)
+		return i ? should ? "the VM does not run at the target" : "the VM runs at the target" :
+			   should ? "the VM does not run at the source" : "the VM runs at the source";
+	return NULL;
+}
+
+/* Sentences and error of a migration that was given up. */
+static void judge_words(char what[600], const struct local *c, const struct local_seen *m, bool told)
+{
+	const struct ferry_result *mine = &m->end[!c->at_source].res, *other = &m->end[c->at_source].res;
+	int err = kind_errno(c->kind);
+
+	if (!mine->error || (err && mine->error != -err))
+		snprintf(what, 600, "the %s ends with error %d, %d was due", end_name(c->at_source), mine->error, -err);
+	else if (!mine->detail[0])
+		snprintf(what, 600, "the %s says nothing", end_name(c->at_source));
+	else if (strstr(mine->detail, "link"))
+		snprintf(what, 600, "the %s blames the link", end_name(c->at_source));
+	else if (told && !strstr(other->detail, mine->detail))
+		snprintf(what, 600, "the %s does not say what the %s says", end_name(!c->at_source), end_name(c->at_source));
+	else if (told && !strstr(other->detail, "gave up") && !strstr(other->detail, "refused"))
+		snprintf(what, 600, "the %s does not say who gave up", end_name(!c->at_source));
+}
+
+/* Made and opened, or not: one end alone. */
+static void judge_opening(char what[600], const struct local *c, const struct local_seen *m)
+{
+	unsigned i = !c->at_source;
+
+	if (m->end[i].opened) /* it does without */
+		return;
+	if (m->end[i].err != -kind_errno(c->kind))
+		snprintf(what, 600, "opening it says %d, %d was due", m->end[i].err, -kind_errno(c->kind));
+	else if (!m->end[i].res.detail[0])
+		snprintf(what, 600, "no sentence says why");
+}
+
+static void judge_outcome(char what[600], const struct local *c, const struct local_seen *m)
+{
+	char pair[3] = { letter(m, 0), letter(m, 1), 0 };
+	const char *due = cell_due_of(c), *owner;
+	/* Before a link there is nobody to tell, and once the commit is decided nothing that might be said. */
+	bool told = c->stage >= FERRY_RESERVATION && strchr("rf", pair[0]), whole = among(pair, "mm");
+
+	for (unsigned i = 0; i < 2; i++)
+		if ((owner = owner_trouble(m, i, pair[i]))) {
+			snprintf(what, 600, "%s", owner);
+			return;
+		}
+	if (whole && (m->end[0].res.stats.reconnects || m->end[1].res.stats.reconnects))
+		snprintf(what, 600, "the failure was taken for a lost link");
+	else if (c->kind == OP_FAILS && whole && !among(pair, due))
+		snprintf(what, 600, "the op's failure changed nothing");
+	else if (!whole && (c->dry || !among(pair, due)))
+		snprintf(what, 600, "it came to %s, %s was due", pair, due);
+	else if (!whole)
+		judge_words(what, c, m, told);
+}
+
+void local_judge(char why[1400], const struct local *c, const struct local_seen *m, int died, bool *reached)
+{
+	bool opening = c->stage == FERRY_IDLE;
+	char what[600] = "";
+
+	why[0] = 0;
+	*reached = atomic_load(&m->inject.struck);
+	/* In earnest it is brought about in any case; it was met when something came of it. */
+	if (in_earnest(c->kind) && letter(m, 0) == 'm' && letter(m, 1) == 'm')
+		*reached = false;
+	if (died)
+		snprintf(what, sizeof(what), "its process was killed by signal %d (%s)", died, strsignal(died));
+	else if (!m->over)
+		snprintf(what, sizeof(what), "its process has not come to its end");
+	else if (m->trouble[0])
+		snprintf(what, sizeof(what), "%s", m->trouble);
+	else if (opening && *reached)
+		judge_opening(what, c, m);
+	else if (*reached || c->dry)
+		judge_outcome(what, c, m);
+	if (!what[0] && m->left[0])
+		snprintf(what, sizeof(what), "left behind: %s", m->left);
+	if (!what[0] && *reached && !local_has_row(c))
+		snprintf(what, sizeof(what), "it came about where it has no row");
+	else if (!what[0] && in_earnest(c->kind) && !*reached && local_has_row(c))
+		snprintf(what, sizeof(what), "it did not come about");
+	if (what[0])
+		snprintf(why, 1400, "%s; source: %s %d \"%.300s\"; target: %s %d \"%.300s\"", what,
+			 m->end[0].ended ? ferry_outcome_name(m->end[0].res.outcome) : "-", m->end[0].res.error,
+			 m->end[0].res.detail, m->end[1].ended ? ferry_outcome_name(m->end[1].res.outcome) : "-",
+			 m->end[1].res.error, m->end[1].res.detail);
+}
+
+/* ---- the document ---- */
+
+static const char *outcome_word(char c)
+{
+	switch (c) {
+	case 'm':
+		return "migrated";
+	case 'r':
+		return "refused";
+	case 'f':
+		return "fell back";
+	case 'd':
+		return "discarded";
+	case 'l':
+		return "lost";
+	default:
+		return "**in doubt**";
+	}
+}
+
+static void put_due(FILE *out, const char *due)
+{
+	for (const char *p = due; p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
+		fprintf(out, p[0] == p[1] ? "%s%s" : "%s%s / %s", p == due ? " " : " or ", outcome_word(p[0]),
+			outcome_word(p[1]));
+	fprintf(out, " |");
+}
+
+static void table_of_stages(FILE *out)
+{
+	fprintf(out, "| in | the source fails | the target fails | the other end says so too |\n|---|---|---|---|\n");
+	for (enum ferry_phase p = FERRY_PRE_MIGRATION; p <= FERRY_ACTIVATION; p++)
+		for (int server = 0; server < 2; server++) {
+			struct local c = { .stage = p, .way = server ? WAY_SERVER : WAY_TENTATIVE, .at_source = true };
+			struct local t = c, o = c;
+
+			t.at_source = false;
+			o.way = WAY_TENTATIVE;
+			if (server && !strcmp(due_of(&c), due_of(&o)))
+				continue;
+			fprintf(out, "| %s%s |", stage_name(p), server ? ", commit at switchover" : "");
+			put_due(out, due_of(&c));
+			put_due(out, due_of(&t));
+			fprintf(out, " %s |\n", p >= FERRY_RESERVATION && strchr("rf", due_of(&t)[0]) ? "yes" :
+						p >= FERRY_RESERVATION && strchr("rf", due_of(&c)[0]) ? "the target" :
+						p < FERRY_RESERVATION ? "there may be no link" : "the commit stands");
+		}
+}
+
+static void table_of_kinds(FILE *out)
+{
+	fprintf(out, "| what fails | at the |");
+	for (enum ferry_phase p = FERRY_IDLE; p <= FERRY_ACTIVATION; p++)
+		fprintf(out, " %s |", stage_name(p));
+	fprintf(out, "\n|---|---|---|---|---|---|---|---|---|---|\n");
+	for (enum kind k = 0; k < OP_FAILS; k++)
+		for (int source = 1; source >= 0; source--) {
+			fprintf(out, "| %s | %s |", kind_name(k), end_name(source));
+			for (enum ferry_phase p = FERRY_IDLE; p <= FERRY_ACTIVATION; p++) {
+				const char *where = "-";
+
+				for (size_t i = 0; i < N(rows); i++)
+					if (rows[i].kind == k && rows[i].at_source == source && rows[i].stage == p)
+						where = rows[i].where[0] ? rows[i].where : "yes";
+				fprintf(out, " %s |", where);
+			}
+			fprintf(out, "\n");
+		}
+}
+
+static void table_of_ops(FILE *out)
+{
+	fprintf(out, "| op | at the | in | way to finish | comes to |\n|---|---|---|---|---|\n");
+	for (size_t i = 0; i < N(op_rows); i++) {
+		const struct op_row *r = &op_rows[i];
+		struct local c = { .stage = r->stage, .at_source = r->at_source, .way = WAY_TENTATIVE };
+
+		fprintf(out, "| %s | %s | %s | %s |", fake_op_name(r->op), end_name(r->at_source), stage_name(r->stage),
+			r->where[0] ? r->where : "any");
+		put_due(out, r->due ? r->due : due_of(&c));
+		fprintf(out, "\n");
+	}
+	fprintf(out, "| throttle | source | pre-copy | stop-and-copy |");
+	put_due(out, "rd");
+	fprintf(out, "\n");
+}
+
+void local_table(FILE *out)
+{
+	table_of_stages(out);
+	fprintf(out, "\n");
+	table_of_kinds(out);
+	fprintf(out, "\n");
+	table_of_ops(out);
+}
