@@ -20,6 +20,7 @@
  *	cut [MS]		everything vanishes, and nobody is told; for MS milliseconds, or until "heal"
  *	heal			ends a cut
  *	clear			all of the above as at the start
+ *	after BYTES COMMAND	COMMAND once so many bytes have been carried from A to B ("ba": from B to A); one at a time
  *	count			"ab PACKETS BYTES DROPPED ba PACKETS BYTES DROPPED", carried and vanished
  *
  * A command holds for both directions, or for one with "ab" or "ba" before it: "ab hole 1000". 0 turns a thing off.
@@ -77,6 +78,12 @@ struct direction {
 struct wire {
 	struct direction dir[2];
 	unsigned short seed[3];
+	struct later {
+		const struct direction *dir; /* NULL: none */
+		uint64_t bytes;
+		char command[LINE_MAX_BYTES];
+	} later;
+	bool quiet; /* what was asked for earlier has its answer */
 	char line[LINE_MAX_BYTES];
 	size_t used;
 };
@@ -237,10 +244,12 @@ static uint64_t write_due(struct direction *d)
 
 /* ---- commands ---- */
 
-static void __attribute__((format(printf, 1, 2))) answer(const char *fmt, ...)
+static void __attribute__((format(printf, 2, 3))) answer(const struct wire *w, const char *fmt, ...)
 {
 	va_list ap;
 
+	if (w->quiet)
+		return;
 	va_start(ap, fmt);
 	vprintf(fmt, ap);
 	va_end(ap);
@@ -316,6 +325,21 @@ static int set(struct direction *d, const char *what, const char *arg, const cha
 	return 0;
 }
 
+/* "after BYTES COMMAND"; the rest of the line is the command. */
+static void set_later(struct wire *w, const struct direction *d, const char *bytes, const char *rest)
+{
+	double v;
+
+	if (!rest || !*rest || number(&v, bytes, -1, 1e15)) {
+		answer(w, "error: [ab|ba] after BYTES COMMAND");
+		return;
+	}
+	w->later.dir = d;
+	w->later.bytes = (uint64_t)v;
+	snprintf(w->later.command, sizeof(w->later.command), "%s", rest);
+	answer(w, "ok");
+}
+
 static void command(struct wire *w, char *line)
 {
 	const struct direction *a = &w->dir[0], *b = &w->dir[1];
@@ -328,31 +352,46 @@ static void command(struct wire *w, char *line)
 		from = to = word[0][0] == 'b';
 		word[0] = strtok_r(NULL, " ", &save);
 	}
+	if (word[0] && !strcmp(word[0], "after")) {
+		word[1] = strtok_r(NULL, " ", &save);
+		set_later(w, &w->dir[from], word[1], word[1] ? strtok_r(NULL, "", &save) : NULL);
+		return;
+	}
 	for (i = 1; i < 3 && word[i - 1]; i++)
 		word[i] = strtok_r(NULL, " ", &save);
 	extra = strtok_r(NULL, " ", &save);
 	if (!word[0] || extra) {
-		answer("error: a command is [ab|ba] WORD [ARGUMENT [ARGUMENT]]");
+		answer(w, "error: a command is [ab|ba] WORD [ARGUMENT [ARGUMENT]]");
 		return;
 	}
 	if (!strcmp(word[0], "count")) {
-		answer("ab %ju %ju %ju ba %ju %ju %ju", (uintmax_t)a->packets, (uintmax_t)a->bytes,
+		answer(w, "ab %ju %ju %ju ba %ju %ju %ju", (uintmax_t)a->packets, (uintmax_t)a->bytes,
 		       (uintmax_t)a->dropped, (uintmax_t)b->packets, (uintmax_t)b->bytes,
 		       (uintmax_t)b->dropped);
 		return;
 	}
 	if (!strcmp(word[0], "seed") && !number(&seed, word[1], -1, 65535)) {
 		w->seed[0] = (unsigned short)seed;
-		answer("ok");
+		answer(w, "ok");
 		return;
 	}
 	for (i = from; i <= to; i++) {
 		if (set(&w->dir[i], word[0], word[1], word[2])) {
-			answer("error: not understood: %s %s", word[0], word[1] ? word[1] : "");
+			answer(w, "error: not understood: %s %s", word[0], word[1] ? word[1] : "");
 			return;
 		}
 	}
-	answer("ok");
+	answer(w, "ok");
+}
+
+static void do_later(struct wire *w)
+{
+	if (!w->later.dir || w->later.dir->bytes < w->later.bytes)
+		return;
+	w->later.dir = NULL;
+	w->quiet = true;
+	command(w, w->later.command);
+	w->quiet = false;
 }
 
 /* false: the end of the input. */
@@ -388,7 +427,7 @@ int main(int argc, char **argv)
 	b = tun_open(argv[2], device);
 	w.dir[0] = (struct direction){ .from = a, .to = b, .tail = &w.dir[0].head };
 	w.dir[1] = (struct direction){ .from = b, .to = a, .tail = &w.dir[1].head };
-	answer("up");
+	answer(&w, "up");
 	for (;;) {
 		struct pollfd p[3] = { { a, POLLIN, 0 }, { b, POLLIN, 0 }, { STDIN_FILENO, POLLIN, 0 } };
 		uint64_t next = FOREVER, now;
@@ -401,6 +440,7 @@ int main(int argc, char **argv)
 			due = write_due(&w.dir[i]);
 			next = due < next ? due : next;
 		}
+		do_later(&w);
 		now = now_us();
 		next = next == FOREVER ? 0 : next > now ? next - now : 1;
 		ts = (struct timespec){ .tv_sec = (time_t)(next / 1000000),
