@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Pre-copy's inner loop: claim dirty pages, drop zeros, make runs, put.
+ * Pre-copy's inner loop: claim dirty pages, see that they can be read, drop zeros, make runs, put.
  *
  * A worker takes the guest's memory piece by piece (an atomic ticket), so that neighbouring pages travel
  * together. What it has put since its last fence stays in its log; on a lost link the log goes back into the
@@ -14,6 +14,7 @@
 
 #include "batch.h"
 #include "link.h"
+#include "reach.h"
 #include "session.h"
 #include "zero.h"
 
@@ -34,6 +35,11 @@
 struct sender {
 	struct ferry_session *s;
 	struct xport_chan *chan;
+	struct page_run claimed[PUT_PAGES]; /* taken out of the dirty set and not looked at; region: index */
+	unsigned nclaimed;
+	uint32_t claimed_pages;
+	bool by_copy; /* pages are looked at in look[] */
+	uint8_t *look;
 	struct page_run put[PUT_PAGES]; /* region: index */
 	unsigned nput;
 	uint32_t put_pages;
@@ -158,7 +164,7 @@ static int add_zero(struct sender *w, uint32_t region, uint64_t page)
 	return w->nzero == ZERO_RUNS ? flush_zeros(w) : 0;
 }
 
-/* A claimed run: split into what is zero and what is not. */
+/* A run that can be read: split into what is zero and what is not. */
 static int add_run(struct sender *w, const struct page_run *run)
 {
 	uint32_t i = 0, from;
@@ -175,11 +181,69 @@ static int add_run(struct sender *w, const struct page_run *run)
 	return err;
 }
 
+static int unreadable(struct sender *w, uint32_t region, uint64_t page)
+{
+	const struct ferry_region *reg = &w->s->regions[region];
+
+	return reach_fail(&w->s->fail,
+			  &(struct reach_page){ .region = reg->id,
+						.page = page,
+						.gpa = reg->gpa + page * PAGE,
+						.addr = page_at(w->s, region, page) },
+			  false);
+}
+
+/* Page by page, in a copy: what one of them is found to be. Where a filter forbids copies too, pages cross whatever they hold. */
+static int add_copied(struct sender *w, const struct page_run *run)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; i < run->npages && !err; i++) {
+		uint64_t page = run->page + i;
+
+		err = reach_copy(w->look, page_at(w->s, run->region, page), PAGE);
+		if (err == -EFAULT)
+			return unreadable(w, run->region, page);
+		err = err || !is_zero(w->look, PAGE) ? add_put(w, run->region, page, 1) : add_zero(w, run->region, page);
+	}
+	return err;
+}
+
+/*
+ * What was claimed is looked at. The kernel is asked for many runs at once whether they can be read (reach.h); where it says no,
+ * or does not know, they are looked at one by one.
+ */
+static int add_claimed(struct sender *w)
+{
+	struct iovec v[PUT_PAGES];
+	bool copy = w->by_copy;
+	int err = 0;
+
+	for (unsigned i = 0; i < w->nclaimed; i++)
+		v[i] = (struct iovec){ (void *)(uintptr_t)page_at(w->s, w->claimed[i].region, w->claimed[i].page),
+				       w->claimed[i].npages * PAGE };
+	if (!copy && w->nclaimed) {
+		err = reach_readable(&w->s->src.reach, v, w->nclaimed);
+		copy = err < 0;
+		w->by_copy = err == -EINVAL || err == -EPERM || err == -ENOSYS;
+		err = 0;
+	}
+	for (unsigned i = 0; i < w->nclaimed && !err; i++)
+		err = copy ? add_copied(w, &w->claimed[i]) : add_run(w, &w->claimed[i]);
+	if (err < 0)
+		return err; /* hand_back() has them */
+	w->nclaimed = 0;
+	w->claimed_pages = 0;
+	return 0;
+}
+
 /* After an error: nothing that this worker has claimed and not seen land may be lost. */
 static void hand_back(struct sender *w)
 {
 	struct page_set *dirty = &w->s->src.dirty;
 
+	for (unsigned i = 0; i < w->nclaimed; i++)
+		page_set_add_run(dirty, &w->claimed[i]);
 	for (unsigned i = 0; i < w->nlog; i++)
 		page_set_add_run(dirty, &w->log[i]);
 	for (unsigned i = 0; i < w->nput; i++)
@@ -239,12 +303,15 @@ static int send_pieces(struct sender *w)
 	int err = 0;
 
 	while (!err && next_piece(s, &at)) {
-		while (!err && page_set_claim(&s->src.dirty, &at, PUT_PAGES - w->put_pages, &run)) {
-			err = add_run(w, &run);
-			if (err < 0)
-				page_set_add_run(&s->src.dirty, &run);
+		while (!err && page_set_claim(&s->src.dirty, &at, PUT_PAGES - w->put_pages - w->claimed_pages, &run)) {
+			w->claimed[w->nclaimed++] = run;
+			w->claimed_pages += run.npages;
+			if (w->put_pages + w->claimed_pages == PUT_PAGES)
+				err = add_claimed(w);
 		}
 	}
+	if (!err)
+		err = add_claimed(w);
 	if (!err)
 		err = flush_puts(w);
 	if (!err)
@@ -262,10 +329,12 @@ static int sender_job(struct ferry_session *s, unsigned i)
 		w->fence_at_us = now_us() + FENCE_US;
 		w->chan = s->link->ops->chan(s->link, XPORT_DATA, i);
 		w->log = malloc(LOG_RUNS * sizeof(w->log[0]));
-		err = w->log ? send_pieces(w) : -ENOMEM;
+		w->look = aligned_alloc(PAGE, PAGE);
+		err = w->log && w->look ? send_pieces(w) : -ENOMEM;
 		if (err < 0)
 			hand_back(w);
 		free(w->log);
+		free(w->look);
 	}
 	if (err == -ENOMEM)
 		fail(&s->fail, err, "no memory to send with");

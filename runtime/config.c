@@ -7,6 +7,7 @@
 #include <sys/vfs.h>
 
 #include "config.h"
+#include "cure.h"
 #include "fail.h"
 #include "pages.h"
 #include "wire.h"
@@ -168,8 +169,7 @@ int config_files(const struct ferry_region *r, size_t n, struct fail *f)
 		if (!(r[i].flags & FERRY_REGION_SHARED))
 			continue;
 		if (fstatfs(r[i].fd, &st))
-			return fail(f, -errno, "fd %d of region %u is no memfd: %s; pass the one that its memory is mapped from", r[i].fd, r[i].id,
-				    strerror(errno));
+			return fail_cure(f, CURE_MAP, -errno, "fd %d of region %u cannot be asked what it is", r[i].fd, r[i].id);
 		if (st.f_type == HUGETLBFS_MAGIC)
 			is = (unsigned long)st.f_bsize;
 		if (is != said)

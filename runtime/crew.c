@@ -54,8 +54,7 @@ int crew_start(struct crew *c, struct ferry_session *s, int (*job)(struct ferry_
 	if (!err)
 		return 0;
 	atomic_fetch_sub(&c->running, n - c->n);
-	return fail(&s->fail, err, "worker %u of %u cannot be started: %s; raise the limit on threads", c->n + 1, n,
-		    strerror(-err));
+	return fail_cure(&s->fail, CURE_THREAD, err, "worker %u of %u cannot be started", c->n + 1, n);
 }
 
 static int own_error(struct ferry_session *s, int err)

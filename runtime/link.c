@@ -199,6 +199,17 @@ int link_send(struct ferry_session *s, enum wire_type t, const void *body, size_
 	return err < 0 ? transport_fail(s, err) : 0;
 }
 
+void link_send_or_end(struct ferry_session *s, enum wire_type t, const void *body, size_t len)
+{
+	int err;
+
+	pthread_mutex_lock(&s->send_lock);
+	err = send_locked(s, t, body, len, NULL, 0);
+	pthread_mutex_unlock(&s->send_lock);
+	if (err < 0)
+		link_kill(s);
+}
+
 /* What it says is read under the lock, so that it is never older than a message that went out before it. */
 static void send_ping(struct ferry_session *s)
 {
@@ -684,7 +695,7 @@ int pulse_start(struct ferry_session *s)
 	int err = thread_start(&s->pulse, pulse_main, s);
 
 	if (err < 0)
-		return fail(&s->fail, err, "the pulse thread cannot be started: %s", strerror(-err));
+		return fail_cure(&s->fail, CURE_THREAD, err, "the pulse thread cannot be started");
 	s->pulsing = true;
 	return 0;
 }

@@ -39,6 +39,11 @@ void link_closed(struct ferry_session *s);
 int link_send(struct ferry_session *s, enum wire_type t, const void *body, size_t len, const void *elems,
 	      size_t elems_len);
 /*
+ * PREPARED, COMMIT and what follows them: nobody can take them back, and an end that waits for one waits as long as the link
+ * is there. Where this end cannot send it, the link ends; the next one's handshake says it, or it is sent again. Main.
+ */
+void link_send_or_end(struct ferry_session *s, enum wire_type t, const void *body, size_t len);
+/*
  * The next message that is not PING: 1 and *msg (valid until the next call). 0: woken by session_wake(), or the
  * deadline (now_us() based) has passed. ABORT and REFUSED become the peer's error. -ECANCELED: ferry_cancel().
  */

@@ -9,25 +9,12 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "cure.h"
 #include "fail.h"
 #include "place_int.h"
 #include "uffd.h"
 
 #define DROP_VEC 512u
-
-/* Linux 6.13 lets a process give itself advice that loses data; older kernels get one madvise a run. */
-static bool probe_vectored(int self)
-{
-	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct iovec v = { p, 4096 };
-	bool ok;
-
-	if (p == MAP_FAILED || self < 0)
-		return false;
-	ok = syscall(SYS_process_madvise, self, &v, 1, MADV_DONTNEED, 0) == 4096;
-	munmap(p, 4096);
-	return ok;
-}
 
 /*
  * Pages that the VMM has allocated already are mapped now, in one go: here, not one fault each as they arrive, and for the
@@ -73,21 +60,19 @@ static int open_region(struct place_region *r, const struct ferry_region *reg, b
 		return 0;
 	}
 	r->alias = NULL;
-	return fail(f, -errno, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d): %s; the fd must be a memfd, and "
-		    "address space not be limited (ulimit -v)", reg->id,
-		    reg->len, reg->fd, strerror(errno));
+	return fail_cure(f, CURE_MAP, -errno, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d)", reg->id,
+			 reg->len, reg->fd);
 }
 
 int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, struct fail *f)
 {
 	int err = 0;
 
-	*p = (struct place){ .uffd = -1, .self = -1, .pinned = pinned };
+	*p = (struct place){ .uffd = -1, .reach.self = -1, .pinned = pinned };
 	p->r = calloc(n, sizeof(p->r[0]));
 	if (!p->r)
 		return fail(f, -ENOMEM, "no memory for %zu regions", n);
-	p->self = (int)syscall(SYS_pidfd_open, getpid(), 0);
-	p->vectored = probe_vectored(p->self);
+	reach_open(&p->reach);
 	while (p->n < n && !err) {
 		err = open_region(&p->r[p->n], &regions[p->n], pinned, f);
 		p->n++; /* what it has of one that failed is closed too */
@@ -125,15 +110,30 @@ void place_close(struct place *p)
 	}
 	if (p->zeros)
 		munmap((void *)p->zeros, HUGE_BYTES);
-	if (p->self >= 0)
-		close(p->self);
+	reach_close(&p->reach);
 	free(p->r);
-	*p = (struct place){ .uffd = -1, .self = -1 };
+	*p = (struct place){ .uffd = -1, .reach.self = -1 };
 }
 
 void *place_landing(const struct place *p, uint32_t idx)
 {
 	return p->r[idx].shared ? p->r[idx].alias : p->r[idx].vm;
+}
+
+/* The first of the pages that cannot be written is named, where there is one. */
+static int cannot_zero(const struct place_region *r, const struct page_run *run, int err, struct fail *f)
+{
+	const uint8_t *base = r->shared ? r->alias : r->vm;
+
+	for (uint32_t i = 0; err == EFAULT && i < run->npages; i++) {
+		uint64_t page = run->page + i;
+
+		if (reach_page(base + bytes(page), true))
+			return reach_fail(f, &(struct reach_page){ r->reg->id, page, r->reg->gpa + bytes(page), base + bytes(page) },
+					  true);
+	}
+	return fail_cure(f, r->shared ? CURE_PUNCH : CURE_DROP, -err, "pages %" PRIu64 "+%u of region %u cannot be made zero",
+			 run->page, run->npages, r->reg->id);
 }
 
 int place_zero(struct place *p, const struct page_run *run, struct fail *f)
@@ -144,34 +144,13 @@ int place_zero(struct place *p, const struct page_run *run, struct fail *f)
 
 	/* A huge page is kept: given back to the host, there might be none when it is written again. */
 	if (p->pinned || r->huge) {
-		memset((uint8_t *)place_landing(p, run->region) + off, 0, len);
-		return 0;
+		err = reach_zero((uint8_t *)place_landing(p, run->region) + off, len);
+		return err ? cannot_zero(r, run, -err, f) : 0;
 	}
 	err = r->shared ? fallocate(r->reg->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 				    (off_t)(r->reg->fd_offset + off), (off_t)len) :
 			  madvise(r->vm + off, len, MADV_DONTNEED);
-	if (!err)
-		return 0;
-	return fail(f, -errno, "pages %" PRIu64 "+%u of region %u cannot be made zero: %s", run->page, run->npages,
-		    r->reg->id, strerror(errno));
-}
-
-static int drop_vec(struct place *p, struct iovec *v, unsigned n)
-{
-	unsigned i = 0;
-
-	if (p->vectored) {
-		ssize_t want = 0;
-
-		for (i = 0; i < n; i++)
-			want += (ssize_t)v[i].iov_len;
-		if (syscall(SYS_process_madvise, p->self, v, n, MADV_DONTNEED, 0) == want)
-			return 0;
-	}
-	for (i = 0; i < n; i++)
-		if (madvise(v[i].iov_base, v[i].iov_len, MADV_DONTNEED))
-			return -errno;
-	return 0;
+	return err ? cannot_zero(r, run, errno, f) : 0;
 }
 
 int place_drop(struct place *p, const struct page_set *set, struct fail *f)
@@ -191,15 +170,13 @@ int place_drop(struct place *p, const struct page_set *set, struct fail *f)
 			huge_around(&run, &at);
 		v[n++] = (struct iovec){ r->vm + bytes(run.page), bytes(run.npages) };
 		if (n == DROP_VEC) {
-			err = drop_vec(p, v, n);
+			err = reach_advise(&p->reach, v, n, MADV_DONTNEED);
 			n = 0;
 		}
 	}
 	if (!err && n)
-		err = drop_vec(p, v, n);
-	return err < 0 ? fail(f, err, "the residual pages cannot be dropped: %s; guest RAM must not be locked",
-			      strerror(-err)) :
-			 0;
+		err = reach_advise(&p->reach, v, n, MADV_DONTNEED);
+	return err < 0 ? fail_cure(f, CURE_DROP, err, "the residual pages cannot be dropped") : 0;
 }
 
 unsigned place_kinds(const struct place *p)
@@ -274,8 +251,8 @@ int place_run(struct place *p, const struct page_run *run, const void *buf, bool
 		*done = page_set_del_run(missing, run);
 		return 0;
 	}
-	return fail(f, err, "pages %" PRIu64 "+%u of region %u have arrived and cannot be mapped: %s", run->page,
-		    run->npages, r->reg->id, strerror(-err));
+	return fail_cure(f, CURE_PLACE, err, "pages %" PRIu64 "+%u of region %u have arrived and cannot be mapped", run->page,
+			 run->npages, r->reg->id);
 }
 
 int place_clean(struct place *p, const struct page_run *run, struct fail *f)
@@ -292,7 +269,7 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 		err = uffd_zero(p->uffd, dst, 4096, &done);
 		if (err == -EEXIST)
 			err = uffd_wake(p->uffd, dst, 4096);
-		return err ? fail(f, err, "a zero page cannot be mapped: %s", strerror(-err)) : 0;
+		return err ? fail_cure(f, CURE_PLACE, err, "a zero page cannot be mapped") : 0;
 	}
 	while (at < len) {
 		err = step_clean(p->uffd, dst + at, len - at, &done);
@@ -303,8 +280,8 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 			uffd_wake(p->uffd, dst + at, 4096);
 			at += 4096;
 		} else if (err != -EAGAIN) {
-			return fail(f, err, "clean pages %" PRIu64 "+%u of region %u cannot be mapped: %s", run->page,
-				    run->npages, r->reg->id, strerror(-err));
+			return fail_cure(f, CURE_PLACE, err, "clean pages %" PRIu64 "+%u of region %u cannot be mapped",
+					 run->page, run->npages, r->reg->id);
 		}
 	}
 	return 0;

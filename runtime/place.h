@@ -23,6 +23,7 @@
 
 #include "ferry/ferry.h"
 #include "pages.h"
+#include "reach.h"
 
 struct fail;
 
@@ -42,8 +43,7 @@ struct place {
 	size_t n;
 	int uffd;	/* -1 until armed */
 	bool pinned;	/* pages must not be discarded: the transport holds them */
-	bool vectored;	/* process_madvise takes MADV_DONTNEED here */
-	int self;	/* pidfd */
+	struct reach reach;
 	const uint8_t *zeros; /* 2 MiB, where any region is huge; not backed by memory */
 };
 

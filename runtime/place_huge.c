@@ -24,6 +24,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "cure.h"
 #include "fail.h"
 #include "place_int.h"
 #include "uffd.h"
@@ -43,6 +44,14 @@ static long pool(const char *name)
 	return n;
 }
 
+/* No huge page was to be had: the pool tells whether it is the host's fault or the cgroup's, which have one errno. */
+static enum cure cure_of(int err)
+{
+	if (err != -ENOMEM && err != -EFAULT)
+		return CURE_PLACE;
+	return pool("free_hugepages") > 0 ? CURE_HUGE_LIMIT : CURE_HUGE_EMPTY;
+}
+
 /* What is mapped without MAP_NORESERVE is certain to find its huge pages: none is missing in the middle. */
 static int map_alias(struct place_region *r, struct fail *f)
 {
@@ -56,17 +65,14 @@ static int map_alias(struct place_region *r, struct fail *f)
 		/* A VMM may have touched its own to be sure of its pages; what is mapped there would not fault. */
 		if (!madvise(r->vm, reg->len, MADV_DONTNEED))
 			return 0;
-		return fail(f, -errno,
-			    "what is mapped of region %u, which is of huge pages, cannot be dropped: %s; Linux 5.18 can, and guest "
-			    "RAM must not be locked",
-			    reg->id, strerror(errno));
+		return fail_cure(f, CURE_DROP, -errno, "what is mapped of region %u, which is of huge pages, cannot be dropped",
+				 reg->id);
 	}
 	err = -errno;
 	r->alias = NULL;
 	if (err != -ENOMEM)
-		return fail(f, err,
-			    "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d): %s",
-			    reg->id, reg->len, reg->fd, strerror(-err));
+		return fail_cure(f, CURE_MAP, err, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d)",
+				 reg->id, reg->len, reg->fd);
 	return fail(
 		f, err,
 		"region %u takes %ld huge pages of 2 MiB and this host has %ld, %ld of them free and %ld of these promised: "
@@ -81,9 +87,7 @@ static int map_inbox(struct place_region *r, struct fail *f)
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (p == MAP_FAILED)
-		return fail(f, -errno,
-			    "no address space for %zu bytes beside region %u: %s; lift its limit (ulimit -v)",
-			    len, r->reg->id, strerror(errno));
+		return fail_cure(f, CURE_MAP, -errno, "no address space for %zu bytes beside region %u", len, r->reg->id);
 	head = -(uintptr_t)p & (HUGE_BYTES - 1);
 	if (head)
 		munmap(p, head);
@@ -123,7 +127,7 @@ int huge_ready(struct place *p, struct fail *f)
 	if (p->zeros != MAP_FAILED)
 		return 0;
 	p->zeros = NULL;
-	return fail(f, -errno, "no address space for 2 MiB: %s", strerror(errno));
+	return fail_cure(f, CURE_MAP, -errno, "no address space for 2 MiB");
 }
 
 void huge_around(struct page_run *run, struct page_cursor *at)
@@ -192,11 +196,9 @@ int huge_run(struct place *p, const struct page_run *run, bool wake, struct page
 			continue;
 		err = map_whole(p, r, unit, wake);
 		if (err < 0)
-			return fail(f, err,
-				    "the huge page at page %" PRIu64
-				    " of region %u has arrived and cannot be mapped: %s%s",
-				    whole.page, r->reg->id, strerror(-err),
-				    err == -ENOMEM ? "; the host has none left: raise vm.nr_hugepages" : "");
+			return fail_cure(f, cure_of(err), err,
+					 "the huge page at page %" PRIu64 " of region %u has arrived and cannot be mapped",
+					 whole.page, r->reg->id);
 		*done += page_set_del_run(missing, &whole);
 	}
 	return 0;
@@ -217,9 +219,7 @@ int huge_clean(struct place *p, const struct page_run *run, struct fail *f)
 		if (err == -EEXIST)
 			err = uffd_wake(p->uffd, dst + at, HUGE_BYTES);
 		if (err < 0)
-			return fail(f, err, "a clean huge page of region %u cannot be mapped: %s%s",
-				    r->reg->id, strerror(-err),
-				    err == -ENOMEM ? "; the host has none left: raise vm.nr_hugepages" : "");
+			return fail_cure(f, cure_of(err), err, "a clean huge page of region %u cannot be mapped", r->reg->id);
 	}
 	return 0;
 }

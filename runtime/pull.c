@@ -67,15 +67,17 @@ int pull_new(struct pull **ret, struct ferry_session *s)
 		n[i] = s->regions[i].len >> 12;
 	p->s = s;
 	p->channels = chans;
-	p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	p->go_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	p->want = calloc(URGENT_MAX, sizeof(p->want[0]));
 	p->staging_len = pull_staging_len(chans);
 	p->staging = mmap(NULL, p->staging_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (p->staging == MAP_FAILED)
 		p->staging = NULL;
-	if (p->stop_fd >= 0 && p->go_fd >= 0 && p->staging && p->want)
-		err = page_set_init(&p->todo, n, s->nregions);
+	if (!p->want || !p->staging)
+		goto out;
+	p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (p->stop_fd >= 0)
+		p->go_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	err = p->stop_fd < 0 || p->go_fd < 0 ? -errno : page_set_init(&p->todo, n, s->nregions);
 out:
 	free(n);
 	if (!err) {
@@ -83,7 +85,7 @@ out:
 		return 0;
 	}
 	pull_free(p);
-	return fail(&s->fail, err, "no memory or descriptors for post-copy: %s; raise the limits of memory and open files", strerror(-err));
+	return fail_cure(&s->fail, CURE_CALL, err, "no memory or descriptors for post-copy");
 }
 
 struct iovec pull_staging(const struct pull *p)
@@ -370,7 +372,7 @@ static int read_faults(struct pull *p, struct xport_chan *c)
 		return 0;
 	n = uffd_read(p->s->tgt.place.uffd, addr, room);
 	if (n < 0)
-		return fail(&p->s->fail, n, "userfaultfd cannot be read: %s", strerror(-n));
+		return fail_cure(&p->s->fail, CURE_CALL, n, "userfaultfd cannot be read");
 	now = now_ns();
 	/* All of them, whatever happens to one: what was read here nobody will read again. */
 	for (int i = 0; i < n; i++) {
@@ -497,12 +499,12 @@ static int serve_faults(struct pull *p, struct xport_chan *c, struct sweep *w)
 		wait = wait_ns(p, fds[1].fd < 0 || fds[2].fd < 0 ? NO_FD_NS : patience_ns);
 		n = ppoll(fds, 4, &wait, NULL);
 		if (n < 0 && errno != EINTR)
-			return fail(&p->s->fail, -errno, "waiting for faults failed: %s", strerror(errno));
+			return fail_cure(&p->s->fail, CURE_CALL, -errno, "waiting for faults failed");
 		settle_behind(p);
 		if (!n && (n = check_patience(p, w)) < 0)
 			return n;
 		if (fds[3].revents && read(p->stop_fd, &woken, sizeof(woken)) < 0 && errno != EAGAIN)
-			return fail(&p->s->fail, -errno, "an eventfd cannot be read: %s", strerror(errno));
+			return fail_cure(&p->s->fail, CURE_CALL, -errno, "an eventfd cannot be read");
 	}
 	return 0;
 }

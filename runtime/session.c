@@ -101,7 +101,8 @@ int op_result(struct ferry_session *s, const char *op, int err)
 {
 	if (err >= 0)
 		return 0;
-	return fail(&s->fail, err, "%s: the VMM answered %d (%s)", op, err, strerror(-err));
+	fail(&s->fail, err, "%s: the VMM answered %d (%s)", op, err, strerror(-err));
+	return err == -EPIPE ? -ECONNABORTED : err; /* inside, EPIPE is a lost link */
 }
 
 int op_stream_result(struct ferry_session *s, const char *op, int err)
@@ -128,7 +129,7 @@ static int random_session(struct ferry_session *s)
 		return 0;
 	if (getrandom(s->session, sizeof(s->session), 0) == sizeof(s->session))
 		return 0;
-	return fail(&s->fail, -EIO, "the kernel gives no random bytes for a session id: %s", strerror(errno));
+	return fail_cure(&s->fail, CURE_CALL, -errno, "getrandom for a session id");
 }
 
 static int take_regions(struct ferry_session *s, const struct ferry_vm *vm)
@@ -164,12 +165,15 @@ static int probe_userfaultfd(struct ferry_session *s)
 
 static int open_fds(struct ferry_session *s)
 {
-	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	s->pulse_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	s->msg_buf = malloc(XPORT_MSG_MAX);
-	if (s->wake_fd >= 0 && s->pulse_fd >= 0 && s->msg_buf)
+	if (!s->msg_buf)
+		return fail_cure(&s->fail, CURE_CALL, -ENOMEM, "no memory for a session");
+	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->wake_fd >= 0)
+		s->pulse_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->pulse_fd >= 0)
 		return 0;
-	return fail(&s->fail, -errno, "no descriptors or memory for a session: %s; raise the limit of open files (ulimit -n)", strerror(errno));
+	return fail_cure(&s->fail, CURE_CALL, -errno, "eventfd for a session");
 }
 
 static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const struct ferry_config *cfg)
@@ -211,7 +215,8 @@ static int make(struct ferry_session **ret, const struct ferry_vm *vm, const str
 	s->wake_fd = -1;
 	s->pulse_fd = -1;
 	s->tgt.place.uffd = -1;
-	s->tgt.place.self = -1;
+	s->tgt.place.reach.self = -1;
+	s->src.reach.self = -1;
 	pthread_mutex_init(&s->send_lock, NULL);
 	pthread_mutex_init(&s->view_lock, NULL);
 	commit_init(&s->commit, source);

@@ -29,6 +29,7 @@
 #include "phase.h"
 #include "place.h"
 #include "policy.h"
+#include "reach.h"
 #include "stats.h"
 #include "stream.h"
 #include "wire.h"
@@ -38,6 +39,7 @@
 struct pull;
 
 struct source_state {
+	struct reach reach;
 	struct page_set dirty;	 /* to be sent in this round */
 	struct page_set sent;	 /* a bit a CHUNK of 64 pages: the target may hold something other than zero in it */
 	struct page_set zeros;	 /* ZERO went out in this round, no ROUND_ACK yet; between rounds: what was fetched */

@@ -33,6 +33,7 @@ int source_init(struct ferry_session *s)
 	struct page_set *set[] = { &src->dirty, &src->zeros, &src->residue };
 	int err = n && chunks ? 0 : -ENOMEM;
 
+	reach_open(&src->reach);
 	for (size_t i = 0; i < s->nregions && !err; i++) {
 		n[i] = s->regions[i].len >> 12;
 		chunks[i] = (n[i] + 63) / 64;
@@ -53,6 +54,7 @@ void source_destroy(struct ferry_session *s)
 {
 	struct source_state *src = &s->src;
 
+	reach_close(&src->reach);
 	page_set_destroy(&src->dirty);
 	page_set_destroy(&src->sent);
 	page_set_destroy(&src->zeros);
@@ -77,6 +79,7 @@ int source_expose(struct ferry_session *s, enum xport_access access)
 		r[i] = (struct xport_region){ .id = s->regions[i].id,
 					      .page_shift = 12,
 					      .npages = s->regions[i].len >> 12,
+					      .gpa = s->regions[i].gpa,
 					      .base = s->regions[i].hva };
 	if (r)
 		err = s->link->ops->expose(s->link, r, s->nregions, access);
@@ -203,8 +206,8 @@ static int begin_tracking(struct ferry_session *s)
 	for (size_t i = 0; i < s->nregions; i++) {
 		err = populated_pages(&s->src.dirty, (uint32_t)i, &s->regions[i], &n);
 		if (err < 0)
-			return fail(&s->fail, err, "which pages of region %u are populated cannot be found: %s; /proc/self/pagemap must be readable",
-				    s->regions[i].id, strerror(-err));
+			return fail_cure(&s->fail, CURE_POPULATED, err, "which pages of region %u are populated cannot be found",
+					 s->regions[i].id);
 		populated += n;
 	}
 	atomic_store(&s->stats.hole, s->pages_total - populated);

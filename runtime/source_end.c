@@ -327,7 +327,7 @@ int source_commitment(struct ferry_session *s, enum ferry_phase *next)
 		return fail(&s->fail, -ECANCELED, "canceled by the embedder before the commit");
 	if (!commit_decide(&s->commit))
 		return fail(&s->fail, -ECANCELED, "the migration was given up before the commit");
-	link_send(s, WIRE_COMMIT, NULL, 0, NULL, 0);
+	link_send_or_end(s, WIRE_COMMIT, NULL, 0);
 	for (;;) {
 		uint32_t generation = s->generation;
 
@@ -339,7 +339,7 @@ int source_commitment(struct ferry_session *s, enum ferry_phase *next)
 		if (s->peer_commit == COMMIT_DECIDED)
 			goto confirmed;
 		if (s->generation != generation)
-			link_send(s, WIRE_COMMIT, NULL, 0, NULL, 0);
+			link_send_or_end(s, WIRE_COMMIT, NULL, 0);
 	}
 	note_times(s, &m);
 confirmed:

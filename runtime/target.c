@@ -48,6 +48,8 @@ static int append_state(struct ferry_session *s, const struct wire_msg *m)
 {
 	int err = stream_append(&s->stream, m->elems, m->nelems);
 
+	if (err == -ENOMEM)
+		return fail(&s->fail, err, "no memory for the state that the source sends: %zu bytes have come", s->stream.len);
 	if (err < 0)
 		return fail(&s->fail, err, "the source sends more than %u MiB of state", STREAM_MAX >> 20);
 	return 0;
@@ -146,6 +148,7 @@ int target_expose(struct ferry_session *s, enum xport_access access)
 		r[i] = (struct xport_region){ .id = s->regions[i].id,
 					      .page_shift = 12,
 					      .npages = s->regions[i].len >> 12,
+					      .gpa = s->regions[i].gpa,
 					      .base = access ? place_landing(&s->tgt.place, (uint32_t)i) : NULL };
 	if (r)
 		err = s->link->ops->expose(s->link, r, s->nregions, access);

@@ -54,8 +54,12 @@ static int resume(struct ferry_session *s)
 static int say_running(struct ferry_session *s, enum wire_type type)
 {
 	struct wire_times t = times(s);
-	int err = link_send(s, type, &t, sizeof(t), NULL, 0);
+	int err = 0;
 
+	if (type == WIRE_COMMITTED)
+		link_send_or_end(s, type, &t, sizeof(t));
+	else
+		err = link_send(s, type, &t, sizeof(t), NULL, 0);
 	if (s->tgt.pull)
 		pull_release(s);
 	return err;
@@ -223,7 +227,7 @@ static int finish_page_server(struct ferry_session *s)
 		return 0;
 	}
 	t = times(s);
-	link_send(s, WIRE_COMPLETE, &t, sizeof(t), NULL, 0);
+	link_send_or_end(s, WIRE_COMPLETE, &t, sizeof(t));
 	target_await_bye(s, WIRE_COMPLETE);
 	return 0;
 }
@@ -265,7 +269,7 @@ int target_commitment(struct ferry_session *s, enum ferry_phase *next)
 		return fail(&s->fail, -ECANCELED, "canceled by the embedder before the commit");
 	if (!commit_prepare(&s->commit))
 		return fail(&s->fail, -ECANCELED, "the migration was given up before the commit");
-	link_send(s, WIRE_PREPARED, &n, sizeof(n), NULL, 0);
+	link_send_or_end(s, WIRE_PREPARED, &n, sizeof(n));
 	/* After a reconnect HELLO_ACK says PREPARED again. */
 	while (err != 1 || m.type != WIRE_COMMIT) {
 		err = next_message(s, &m, DEADLINE_NONE);
@@ -293,7 +297,7 @@ void target_await_bye(struct ferry_session *s, enum wire_type again)
 			break;
 		}
 		if (s->generation != generation)
-			link_send(s, again, &t, sizeof(t), NULL, 0);
+			link_send_or_end(s, again, &t, sizeof(t));
 	}
 	if (!s->confirmed)
 		no_goodbye(s);

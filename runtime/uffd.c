@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "cure.h"
 #include "fail.h"
 #include "uffd.h"
 #include "uffd_abi.h"
@@ -31,6 +32,8 @@ static uint64_t features(unsigned kinds)
 {
 	uint64_t f = kinds & UFFD_SHARED ? UFFD_FEATURE_MINOR_SHMEM : 0;
 
+	if (kinds & UFFD_POISON)
+		f |= UFFD_FEATURE_POISON;
 	if (kinds & UFFD_HUGE)
 		f |= UFFD_FEATURE_MISSING_HUGETLBFS | (kinds & UFFD_SHARED ? UFFD_FEATURE_MINOR_HUGETLBFS : 0);
 	return f;
@@ -42,17 +45,16 @@ int uffd_open(unsigned kinds, struct fail *f)
 	int fd = open_any(), err;
 
 	if (fd < 0)
-		return fail(f, fd, "userfaultfd is not permitted here: %s; run as root, or give access to /dev/userfaultfd, "
-			    "or set vm.unprivileged_userfaultfd=1", strerror(-fd));
+		return fail_cure(f, CURE_UFFD_OPEN, fd, "userfaultfd cannot be opened");
 	if (ioctl(fd, UFFDIO_API, &api) == 0)
 		return fd;
 	err = -errno;
 	close(fd);
-	return fail(f, err == -EINVAL ? -EOPNOTSUPP : err, "this kernel's userfaultfd lacks %s: %s; Linux 5.14 has it",
-		    kinds & UFFD_HUGE	? "faults on huge pages (CONFIG_HUGETLBFS)" :
-		    kinds & UFFD_SHARED ? "minor faults on shared memory" :
-					  "its first version",
-		    strerror(-err));
+	return fail_cure(f, CURE_UFFD_API, err == -EINVAL ? -EOPNOTSUPP : err, "userfaultfd does not offer %s",
+			 kinds & UFFD_POISON ? "UFFDIO_POISON (Linux 6.6)" :
+			 kinds & UFFD_HUGE   ? "faults on huge pages (CONFIG_HUGETLBFS)" :
+			 kinds & UFFD_SHARED ? "minor faults on shared memory" :
+					       "its first version");
 }
 
 int uffd_register(int fd, void *addr, size_t len, bool shared, struct fail *f)
@@ -63,8 +65,7 @@ int uffd_register(int fd, void *addr, size_t len, bool shared, struct fail *f)
 
 	if (ioctl(fd, UFFDIO_REGISTER, &r) == 0)
 		return 0;
-	return fail(f, -errno, "userfaultfd does not take %zu bytes at %p: %s; guest RAM must be private anonymous memory "
-		    "or a memfd, of pages as its page_shift says, and registered nowhere else", len, addr, strerror(errno));
+	return fail_cure(f, CURE_UFFD_REGISTER, -errno, "userfaultfd does not take %zu bytes at %p", len, addr);
 }
 
 int uffd_unregister(int fd, void *addr, size_t len)
@@ -135,6 +136,21 @@ int uffd_zero(int fd, void *addr, size_t len, size_t *done)
 
 		if (z.zeropage > 0)
 			*done += (size_t)z.zeropage;
+		if (err && err != -EAGAIN)
+			return err;
+	}
+	return 0;
+}
+
+int uffd_poison(int fd, void *addr, size_t len, size_t *done)
+{
+	*done = 0;
+	while (*done < len) {
+		struct uffdio_poison p = { .range = { (uintptr_t)addr + *done, len - *done } };
+		int err = ioctl(fd, UFFDIO_POISON, &p) ? -errno : 0;
+
+		if (p.updated > 0)
+			*done += (size_t)p.updated;
 		if (err && err != -EAGAIN)
 			return err;
 	}

@@ -16,6 +16,7 @@ struct fail;
 /* What memory has to be served. */
 #define UFFD_SHARED 1u
 #define UFFD_HUGE 2u
+#define UFFD_POISON 4u /* pages that the host has lost: Linux 6.6 */
 
 /* A non-blocking descriptor with what the region kinds (UFFD_*) need, or -EPERM/-EOPNOTSUPP and what to do about it. */
 int uffd_open(unsigned kinds, struct fail *f);
@@ -28,6 +29,8 @@ int uffd_read(int fd, uint64_t *addr, unsigned max);
 int uffd_copy(int fd, void *dst, const void *src, size_t len, bool wake, size_t *done);
 int uffd_continue(int fd, void *addr, size_t len, bool wake, size_t *done);
 int uffd_zero(int fd, void *addr, size_t len, size_t *done); /* not huge pages: the kernel has none of zeros */
+/* Who touches these pages, which are absent, gets SIGBUS as of a hardware error, for good: also when fd is closed. */
+int uffd_poison(int fd, void *addr, size_t len, size_t *done);
 int uffd_wake(int fd, void *addr, size_t len);
 
 #endif

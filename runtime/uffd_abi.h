@@ -7,6 +7,17 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 
+/* linux/userfaultfd.h, Linux 6.6 */
+#ifndef UFFDIO_POISON
+#define UFFD_FEATURE_POISON (1 << 14)
+struct uffdio_poison {
+	struct uffdio_range range;
+	__u64 mode;
+	__s64 updated;
+};
+#define UFFDIO_POISON _IOWR(UFFDIO, 0x08, struct uffdio_poison)
+#endif
+
 /* linux/fs.h, Linux 6.7: Documentation/admin-guide/mm/pagemap.rst */
 #ifndef PAGEMAP_SCAN
 #define PAGE_IS_WPALLOWED (1 << 0)

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "../runtime/fail.h"
+#include "../runtime/reach.h"
 #include "mem.h"
 
 #define QUEUE_MAX (1u << 20) /* bytes of messages under way before send() waits */
@@ -287,30 +288,6 @@ static int await_expose(struct mem_link *l)
 	return err;
 }
 
-/* The guest writes while this reads, on purpose: such a page is dirty and sent again. */
-#if defined(__SANITIZE_THREAD__)
-#define COPY_BY_WORDS 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define COPY_BY_WORDS 1
-#endif
-#endif
-#ifdef COPY_BY_WORDS
-__attribute__((no_sanitize("thread"))) static void copy(void *dst, const void *src, size_t len)
-{
-	const volatile uint64_t *s = src;
-	volatile uint64_t *d = dst;
-
-	for (len /= sizeof(*d); len; len--)
-		*d++ = *s++;
-}
-#else
-static void copy(void *dst, const void *src, size_t len)
-{
-	memcpy(dst, src, len);
-}
-#endif
-
 /* A copy needs no lent memory; a device does, so that it was lent is held to here as well. */
 static bool is_lent(const struct mem_link *l, const void *dst, size_t len)
 {
@@ -323,6 +300,28 @@ static bool is_lent(const struct mem_link *l, const void *dst, size_t len)
 			return true;
 	}
 	return false;
+}
+
+static bool can_be(const uint8_t *p, size_t len, bool write)
+{
+	for (size_t at = 0; at < len; at += 4096)
+		if (reach_page(p + at, write))
+			return false;
+	return true;
+}
+
+/* One run: out of the table from into dst, or where the other end's table has it. */
+static int copy_run(struct mem_link *l, const struct page_run *run, bool get, void *dst, const void *src, size_t len)
+{
+	const struct xp_table *from = get ? &l->peer->table : &l->me->table;
+	const struct xp_table *to = get ? &l->me->table : &l->peer->table;
+	int err = reach_copy(dst, src, len);
+
+	if (err != -EFAULT)
+		return err ? fail(l->link.fail, err, "mem: guest memory cannot be copied: %s; allow the system call process_vm_writev",
+				  strerror(-err)) : 0;
+	return can_be(src, len, false) ? xp_unreachable(to, run, 1, &dst, true, l->link.fail) :
+					 xp_unreachable(from, run, 1, NULL, false, l->link.fail);
 }
 
 /* One transfer: dst NULL puts from the own table, else gets. Both tables must hold all runs. */
@@ -361,9 +360,9 @@ static int transfer(struct mem_link *l, const struct page_run *runs, void *const
 			err = fail(l->link.fail, -EINVAL, "mem: get of %zu bytes into memory that was not lent",
 				   mine.iov_len);
 		else if (dst)
-			copy(dst[i], theirs.iov_base, theirs.iov_len);
+			err = copy_run(l, &runs[i], true, dst[i], theirs.iov_base, mine.iov_len);
 		else
-			copy(theirs.iov_base, mine.iov_base, mine.iov_len);
+			err = copy_run(l, &runs[i], false, theirs.iov_base, mine.iov_base, mine.iov_len);
 	}
 	pthread_rwlock_unlock(&l->peer->table_lock);
 	return err;

@@ -196,8 +196,12 @@ int mem_connect(struct xport_link **ret, const struct uri *u, const struct xport
 	err = offer(p, &addr, len);
 	if (err) {
 		mem_pair_put(p); /* the datagram's */
-		err = fail(f, -ECONNREFUSED, "cannot connect to mem:%s: %s", u->host,
-			   err == -EAGAIN ? "too many are waiting" : "nobody listens there in this process; open the target first");
+		if (err == -EMFILE || err == -ENFILE || err == -ENOMEM || err == -ENOBUFS)
+			err = fail(f, err, "mem:%s: no memory or descriptors for a link", u->host);
+		else
+			err = fail(f, -ECONNREFUSED, "cannot connect to mem:%s: %s", u->host,
+				   err == -EAGAIN ? "too many are waiting" :
+						    "nobody listens there in this process; open the target first");
 		goto out;
 	}
 	pthread_mutex_lock(&p->lock);

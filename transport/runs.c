@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../runtime/fail.h"
+#include "../runtime/reach.h"
 #include "xport_int.h"
 
 int xp_table_set(struct xp_table *t, const struct xport_region *r, size_t n, enum xport_access access)
@@ -99,6 +101,29 @@ void xp_runs_iov(const struct xp_table *t, const struct page_run *runs, unsigned
 		iov[i].iov_base = (void *)((uintptr_t)r->base + (runs[i].page << r->page_shift));
 		iov[i].iov_len = (size_t)runs[i].npages << r->page_shift;
 	}
+}
+
+int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsigned n, void *const *dst, bool write,
+		   struct fail *f)
+{
+	for (unsigned i = 0; i < n; i++) {
+		const struct xport_region *r = xp_table_find(t, runs[i].region);
+		uint64_t off = runs[i].page << r->page_shift, len = (uint64_t)runs[i].npages << r->page_shift;
+		const uint8_t *base = dst ? dst[i] : (const uint8_t *)r->base + off;
+
+		for (uint64_t at = 0; at < len; at += 4096)
+			if (reach_page(base + at, write))
+				return reach_fail(f,
+						  &(struct reach_page){ .region = r->id,
+									.page = (off + at) >> r->page_shift,
+									.gpa = r->gpa + off + at,
+									.addr = base + at },
+						  write);
+	}
+	return fail(f, -EFAULT,
+		    "page %llu of region %u, or one of %u runs from there on, could not be %s and can be now; guest RAM must stay "
+		    "mapped while it is migrated",
+		    (unsigned long long)runs[0].page, runs[0].region, n, write ? "written" : "read");
 }
 
 void xp_iov_advance(struct iovec **iov, int *n, size_t done)

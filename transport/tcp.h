@@ -51,6 +51,7 @@ struct tcp_get {
 	unsigned n;
 	uint64_t bytes;
 	struct iovec iov[1 + XPORT_RUNS_MAX]; /* [0]: room for the head of its reply */
+	struct page_run runs[XPORT_RUNS_MAX];
 };
 
 struct tcp_data {

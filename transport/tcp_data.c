@@ -95,6 +95,8 @@ static int data_put(struct xport_chan *chan, const struct page_run *runs, unsign
 	err = tcp_send_all(c->link, c->fd, c->tx.iov, k, MSG_MORE, NULL);
 	if (!err)
 		err = tcp_send_pages(c, c->tx.iov + k, (int)n);
+	if (err == -EFAULT)
+		err = xp_unreachable(&c->link->table, runs, n, NULL, false, c->link->link.fail);
 	c->err = err;
 	return err;
 }
@@ -198,6 +200,21 @@ static int rx_got(struct tcp_data *c, size_t n)
 	return !c->rx.at;
 }
 
+/* The memory that replies are to land in cannot be written: of those under way, the first that shows it. */
+static int rx_unreachable(struct tcp_data *c)
+{
+	const struct tcp_get *g = &c->gets[c->rx.at ? c->rx.tag : c->asked[c->asked_head]];
+	void *dst[XPORT_RUNS_MAX];
+
+	for (unsigned i = 0; i < g->n; i++) { /* an entry begins behind the bytes that have come, and ends where it did */
+		const struct xport_region *r = xp_table_find(&c->link->table, g->runs[i].region);
+
+		dst[i] = (uint8_t *)g->iov[1 + i].iov_base + g->iov[1 + i].iov_len -
+			 ((size_t)g->runs[i].npages << r->page_shift);
+	}
+	return xp_unreachable(&c->link->table, g->runs, g->n, dst, true, c->link->link.fail);
+}
+
 /* Takes what has arrived, up to the end of one frame: 0, -EAGAIN: nothing more, or what broke. */
 static int rx_step(struct tcp_data *c)
 {
@@ -208,6 +225,8 @@ static int rx_step(struct tcp_data *c)
 		n = rx_recv(c);
 		if (n < 0 && errno == EINTR)
 			continue;
+		if (n < 0 && errno == EFAULT)
+			return rx_unreachable(c);
 		if (n < 0)
 			return errno == EAGAIN ? -EAGAIN : tcp_err(c->link, c->fd, "recvmsg", errno);
 		if (!n)
@@ -293,8 +312,10 @@ static int data_get(struct xport_chan *chan, const struct page_run *runs, void *
 		return err;
 	g = &c->gets[tag];
 	xp_runs_iov(&c->link->table, runs, n, g->iov + 1);
-	for (i = 0; i < n; i++)
+	for (i = 0; i < n; i++) {
 		g->iov[1 + i].iov_base = dst[i];
+		g->runs[i] = runs[i];
+	}
 	g->n = n;
 	g->bytes = bytes;
 	err = tx_small(c, TCP_GET, tag, runs, n, bytes);

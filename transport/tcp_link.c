@@ -223,7 +223,7 @@ static int connect_all(int *fds, unsigned *opened, const struct addrinfo *ai, co
 	int err;
 
 	if (getrandom(&attempt, sizeof(attempt), 0) != (ssize_t)sizeof(attempt))
-		return -EIO;
+		return fail_cure(f, CURE_CALL, -errno, "the kernel gives no random bytes for a connection");
 	for (i = 0; i < conns; i++) {
 		fds[i] = connect_one(ai, u, deadline, f);
 		if (fds[i] < 0)
@@ -269,6 +269,5 @@ int tcp_connect(struct xport_link **ret, const struct uri *u, const struct xport
 		return tcp_link_new(ret, id, fds, p, f);
 	while (opened)
 		close(fds[--opened]);
-	return fail(f, err, "cannot connect to tcp:%s:%u: %s; %s", u->host, u->port, strerror(-err),
-		    err == -ECONNREFUSED ? "start the target first" : "check the route to it and its firewall");
+	return fail_cure(f, CURE_CONNECT, err, "cannot connect to tcp:%s:%u", u->host, u->port);
 }

@@ -166,11 +166,9 @@ static int take_new(struct tcp_listener *l, uint64_t now, struct fail *f)
 		fd = accept4(l->lfd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); /* as the listening socket is */
 		if (fd < 0 && errno == EAGAIN)
 			return 0;
-		if (fd < 0 && (errno == EBADF || errno == EINVAL || errno == ENOTSOCK))
-			return fail(f, -errno, "%s: accept: %s", l->uri, strerror(errno));
-		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS))
-			return fail(f, -errno, "%s: accept: %s; raise the limit of open files", l->uri,
-				    strerror(errno));
+		/* accept4() gives errors of the network that wait on the new connection, as well as its own. */
+		if (fd < 0 && !xport_lost(errno) && errno != EPROTO && errno != EOPNOTSUPP && errno != EINTR)
+			return fail_cure(f, CURE_CALL, -errno, "%s: accept4", l->uri);
 		if (fd < 0)
 			continue; /* that connection died while it waited */
 		h = half_place(l);
@@ -361,29 +359,19 @@ static int listen_on(const struct addrinfo *ai, unsigned *port)
 	return fd;
 }
 
-static int open_fds(struct tcp_listener *l)
+static int open_fds(struct tcp_listener *l, struct fail *f)
 {
 	struct epoll_event ev = { .events = EPOLLIN };
 
 	l->epfd = epoll_create1(EPOLL_CLOEXEC);
+	if (l->epfd < 0)
+		return fail_cure(f, CURE_CALL, -errno, "tcp: epoll_create1 for a listener");
 	l->tfd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (l->epfd < 0 || l->tfd < 0)
-		return -errno;
+	if (l->tfd < 0)
+		return fail_cure(f, CURE_CALL, -errno, "tcp: timerfd_create for a listener");
 	if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, l->lfd, &ev) < 0 || epoll_ctl(l->epfd, EPOLL_CTL_ADD, l->tfd, &ev) < 0)
-		return -errno;
+		return fail_cure(f, CURE_CALL, -errno, "tcp: epoll_ctl for a listener");
 	return 0;
-}
-
-static const char *listen_hint(int err)
-{
-	switch (err) {
-	case -EADDRINUSE:
-		return "take another port, or 0 for a free one";
-	case -EACCES:
-		return "ports below 1024 are for root";
-	default:
-		return "take an address of this host, or none for any";
-	}
 }
 
 int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f)
@@ -416,10 +404,9 @@ int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xp
 	freeaddrinfo(list);
 	err = l->lfd < 0 ? l->lfd : tcp_sock_tune(l->lfd, u, f);
 	if (!err)
-		err = open_fds(l);
+		err = open_fds(l, f);
 	if (err) {
-		err = fail(f, err, "cannot listen on tcp:%s:%u: %s; %s", u->host, u->port, strerror(-err),
-			   listen_hint(err));
+		err = fail_cure(f, CURE_LISTEN, err, "cannot listen on tcp:%s:%u", u->host, u->port);
 		goto out;
 	}
 	snprintf(l->uri, sizeof(l->uri), strchr(u->host, ':') ? "tcp:[%s]:%u" : "tcp:%s:%u", u->host, port);

@@ -214,7 +214,8 @@ static int serve_put(struct tcp_data *c, const struct tcp_frame *h, unsigned n)
 	if (err)
 		return err;
 	xp_runs_iov(&c->link->table, c->runs, n, c->iov);
-	return recv_exact(c, c->iov, (int)n);
+	err = recv_exact(c, c->iov, (int)n);
+	return err == -EFAULT ? xp_unreachable(&c->link->table, c->runs, n, NULL, true, c->link->link.fail) : err;
 }
 
 static int serve_get(struct tcp_data *c, const struct tcp_frame *h, unsigned n)
@@ -232,7 +233,8 @@ static int serve_get(struct tcp_data *c, const struct tcp_frame *h, unsigned n)
 		return err;
 	c->iov[0] = (struct iovec){ .iov_base = &reply, .iov_len = sizeof(reply) };
 	xp_runs_iov(&c->link->table, c->runs, n, c->iov + 1);
-	return send_reply(c, c->iov, (int)n + 1, sizeof(reply) + le64toh(h->bytes));
+	err = send_reply(c, c->iov, (int)n + 1, sizeof(reply) + le64toh(h->bytes));
+	return err == -EFAULT ? xp_unreachable(&c->link->table, c->runs, n, NULL, false, c->link->link.fail) : err;
 }
 
 static int serve_fence(struct tcp_data *c, const struct tcp_frame *h)

@@ -49,6 +49,8 @@ int tcp_err(struct tcp_link *l, int fd, const char *call, int err)
 		err = -err;
 	if (atomic_load(&l->killed))
 		return -EPIPE;
+	if (err == EFAULT || err == EHWPOISON) /* guest memory: who knows which pages says so, by xp_unreachable() */
+		return -EFAULT;
 	if (!xport_lost(err) && !has_ended(fd))
 		return fail_cure(l->link.fail, CURE_TRANSFER, -err, "tcp: %s on the %s", call, chan.text);
 	fail_lost(l->link.fail, "%s: %s", chan.text, strerror(err));

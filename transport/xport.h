@@ -20,8 +20,9 @@
  * Results. 0 or: -EAGAIN (nothing within the time given), -EPIPE (the link is gone: cut, closed, killed, or one of
  * xport_lost(); why is in the link's fail_lost(); the runtime may reconnect), -ETIMEDOUT (no progress for the link's timeout; as bad as gone), -EPROTO
  * (the peer broke the rules; the sentence is in the link's struct fail; never reconnect), -EMSGSIZE,
- * -ENOMEM, or any other errno of a call that failed for a reason of this end's. Whoever meets an error that is no lost
- * link, or a failing listen/connect, first calls fail().
+ * -ENOMEM, -EFAULT or -EHWPOISON (exposed or lent memory cannot be read or written; the sentence names the page. No
+ * signal is raised, whatever has become of it), or any other errno of a call that failed for a reason of this end's. Whoever
+ * meets an error that is no lost link, or a failing listen/connect, first calls fail().
  */
 #ifndef FERRY_XPORT_H
 #define FERRY_XPORT_H
@@ -65,6 +66,7 @@ struct page_run {
 struct xport_region {
 	uint32_t id, page_shift;
 	uint64_t npages;
+	uint64_t gpa; /* of the first page; for sentences */
 	/*
 	 * Where this end's put reads, and the peer's put lands or get reads. NULL: there is no memory to put from or to
 	 * offer, but the region's pages may be named in a get.

@@ -29,6 +29,13 @@ int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigne
 /* After xp_runs_check: one iovec a run. */
 void xp_runs_iov(const struct xp_table *t, const struct page_run *runs, unsigned n, struct iovec *iov);
 
+/*
+ * A call has said that memory of these runs cannot be read (or written): names the first page that cannot. dst: where each
+ * run lands; NULL: in the table's memory. -EFAULT, or -EHWPOISON for a hardware error.
+ */
+int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsigned n, void *const *dst, bool write,
+		   struct fail *f);
+
 /* Drops done bytes from the front of *iov; the entries are changed. */
 void xp_iov_advance(struct iovec **iov, int *n, size_t done);
 

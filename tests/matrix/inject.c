@@ -42,7 +42,8 @@ const char *kind_name(enum kind k)
 	static const char *const names[] = { "no memory (ENOMEM)", "no memory in the kernel (ENOMEM)",
 					     "no space (ENOSPC)", "a tmpfs that has filled up", "a page out of reach (EFAULT)",
 					     "a page without access", "no descriptor (EMFILE)", "no thread (EAGAIN)",
-					     "an op fails (EIO)", "throttle fails (EIO)" };
+					     "an op fails (EIO)", "an op says EPIPE",
+					     "throttle fails (EIO)" };
 
 	_Static_assert(sizeof(names) / sizeof(names[0]) == KINDS, "a name a kind");
 	return names[k];
@@ -50,7 +51,7 @@ const char *kind_name(enum kind k)
 
 int kind_errno(enum kind k)
 {
-	static const int errs[] = { ENOMEM, ENOMEM, ENOSPC, 0, EFAULT, 0, EMFILE, EAGAIN, EIO, EIO };
+	static const int errs[] = { ENOMEM, ENOMEM, ENOSPC, 0, EFAULT, 0, EMFILE, EAGAIN, EIO, EPIPE, EIO };
 
 	_Static_assert(sizeof(errs) / sizeof(errs[0]) == KINDS, "an error a kind");
 	return errs[k];
@@ -122,7 +123,13 @@ static bool strikes(struct inject *x)
 
 	if (atomic_load(&x->struck))
 		return x->kind != NO_MEMORY;
-	if (!atomic_load(&x->armed) || !atomic_compare_exchange_strong(&x->struck, &no, true))
+	if (!atomic_load(&x->armed))
+		return false;
+	if (atomic_load(&x->skip)) {
+		atomic_fetch_sub(&x->skip, 1);
+		return false;
+	}
+	if (!atomic_compare_exchange_strong(&x->struck, &no, true))
 		return false;
 	atomic_store(&x->struck_us, now());
 	return true;
@@ -157,7 +164,7 @@ int inject_op(bool source, unsigned op)
 
 	me.side = source ? SOURCE_SIDE : TARGET_SIDE;
 	me.vmm = 0;
-	err = -fails_at(1u << OP_FAILS | 1u << THROTTLE_FAILS, AN_OP | op);
+	err = -fails_at(1u << OP_FAILS | 1u << OP_SAYS_EPIPE | 1u << THROTTLE_FAILS, AN_OP | op);
 	me.side = side;
 	me.vmm = vmm;
 	return err;

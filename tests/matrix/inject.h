@@ -28,6 +28,7 @@ enum kind {
 	NO_DESCRIPTOR,
 	NO_THREAD,
 	OP_FAILS,
+	OP_SAYS_EPIPE, /* which inside the library is a lost link */
 	THROTTLE_FAILS, /* an op that only a guest which does not converge is asked for */
 	KINDS
 };
@@ -38,6 +39,7 @@ struct inject {
 	enum kind kind;
 	bool at_source;
 	uintptr_t want;		  /* the site whose call fails, and from then on each of its calls; of memory one alone */
+	_Atomic unsigned skip;	  /* so many calls there come before it */
 	_Atomic bool armed;	  /* the end is in its stage */
 	_Atomic bool struck;
 	_Atomic uint64_t struck_us;

@@ -28,12 +28,15 @@ struct op_row {
 	bool at_source;
 	enum ferry_phase stage;
 	const char *where, *due;
+	unsigned skip; /* so many calls there come before it */
 };
 
 static const struct op_row op_rows[] = {
 	{ FAKE_NEEDS, true, FERRY_RESERVATION, "", NULL },
 	{ FAKE_DIRTY_START, true, FERRY_PRECOPY, "", NULL },
 	{ FAKE_DIRTY_FETCH, true, FERRY_PRECOPY, "", NULL },
+	/* Behind the two rounds: while the residue is named. */
+	{ FAKE_DIRTY_FETCH, true, FERRY_PRECOPY, "commit at completion, commit at switchover", NULL, 2 * FAKE_REGIONS },
 	{ FAKE_PAUSE, true, FERRY_STOP_AND_COPY, "", NULL },
 	{ FAKE_DIRTY_FETCH, true, FERRY_STOP_AND_COPY, "", NULL },
 	{ FAKE_SAVE, true, FERRY_STOP_AND_COPY, "", NULL },
@@ -91,34 +94,51 @@ static bool within(const char *where, const struct local *c)
 	}
 }
 
-static const struct op_row *op_row(const struct local *c, uintptr_t site)
+static bool in_earnest(enum kind k)
 {
-	for (size_t i = 0; i < N(op_rows); i++) {
-		const struct op_row *r = &op_rows[i];
+	return k == FILE_FULL || k == PAGE_GONE;
+}
 
-		if (op_site(r->op) == site && r->at_source == c->at_source && r->stage == c->stage && within(r->where, c))
-			return r;
-	}
+static bool is_op(enum kind k)
+{
+	return k == OP_FAILS || k == OP_SAYS_EPIPE;
+}
+
+static bool matches(const struct op_row *r, const struct local *c)
+{
+	return op_site(r->op) == c->want && r->at_source == c->at_source && r->stage == c->stage && within(r->where, c);
+}
+
+static const struct op_row *op_row(const struct local *c)
+{
+	for (size_t i = 0; i < N(op_rows); i++)
+		if (matches(&op_rows[i], c) && op_rows[i].skip == c->skip)
+			return &op_rows[i];
 	return NULL;
+}
+
+bool local_op_row(const struct local *c, unsigned i, unsigned *skip)
+{
+	for (size_t k = 0; k < N(op_rows); k++)
+		if (is_op(c->kind) && matches(&op_rows[k], c) && !i--) {
+			*skip = op_rows[k].skip;
+			return true;
+		}
+	return false;
 }
 
 bool local_has_row(const struct local *c)
 {
 	bool yes = false;
 
-	if (c->kind == OP_FAILS)
-		return op_row(c, c->want);
+	if (is_op(c->kind))
+		return op_row(c);
 	if (c->kind == THROTTLE_FAILS)
 		return true;
 	for (size_t i = 0; i < N(rows) && !yes; i++)
 		yes = rows[i].kind == c->kind && rows[i].at_source == c->at_source && rows[i].stage == c->stage &&
 		      within(rows[i].where, c);
 	return yes;
-}
-
-static bool in_earnest(enum kind k)
-{
-	return k == FILE_FULL || k == PAGE_GONE;
 }
 
 bool local_is_cell(const struct local *c)
@@ -132,8 +152,12 @@ bool local_is_cell(const struct local *c)
 		return false;
 	if (c->kind == THROTTLE_FAILS)
 		return c->at_source && c->way == WAY_STOP && c->stage == FERRY_PRECOPY;
+	/* What stays full, or out of reach, fails a commit at switchover only behind the commit. */
+	if (in_earnest(c->kind) && c->way == WAY_SERVER && c->stage == FERRY_STOP_AND_COPY)
+		return false;
+	/* The target enters stop-and-copy when all pages of the last round are there. */
 	if (c->kind == FILE_FULL)
-		return !c->at_source && c->shared && pages;
+		return !c->at_source && c->shared && pages && c->stage != FERRY_STOP_AND_COPY;
 	if (c->kind == PAGE_GONE)
 		return c->at_source && pages;
 	return true;
@@ -149,22 +173,23 @@ static const char *due_of(const struct local *c)
 		return "rr";
 	case FERRY_RESERVATION:
 		return "rr|rd";
-	case FERRY_PRECOPY:
-		return "rd";
+	case FERRY_PRECOPY: /* the target is in it until SWITCHOVER, when the VM stands still already */
+		return c->at_source ? "rd" : "rd|fd";
 	case FERRY_STOP_AND_COPY:
 		return "fd";
 	case FERRY_POSTCOPY:
-		return server ? "ll|lm" : "fd";
+		return server ? "ll|lm|?l" : "fd";
 	case FERRY_COMMITMENT:
-		return c->at_source ? "fd" : "mm";
+		/* A message that cannot be sent ends the link, and what it said is said on the next one. */
+		return server ? "fd|?l|ll" : "fd";
 	default:
-		return server ? "ll|lm" : "mm";
+		return server ? "ll|lm|?l" : "mm";
 	}
 }
 
 static const char *cell_due_of(const struct local *c)
 {
-	const struct op_row *r = c->kind == OP_FAILS ? op_row(c, c->want) : NULL;
+	const struct op_row *r = is_op(c->kind) ? op_row(c) : NULL;
 
 	return r && r->due ? r->due : due_of(c);
 }
@@ -211,17 +236,25 @@ static const char *owner_trouble(const struct local_seen *m, unsigned i, char ou
 	return NULL;
 }
 
+static bool late(const struct local *c)
+{
+	return c->stage == FERRY_COMMITMENT || c->stage == FERRY_ACTIVATION ||
+	       (c->stage == FERRY_POSTCOPY && c->way == WAY_SERVER);
+}
+
 /* Sentences and error of a migration that was given up. */
 static void judge_words(char what[600], const struct local *c, const struct local_seen *m, bool told)
 {
 	const struct ferry_result *mine = &m->end[!c->at_source].res, *other = &m->end[c->at_source].res;
 	int err = kind_errno(c->kind);
 
+	if (mine->outcome == FERRY_MIGRATED) /* the other did not hear that all went well */
+		return;
 	if (!mine->error || (err && mine->error != -err))
 		snprintf(what, 600, "the %s ends with error %d, %d was due", end_name(c->at_source), mine->error, -err);
 	else if (!mine->detail[0])
 		snprintf(what, 600, "the %s says nothing", end_name(c->at_source));
-	else if (strstr(mine->detail, "link"))
+	else if (strstr(mine->detail, "link was lost") || strstr(mine->detail, "the link to the"))
 		snprintf(what, 600, "the %s blames the link", end_name(c->at_source));
 	else if (told && !strstr(other->detail, mine->detail))
 		snprintf(what, 600, "the %s does not say what the %s says", end_name(!c->at_source), end_name(c->at_source));
@@ -233,12 +266,14 @@ static void judge_words(char what[600], const struct local *c, const struct loca
 static void judge_opening(char what[600], const struct local *c, const struct local_seen *m)
 {
 	unsigned i = !c->at_source;
+	char where[120]; /* without the session itself there is nowhere to keep a sentence */
 
 	if (m->end[i].opened) /* it does without */
 		return;
+	site_text(where, c->kind, c->want);
 	if (m->end[i].err != -kind_errno(c->kind))
 		snprintf(what, 600, "opening it says %d, %d was due", m->end[i].err, -kind_errno(c->kind));
-	else if (!m->end[i].res.detail[0])
+	else if (!m->end[i].res.detail[0] && !strstr(where, "make ("))
 		snprintf(what, 600, "no sentence says why");
 }
 
@@ -254,13 +289,14 @@ static void judge_outcome(char what[600], const struct local *c, const struct lo
 			snprintf(what, 600, "%s", owner);
 			return;
 		}
-	if (whole && (m->end[0].res.stats.reconnects || m->end[1].res.stats.reconnects))
+	/* Where nothing can be taken back, a link that comes back is the way to say it again. */
+	if (whole && !late(c) && (m->end[0].res.stats.reconnects || m->end[1].res.stats.reconnects))
 		snprintf(what, 600, "the failure was taken for a lost link");
-	else if (c->kind == OP_FAILS && whole && !among(pair, due))
+	else if (is_op(c->kind) && whole && !among(pair, due))
 		snprintf(what, 600, "the op's failure changed nothing");
 	else if (!whole && (c->dry || !among(pair, due)))
 		snprintf(what, 600, "it came to %s, %s was due", pair, due);
-	else if (!whole)
+	else if (!whole && (!late(c) || c->at_source))
 		judge_words(what, c, m, told);
 }
 
@@ -374,7 +410,7 @@ static void table_of_ops(FILE *out)
 		const struct op_row *r = &op_rows[i];
 		struct local c = { .stage = r->stage, .at_source = r->at_source, .way = WAY_TENTATIVE };
 
-		fprintf(out, "| %s | %s | %s | %s |", fake_op_name(r->op), end_name(r->at_source), stage_name(r->stage),
+		fprintf(out, "| %s%s | %s | %s | %s |", fake_op_name(r->op), r->skip ? ", after the rounds" : "", end_name(r->at_source), stage_name(r->stage),
 			r->where[0] ? r->where : "any");
 		put_due(out, r->due ? r->due : due_of(&c));
 		fprintf(out, "\n");

@@ -31,6 +31,7 @@ struct local {
 	enum way way;
 	bool dry;	/* nothing fails: what could is noted */
 	uintptr_t want; /* where it strikes; 0: nowhere, it is in earnest */
+	unsigned skip;	/* of an op: so many calls in the stage come before the one that fails */
 	unsigned tries;
 };
 
@@ -57,6 +58,8 @@ _Noreturn void local_main(const struct local *c, struct local_seen *m);
 
 /* Whether the matrix has such cells at all. */
 bool local_is_cell(const struct local *c);
+/* Of an op that fails in that stage, with want: the skip of its i-th row; false: there is none. */
+bool local_op_row(const struct local *c, unsigned i, unsigned *skip);
 /* Whether such a failure is expected to come about; c->want counts for ops. */
 bool local_has_row(const struct local *c);
 /* Empty, or why it has failed; died: the signal that killed it. *reached: its failure came about. */

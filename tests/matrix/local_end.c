@@ -18,7 +18,8 @@
 
 #define BANDWIDTH 64000000u /* so that a round takes its time and there are two of them, and post-copy lasts */
 #define CHANNELS 2u
-#define SPARED 700u /* a page that the source's guest never writes */
+#define SPARED 700u /* a page that the source's guest never writes of its own accord */
+#define SPARED_HOLE (FAKE_HOLE0 + FAKE_HOLES / 2) /* the same, not there to begin with */
 #define TMPFS_SIZE "16m"
 
 struct pair {
@@ -93,16 +94,40 @@ static int reserve(void *v, struct ferry_region *regions, size_t n, struct ferry
 	return err;
 }
 
+/* All that is free, while pages still arrive. */
 static void fill_tmpfs(struct pair *p)
 {
 	int fd = openat(p->tmpfs, "filler", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	struct statvfs st;
+	struct statvfs st = { 0 };
+	off_t len = 0;
 
-	if (fd < 0 || fstatvfs(fd, &st) || fallocate(fd, 0, 0, (off_t)(st.f_bavail * st.f_bsize)))
+	while (fd >= 0 && !fstatvfs(fd, &st) && st.f_bavail)
+		if (!fallocate(fd, 0, len, (off_t)(st.f_bavail * st.f_bsize)))
+			len += (off_t)(st.f_bavail * st.f_bsize);
+		else if (errno != ENOSPC)
+			break;
+	if (fd < 0 || st.f_bavail)
 		world_trouble(&p->w, "the tmpfs cannot be filled: %s", strerror(errno));
 	if (fd >= 0)
 		close(fd);
 	inject_struck();
+}
+
+/* A guest that is stopped in a fault has it answered by the kernel in the end; a real one would be out of it. */
+static void empty_tmpfs(struct pair *p)
+{
+	if (unlinkat(p->tmpfs, "filler", 0) && errno != ENOENT)
+		world_trouble(&p->w, "the tmpfs cannot be emptied: %s", strerror(errno));
+}
+
+/* The guest writes a page for which the target's file has no space yet. */
+static void write_hole(struct fakevm *vm)
+{
+	uint8_t *page = fake_page(vm, 0, SPARED_HOLE);
+
+	fake_fill(page, SPARED_HOLE);
+	memcpy(vm->shadow + fake_offset(0, SPARED_HOLE), page, FAKE_PAGE);
+	vm->dirty[0][SPARED_HOLE / 64] |= UINT64_C(1) << SPARED_HOLE % 64;
 }
 
 static void protect_page(struct pair *p, int prot)
@@ -155,8 +180,12 @@ static void on_op(struct fakevm *vm, enum fake_op op)
 	}
 	if (op == FAKE_PAUSE && vm->is_source)
 		p->paused_us = now();
+	if (op == FAKE_PAUSE && vm->is_source && p->c->kind == FILE_FULL)
+		write_hole(vm);
 	if (op == FAKE_RESUME)
 		p->runs_us = now();
+	if (op == FAKE_DISCARD && p->c->kind == FILE_FULL)
+		empty_tmpfs(p);
 	if (op != FAKE_DIRTY_FETCH)
 		return;
 	if (p->c->kind == PAGE_GONE) /* it is in each round, and in the residue */
@@ -303,7 +332,7 @@ static void make_vms(struct pair *p)
 	fake_resume = p->vm[1].ops.resume;
 	p->vm[1].ops.reserve = reserve;
 	p->vm[1].ops.resume = resume;
-	p->vm[0].spared = p->c->kind == PAGE_GONE ? SPARED + 1 : 0;
+	p->vm[0].spared = p->c->kind == PAGE_GONE ? SPARED + 1 : p->c->kind == FILE_FULL ? SPARED_HOLE + 1 : 0;
 	for (unsigned i = 0; i < 2; i++) {
 		p->res[i] = &p->m->end[i].res;
 		p->vm[i].arg = p;
@@ -402,6 +431,7 @@ _Noreturn void local_main(const struct local *c, struct local_seen *m)
 	m->inject.kind = c->kind;
 	m->inject.at_source = c->at_source;
 	m->inject.want = c->want;
+	m->inject.skip = c->skip;
 	inject_order(&m->inject);
 	if (c->kind == FILE_FULL && (p.tmpfs = make_tmpfs()) < 0) {
 		snprintf(m->cannot, sizeof(m->cannot), "a tmpfs cannot be made: %s; run as root, or allow user namespaces",

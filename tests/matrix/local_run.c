@@ -90,7 +90,15 @@ static void lay_out_dry(struct runs *x)
 static bool same_group(const struct local *a, const struct local *b)
 {
 	return a->kind == b->kind && a->stage == b->stage && a->at_source == b->at_source && a->shared == b->shared &&
-	       a->mem == b->mem && a->way == b->way;
+	       a->mem == b->mem && a->way == b->way && a->skip == b->skip;
+}
+
+static void add_new(struct runs *x, const struct local *c)
+{
+	for (size_t i = 0; i < x->ncells; i++)
+		if (same_group(&x->cell[i], c) && x->cell[i].want == c->want && !x->cell[i].dry)
+			return;
+	add(x, c);
 }
 
 /* A place that a dry run has met: a cell, unless there is one. */
@@ -105,10 +113,10 @@ static void add_met(struct runs *x, const struct local *dry, const struct met *m
 	c.want = met->site;
 	if (!local_is_cell(&c) || !chosen(x->ch, &c) || in_earnest(c.kind))
 		return;
-	for (size_t i = 0; i < x->ncells; i++)
-		if (same_group(&x->cell[i], &c) && x->cell[i].want == c.want && !x->cell[i].dry)
-			return;
-	add(x, &c);
+	for (unsigned i = 0; local_op_row(&c, i, &c.skip); i++)
+		add_new(x, &c);
+	if (!c.skip) /* no op, or one without a row, which is a failure */
+		add_new(x, &c);
 }
 
 static bool has_cell(const struct runs *x, const struct local *c)
@@ -124,7 +132,7 @@ static void lay_out_rest(struct runs *x, struct local c)
 {
 	char text[300];
 
-	if (!local_is_cell(&c) || !chosen(x->ch, &c) || c.kind == OP_FAILS || has_cell(x, &c))
+	if (!local_is_cell(&c) || !chosen(x->ch, &c) || c.kind == OP_FAILS || c.kind == OP_SAYS_EPIPE || has_cell(x, &c))
 		return;
 	c.want = c.kind == THROTTLE_FAILS ? op_site(FAKE_OPS) : 0;
 	if (in_earnest(c.kind) || c.kind == THROTTLE_FAILS) {

@@ -29,7 +29,7 @@
 #define BIG_PAGES 2048u
 #define SMALL_PAGES 64u
 #define PAGES (BIG_PAGES + SMALL_PAGES)
-#define WAIT_US 5000000u
+#define WAIT_US 60000000u
 
 struct kind {
 	const char *uri, *query;
@@ -100,7 +100,7 @@ static void accept_into(struct pair *p, struct end *e)
 	int err;
 
 	while ((err = p->listener->ops->accept(p->listener, &e->link, &e->fail)) == -EAGAIN)
-		cr_assert(poll(&pfd, 1, 5000) > 0, "nothing arrives at the listener");
+		cr_assert(poll(&pfd, 1, WAIT_US / 1000) > 0, "nothing arrives at the listener");
 	cr_assert(!err, "accept: %s", fail_text(&e->fail));
 	ready(e);
 }
@@ -140,7 +140,7 @@ static bool start(struct pair *p, const struct kind *k, unsigned channels)
 		refuse_calls(&(struct refused){ k->refused }, 1, k->err, true);
 	memset(p, 0, sizeof(*p));
 	p->kind = k;
-	p->param = (struct xport_param){ .timeout_us = 3000000, .poll_us = 50 };
+	p->param = (struct xport_param){ .timeout_us = 30000000, .poll_us = 50 };
 	if (k->chaos)
 		p->param.chaos = xport_chaos_new(NULL);
 	snprintf(uri, sizeof(uri), "%s%s", k->uri, k->query);
@@ -334,7 +334,7 @@ CASE(messages_keep_their_order_and_show_on_the_fd)
 		cr_assert_eq(p->a.ctl->ops->send(p->a.ctl, &iov, 1), 0);
 	}
 	for (i = 0; i < 100; i++) {
-		cr_assert_eq(poll(&pfd, 1, 5000), 1);
+		cr_assert_eq(poll(&pfd, 1, WAIT_US / 1000), 1);
 		cr_assert_eq(p->b.ctl->ops->recv(p->b.ctl, &got, sizeof(got), &len, WAIT_US), 0);
 		cr_assert_eq(got, i);
 	}
@@ -558,7 +558,7 @@ CASE(reap_without_waiting)
 	while ((n = p->b.urgent->ops->reap(p->b.urgent, &tag, 1, 0)) == -EAGAIN) {
 		pfd.fd = p->b.urgent->ops->fd(p->b.urgent);
 		if (pfd.fd >= 0)
-			cr_assert_eq(poll(&pfd, 1, 5000), 1);
+			cr_assert_eq(poll(&pfd, 1, WAIT_US / 1000), 1);
 	}
 	cr_assert(n == 1 && tag == 63);
 	cr_assert(!memcmp(dst, page_at(&p->a, BIG, 3), PAGE));

@@ -17,7 +17,7 @@
 
 #define PAGE 4096u
 #define PAGES 4096u
-#define WAIT_US 10000000u
+#define WAIT_US 60000000u
 
 struct rig {
 	struct xport_param a_param, b_param; /* a connects, b listens */
@@ -55,7 +55,7 @@ static void link_up(struct rig *r)
 
 	cr_assert(!pthread_create(&t, NULL, connect_thread, r));
 	while ((err = r->listener->ops->accept(r->listener, &r->b, &r->fail)) == -EAGAIN)
-		cr_assert_gt(poll(&pfd, 1, 10000), 0);
+		cr_assert_gt(poll(&pfd, 1, WAIT_US / 1000), 0);
 	pthread_join(t, NULL);
 	cr_assert(!err && !r->connected, "%s", fail_text(&r->fail));
 	cr_assert_eq(r->a->ops->expose(r->a, &reg, 1, XPORT_LOCAL), 0);
@@ -68,7 +68,7 @@ static void start(struct rig *r, const char *uri, const char *query, struct chao
 	char at[100];
 
 	memset(r, 0, sizeof(*r));
-	r->a_param = r->b_param = (struct xport_param){ .timeout_us = 300000, .poll_us = 50 };
+	r->a_param = r->b_param = (struct xport_param){ .timeout_us = 1000000, .poll_us = 50 };
 	r->a_param.chaos = chaos;
 	cr_assert_eq(xport_listen(&r->listener, uri, &r->b_param, &r->fail), 0, "%s", fail_text(&r->fail));
 	cr_assert_eq(r->listener->ops->uri(r->listener, at, sizeof(at)), 0);
@@ -155,7 +155,7 @@ Test(shape, bandwidth_over_mem_gets)
 	free(to);
 }
 
-Test(shape, urgent_pages_pay_but_do_not_wait)
+Test(shape, who_comes_after_urgent_pages_pays_for_them)
 {
 	uint8_t *to = malloc(PAGES * PAGE);
 	struct xport_chan *u, *d;
@@ -166,12 +166,23 @@ Test(shape, urgent_pages_pay_but_do_not_wait)
 	u = r.a->ops->chan(r.a, XPORT_URGENT, 0);
 	d = r.a->ops->chan(r.a, XPORT_DATA, 0);
 	t = now_us();
-	for (int i = 0; i < 4; i++)
-		get_pages(u, to, PAGES, 256);
-	cr_assert_lt(now_us() - t, 3000000, "64 MiB at 16 MiB/s would be 4 s");
+	get_pages(u, to, PAGES, 256);
 	get_pages(d, to, 1, 1);
 	t = now_us() - t;
-	cr_assert(t > 3900000, "the data channel waits for what was urgent: %u us", (unsigned)t);
+	cr_assert(t > 900000, "the data channel waits for what was urgent: %u us", (unsigned)t);
+	stop(&r);
+	free(to);
+}
+
+/* At this bandwidth they would be on their way for a day. */
+Test(shape, urgent_pages_wait_for_none)
+{
+	uint8_t *to = malloc(PAGES * PAGE);
+	struct rig r;
+
+	start(&r, "mem:shape", "?bandwidth=1K", NULL);
+	get_pages(r.a->ops->chan(r.a, XPORT_URGENT, 0), to, PAGES, 256);
+	cr_assert(!memcmp(to, r.ram, PAGES * PAGE));
 	stop(&r);
 	free(to);
 }
@@ -217,6 +228,7 @@ Test(shape, latency)
 	struct rig r;
 	uint32_t tag;
 	uint64_t t;
+	int n;
 
 	start(&r, "mem:shape", "?latency=20ms", NULL);
 	c = r.a->ops->chan(r.a, XPORT_URGENT, 0);
@@ -226,9 +238,9 @@ Test(shape, latency)
 	cr_assert_geq(now_us() - t, 20000);
 	t = now_us();
 	cr_assert_eq(c->ops->get(c, &run, &dst, 1, 9), 0);
-	cr_assert_eq(c->ops->reap(c, &tag, 1, 0), -EAGAIN);
-	cr_assert_eq(c->ops->reap(c, &tag, 1, 1000), -EAGAIN);
-	cr_assert_eq(c->ops->reap(c, &tag, 1, WAIT_US), 1);
+	while ((n = c->ops->reap(c, &tag, 1, 1000)) == -EAGAIN)
+		;
+	cr_assert_eq(n, 1);
 	cr_assert_geq(now_us() - t, 40000);
 	cr_assert_eq(tag, 9);
 	stop(&r);
@@ -278,10 +290,10 @@ static void cut_and_heal(const char *uri)
 	cr_assert_eq(say(r.a, "x"), -EPIPE);
 	cr_assert_eq(hear(r.b, "", WAIT_US), -EPIPE);
 	cr_assert_eq(xport_connect(&l, r.uri, &id, &r.a_param, WAIT_US, NULL), -ECONNREFUSED);
-	cr_assert_eq(xport_chaos_fault(c, "cut:50"), 0);
 	t = now_us();
+	cr_assert_eq(xport_chaos_fault(c, "cut:50"), 0);
 	while (xport_connect(&l, r.uri, &id, &r.a_param, 1000, NULL) == -ECONNREFUSED)
-		cr_assert_lt(now_us() - t, 5000000);
+		;
 	cr_assert_geq(now_us() - t, 50000);
 	link_down(&r);
 	link_up(&r);
@@ -332,10 +344,11 @@ Test(chaos, stall)
 
 	start(&r, "tcp:127.0.0.1:0", "", c);
 	cr_assert_eq(say(r.b, "hello"), 0);
-	t = now_us();
-	cr_assert_eq(xport_chaos_fault(c, "stall:100"), 0);
+	cr_assert_eq(xport_chaos_fault(c, "stall:600000"), 0);
 	cr_assert_eq(hear(r.a, "hello", 0), -EAGAIN);
 	cr_assert_eq(hear(r.a, "hello", 1000), -EAGAIN);
+	t = now_us();
+	cr_assert_eq(xport_chaos_fault(c, "stall:100"), 0);
 	cr_assert_eq(say(r.a, "late"), 0);
 	cr_assert_geq(now_us() - t, 100000);
 	cr_assert_eq(hear(r.b, "late", WAIT_US), 0);

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: MIT
+#include "reach.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "fail.h"
+
+#define PAGE ((size_t)4096)
+#define ZERO_VEC 256u
+
+#ifndef MADV_POPULATE_READ /* Linux 5.14 */
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+/* Linux 6.13 lets a process give itself any advice for a vector; older kernels get one madvise a range. */
+static bool probe_vectored(int self)
+{
+	void *p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct iovec v = { p, PAGE };
+	bool ok;
+
+	if (p == MAP_FAILED || self < 0)
+		return false;
+	ok = syscall(SYS_process_madvise, self, &v, 1, MADV_DONTNEED, 0) == (long)PAGE;
+	munmap(p, PAGE);
+	return ok;
+}
+
+void reach_open(struct reach *r)
+{
+	r->self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	r->vectored = probe_vectored(r->self);
+}
+
+void reach_close(struct reach *r)
+{
+	if (r->self >= 0)
+		close(r->self);
+	*r = (struct reach){ .self = -1 };
+}
+
+int reach_advise(const struct reach *r, const struct iovec *v, unsigned n, int advice)
+{
+	if (r->vectored && n > 1) {
+		ssize_t want = 0;
+
+		for (unsigned i = 0; i < n; i++)
+			want += (ssize_t)v[i].iov_len;
+		if (syscall(SYS_process_madvise, r->self, v, n, advice, 0) == want)
+			return 0;
+	}
+	for (unsigned i = 0; i < n; i++)
+		while (madvise(v[i].iov_base, v[i].iov_len, advice))
+			if (errno != EINTR && errno != EAGAIN)
+				return -errno;
+	return 0;
+}
+
+int reach_readable(const struct reach *r, const struct iovec *v, unsigned n)
+{
+	return reach_advise(r, v, n, MADV_POPULATE_READ);
+}
+
+int reach_page(const void *addr, bool write)
+{
+	struct iovec v = { (void *)((uintptr_t)addr & ~(PAGE - 1)), PAGE };
+
+	return reach_advise(&(struct reach){ .self = -1 }, &v, 1, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+}
+
+static int prove(const void *p, size_t len, int advice)
+{
+	uintptr_t first = (uintptr_t)p & ~(PAGE - 1), end = ((uintptr_t)p + len + PAGE - 1) & ~(PAGE - 1);
+	struct iovec v = { (void *)first, end - first };
+	int err = reach_advise(&(struct reach){ .self = -1 }, &v, 1, advice);
+
+	return err == -EHWPOISON || err == -ENOMEM ? -EFAULT : err;
+}
+
+static bool forbidden(int err)
+{
+	return err == -EPERM || err == -ENOSYS;
+}
+
+/*
+ * The local side is what is read: the kernel copies from it as it does for a write(), and survives a memory error that
+ * nobody has met before. By syscall(), because the guest writes while this reads, on purpose: such a page is dirty and sent again;
+ * ThreadSanitizer would look at what the C library's function reads.
+ */
+static int copy_vec(void *dst, const struct iovec *src, unsigned n, size_t len)
+{
+	struct iovec to = { dst, len };
+	long done = syscall(SYS_process_vm_writev, (long)getpid(), src, (unsigned long)n, &to, 1ul, 0ul);
+
+	if (done < 0)
+		return -errno;
+	return (size_t)done == len ? 0 : -EFAULT;
+}
+
+int reach_copy(void *dst, const void *src, size_t len)
+{
+	struct iovec from = { (void *)(uintptr_t)src, len };
+	int err = copy_vec(dst, &from, 1, len);
+
+	if (!forbidden(err))
+		return err;
+	/* A filter has no such call: by the CPU, after the kernel has said that both can be reached. */
+	err = prove(src, len, MADV_POPULATE_READ);
+	if (!err)
+		err = prove(dst, len, MADV_POPULATE_WRITE);
+	if (!err)
+		memcpy(dst, src, len);
+	return err;
+}
+
+int reach_zero(void *dst, size_t len)
+{
+	static const uint8_t zeros[PAGE];
+	struct iovec from[ZERO_VEC];
+	int err = 0;
+
+	for (size_t at = 0, n; at < len && !err; at += n) {
+		uint8_t *to = (uint8_t *)dst + at;
+		unsigned k = 0;
+
+		for (n = 0; k < ZERO_VEC && at + n < len; n += from[k++].iov_len)
+			from[k] = (struct iovec){ (void *)(uintptr_t)zeros, len - at - n < PAGE ? len - at - n : PAGE };
+		err = copy_vec(to, from, k, n);
+		if (!forbidden(err))
+			continue;
+		err = prove(to, n, MADV_POPULATE_WRITE);
+		if (!err)
+			memset(to, 0, n);
+	}
+	return err;
+}
+
+/* ---- why ---- */
+
+struct mapping {
+	uintptr_t start, end;
+	char perms[5];
+	uint64_t offset, inode;
+};
+
+/* The line of /proc/self/maps that has the address. */
+static bool find_mapping(struct mapping *ret, uintptr_t addr)
+{
+	FILE *in = fopen("/proc/self/maps", "re");
+	char *line = NULL;
+	size_t cap = 0;
+	bool found = false;
+
+	while (in && !found && getline(&line, &cap, in) > 0) {
+		struct mapping m;
+
+		if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s %" SCNx64 " %*s %" SCNu64, &m.start, &m.end, m.perms, &m.offset,
+			   &m.inode) != 5)
+			continue;
+		found = addr >= m.start && addr < m.end;
+		if (found)
+			*ret = m;
+	}
+	free(line);
+	if (in)
+		fclose(in);
+	return found;
+}
+
+/* Of a page in a file; the link may be followed by the privileged alone, and then the sentence says less. */
+static void why_file(char *why, size_t cap, const struct mapping *m, uintptr_t addr)
+{
+	uint64_t at = m->offset + (addr - m->start);
+	char path[80];
+	struct statfs fs;
+	struct stat st;
+
+	snprintf(path, sizeof(path), "/proc/self/map_files/%" PRIxPTR "-%" PRIxPTR, m->start, m->end);
+	if (stat(path, &st))
+		snprintf(why, cap, "the file behind it is too short, or there is no room for it; keep it at its length, and make room");
+	else if ((uint64_t)st.st_size <= at)
+		snprintf(why, cap, "the file behind it ends at byte %" PRIu64 ", before that page at %" PRIu64 "; leave it at its length",
+			 (uint64_t)st.st_size, at);
+	else if (!statfs(path, &fs) && fs.f_blocks && !fs.f_bavail)
+		snprintf(why, cap, "the file system behind it is full; make it larger than the VM, or raise vm.nr_hugepages where it is "
+				   "hugetlbfs");
+	else
+		snprintf(why, cap, "the file behind it does not give that page; look at the host's free memory and its log");
+}
+
+static void why_unreachable(char *why, size_t cap, const void *addr, bool write)
+{
+	struct mapping m;
+
+	if (!find_mapping(&m, (uintptr_t)addr))
+		snprintf(why, cap, "nothing is mapped there; guest RAM must stay mapped while it is migrated");
+	else if (m.perms[write] != "rw"[write])
+		snprintf(why, cap, "it is mapped %s; guest RAM must stay %s while it is migrated", m.perms,
+			 write ? "writable" : "readable");
+	else if (m.inode)
+		why_file(why, cap, &m, (uintptr_t)addr);
+	else
+		snprintf(why, cap, "the kernel does not give that page; look at the host's free memory and its log");
+}
+
+int reach_fail(struct fail *f, const struct reach_page *p, bool write)
+{
+	int err = reach_page(p->addr, write) == -EHWPOISON ? -EHWPOISON : -EFAULT;
+	char why[200];
+
+	if (err != -EHWPOISON)
+		why_unreachable(why, sizeof(why), p->addr, write);
+	else if (write)
+		snprintf(why, sizeof(why), "the host's memory has a hardware error there; use another host");
+	else
+		snprintf(why, sizeof(why), "the host's memory has a hardware error there; give both ends the op poison to migrate without "
+					   "the page, or restart the guest elsewhere");
+	return fail(f, err, "page %" PRIu64 " of region %u (guest address %#" PRIx64 ", mapped at %p) cannot be %s: %s", p->page,
+		    p->region, p->gpa, p->addr, write ? "written" : "read", why);
+}

@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Guest memory that cannot be read or written when it is its turn: hardware errors, files that become shorter, mappings
+ * that the VMM changes, file systems without room. Whatever it is, at whichever end: no signal is raised, the page is named,
+ * and the VM goes on at its owner.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include "broken.h"
+#include "rig.h"
+
+#define BAD 7u /* the first page that the target's guest touches */
+
+static void begin(struct rig *r, const struct rig_kind *kind)
+{
+	rig_init(r, kind);
+	rig_impatient(r);
+	broken_watch();
+}
+
+static void needs_poison(void)
+{
+	if (!broken_can_poison())
+		cr_skip_test("UFFDIO_POISON stands in for a hardware error here, and this kernel has none: Linux 6.6 has it");
+}
+
+static void dirty(struct fakevm *vm, unsigned region, uint64_t page)
+{
+	vm->dirty[region][page / 64] |= UINT64_C(1) << page % 64;
+}
+
+/* The guest of the source has what it had: a page that was lost is one that its guest would write again. */
+static void heal(struct rig *r, unsigned region, uint64_t page)
+{
+	uint8_t *p = fake_page(&r->src, region, page);
+
+	broken_heal(p, FAKE_PAGE);
+	memcpy(p, r->src.shadow + fake_offset(region, page), FAKE_PAGE);
+}
+
+static void names(const struct ferry_result *res, unsigned id, uint64_t page, uint64_t gpa, const char *why)
+{
+	char text[100];
+
+	snprintf(text, sizeof(text), "page %llu of region %u (guest address %#llx, mapped at 0x", (unsigned long long)page, id,
+		 (unsigned long long)gpa);
+	rig_says(res->detail, text);
+	rig_says(res->detail, why);
+}
+
+RIG_TESTS(unreadable, a_hardware_error_is_named)
+{
+	struct rig r;
+
+	needs_poison();
+	begin(&r, kind);
+	broken_poison(fake_page(&r.src, 0, BAD), FAKE_PAGE);
+	rig_run(&r);
+	broken_untouched();
+	heal(&r, 0, BAD);
+	rig_refused(&r);
+	names(&r.sres, 10, BAD, BAD * FAKE_PAGE, "cannot be read: the host's memory has a hardware error there");
+	cr_assert_eq(r.sres.error, -EHWPOISON);
+	rig_free(&r);
+}
+
+/* In the last round, the VM stopped. */
+static void poisoned_at_the_pause(struct fakevm *vm, enum fake_op op)
+{
+	if (op != FAKE_PAUSE)
+		return;
+	broken_poison(fake_page(vm, 1, 3), FAKE_PAGE);
+	dirty(vm, 1, 3);
+}
+
+RIG_TESTS(unreadable, a_hardware_error_in_the_blackout)
+{
+	struct rig r;
+
+	needs_poison();
+	begin(&r, kind);
+	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	r.src.last_writes = 0;
+	r.src.hook = poisoned_at_the_pause;
+	rig_run(&r);
+	broken_untouched();
+	heal(&r, 1, 3);
+	rig_fell_back(&r);
+	names(&r.sres, 13, 3, (UINT64_C(1) << 32) + 3 * FAKE_PAGE, "hardware error");
+	rig_free(&r);
+}
+
+/* A page of the residue, when it is asked for. */
+static void poisoned_at_the_save(struct fakevm *vm, enum fake_op op)
+{
+	if (op == FAKE_PAUSE)
+		dirty(vm, 0, BAD);
+	if (op == FAKE_SAVE)
+		broken_poison(fake_page(vm, 0, BAD), FAKE_PAGE);
+}
+
+RIG_TESTS(unreadable, a_hardware_error_in_the_residue)
+{
+	struct rig r;
+
+	needs_poison();
+	begin(&r, kind);
+	rig_postcopy(&r, 0);
+	r.src.hook = poisoned_at_the_save;
+	rig_run(&r);
+	broken_untouched();
+	heal(&r, 0, BAD);
+	rig_fell_back(&r);
+	/* mem: the target's get reads the source's memory. */
+	names(kind->uri[0] == 'm' ? &r.tres : &r.sres, 10, BAD, BAD * FAKE_PAGE, "cannot be read: the host's memory has a hardware error");
+	rig_free(&r);
+}
+
+static void no_access(struct fakevm *vm, enum fake_op op)
+{
+	if (op != FAKE_DIRTY_FETCH || vm->calls[op] != 1)
+		return;
+	mprotect(fake_page(vm, 0, 1000), 4 * FAKE_PAGE, PROT_NONE);
+	dirty(vm, 0, 1001);
+}
+
+RIG_TESTS(unreadable, a_mapping_without_access)
+{
+	struct rig r;
+
+	begin(&r, kind);
+	r.src.writes[0] = r.src.last_writes = 0;
+	r.src.hook = no_access;
+	rig_run(&r);
+	broken_untouched();
+	mprotect(fake_page(&r.src, 0, 1000), 4 * FAKE_PAGE, PROT_READ | PROT_WRITE);
+	rig_source_owns(&r);
+	names(&r.sres, 10, 1001, 1001 * FAKE_PAGE, "cannot be read: it is mapped ---");
+	cr_assert_eq(r.sres.error, -EFAULT);
+	rig_free(&r);
+}
+
+static void unmapped(struct fakevm *vm, enum fake_op op)
+{
+	if (op != FAKE_DIRTY_FETCH || vm->calls[op] != 1)
+		return;
+	munmap(fake_page(vm, 0, 1000), 4 * FAKE_PAGE);
+	dirty(vm, 0, 1003);
+}
+
+RIG_TESTS(unreadable, nothing_is_mapped)
+{
+	struct rig r;
+	void *at;
+
+	begin(&r, kind);
+	r.src.writes[0] = r.src.last_writes = 0;
+	r.src.hook = unmapped;
+	at = fake_page(&r.src, 0, 1000);
+	rig_run(&r);
+	broken_untouched();
+	cr_assert_eq(mmap(at, 4 * FAKE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0), at);
+	for (unsigned i = 1000; i < 1004; i++)
+		heal(&r, 0, i);
+	rig_source_owns(&r);
+	names(&r.sres, 10, 1003, 1003 * FAKE_PAGE, "cannot be read: nothing is mapped there");
+	rig_free(&r);
+}
+
+/* Of region 0 what lies behind this page. */
+static void cut_file(const struct fakevm *vm, uint64_t pages)
+{
+	const struct ferry_region *r = &vm->region[0];
+
+	cr_assert(!ftruncate(r->fd, (off_t)(r->fd_offset + pages * FAKE_PAGE)));
+}
+
+static void shorter(struct fakevm *vm, enum fake_op op)
+{
+	if (op != FAKE_DIRTY_FETCH || vm->calls[op] != 1)
+		return;
+	cut_file(vm, 1400);
+	dirty(vm, 0, 1450);
+}
+
+static void file_that_becomes_shorter(const struct rig_kind *kind)
+{
+	struct rig r;
+
+	begin(&r, kind);
+	r.src.writes[0] = r.src.last_writes = 0;
+	r.src.hook = shorter;
+	rig_run(&r);
+	broken_untouched();
+	cut_file(&r.src, FAKE_PAGES0);
+	for (unsigned i = 1400; i < FAKE_PAGES0; i++)
+		heal(&r, 0, i);
+	rig_source_owns(&r);
+	names(&r.sres, 10, 1450, 1450 * FAKE_PAGE, "cannot be read: the file behind it ends at byte");
+	rig_free(&r);
+}
+
+Test(unreadable, a_file_that_becomes_shorter_mem)
+{
+	file_that_becomes_shorter(RIG_MEM_SHARED);
+}
+
+Test(unreadable, a_file_that_becomes_shorter_tcp)
+{
+	file_that_becomes_shorter(RIG_TCP_SHARED);
+}
+
+/* ---- at the target ---- */
+
+static void shorter_at_the_target(struct fakevm *vm, enum ferry_phase p)
+{
+	if (p == FERRY_PRECOPY)
+		cut_file(vm, 600);
+}
+
+static void landing_in_a_file_that_becomes_shorter(const struct rig_kind *kind)
+{
+	struct rig r;
+
+	begin(&r, kind);
+	r.tgt.phase_hook = shorter_at_the_target;
+	rig_run(&r);
+	broken_untouched();
+	rig_refused(&r);
+	rig_says(kind->uri[0] == 'm' ? r.sres.detail : r.tres.detail,
+		 "cannot be written: the file behind it ends at byte 2469888");
+	rig_free(&r);
+}
+
+Test(unwritable, a_file_that_becomes_shorter_mem)
+{
+	landing_in_a_file_that_becomes_shorter(RIG_MEM_SHARED);
+}
+
+Test(unwritable, a_file_that_becomes_shorter_tcp)
+{
+	landing_in_a_file_that_becomes_shorter(RIG_TCP_SHARED);
+}
+
+static void poisoned_at_the_target(struct fakevm *vm, enum ferry_phase p)
+{
+	if (p == FERRY_PRECOPY)
+		broken_poison(fake_page(vm, 0, BAD), FAKE_PAGE);
+}
+
+static void landing_on_a_hardware_error(const struct rig_kind *kind)
+{
+	struct rig r;
+
+	needs_poison();
+	begin(&r, kind);
+	r.tgt.phase_hook = poisoned_at_the_target;
+	rig_run(&r);
+	broken_untouched();
+	rig_refused(&r);
+	names(kind->uri[0] == 'm' ? &r.sres : &r.tres, 10, BAD, BAD * FAKE_PAGE,
+	      "cannot be written: the host's memory has a hardware error there; use another host");
+	rig_free(&r);
+}
+
+Test(unwritable, a_hardware_error_mem)
+{
+	landing_on_a_hardware_error(RIG_MEM_ANON);
+}
+
+Test(unwritable, a_hardware_error_tcp)
+{
+	landing_on_a_hardware_error(RIG_TCP_ANON);
+}
+
+/* A tmpfs of the target's own, which somebody else fills in the middle. */
+static struct {
+	char dir[40];
+	int filler;
+	enum ferry_phase when;
+	int (*reserve)(void *vm, struct ferry_region *regions, size_t n, struct ferry_stream *needs);
+} fs;
+
+#define FS_ROOM ((size_t)16 << 20)
+
+static int reserve_in_tmpfs(void *v, struct ferry_region *regions, size_t n, struct ferry_stream *needs)
+{
+	struct fakevm *vm = v;
+	int err = fs.reserve(v, regions, n, needs);
+
+	for (size_t i = 0; !err && i < n; i++) {
+		int fd = open(fs.dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+		cr_assert(fd >= 0 && !ftruncate(fd, (off_t)(regions[i].fd_offset + regions[i].len)));
+		cr_assert_neq(mmap(regions[i].hva, regions[i].len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+				   (off_t)regions[i].fd_offset),
+			      MAP_FAILED);
+		close(regions[i].fd);
+		regions[i].fd = fd;
+		vm->region[i] = regions[i];
+	}
+	return err;
+}
+
+static void fill(struct fakevm *vm, enum ferry_phase p)
+{
+	static const uint8_t bytes[65536];
+
+	(void)vm;
+	if (p != fs.when)
+		return;
+	for (size_t i = 0; i < FS_ROOM / sizeof(bytes); i++)
+		if (write(fs.filler, bytes, sizeof(bytes)) <= 0)
+			break;
+}
+
+static void make_room(void)
+{
+	if (ftruncate(fs.filler, 0))
+		_exit(1);
+}
+
+static void full_file_system(const struct rig_kind *kind, enum ferry_phase when)
+{
+	struct rig r;
+	char room[20];
+
+	if (geteuid())
+		cr_skip_test("a tmpfs is mounted by root alone");
+	begin(&r, kind);
+	snprintf(fs.dir, sizeof(fs.dir), "/tmp/ferry-poison-XXXXXX");
+	snprintf(room, sizeof(room), "size=%zu", FS_ROOM);
+	cr_assert(mkdtemp(fs.dir) && !mount("ferry", fs.dir, "tmpfs", 0, room), "%s", strerror(errno));
+	fs.filler = open(fs.dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	cr_assert_geq(fs.filler, 0);
+	cr_assert(!umount2(fs.dir, 0) || errno == EBUSY);
+	fs.when = when;
+	fs.reserve = r.tgt.ops.reserve;
+	r.tgt.ops.reserve = reserve_in_tmpfs;
+	r.tgt.phase_hook = fill;
+	if (when == FERRY_POSTCOPY) {
+		rig_postcopy(&r, 8000000);
+		broken_guest(&r.tgt.cpu, make_room);
+	}
+	rig_run(&r);
+	broken_untouched();
+	if (when == FERRY_PRECOPY)
+		rig_refused(&r);
+	else
+		rig_fell_back(&r);
+	rig_says(when == FERRY_PRECOPY && kind->uri[0] == 'm' ? r.sres.detail : r.tres.detail,
+		 "cannot be written: the file system behind it is full");
+	rig_free(&r);
+	close(fs.filler);
+	cr_assert(!umount2(fs.dir, 0) && !rmdir(fs.dir), "%s", strerror(errno));
+}
+
+Test(unwritable, a_full_file_system_mem)
+{
+	full_file_system(RIG_MEM_SHARED, FERRY_PRECOPY);
+}
+
+Test(unwritable, a_full_file_system_tcp)
+{
+	full_file_system(RIG_TCP_SHARED, FERRY_PRECOPY);
+}
+
+Test(unwritable, a_full_file_system_in_post_copy_mem)
+{
+	full_file_system(RIG_MEM_SHARED, FERRY_POSTCOPY);
+}
+
+Test(unwritable, a_full_file_system_in_post_copy_tcp)
+{
+	full_file_system(RIG_TCP_SHARED, FERRY_POSTCOPY);
+}

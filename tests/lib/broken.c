@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+#include "broken.h"
+
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "uffd.h"
+
+static volatile sig_atomic_t calls;
+static const pthread_t *guest;
+static void (*volatile mend)(void);
+
+bool broken_can_poison(void)
+{
+	int fd = uffd_open(UFFD_POISON, NULL);
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
+void broken_poison(void *addr, size_t len)
+{
+	int fd = uffd_open(UFFD_POISON, NULL);
+	size_t done;
+
+	cr_assert_geq(fd, 0, "%s", strerror(-fd));
+	cr_assert_eq(uffd_register(fd, addr, len, false, NULL), 0);
+	cr_assert(!madvise(addr, len, MADV_DONTNEED));
+	cr_assert_eq(uffd_poison(fd, addr, len, &done), 0);
+	cr_assert_eq(uffd_unregister(fd, addr, len), 0);
+	close(fd);
+}
+
+void broken_heal(void *addr, size_t len)
+{
+	cr_assert(!madvise(addr, len, MADV_DONTNEED));
+}
+
+bool broken_kills(const void *addr)
+{
+	int status = 0;
+	pid_t pid = fork(); /* a marker is the child's as well, where the memory is not dropped by fork */
+
+	if (!pid) {
+		signal(SIGBUS, SIG_DFL);
+		(void)*(volatile const uint8_t *)addr;
+		_exit(0);
+	}
+	cr_assert_eq(waitpid(pid, &status, 0), pid);
+	return WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS;
+}
+
+static void handler(int sig, siginfo_t *info, void *context)
+{
+	(void)sig;
+	(void)info;
+	(void)context;
+	if (guest && pthread_equal(pthread_self(), *guest) && mend) {
+		mend();
+		return;
+	}
+	calls++;
+	signal(sig, SIG_DFL); /* the load comes again, and ends the test */
+}
+
+void broken_watch(void)
+{
+	struct sigaction sa = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO };
+
+	calls = 0;
+	guest = NULL;
+	cr_assert(!sigaction(SIGBUS, &sa, NULL) && !sigaction(SIGSEGV, &sa, NULL));
+}
+
+void broken_guest(const pthread_t *thread, void (*repair)(void))
+{
+	guest = thread;
+	mend = repair;
+}
+
+void broken_untouched(void)
+{
+	const int sig[] = { SIGBUS, SIGSEGV };
+	struct sigaction is;
+
+	cr_assert_eq(calls, 0);
+	for (size_t i = 0; i < 2; i++) {
+		cr_assert(!sigaction(sig[i], NULL, &is));
+		cr_assert_eq(is.sa_sigaction, handler);
+	}
+}
