@@ -208,7 +208,7 @@ void link_send_or_end(struct ferry_session *s, enum wire_type t, const void *bod
 	pthread_mutex_lock(&s->send_lock);
 	err = send_locked(s, t, body, len, NULL, 0);
 	pthread_mutex_unlock(&s->send_lock);
-	if (err < 0)
+	if (err < 0 && err != -EPIPE) /* a link that is lost may still hold what the peer said last */
 		link_kill(s);
 }
 
