@@ -28,6 +28,8 @@
 
 #define RETRY_US 20000u
 #define TELL_TRIES 4u /* links made to say ABORT: a peer that never answers it must not hold this end */
+#define COMPARE_MTU "compare the MTU along the path (ping -M do -s 1472, 8972)"
+#define SHORT_ONES "; where short messages pass and long ones do not, " COMPARE_MTU
 #define ATTEMPT_US 1000000u /* of one connect: a cancel is heard, and a network that is back is noticed */
 
 const char *link_why(struct ferry_session *s, int err)
@@ -206,7 +208,7 @@ void link_send_or_end(struct ferry_session *s, enum wire_type t, const void *bod
 	pthread_mutex_lock(&s->send_lock);
 	err = send_locked(s, t, body, len, NULL, 0);
 	pthread_mutex_unlock(&s->send_lock);
-	if (err < 0)
+	if (err < 0 && err != -EPIPE) /* a link that is lost may still hold what the peer said last */
 		link_kill(s);
 }
 
@@ -247,11 +249,23 @@ static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
 		    m->type == WIRE_REFUSED ? "refused" : "gave up", text);
 }
 
+/* A one-sided put is not seen at the target. What counts is a new low of the round: after a loss pages are put again. */
+static void note_puts(struct ferry_session *s, uint64_t left)
+{
+	if (!(s->link->caps & XPORT_ONE_SIDED) || (s->tgt.least_left && left + 1 >= s->tgt.least_left))
+		return;
+	if (s->tgt.least_left)
+		count(&s->stats.steps, 1);
+	s->tgt.least_left = left + 1;
+}
+
 static void hear_ping(struct ferry_session *s, const struct wire_msg *m)
 {
 	struct wire_ping p;
 
 	memcpy(&p, m->body, sizeof(p));
+	if (!s->is_source && s->phase == FERRY_PRECOPY)
+		note_puts(s, p.pages_left);
 	if (s->is_source && s->phase == FERRY_POSTCOPY) {
 		if (p.pages_left < atomic_load(&s->stats.peer_left)) {
 			count(&s->stats.steps, 1);
@@ -340,8 +354,8 @@ static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadl
 		now = now_us();
 		if (now >= silent_at) {
 			session_log(s, 4, NULL, "silent silent_us=%" PRIu64, now - s->heard_us);
-			return fail(&s->link_fail, -EPIPE, "nothing was heard of it for %" PRIu64 " ms",
-				    (now - s->heard_us) / 1000);
+			return fail(&s->link_fail, -EPIPE, "nothing was heard of it for %" PRIu64 " ms%s",
+				    (now - s->heard_us) / 1000, stage == FERRY_RESERVATION ? SHORT_ONES : "");
 		}
 		if (now >= deadline_us)
 			return 0;
@@ -592,28 +606,30 @@ static uint64_t outage_until(struct ferry_session *s, uint64_t window)
 	return until;
 }
 
-/* Pages should have come while the link was there, and small messages did. */
-static bool carried_no_page(const struct ferry_session *s)
+/* The pages that should have come while the link was there. A target knows it in pre-copy from the heartbeats. */
+static uint64_t pages_due(const struct ferry_session *s)
 {
-	return s->outage.back && (s->phase == FERRY_PRECOPY || s->phase == FERRY_POSTCOPY) &&
-	       atomic_load(&s->stats.remaining);
+	if (s->phase == FERRY_POSTCOPY)
+		return atomic_load(&s->stats.remaining);
+	if (s->phase != FERRY_PRECOPY || s->src.reversed || s->tgt.pulling)
+		return 0;
+	return s->is_source ? page_set_count(&s->src.dirty) : atomic_load(&s->stats.peer_left);
 }
 
 static int gone_for_good(struct ferry_session *s, uint64_t window, uint64_t silent)
 {
 	const char *peer = s->is_source ? "target" : "source", *stage = ferry_phase_name(s->phase);
 	const char *last = fail_text(&s->link_fail), *why = s->lost_why;
-	uint64_t ms = (now_us() - s->outage.since_us) / 1000;
+	uint64_t ms = (now_us() - s->outage.since_us) / 1000, due = pages_due(s);
 
-	if (carried_no_page(s))
+	if (s->outage.back && due)
 		return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
 			    " ms, and carried messages but no page, with %" PRIu64 " to go%s%s; packets of full size seem to be "
-			    "lost on the way: compare the MTU along the path (ping -M do -s 1472, 8972)", peer, stage,
-			    s->outage.back, ms, atomic_load(&s->stats.remaining), *why ? ": " : "", why);
+			    "lost on the way: " COMPARE_MTU, peer, stage, s->outage.back, ms, due, *why ? ": " : "", why);
 	if (s->outage.back)
 		return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
-			    " ms, and nothing that was waited for came%s%s; mend the network", peer, stage, s->outage.back, ms,
-			    *why ? ": " : "", why);
+			    " ms, and nothing that was waited for came%s%s; mend the network%s", peer, stage, s->outage.back, ms,
+			    *why ? ": " : "", why, SHORT_ONES);
 	return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and did not come back within %" PRIu64
 		    " ms (last heard %" PRIu64 " ms before)%s%s%s%s", peer, stage, window / 1000, silent / 1000, *why ? ": " : "",
 		    why, *last ? "; at last: " : "", last);
@@ -664,6 +680,9 @@ void link_tell_again(struct ferry_session *s)
 	/* The peer waits since the outage began. A target that is PREPARED does so however long it takes. */
 	if (!s->link && s->outage.since_us && !(s->is_source && s->src.switched))
 		until = s->outage.since_us + window;
+	/* It has seen the link come back, too, and a target waits longer than its source. */
+	if (s->outage.back)
+		until += (s->is_source ? 2 : 1) * s->cfg.timeout_us;
 	while (!told && tries++ < TELL_TRIES && now_us() < until) {
 		s->peer_gone = false;
 		if (link_again(s, until) < 0)

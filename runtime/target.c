@@ -373,6 +373,9 @@ static int round_end(struct ferry_session *s, const struct wire_msg *m)
 	memcpy(&r, m->body, sizeof(r));
 	if (r.round != due && !(due && r.round == due - 1 && atomic_load(&s->stats.reconnects)))
 		return fail(&s->fail, -EPROTO, "the source's ROUND_END is of round %u; %u was due", r.round, due);
+	if (r.round == due)
+		count(&s->stats.steps, 1);
+	s->tgt.least_left = 0;
 	atomic_store(&s->stats.round, r.round + 1);
 	return link_send(s, WIRE_ROUND_ACK, &r, sizeof(r), NULL, 0);
 }

@@ -19,9 +19,9 @@ static struct chaos_chan *chan_of(struct xport_chan *c)
 	return (struct chaos_chan *)c;
 }
 
-static int moves(struct chaos_chan *c)
+static int moves(struct chaos_chan *c, bool pages)
 {
-	return chaos_stalled(c->link, c->link->timeout_us, -ETIMEDOUT);
+	return chaos_stalled(c->link, pages, c->link->timeout_us, -ETIMEDOUT);
 }
 
 static int send_damaged(struct chaos_chan *c, const struct iovec *iov, int n, enum strike what)
@@ -60,7 +60,7 @@ static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
 
 	if (chaos_is_hole(c->link))
 		return 0;
-	err = moves(c);
+	err = moves(c, false);
 	if (err)
 		return err;
 	what = chaos_strike(c->link, iov, n);
@@ -103,7 +103,7 @@ static int chan_recv(struct xport_chan *chan, void *buf, size_t cap, size_t *len
 
 	if (chaos_is_hole(c->link))
 		return hole_recv(c, buf, cap, len, wait_us);
-	err = chaos_stalled(c->link, wait_us, -EAGAIN);
+	err = chaos_stalled(c->link, false, wait_us, -EAGAIN);
 	if (!err)
 		err = c->inner->ops->recv(c->inner, buf, cap, len, wait_us);
 	if (!err)
@@ -121,7 +121,7 @@ static int chan_fd(struct xport_chan *chan)
 static int chan_put(struct xport_chan *chan, const struct page_run *runs, unsigned n)
 {
 	struct chaos_chan *c = chan_of(chan);
-	int err = moves(c);
+	int err = moves(c, true);
 
 	return err ? err : c->inner->ops->put(c->inner, runs, n);
 }
@@ -129,7 +129,7 @@ static int chan_put(struct xport_chan *chan, const struct page_run *runs, unsign
 static int chan_fence(struct xport_chan *chan)
 {
 	struct chaos_chan *c = chan_of(chan);
-	int err = moves(c);
+	int err = moves(c, true);
 
 	return err ? err : c->inner->ops->fence(c->inner);
 }
@@ -137,7 +137,7 @@ static int chan_fence(struct xport_chan *chan)
 static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
 {
 	struct chaos_chan *c = chan_of(chan);
-	int err = moves(c);
+	int err = moves(c, true);
 
 	return err ? err : c->inner->ops->get(c->inner, runs, dst, n, tag);
 }
@@ -149,14 +149,14 @@ static int chan_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 
 	if (chaos_is_hole(c->link))
 		c->inner->ops->reap(c->inner, tags, max, 0); /* they are lost */
-	err = chaos_stalled(c->link, wait_us, -EAGAIN);
+	err = chaos_stalled(c->link, true, wait_us, -EAGAIN);
 	return err ? err : c->inner->ops->reap(c->inner, tags, max, wait_us);
 }
 
 static int chan_end(struct xport_chan *chan)
 {
 	struct chaos_chan *c = chan_of(chan);
-	int err = moves(c);
+	int err = moves(c, false); /* it is short */
 
 	return err ? err : c->inner->ops->end(c->inner);
 }
@@ -173,14 +173,14 @@ static void served(void *arg, uint64_t npages)
 
 	if (s->moved)
 		s->moved(s->arg, npages);
-	chaos_stalled(s->chan->link, UINT64_MAX, 0); /* killed: serve() will see it */
+	chaos_stalled(s->chan->link, true, UINT64_MAX, 0); /* killed: serve() will see it */
 }
 
 static int chan_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages), void *arg)
 {
 	struct chaos_chan *c = chan_of(chan);
 	struct serving s = { .chan = c, .moved = moved, .arg = arg };
-	int err = chaos_stalled(c->link, UINT64_MAX, 0);
+	int err = chaos_stalled(c->link, true, UINT64_MAX, 0);
 
 	return err ? err : c->inner->ops->serve(c->inner, served, &s);
 }

@@ -30,7 +30,7 @@ struct chaos_link;
 struct chaos {
 	pthread_mutex_t lock; /* before any lock of a link below */
 	pthread_cond_t cond;
-	uint64_t cut_until_us, stall_until_us, keep_until_us; /* 0: not */
+	uint64_t cut_until_us, stall_until_us, keep_until_us, mtu_until_us; /* 0: not */
 	enum strike armed;
 	bool striking; /* what was armed is out, and its second half is due */
 	unsigned type; /* of the messages that count; 0: all */
@@ -65,10 +65,10 @@ void chaos_heard(struct chaos *c, const void *msg, size_t len);
 /* The message is out: what has to follow it. */
 void chaos_after(struct chaos *c, enum strike what);
 /*
- * Waits out a stall or a hole, at most wait_us: 0; late: it goes on, or the link was killed meanwhile: -EPIPE.
- * Without either it is one lock.
+ * Waits out a stall or a hole, and what moves pages a path that does not carry them, at most wait_us: 0; late: it goes on, or
+ * the link was killed meanwhile: -EPIPE. Without any of them it is one lock.
  */
-int chaos_stalled(struct chaos_link *l, uint64_t wait_us, int late);
+int chaos_stalled(struct chaos_link *l, bool pages, uint64_t wait_us, int late);
 bool chaos_is_hole(struct chaos_link *l);
 /* Waits out a keep. */
 void chaos_kept(struct chaos *c);

@@ -7,9 +7,11 @@
  *	stall:MS	for MS milliseconds no call of this end moves anything: a put, fence, get or send waits and is
  *			-ETIMEDOUT after the link's timeout, a recv or reap finds nothing, a serve stops after what
  *			it is doing
+ *	mtu, mtu:MS	packets of full size are lost, as on a path whose MTU is smaller than its ends believe: messages
+ *			cross, but for long ones, which are lost like that of "lost"; what moves pages waits as in a stall
  *	keep		a close waits: the device does not let go of what it knew
  *	keep:MS		the same, for MS milliseconds
- *	heal		ends a cut, a stall and a keep
+ *	heal		ends a cut, a stall, an mtu and a keep
  *	pending		breaks nothing: 1 while a fault that waits for its message has not struck, else 0
  *
  * Faults that wait for the Nth message sent on a control channel from now on, N >= 1:
@@ -39,6 +41,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,6 +51,7 @@
 #define FOR_GOOD UINT64_MAX /* milliseconds */
 #define MS_MAX 86400000u
 #define COUNT_MAX 1000000000u
+#define SMALL_PACKET 1000u /* a message that fits crosses whatever the MTU of the path */
 
 struct chaos *xport_chaos_new(unsigned (*type_of)(const void *msg, size_t len))
 {
@@ -113,10 +117,12 @@ static const struct fault_row {
 	const char *name;
 	enum strike strike;
 	unsigned takes;
+	size_t until; /* of struct chaos: when it ends; 0: none */
 } rows[] = {
 	{ "cut", STRIKE_CUT, TAKES_MS | TAKES_COUNT },
-	{ "stall", STRIKE_NONE, TAKES_MS | NEEDS_MS },
-	{ "keep", STRIKE_NONE, TAKES_MS },
+	{ "stall", STRIKE_NONE, TAKES_MS | NEEDS_MS, offsetof(struct chaos, stall_until_us) },
+	{ "mtu", STRIKE_NONE, TAKES_MS, offsetof(struct chaos, mtu_until_us) },
+	{ "keep", STRIKE_NONE, TAKES_MS, offsetof(struct chaos, keep_until_us) },
 	{ "heal", STRIKE_NONE, 0 },
 	{ "pending", STRIKE_NONE, 0 },
 	{ "short", STRIKE_SHORT, TAKES_COUNT | NEEDS_COUNT },
@@ -201,14 +207,12 @@ int xport_chaos_fault(struct chaos *c, const char *fault)
 		c->armed_ms = a.ms;
 	} else if (a.row->strike == STRIKE_CUT) {
 		cut(c, a.ms);
-	} else if (a.row->takes & NEEDS_MS) {
-		c->stall_until_us = ends_at(a.ms);
-	} else if (a.row->takes & TAKES_MS) {
-		c->keep_until_us = ends_at(a.ms);
+	} else if (a.row->until) {
+		*(uint64_t *)((char *)c + a.row->until) = ends_at(a.ms);
 	} else if (!strcmp(a.row->name, "pending")) {
 		err = c->armed != STRIKE_NONE || c->striking;
 	} else {
-		c->cut_until_us = c->stall_until_us = c->keep_until_us = 0;
+		c->cut_until_us = c->stall_until_us = c->mtu_until_us = c->keep_until_us = 0;
 		pthread_cond_broadcast(&c->cond);
 	}
 	pthread_mutex_unlock(&c->lock);
@@ -243,16 +247,26 @@ static void wait_until(struct chaos *c, uint64_t until_us)
 	pthread_cond_timedwait(&c->cond, &c->lock, &ts);
 }
 
-int chaos_stalled(struct chaos_link *l, uint64_t wait_us, int late)
+/* With the lock held. 0: not. */
+static uint64_t stalled_until(const struct chaos_link *l, bool pages)
 {
+	const struct chaos *c = l->chaos;
+
+	if (l->hole)
+		return UINT64_MAX;
+	return pages && c->mtu_until_us > c->stall_until_us ? c->mtu_until_us : c->stall_until_us;
+}
+
+int chaos_stalled(struct chaos_link *l, bool pages, uint64_t wait_us, int late)
+{
+	uint64_t now, until, end = 0;
 	struct chaos *c = l->chaos;
-	uint64_t now, end = 0;
 	int err = 0;
 
 	pthread_mutex_lock(&c->lock);
-	while (!l->killed && (l->hole || c->stall_until_us)) {
+	while (!l->killed && (until = stalled_until(l, pages))) {
 		now = xp_now_us();
-		if (!l->hole && c->stall_until_us <= now)
+		if (until <= now)
 			break;
 		if (!end)
 			end = xp_deadline(now, wait_us);
@@ -260,7 +274,7 @@ int chaos_stalled(struct chaos_link *l, uint64_t wait_us, int late)
 			err = late;
 			break;
 		}
-		wait_until(c, !l->hole && c->stall_until_us < end ? c->stall_until_us : end);
+		wait_until(c, until < end ? until : end);
 	}
 	if (l->killed)
 		err = -EPIPE;
@@ -294,13 +308,26 @@ static bool counts(struct chaos *c, const struct iovec *iov, int n)
 	return !c->type || (n > 0 && c->type_of(iov[0].iov_base, iov[0].iov_len) == c->type);
 }
 
+/* With the lock held. */
+static bool too_long(const struct chaos *c, const struct iovec *iov, int n)
+{
+	size_t len = 0;
+
+	for (int i = 0; i < n; i++)
+		len += iov[i].iov_len;
+	return len > SMALL_PACKET && c->mtu_until_us > xp_now_us();
+}
+
 enum strike chaos_strike(struct chaos_link *l, const struct iovec *iov, int n)
 {
 	enum strike what = STRIKE_NONE;
 	struct chaos *c = l->chaos;
 
 	pthread_mutex_lock(&c->lock);
-	if (c->sent && counts(c, iov, n) && !--c->countdown) {
+	if (too_long(c, iov, n)) {
+		what = STRIKE_LOST;
+		l->hole = true;
+	} else if (c->sent && counts(c, iov, n) && !--c->countdown) {
 		what = c->armed;
 		c->armed = STRIKE_NONE;
 		c->striking = what == STRIKE_CUT_AFTER || what == STRIKE_TEAR;

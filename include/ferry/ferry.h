@@ -359,6 +359,8 @@ const char *ferry_get_detail(struct ferry_session *s);
  *
  *	"cut", "cut:MS"		the link, for good or so that connections fail for MS milliseconds
  *	"stall:MS"		nothing moves for so long
+ *	"mtu", "mtu:MS"		packets of full size are lost, for good or for MS milliseconds: page data and messages above 1,000
+ *				bytes do not arrive, shorter ones do, and a link that was lost comes back
  *	"keep", "keep:MS"	a lost link is not closed: a device that does not let go, for good or for MS milliseconds
  *	"heal"			ends these
  *	"cut-before:MESSAGE"	the link is cut instead of sending the next message of that name (docs/protocol.md: "COMMIT");

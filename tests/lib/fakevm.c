@@ -390,6 +390,8 @@ static void op_event(void *v, const struct ferry_event *ev)
 		snprintf(vm->policy, sizeof(vm->policy), "%s", ev->text);
 	if (ev->type == FERRY_EVENT_LINK)
 		trace(vm->links, ev->text);
+	if (ev->type == FERRY_EVENT_LINK && vm->link_hook)
+		vm->link_hook(vm, ev->text);
 	vm->rounds += ev->type == FERRY_EVENT_ROUND;
 	if (ev->type != FERRY_EVENT_PHASE)
 		return;

@@ -98,6 +98,7 @@ struct fakevm {
 	int fail_err;
 	void (*hook)(struct fakevm *vm, enum fake_op op); /* on entering an op, on ferry_run()'s thread */
 	void (*phase_hook)(struct fakevm *vm, enum ferry_phase p);
+	void (*link_hook)(struct fakevm *vm, const char *what); /* "the link is lost", "the link is back" */
 
 	/* what the test reads */
 	unsigned calls[FAKE_OPS];

@@ -18,9 +18,14 @@
  *	HEALS	only where the other end is gone: the link comes back in time
  *	CUT	also when the network is down for good; a source that waits longer for its target, does
  *	STOPS	at any moment: a process stood still, a host was slow
+ *	REPEATS	as HEALS, and when nothing of what is waited for has come for STALLED links in a row: link.c counts the
+ *		time without progress, the model the links. The link comes back as often as the search likes and is lost
+ *		again, and from any moment on there may be a hole in the path: messages cross, page data and long
+ *		messages do not.
  *
- * Checked on the way: the asserts. In the end: judge(). That the end comes: each cycle of the search passes a cut (the
- * label progress in network(); pan -DNP), so whoever is cut finitely often gets there, and no fairness is assumed.
+ * Checked on the way: the asserts. In the end: judge(). That the end comes, without any assumption of fairness (pan -DNP):
+ * in HEALS each cycle of the search passes a cut (the label progress in network()), so whoever is cut finitely often gets
+ * there. In REPEATS a cut is no progress and there is no cycle at all, so whoever is cut for ever gets there, too.
  *
  * ARBITER: 0 none; 1 answers; 2 may fail to answer, with the record made or not, and is asked again later.
  * A mutation (-DMUTATE_...) is one mistake; run.sh lists them, and each must be found.
@@ -28,6 +33,7 @@
 #define HEALS 0
 #define CUT 1
 #define STOPS 2
+#define REPEATS 3
 #ifndef TIMING
 #define TIMING HEALS
 #endif
@@ -84,6 +90,34 @@ chan to_source = [5] of { mtype:msg, byte, byte }; /* commit state and pages lef
 byte s_link = UP, t_link = UP, offer;		  /* as each end sees it */
 bit whole = 1;					  /* both ends have it, and it is not cut */
 bit down;					  /* for good */
+
+/* Progress: how many links in a row have brought an end nothing of what it waits for. */
+#define STALLED 1 /* with 2 it is the same, in ten times as many states */
+byte s_idle, t_idle;
+bit gave_up; /* an end has, because of that */
+bit hole;    /* packets of full size vanish */
+#if TIMING == REPEATS
+#define HOLE hole
+#define S_STALLED (s_idle >= STALLED)
+#define T_STALLED (t_idle >= STALLED)
+#else
+#define HOLE false
+#define S_STALLED false
+#define T_STALLED false
+#endif
+
+/* A mistake: in this stage each link that comes back starts the window anew, whatever it brings. */
+#define PRECOPY 0
+#define PREPARE 1
+#define POSTCOPY 2
+#define COMMITMENT 3
+#define PAGE_SERVER 4
+#define GOODBYE 5
+#ifdef MUTATE_WINDOW_STARTS_ANEW
+#define FORGETS(stage) (MUTATE_WINDOW_STARTS_ANEW == stage)
+#else
+#define FORGETS(stage) false
+#endif
 
 /* the ends */
 byte s_commit = OPEN, t_commit = OPEN;
@@ -210,9 +244,9 @@ inline t_drop()
 #define S_WAITS_LONGER (ARBITER && s_left && !confirmed && s_commit == DECIDED && t_commit == IS_PREPARED && !T_GONE)
 #endif
 
-#if TIMING == HEALS
-#define S_WINDOW_PASSES T_GONE
-#define T_WINDOW_PASSES S_GONE
+#if TIMING == HEALS || TIMING == REPEATS
+#define S_WINDOW_PASSES (T_GONE || (S_STALLED && !S_WAITS_LONGER))
+#define T_WINDOW_PASSES (S_GONE || T_STALLED || (S_STALLED && s_link == NONE)) /* nobody dials any more */
 #elif TIMING == CUT
 #define S_WINDOW_PASSES ((T_GONE || down) && !S_WAITS_LONGER)
 #define T_WINDOW_PASSES (S_GONE || down)
@@ -221,12 +255,58 @@ inline t_drop()
 #define T_WINDOW_PASSES true
 #endif
 
+/* Pages have landed: the source knows by what the target says. */
+inline pages_land()
+{
+	t_idle = 0;
+	if
+	:: s_link == UP && whole -> s_idle = 0
+	:: else
+	fi
+}
+
+/* What the judgement has to know. */
+inline s_notes()
+{
+	gave_up = gave_up || !T_GONE
+}
+
+inline t_notes()
+{
+	gave_up = gave_up || !S_GONE
+}
+
+/* Another link, and nothing has come of it yet. */
+inline s_tries(stage)
+{
+#if TIMING == REPEATS
+	if
+	:: FORGETS(stage)
+	:: else -> s_idle++
+	fi
+#else
+	skip
+#endif
+}
+
+inline t_tries(stage)
+{
+#if TIMING == REPEATS
+	if
+	:: FORGETS(stage)
+	:: else -> t_idle++
+	fi
+#else
+	skip
+#endif
+}
+
 /* link_recover(): the link is UP again, and what HELLO_ACK said; or it is not */
-inline s_recover()
+inline s_recover(stage)
 {
 	s_drop();
 	do
-	:: atomic { !down && !T_GONE -> s_link = DIALS; offer = OFFERED };
+	:: atomic { !down && !T_GONE && !S_STALLED -> s_tries(stage); s_link = DIALS; offer = OFFERED };
 		if
 		:: atomic { to_source?HELLO_ACK(peer, l) ->
 				s_link = UP;
@@ -237,15 +317,16 @@ inline s_recover()
 			break
 		:: atomic { offer != OFFERED && !whole -> s_drop() }
 		fi
-	:: S_WINDOW_PASSES -> break
+	:: atomic { S_WINDOW_PASSES -> s_notes() }; break
 	od
 }
 
-inline t_recover()
+inline t_recover(stage)
 {
 	t_drop();
 	do
-	:: atomic { offer == OFFERED ->
+	:: atomic { offer == OFFERED && !T_STALLED ->
+			t_tries(stage);
 			offer = 0;
 			t_link = UP;
 			whole = 1;
@@ -256,8 +337,8 @@ inline t_recover()
 #endif
 		};
 		break
-	:: atomic { offer == ABANDONED -> offer = 0; t_link = UP }; break
-	:: T_WINDOW_PASSES -> break
+	:: atomic { offer == ABANDONED && !T_STALLED -> t_tries(stage); offer = 0; t_link = UP }; break
+	:: atomic { T_WINDOW_PASSES -> t_notes() }; break
 	:: t_commit == OPEN && way == COMPLETION && t_held -> break /* the hold limit */
 	od
 }
@@ -337,7 +418,8 @@ inline tell_target()
 	do
 	:: !told && switched && tells < TELL_TRIES ->
 		tells++;
-		s_recover();
+		s_idle = 0; /* TELL_TRIES is the bound */
+		s_recover(GOODBYE);
 		if
 		:: s_link == UP -> s_say_failed()
 		:: else -> break
@@ -457,14 +539,17 @@ inline await(type)
 
 proctype source()
 {
-	byte is, peer;
+	byte is, peer, stage;
 	bit told, aborted, paused;
 
 	{
-		/* source_precopy() */
+		/* source_precopy(): a round, with its fence; where pages will be missing, prepare_postcopy() */
+		stage = PRECOPY;
 		do
-		:: break
-		:: s_link == UP && !whole -> s_recover();
+		:: !HOLE && (stage == PREPARE || way == STOP) -> d_step { pages_land() }; break
+		:: !HOLE && stage == PRECOPY && way != STOP -> d_step { pages_land() }; stage = PREPARE
+		:: HOLE && s_link == UP && whole -> whole = 0 /* no answer in timeout_us */
+		:: s_link == UP && !whole -> s_recover(stage);
 			if
 			:: s_link == UP -> assert(peer == OPEN)
 			:: else -> goto fail
@@ -475,7 +560,7 @@ proctype source()
 		/* source_stop_and_copy() */
 		atomic { s_runs = 0; paused = 1 };
 		if
-		:: true
+		:: !(HOLE && way == STOP)
 		:: FAILS -> goto fail
 		fi;
 		switched = 1;
@@ -488,10 +573,10 @@ proctype source()
 		do
 		:: atomic { to_source?m, _, l ->
 				if
-				:: m == PREPARED -> s_left = l; break
+				:: m == PREPARED -> s_left = l; s_idle = 0; break
 				:: m == ABORT -> s_hears_abort(); goto fail
 				fi }
-		:: !whole -> s_recover();
+		:: !whole -> s_recover(POSTCOPY);
 			if
 			:: s_link == UP && peer == IS_PREPARED -> break
 			:: s_link == UP && peer != IS_PREPARED -> assert(peer == OPEN)
@@ -522,7 +607,7 @@ commitment:	if
 #endif
 		do
 		:: atomic { to_source?m, _, _ -> assert(m == COMMITTED); break }
-		:: !whole -> s_recover();
+		:: !whole -> s_recover(COMMITMENT);
 			if
 			:: s_link == UP && peer == DECIDED -> break
 #ifndef MUTATE_COMMIT_IS_NOT_REPEATED
@@ -535,6 +620,7 @@ commitment:	if
 			fi
 		od;
 		confirmed = 1;
+		s_idle = 0;
 		/* source_activation(), page_server() */
 		if
 		:: !s_left -> goto bye
@@ -542,7 +628,7 @@ commitment:	if
 		fi;
 		do
 		:: atomic { to_source?m, _, _ -> assert(m == COMPLETE); break }
-		:: !whole -> s_recover();
+		:: !whole -> s_recover(PAGE_SERVER);
 			if
 			:: s_link == UP -> assert(peer == DECIDED)
 			:: else -> goto fail
@@ -690,13 +776,28 @@ inline target_fail()
 }
 
 /* A page may land as long as the target has not noticed that the link is lost. */
-#define PULLED (missing && t_link == UP)
+#define PULLED (missing && t_link == UP && !HOLE)
 inline pull()
 {
 	d_step {
 		missing = 0;
-		torn = s_runs
+		torn = s_runs;
+		pages_land()
 	}
+}
+
+/* A link that is there and answers no get is as bad as a lost one, and the next one is no better for being there. */
+#ifdef MUTATE_WAITS_WHILE_THE_LINK_IS_UP
+#define STARVES false
+#else
+#define STARVES (missing && t_link == UP && HOLE && whole)
+#endif
+inline starve()
+{
+	if
+	:: atomic { T_STALLED -> t_notes() }; goto fail /* with a link to say so */
+	:: !T_STALLED -> whole = 0
+	fi
 }
 
 /* The last words again on a new link, until BYE is here or nobody comes back. */
@@ -704,7 +805,7 @@ inline target_await_bye(again)
 {
 	do
 	:: atomic { to_target?m -> assert(m == BYE); break }
-	:: !whole -> t_recover();
+	:: !whole -> t_recover(GOODBYE);
 		if
 		:: t_link == UP -> t_send(again, 0, 0)
 		:: else -> break
@@ -725,13 +826,14 @@ proctype target()
 				:: m == SWITCHOVER -> break
 				:: m == ABORT -> t_hears_abort(); goto fail
 				fi }
-		:: !whole -> t_recover();
+		:: !whole -> t_recover(PRECOPY);
 			if
 			:: t_link == UP
 			:: else -> goto fail
 			fi
 		:: FAILS -> goto fail
 		od;
+		t_idle = 0;
 		missing = way != STOP;
 		/* target_stop_and_copy() */
 		if
@@ -752,9 +854,10 @@ proctype target()
 		do
 		:: !missing -> break
 		:: PULLED -> pull()
+		:: STARVES -> starve()
 		:: missing && way == EARLY -> break /* the hold limit */
 		:: atomic { to_target?m -> assert(m == ABORT); t_hears_abort(); goto fail }
-		:: !whole -> t_recover();
+		:: !whole -> t_recover(POSTCOPY);
 			if
 			:: t_link == UP
 			:: else -> goto fail
@@ -780,12 +883,13 @@ commitment:	if
 #ifndef MUTATE_RUNS_IN_DOUBT
 			t_runs = 0;
 #endif
-			t_recover();
+			t_recover(COMMITMENT);
 			if
 			:: t_link == UP
 			:: else -> goto fail
 			fi
 		od;
+		t_idle = 0;
 		t_owns();
 		/* target_activation() */
 		if
@@ -802,8 +906,9 @@ commitment:	if
 		do
 		:: !missing -> break
 		:: PULLED -> pull()
+		:: STARVES -> starve()
 		:: atomic { to_target?m -> assert(false) }
-		:: !whole -> t_recover();
+		:: !whole -> t_recover(PAGE_SERVER);
 			if
 			:: t_link == UP
 #ifdef MUTATE_LOST_WITH_ALL_PAGES_HERE
@@ -831,13 +936,19 @@ out:		t_settled = 1
 proctype network()
 {
 	do
+#if TIMING == REPEATS
+	:: whole -> whole = 0
+	:: offer == OFFERED -> offer = ABANDONED
+	:: !hole -> hole = 1
+#else
 	:: whole ->
 progress:	whole = 0
 	:: offer == OFFERED ->
 progress_dial:	offer = ABANDONED
-	:: TIMING == CUT && !down -> d_step { down = 1; whole = 0; offer = 0 }
 	:: !S_GONE && !s_dies -> s_dies = 1
 	:: !T_GONE && !t_dies -> t_dies = 1
+#endif
+	:: TIMING == CUT && !down -> d_step { down = 1; whole = 0; offer = 0 }
 	:: break /* from here on it is calm: whatever stands still now, stands still for good */
 	od
 }
@@ -890,9 +1001,9 @@ inline judge_doubt()
 	IMPLIES(s_end == IN_DOUBT, t_end == IN_DOUBT || t_end == MIGRATED || t_end == LOST || t_end == DEAD);
 	IMPLIES(t_end == IN_DOUBT, t_commit == IS_PREPARED && !t_told && !t_ordered && !t_runs);
 	IMPLIES(t_end == IN_DOUBT, s_end == IN_DOUBT || s_end == FELL_BACK || s_end == DEAD);
-#if TIMING == HEALS
-	IMPLIES(s_end == IN_DOUBT, t_end == DEAD);
-	IMPLIES(t_end == IN_DOUBT, s_end == DEAD || tells == 2);
+#if TIMING == HEALS || TIMING == REPEATS
+	IMPLIES(s_end == IN_DOUBT, t_end == DEAD || gave_up);
+	IMPLIES(t_end == IN_DOUBT, s_end == DEAD || tells == 2 || gave_up);
 #endif
 #elif ARBITER == 1
 	assert(s_end != IN_DOUBT && t_end != IN_DOUBT);
@@ -911,9 +1022,9 @@ inline judge_ends()
 #if TIMING != STOPS && ARBITER == 1
 	IMPLIES(t_end == LOST, t_ordered);
 #endif
-#if TIMING == HEALS
-	IMPLIES(t_end == LOST, s_end == DEAD);
-	IMPLIES(s_end == LOST, t_end == DEAD);
+#if TIMING == HEALS || TIMING == REPEATS
+	IMPLIES(t_end == LOST, s_end == DEAD || gave_up);
+	IMPLIES(s_end == LOST, t_end == DEAD || gave_up);
 #endif
 }
 

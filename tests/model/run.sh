@@ -3,6 +3,7 @@
 # Checks the model of the commit protocol with spin, and that each of its mutations is found.
 #	run.sh SOURCE_DIR BINARY_DIR [--table]	--table prints the tables of docs/failure-model.md
 set -u
+set -- "$(realpath "$1")" "$(realpath "$2")" "${3:-}"
 SELF=$1/tests/model/run.sh
 MODEL=$1/tests/model/commit.pml
 DOC=$1/docs/failure-model.md
@@ -55,14 +56,19 @@ check()
 	fi
 }
 
-# mutation NAME ARBITER TIMING [WAY]: one mistake, which the search must find (WAY: where, to save time)
+# mutation NAME[=VALUE] ARBITER TIMING [WAY [cycle]]: one mistake, which the search must find (WAY: where, to save time);
+# "cycle": by a cycle, a migration that never ends
 mutation()
 {
 	local name=mutation_${1,,} log
 
 	log=$WORK/$name/log
-	search "$name" "-DMUTATE_$1 -DARBITER=$2 -DTIMING=$3 ${4:+-DWAY=$4}" "-O0 -DSAFETY"
-	if grep -q '^pan:1: \(assertion violated\|invalid end state\)' "$log"; then
+	if [ "${5:-}" = cycle ]; then
+		search "$name" "-DMUTATE_$1 -DARBITER=$2 -DTIMING=$3 -DWAY=$4" "-O0 -DNP" -l
+	else
+		search "$name" "-DMUTATE_$1 -DARBITER=$2 -DTIMING=$3 ${4:+-DWAY=$4}" "-O0 -DSAFETY"
+	fi
+	if grep -q "^pan:1: $([ "${5:-}" = cycle ] && echo 'non-progress cycle' || echo '\(assertion violated\|invalid end state\)')" "$log"; then
 		echo "[PASS] model::$name: found, $(figures "$log")"
 	else
 		echo "[FAIL] model::$name: not found"
@@ -152,6 +158,10 @@ check stops "any wait may be too long" "-DARBITER=0 -DTIMING=STOPS" "$FULL"
 check cut_arbiter "the link is lost for good, an arbiter answers" "-DARBITER=1 -DTIMING=CUT" "$FULL"
 check stops_arbiter "any wait may be too long, the arbiter may be silent and is asked again" "-DARBITER=2 -DTIMING=STOPS" "$FULL"
 
+check repeats "the link comes back for ever and carries no pages" "-DARBITER=0 -DTIMING=REPEATS" "$FULL"
+check repeats_ends "so it comes to an end, whatever the link does" "-DARBITER=0 -DTIMING=REPEATS" "-Og -DNP" -l
+check repeats_arbiter "the link comes back for ever, an arbiter answers" "-DARBITER=1 -DTIMING=REPEATS" "$FULL"
+
 endings "$WORK/stops/log" >"$WORK/alone"
 endings "$WORK/cut_arbiter/log" >"$WORK/arbitrated"
 model_table "$WORK/alone" "$WORK/arbitrated" >"$WORK/table"
@@ -165,8 +175,8 @@ model_pairs "$WORK/alone" >"$WORK/model"
 same matrix "$WORK/matrix_and" "$WORK/model" "the kill matrix and the model have the same endings" matrix
 
 # Each with the setting in which it shows.
-while read -r name arbiter timing way; do
-	mutation "$name" "$arbiter" "$timing" "$way" || failed=1
+while read -r name arbiter timing way how; do
+	mutation "$name" "$arbiter" "$timing" "$way" "$how" || failed=1
 done <<END
 SOURCE_RESUMES_AFTER_COMMIT 0 HEALS
 COMMITTED_LOST_IS_AN_ABORT 0 CUT
@@ -187,9 +197,16 @@ ARBITER_IS_IGNORED 1 CUT
 RESUMES_BEFORE_IT_ASKS 1 CUT
 SOURCE_GIVES_UP_FIRST 1 CUT SERVER
 SOURCE_IS_ASKED_FIRST 2 CUT SERVER
+WINDOW_STARTS_ANEW=PRECOPY 0 REPEATS STOP cycle
+WINDOW_STARTS_ANEW=PREPARE 0 REPEATS COMPLETION cycle
+WINDOW_STARTS_ANEW=POSTCOPY 0 REPEATS COMPLETION cycle
+WINDOW_STARTS_ANEW=COMMITMENT 0 REPEATS STOP cycle
+WINDOW_STARTS_ANEW=PAGE_SERVER 0 REPEATS SERVER cycle
+WINDOW_STARTS_ANEW=GOODBYE 0 REPEATS STOP cycle
+WAITS_WHILE_THE_LINK_IS_UP 0 REPEATS SERVER
 END
 # A mistake in the model that nothing tries would prove nothing.
 for name in $(grep -o 'MUTATE_[A-Z_]*[A-Z]' "$MODEL" | sort -u); do
-	grep -q "^${name#MUTATE_} " "$SELF" || { echo "[FAIL] model::mutations: $name is not tried"; failed=1; }
+	grep -q "^${name#MUTATE_}[= ]" "$SELF" || { echo "[FAIL] model::mutations: $name is not tried"; failed=1; }
 done
 exit $failed

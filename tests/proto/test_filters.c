@@ -105,7 +105,7 @@ static int say(struct xport_link *l, const char *text)
 static int hear(struct xport_link *l, const char *text, uint64_t wait_us)
 {
 	struct xport_chan *c = l->ops->chan(l, XPORT_CONTROL, 0);
-	char buf[100];
+	char buf[2000];
 	size_t len;
 	int err = c->ops->recv(c, buf, sizeof(buf), &len, wait_us);
 
@@ -254,13 +254,13 @@ static unsigned first_letter(const void *msg, size_t len)
 
 Test(chaos, what_can_be_asked)
 {
-	static const char *const good[] = { "cut:1", "stall:1", "keep", "keep:1", "heal", "cut@1", "cut@7:20", "short@2", "corrupt@3",
+	static const char *const good[] = { "cut:1", "stall:1", "keep", "keep:1", "mtu", "mtu:1", "heal", "cut@1", "cut@7:20", "short@2", "corrupt@3",
 					    "lost:1", "lost:1@2", "lost:1@2:30", "lost:1:30", "cut-before:9",
 					    "cut-middle:9@3", "cut-after:65535:1", "kill-at:1", "kill-heard:1", "kill-before:1", "kill-after:1@2",
 					    "stop-before:1", "stop-after:1" };
 	static const char *const bad[] = { "", "cu", "cutt", "cut:", "cut:x", "cut:1x", "cut@", "cut@0", "cut@x", "cut@1:",
 					   "stall", "stall@1", "stall@1:1", "short", "short:1", "short@1:1", "corrupt",
-					   "heal:1", "heal@1", "keep:", "keep@1", "cut:99999999999999999999", "cut@99999999999999999999",
+					   "heal:1", "heal@1", "keep:", "keep@1", "mtu:", "mtu@1", "cut:99999999999999999999", "cut@99999999999999999999",
 					   "lost", "lost@1", "lost:", "lost:0", "lost:x", "lost:65536", "lost:1@0", "lost:1:",
 					   "lost:1:1:1", "kill-before", "kill-before:1:1", "stop-after:1@x", "pending:1" };
 	struct chaos *c = xport_chaos_new(first_letter), *typeless = xport_chaos_new(NULL);
@@ -356,6 +356,50 @@ Test(chaos, stall)
 	cr_assert_eq(xport_chaos_fault(c, "stall:60000"), 0);
 	cr_assert_eq(say(r.a, "never"), -ETIMEDOUT);
 	stop(&r);
+}
+
+/* Short messages cross and connections are made; nothing moves pages, and a long message takes its link with it. */
+static void small_packets_only(const char *uri)
+{
+	struct page_run run = { .region = 1, .npages = 1 };
+	char fits[1001] = { 0 }, longer[1002] = { 0 };
+	struct chaos *c = xport_chaos_new(NULL);
+	struct xport_chan *data;
+	uint8_t page[PAGE];
+	void *dst = page;
+	struct rig r;
+
+	memset(fits, 'x', sizeof(fits) - 1);
+	memset(longer, 'x', sizeof(longer) - 1);
+	start(&r, uri, "", c);
+	data = r.a->ops->chan(r.a, XPORT_DATA, 0);
+	cr_assert_eq(xport_chaos_fault(c, "mtu"), 0);
+	cr_assert_eq(say(r.a, fits), 0);
+	cr_assert_eq(hear(r.b, fits, WAIT_US), 0);
+	cr_assert_eq(say(r.b, "back"), 0);
+	cr_assert_eq(hear(r.a, "back", WAIT_US), 0);
+	cr_assert_eq(data->ops->get(data, &run, &dst, 1, 0), -ETIMEDOUT);
+	cr_assert_eq(say(r.a, longer), 0);
+	cr_assert_eq(say(r.a, "behind it"), 0);
+	cr_assert_eq(hear(r.b, "", 20000), -EAGAIN);
+	link_down(&r);
+	link_up(&r);
+	cr_assert_eq(say(r.a, "again"), 0);
+	cr_assert_eq(hear(r.b, "again", WAIT_US), 0);
+	cr_assert_eq(xport_chaos_fault(c, "heal"), 0);
+	data = r.a->ops->chan(r.a, XPORT_DATA, 0);
+	cr_assert_eq(data->ops->get(data, &run, &dst, 1, 0), 0);
+	stop(&r);
+}
+
+Test(chaos, small_packets_only_tcp)
+{
+	small_packets_only("tcp:127.0.0.1:0");
+}
+
+Test(chaos, small_packets_only_mem)
+{
+	small_packets_only("mem:chaos");
 }
 
 Test(chaos, counted_faults)
