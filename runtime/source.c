@@ -213,6 +213,10 @@ static int begin_tracking(struct ferry_session *s)
 		if (err < 0)
 			return fail_cure(&s->fail, CURE_POPULATED, err, "which pages of region %u are populated cannot be found",
 					 s->regions[i].id);
+		if (err > 0)
+			session_slower(s, CURE_CALL, -err, s->regions[i].flags & FERRY_REGION_SHARED ?
+				       "all huge pages are read to find those in use, userfaultfd is refused" :
+				       "the page table is read to find the pages in use, PAGEMAP_SCAN is refused");
 		populated += n;
 	}
 	atomic_store(&s->stats.hole, s->pages_total - populated);

@@ -104,6 +104,11 @@ int tcp_link_new(struct xport_link **ret, const struct xport_link_id *id, const 
 
 	if (!l)
 		goto out;
+	/* kill() may not fail: whoever is blocked on a connection is woken by it. */
+	if (shutdown(-1, SHUT_RDWR) < 0 && errno != EBADF) {
+		err = fail_cure(f, CURE_CALL, -errno, "tcp: shutdown");
+		goto out;
+	}
 	l->link = (struct xport_link){ .ops = &link_ops, .id = *id, .fail = f };
 	l->param = *p;
 	err = tcp_ctl_new(&l->ctl, l, fds[0]);

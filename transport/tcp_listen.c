@@ -333,20 +333,21 @@ static const struct xport_listener_ops listener_ops = {
 	.close = listener_close,
 };
 
-/* A listening socket, and the port it got in u. */
-static int listen_on(const struct addrinfo *ai, unsigned *port)
+/* A listening socket, and the port it got in u; else *call is what failed. */
+static int listen_on(const struct addrinfo *ai, unsigned *port, const char **call)
 {
 	struct sockaddr_storage addr;
 	socklen_t len = sizeof(addr);
 	int fd, one = 1, err;
 	char serv[8];
 
+	*call = "socket";
 	fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
-	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
-	    bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 || listen(fd, HALF_MAX) < 0 ||
-	    getsockname(fd, (struct sockaddr *)&addr, &len) < 0) {
+	if ((*call = "setsockopt", setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one))) < 0 ||
+	    (*call = "bind", bind(fd, ai->ai_addr, ai->ai_addrlen)) < 0 || (*call = "listen", listen(fd, HALF_MAX)) < 0 ||
+	    (*call = "getsockname", getsockname(fd, (struct sockaddr *)&addr, &len)) < 0) {
 		err = -errno;
 		close(fd);
 		return err;
@@ -374,11 +375,20 @@ static int open_fds(struct tcp_listener *l, struct fail *f)
 	return 0;
 }
 
+/* A port that nobody has to be root for is not refused for that. */
+static int refuse_listen(const struct uri *u, const char *call, int err, struct fail *f)
+{
+	if (!strcmp(call, "bind") && (err != -EACCES || (u->port && u->port < 1024)))
+		return fail_cure(f, CURE_LISTEN, err, "cannot listen on tcp:%s:%u", u->host, u->port);
+	return fail_cure(f, err == -EACCES ? CURE_CALL : CURE_LISTEN, err, "cannot listen on tcp:%s:%u: %s", u->host, u->port, call);
+}
+
 int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f)
 {
 	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
 	struct tcp_listener *l = calloc(1, sizeof(*l));
 	struct addrinfo *list, *ai;
+	const char *call = "bind";
 	unsigned i, port = 0;
 	char serv[8];
 	int err;
@@ -397,7 +407,7 @@ int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xp
 		goto out;
 	}
 	for (ai = list; ai; ai = ai->ai_next) {
-		l->lfd = listen_on(ai, &port);
+		l->lfd = listen_on(ai, &port, &call);
 		if (l->lfd >= 0)
 			break;
 	}
@@ -406,7 +416,7 @@ int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xp
 	if (!err)
 		err = open_fds(l, f);
 	if (err) {
-		err = fail_cure(f, CURE_LISTEN, err, "cannot listen on tcp:%s:%u", u->host, u->port);
+		err = refuse_listen(u, call, err, f);
 		goto out;
 	}
 	snprintf(l->uri, sizeof(l->uri), strchr(u->host, ':') ? "tcp:[%s]:%u" : "tcp:%s:%u", u->host, port);
