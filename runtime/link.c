@@ -27,7 +27,6 @@
 #include "link.h"
 
 #define RETRY_US 20000u
-#define ATTEMPT_US 1000000u /* of one connect: a cancel is heard, and a network that is back is noticed */
 
 static int transport_fail(struct ferry_session *s, int err)
 {
@@ -62,6 +61,15 @@ static bool canceled(struct ferry_session *s)
 static int cancel_error(struct ferry_session *s)
 {
 	return fail(&s->fail, -ECANCELED, "canceled by the embedder in %s", ferry_phase_name(s->phase));
+}
+
+/* The transport's, while it connects: wake_fd is readable. */
+int link_woken(void *arg)
+{
+	struct ferry_session *s = arg;
+
+	wait_fds(s, -1, -1, 0);
+	return canceled(s) ? cancel_error(s) : 0;
 }
 
 static void link_install(struct ferry_session *s, struct xport_link *l)
@@ -362,8 +370,6 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 	if (err < 0)
 		return err;
 	now = now_us();
-	if (deadline_us > now + ATTEMPT_US)
-		deadline_us = now + ATTEMPT_US;
 	err = xport_connect(&l, s->uri, &id, &s->param, deadline_us > now ? deadline_us - now : 1, &s->link_fail);
 	if (err < 0)
 		return err;
@@ -379,7 +385,7 @@ static bool may_retry(const struct ferry_session *s, int err)
 {
 	if (s->peer_gone)
 		return false;
-	/* Once it was found, a name that does not resolve is a network that is down. */
+	/* Once the peer was found, an address that cannot be used is a network that is down. */
 	if (err == -EADDRNOTAVAIL && s->peer_known)
 		return true;
 	return err == -EPIPE || err == -ECONNREFUSED || err == -ETIMEDOUT || err == -EAGAIN || err == -ENETUNREACH ||

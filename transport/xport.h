@@ -34,6 +34,7 @@
 
 struct fail;
 struct chaos;
+struct xport_addrs;
 
 #define XPORT_MSG_MAX (128u << 10)  /* longest message on the control channel, bytes */
 #define XPORT_RUNS_MAX 256u	    /* runs in one put or get */
@@ -87,6 +88,15 @@ struct xport_param {
 	 */
 	bool copies;
 	struct chaos *chaos; /* not NULL: the chaos filter goes on top */
+	/*
+	 * Not NULL: the first connect keeps the peer's addresses here, and later ones ask no resolver. The peer is the host that was
+	 * found first, whatever its name comes to mean, and a resolver that hangs cannot be interrupted. xport_addrs_free().
+	 */
+	struct xport_addrs **addrs;
+	/* Not NULL: while a connect waits it is called whenever wake_fd is readable; not 0 ends the connect with that error. */
+	int (*woken)(void *arg);
+	void *woken_arg;
+	int wake_fd;
 };
 
 /* The three kinds of object begin with their table, so that a filter can wrap any of them. */
@@ -179,9 +189,14 @@ struct xport_chan_ops {
 
 /* The registry: picks the transport by the URI's scheme, stacks shape and chaos as param and query ask. */
 int xport_listen(struct xport_listener **ret, const char *uri, const struct xport_param *p, struct fail *f);
-/* One attempt, at most wait_us. id->session etc. are presented to the peer. */
+/*
+ * One attempt, at most wait_us: to all addresses of the host as RFC 8305 has it, all connections of the link at once. It ends
+ * earlier where nobody listens, and with -ETIMEDOUT where a peer that was there falls silent; another attempt, with another
+ * generation, may go better. id->session etc. are presented to the peer.
+ */
 int xport_connect(struct xport_link **ret, const char *uri, const struct xport_link_id *id,
 		  const struct xport_param *p, uint64_t wait_us, struct fail *f);
+void xport_addrs_free(struct xport_addrs *a);
 
 /* Faults for links made with param.chaos; see chaos_fault.c for what can be asked. */
 /*

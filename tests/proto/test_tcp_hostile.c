@@ -85,7 +85,7 @@ static void drive(struct bench *b, bool (*cond)(struct bench *b, int arg), int a
 	int err;
 
 	while (!cond(b, arg)) {
-		cr_assert_gt(poll(&pfd, 1, 5000), 0, "the listener's fd shows nothing");
+		cr_assert_gt(poll(&pfd, 1, 20000), 0, "the listener's fd shows nothing");
 		err = b->listener->ops->accept(b->listener, &b->link, &b->fail);
 		cr_assert(!err || err == -EAGAIN, "%s", fail_text(&b->fail));
 	}
