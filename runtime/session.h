@@ -115,6 +115,7 @@ struct ferry_session {
 	struct xport_link *pending;	 /* target: a newer generation has connected */
 	struct xport_chan *ctl;
 	struct chaos *chaos;
+	struct xport_addrs *addrs; /* source: the target's, since it was looked for first */
 	struct xport_param param;
 	uint32_t generation;
 	uint32_t channels; /* of the first link; a later one has as many */
