@@ -74,6 +74,8 @@ static void take_event(struct run *x, int end, const struct msg *m)
 	case FERRY_EVENT_PHASE:
 		if (k->who != KILL_NOBODY && m->event.phase == k->stage)
 			r->end[end].drilled = true;
+		if (m->event.phase <= FERRY_ACTIVATION && m->event.phase > r->end[end].last)
+			r->end[end].last = m->event.phase;
 		x->reserved = x->reserved || m->event.phase == FERRY_RESERVATION;
 		if (r->o->command == CMD_SOURCE && m->event.phase == FERRY_RESERVATION)
 			peer_dial(&x->peer, r->o->to, r->o);
@@ -137,7 +139,7 @@ static void take_msg(struct run *x, int end, const struct msg *m)
 		r->end[end].drilled |= m->number != 0;
 		r->end[end].cpu = m->cpu;
 		c->ended = true;
-		if (end == VMM_END_SOURCE || !r->mutator[0])
+		if (m->text[0] && (end == VMM_END_SOURCE || !r->mutator[0])) /* who had the VM knows */
 			snprintf(r->mutator, sizeof(r->mutator), "%.15s", m->text);
 		break;
 	case MSG_PROOF:
@@ -379,8 +381,10 @@ static void prove(struct run *x)
 static void finish(struct run *x)
 {
 	for (int end = 0; end < 2; end++) {
-		if (x->ended_at && !x->child[end].ended)
-			kill(x->child[end].pid, SIGKILL); /* the other ended two minutes ago */
+		if (x->ended_at && !x->child[end].ended) { /* the other ended two minutes ago */
+			x->r->end[end].hung = true;
+			kill(x->child[end].pid, SIGKILL);
+		}
 		tell(x, end, MSG_QUIT, "");
 	}
 	if (wait_until(x, outputs_over, OTHER_LIMIT)) {

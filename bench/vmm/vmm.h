@@ -129,7 +129,7 @@ int vmm_set_working_set(struct vmm *vm, uint64_t bytes);
 /* Any thread. */
 void vmm_get_stats(struct vmm *vm, struct vmm_stats *st);
 /*
- * Any thread: "kvm-native", "kvm-nested" (native too, but below another hypervisor's SVM or VMX), "kvm-emulated" or
+ * Any thread: "" where no guest has run at this end; else "kvm-native", "kvm-nested" (native too, but below another hypervisor's SVM or VMX), "kvm-emulated" or
  * "host-thread"; judged by what has run so far at this end.
  */
 const char *vmm_mutator(struct vmm *vm);
