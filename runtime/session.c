@@ -13,6 +13,7 @@
 #include "collapse.h"
 #include "config.h"
 #include "link.h"
+#include "mapping.h"
 #include "session.h"
 #include "source.h"
 #include "target.h"
@@ -121,7 +122,7 @@ static int take_regions(struct ferry_session *s, const struct ferry_vm *vm)
 	int err = config_regions(vm->regions, vm->nregions, &s->fail);
 
 	if (!err)
-		err = config_files(vm->regions, vm->nregions, &s->fail);
+		err = mapping_files(vm->regions, vm->nregions, &s->fail);
 	if (err < 0)
 		return err;
 	s->regions = malloc(vm->nregions * sizeof(*s->regions));

@@ -16,6 +16,7 @@
 
 #include "batch.h"
 #include "link.h"
+#include "mapping.h"
 #include "populated.h"
 #include "probe.h"
 #include "residue.h"
@@ -141,6 +142,8 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	err = s->link->ops->fits(s->link, s->pages_total << 12);
 	if (err < 0)
 		return fail(&s->fail, err, "%s", fail_text(&s->link_fail));
+	if ((err = mapping_check(s->regions, s->nregions, false, &s->fail)) < 0)
+		return err;
 	if (s->ops.needs && (err = OP(s, needs, &s->stream)) < 0)
 		return err;
 	if (!(err = source_send_state(s)) && !(err = send_map(s)))

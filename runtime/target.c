@@ -14,6 +14,7 @@
 
 #include "config.h"
 #include "link.h"
+#include "mapping.h"
 #include "pull.h"
 #include "residue.h"
 #include "session.h"
@@ -113,7 +114,7 @@ static int call_reserve(struct ferry_session *s)
 	if (err < 0)
 		return op_result(s, "reserve", err);
 	err = config_regions(s->regions, s->nregions, &s->fail);
-	return err ? err : config_files(s->regions, s->nregions, &s->fail);
+	return err ? err : mapping_check(s->regions, s->nregions, true, &s->fail);
 }
 
 static int make_sets(struct ferry_session *s)
