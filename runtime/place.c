@@ -211,6 +211,43 @@ unsigned place_kinds(const struct place *p)
 	return kinds;
 }
 
+static int register_region(int fd, const struct place_region *r, struct fail *f)
+{
+	int err = uffd_register(fd, r->vm, bytes(r->npages), r->shared);
+
+	if (!err)
+		return 0;
+	return fail(f, err, "userfaultfd does not take region %u, %zu bytes at %p: %s; %s", r->reg->id, bytes(r->npages),
+		    (void *)r->vm, strerror(-err),
+		    err == -EBUSY ? "another userfaultfd has it (a tracker of writes too): unregister it there until the migration has "
+				    "ended" :
+				    "guest RAM must be private anonymous memory or a memfd, of pages as its page_shift says");
+}
+
+/* Private huge pages cannot be dropped before Linux 5.18. What is allocated beforehand loses one page by that. */
+static int try_drop(const struct place_region *r, struct fail *f)
+{
+	if (r->shared || !r->huge || !madvise(r->vm, HUGE_BYTES, MADV_DONTNEED))
+		return 0;
+	return fail(f, -errno, "memory of region %u at %p cannot be dropped: %s; private huge pages can from Linux 5.18 on",
+		    r->reg->id, (void *)r->vm, strerror(errno));
+}
+
+int place_try(struct place *p, struct fail *f)
+{
+	int fd = uffd_open(place_kinds(p), f), err = 0;
+
+	if (fd < 0)
+		return fd;
+	for (size_t i = 0; i < p->n && !err; i++) {
+		err = try_drop(&p->r[i], f);
+		if (!err)
+			err = register_region(fd, &p->r[i], f);
+	}
+	close(fd); /* which unregisters all */
+	return err;
+}
+
 int place_arm(struct place *p, struct fail *f)
 {
 	int err;
@@ -221,7 +258,7 @@ int place_arm(struct place *p, struct fail *f)
 	if (p->uffd < 0)
 		return p->uffd;
 	for (size_t i = 0; i < p->n; i++) {
-		err = uffd_register(p->uffd, p->r[i].vm, bytes(p->r[i].npages), p->r[i].shared, f);
+		err = register_region(p->uffd, &p->r[i], f);
 		if (err < 0)
 			return err;
 		p->r[i].registered = true;

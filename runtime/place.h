@@ -58,6 +58,8 @@ void *place_landing(const struct place *p, uint32_t idx);
 int place_zero(struct place *p, const struct page_run *run, struct fail *f);
 /* Before the switchover: every page of the set will fault when the VM touches it. */
 int place_drop(struct place *p, const struct page_set *set, struct fail *f);
+/* Everything that post-copy will ask of the kernel is asked once. Before pages arrive; needs userfaultfd. */
+int place_try(struct place *p, struct fail *f);
 /* Faults in all regions come to p->uffd. */
 int place_arm(struct place *p, struct fail *f);
 

@@ -133,6 +133,7 @@ struct ferry_session {
 	struct stats stats;
 	struct ferry_stream stream; /* source: being sent; target: being received */
 	bool peer_can_hold;
+	bool peer_no_postcopy; /* RESERVED said so */
 	bool peer_known;  /* source: a handshake has succeeded before */
 	int arbiter_err;  /* of the last time that it was asked */
 	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */

@@ -159,6 +159,10 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	if (!!(r.flags & WIRE_TARGET_ARBITER) != !!s->ops.arbiter)
 		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "source" : "target");
 	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
+	s->peer_no_postcopy = r.flags & WIRE_NO_POSTCOPY;
+	if (s->peer_no_postcopy)
+		session_log(s, 4, "the target cannot do post-copy, its log says why; this migration is stop-and-copy only",
+			    "no-postcopy");
 	*next = FERRY_PRECOPY;
 	return 0;
 }
@@ -237,9 +241,9 @@ static int send_round(struct ferry_session *s, unsigned round)
 
 static bool postcopy_ok(const struct ferry_session *s)
 {
-	if (s->cfg.commit_at == FERRY_COMMIT_AT_SWITCHOVER)
-		return true;
-	return s->peer_can_hold;
+	if (s->peer_no_postcopy)
+		return false;
+	return s->cfg.commit_at == FERRY_COMMIT_AT_SWITCHOVER || s->peer_can_hold;
 }
 
 static void ask_policy(struct ferry_session *s, struct policy_result *v)

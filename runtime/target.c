@@ -178,6 +178,24 @@ int target_lend(struct ferry_session *s, bool all)
 	return offered(s, err);
 }
 
+/* Found out here rather than after all of pre-copy. In mode auto the source is told, and does without post-copy. */
+static int try_postcopy(struct ferry_session *s, struct wire_reserved *r)
+{
+	struct fail why = { 0 };
+	int err;
+
+	if (s->tgt.hello.mode == FERRY_MODE_STOP_AND_COPY)
+		return 0;
+	err = place_try(&s->tgt.place, &why);
+	if (err < 0 && s->tgt.hello.mode == FERRY_MODE_POSTCOPY)
+		return fail(&s->fail, err, "%s", fail_text(&why));
+	if (err < 0) {
+		session_log(s, 4, fail_text(&why), "no-postcopy errno=%d", -err);
+		r->flags |= WIRE_NO_POSTCOPY;
+	}
+	return 0;
+}
+
 static int reserve(struct ferry_session *s, const struct wire_msg *m)
 {
 	struct wire_reserved r = { .flags = (s->ops.output_hold ? WIRE_CAN_HOLD : 0) |
@@ -194,6 +212,8 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 		err = make_sets(s);
 	if (!err)
 		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link->caps & XPORT_PINS, &s->fail);
+	if (!err)
+		err = try_postcopy(s, &r);
 	if (err)
 		return err;
 	stream_destroy(&s->stream);

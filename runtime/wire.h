@@ -124,7 +124,8 @@ _Static_assert(sizeof(struct page_run) == 16, "");
 
 #define WIRE_CAN_HOLD 1u
 #define WIRE_TARGET_ARBITER 2u
-#define WIRE_RESERVED_FLAGS (WIRE_CAN_HOLD | WIRE_TARGET_ARBITER)
+#define WIRE_NO_POSTCOPY 4u /* mode auto only */
+#define WIRE_RESERVED_FLAGS (WIRE_CAN_HOLD | WIRE_TARGET_ARBITER | WIRE_NO_POSTCOPY)
 struct wire_reserved {
 	uint32_t flags;
 	uint32_t reserved;

@@ -5,12 +5,16 @@
  * is only unusual.
  */
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/memfd.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -387,6 +391,7 @@ TARGET_REFUSES(not_accessible, RIG_MEM_SHARED, -EACCES, "is mapped --- at ")
 TARGET_REFUSES(gap_at_its_end, RIG_MEM_ANON, -EINVAL, "nothing is mapped at ")
 TARGET_REFUSES(being_filled, RIG_MEM_ANON, -EBUSY, "another userfaultfd for missing faults")
 TARGET_REFUSES(being_mapped, RIG_TCP_SHARED, -EBUSY, "another userfaultfd for minor faults")
+TARGET_REFUSES(tracked, RIG_MEM_ANON, -EBUSY, "another userfaultfd has it (a tracker of writes too)")
 TARGET_REFUSES(on_a_disk, RIG_TCP_SHARED, -EOPNOTSUPP, "is a file on a disk")
 TARGET_REFUSES(too_short, RIG_MEM_SHARED, -EINVAL, "and the file ends at 0x4f000")
 TARGET_REFUSES(open_for_reading, RIG_MEM_SHARED, -EACCES, "is not open for reading and writing")
@@ -469,6 +474,109 @@ Test(source_region, file_that_became_too_short)
 	cr_assert_eq(ftruncate(r.src.region[1].fd, (off_t)(r.src.region[1].fd_offset + r.src.region[1].len)),
 		     0);
 	memcpy(r.src.region[1].hva, r.src.shadow + fake_offset(1, 0), r.src.region[1].len);
+	rig_refused(&r);
+	rig_free(&r);
+}
+
+/* ---- without userfaultfd, as in a container ---- */
+
+static void forbid_userfaultfd(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_userfaultfd, 3, 0),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_ioctl, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, _IO(0xAA, 0x00), 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { .len = sizeof(code) / sizeof(code[0]), .filter = code };
+
+	cr_assert(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
+		  !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog));
+	cr_assert(syscall(SYS_userfaultfd, 0) == -1 && errno == EPERM);
+}
+
+static void nothing(struct ferry_region *r)
+{
+	(void)r;
+}
+
+Test(no_userfaultfd, stop_and_copy_needs_none)
+{
+	forbid_userfaultfd();
+	passes(RIG_TCP_ANON, nothing, true, FERRY_MODE_STOP_AND_COPY);
+}
+
+Test(no_userfaultfd, auto_does_without_post_copy)
+{
+	struct rig r;
+
+	forbid_userfaultfd();
+	rig_init(&r, RIG_TCP_SHARED);
+	r.scfg.downtime_us = 1; /* or pre-copy might converge */
+	for (size_t i = 0; i < sizeof(r.src.writes) / sizeof(r.src.writes[0]); i++)
+		r.src.writes[i] = 2 * FAKE_PAGES;
+	r.src.last_writes = 2 * FAKE_PAGES;
+	rig_run(&r);
+	cr_assert(!strstr(r.src.phases_seen, "post-copy") && !strstr(r.tgt.phases_seen, "post-copy"));
+	rig_refused(&r);
+	rig_says(r.src.policy, "gave up after");
+	rig_free(&r);
+}
+
+Test(no_userfaultfd, auto_that_converges)
+{
+	forbid_userfaultfd();
+	passes(RIG_MEM_SHARED, nothing, true, FERRY_MODE_AUTO);
+}
+
+static void switch_over(struct fakevm *vm, enum ferry_phase p)
+{
+	if (p == FERRY_PRECOPY)
+		ferry_switchover(vm->session);
+}
+
+Test(no_userfaultfd, switchover_on_request_is_stop_and_copy)
+{
+	struct rig r;
+
+	forbid_userfaultfd();
+	rig_init(&r, RIG_MEM_ANON);
+	r.scfg.commit_at = FERRY_COMMIT_AT_SWITCHOVER;
+	r.src.phase_hook = switch_over;
+	rig_run(&r);
+	rig_migrated(&r);
+	cr_assert(!strstr(r.src.phases_seen, "post-copy"), "%s", r.src.phases_seen);
+	rig_says(r.src.policy, "stop-and-copy after 1 round: switchover was asked for");
+	rig_free(&r);
+}
+
+Test(no_userfaultfd, post_copy_is_refused)
+{
+	struct rig r;
+
+	forbid_userfaultfd();
+	rig_init(&r, RIG_TCP_ANON);
+	rig_postcopy(&r, 0);
+	rig_run(&r);
+	rig_refused(&r);
+	cr_assert_eq(r.sres.phase, FERRY_RESERVATION);
+	rig_says(r.sres.detail, "userfaultfd is not permitted here");
+	rig_says(r.tres.detail, "userfaultfd is not permitted here");
+	rig_free(&r);
+}
+
+/* What another userfaultfd fills is found without a userfaultfd of one's own. */
+Test(no_userfaultfd, memory_being_filled_is_found)
+{
+	struct rig r;
+
+	rig_init(&r, RIG_MEM_ANON);
+	being_filled(&r.src.region[1]);
+	forbid_userfaultfd();
+	refused(&r, -EBUSY, "another userfaultfd for missing faults");
 	rig_refused(&r);
 	rig_free(&r);
 }
