@@ -14,19 +14,26 @@
 #include "uffd.h"
 
 #define DROP_VEC 512u
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
 
-/* Linux 6.13 lets a process give itself advice that loses data; older kernels get one madvise a run. */
-static bool probe_vectored(int self)
+/*
+ * Linux 5.18 has an advice that drops memory whether it is locked or not. Linux 6.13 lets a process give itself advice
+ * that loses data; older kernels get one madvise a run.
+ */
+static void probe_advice(struct place *p)
 {
-	void *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct iovec v = { p, 4096 };
-	bool ok;
+	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct iovec v = { page, 4096 };
 
-	if (p == MAP_FAILED || self < 0)
-		return false;
-	ok = syscall(SYS_process_madvise, self, &v, 1, MADV_DONTNEED, 0) == 4096;
-	munmap(p, 4096);
-	return ok;
+	p->advice = MADV_DONTNEED;
+	if (page == MAP_FAILED)
+		return;
+	if (!madvise(page, 4096, MADV_DONTNEED_LOCKED))
+		p->advice = MADV_DONTNEED_LOCKED;
+	p->vectored = p->self >= 0 && syscall(SYS_process_madvise, p->self, &v, 1, p->advice, 0) == 4096;
+	munmap(page, 4096);
 }
 
 /*
@@ -78,6 +85,15 @@ static int open_region(struct place_region *r, const struct ferry_region *reg, b
 		    reg->len, reg->fd, strerror(errno));
 }
 
+/* Dropping is tried where it can fail. What is allocated beforehand loses one page by that. */
+static int try_drop(const struct place *p, const struct place_region *r, struct fail *f)
+{
+	if (!madvise(r->vm, r->huge ? HUGE_BYTES : 4096, p->advice))
+		return 0;
+	return fail(f, -errno, "memory of region %u at %p cannot be dropped: %s; before Linux 5.18 guest RAM at a target must be neither "
+		    "locked nor private huge pages", r->reg->id, (void *)r->vm, strerror(errno));
+}
+
 int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, struct fail *f)
 {
 	int err = 0;
@@ -87,11 +103,15 @@ int place_open(struct place *p, const struct ferry_region *regions, size_t n, bo
 	if (!p->r)
 		return fail(f, -ENOMEM, "no memory for %zu regions", n);
 	p->self = (int)syscall(SYS_pidfd_open, getpid(), 0);
-	p->vectored = probe_vectored(p->self);
+	probe_advice(p);
 	while (p->n < n && !err) {
 		err = open_region(&p->r[p->n], &regions[p->n], pinned, f);
 		p->n++; /* what it has of one that failed is closed too */
 	}
+	/* Zero pages are made by dropping too, in any mode. */
+	for (size_t i = 0; i < n && !err && p->advice == MADV_DONTNEED; i++)
+		if (!p->r[i].huge && p->r[i].mapped)
+			err = try_drop(p, &p->r[i], f);
 	if (!err)
 		err = huge_ready(p, f);
 	if (err < 0)
@@ -149,7 +169,7 @@ int place_zero(struct place *p, const struct page_run *run, struct fail *f)
 	}
 	err = r->shared ? fallocate(r->reg->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 				    (off_t)(r->reg->fd_offset + off), (off_t)len) :
-			  madvise(r->vm + off, len, MADV_DONTNEED);
+			  madvise(r->vm + off, len, p->advice);
 	if (!err)
 		return 0;
 	return fail(f, -errno, "pages %" PRIu64 "+%u of region %u cannot be made zero: %s", run->page, run->npages,
@@ -165,11 +185,11 @@ static int drop_vec(struct place *p, struct iovec *v, unsigned n)
 
 		for (i = 0; i < n; i++)
 			want += (ssize_t)v[i].iov_len;
-		if (syscall(SYS_process_madvise, p->self, v, n, MADV_DONTNEED, 0) == want)
+		if (syscall(SYS_process_madvise, p->self, v, n, p->advice, 0) == want)
 			return 0;
 	}
 	for (i = 0; i < n; i++)
-		if (madvise(v[i].iov_base, v[i].iov_len, MADV_DONTNEED))
+		if (madvise(v[i].iov_base, v[i].iov_len, p->advice))
 			return -errno;
 	return 0;
 }
@@ -197,7 +217,7 @@ int place_drop(struct place *p, const struct page_set *set, struct fail *f)
 	}
 	if (!err && n)
 		err = drop_vec(p, v, n);
-	return err < 0 ? fail(f, err, "the residual pages cannot be dropped: %s; guest RAM must not be locked",
+	return err < 0 ? fail(f, err, "the residual pages cannot be dropped: %s; before Linux 5.18 guest RAM must not be locked",
 			      strerror(-err)) :
 			 0;
 }
@@ -224,15 +244,6 @@ static int register_region(int fd, const struct place_region *r, struct fail *f)
 				    "guest RAM must be private anonymous memory or a memfd, of pages as its page_shift says");
 }
 
-/* Private huge pages cannot be dropped before Linux 5.18. What is allocated beforehand loses one page by that. */
-static int try_drop(const struct place_region *r, struct fail *f)
-{
-	if (r->shared || !r->huge || !madvise(r->vm, HUGE_BYTES, MADV_DONTNEED))
-		return 0;
-	return fail(f, -errno, "memory of region %u at %p cannot be dropped: %s; private huge pages can from Linux 5.18 on",
-		    r->reg->id, (void *)r->vm, strerror(errno));
-}
-
 int place_try(struct place *p, struct fail *f)
 {
 	int fd = uffd_open(place_kinds(p), f), err = 0;
@@ -240,7 +251,8 @@ int place_try(struct place *p, struct fail *f)
 	if (fd < 0)
 		return fd;
 	for (size_t i = 0; i < p->n && !err; i++) {
-		err = try_drop(&p->r[i], f);
+		if (p->r[i].huge && !p->r[i].shared)
+			err = try_drop(p, &p->r[i], f);
 		if (!err)
 			err = register_region(fd, &p->r[i], f);
 	}

@@ -42,7 +42,8 @@ struct place {
 	size_t n;
 	int uffd;	/* -1 until armed */
 	bool pinned;	/* pages must not be discarded: the transport holds them */
-	bool vectored;	/* process_madvise takes MADV_DONTNEED here */
+	int advice;	/* MADV_DONTNEED, or what drops locked memory too */
+	bool vectored;	/* process_madvise takes it here */
 	int self;	/* pidfd */
 	const uint8_t *zeros; /* 2 MiB, where any region is huge; not backed by memory */
 };

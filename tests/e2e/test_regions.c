@@ -21,6 +21,9 @@
 #include "rig.h"
 #include "uffd_abi.h"
 
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
 #ifndef UFFD_FEATURE_WP_UNPOPULATED
 #define UFFD_FEATURE_WP_UNPOPULATED (1 << 13)
 #endif
@@ -412,6 +415,68 @@ Test(source_region, tracked_memfd_is_no_reason_to_refuse)
 Test(source_region, locked_is_no_reason_to_refuse)
 {
 	passes(RIG_TCP_ANON, locked, false, FERRY_MODE_POSTCOPY);
+}
+
+/* Its pages are there before any arrives, and cannot be dropped by plain MADV_DONTNEED. */
+Test(target_region, locked_is_dropped_all_the_same)
+{
+	passes(RIG_TCP_ANON, locked, true, FERRY_MODE_POSTCOPY);
+}
+
+Test(target_region, locked_memfd_is_dropped_all_the_same)
+{
+	passes(RIG_MEM_SHARED, locked, true, FERRY_MODE_POSTCOPY);
+}
+
+Test(target_region, locked_takes_zero_pages)
+{
+	passes(RIG_MEM_ANON, locked, true, FERRY_MODE_STOP_AND_COPY);
+}
+
+static void lock_all_there_is_and_will_be(struct ferry_region *r)
+{
+	(void)r;
+	cr_assert_eq(mlockall(MCL_CURRENT | MCL_FUTURE), 0, "%s", strerror(errno));
+}
+
+Test(target_region, a_process_that_locks_everything)
+{
+	passes(RIG_TCP_ANON, lock_all_there_is_and_will_be, true, FERRY_MODE_POSTCOPY);
+}
+
+Test(target_region, a_process_that_locks_everything_memfd)
+{
+	passes(RIG_TCP_SHARED, lock_all_there_is_and_will_be, true, FERRY_MODE_POSTCOPY);
+}
+
+/* As before Linux 5.18, where nothing drops locked memory. */
+static void locked_on_an_old_kernel(struct ferry_region *r)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_madvise, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MADV_DONTNEED_LOCKED, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { .len = sizeof(code) / sizeof(code[0]), .filter = code };
+
+	locked(r);
+	cr_assert(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
+		  !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog));
+}
+
+Test(target_region, locked_on_an_old_kernel_anon)
+{
+	target_refused(RIG_TCP_ANON, locked_on_an_old_kernel, -EINVAL,
+		       "before Linux 5.18 guest RAM at a target must be neither locked");
+}
+
+Test(target_region, locked_on_an_old_kernel_memfd)
+{
+	target_refused(RIG_MEM_SHARED, locked_on_an_old_kernel, -EINVAL,
+		       "before Linux 5.18 guest RAM at a target must be neither locked");
 }
 
 Test(target_region, tmpfs_that_is_just_enough)
