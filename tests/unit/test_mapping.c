@@ -7,8 +7,10 @@
 #include <linux/memfd.h>
 #include <linux/mman.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -141,6 +143,51 @@ Test(mapping, a_source_needs_no_way_to_write_its_file)
 	r.fd = open(path, O_RDONLY | O_CLOEXEC);
 	expect(&r, 1, false, 0, "");
 	expect(&r, 1, true, -EACCES, "is not open for reading and writing");
+}
+
+/* Two files on a tmpfs with room for one and a half; it is gone with them. */
+static void on_one_tmpfs(struct ferry_region *r, const char *size)
+{
+	char dir[] = "/tmp/ferry-mapping-XXXXXX", path[80];
+	bool mounted;
+
+	cr_assert(mkdtemp(dir));
+	mounted = !mount("ferry", dir, "tmpfs", 0, size);
+	for (int i = 0; mounted && i < 2; i++) {
+		snprintf(path, sizeof(path), "%s/%d", dir, i);
+		r[i] = (struct ferry_region){
+			.id = i, .len = LEN, .page_shift = 12, .flags = FERRY_REGION_SHARED
+		};
+		r[i].fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+		if (ftruncate(r[i].fd, LEN))
+			mounted = false;
+		r[i].hva = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_SHARED, r[i].fd, 0);
+	}
+	umount2(dir, MNT_DETACH);
+	rmdir(dir);
+	if (!mounted)
+		cr_skip_test("a tmpfs of its own size takes root: %s", strerror(errno));
+}
+
+Test(mapping, files_share_the_room_of_their_tmpfs)
+{
+	struct ferry_region r[2];
+
+	on_one_tmpfs(r, "size=96k");
+	expect(&r[1], 1, true, 0, "");
+	expect(r, 2, false, 0, "");
+	expect(r, 2, true, -ENOSPC,
+	       "region 0 and the others on its tmpfs take 128 KiB, of which 0 are allocated, and it has 96");
+}
+
+Test(mapping, allocated_beforehand_is_room_enough)
+{
+	struct ferry_region r[2];
+
+	on_one_tmpfs(r, "size=64k");
+	cr_assert_eq(fallocate(r[0].fd, 0, 0, LEN), 0, "%s", strerror(errno));
+	expect(r, 1, true, 0, "");
+	expect(r, 2, true, -ENOSPC, "take 128 KiB, of which 64 are allocated, and it has 0 KiB left");
 }
 
 static struct ferry_region huge(int flags)
