@@ -158,6 +158,9 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 			    WIRE_RESERVED_FLAGS);
 	if (!!(r.flags & WIRE_TARGET_ARBITER) != !!s->ops.arbiter)
 		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "source" : "target");
+	if (r.flags & WIRE_NO_POSTCOPY && s->cfg.mode != FERRY_MODE_AUTO)
+		return fail(&s->fail, -EPROTO, "the target's RESERVED does without post-copy, which is for mode auto; this is %s",
+			    ferry_mode_name(s->cfg.mode));
 	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
 	s->peer_no_postcopy = r.flags & WIRE_NO_POSTCOPY;
 	if (s->peer_no_postcopy)
