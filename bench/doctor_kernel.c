@@ -145,7 +145,8 @@ void probe_userfaultfd(struct findings *f)
 		      err == ENOSYS			 ? "boot a kernel that has CONFIG_USERFAULTFD"
 		      : access("/dev/userfaultfd", F_OK) ? "sysctl -w vm.unprivileged_userfaultfd=1"
 							 : "setfacl -m u:$USER:rw /dev/userfaultfd",
-		      "%s: no access to /dev/userfaultfd, no CAP_SYS_PTRACE, and vm.unprivileged_userfaultfd is %d",
+		      "%s: no access to /dev/userfaultfd, no CAP_SYS_PTRACE, and vm.unprivileged_userfaultfd is %d; without it "
+		      "only stop-and-copy",
 		      strerror(err), allowed);
 		return;
 	}

@@ -31,6 +31,7 @@ struct end {
 	bool drilled;
 	uint64_t precopy_cpu_us, postcopy_cpu_us; /* the process's, when these began; 0: they have not */
 	struct end_cost cost;
+	struct meet_offer offer; /* target: what it tells; port 0: nothing */
 	char refusal[FERRY_DETAIL_MAX]; /* the library's sentence when it gives no session */
 	pthread_t stats_thread;
 	pthread_mutex_t lock; /* .done */
@@ -203,6 +204,27 @@ static int on_doubt(void *ctx, const uint8_t session[16], enum ferry_owner want,
 	return err;
 }
 
+static int on_offer(void *ctx, struct ferry_stream *out)
+{
+	struct end *e = ctx;
+	struct msg m = { .type = MSG_OFFER, .offer = e->offer };
+	int err = e->offer.port ? meet_offer_put(&e->offer, out) : 0;
+
+	msg_send(e->fd, &m);
+	return err;
+}
+
+static int on_offered(void *ctx, struct ferry_stream *in)
+{
+	struct end *e = ctx;
+	struct msg m = { .type = MSG_OFFER };
+	int err = meet_offer_take(&m.offer, in);
+
+	if (!err)
+		msg_send(e->fd, &m);
+	return err;
+}
+
 static void *stats_main(void *arg)
 {
 	struct end *e = arg;
@@ -318,6 +340,8 @@ static void new_vmm(struct end *e, int observer_fd)
 		.event = on_event,
 		.log = on_log,
 		.arbiter = on_doubt,
+		.offer = on_offer,
+		.offered = on_offered,
 	};
 	char why[256] = "";
 	int err = e->which == VMM_END_SOURCE ? vmm_new_source(&e->vmm, &cfg, why, sizeof(why))
@@ -341,6 +365,8 @@ static void new_session(struct end *e, const char *uri, struct msg *ready)
 
 	e->ops = *vmm_ops();
 	e->ops.arbiter = e->o->arbiter ? vmm_arbiter : NULL;
+	e->ops.offer = e->o->command == CMD_TARGET ? vmm_offer : NULL;
+	e->ops.offered = e->o->command == CMD_SOURCE ? vmm_offered : NULL;
 	fill_config(&cfg, e);
 	if (e->which == VMM_END_SOURCE) {
 		vm.nregions = vmm_regions(e->vmm, &vm.regions);
@@ -388,6 +414,7 @@ _Noreturn void end_main(enum vmm_end which, const struct options *o, int fd, int
 			e.sampler = NULL;
 			prove(&e);
 		} else if (m.type == MSG_GO && !e.session) {
+			e.offer = m.offer;
 			new_session(&e, m.text, &ready);
 			sampler_watch(e.sampler, e.session);
 			if (which == VMM_END_TARGET)

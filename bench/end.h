@@ -8,6 +8,7 @@
 #define BENCH_END_H
 
 #include "options.h"
+#include "meet.h"
 #include "record.h"
 #include "vmm/vmm.h"
 
@@ -19,7 +20,8 @@ enum msg_type {
 	MSG_RESULT, /* child: .result; .number: the drill at a message has struck; .text is the mutator's name so far */
 	MSG_PROOF,  /* child: .proof, .number is vmm_proof()'s result; .text the mutator's name */
 	MSG_ERROR,  /* child: could not begin; .text */
-	MSG_GO,	    /* parent: begin; .text is the URI (source: to connect to; target: to listen on) */
+	MSG_OFFER,  /* child: the ends have agreed where to tell the results; source: .offer */
+	MSG_GO,	    /* parent: begin; .text is the URI (source: to connect to; target: to listen on, and .offer) */
 	MSG_PROVE,  /* parent */
 	MSG_QUIT,   /* parent */
 };
@@ -44,6 +46,7 @@ struct msg {
 		struct ferry_stats stats;
 		struct ferry_result result;
 		struct vmm_proof proof;
+		struct meet_offer offer;
 	};
 };
 

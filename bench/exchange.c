@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
-#include <netdb.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,9 +14,10 @@
 #define HELLO "rdma-migrate"
 #define FORMAT 1
 #define LINE_MAX_BYTES (64u << 20) /* a report with two hours of samples is less */
+#define WORD_MAX_BYTES 1024u       /* a hello, a question for the clock, its answer */
 #define PINGS 16
 #define SECOND UINT64_C(1000000000)
-#define ARRIVE_LIMIT (10 * SECOND) /* both reached the reservation: the source's connection is on its way */
+#define ARRIVE_LIMIT (10 * SECOND) /* both have agreed on the port: the source has been trying since */
 #define TALK_LIMIT \
 	(180 * SECOND) /* longer than either end waits for anything: a peer that lives has spoken */
 
@@ -29,114 +28,6 @@ struct talk {
 	size_t len, cap;
 	uint64_t until;
 };
-
-/* --- the connection --- */
-
-/* HOST and PORT of a "tcp:HOST:PORT", "rdma:[::1]:PORT"; the report's port is the next, or the one that was
- * asked for. */
-static int split(const char *uri, const struct options *o, char host[256], uint16_t *port)
-{
-	const char *at = strchr(uri, ':'), *colon = strrchr(uri, ':');
-	uint64_t v;
-	size_t len;
-
-	if (!at || colon == at || parse_count(colon + 1, &v) || v > 65535)
-		return -EINVAL;
-	at++;
-	len = (size_t)(colon - at);
-	if (len >= 2 && at[0] == '[' && colon[-1] == ']') {
-		at++;
-		len -= 2;
-	}
-	if (len >= 256)
-		return -EINVAL;
-	memcpy(host, at, len);
-	host[len] = 0;
-	if (o->report_port_set)
-		v = o->report_port;
-	else
-		v = v < 65535 ? v + 1 : 0;
-	*port = (uint16_t)v;
-	return v ? 0 : -ENOENT;
-}
-
-static struct addrinfo *resolve(const char *host, uint16_t port, int flags)
-{
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV }, *list;
-	char service[8];
-
-	snprintf(service, sizeof(service), "%u", port);
-	return getaddrinfo(*host ? host : NULL, service, &hints, &list) ? NULL : list;
-}
-
-/* A host that has gone is found within seconds, however long the peer is silent for good reason. */
-static void keep_alive(int fd)
-{
-	int on = 1, idle = 2, every = 1, count = 5, give_up_ms = 10000;
-
-	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &every, sizeof(every));
-	setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
-	setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &give_up_ms, sizeof(give_up_ms));
-}
-
-int peer_await(struct peer *p, const char *uri, const struct options *o)
-{
-	struct addrinfo *list, *a;
-	char host[256];
-	int on = 1, err = EADDRNOTAVAIL;
-
-	p->listener = p->fd = -1;
-	if (split(uri, o, host, &p->port))
-		return 0;
-	list = resolve(host, p->port, AI_PASSIVE);
-	for (a = list; a && p->listener < 0; a = a->ai_next) {
-		int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-		if (fd >= 0 && !setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) &&
-		    !bind(fd, a->ai_addr, a->ai_addrlen) && !listen(fd, 4)) {
-			p->listener = fd;
-			continue;
-		}
-		err = errno;
-		if (fd >= 0)
-			close(fd);
-	}
-	if (list)
-		freeaddrinfo(list);
-	return p->listener < 0 ? -err : 0;
-}
-
-void peer_dial(struct peer *p, const char *uri, const struct options *o)
-{
-	struct addrinfo *list, *a;
-	char host[256];
-
-	if (p->fd >= 0 || split(uri, o, host, &p->port))
-		return;
-	list = resolve(host, p->port, 0);
-	for (a = list; a && p->fd < 0; a = a->ai_next) {
-		p->fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-		if (p->fd < 0 || !connect(p->fd, a->ai_addr, a->ai_addrlen) || errno == EINPROGRESS)
-			continue;
-		close(p->fd);
-		p->fd = -1;
-	}
-	if (list)
-		freeaddrinfo(list);
-	if (p->fd >= 0)
-		keep_alive(p->fd);
-}
-
-void peer_end(struct peer *p)
-{
-	if (p->fd >= 0)
-		close(p->fd);
-	if (p->listener >= 0)
-		close(p->listener);
-	p->fd = p->listener = -1;
-}
 
 /* --- lines --- */
 
@@ -179,11 +70,11 @@ static int say(struct talk *t, json_t *o)
 	return err;
 }
 
-static int more(struct talk *t)
+static int more(struct talk *t, size_t max)
 {
 	ssize_t n;
 
-	if (t->len == LINE_MAX_BYTES)
+	if (t->len >= max)
 		return -EMSGSIZE;
 	if (t->len == t->cap) {
 		size_t cap = t->cap ? t->cap * 2 : 65536;
@@ -206,8 +97,8 @@ static int more(struct talk *t)
 	return 0;
 }
 
-/* The next message, an object; NULL with *err. */
-static json_t *hear(struct talk *t, int *err)
+/* The next message, an object of less than max bytes; NULL with *err. */
+static json_t *hear(struct talk *t, size_t max, int *err)
 {
 	char *end = NULL;
 	size_t seen = 0;
@@ -216,7 +107,7 @@ static json_t *hear(struct talk *t, int *err)
 	*err = 0;
 	while (!*err && !(end = t->len > seen ? memchr(t->buf + seen, '\n', t->len - seen) : NULL)) {
 		seen = t->len;
-		*err = more(t);
+		*err = more(t, max);
 	}
 	if (*err)
 		return NULL;
@@ -259,7 +150,7 @@ static int ask_clock(struct talk *t, struct run_report *r)
 		json_t *o;
 
 		err = say(t, json_pack("{s:i}", "ping", i));
-		o = err ? NULL : hear(t, &err);
+		o = err ? NULL : hear(t, WORD_MAX_BYTES, &err);
 		end = clock_ns();
 		if (o && end - begin < best) {
 			best = end - begin;
@@ -293,7 +184,7 @@ static int source_talks(struct talk *t, struct run_report *r, struct record *rec
 	bool recording;
 	int err = say(t, hello(session, record));
 
-	o = err ? NULL : hear(t, &err);
+	o = err ? NULL : hear(t, WORD_MAX_BYTES, &err);
 	if (o)
 		err = check_hello(o, session);
 	recording = json_is_true(json_object_get(o, "recording"));
@@ -306,7 +197,7 @@ static int source_talks(struct talk *t, struct run_report *r, struct record *rec
 	err = say(t,
 		  json_pack("{s:o,s:I,s:I}", "report", report, "clock_offset_ns",
 			    (json_int_t)r->clock_offset_ns, "clock_error_ns", (json_int_t)r->clock_error_ns));
-	o = err ? NULL : hear(t, &err);
+	o = err ? NULL : hear(t, LINE_MAX_BYTES, &err);
 	if (o)
 		err = take(json_object_get(o, "report"), r, VMM_END_TARGET, record, why, cap);
 	json_decref(o);
@@ -317,7 +208,7 @@ static int source_talks(struct talk *t, struct run_report *r, struct record *rec
 static json_t *answer_pings(struct talk *t, int *err)
 {
 	for (int i = 0; i <= PINGS; i++) {
-		json_t *o = hear(t, err);
+		json_t *o = hear(t, LINE_MAX_BYTES, err);
 
 		if (!o || !json_object_get(o, "ping"))
 			return o;
@@ -337,7 +228,7 @@ static int target_talks(struct talk *t, struct run_report *r, struct record *rec
 	bool recording;
 	int err;
 
-	o = hear(t, &err);
+	o = hear(t, WORD_MAX_BYTES, &err);
 	if (o)
 		err = check_hello(o, session);
 	recording = json_is_true(json_object_get(o, "recording"));
@@ -361,53 +252,47 @@ static int target_talks(struct talk *t, struct run_report *r, struct record *rec
 	return err;
 }
 
-/* Strangers are sent away until the source has come. */
-static int serve(struct peer *p, struct run_report *r, struct record *record, const char *session, char *why,
-		 size_t cap)
+static void no_results(enum vmm_end of, const char *why)
 {
-	uint64_t until = clock_ns() + ARRIVE_LIMIT;
-	int err = -ENOTCONN;
-
-	while (!wait_for(p->listener, POLLIN, until)) {
-		struct talk t = { .fd = accept4(p->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK),
-				  .until = clock_ns() + TALK_LIMIT };
-
-		if (t.fd < 0)
-			continue;
-		keep_alive(t.fd);
-		err = target_talks(&t, r, record, session, why, cap);
-		free(t.buf);
-		close(t.fd);
-		if (!err || err == -EPIPE || err == -ECONNRESET || err == -ETIMEDOUT)
-			break;
-	}
-	return err;
+	fprintf(stderr, "rdma-migrate: the %s's results %s; the table is of this end alone.\n",
+		of == VMM_END_TARGET ? "target" : "source", why);
 }
 
-bool peer_exchange(struct peer *p, struct run_report *r, struct record *record)
+/* Both ends live, or one of them tells of an end that has died: the same for all ways to fail. */
+static void did_not_come(const struct meeting *p, int err, const char *why)
 {
-	enum vmm_end own = p->listener >= 0 ? VMM_END_TARGET : VMM_END_SOURCE;
-	char session[33], why[256] = "";
+	char text[400], strangers[64] = "";
+
+	if (p->strangers)
+		snprintf(strangers, sizeof(strangers), ", of %u other connections none had its token", p->strangers);
+	snprintf(text, sizeof(text), "did not come (port %u: %s%s)", p->offer.port, why[0] ? why : strerror(-err), strangers);
+	no_results(p->own == VMM_END_TARGET ? VMM_END_SOURCE : VMM_END_TARGET, text);
+}
+
+bool peer_exchange(struct meeting *p, struct run_report *r, struct record *record)
+{
+	enum vmm_end own = p->own;
+	char session[33] = "", why[256] = "";
+	struct talk t = { .until = clock_ns() + TALK_LIMIT };
 	int err;
 
-	if (p->fd < 0 && p->listener < 0)
+	if (!p->wanted)
 		return false;
-	session[0] = 0;
+	if (!p->agreed) {
+		no_results(own == VMM_END_TARGET ? VMM_END_SOURCE : VMM_END_TARGET,
+			   "are not to be had: the migration ended before the two had agreed where to tell them");
+		return false;
+	}
 	if (r->end[own].have_result)
 		session_text(session, r->end[own].result.session);
-	if (own == VMM_END_TARGET) {
-		err = serve(p, r, record, session, why, sizeof(why));
-	} else {
-		struct talk t = { .fd = p->fd, .until = clock_ns() + TALK_LIMIT };
-
-		err = wait_for(p->fd, POLLOUT, t.until);
-		if (!err)
-			err = source_talks(&t, r, record, session, why, sizeof(why));
-		free(t.buf);
-	}
+	err = meet_wait(p, clock_ns() + ARRIVE_LIMIT);
+	t.fd = p->fd;
+	if (!err && own == VMM_END_TARGET)
+		err = target_talks(&t, r, record, session, why, sizeof(why));
+	else if (!err)
+		err = source_talks(&t, r, record, session, why, sizeof(why));
+	free(t.buf);
 	if (err)
-		fprintf(stderr,
-			"rdma-migrate: the %s's results did not come (port %u: %s); the table is of this end alone.\n",
-			own == VMM_END_TARGET ? "source" : "target", p->port, why[0] ? why : strerror(-err));
+		did_not_come(p, err, why);
 	return !err;
 }

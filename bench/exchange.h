@@ -1,38 +1,28 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The other machine's side of the story. Source and target each have a parent process; when the migration is
- * over they tell each other what they know, over a TCP connection of their own, so that both print the same
- * table.
+ * over they tell each other what they know, over a TCP connection of their own (meet.h), so that both print the
+ * same table.
  *
- * The target listens on the port after the migration's. The source connects as soon as the target has
- * answered it (reservation), and each end's death is seen by the other as the end of the connection. Nothing
- * crosses it while the VM moves. Then JSON, a line a message: both say hello (session); the source asks for
- * the target's clock some times, which is only for drawing both on one axis; then the source's report, then
- * the target's. No duration is ever made of two hosts' clocks.
+ * The source connects as soon as the target has answered it (reservation), and each end's death is seen by the
+ * other as the end of the connection. Nothing crosses it while the VM moves. Then JSON, a line a message: both
+ * say hello (session); the source asks for the target's clock some times, which is only for drawing both on one
+ * axis; then the source's report, then the target's. No duration is ever made of two hosts' clocks.
  */
 #ifndef BENCH_EXCHANGE_H
 #define BENCH_EXCHANGE_H
 
 #include <jansson.h>
 
+#include "meet.h"
 #include "record.h"
 #include "report.h"
 
-struct peer {
-	int listener, fd; /* -1: none */
-	uint16_t port;
-};
-
-/* Target: listens beside uri, the migration's; p->port. 0 too where --report-port 0 asks for no results; -errno. */
-int peer_await(struct peer *p, const char *uri, const struct options *o);
-/* Source: begins to connect, does not wait. */
-void peer_dial(struct peer *p, const char *uri, const struct options *o);
 /*
  * Waits for the other end as long as it lives, tells what r and record have and adds what it tells. Whether
- * it told; r->whole is then set. A sentence on stderr where there was a connection and nothing came.
+ * it told; r->whole is then set. A sentence on stderr where it did not, but for --report-port 0.
  */
-bool peer_exchange(struct peer *p, struct run_report *r, struct record *record);
-void peer_end(struct peer *p);
+bool peer_exchange(struct meeting *p, struct run_report *r, struct record *record);
 
 /* exchange_report.c: the report as JSON; own: the end that speaks. record NULL: without samples. NULL: no memory.
  */

@@ -212,12 +212,15 @@ static int take_enum(const json_t *o, const char *name, int max)
 	return json_is_integer(json_object_get(o, name)) && v >= 0 && v <= max ? (int)v : -1;
 }
 
-static void take_session(uint8_t session[16], const json_t *o)
+static int take_session(uint8_t session[16], const json_t *o)
 {
 	const char *hex = json_string_value(json_object_get(o, "session"));
 
-	for (unsigned i = 0; i < 16 && hex && sscanf(hex, "%2hhx", &session[i]) == 1; i++)
-		hex += 2;
+	if (!hex || strlen(hex) != 32 || strspn(hex, "0123456789abcdef") != 32)
+		return -EPROTO;
+	for (unsigned i = 0; i < 16; i++)
+		sscanf(hex + 2 * i, "%2hhx", &session[i]);
+	return 0;
 }
 
 static int take_end(struct end_report *e, const json_t *o)
@@ -242,9 +245,8 @@ static int take_end(struct end_report *e, const json_t *o)
 					   .stats = e->live };
 	e->result.error = (int)json_integer_value(json_object_get(o, "errno"));
 	take_text(e->result.detail, sizeof(e->result.detail), o, "detail");
-	take_session(e->result.session, o);
 	take_fields(&e->result, thp_fields, COUNT(thp_fields), json_object_get(o, "thp"));
-	return 0;
+	return take_session(e->result.session, o);
 }
 
 /* --- what the outside saw --- */

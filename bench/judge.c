@@ -41,12 +41,42 @@ double throughput_mb_s(const struct run_report *r)
 	return (double)source_stats(r)->throughput / 1e6;
 }
 
+int only_end(const struct run_report *r)
+{
+	return r->whole ? -1 : r->o->command == CMD_TARGET ? VMM_END_TARGET : VMM_END_SOURCE;
+}
+
+/*
+ * An end that died without a word, alone: what its last stage leaves possible. A target says PREPARED, and a source
+ * COMMIT, only in commitment; an arbiter may give the VM away without them.
+ */
+static void settle_dead(struct run_report *r, int end)
+{
+	enum ferry_phase last = r->end[end].last;
+	bool arbiter = r->o->arbiter != NULL;
+
+	r->outcome = ferry_outcome_name(FERRY_IN_DOUBT);
+	r->owner = FERRY_UNKNOWN;
+	if (end == VMM_END_TARGET && last < FERRY_COMMITMENT) {
+		r->outcome = ferry_outcome_name(FERRY_DISCARDED);
+		r->owner = FERRY_SOURCE;
+	} else if (end == VMM_END_TARGET ? last == FERRY_ACTIVATION && !arbiter
+					 : last < (arbiter ? FERRY_STOP_AND_COPY : FERRY_COMMITMENT)) {
+		r->outcome = ferry_outcome_name(FERRY_LOST);
+		r->owner = FERRY_NONE;
+	}
+}
+
 /* The ends speak of the same VM: the one that ran on says more than the one that gave up. */
 static void settle(struct run_report *r)
 {
 	const struct ferry_result *s = result_of(r, VMM_END_SOURCE), *t = result_of(r, VMM_END_TARGET);
 	const struct ferry_result *says = s ? s : t;
 
+	if (only_end(r) >= 0 && !says) {
+		settle_dead(r, only_end(r));
+		return;
+	}
 	r->outcome = "lost";
 	r->owner = FERRY_NONE;
 	if (!says)
@@ -75,6 +105,11 @@ static const char *detail(const struct run_report *r)
 {
 	const struct ferry_result *s = result_of(r, VMM_END_SOURCE), *t = result_of(r, VMM_END_TARGET);
 
+	for (int end = 0; end < 2; end++) {
+		if (r->end[end].hung)
+			return end == VMM_END_SOURCE ? "the source had not ended two minutes after the target, and was killed" :
+						       "the target had not ended two minutes after the source, and was killed";
+	}
 	if (s && s->detail[0])
 		return s->detail;
 	return t ? t->detail : "";
@@ -142,7 +177,8 @@ static void say(struct run_report *r, enum verdict v, const char *text, const ch
 	snprintf(r->sentence, sizeof(r->sentence), "%s%s%s", text, *more ? ": " : ".", more);
 }
 
-static void judge_owner(struct run_report *r)
+/* Where the VM is, as far as whoever writes this can know. */
+static void where(const struct run_report *r, char *text, size_t cap)
 {
 	static const char *const by_owner[] = {
 		[FERRY_SOURCE] = "The VM went on at the source",
@@ -150,16 +186,41 @@ static void judge_owner(struct run_report *r)
 		[FERRY_NONE] = "The VM died with its host",
 		[FERRY_UNKNOWN] = "Who owns the VM is in doubt",
 	};
+	int only = only_end(r);
+	const char *end = only == VMM_END_TARGET ? "target" : "source", *stage;
+
+	snprintf(text, cap, "%s", by_owner[r->owner]);
+	if (only < 0)
+		return;
+	if (result_of(r, (enum vmm_end)only)) {
+		if (only == VMM_END_TARGET && r->owner == FERRY_SOURCE) /* all that a target knows */
+			snprintf(text, cap, "The VM is not here");
+		if (only == VMM_END_SOURCE && r->owner == FERRY_TARGET)
+			snprintf(text, cap, "The VM is the target's");
+		return;
+	}
+	stage = ferry_phase_name(r->end[only].last);
+	if (r->owner == FERRY_NONE)
+		snprintf(text, cap, "The VM died with the %s's process, in %s", end, stage);
+	else if (r->owner == FERRY_SOURCE)
+		snprintf(text, cap, "The target's process died in %s, before the VM could be its own: it is the source's", stage);
+	else
+		snprintf(text, cap, "The %s's process died in %s; which end has the VM cannot be known here", end, stage);
+}
+
+static void judge_owner(struct run_report *r)
+{
 	const struct kill_drill *k = &r->o->kill;
 	enum ferry_owner expected = expected_owner(r);
-	char text[256], drill[64];
+	bool died_alone = only_end(r) >= 0 && !result_of(r, (enum vmm_end)only_end(r));
+	char at[256], text[384], drill[64];
 
-	snprintf(text, sizeof(text), "%s", by_owner[r->owner]);
+	where(r, at, sizeof(at));
+	snprintf(text, sizeof(text), "%s", at);
 	if (k->who != KILL_NOBODY && drill_took_place(r))
-		snprintf(text, sizeof(text), "%s%s after %s", by_owner[r->owner], k->message ? "" : ", as it must",
-			 kill_text(drill, k));
-	if (r->owner == FERRY_UNKNOWN || !strcmp(r->outcome, ferry_outcome_name(FERRY_LOST)))
-		say(r, VERDICT_LOST, by_owner[r->owner], detail(r));
+		snprintf(text, sizeof(text), "%s%s after %s", at, k->message ? "" : ", as it must", kill_text(drill, k));
+	if (r->owner == FERRY_UNKNOWN || (!strcmp(r->outcome, ferry_outcome_name(FERRY_LOST)) && !died_alone))
+		say(r, VERDICT_LOST, at, detail(r));
 	else if (!drill_took_place(r))
 		say(r, VERDICT_NOT_AS_ASKED,
 		    k->message ? "The message that --kill names was never sent"
@@ -168,9 +229,9 @@ static void judge_owner(struct run_report *r)
 	else if (expected == FERRY_UNKNOWN || r->owner == expected)
 		say(r, VERDICT_OK, text, r->owner == FERRY_TARGET ? "" : detail(r));
 	else if (r->owner == FERRY_NONE)
-		say(r, VERDICT_LOST, by_owner[r->owner], detail(r));
+		say(r, VERDICT_LOST, at, detail(r));
 	else
-		say(r, VERDICT_NOT_AS_ASKED, by_owner[r->owner], detail(r));
+		say(r, VERDICT_NOT_AS_ASKED, at, detail(r));
 }
 
 void judge(struct run_report *r)

@@ -12,6 +12,7 @@
 
 #include "arbiter.h"
 #include "options_int.h"
+#include "meet.h"
 #include "util.h"
 #include "vmm/vmm.h"
 
@@ -107,8 +108,8 @@ const struct option_row option_rows[] = {
 	  "when to measure the bare machine beside it; once", .choices = floors },
 	{ "json", V_TEXT, ENDS | FLOOR | SWEEP | DOCTOR, AT(json), "a file name, - for standard output",
 	  "append one JSON object a line" },
-	{ "report-port", V_COUNT, SOURCE | TARGET, AT(report_port), "a port from 0 to 65535, 0 for none",
-	  "where the target listens for the source's results and tells its own; the port after the migration's", 0,
+	{ "report-port", V_COUNT, SOURCE | TARGET, AT(report_port), "a port from 0 to 65535, 0 for none, at the source 0 only",
+	  "where the target takes the source's results and tells its own, 0 for none; a free one, of which the source hears", 0,
 	  65535 },
 	{ "record", V_TEXT, ENDS | SWEEP, AT(record), "a file name",
 	  "write what happened as it happened, for rdma-migrate plot (docs/recording.md)" },
@@ -379,6 +380,24 @@ static int check_uri(const char *option, const char *uri)
 	return -EINVAL;
 }
 
+static int check_report_port(const struct options *o)
+{
+	char host[256];
+	uint16_t port;
+
+	if (!o->report_port)
+		return 0;
+	if (o->command == CMD_SOURCE) {
+		fprintf(stderr, "rdma-migrate: source takes --report-port 0 only: which port it is the target says; give --report-port %llu "
+			"to rdma-migrate target.\n", (unsigned long long)o->report_port);
+		return -EINVAL;
+	}
+	if (meet_split(o->listen, host, &port) || port != o->report_port)
+		return 0;
+	fprintf(stderr, "rdma-migrate: --report-port %u is the port of --listen; give another, or none: then a free one is taken.\n", port);
+	return -EINVAL;
+}
+
 /* What no single option can see. */
 int options_check(struct options *o)
 {
@@ -409,6 +428,8 @@ int options_check(struct options *o)
 			command_name(o->command), o->command == CMD_SOURCE ? "target" : "source");
 		return -EINVAL;
 	}
+	if (check_report_port(o))
+		return -EINVAL;
 	if (o->command == CMD_SOURCE)
 		return check_uri("to", o->to);
 	return o->command == CMD_TARGET ? check_uri("listen", o->listen) : check_uri("uri", o->uri);

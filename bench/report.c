@@ -45,6 +45,21 @@ static void head(FILE *out, const struct run_report *r)
 	fprintf(out, "\n");
 }
 
+/* All that a target alone knows of what the source did; nothing that it does not know is printed as 0. */
+static void target_alone(FILE *out, const struct run_report *r)
+{
+	const struct ferry_stats *t = target_stats(r);
+	char v[32];
+
+	row(out, "pages");
+	fprintf(out, "%s received\n", grouped(v, t->pages_sent));
+	row(out, "time");
+	fprintf(out, "pre-copy %.1f ms, post-copy %.1f, at the target", (double)t->precopy_us / 1000, (double)t->postcopy_us / 1000);
+	if (t->reconnects)
+		fprintf(out, "; reconnected %u times", t->reconnects);
+	fprintf(out, "\n");
+}
+
 static void rounds(FILE *out, const struct run_report *r)
 {
 	char a[32], b[32];
@@ -76,15 +91,15 @@ static void rounds(FILE *out, const struct run_report *r)
 static void stages(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *s = source_stats(r), *t = target_stats(r);
-	uint64_t stood = r->end[VMM_END_SOURCE].cpu.stood_us;
-	uint64_t sum = s->precopy_us + (stood ? stood : s->blackout.total_us + t->postcopy_us);
+	uint64_t stood = r->end[VMM_END_SOURCE].cpu.stood_us, postcopy = only_end(r) == VMM_END_SOURCE ? s->postcopy_us : t->postcopy_us;
+	uint64_t sum = s->precopy_us + (stood ? stood : s->blackout.total_us + postcopy);
 
 	fprintf(out, "%.1f ms: pre-copy %.1f, ", (double)s->elapsed_us / 1000, (double)s->precopy_us / 1000);
 	if (stood)
 		fprintf(out, "stopped for %.2f until it went on at the source", (double)stood / 1000);
 	else
 		fprintf(out, "blackout %.2f, post-copy %.1f", (double)s->blackout.total_us / 1000,
-			(double)t->postcopy_us / 1000);
+			(double)postcopy / 1000);
 	if (s->elapsed_us > sum)
 		fprintf(out, ", before and after %.1f", (double)(s->elapsed_us - sum) / 1000);
 }
@@ -159,8 +174,11 @@ static void cpu(FILE *out, const struct run_report *r)
 	const struct end_cost *s = &r->end[VMM_END_SOURCE].cpu, *t = &r->end[VMM_END_TARGET].cpu;
 
 	row(out, "cpu");
-	fprintf(out, "source %.0f ms, target %.0f ms, the guest's included", (double)s->run_us / 1000,
-		(double)t->run_us / 1000);
+	if (only_end(r) != VMM_END_TARGET)
+		fprintf(out, "source %.0f ms, ", (double)s->run_us / 1000);
+	if (only_end(r) != VMM_END_SOURCE)
+		fprintf(out, "target %.0f ms, ", (double)t->run_us / 1000);
+	fprintf(out, "the guest's included");
 	if (s->postcopy_us && t->postcopy_us)
 		fprintf(out, "; in post-copy %.1f and %.1f ms", (double)s->postcopy_us / 1000,
 			(double)t->postcopy_us / 1000);
@@ -185,10 +203,20 @@ static void proof(FILE *out, const struct run_report *r)
 
 void report_table(FILE *out, const struct run_report *r)
 {
+	int only = only_end(r);
+
 	head(out, r);
-	if (r->verdict != VERDICT_ENVIRONMENT) {
-		rounds(out, r);
-		times(out, r);
+	if (r->verdict == VERDICT_ENVIRONMENT) {
+		;
+	} else if (only >= 0 && !r->end[only].have_result) {
+		proof(out, r); /* what it had measured died with it */
+	} else {
+		if (only == VMM_END_TARGET) {
+			target_alone(out, r);
+		} else {
+			rounds(out, r);
+			times(out, r);
+		}
 		faults(out, r);
 		huge(out, r);
 		cpu(out, r);

@@ -24,6 +24,8 @@ enum verdict {
 /* What one end told, until it ended or was ended. */
 struct end_report {
 	bool begun, have_result, drilled; /* drilled: it entered the stage that --kill names */
+	bool hung;			  /* it was killed here, long after the other had ended */
+	enum ferry_phase last;		  /* the furthest stage up to activation that it entered */
 	struct ferry_result result;
 	struct end_cost cpu;
 	struct ferry_stats live;      /* the newest, for the progress line */
@@ -61,6 +63,8 @@ struct run_report {
 
 /* judge.c: fills outcome, owner, verdict and sentence. */
 void judge(struct run_report *r);
+/* The end that was here, where nothing is known of the other; -1: both are known. */
+int only_end(const struct run_report *r);
 /* The result of the end that knows most of the source's side or the target's; NULL when both died. */
 const struct ferry_stats *source_stats(const struct run_report *r);
 const struct ferry_stats *target_stats(const struct run_report *r);

@@ -38,7 +38,8 @@ struct child {
 struct run {
 	struct run_report *r;
 	struct record *record; /* NULL: none is kept */
-	struct peer peer;      /* of two machines: the other one */
+	struct meeting meeting;      /* of two machines: the other one */
+	int meet_err;	       /* why there will be none */
 	struct child child[2]; /* enum vmm_end */
 	bool observer_open;
 	bool tty;
@@ -74,9 +75,9 @@ static void take_event(struct run *x, int end, const struct msg *m)
 	case FERRY_EVENT_PHASE:
 		if (k->who != KILL_NOBODY && m->event.phase == k->stage)
 			r->end[end].drilled = true;
+		if (m->event.phase <= FERRY_ACTIVATION && m->event.phase > r->end[end].last)
+			r->end[end].last = m->event.phase;
 		x->reserved = x->reserved || m->event.phase == FERRY_RESERVATION;
-		if (r->o->command == CMD_SOURCE && m->event.phase == FERRY_RESERVATION)
-			peer_dial(&x->peer, r->o->to, r->o);
 		break;
 	case FERRY_EVENT_ROUND:
 		if (end == VMM_END_SOURCE && r->nrounds < ROUNDS_KEPT)
@@ -137,7 +138,7 @@ static void take_msg(struct run *x, int end, const struct msg *m)
 		r->end[end].drilled |= m->number != 0;
 		r->end[end].cpu = m->cpu;
 		c->ended = true;
-		if (end == VMM_END_SOURCE || !r->mutator[0])
+		if (m->text[0] && (end == VMM_END_SOURCE || !r->mutator[0])) /* who had the VM knows */
 			snprintf(r->mutator, sizeof(r->mutator), "%.15s", m->text);
 		break;
 	case MSG_PROOF:
@@ -146,6 +147,9 @@ static void take_msg(struct run *x, int end, const struct msg *m)
 		r->proof_err = m->number;
 		snprintf(r->mutator, sizeof(r->mutator), "%.15s", m->text);
 		x->proof_told = true;
+		break;
+	case MSG_OFFER:
+		meet_agree(&x->meeting, &m->offer);
 		break;
 	case MSG_ERROR:
 		snprintf(r->end[end].error, sizeof(r->end[end].error), "%s", m->text);
@@ -177,15 +181,18 @@ static void take_child(struct run *x, int end)
 static void pump(struct run *x, uint64_t until)
 {
 	uint64_t now = clock_ns();
-	int wait = until == NEVER ? -1 : until <= now ? 0 : (int)((until - now + 999999) / 1000000);
-	struct pollfd p[3] = {
+	int wait;
+	struct pollfd p[3 + MEET_FDS] = {
 		{ .fd = x->child[0].fd, .events = POLLIN },
 		{ .fd = x->child[1].fd, .events = POLLIN },
 		{ .fd = x->observer_open ? x->r->observer.fd : -1, .events = POLLIN },
 	};
 
-	if (poll(p, 3, wait) <= 0)
+	meet_poll(&x->meeting, p + 3, &until);
+	wait = until == NEVER ? -1 : until <= now ? 0 : (int)((until - now + 999999) / 1000000);
+	if (poll(p, 3 + MEET_FDS, wait) < 0)
 		return;
+	meet_step(&x->meeting, p + 3);
 	if (p[2].revents && observer_drain(&x->r->observer) <= 0)
 		x->observer_open = false;
 	for (int end = 0; end < 2; end++) {
@@ -295,7 +302,7 @@ static void spawn(struct run *x, int end, int pipe_fds[2])
 
 static void tell(struct run *x, int end, enum msg_type type, const char *text)
 {
-	struct msg m = { .type = type };
+	struct msg m = { .type = type, .offer = x->meeting.offer };
 
 	snprintf(m.text, sizeof(m.text), "%s", text);
 	if (x->child[end].fd >= 0 && msg_send(x->child[end].fd, &m))
@@ -311,11 +318,46 @@ static void add_query(char *uri, size_t cap, const char *asked)
 		snprintf(uri + strlen(uri), cap - strlen(uri), "%s", query);
 }
 
+/* Before anything moves: a port that was asked for is had, or nothing begins. */
+static bool prepare_meeting(struct run *x)
+{
+	const struct options *o = x->r->o;
+	char why[256];
+	int err = 0;
+
+	if (o->report_port_set && !o->report_port)
+		return true;
+	if (o->command == CMD_SOURCE)
+		meet_resolve(&x->meeting, o->to);
+	else if (o->command == CMD_TARGET)
+		err = meet_listen(&x->meeting, o->listen, (uint16_t)o->report_port);
+	if (!err)
+		return true;
+	if (o->report_port_set) {
+		snprintf(why, sizeof(why), "port %u for the results cannot be had: %s; give another --report-port, or none: then a free one is taken",
+			 (unsigned)o->report_port, strerror(-err));
+		fail_begin(x, VMM_END_TARGET, why);
+		return false;
+	}
+	x->meet_err = err; /* what keeps the results from being heard may keep the migration from it, in better words */
+	return true;
+}
+
+static void say_listening(const struct run *x, const char *uri)
+{
+	fprintf(stderr, "listening on %s\n", uri); /* the first line, so that a script can read it */
+	if (x->meet_err)
+		fprintf(stderr, "rdma-migrate: no results will be exchanged, no port can be had for them: %s.\n", strerror(-x->meet_err));
+}
+
 /* Up to both ends in ferry_run(). false: an end could not begin. */
 static bool begin(struct run *x)
 {
 	const struct options *o = x->r->o;
 	const char *uri = o->to;
+
+	if (!prepare_meeting(x))
+		return false;
 
 	if (o->command != CMD_TARGET) {
 		if (wait_until(x, source_runs, START_LIMIT))
@@ -333,17 +375,8 @@ static bool begin(struct run *x)
 		if (o->command == CMD_RUN)
 			add_query(x->child[VMM_END_TARGET].uri, sizeof(x->child[0].uri), o->uri);
 		uri = x->child[VMM_END_TARGET].uri;
-		if (o->command == CMD_TARGET && !x->r->end[VMM_END_TARGET].error[0]) {
-			int err = peer_await(&x->peer, uri, o);
-
-			/* The first line, so that a script can read it. */
-			fprintf(stderr, "listening on %s\n", uri);
-			if (err)
-				fprintf(stderr,
-					"rdma-migrate: no results will be exchanged, port %u cannot be had (%s); give "
-					"both ends another --report-port.\n",
-					x->peer.port, strerror(-err));
-		}
+		if (o->command == CMD_TARGET && !x->r->end[VMM_END_TARGET].error[0])
+			say_listening(x, uri);
 		if (x->r->end[VMM_END_TARGET].error[0])
 			return false;
 	}
@@ -379,8 +412,10 @@ static void prove(struct run *x)
 static void finish(struct run *x)
 {
 	for (int end = 0; end < 2; end++) {
-		if (x->ended_at && !x->child[end].ended)
-			kill(x->child[end].pid, SIGKILL); /* the other ended two minutes ago */
+		if (x->ended_at && !x->child[end].ended) { /* the other ended two minutes ago */
+			x->r->end[end].hung = true;
+			kill(x->child[end].pid, SIGKILL);
+		}
 		tell(x, end, MSG_QUIT, "");
 	}
 	if (wait_until(x, outputs_over, OTHER_LIMIT)) {
@@ -401,10 +436,10 @@ static void run(struct run_report *r, const struct options *o, struct record *re
 {
 	struct run x = { .r = r,
 			 .record = record,
-			 .peer = { .listener = -1, .fd = -1 },
 			 .child = { { .fd = -1, .ended = true }, { .fd = -1, .ended = true } } };
 	int fds[2];
 
+	meet_init(&x.meeting, o->command == CMD_TARGET ? VMM_END_TARGET : VMM_END_SOURCE);
 	if (pipe2(fds, O_CLOEXEC)) {
 		fail_begin(&x, VMM_END_SOURCE, "no pipe for the guest's output");
 		judge(r);
@@ -429,8 +464,8 @@ static void run(struct run_report *r, const struct options *o, struct record *re
 		report_progress_end(stderr);
 	close(fds[0]);
 	if (x.reserved)
-		peer_exchange(&x.peer, r, record);
-	peer_end(&x.peer);
+		peer_exchange(&x.meeting, r, record);
+	meet_end(&x.meeting);
 	judge(r);
 }
 

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include <errno.h>
 #include <inttypes.h>
-#include <linux/magic.h>
 #include <stdbool.h>
 #include <string.h>
-#include <sys/vfs.h>
 
 #include "config.h"
 #include "cure.h"
@@ -156,27 +154,6 @@ static int check_region(const struct ferry_region *r, size_t i, struct fail *f)
 	if ((r->flags & FERRY_REGION_SHARED) && (r->fd < 0 || r->fd_offset & mask))
 		return fail(f, -EINVAL, "region %u is shared memory with fd %d at offset %#" PRIx64
 			    "; it needs a memfd and a multiple of %lu", r->id, r->fd, r->fd_offset, mask + 1);
-	return 0;
-}
-
-/* A memfd of hugetlbfs called ordinary, or the other way round, would be found out in the middle of post-copy. */
-int config_files(const struct ferry_region *r, size_t n, struct fail *f)
-{
-	for (size_t i = 0; i < n; i++) {
-		struct statfs st;
-		unsigned long is = 4096, said = 1ul << r[i].page_shift;
-
-		if (!(r[i].flags & FERRY_REGION_SHARED))
-			continue;
-		if (fstatfs(r[i].fd, &st))
-			return fail_cure(f, CURE_REGION_FD, -errno, "fstatfs of fd %d of region %u", r[i].fd, r[i].id);
-		if (st.f_type == HUGETLBFS_MAGIC)
-			is = (unsigned long)st.f_bsize;
-		if (is != said)
-			return fail(f, is == 1ul << HUGE_SHIFT || is == 4096 ? -EINVAL : -EOPNOTSUPP,
-				    "fd %d of region %u has pages of %lu bytes, its page_shift %u says %lu; 12 and 21 (MFD_HUGETLB | "
-				    "MFD_HUGE_2MB) are what is moved", r[i].fd, r[i].id, is, r[i].page_shift, said);
-	}
 	return 0;
 }
 

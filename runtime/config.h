@@ -32,7 +32,5 @@ int config_load(struct ferry_config *ret, const struct ferry_config *cfg, struct
 int config_ops(struct ferry_ops *ret, const struct ferry_ops *ops, int is_source, struct fail *f);
 /* A source's own regions, or what a target's VMM made of the source's. */
 int config_regions(const struct ferry_region *r, size_t n, struct fail *f);
-/* And that the files of shared ones have pages as they say. */
-int config_files(const struct ferry_region *r, size_t n, struct fail *f);
 
 #endif

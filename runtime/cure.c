@@ -76,7 +76,7 @@ static const struct row table[] = {
 	{ CURE_UFFD_API, EOPNOTSUPP, "Linux 5.14 has it" },
 	BY_FILTER(CURE_UFFD_API, "the ioctl UFFDIO_API"),
 	{ CURE_UFFD_REGISTER, EINVAL, "guest RAM must be private anonymous memory or a memfd, of pages as its page_shift says" },
-	{ CURE_UFFD_REGISTER, EBUSY, "it is registered with another userfaultfd: end that one first" },
+	{ CURE_UFFD_REGISTER, EBUSY, "another userfaultfd has it (a tracker of writes too): unregister it there until the migration has ended" },
 	{ CURE_UFFD_REGISTER, EPERM, "its file must be open for writing and not sealed, and a seccomp filter let the ioctl UFFDIO_REGISTER through" },
 	{ CURE_UFFD_REGISTER, EACCES, "a seccomp filter or security policy refuses the ioctl UFFDIO_REGISTER" },
 	{ CURE_UFFD_REGISTER, ENOSYS, "a seccomp filter or security policy refuses the ioctl UFFDIO_REGISTER" },

@@ -15,6 +15,22 @@
 #include "uffd.h"
 
 #define DROP_VEC 512u
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+
+/* Linux 5.18 has an advice that drops memory whether it is locked or not. */
+static int drop_advice(void)
+{
+	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	bool has;
+
+	if (page == MAP_FAILED)
+		return MADV_DONTNEED;
+	has = !madvise(page, 4096, MADV_DONTNEED_LOCKED);
+	munmap(page, 4096);
+	return has ? MADV_DONTNEED_LOCKED : MADV_DONTNEED;
+}
 
 /*
  * Pages that the VMM has allocated already are mapped now, in one go: here, not one fault each as they arrive, and for the
@@ -64,6 +80,14 @@ static int open_region(struct place_region *r, const struct ferry_region *reg, b
 			 reg->len, reg->fd);
 }
 
+/* Dropping is tried where it can fail. What is allocated beforehand loses one page by that. */
+static int try_drop(const struct place *p, const struct place_region *r, struct fail *f)
+{
+	if (!madvise(r->vm, r->huge ? HUGE_BYTES : 4096, p->advice))
+		return 0;
+	return fail_cure(f, CURE_DROP, -errno, "memory of region %u at %p cannot be dropped", r->reg->id, (void *)r->vm);
+}
+
 int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, struct fail *f)
 {
 	int err = 0;
@@ -73,10 +97,15 @@ int place_open(struct place *p, const struct ferry_region *regions, size_t n, bo
 	if (!p->r)
 		return fail(f, -ENOMEM, "no memory for %zu regions", n);
 	reach_open(&p->reach);
+	p->advice = drop_advice();
 	while (p->n < n && !err) {
 		err = open_region(&p->r[p->n], &regions[p->n], pinned, f);
 		p->n++; /* what it has of one that failed is closed too */
 	}
+	/* Zero pages are made by dropping too, in any mode. */
+	for (size_t i = 0; i < n && !err && p->advice == MADV_DONTNEED; i++)
+		if (!p->r[i].huge && p->r[i].mapped)
+			err = try_drop(p, &p->r[i], f);
 	if (!err)
 		err = huge_ready(p, f);
 	if (err < 0)
@@ -149,7 +178,7 @@ int place_zero(struct place *p, const struct page_run *run, struct fail *f)
 	}
 	err = r->shared ? fallocate(r->reg->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 				    (off_t)(r->reg->fd_offset + off), (off_t)len) :
-			  madvise(r->vm + off, len, MADV_DONTNEED);
+			  madvise(r->vm + off, len, p->advice);
 	return err ? cannot_zero(r, run, errno, f) : 0;
 }
 
@@ -170,12 +199,12 @@ int place_drop(struct place *p, const struct page_set *set, struct fail *f)
 			huge_around(&run, &at);
 		v[n++] = (struct iovec){ r->vm + bytes(run.page), bytes(run.npages) };
 		if (n == DROP_VEC) {
-			err = reach_advise(&p->reach, v, n, MADV_DONTNEED);
+			err = reach_advise(&p->reach, v, n, p->advice);
 			n = 0;
 		}
 	}
 	if (!err && n)
-		err = reach_advise(&p->reach, v, n, MADV_DONTNEED);
+		err = reach_advise(&p->reach, v, n, p->advice);
 	return err < 0 ? fail_cure(f, CURE_DROP, err, "the residual pages cannot be dropped") : 0;
 }
 
@@ -187,17 +216,12 @@ static int poison_range(struct place *p, const struct place_region *r, uint8_t *
 
 	if (fd < 0)
 		return fd;
-	err = fd == p->uffd ? 0 : uffd_register(fd, at, len, r->shared, f);
-	if (!err) {
+	err = fd == p->uffd ? 0 : uffd_register(fd, at, len, r->shared);
+	if (!err)
 		err = uffd_poison(fd, at, len, &done);
-		if (err < 0)
-			fail(f, err, "a page of region %u that is lost at the source cannot be poisoned: %s", r->reg->id, strerror(-err));
-		if (fd != p->uffd)
-			uffd_unregister(fd, at, len);
-	}
 	if (fd != p->uffd)
-		close(fd);
-	return err;
+		close(fd); /* which unregisters it */
+	return err < 0 ? fail_cure(f, CURE_UFFD_REGISTER, err, "a page of region %u that is lost at the source cannot be poisoned", r->reg->id) : 0;
 }
 
 int place_poison(struct place *p, const struct page_run *run, struct fail *f)
@@ -209,9 +233,9 @@ int place_poison(struct place *p, const struct page_run *run, struct fail *f)
 	/* A file's hole would not be looked at when the VM migrates again, and the marker in the mapping be missed. */
 	if (r->shared && (err = reach_zero(r->alias + off, len)) < 0)
 		return cannot_zero(r, run, -err, f);
-	if (madvise(r->vm + off, len, MADV_DONTNEED))
-		return fail(f, -errno, "pages %" PRIu64 "+%u of region %u, which are lost at the source, cannot be dropped: %s; guest RAM "
-			    "must not be locked", run->page, run->npages, r->reg->id, strerror(errno));
+	if (madvise(r->vm + off, len, p->advice))
+		return fail_cure(f, CURE_DROP, -errno, "pages %" PRIu64 "+%u of region %u, which are lost at the source, cannot be dropped",
+				 run->page, run->npages, r->reg->id);
 	return poison_range(p, r, r->vm + off, len, f);
 }
 
@@ -224,6 +248,32 @@ unsigned place_kinds(const struct place *p)
 	return kinds;
 }
 
+static int register_region(int fd, const struct place_region *r, struct fail *f)
+{
+	int err = uffd_register(fd, r->vm, bytes(r->npages), r->shared);
+
+	if (!err)
+		return 0;
+	return fail_cure(f, CURE_UFFD_REGISTER, err, "userfaultfd does not take region %u, %zu bytes at %p", r->reg->id,
+			 bytes(r->npages), (void *)r->vm);
+}
+
+int place_try(struct place *p, struct fail *f)
+{
+	int fd = uffd_open(place_kinds(p), f), err = 0;
+
+	if (fd < 0)
+		return fd;
+	for (size_t i = 0; i < p->n && !err; i++) {
+		if (p->r[i].huge && !p->r[i].shared)
+			err = try_drop(p, &p->r[i], f);
+		if (!err)
+			err = register_region(fd, &p->r[i], f);
+	}
+	close(fd); /* which unregisters all */
+	return err;
+}
+
 int place_arm(struct place *p, struct fail *f)
 {
 	int err;
@@ -234,7 +284,7 @@ int place_arm(struct place *p, struct fail *f)
 	if (p->uffd < 0)
 		return p->uffd;
 	for (size_t i = 0; i < p->n; i++) {
-		err = uffd_register(p->uffd, p->r[i].vm, bytes(p->r[i].npages), p->r[i].shared, f);
+		err = register_region(p->uffd, &p->r[i], f);
 		if (err < 0)
 			return err;
 		p->r[i].registered = true;

@@ -45,6 +45,7 @@ struct place {
 	bool poisons;	/* place_poison() will be called, perhaps */
 	bool pinned;	/* pages must not be discarded: the transport holds them */
 	struct reach reach;
+	int advice;	/* MADV_DONTNEED, or what drops locked memory too */
 	const uint8_t *zeros; /* 2 MiB, where any region is huge; not backed by memory */
 };
 
@@ -61,6 +62,8 @@ int place_zero(struct place *p, const struct page_run *run, struct fail *f);
 int place_drop(struct place *p, const struct page_set *set, struct fail *f);
 /* Between the last put and load: who touches these pages, whole huge ones, gets SIGBUS, for good. What they held is gone. */
 int place_poison(struct place *p, const struct page_run *run, struct fail *f);
+/* Everything that post-copy will ask of the kernel is asked once. Before pages arrive; needs userfaultfd. */
+int place_try(struct place *p, struct fail *f);
 /* Faults in all regions come to p->uffd. */
 int place_arm(struct place *p, struct fail *f);
 

@@ -114,15 +114,8 @@ int huge_open(struct place_region *r, bool pinned, struct fail *f)
 
 int huge_ready(struct place *p, struct fail *f)
 {
-	unsigned kinds = place_kinds(p);
-	int fd;
-
-	if (!(kinds & UFFD_HUGE))
+	if (!(place_kinds(p) & UFFD_HUGE))
 		return 0;
-	fd = uffd_open(kinds, f);
-	if (fd < 0)
-		return fd;
-	close(fd);
 	p->zeros = mmap(NULL, HUGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (p->zeros != MAP_FAILED)
 		return 0;

@@ -187,7 +187,7 @@ int populated_by_continue(struct page_set *set, uint32_t idx, const struct ferry
 	if (map == MAP_FAILED)
 		return -errno;
 	fd = uffd_open(UFFD_SHARED | UFFD_HUGE, &f);
-	err = fd < 0 ? fd : uffd_register(fd, map, reg->len, true, &f);
+	err = fd < 0 ? fd : uffd_register(fd, map, reg->len, true);
 	while (!err && at < reg->len) {
 		size_t done;
 

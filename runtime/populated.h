@@ -13,6 +13,9 @@ struct ferry_region;
  * swapped, not the zero page) or, before Linux 6.7, by /proc/self/pagemap. *count: pages of 4 KiB added. Reads no
  * page, but those of hugetlbfs where there is no userfaultfd. -errno; above 0: done in a slower way, because the quick one is
  * refused with this errno.
+ *
+ * What it leaves out is zero because mapping_check() has let the region pass: it is private, anonymous and filled by
+ * nobody else, or a shared mapping of that very file.
  */
 int populated_pages(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
 

@@ -13,10 +13,10 @@
 #include "collapse.h"
 #include "config.h"
 #include "link.h"
+#include "mapping.h"
 #include "session.h"
 #include "source.h"
 #include "target.h"
-#include "uffd.h"
 
 #define LOG_END_MAX 40 /* " end=... session=..." */
 #define LOG_HEAD_MAX 320
@@ -137,7 +137,7 @@ static int take_regions(struct ferry_session *s, const struct ferry_vm *vm)
 	int err = config_regions(vm->regions, vm->nregions, &s->fail);
 
 	if (!err)
-		err = config_files(vm->regions, vm->nregions, &s->fail);
+		err = mapping_files(vm->regions, vm->nregions, &s->fail);
 	if (err < 0)
 		return err;
 	s->regions = malloc(vm->nregions * sizeof(*s->regions));
@@ -150,17 +150,6 @@ static int take_regions(struct ferry_session *s, const struct ferry_vm *vm)
 		s->param.copies |= s->regions[i].page_shift != 12;
 	}
 	return source_init(s);
-}
-
-/* A target finds out now, not in the blackout, whether it may use userfaultfd. */
-static int probe_userfaultfd(struct ferry_session *s)
-{
-	int fd = uffd_open(UFFD_SHARED, &s->fail);
-
-	if (fd < 0)
-		return fd;
-	close(fd);
-	return 0;
 }
 
 static int open_fds(struct ferry_session *s)
@@ -194,14 +183,18 @@ static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const stru
 					 .poll_us = s->cfg.poll_us,
 					 .bandwidth = s->cfg.bandwidth,
 					 .slower = session_slower,
-					 .slower_arg = s };
+					 .slower_arg = s,
+					 .addrs = &s->addrs,
+					 .woken = link_woken,
+					 .woken_arg = s,
+					 .wake_fd = s->wake_fd };
 	if (s->cfg.flags & FERRY_CONFIG_DRILL) {
 		s->chaos = xport_chaos_new(wire_type_of);
 		if (!s->chaos)
 			return fail(&s->fail, -ENOMEM, "no memory for the drill filter");
 		s->param.chaos = s->chaos;
 	}
-	return s->is_source ? take_regions(s, &v) : probe_userfaultfd(s);
+	return s->is_source ? take_regions(s, &v) : 0;
 }
 
 static int make(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg, bool source)
@@ -421,6 +414,7 @@ FERRY_API void ferry_free(struct ferry_session *s)
 		target_destroy(s);
 	stream_destroy(&s->stream);
 	xport_chaos_free(s->chaos);
+	xport_addrs_free(s->addrs);
 	if (s->wake_fd >= 0)
 		close(s->wake_fd);
 	if (s->pulse_fd >= 0)

@@ -74,6 +74,7 @@ struct target_state {
 	struct wire_hello hello; /* what the source asked for */
 	struct wire_switchover switchover;
 	bool reserved; /* reserve was called: discard will be */
+	bool no_postcopy; /* not possible here, and not asked for: mode auto */
 	bool armed;
 	bool pulling; /* the crew is the pull's; else it lands what is put */
 	uint64_t least_left; /* pages that the source had still to put in this round, + 1; 0: it has not said */
@@ -115,6 +116,7 @@ struct ferry_session {
 	struct xport_link *pending;	 /* target: a newer generation has connected */
 	struct xport_chan *ctl;
 	struct chaos *chaos;
+	struct xport_addrs *addrs; /* source: the target's, since it was looked for first */
 	struct xport_param param;
 	uint32_t generation;
 	uint32_t channels; /* of the first link; a later one has as many */
@@ -152,6 +154,7 @@ struct ferry_session {
 	struct ferry_stream stream; /* source: being sent; target: being received */
 	bool peer_can_hold;
 	bool peer_can_poison;
+	bool peer_no_postcopy; /* RESERVED said so */
 	bool peer_known;  /* source: a handshake has succeeded before */
 	int arbiter_err;  /* of the last time that it was asked */
 	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */

@@ -16,6 +16,7 @@
 
 #include "batch.h"
 #include "link.h"
+#include "mapping.h"
 #include "poison.h"
 #include "populated.h"
 #include "probe.h"
@@ -159,6 +160,8 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	err = s->link->ops->fits(s->link, s->pages_total << 12);
 	if (err < 0)
 		return fail(&s->fail, err, "%s", link_why(s, err));
+	if ((err = mapping_check(s->regions, s->nregions, false, &s->fail)) < 0)
+		return err;
 	if (s->ops.needs && (err = STREAM_OP(s, needs, &s->stream)) < 0)
 		return err;
 	if (!(err = source_send_state(s)) && !(err = send_map(s)))
@@ -171,8 +174,15 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 			    WIRE_RESERVED_FLAGS);
 	if (!!(r.flags & WIRE_TARGET_ARBITER) != !!s->ops.arbiter)
 		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "source" : "target");
+	if (r.flags & WIRE_NO_POSTCOPY && s->cfg.mode != FERRY_MODE_AUTO)
+		return fail(&s->fail, -EPROTO, "the target's RESERVED does without post-copy, which is for mode auto; this is %s",
+			    ferry_mode_name(s->cfg.mode));
 	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
 	s->peer_can_poison = r.flags & WIRE_TARGET_POISON;
+	s->peer_no_postcopy = r.flags & WIRE_NO_POSTCOPY;
+	if (s->peer_no_postcopy)
+		session_log(s, 4, "the target cannot do post-copy, its log says why; this migration is stop-and-copy only",
+			    "no-postcopy");
 	*next = FERRY_PRECOPY;
 	return take_offer(s, &m);
 }
@@ -251,9 +261,9 @@ static int send_round(struct ferry_session *s, unsigned round)
 
 static bool postcopy_ok(const struct ferry_session *s)
 {
-	if (s->cfg.commit_at == FERRY_COMMIT_AT_SWITCHOVER)
-		return true;
-	return s->peer_can_hold;
+	if (s->peer_no_postcopy)
+		return false;
+	return s->cfg.commit_at == FERRY_COMMIT_AT_SWITCHOVER || s->peer_can_hold;
 }
 
 static void ask_policy(struct ferry_session *s, struct policy_result *v)

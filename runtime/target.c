@@ -14,6 +14,7 @@
 
 #include "config.h"
 #include "link.h"
+#include "mapping.h"
 #include "poison.h"
 #include "pull.h"
 #include "residue.h"
@@ -116,7 +117,7 @@ static int call_reserve(struct ferry_session *s)
 	if (err < 0)
 		return op_stream_result(s, "reserve", err);
 	err = config_regions(s->regions, s->nregions, &s->fail);
-	return err ? err : config_files(s->regions, s->nregions, &s->fail);
+	return err ? err : mapping_check(s->regions, s->nregions, true, &s->fail);
 }
 
 static int make_sets(struct ferry_session *s)
@@ -182,12 +183,30 @@ int target_lend(struct ferry_session *s, bool all)
 	return offered(s, err);
 }
 
+/* Found out here rather than after all of pre-copy. In mode auto the source is told, and does without post-copy. */
+static int try_postcopy(struct ferry_session *s)
+{
+	struct fail why = { 0 };
+	int err;
+
+	if (s->tgt.hello.mode == FERRY_MODE_STOP_AND_COPY)
+		return 0;
+	err = place_try(&s->tgt.place, &why);
+	if (err < 0 && s->tgt.hello.mode == FERRY_MODE_POSTCOPY)
+		return fail(&s->fail, err, "%s", fail_text(&why));
+	s->tgt.no_postcopy = err < 0;
+	if (err < 0)
+		session_log(s, 4, fail_text(&why), "no-postcopy errno=%d", -err);
+	return 0;
+}
+
 /* Nothing but the link can refuse any more: what the source's VMM hears of stays true. */
 static int say_reserved(struct ferry_session *s)
 {
 	struct wire_reserved r = { .flags = (s->ops.output_hold ? WIRE_CAN_HOLD : 0) |
 					    (s->ops.arbiter ? WIRE_TARGET_ARBITER : 0) |
-					    (s->tgt.place.poisons ? WIRE_TARGET_POISON : 0) };
+					    (s->tgt.place.poisons ? WIRE_TARGET_POISON : 0) |
+					    (s->tgt.no_postcopy ? WIRE_NO_POSTCOPY : 0) };
 	int err = 0;
 
 	stream_destroy(&s->stream);
@@ -215,6 +234,8 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 		err = make_sets(s);
 	if (!err)
 		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link->caps & XPORT_PINS, &s->fail);
+	if (!err)
+		err = try_postcopy(s);
 	if (err)
 		return err;
 	s->tgt.place.poisons = s->peer_can_poison && poison_able(s);

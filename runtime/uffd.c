@@ -57,15 +57,37 @@ int uffd_open(unsigned kinds, struct fail *f)
 					       "its first version");
 }
 
-int uffd_register(int fd, void *addr, size_t len, bool shared, struct fail *f)
+int uffd_register(int fd, void *addr, size_t len, bool shared)
 {
 	struct uffdio_register r = { .range = { (uintptr_t)addr, len },
 				     .mode = UFFDIO_REGISTER_MODE_MISSING |
 					     (shared ? UFFDIO_REGISTER_MODE_MINOR : 0) };
 
-	if (ioctl(fd, UFFDIO_REGISTER, &r) == 0)
-		return 0;
-	return fail_cure(f, CURE_UFFD_REGISTER, -errno, "userfaultfd does not take %zu bytes at %p", len, addr);
+	return ioctl(fd, UFFDIO_REGISTER, &r) ? -errno : 0;
+}
+
+int uffd_open_to_ask(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY), err;
+
+	if (fd < 0 && errno == EINVAL) /* before Linux 5.11 */
+		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (fd < 0)
+		return -errno;
+	if (ioctl(fd, UFFDIO_API, &api) == 0)
+		return fd;
+	err = -errno;
+	close(fd);
+	return err;
+}
+
+/* The kernel looks at the destination first: ENOENT, where no userfaultfd has it. Nothing is ever copied. */
+bool uffd_has(int fd, void *addr, size_t len, const void *unreadable)
+{
+	struct uffdio_copy c = { .dst = (uintptr_t)addr, .src = (uintptr_t)unreadable, .len = len };
+
+	return !(ioctl(fd, UFFDIO_COPY, &c) < 0 && errno == ENOENT);
 }
 
 int uffd_unregister(int fd, void *addr, size_t len)

@@ -21,7 +21,13 @@ struct fail;
 /* A non-blocking descriptor with what the region kinds (UFFD_*) need, or -EPERM/-EOPNOTSUPP and what to do about it. */
 int uffd_open(unsigned kinds, struct fail *f);
 /* Faults on absent pages; shared: also on pages that are in the page cache but not mapped (minor). */
-int uffd_register(int fd, void *addr, size_t len, bool shared, struct fail *f);
+int uffd_register(int fd, void *addr, size_t len, bool shared);
+/*
+ * To ask who has a mapping: a descriptor that serves nothing, which needs no privilege; -errno. uffd_has() says whether any
+ * userfaultfd has the mapping at addr. len: a page of it; unreadable: as much memory that nobody can read.
+ */
+int uffd_open_to_ask(void);
+bool uffd_has(int fd, void *addr, size_t len, const void *unreadable);
 int uffd_unregister(int fd, void *addr, size_t len);
 /* Addresses of faults, at most max; the count, 0 when there is none now, or -errno. */
 int uffd_read(int fd, uint64_t *addr, unsigned max);

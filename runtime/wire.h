@@ -128,7 +128,8 @@ _Static_assert(sizeof(struct page_run) == 16, "");
 #define WIRE_CAN_HOLD 1u
 #define WIRE_TARGET_ARBITER 2u
 #define WIRE_TARGET_POISON 4u
-#define WIRE_RESERVED_FLAGS (WIRE_CAN_HOLD | WIRE_TARGET_ARBITER | WIRE_TARGET_POISON)
+#define WIRE_NO_POSTCOPY 8u /* mode auto only */
+#define WIRE_RESERVED_FLAGS (WIRE_CAN_HOLD | WIRE_TARGET_ARBITER | WIRE_TARGET_POISON | WIRE_NO_POSTCOPY)
 struct wire_reserved { /* the target's offer follows, as sections */
 	uint32_t flags;
 	uint32_t reserved;

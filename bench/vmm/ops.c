@@ -445,6 +445,20 @@ int vmm_arbiter(void *arg, const uint8_t session[16], enum ferry_owner want, enu
 	return vm->cfg.arbiter(vm->cfg.ctx, session, want, is);
 }
 
+int vmm_offer(void *arg, struct ferry_stream *out)
+{
+	struct vmm *vm = arg;
+
+	return vm->cfg.offer(vm->cfg.ctx, out);
+}
+
+int vmm_offered(void *arg, struct ferry_stream *in)
+{
+	struct vmm *vm = arg;
+
+	return vm->cfg.offered(vm->cfg.ctx, in);
+}
+
 const struct ferry_ops *vmm_ops(void)
 {
 	static const struct ferry_ops ops = {

@@ -153,6 +153,7 @@ void vcpus_resume(struct vmm *vm)
 {
 	pthread_mutex_lock(&vm->lock);
 	vm->pace_generation++;
+	atomic_store(&vm->ran, true);
 	atomic_store(&vm->want, WANT_RUN);
 	pthread_cond_broadcast(&vm->kick);
 	pthread_mutex_unlock(&vm->lock);

@@ -253,6 +253,8 @@ const char *vmm_mutator(struct vmm *vm)
 {
 	uint64_t stamps = 0, granted = 0;
 
+	if (!atomic_load(&vm->ran))
+		return "";
 	if (vm->backend == BACKEND_HOST)
 		return "host-thread";
 	for (uint32_t i = 0; i < vm->nvcpus; i++) {

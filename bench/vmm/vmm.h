@@ -61,6 +61,9 @@ struct vmm_config {
 	void (*log)(void *ctx, int level, const char *line);	/* optional: ferry_ops.log */
 	/* optional: what vmm_arbiter() asks */
 	int (*arbiter)(void *ctx, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is);
+	/* optional: what vmm_offer() and vmm_offered() call */
+	int (*offer)(void *ctx, struct ferry_stream *out);
+	int (*offered)(void *ctx, struct ferry_stream *in);
 };
 
 /* One numbered output, as the observer reads it: whole records, in order for each stream. */
@@ -106,10 +109,13 @@ int vmm_start(struct vmm *vm);
 /* Stops whatever runs and frees all; NULL is fine. After ferry_free(). */
 void vmm_destroy(struct vmm *vm);
 
-/* Every op but arbiter; copy the table to change it. The vm handed to the ops is the struct vmm. */
+/* Every op but arbiter, offer and offered; copy the table to change it. The vm handed to the ops is the struct vmm. */
 const struct ferry_ops *vmm_ops(void);
 /* For .arbiter in a copy of them, where vmm_config.arbiter is set. */
 int vmm_arbiter(void *vm, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is);
+/* The same for .offer and .offered. */
+int vmm_offer(void *vm, struct ferry_stream *out);
+int vmm_offered(void *vm, struct ferry_stream *in);
 /* The RAM: region 0 is the low 16 MiB (page tables, code, counters), region 1 the data. */
 size_t vmm_regions(struct vmm *vm, const struct ferry_region **ret);
 
@@ -129,7 +135,7 @@ int vmm_set_working_set(struct vmm *vm, uint64_t bytes);
 /* Any thread. */
 void vmm_get_stats(struct vmm *vm, struct vmm_stats *st);
 /*
- * Any thread: "kvm-native", "kvm-nested" (native too, but below another hypervisor's SVM or VMX), "kvm-emulated" or
+ * Any thread: "" where no guest has run at this end; else "kvm-native", "kvm-nested" (native too, but below another hypervisor's SVM or VMX), "kvm-emulated" or
  * "host-thread"; judged by what has run so far at this end.
  */
 const char *vmm_mutator(struct vmm *vm);

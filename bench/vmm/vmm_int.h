@@ -117,6 +117,7 @@ struct vmm {
 	pthread_cond_t kick; /* to the vCPU threads: want or the pace changed */
 	pthread_cond_t ack;  /* from them: parked */
 	_Atomic int want;
+	_Atomic bool ran; /* here, for however short a time */
 	_Atomic uint64_t rate;
 	_Atomic uint64_t slice;	  /* pages of each vCPU's slice */
 	uint32_t slice_changes;	  /* lock */

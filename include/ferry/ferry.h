@@ -71,7 +71,7 @@ enum ferry_hold_action {
 	FERRY_HOLD_COMMIT    /* hold_limit_us passed: commit early, the source becomes a page server */
 };
 
-#define FERRY_REGION_SHARED 1u /* a memfd mapped MAP_SHARED; else private anonymous memory */
+#define FERRY_REGION_SHARED 1u /* fd mapped MAP_SHARED: a memfd, or a file on tmpfs or hugetlbfs; else private anonymous memory */
 /*
  * Backed by transparent huge pages: reserve sees the flag and advises the kernel for its mapping, and at the end,
  * while the VM runs, the target collapses what arrived in small pages (page_shift 12 only; docs/embedding.md).
@@ -79,8 +79,17 @@ enum ferry_hold_action {
 #define FERRY_REGION_THP 2u
 
 /*
- * One piece of guest RAM. Regions do not overlap; gpa, len, hva and fd_offset are multiples of the page size. Memory
- * of hugetlbfs is not mapped MAP_NORESERVE at the target: what arrives must find a page.
+ * One piece of guest RAM. Regions overlap neither in gpa nor in hva nor in their file; gpa, len, hva and fd_offset are
+ * multiples of the page size. In the reservation both ends compare every region with the kernel's account of the
+ * mapping and refuse what differs: all of it is mapped readable and writable; it is private anonymous memory, or a
+ * MAP_SHARED mapping of fd at fd_offset, where fd is a memfd or a file on tmpfs or hugetlbfs and long enough; no other
+ * userfaultfd serves its missing or minor faults (write protection for tracking is fine). At the target also: fd is
+ * open for writing and not sealed against it, a tmpfs with a limit has room for all of it, private memory of hugetlbfs
+ * is not mapped MAP_NORESERVE.
+ *
+ * What the kernel cannot tell is the embedder's promise: from ferry_run() until it returns the mappings and the length of
+ * the file stay as they are (madvise() that frees, as a balloon's, is a write that dirty_fetch reports), and where fd is
+ * shared, nobody fills it through another mapping except where dirty_fetch reports that too.
  */
 struct ferry_region {
 	uint64_t gpa;	     /* guest physical address, bytes */
@@ -310,7 +319,7 @@ struct ferry_result {
 
 /*
  * One end of a migration. vm and cfg are copied (regions too), ops and what they point to must outlive the
- * session; cfg may be NULL. -EINVAL, -EOPNOTSUPP (userfaultfd missing, region kind), -ENOMEM; *ret is then
+ * session; cfg may be NULL. -EINVAL, -EOPNOTSUPP (region kind), -ENOMEM; *ret is then
  * a session whose ferry_run() was refused: NULL, and the sentence goes to ops->log (level 3, text="...").
  */
 int ferry_source(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg);

@@ -115,7 +115,8 @@ static const struct row rows[] = {
 	{ WIRE_MAP, E(wire_map, wire_region, gpa), 0x100000001000 - 1, -EINVAL, "at 0x100000000fff" },
 	{ WIRE_MAP, E(wire_map, wire_region, len), MAX - 4095, -EINVAL, "is 0xfffffffffffff000 bytes" },
 
-	{ WIRE_RESERVED, F(wire_reserved, flags), 9, -EPROTO, "RESERVED has flags 0x9" },
+	{ WIRE_RESERVED, F(wire_reserved, flags), 9, -EPROTO, "RESERVED does without post-copy, which is for mode auto" },
+	{ WIRE_RESERVED, F(wire_reserved, flags), 17, -EPROTO, "RESERVED has flags 0x11" },
 	{ WIRE_RESERVED, F(wire_reserved, reserved), 8, -EPROTO, "RESERVED has 0x8 in a reserved field" },
 
 	{ WIRE_RESERVED, sizeof(struct wire_reserved) + 8, 8, MAX, -EPROTO, "says 18446744073709551615 bytes" }, /* the offer */

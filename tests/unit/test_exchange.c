@@ -130,6 +130,24 @@ Test(exchange, a_result_without_a_stage)
 	refused("{\"end\":{\"have_result\":true,\"outcome\":0,\"owner\":1}}");
 }
 
+static void session_is_refused(const char *session)
+{
+	char json[256];
+
+	snprintf(json, sizeof(json), "{\"end\":{\"have_result\":true,\"outcome\":0,\"owner\":1,\"phase\":1%s%s%s}}",
+		 session ? ",\"session\":\"" : "", session ? session : "", session ? "\"" : "");
+	refused(json);
+}
+
+Test(exchange, a_session_that_is_no_name_of_one)
+{
+	session_is_refused(NULL);
+	session_is_refused("");
+	session_is_refused("0123456789abcdef0123456789abcde");
+	session_is_refused("0123456789abcdef0123456789abcdef0");
+	session_is_refused("0123456789abcdef0123456789abcdeg");
+}
+
 Test(exchange, a_guest_beyond_all_limits)
 {
 	refused("{\"end\":{},\"asked\":{\"memory\":\"9999G\"}}");

@@ -9,9 +9,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "config.h"
 #include "fail.h"
 #include "hugepool.h"
+#include "mapping.h"
 #include "place.h"
 #include "populated.h"
 #include "uffd.h"
@@ -334,18 +334,19 @@ Test(huge_files, must_have_pages_as_said)
 	struct ferry_region r = region(true);
 	struct fail f = { 0 };
 
-	cr_assert_eq(config_files(&r, 1, NULL), 0);
+	cr_assert_eq(mapping_files(&r, 1, NULL), 0);
 	r.page_shift = 12;
-	cr_assert_eq(config_files(&r, 1, &f), -EINVAL);
+	cr_assert_eq(mapping_files(&r, 1, &f), -EINVAL);
 	cr_assert(strstr(fail_text(&f), "has pages of 2097152 bytes, its page_shift 12 says 4096"), "%s",
 		  fail_text(&f));
 	fail_reset(&f);
 	r.fd = memfd_create("small", MFD_CLOEXEC);
-	cr_assert_eq(config_files(&r, 1, NULL), 0);
+	cr_assert_eq(ftruncate(r.fd, (off_t)(r.fd_offset + r.len)), 0);
+	cr_assert_eq(mapping_files(&r, 1, NULL), 0);
 	r.page_shift = 21;
-	cr_assert_eq(config_files(&r, 1, &f), -EINVAL);
+	cr_assert_eq(mapping_files(&r, 1, &f), -EINVAL);
 	cr_assert(strstr(fail_text(&f), "has pages of 4096 bytes, its page_shift 21 says 2097152"), "%s",
 		  fail_text(&f));
 	r.fd = 9999;
-	cr_assert_eq(config_files(&r, 1, NULL), -EBADF);
+	cr_assert_eq(mapping_files(&r, 1, NULL), -EBADF);
 }

@@ -159,3 +159,93 @@ Test(judge, an_end_that_could_not_begin)
 	cr_expect_eq(r.verdict, VERDICT_ENVIRONMENT);
 	cr_expect_str_eq(r.sentence, "The source could not begin: no memory");
 }
+
+/* --- one end of two machines that has not heard of the other --- */
+
+struct alone {
+	const char *name;
+	enum command command;
+	int outcome, owner; /* DEAD: its process died, when it had come to this stage */
+	enum ferry_phase last;
+	bool arbiter;
+	struct kill_drill kill;
+	/* what must come out */
+	enum verdict verdict;
+	enum ferry_owner owned;
+	const char *reads, *says;
+};
+
+static const struct alone alones[] = {
+	{ "a target that has it", CMD_TARGET, FERRY_MIGRATED, FERRY_TARGET, .verdict = VERDICT_OK, .owned = FERRY_TARGET,
+	  .reads = "migrated", .says = "The VM runs at the target." },
+	{ "a source that was told so", CMD_SOURCE, FERRY_MIGRATED, FERRY_TARGET, .verdict = VERDICT_OK, .owned = FERRY_TARGET,
+	  .reads = "migrated", .says = "The VM is the target's." },
+	{ "a target that discarded it", CMD_TARGET, FERRY_DISCARDED, FERRY_SOURCE, .verdict = VERDICT_NOT_AS_ASKED,
+	  .owned = FERRY_SOURCE, .reads = "discarded", .says = "The VM is not here." },
+	{ "a target that refused", CMD_TARGET, FERRY_REFUSED, FERRY_SOURCE, .verdict = VERDICT_NOT_AS_ASKED,
+	  .owned = FERRY_SOURCE, .reads = "refused", .says = "The VM is not here." },
+	{ "a source that fell back", CMD_SOURCE, FERRY_FELL_BACK, FERRY_SOURCE, .verdict = VERDICT_NOT_AS_ASKED,
+	  .owned = FERRY_SOURCE, .reads = "fell-back", .says = "The VM went on at the source." },
+	{ "a target in doubt", CMD_TARGET, FERRY_IN_DOUBT, FERRY_UNKNOWN, .verdict = VERDICT_LOST, .owned = FERRY_UNKNOWN,
+	  .reads = "in-doubt", .says = "Who owns the VM is in doubt." },
+	{ "a page server's target", CMD_TARGET, FERRY_LOST, FERRY_TARGET, .verdict = VERDICT_LOST, .owned = FERRY_TARGET,
+	  .reads = "lost", .says = "" },
+	{ "a target died in pre-copy", CMD_TARGET, DEAD, 0, FERRY_PRECOPY, .verdict = VERDICT_NOT_AS_ASKED, .owned = FERRY_SOURCE,
+	  .reads = "discarded", .says = "The target's process died in pre-copy, before the VM could be its own: it is the source's." },
+	{ "a target was killed in post-copy", CMD_TARGET, DEAD, 0, FERRY_POSTCOPY, .kill = TARGET_AT(FERRY_POSTCOPY),
+	  .verdict = VERDICT_OK, .owned = FERRY_SOURCE, .reads = "discarded", .says = "as it must after target@post-copy." },
+	{ "a target died in commitment", CMD_TARGET, DEAD, 0, FERRY_COMMITMENT, .verdict = VERDICT_LOST, .owned = FERRY_UNKNOWN,
+	  .reads = "in-doubt", .says = "died in commitment; which end has the VM cannot be known here." },
+	{ "a target died with its VM", CMD_TARGET, DEAD, 0, FERRY_ACTIVATION, .verdict = VERDICT_LOST, .owned = FERRY_NONE,
+	  .reads = "lost", .says = "The VM died with the target's process, in activation." },
+	{ "an arbiter may give it back", CMD_TARGET, DEAD, 0, FERRY_ACTIVATION, .arbiter = true, .verdict = VERDICT_LOST,
+	  .owned = FERRY_UNKNOWN, .reads = "in-doubt", .says = "cannot be known here." },
+	{ "no arbiter gives it to a target that died early", CMD_TARGET, DEAD, 0, FERRY_POSTCOPY, .arbiter = true,
+	  .verdict = VERDICT_NOT_AS_ASKED, .owned = FERRY_SOURCE, .reads = "discarded", .says = "it is the source's." },
+	{ "a source died with its VM", CMD_SOURCE, DEAD, 0, FERRY_PRECOPY, .verdict = VERDICT_LOST, .owned = FERRY_NONE,
+	  .reads = "lost", .says = "The VM died with the source's process, in pre-copy." },
+	{ "a source was killed with its VM", CMD_SOURCE, DEAD, 0, FERRY_POSTCOPY, .kill = SOURCE_AT(FERRY_POSTCOPY),
+	  .verdict = VERDICT_OK, .owned = FERRY_NONE, .reads = "lost", .says = "as it must after source@post-copy." },
+	{ "a source died in commitment", CMD_SOURCE, DEAD, 0, FERRY_COMMITMENT, .verdict = VERDICT_LOST, .owned = FERRY_UNKNOWN,
+	  .reads = "in-doubt", .says = "The source's process died in commitment; which end has the VM cannot be known here." },
+	{ "an arbiter may have given it away", CMD_SOURCE, DEAD, 0, FERRY_STOP_AND_COPY, .arbiter = true, .verdict = VERDICT_LOST,
+	  .owned = FERRY_UNKNOWN, .reads = "in-doubt", .says = "cannot be known here." },
+	{ "not before the VM stood still", CMD_SOURCE, DEAD, 0, FERRY_PRECOPY, .arbiter = true, .verdict = VERDICT_LOST,
+	  .owned = FERRY_NONE, .reads = "lost", .says = "The VM died with the source's process" },
+};
+
+Test(judge, an_end_alone_says_what_it_knows)
+{
+	static struct run_report r;
+
+	for (size_t i = 0; i < sizeof(alones) / sizeof(*alones); i++) {
+		const struct alone *a = &alones[i];
+		enum vmm_end end = a->command == CMD_TARGET ? VMM_END_TARGET : VMM_END_SOURCE;
+		struct options o = { .command = a->command, .kill = a->kill, .repeat = 1, .arbiter = a->arbiter ? "file:/x" : NULL };
+
+		memset(&r, 0, sizeof(r));
+		r.o = &o;
+		r.end[end].last = a->last;
+		tell(&r.end[end], a->outcome, a->owner, a->kill.who != KILL_NOBODY);
+		judge(&r);
+		cr_expect_eq(r.verdict, a->verdict, "%s: exit code %d, \"%s\"", a->name, r.verdict, r.sentence);
+		cr_expect_eq(r.owner, a->owned, "%s: owner %s", a->name, ferry_owner_name(r.owner));
+		cr_expect_str_eq(r.outcome, a->reads, "%s: outcome %s", a->name, r.outcome);
+		cr_expect(strstr(r.sentence, a->says) != NULL, "%s: \"%s\"", a->name, r.sentence);
+	}
+}
+
+Test(judge, an_end_that_hung_was_killed)
+{
+	static struct run_report r;
+	struct options o = { .command = CMD_RUN, .repeat = 1 };
+
+	memset(&r, 0, sizeof(r));
+	r.o = &o;
+	r.whole = true;
+	tell(&r.end[VMM_END_SOURCE], FERRY_MIGRATED, FERRY_TARGET, false);
+	r.end[VMM_END_TARGET].hung = true;
+	judge(&r);
+	cr_expect_eq(r.verdict, VERDICT_LOST);
+	cr_expect_str_eq(r.sentence, "The VM died with its host: the target had not ended two minutes after the source, and was killed");
+}
