@@ -25,11 +25,11 @@
 /* Linux 6.13 lets a process give itself any advice for a vector; older kernels get one madvise a range. */
 static bool probe_vectored(int self)
 {
-	void *p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *p = self < 0 ? MAP_FAILED : mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct iovec v = { p, PAGE };
 	bool ok;
 
-	if (p == MAP_FAILED || self < 0)
+	if (p == MAP_FAILED)
 		return false;
 	ok = syscall(SYS_process_madvise, self, &v, 1, MADV_DONTNEED, 0) == (long)PAGE;
 	munmap(p, PAGE);

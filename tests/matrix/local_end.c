@@ -155,6 +155,14 @@ static void enter_stage(struct pair *p)
 	inject_in_vmm(false);
 }
 
+/* A tmpfs is full before the first page of post-copy is asked for, or the one that needs space might be there. */
+static enum ferry_phase begins(const struct local *c)
+{
+	if (c->kind != FILE_FULL || c->stage != FERRY_POSTCOPY)
+		return c->stage;
+	return c->way == WAY_SERVER ? FERRY_ACTIVATION : FERRY_STOP_AND_COPY;
+}
+
 static void on_phase(struct fakevm *vm, enum ferry_phase phase)
 {
 	struct pair *p = vm->arg;
@@ -162,7 +170,7 @@ static void on_phase(struct fakevm *vm, enum ferry_phase phase)
 	atomic_store(&p->m->inject.stage[!vm->is_source], phase);
 	if (vm->is_source != p->c->at_source || p->c->dry)
 		return;
-	if (phase == p->c->stage)
+	if (phase == begins(p->c))
 		enter_stage(p);
 	else
 		atomic_store(&p->m->inject.armed, false);

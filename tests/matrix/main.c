@@ -411,7 +411,7 @@ int main(int argc, char **argv)
 						 { 0 } };
 	static struct matrix x = { .jobs = JOBS };
 	struct local_choice lch = { .limit_s = LOCAL_LIMIT_S };
-	bool messages = true, local = false;
+	bool messages = true, local = true;
 	struct choice ch = { 0 };
 	char missing[200];
 	unsigned cells;

@@ -91,6 +91,7 @@ struct point {
 	unsigned ways;
 	const char *when;   /* for the reader */
 	const char *absent; /* not NULL: the message is not sent in these ways, and why */
+	bool elsewhere;	    /* nor in any other here: a test of its own has it sent */
 	struct expect e;
 };
 
