@@ -14,7 +14,7 @@
 
 #include "batch.h"
 #include "link.h"
-#include "reach.h"
+#include "poison.h"
 #include "session.h"
 #include "zero.h"
 
@@ -139,6 +139,7 @@ static int add_put(struct sender *w, uint32_t region, uint64_t page, uint32_t np
 	struct page_run *last = w->nput ? &w->put[w->nput - 1] : NULL;
 
 	mark_sent(w->s, region, page, npages);
+	poison_read(w->s, &(struct page_run){ .region = region, .page = page, .npages = npages });
 	if (last && last->region == region && last->page + last->npages == page)
 		last->npages += npages;
 	else
@@ -152,6 +153,7 @@ static int add_zero(struct sender *w, uint32_t region, uint64_t page)
 	struct page_run *last = w->nzero ? &w->zero[w->nzero - 1] : NULL;
 	struct ferry_session *s = w->s;
 
+	poison_read(s, &(struct page_run){ .region = region, .page = page, .npages = 1 });
 	count(&s->stats.zero, 1);
 	atomic_fetch_sub_explicit(&s->stats.remaining, 1, memory_order_relaxed);
 	if (is_fresh(s, region, page))
@@ -181,18 +183,6 @@ static int add_run(struct sender *w, const struct page_run *run)
 	return err;
 }
 
-static int unreadable(struct sender *w, uint32_t region, uint64_t page)
-{
-	const struct ferry_region *reg = &w->s->regions[region];
-
-	return reach_fail(&w->s->fail,
-			  &(struct reach_page){ .region = reg->id,
-						.page = page,
-						.gpa = reg->gpa + page * PAGE,
-						.addr = page_at(w->s, region, page) },
-			  false);
-}
-
 /* Page by page, in a copy: what one of them is found to be. Where a filter forbids copies too, pages cross whatever they hold. */
 static int add_copied(struct sender *w, const struct page_run *run)
 {
@@ -202,8 +192,10 @@ static int add_copied(struct sender *w, const struct page_run *run)
 		uint64_t page = run->page + i;
 
 		err = reach_copy(w->look, page_at(w->s, run->region, page), PAGE);
-		if (err == -EFAULT)
-			return unreadable(w, run->region, page);
+		if (err == -EFAULT) {
+			err = poison_unreadable(w->s, run->region, page);
+			continue;
+		}
 		err = err || !is_zero(w->look, PAGE) ? add_put(w, run->region, page, 1) : add_zero(w, run->region, page);
 	}
 	return err;

@@ -10,11 +10,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "collapse.h"
-#include "session.h"
+#include "poison.h"
 #include "uffd_abi.h"
 
 #define PIECE (UINT64_C(1) << HUGE_SHIFT)
@@ -97,8 +99,8 @@ uint64_t collapse_count(const struct ferry_session *s)
 	return sum;
 }
 
-/* The next piece of the VM's mapping at or after at that holds small pages; end: none. */
-static uint64_t next_piece(int fd, const struct place_region *r, uint64_t at, uint64_t end)
+/* The next piece of the VM's mapping at or after at that holds small pages; end: none, or *err says why it cannot be told. */
+static uint64_t next_piece(int fd, const struct place_region *r, uint64_t at, uint64_t end, int *err)
 {
 	uint64_t vm = (uintptr_t)r->vm, look = r->alias ? (uintptr_t)r->alias : vm;
 
@@ -107,8 +109,10 @@ static uint64_t next_piece(int fd, const struct place_region *r, uint64_t at, ui
 		uint64_t walked;
 		int n = scan(fd, at - vm + look, end - vm + look, r->alias ? -1 : 0, &v, 1, &walked);
 
-		if (n < 0)
+		if (n < 0) {
+			*err = n;
 			return end;
+		}
 		if (n)
 			return (v.start - look + vm) & ~(PIECE - 1);
 		at = walked - look + vm;
@@ -134,29 +138,44 @@ static int collapse_piece(const struct ferry_session *s, uint64_t at, uint64_t *
 	return err;
 }
 
-static void collapse_region(struct ferry_session *s, int fd, const struct place_region *r, uint64_t *patience_us)
+/* 0, or which call is refused, and how. */
+static int collapse_region(struct ferry_session *s, int fd, const struct place_region *r, uint64_t *patience_us, const char **call)
 {
 	uint64_t vm = (uintptr_t)r->vm, end = (vm + r->reg->len) & ~(PIECE - 1),
 		 at = (vm + PIECE - 1) & ~(PIECE - 1);
+	int err = 0;
 
-	/* EINVAL: by its advice or its alignment no piece of this region can be. */
-	while ((at = next_piece(fd, r, at, end)) < end && !atomic_load(&s->hurry) &&
-	       collapse_piece(s, at, patience_us) != EINVAL)
-		at += PIECE;
+	*call = "PAGEMAP_SCAN";
+	for (; (at = next_piece(fd, r, at, end, &err)) < end && !atomic_load(&s->hurry); at += PIECE) {
+		if (poison_in(s, (uint32_t)(r - s->tgt.place.r), (at - vm) >> 12, PIECE >> 12))
+			continue;
+		err = collapse_piece(s, at, patience_us);
+		*call = "MADV_COLLAPSE";
+		if (err == EINVAL || cure_refused(err)) /* EINVAL: by its advice or its alignment no piece of this region can be */
+			break;
+		err = 0;
+	}
+	return cure_refused(err) ? -abs(err) : 0;
 }
 
 void collapse_regions(struct ferry_session *s)
 {
 	const struct place *p = &s->tgt.place;
 	uint64_t patience_us = PATIENCE_US;
-	int fd = -1;
+	const char *call = NULL;
+	int fd = -1, err = 0;
+	char what[80];
 
-	for (size_t i = 0; i < p->n && !atomic_load(&s->hurry); i++) {
+	for (size_t i = 0; !err && i < p->n && !atomic_load(&s->hurry); i++) {
 		if (!(s->regions[i].flags & FERRY_REGION_THP))
 			continue;
 		if (fd < 0 && (fd = open_pagemap()) < 0)
 			break;
-		collapse_region(s, fd, &p->r[i], &patience_us);
+		err = collapse_region(s, fd, &p->r[i], &patience_us, &call);
+	}
+	if (err) {
+		snprintf(what, sizeof(what), "memory stays in small pages, %s is refused", call);
+		session_slower(s, CURE_CALL, err, what);
 	}
 	if (fd >= 0)
 		close(fd);

@@ -169,7 +169,7 @@ int config_files(const struct ferry_region *r, size_t n, struct fail *f)
 		if (!(r[i].flags & FERRY_REGION_SHARED))
 			continue;
 		if (fstatfs(r[i].fd, &st))
-			return fail_cure(f, CURE_MAP, -errno, "fd %d of region %u cannot be asked what it is", r[i].fd, r[i].id);
+			return fail_cure(f, CURE_REGION_FD, -errno, "fstatfs of fd %d of region %u", r[i].fd, r[i].id);
 		if (st.f_type == HUGETLBFS_MAGIC)
 			is = (unsigned long)st.f_bsize;
 		if (is != said)

@@ -17,6 +17,10 @@
 #define LOAD_RDMA "load the modules of your device, rdma_ucm and ib_uverbs"
 #define FILTERED "a seccomp filter or security policy refuses it"
 
+#define BY_FILTER(doing, call)                                                              \
+	{ doing, EPERM, "a seccomp filter or security policy refuses " call },              \
+	{ doing, EACCES, "a seccomp filter or security policy refuses " call },             \
+	{ doing, ENOSYS, "a seccomp filter refuses " call ", or this kernel lacks it" }
 #define WHAT_MAX 320 /* of a sentence before the errno: the cure, which comes last, must fit behind it */
 
 struct row {
@@ -31,6 +35,7 @@ static const struct row table[] = {
 	{ CURE_CALL, ENFILE, "the whole host has too many files open: raise fs.file-max" },
 	{ CURE_CALL, ENOMEM, "the host or this cgroup (memory.max) has no memory left, or the address space is limited (ulimit -v)" },
 	{ CURE_CALL, EPERM, FILTERED " (docs/embedding.md, System calls)" },
+	{ CURE_CALL, EACCES, FILTERED " (docs/embedding.md, System calls)" },
 	{ CURE_CALL, ENOSYS, "a seccomp filter refuses it, or this kernel lacks it (docs/embedding.md, System calls)" },
 
 	{ CURE_THREAD, EAGAIN, "raise the limit of threads (ulimit -u, the cgroup's pids.max, kernel.threads-max)" },
@@ -63,21 +68,24 @@ static const struct row table[] = {
 	{ CURE_TRANSFER, EFAULT, NO_PAGE },
 	{ CURE_TRANSFER, EHWPOISON, "the memory has a hardware error" },
 	{ CURE_TRANSFER, ENOBUFS, "the host has no memory left for sockets (net.ipv4.tcp_mem)" },
-	{ CURE_TRANSFER, EACCES, FILTERED },
 
 	{ CURE_UFFD_OPEN, EPERM, "run as root, or give access to /dev/userfaultfd, or set vm.unprivileged_userfaultfd=1; a seccomp "
 				 "filter must let it through, too" },
 	{ CURE_UFFD_OPEN, EACCES, "run as root, or give access to /dev/userfaultfd; a seccomp filter must let it through, too" },
 	{ CURE_UFFD_OPEN, ENOSYS, "this kernel is built without it (CONFIG_USERFAULTFD), or a seccomp filter refuses it" },
 	{ CURE_UFFD_API, EOPNOTSUPP, "Linux 5.14 has it" },
+	BY_FILTER(CURE_UFFD_API, "the ioctl UFFDIO_API"),
 	{ CURE_UFFD_REGISTER, EINVAL, "guest RAM must be private anonymous memory or a memfd, of pages as its page_shift says" },
 	{ CURE_UFFD_REGISTER, EBUSY, "it is registered with another userfaultfd: end that one first" },
-	{ CURE_UFFD_REGISTER, EPERM, "its file must be open for writing and not sealed, and a seccomp filter let the ioctl through" },
+	{ CURE_UFFD_REGISTER, EPERM, "its file must be open for writing and not sealed, and a seccomp filter let the ioctl UFFDIO_REGISTER through" },
+	{ CURE_UFFD_REGISTER, EACCES, "a seccomp filter or security policy refuses the ioctl UFFDIO_REGISTER" },
+	{ CURE_UFFD_REGISTER, ENOSYS, "a seccomp filter or security policy refuses the ioctl UFFDIO_REGISTER" },
 	{ CURE_UFFD_REGISTER, ENOMEM, "raise the limit of mappings (vm.max_map_count), or the memory of the host or cgroup" },
 
 	{ CURE_PLACE, EFAULT, "its page is gone: nobody may truncate the region's file or punch holes into it" },
 	{ CURE_PLACE, ENOENT, "the region's mapping was changed: it must stay until ferry_run() returns" },
 	{ CURE_PLACE, EINVAL, "the region's mapping was changed: it must stay until ferry_run() returns" },
+	BY_FILTER(CURE_PLACE, "one of the ioctls UFFDIO_COPY, UFFDIO_CONTINUE and UFFDIO_ZEROPAGE"),
 	{ CURE_PLACE, ENOSPC, "the region's file system is full" },
 	{ CURE_HUGE_EMPTY, ENOMEM, "the host has no huge page left: raise vm.nr_hugepages" },
 	{ CURE_HUGE_EMPTY, EFAULT, "the host has no huge page left: raise vm.nr_hugepages" },
@@ -92,14 +100,16 @@ static const struct row table[] = {
 	{ CURE_MAP, EINVAL, "the fd must be a memfd, and offset and length multiples of its page size" },
 	{ CURE_MAP, EAGAIN, "raise the limit of locked memory (ulimit -l): this process locks what it maps" },
 	{ CURE_DROP, EINVAL, "guest RAM must not be locked (mlock, VFIO), and huge pages need Linux 5.18" },
-	{ CURE_DROP, EPERM, "a seccomp filter refuses madvise(MADV_DONTNEED)" },
-	{ CURE_DROP, EACCES, "a seccomp filter refuses madvise(MADV_DONTNEED)" },
-	{ CURE_DROP, ENOSYS, "a seccomp filter refuses madvise(MADV_DONTNEED)" },
+	BY_FILTER(CURE_DROP, "madvise(MADV_DONTNEED)"),
 	{ CURE_PUNCH, EOPNOTSUPP, "the fd must be a memfd" },
 	{ CURE_PUNCH, EPERM, "the fd must not be sealed against writing, and a seccomp filter let fallocate through" },
+	{ CURE_PUNCH, EACCES, "a seccomp filter or security policy refuses fallocate" },
+	{ CURE_PUNCH, ENOSYS, "a seccomp filter or security policy refuses fallocate" },
 	{ CURE_PUNCH, EBADF, "the fd must be open for reading and writing" },
 
-	{ CURE_POPULATED, EACCES, "/proc/self/pagemap and /proc/self/fd must be readable" },
+	{ CURE_POPULATED, EACCES, "/proc/self/pagemap and /proc/self/fd must be readable, and a seccomp filter let lseek and pread64 through" },
+	{ CURE_POPULATED, EPERM, "a seccomp filter or security policy refuses openat, lseek or pread64" },
+	{ CURE_POPULATED, ENOSYS, "a seccomp filter or security policy refuses openat, lseek or pread64" },
 	{ CURE_POPULATED, ENOENT, "/proc must be mounted, and the kernel have /proc/self/pagemap (CONFIG_PROC_PAGE_MONITOR)" },
 
 	{ CURE_RDMA_OPEN, ENODEV, LOAD_RDMA },
@@ -113,6 +123,8 @@ static const struct row table[] = {
 	{ CURE_RDMA_REGISTER, ENOMEM, "raise the limit of locked memory (ulimit -l, LimitMEMLOCK=), or use pin=lazy" },
 	{ CURE_RDMA_REGISTER, EFAULT, NO_PAGE },
 	{ CURE_RDMA_REGISTER, EOPNOTSUPP, "the device cannot register this kind of memory: use tcp" },
+
+	{ CURE_REGION_FD, EBADF, "pass the fd of the memfd that its memory is mapped from" },
 
 	{ CURE_FILE, EACCES, "the user must be able to read and write there" },
 	{ CURE_FILE, EPERM, "the user must be able to read and write there" },
@@ -139,6 +151,12 @@ const char *cure(enum cure doing, int err)
 		err = -err;
 	text = find(doing, err);
 	return text ? text : (text = find(CURE_CALL, err)) ? text : "";
+}
+
+bool cure_refused(int err)
+{
+	err = err < 0 ? -err : err;
+	return err == EPERM || err == EACCES || err == ENOSYS;
 }
 
 int fail_cure(struct fail *f, enum cure doing, int err, const char *fmt, ...)

@@ -6,6 +6,8 @@
 #ifndef FERRY_CURE_H
 #define FERRY_CURE_H
 
+#include <stdbool.h>
+
 struct fail;
 
 /* What was being done. */
@@ -23,6 +25,7 @@ enum cure {
 	CURE_PLACE,	    /* mapping a page that has arrived */
 	CURE_HUGE_EMPTY,    /* taking a huge page; the host's pool has none */
 	CURE_HUGE_LIMIT,    /* taking a huge page; the host's pool has some */
+	CURE_REGION_FD,	    /* asking a region's fd what it is */
 	CURE_MAP,	    /* mmap() of a region's file, or of address space beside it */
 	CURE_DROP,	    /* dropping pages of a mapping */
 	CURE_PUNCH,	    /* punching a hole into a region's file */
@@ -36,6 +39,8 @@ enum cure {
 
 /* As "raise the limit of open files (ulimit -n)"; "" when nothing better than the name of the errno is known. Either sign. */
 const char *cure(enum cure doing, int err);
+/* A call that this kernel has and this process may not make: what is only for speed is then done without. Either sign. */
+bool cure_refused(int err);
 /* As fail(): the sentence ends with the errno's name and its cure. err: negative. */
 int fail_cure(struct fail *f, enum cure doing, int err, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 

@@ -30,7 +30,6 @@
 #define TELL_TRIES 4u /* links made to say ABORT: a peer that never answers it must not hold this end */
 #define COMPARE_MTU "compare the MTU along the path (ping -M do -s 1472, 8972)"
 #define SHORT_ONES "; where short messages pass and long ones do not, " COMPARE_MTU
-#define ATTEMPT_US 1000000u /* of one connect: a cancel is heard, and a network that is back is noticed */
 
 const char *link_why(struct ferry_session *s, int err)
 {
@@ -87,6 +86,15 @@ static bool canceled(struct ferry_session *s)
 static int cancel_error(struct ferry_session *s)
 {
 	return fail(&s->fail, -ECANCELED, "canceled by the embedder in %s", ferry_phase_name(s->phase));
+}
+
+/* The transport's, while it connects: wake_fd is readable. */
+int link_woken(void *arg)
+{
+	struct ferry_session *s = arg;
+
+	wait_fds(s, -1, -1, 0);
+	return canceled(s) ? cancel_error(s) : 0;
 }
 
 static void link_install(struct ferry_session *s, struct xport_link *l)
@@ -446,8 +454,6 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 	if (err < 0)
 		return err;
 	now = now_us();
-	if (deadline_us > now + ATTEMPT_US)
-		deadline_us = now + ATTEMPT_US;
 	err = xport_connect(&l, s->uri, &id, &s->param, deadline_us > now ? deadline_us - now : 1, &s->link_fail);
 	if (err < 0)
 		return err;
@@ -469,7 +475,7 @@ static bool may_retry(const struct ferry_session *s, int err)
 {
 	if (s->peer_gone)
 		return false;
-	/* Once it was found, a name that does not resolve is a network that is down. */
+	/* Once the peer was found, an address that cannot be used is a network that is down. */
 	if (s->peer_known && (err == -EADDRNOTAVAIL || out_of(err)))
 		return true;
 	return err == -EPIPE || err == -ECONNREFUSED || err == -ETIMEDOUT || err == -EAGAIN || err == -ENETUNREACH ||

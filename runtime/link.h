@@ -12,6 +12,8 @@
 
 #define DEADLINE_NONE UINT64_MAX
 
+/* The param.woken of the session's links. */
+int link_woken(void *session);
 /* Target: listen on s->uri. */
 int link_listen(struct ferry_session *s);
 /* The first connection and its HELLO, within connect_us. */

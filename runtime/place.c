@@ -179,9 +179,45 @@ int place_drop(struct place *p, const struct page_set *set, struct fail *f)
 	return err < 0 ? fail_cure(f, CURE_DROP, err, "the residual pages cannot be dropped") : 0;
 }
 
+/* Armed or not: a marker stays when its range is unregistered. */
+static int poison_range(struct place *p, const struct place_region *r, uint8_t *at, size_t len, struct fail *f)
+{
+	int fd = p->uffd >= 0 ? p->uffd : uffd_open(place_kinds(p), f), err;
+	size_t done;
+
+	if (fd < 0)
+		return fd;
+	err = fd == p->uffd ? 0 : uffd_register(fd, at, len, r->shared, f);
+	if (!err) {
+		err = uffd_poison(fd, at, len, &done);
+		if (err < 0)
+			fail(f, err, "a page of region %u that is lost at the source cannot be poisoned: %s", r->reg->id, strerror(-err));
+		if (fd != p->uffd)
+			uffd_unregister(fd, at, len);
+	}
+	if (fd != p->uffd)
+		close(fd);
+	return err;
+}
+
+int place_poison(struct place *p, const struct page_run *run, struct fail *f)
+{
+	struct place_region *r = &p->r[run->region];
+	size_t off = bytes(run->page), len = bytes(run->npages);
+	int err;
+
+	/* A file's hole would not be looked at when the VM migrates again, and the marker in the mapping be missed. */
+	if (r->shared && (err = reach_zero(r->alias + off, len)) < 0)
+		return cannot_zero(r, run, -err, f);
+	if (madvise(r->vm + off, len, MADV_DONTNEED))
+		return fail(f, -errno, "pages %" PRIu64 "+%u of region %u, which are lost at the source, cannot be dropped: %s; guest RAM "
+			    "must not be locked", run->page, run->npages, r->reg->id, strerror(errno));
+	return poison_range(p, r, r->vm + off, len, f);
+}
+
 unsigned place_kinds(const struct place *p)
 {
-	unsigned kinds = 0;
+	unsigned kinds = p->poisons ? UFFD_POISON : 0;
 
 	for (size_t i = 0; i < p->n; i++)
 		kinds |= (p->r[i].shared ? UFFD_SHARED : 0) | (p->r[i].huge ? UFFD_HUGE : 0);

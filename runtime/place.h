@@ -42,6 +42,7 @@ struct place {
 	struct place_region *r;
 	size_t n;
 	int uffd;	/* -1 until armed */
+	bool poisons;	/* place_poison() will be called, perhaps */
 	bool pinned;	/* pages must not be discarded: the transport holds them */
 	struct reach reach;
 	const uint8_t *zeros; /* 2 MiB, where any region is huge; not backed by memory */
@@ -58,6 +59,8 @@ void *place_landing(const struct place *p, uint32_t idx);
 int place_zero(struct place *p, const struct page_run *run, struct fail *f);
 /* Before the switchover: every page of the set will fault when the VM touches it. */
 int place_drop(struct place *p, const struct page_set *set, struct fail *f);
+/* Between the last put and load: who touches these pages, whole huge ones, gets SIGBUS, for good. What they held is gone. */
+int place_poison(struct place *p, const struct page_run *run, struct fail *f);
 /* Faults in all regions come to p->uffd. */
 int place_arm(struct place *p, struct fail *f);
 

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "cure.h"
 #include "fail.h"
 #include "ferry/ferry.h"
 #include "uffd.h"
@@ -228,18 +229,28 @@ int populated_by_read(struct page_set *set, uint32_t idx, const struct ferry_reg
 	return err;
 }
 
+/* The quick way has given err: 0, or the slower one. */
+static int or_else(int err, bool absent, int (*slower)(struct page_set *, uint32_t, const struct ferry_region *, uint64_t *),
+		   struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
+{
+	int then;
+
+	if (!absent && !cure_refused(err))
+		return err;
+	then = slower(set, idx, reg, count);
+	return then || absent ? then : -err;
+}
+
 int populated_pages(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
 {
 	int err;
 
 	if (reg->flags & FERRY_REGION_SHARED && reg->page_shift == HUGE_SHIFT) {
 		err = populated_by_continue(set, idx, reg, count);
-		return err == -EPERM || err == -ENOSYS || err == -EOPNOTSUPP ? populated_by_read(set, idx, reg, count) : err;
+		return err ? or_else(err, err == -EOPNOTSUPP, populated_by_read, set, idx, reg, count) : 0;
 	}
 	if (reg->flags & FERRY_REGION_SHARED)
 		return populated_by_seek(set, idx, reg, count);
-	err = populated_by_scan(set, idx, reg, count);
-	if (err == -ENOTTY) /* before Linux 6.7 */
-		err = populated_by_pagemap(set, idx, reg, count);
-	return err;
+	err = populated_by_scan(set, idx, reg, count); /* ENOTTY: before Linux 6.7 */
+	return err ? or_else(err, err == -ENOTTY, populated_by_pagemap, set, idx, reg, count) : 0;
 }

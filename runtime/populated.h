@@ -11,7 +11,8 @@ struct ferry_region;
  * Adds to set (region index idx) every page of reg that may hold something other than zero: shared memory by
  * SEEK_DATA/SEEK_HOLE on the memfd (hugetlbfs: by UFFDIO_CONTINUE), anonymous memory by PAGEMAP_SCAN (present or
  * swapped, not the zero page) or, before Linux 6.7, by /proc/self/pagemap. *count: pages of 4 KiB added. Reads no
- * page, but those of hugetlbfs where there is no userfaultfd. -errno.
+ * page, but those of hugetlbfs where there is no userfaultfd. -errno; above 0: done in a slower way, because the quick one is
+ * refused with this errno.
  */
 int populated_pages(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
 

@@ -27,6 +27,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "poison.h"
 #include "probe.h"
 #include "pull_int.h"
 #include "session.h"
@@ -248,9 +249,9 @@ static struct page_run clean_around(struct pull *p, const struct page_run *run, 
 
 	if (high > missing->r[run->region].npages)
 		high = missing->r[run->region].npages;
-	while (first > low && !page_set_test(missing, run->region, first - 1))
+	while (first > low && !page_set_test(missing, run->region, first - 1) && !poison_in(p->s, run->region, first - 1, 1))
 		first--;
-	while (end < high && !page_set_test(missing, run->region, end))
+	while (end < high && !page_set_test(missing, run->region, end) && !poison_in(p->s, run->region, end, 1))
 		end++;
 	return (struct page_run){ .region = run->region, .page = first, .npages = (uint32_t)(end - first) };
 }

@@ -194,7 +194,11 @@ static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const stru
 					 .poll_us = s->cfg.poll_us,
 					 .bandwidth = s->cfg.bandwidth,
 					 .slower = session_slower,
-					 .slower_arg = s };
+					 .slower_arg = s,
+					 .addrs = &s->addrs,
+					 .woken = link_woken,
+					 .woken_arg = s,
+					 .wake_fd = s->wake_fd };
 	if (s->cfg.flags & FERRY_CONFIG_DRILL) {
 		s->chaos = xport_chaos_new(wire_type_of);
 		if (!s->chaos)
@@ -421,6 +425,7 @@ FERRY_API void ferry_free(struct ferry_session *s)
 		target_destroy(s);
 	stream_destroy(&s->stream);
 	xport_chaos_free(s->chaos);
+	xport_addrs_free(s->addrs);
 	if (s->wake_fd >= 0)
 		close(s->wake_fd);
 	if (s->pulse_fd >= 0)

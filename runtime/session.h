@@ -43,6 +43,9 @@ struct source_state {
 	struct page_set dirty;	 /* to be sent in this round */
 	struct page_set sent;	 /* a bit a CHUNK of 64 pages: the target may hold something other than zero in it */
 	struct page_set zeros;	 /* ZERO went out in this round, no ROUND_ACK yet; between rounds: what was fetched */
+	struct page_set lost;	 /* met by workers: a hardware error, the VMM is still to be asked */
+	struct page_set poison;	 /* the VMM lets them cross as poison (poison.h) */
+	bool poisoned;		 /* poison has had pages; main writes it, between rounds */
 	bool repeats;		 /* a page may have been sent before: no longer the first round, or a link was lost */
 	struct page_set residue; /* named to the target: it will pull them */
 	_Atomic uint64_t ticket; /* pieces of memory that workers have taken in this round */
@@ -63,6 +66,8 @@ struct source_state {
 
 struct target_state {
 	struct page_set missing; /* not here yet; only grows before SWITCHOVER, only shrinks after */
+	struct page_set poison;	 /* named by POISON */
+	bool poisoned;		 /* any were; main writes it, before load */
 	struct page_set named;	 /* by RESIDUE since the last PREARM: not dropped yet */
 	struct place place;
 	struct pull *pull;
@@ -110,6 +115,7 @@ struct ferry_session {
 	struct xport_link *pending;	 /* target: a newer generation has connected */
 	struct xport_chan *ctl;
 	struct chaos *chaos;
+	struct xport_addrs *addrs; /* source: the target's, since it was looked for first */
 	struct xport_param param;
 	uint32_t generation;
 	uint32_t channels; /* of the first link; a later one has as many */
@@ -146,6 +152,7 @@ struct ferry_session {
 	struct stats stats;
 	struct ferry_stream stream; /* source: being sent; target: being received */
 	bool peer_can_hold;
+	bool peer_can_poison;
 	bool peer_known;  /* source: a handshake has succeeded before */
 	int arbiter_err;  /* of the last time that it was asked */
 	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */

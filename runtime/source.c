@@ -16,6 +16,7 @@
 
 #include "batch.h"
 #include "link.h"
+#include "poison.h"
 #include "populated.h"
 #include "probe.h"
 #include "residue.h"
@@ -30,7 +31,7 @@ int source_init(struct ferry_session *s)
 {
 	struct source_state *src = &s->src;
 	uint64_t *n = calloc(s->nregions, sizeof(*n)), *chunks = calloc(s->nregions, sizeof(*n));
-	struct page_set *set[] = { &src->dirty, &src->zeros, &src->residue };
+	struct page_set *set[] = { &src->dirty, &src->zeros, &src->residue, &src->lost, &src->poison };
 	int err = n && chunks ? 0 : -ENOMEM;
 
 	reach_open(&src->reach);
@@ -38,7 +39,7 @@ int source_init(struct ferry_session *s)
 		n[i] = s->regions[i].len >> 12;
 		chunks[i] = (n[i] + 63) / 64;
 	}
-	for (size_t i = 0; i < 3 && !err; i++)
+	for (size_t i = 0; i < sizeof(set) / sizeof(set[0]) && !err; i++)
 		err = page_set_init(set[i], n, s->nregions);
 	if (!err)
 		err = page_set_init(&src->sent, chunks, s->nregions);
@@ -59,6 +60,8 @@ void source_destroy(struct ferry_session *s)
 	page_set_destroy(&src->sent);
 	page_set_destroy(&src->zeros);
 	page_set_destroy(&src->residue);
+	page_set_destroy(&src->lost);
+	page_set_destroy(&src->poison);
 	free(src->rounds);
 }
 
@@ -113,7 +116,8 @@ int source_send_state(struct ferry_session *s)
 static int send_map(struct ferry_session *s)
 {
 	struct wire_map m = { .nregions = (uint32_t)s->nregions,
-			      .flags = s->ops.arbiter ? WIRE_SOURCE_ARBITER : 0,
+			      .flags = (s->ops.arbiter ? WIRE_SOURCE_ARBITER : 0) |
+				       (poison_able(s) ? WIRE_SOURCE_POISON : 0),
 			      .needs_len = s->stream.len,
 			      .needs_sum = stream_sum(&s->stream) };
 	struct wire_region *r = calloc(s->nregions, sizeof(*r));
@@ -168,6 +172,7 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	if (!!(r.flags & WIRE_TARGET_ARBITER) != !!s->ops.arbiter)
 		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "source" : "target");
 	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
+	s->peer_can_poison = r.flags & WIRE_TARGET_POISON;
 	*next = FERRY_PRECOPY;
 	return take_offer(s, &m);
 }
@@ -208,6 +213,10 @@ static int begin_tracking(struct ferry_session *s)
 		if (err < 0)
 			return fail_cure(&s->fail, CURE_POPULATED, err, "which pages of region %u are populated cannot be found",
 					 s->regions[i].id);
+		if (err > 0)
+			session_slower(s, CURE_CALL, -err, s->regions[i].flags & FERRY_REGION_SHARED ?
+				       "all huge pages are read to find those in use, userfaultfd is refused" :
+				       "the page table is read to find the pages in use, PAGEMAP_SCAN is refused");
 		populated += n;
 	}
 	atomic_store(&s->stats.hole, s->pages_total - populated);
@@ -291,6 +300,8 @@ static int one_round(struct ferry_session *s, struct policy_result *v)
 	*r = (struct ferry_round){ .round = s->src.nrounds };
 	atomic_store(&c->round, s->src.nrounds);
 	err = send_round(s, s->src.nrounds);
+	if (!err)
+		err = poison_ask(s);
 	if (err < 0)
 		return err;
 	r->duration_us = now_us() - t0;
@@ -338,6 +349,9 @@ static int prearm(struct ferry_session *s)
 		struct wire_count n;
 		struct wire_msg m;
 
+		err = poison_sift(s, dirty, !turn);
+		if (err < 0)
+			return err;
 		page_set_merge(residue, dirty);
 		n.pages = page_set_count(residue);
 		err = residue_send(s, dirty);

@@ -17,6 +17,7 @@
 
 #include "batch.h"
 #include "link.h"
+#include "poison.h"
 #include "residue.h"
 #include "session.h"
 #include "source.h"
@@ -81,7 +82,12 @@ static void note_times(struct ferry_session *s, const struct wire_msg *m)
 static int begin_residue(struct ferry_session *s)
 {
 	if (s->src.reversed) {
+		int err;
+
 		page_set_subtract(&s->src.dirty, &s->src.residue);
+		err = poison_sift(s, &s->src.dirty, false);
+		if (err < 0)
+			return err;
 		page_set_merge(&s->src.residue, &s->src.dirty);
 		return residue_send(s, &s->src.dirty);
 	}
@@ -95,6 +101,8 @@ static int finish_residue(struct ferry_session *s)
 	if (s->src.reversed)
 		return 0;
 	err = s->crew.n ? batch_finish(s, s->src.nrounds) : 0;
+	if (!err)
+		err = poison_ask(s);
 	return err ? err : source_reverse(s);
 }
 
@@ -108,6 +116,8 @@ static int send_switchover(struct ferry_session *s, bool postcopy)
 								      FERRY_COMMIT_AT_SWITCHOVER };
 	int err = source_send_state(s);
 
+	if (!err)
+		err = poison_send(s);
 	if (err < 0)
 		return err;
 	s->src.switched = true;

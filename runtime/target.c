@@ -14,6 +14,7 @@
 
 #include "config.h"
 #include "link.h"
+#include "poison.h"
 #include "pull.h"
 #include "residue.h"
 #include "session.h"
@@ -25,6 +26,7 @@ void target_destroy(struct ferry_session *s)
 	place_close(&s->tgt.place);
 	page_set_destroy(&s->tgt.missing);
 	page_set_destroy(&s->tgt.named);
+	page_set_destroy(&s->tgt.poison);
 }
 
 int target_pre_migration(struct ferry_session *s, enum ferry_phase *next)
@@ -82,6 +84,7 @@ static int take_map(struct ferry_session *s, const struct wire_msg *m)
 						       .fd = w.flags & FERRY_REGION_SHARED ? 0 : -1 };
 		s->pages_total += w.len >> 12;
 	}
+	s->peer_can_poison = map.flags & WIRE_SOURCE_POISON;
 	if (!!(map.flags & WIRE_SOURCE_ARBITER) != !!s->ops.arbiter)
 		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "target" : "source");
 	return target_check_state(s, map.needs_len, map.needs_sum);
@@ -127,6 +130,8 @@ static int make_sets(struct ferry_session *s)
 		err = page_set_init(&s->tgt.missing, n, s->nregions);
 	if (!err)
 		err = page_set_init(&s->tgt.named, n, s->nregions);
+	if (!err)
+		err = page_set_init(&s->tgt.poison, n, s->nregions);
 	free(n);
 	return err < 0 ? fail(&s->fail, err, "no memory to track %" PRIu64 " pages", s->pages_total) : 0;
 }
@@ -181,7 +186,8 @@ int target_lend(struct ferry_session *s, bool all)
 static int say_reserved(struct ferry_session *s)
 {
 	struct wire_reserved r = { .flags = (s->ops.output_hold ? WIRE_CAN_HOLD : 0) |
-					    (s->ops.arbiter ? WIRE_TARGET_ARBITER : 0) };
+					    (s->ops.arbiter ? WIRE_TARGET_ARBITER : 0) |
+					    (s->tgt.place.poisons ? WIRE_TARGET_POISON : 0) };
 	int err = 0;
 
 	stream_destroy(&s->stream);
@@ -209,7 +215,10 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 		err = make_sets(s);
 	if (!err)
 		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link->caps & XPORT_PINS, &s->fail);
-	return err ? err : say_reserved(s);
+	if (err)
+		return err;
+	s->tgt.place.poisons = s->peer_can_poison && poison_able(s);
+	return say_reserved(s);
 }
 
 int target_reservation(struct ferry_session *s, enum ferry_phase *next)
@@ -382,6 +391,8 @@ static int precopy_message(struct ferry_session *s, const struct wire_msg *m)
 		return residue_recv(s, m, &s->tgt.named);
 	case WIRE_PREARM:
 		return prearm(s, m);
+	case WIRE_POISON:
+		return poison_recv(s, m);
 	case WIRE_STATE:
 		return append_state(s, m);
 	case WIRE_SWITCHOVER:

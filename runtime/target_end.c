@@ -14,6 +14,7 @@
 #include <inttypes.h>
 
 #include "link.h"
+#include "poison.h"
 #include "pull.h"
 #include "session.h"
 #include "target.h"
@@ -130,6 +131,8 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	left = page_set_count(&s->tgt.missing) + page_set_count(&s->tgt.named);
 	if (!err)
 		err = check_switchover(s, left);
+	if (!err)
+		err = poison_install(s);
 	atomic_store(&s->stats.residue, left);
 	atomic_store(&s->stats.remaining, left);
 	if (!err && s->tgt.pulling)

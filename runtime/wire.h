@@ -50,7 +50,8 @@ enum wire_from { FROM_SOURCE = 1, FROM_TARGET = 2, FROM_BOTH = 3 };
 	X(COMPLETE, 18, FROM_TARGET, struct wire_times, 1, 0, IN(POSTCOPY))                                 \
 	X(BYE, 19, FROM_SOURCE, struct wire_empty, 1, 0, IN(ACTIVATION) | IN(POSTCOPY))                     \
 	X(ABORT, 20, FROM_BOTH, struct wire_abort, 1, WIRE_TEXT_MAX, WIRE_ANY_STAGE)                        \
-	X(PING, 21, FROM_BOTH, struct wire_ping, 1, 0, WIRE_ANY_STAGE)
+	X(PING, 21, FROM_BOTH, struct wire_ping, 1, 0, WIRE_ANY_STAGE)                                      \
+	X(POISON, 22, FROM_SOURCE, struct wire_empty, sizeof(struct page_run), WIRE_RUNS_MAX, IN(PRECOPY))
 
 #define WIRE_ANY_STAGE (~0u)
 #define WIRE_ENUM(name, number, ...) WIRE_##name = (number),
@@ -103,7 +104,8 @@ struct wire_abort { /* and REFUSED; the sentence follows, without a zero */
 _Static_assert(sizeof(struct wire_abort) == 8, "");
 
 #define WIRE_SOURCE_ARBITER 1u
-#define WIRE_MAP_FLAGS WIRE_SOURCE_ARBITER
+#define WIRE_SOURCE_POISON 2u
+#define WIRE_MAP_FLAGS (WIRE_SOURCE_ARBITER | WIRE_SOURCE_POISON)
 struct wire_map { /* nregions wire_region follow; the STATE messages before it are the needs */
 	uint32_t nregions;
 	uint32_t flags;
@@ -125,7 +127,8 @@ _Static_assert(sizeof(struct page_run) == 16, "");
 
 #define WIRE_CAN_HOLD 1u
 #define WIRE_TARGET_ARBITER 2u
-#define WIRE_RESERVED_FLAGS (WIRE_CAN_HOLD | WIRE_TARGET_ARBITER)
+#define WIRE_TARGET_POISON 4u
+#define WIRE_RESERVED_FLAGS (WIRE_CAN_HOLD | WIRE_TARGET_ARBITER | WIRE_TARGET_POISON)
 struct wire_reserved { /* the target's offer follows, as sections */
 	uint32_t flags;
 	uint32_t reserved;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* How two ends of mem find each other; mem.h has the theory. */
 #include <errno.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,8 @@
 
 #include "../runtime/fail.h"
 #include "mem.h"
+
+#define WAKE_US 20000u
 
 struct mem_listener {
 	struct xport_listener listener;
@@ -171,6 +174,29 @@ static int offer(struct pair *p, const struct sockaddr_un *addr, socklen_t len)
 	return err;
 }
 
+/*
+ * Until the offer was taken: 0, or what the wake gave. A condition cannot wait for a descriptor, so that is looked at
+ * now and then.
+ */
+static int await_taken(struct pair *p, uint64_t end, const struct xport_param *param)
+{
+	struct pollfd wake = { .fd = param->woken ? param->wake_fd : -1, .events = POLLIN };
+	uint64_t now;
+	int err;
+
+	while (p->state == PAIR_OFFERED && (now = xp_now_us()) < end) {
+		mem_pair_wait(p, now + WAKE_US < end ? now + WAKE_US : end);
+		if (poll(&wake, 1, 0) <= 0)
+			continue;
+		pthread_mutex_unlock(&p->lock);
+		err = param->woken(param->woken_arg);
+		pthread_mutex_lock(&p->lock);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
 int mem_connect(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
 		const struct xport_param *param, uint64_t wait_us, struct fail *f)
 {
@@ -205,8 +231,7 @@ int mem_connect(struct xport_link **ret, const struct uri *u, const struct xport
 		goto out;
 	}
 	pthread_mutex_lock(&p->lock);
-	while (p->state == PAIR_OFFERED && mem_pair_wait(p, end))
-		;
+	err = await_taken(p, end, param);
 	if (p->state == PAIR_OFFERED)
 		p->state = PAIR_WITHDRAWN;
 	state = p->state;
@@ -216,8 +241,9 @@ int mem_connect(struct xport_link **ret, const struct uri *u, const struct xport
 		*ret = &l->link;
 		return 0;
 	}
-	err = state == PAIR_REFUSED ? fail(f, -ECONNREFUSED, "mem:%s stopped listening", u->host) :
-				      fail(f, -ETIMEDOUT, "mem:%s did not accept in time", u->host);
+	if (!err)
+		err = state == PAIR_REFUSED ? fail(f, -ECONNREFUSED, "mem:%s stopped listening", u->host) :
+					      fail(f, -ETIMEDOUT, "mem:%s did not accept in time", u->host);
 out:
 	mem_pair_put(p);
 	free(l);

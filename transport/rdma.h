@@ -3,7 +3,8 @@
  * Inside the rdma transport. Who does what:
  *
  *	rdma_addr.c	a URI's options, addresses, devices
- *	rdma_cm.c	the connecting end
+ *	rdma_cm.c	the connecting end: a link to one address
+ *	rdma_knock.c	the connecting end: which of several addresses
  *	rdma_listen.c	the listener: connect requests, grouping into links
  *	rdma_qp.c	a connection's queue pair through its states
  *	rdma_link.c	the link object: made, killed, closed; what it needs of the device
@@ -205,8 +206,8 @@ struct xr_link {
 int xr_options(struct xr_options *ret, const struct uri *u, struct fail *f);
 /* The address that dev and gid ask for, of the family of like, or any (NULL). */
 int xr_source_addr(struct sockaddr_storage *ret, const struct xr_options *o, const struct sockaddr *like, struct fail *f);
-/* The next event, or NULL at the deadline; to be acknowledged. */
-struct rdma_cm_event *xr_event(struct rdma_event_channel *ch, uint64_t deadline);
+/* An event that is there, or NULL and errno; to be acknowledged. */
+struct rdma_cm_event *xr_event(struct rdma_event_channel *ch);
 int xr_nonblock(int fd);
 
 /* rdma_qp.c */

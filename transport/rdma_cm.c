@@ -1,37 +1,44 @@
 // SPDX-License-Identifier: MIT
 /*
- * The connecting end. All requests go out before the first answer is waited for: the accepting end answers none
- * until it has all of them.
+ * The connecting end. All connections of a link are in flight at once: addresses, routes, requests. The accepting end
+ * answers no request until it has all of them, so which address of a name is used has to be known before: rdma_knock.c.
+ *
+ * The connection manager repeats a request that was lost after 4 s only. So an attempt in which nothing has happened for
+ * STILL_US is given up, whatever time is left: the next one is heard as soon as the network is back.
  */
 #include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
-#include <netdb.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "../runtime/fail.h"
-#include "rdma.h"
+#include "rdma_dial.h"
 
-#define REJ_NO_LISTENER 8 /* the connection manager's reasons: nobody has this service */
-#define REJ_CONSUMER 28	  /* the accepting program said so */
+#define STILL_US 2000000u /* two devices make the queue pairs of a whole link meanwhile, and the way may be long */
 
-struct rdma_cm_event *xr_event(struct rdma_event_channel *ch, uint64_t deadline)
+struct rdma_cm_event *xr_event(struct rdma_event_channel *ch)
 {
-	struct pollfd p = { .fd = ch->fd, .events = POLLIN };
 	struct rdma_cm_event *ev;
-	uint64_t now;
 
-	for (;;) {
-		if (!rdma_get_cm_event(ch, &ev))
-			return ev;
-		now = deadline ? xp_now_us() : 0;
-		if ((errno != EAGAIN && errno != EINTR) || now >= deadline)
+	while (rdma_get_cm_event(ch, &ev))
+		if (errno != EINTR)
 			return NULL;
-		poll(&p, 1, xp_poll_ms(deadline - now));
+	return ev;
+}
+
+int xr_next_event(struct rdma_cm_event **ret, struct rdma_event_channel *ch, uint64_t until, const struct xport_param *param)
+{
+	int err = 0;
+
+	while (!err && !(*ret = xr_event(ch)) && errno == EAGAIN && xp_now_us() < until) {
+		struct pollfd p[2] = { { .fd = ch->fd, .events = POLLIN } };
+
+		err = dial_poll(p, 1, until, param);
 	}
+	return err;
 }
 
 static int no_device(const struct uri *u, struct fail *f)
@@ -40,29 +47,20 @@ static int no_device(const struct uri *u, struct fail *f)
 		    "network, or dev=NAME", u->host, u->port);
 }
 
+int xr_address_errno(const struct rdma_cm_event *ev)
+{
+	return ev->status < 0 ? ev->status : -EHOSTUNREACH;
+}
+
 /* Every address error has a sentence; what may heal has an errno that the runtime tries again after. */
 static int address_error(const struct rdma_cm_event *ev, const struct uri *u, struct fail *f)
 {
-	int err = ev->status < 0 ? ev->status : -EHOSTUNREACH;
+	int err = xr_address_errno(ev);
 
 	if (err == -ENODEV)
 		return no_device(u, f);
 	return fail(f, err, "rdma:%s:%u cannot be reached (%s): %s", u->host, u->port, rdma_event_str(ev->event),
 		    strerror(-err));
-}
-
-static int expect(struct xr_link *l, enum rdma_cm_event_type want, const struct uri *u, uint64_t deadline)
-{
-	struct rdma_cm_event *ev = xr_event(l->events, deadline);
-	struct fail *f = l->link.fail;
-	int err = 0;
-
-	if (!ev)
-		return fail(f, -ETIMEDOUT, "rdma:%s:%u: no address was resolved in time", u->host, u->port);
-	if (ev->event != want)
-		err = address_error(ev, u, f);
-	rdma_ack_cm_event(ev);
-	return err;
 }
 
 static unsigned left_ms(uint64_t deadline)
@@ -72,27 +70,66 @@ static unsigned left_ms(uint64_t deadline)
 	return now < deadline ? (unsigned)xp_poll_ms(deadline - now) + 1 : 1;
 }
 
-static int resolve(struct xr_link *l, struct xr_conn *c, struct sockaddr *dst, const struct uri *u, uint64_t deadline)
+int xr_begin(struct rdma_cm_id **ret, struct rdma_event_channel *ch, void *context, const struct dial_addr *to,
+	     const struct xr_dialer *d)
 {
-	struct sockaddr_storage src;
-	struct fail *f = l->link.fail;
+	struct sockaddr_storage src, dst = to->sa;
+	const struct uri *u = d->u;
 	int err;
 
-	if (rdma_create_id(l->events, &c->id, c, RDMA_PS_TCP))
-		return fail(f, -errno, "rdma: no connection manager here (%s); load rdma_ucm", strerror(errno));
-	err = l->opt.dev[0] ? xr_source_addr(&src, &l->opt, dst, f) : 0;
+	if (rdma_create_id(ch, ret, context, RDMA_PS_TCP))
+		return fail(d->f, -errno, "rdma: no connection manager here (%s); load rdma_ucm", strerror(errno));
+	err = d->opt.dev[0] ? xr_source_addr(&src, &d->opt, (struct sockaddr *)&dst, d->f) : 0;
 	if (err)
 		return err;
-	if (rdma_resolve_addr(c->id, l->opt.dev[0] ? (struct sockaddr *)&src : NULL, dst, (int)left_ms(deadline)))
-		return errno == ENODEV || errno == EADDRNOTAVAIL ? no_device(u, f) :
-		       fail(f, -errno, "rdma:%s:%u cannot be reached: %s", u->host, u->port, strerror(errno));
-	err = expect(l, RDMA_CM_EVENT_ADDR_RESOLVED, u, deadline);
-	if (err)
+	if (rdma_resolve_addr(*ret, d->opt.dev[0] ? (struct sockaddr *)&src : NULL, (struct sockaddr *)&dst,
+			      (int)left_ms(d->deadline)))
+		return errno == ENODEV || errno == EADDRNOTAVAIL ? no_device(u, d->f) :
+		       fail(d->f, -errno, "rdma:%s:%u cannot be reached: %s", u->host, u->port, strerror(errno));
+	return 0;
+}
+
+int xr_route(struct rdma_cm_id *id, const struct xr_dialer *d)
+{
+	if (!rdma_resolve_route(id, (int)left_ms(d->deadline)))
+		return 0;
+	return errno == ENODEV ? no_device(d->u, d->f) :
+				 fail(d->f, -errno, "rdma:%s:%u: no route: %s", d->u->host, d->u->port, strerror(errno));
+}
+
+/* The next event of an attempt that is not to stand still: 0, or why there is none. what: was waited for. */
+static int hear(struct rdma_cm_event **ret, struct xr_link *l, const struct xr_dialer *d, const char *what)
+{
+	uint64_t still = xp_deadline(xp_now_us(), STILL_US);
+	int err = xr_next_event(ret, l->events, still < d->deadline ? still : d->deadline, d->param);
+
+	if (err || *ret)
 		return err;
-	if (rdma_resolve_route(c->id, (int)left_ms(deadline)))
-		return errno == ENODEV ? no_device(u, f) :
-					 fail(f, -errno, "rdma:%s:%u: no route: %s", u->host, u->port, strerror(errno));
-	return expect(l, RDMA_CM_EVENT_ROUTE_RESOLVED, u, deadline);
+	return fail(d->f, -ETIMEDOUT, "rdma:%s:%u %s in time", d->u->host, d->u->port, what);
+}
+
+/* Addresses and routes of all connections. */
+static int resolve_all(struct xr_link *l, const struct dial_addr *to, const struct xr_dialer *d)
+{
+	struct rdma_cm_event *ev;
+	unsigned i, routed = 0;
+	int err = 0;
+
+	for (i = 0; i < l->nconns && !err; i++)
+		err = xr_begin(&l->conn[i].id, l->events, &l->conn[i], to, d);
+	while (!err && routed < l->nconns) {
+		err = hear(&ev, l, d, "was not resolved to an address and a route");
+		if (err)
+			break;
+		if (ev->event == RDMA_CM_EVENT_ADDR_RESOLVED)
+			err = xr_route(ev->id, d);
+		else if (ev->event == RDMA_CM_EVENT_ROUTE_RESOLVED)
+			routed++;
+		else
+			err = address_error(ev, d->u, d->f);
+		rdma_ack_cm_event(ev);
+	}
+	return err;
 }
 
 static void preamble_of(struct rdma_preamble *p, const struct xr_link *l, uint64_t attempt, unsigned i)
@@ -114,18 +151,18 @@ static void preamble_of(struct rdma_preamble *p, const struct xr_link *l, uint64
 	memcpy(p->session, id->session, sizeof(p->session));
 }
 
-static int ask_all(struct xr_link *l, struct sockaddr *dst, const struct uri *u, uint64_t deadline)
+static int ask_all(struct xr_link *l, const struct dial_addr *to, const struct xr_dialer *d)
 {
+	const struct uri *u = d->u;
 	struct rdma_conn_param param;
 	struct rdma_preamble pre;
 	uint64_t attempt;
 	unsigned i;
-	int err = 0;
+	int err;
 
 	if (getrandom(&attempt, sizeof(attempt), 0) != (ssize_t)sizeof(attempt))
-		return -EIO;
-	for (i = 0; i < l->nconns && !err; i++)
-		err = resolve(l, &l->conn[i], dst, u, deadline);
+		return fail(d->f, -EIO, "rdma: no random number for an attempt: %s", strerror(errno));
+	err = resolve_all(l, to, d);
 	for (i = 1; i < l->nconns && !err; i++)
 		if (l->conn[i].id->verbs != l->conn[0].id->verbs)
 			err = fail(l->link.fail, -ENODEV, "rdma:%s:%u is reached through two devices at once", u->host, u->port);
@@ -169,15 +206,16 @@ static int refused(const struct rdma_cm_event *ev, const struct uri *u, struct f
 	const struct rdma_conn_param *p = &ev->param.conn;
 	struct rdma_answer a;
 
-	if (ev->event == RDMA_CM_EVENT_REJECTED && ev->status == REJ_CONSUMER &&
+	if (ev->event == RDMA_CM_EVENT_REJECTED && ev->status == XR_REJ_CONSUMER &&
 	    p->private_data_len >= sizeof(a)) {
 		memcpy(&a, p->private_data, sizeof(a));
-		if (answer_error(&a, u, f))
+		/* Nothing but zeros is the connection manager's own refusal: of this port, but at another address of the host. */
+		if (a.magic && answer_error(&a, u, f))
 			return fail_err(f);
 	}
 	if (ev->event == RDMA_CM_EVENT_REJECTED)
 		return fail(f, -ECONNREFUSED, "cannot connect to rdma:%s:%u: %s (reason %d)", u->host, u->port,
-			    ev->status == REJ_NO_LISTENER ? "nobody listens there" : "the other end refused", ev->status);
+			    ev->status == XR_REJ_NO_LISTENER ? "nobody listens there" : "the other end refused", ev->status);
 	return fail(f, ev->event == RDMA_CM_EVENT_UNREACHABLE ? -ETIMEDOUT : -ECONNREFUSED,
 		    "cannot connect to rdma:%s:%u: %s (%d)", u->host, u->port, rdma_event_str(ev->event), ev->status);
 }
@@ -209,45 +247,51 @@ static int answered(struct xr_link *l, const struct rdma_cm_event *ev, const str
 	return err;
 }
 
-static int hear_all(struct xr_link *l, const struct uri *u, uint64_t deadline)
+static int hear_all(struct xr_link *l, const struct xr_dialer *d)
 {
 	struct rdma_cm_event *ev;
-	unsigned up = 0;
+	unsigned up;
 	int err = 0;
 
-	while (up < l->nconns && !err) {
-		ev = xr_event(l->events, deadline);
-		if (!ev)
-			return fail(l->link.fail, -ETIMEDOUT, "rdma:%s:%u did not answer in time", u->host, u->port);
-		err = answered(l, ev, u);
-		up++;
+	for (up = 0; up < l->nconns && !err; up++) {
+		err = hear(&ev, l, d, "did not answer");
+		if (err)
+			break;
+		err = answered(l, ev, d->u);
 		rdma_ack_cm_event(ev);
 	}
 	return err;
 }
 
-/* To one address. A link that does not come up is freed; its sentence is in f. */
-static int connect_one(struct xport_link **ret, const struct addrinfo *ai, const struct uri *u,
-		       const struct xport_link_id *id, const struct xr_options *opt, const struct xport_param *p,
-		       uint64_t deadline, struct fail *f)
+struct rdma_event_channel *xr_channel(struct fail *f)
 {
 	struct rdma_event_channel *ch = rdma_create_event_channel();
+	int err = ch ? xr_nonblock(ch->fd) : -errno;
+
+	if (!err)
+		return ch;
+	if (ch)
+		rdma_destroy_event_channel(ch);
+	fail(f, -EOPNOTSUPP, "rdma: no connection manager here (%s); load the modules rdma_ucm and ib_uverbs", strerror(-err));
+	return NULL;
+}
+
+/* To one address. A link that does not come up is freed; its sentence is in f. */
+static int connect_to(struct xport_link **ret, const struct dial_addr *to, const struct xport_link_id *id,
+		      const struct xr_dialer *d)
+{
+	struct rdma_event_channel *ch = xr_channel(d->f);
 	struct xr_link *l;
 	int err;
 
-	if (!ch || xr_nonblock(ch->fd)) {
-		err = errno;
-		if (ch)
-			rdma_destroy_event_channel(ch);
-		return fail(f, -EOPNOTSUPP, "rdma: no connection manager here (%s); load the modules rdma_ucm and ib_uverbs",
-			    strerror(err));
-	}
-	err = xr_link_new(&l, id, ch, opt, p, f);
+	if (!ch)
+		return -EOPNOTSUPP;
+	err = xr_link_new(&l, id, ch, &d->opt, d->param, d->f);
 	if (err)
 		return err;
-	err = ask_all(l, ai->ai_addr, u, deadline);
+	err = ask_all(l, to, d);
 	if (!err)
-		err = hear_all(l, u, deadline);
+		err = hear_all(l, d);
 	if (!err)
 		err = xr_link_start(l);
 	if (err) {
@@ -261,23 +305,14 @@ static int connect_one(struct xport_link **ret, const struct addrinfo *ai, const
 int xr_connect(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
 	       const struct xport_param *p, uint64_t wait_us, struct fail *f)
 {
-	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG | AI_NUMERICSERV };
-	uint64_t deadline = xp_deadline(xp_now_us(), wait_us);
-	struct xr_options opt;
-	struct addrinfo *list;
-	char port[8];
+	struct xr_dialer d = { .u = u, .param = p, .f = f, .deadline = xp_deadline(xp_now_us(), wait_us) };
+	unsigned at = 0;
 	int err;
 
-	if (!u->host[0] || !u->port)
-		return fail(f, -EINVAL, "to connect, rdma: needs a host and a port; \"%s\" and %u were given", u->host, u->port);
-	err = xr_options(&opt, u, f);
-	if (err)
-		return err;
-	snprintf(port, sizeof(port), "%u", u->port);
-	err = getaddrinfo(u->host, port, &hints, &list);
-	if (err)
-		return fail(f, -EADDRNOTAVAIL, "host \"%s\" cannot be resolved: %s", u->host, gai_strerror(err));
-	err = connect_one(ret, list, u, id, &opt, p, deadline, f);
-	freeaddrinfo(list);
-	return err;
+	err = xr_options(&d.opt, u, f);
+	if (!err)
+		err = dial_addrs(&d.addrs, u, p, f);
+	if (!err && d.addrs.n > 1)
+		err = xr_knock(&at, &d);
+	return err ? err : connect_to(ret, &d.addrs.a[at], id, &d);
 }

@@ -392,7 +392,7 @@ static int cm_events(struct xr_link *l)
 	struct xr_conn *c;
 	int err = 0;
 
-	while ((ev = xr_event(l->events, 0))) {
+	while ((ev = xr_event(l->events))) {
 		c = ev->id->context;
 		if (ev->event == RDMA_CM_EVENT_ESTABLISHED) {
 			atomic_store(&c->established, true);

@@ -4,8 +4,9 @@
  * connect requests that have come, judges their preambles, and accepts none until all connections of one
  * (session, generation, attempt) have asked. Until then a request costs a cm id and no resource of the device.
  *
- * A request that is not complete lives HALF_US. When all places are taken the oldest gives way: what asks and does
- * not go on cannot keep a real peer out. The fd that callers poll is an epoll of the event channel and of a timer.
+ * A request whose link is not whole lives HALF_US, and each further one of its link gives it as much again. A newer attempt of
+ * a session takes the place of older ones, whose end may have been lost with the network. When all places are taken the oldest
+ * gives way: what asks and does not go on cannot keep a real peer out. The fd that callers poll is an epoll of the event channel and of a timer.
  */
 #include <arpa/inet.h>
 #include <endian.h>
@@ -19,10 +20,11 @@
 #include <unistd.h>
 
 #include "../runtime/fail.h"
+#include "dial.h"
 #include "rdma.h"
 
 #define HALF_MAX 64
-#define HALF_US 2000000u
+#define HALF_US 5000000u
 
 struct half {
 	struct rdma_cm_id *id; /* NULL: free */
@@ -99,6 +101,8 @@ static enum rdma_answer_code judge(const struct xr_listener *l, struct rdma_prea
 	p->board_key = le32toh(p->board_key);
 	if (p->version != RDMA_WIRE_VERSION)
 		return RDMA_ANSWER_VERSION;
+	if (p->role == RDMA_ROLE_KNOCK)
+		return RDMA_ANSWER_HERE;
 	if (p->role > RDMA_ROLE_URGENT || !p->channels || p->channels > XPORT_CHANNELS_MAX ||
 	    p->index >= (p->role == RDMA_ROLE_DATA ? p->channels : 1) || p->mtu < IBV_MTU_256 ||
 	    p->mtu > IBV_MTU_4096 || p->reserved)
@@ -110,6 +114,23 @@ static enum rdma_answer_code judge(const struct xr_listener *l, struct rdma_prea
 			return RDMA_ANSWER_MALFORMED;
 	}
 	return RDMA_ANSWER_OK;
+}
+
+/* p's link lives, and those of its session that were given up do not. */
+static void refresh(struct xr_listener *l, const struct rdma_preamble *p, uint64_t now)
+{
+	unsigned i;
+
+	for (i = 0; i < HALF_MAX; i++) {
+		struct half *h = &l->half[i];
+
+		if (!h->id || memcmp(h->pre.session, p->session, sizeof(p->session)))
+			continue;
+		if (same_link(&h->pre, p))
+			h->since_us = now;
+		else if (h->pre.generation < p->generation)
+			half_drop(h, RDMA_ANSWER_LATE);
+	}
 }
 
 static void take_request(struct xr_listener *l, struct rdma_cm_id *id, const struct rdma_conn_param *c, uint64_t now)
@@ -134,6 +155,7 @@ static void take_request(struct xr_listener *l, struct rdma_cm_id *id, const str
 		answer_no(id, code);
 		return;
 	}
+	refresh(l, &pre, now);
 	h = half_place(l, NULL);
 	*h = (struct half){ .id = id, .since_us = now, .initiator = c->initiator_depth,
 			    .responder = c->responder_resources, .pre = pre };
@@ -143,7 +165,7 @@ static void take_events(struct xr_listener *l, uint64_t now)
 {
 	struct rdma_cm_event *ev;
 
-	while ((ev = xr_event(l->events, 0))) {
+	while ((ev = xr_event(l->events))) {
 		enum rdma_cm_event_type type = ev->event;
 		struct rdma_conn_param c = ev->param.conn;
 		struct rdma_cm_id *id = ev->id;
@@ -377,11 +399,12 @@ static int bind_addr(struct sockaddr_storage *ret, const struct xr_listener *l, 
 	err = getaddrinfo(u->host[0] ? u->host : NULL, "0", &hints, &list);
 	if (err)
 		return fail(f, -EADDRNOTAVAIL, "host \"%s\" cannot be resolved: %s", u->host, gai_strerror(err));
+	err = dial_check_scope(list->ai_addr, u, f);
 	memset(ret, 0, sizeof(*ret));
 	memcpy(ret, list->ai_addr, list->ai_addrlen);
 	freeaddrinfo(list);
 	set_port(ret, u->port);
-	return 0;
+	return err;
 }
 
 static bool is_any(const struct sockaddr *a)

@@ -46,7 +46,12 @@ struct rdma_preamble {
 	uint32_t reserved;
 };
 
-enum rdma_wire_role { RDMA_ROLE_CONTROL = 0, RDMA_ROLE_DATA = 1, RDMA_ROLE_URGENT = 2 };
+enum rdma_wire_role {
+	RDMA_ROLE_CONTROL = 0,
+	RDMA_ROLE_DATA = 1,
+	RDMA_ROLE_URGENT = 2,
+	RDMA_ROLE_KNOCK = 3, /* asks for no connection: is anybody there? Rejected with RDMA_ANSWER_HERE */
+};
 
 #define RDMA_BOARD 8u
 
@@ -67,6 +72,7 @@ enum rdma_answer_code {
 	RDMA_ANSWER_MALFORMED = 2, /* a field out of range, or this connection is there already */
 	RDMA_ANSWER_BUSY = 3,	   /* too many half-open connections */
 	RDMA_ANSWER_LATE = 4,	   /* the rest of the link did not come in time */
+	RDMA_ANSWER_HERE = 5,	   /* to a knock */
 };
 
 #define RDMA_SLOT 4096u

@@ -3,7 +3,8 @@
  * Inside the tcp transport. Who does what:
  *
  *	tcp_listen.c	the listener: half-open connections, grouping into links
- *	tcp_link.c	connecting, the link object, kill
+ *	tcp_dial.c	the connecting end
+ *	tcp_link.c	the link object, kill
  *	tcp_sock.c	plain socket calls with bounded waits
  *	tcp_pages.c	page data onto a connection without a copy
  *	tcp_ctl.c	control channel: whole messages

@@ -5,8 +5,10 @@
  * (session, generation, attempt) are there. The fd that callers poll is an epoll of the listening socket, of the
  * connections whose preamble is not there yet, and of a timer that is armed while any is half-open.
  *
- * A half-open connection lives HALF_US. When all places are taken the oldest one without a preamble goes:
- * silence cannot keep a real peer out.
+ * A half-open connection lives HALF_US, and each connection of its link that comes gives it as much again: over a long way
+ * that loses packets they come seconds apart. A newer attempt of a session takes the place of older ones, whose end may have
+ * been lost with the network. When all places are taken the oldest one without a preamble goes: silence cannot keep a real
+ * peer out.
  */
 #include <endian.h>
 #include <errno.h>
@@ -20,10 +22,11 @@
 #include <unistd.h>
 
 #include "../runtime/fail.h"
+#include "dial.h"
 #include "tcp.h"
 
 #define HALF_MAX 64
-#define HALF_US 2000000u
+#define HALF_US 5000000u
 
 struct half {
 	int fd; /* -1: free */
@@ -88,7 +91,25 @@ static bool known_twice(const struct tcp_listener *l, const struct half *h)
 	return false;
 }
 
-static void judge(struct tcp_listener *l, struct half *h)
+/* h belongs to a link that lives, and those of its session that were given up do not. */
+static void refresh(struct tcp_listener *l, struct half *h, uint64_t now)
+{
+	unsigned i;
+
+	h->since_us = now;
+	for (i = 0; i < HALF_MAX; i++) {
+		struct half *o = &l->half[i];
+
+		if (!is_ready(o) || memcmp(o->pre.session, h->pre.session, sizeof(h->pre.session)))
+			continue;
+		if (same_link(&o->pre, &h->pre))
+			o->since_us = now;
+		else if (o->pre.generation < h->pre.generation)
+			half_drop(o);
+	}
+}
+
+static void judge(struct tcp_listener *l, struct half *h, uint64_t now)
 {
 	static const uint8_t zero[sizeof(h->pre.reserved)];
 	struct tcp_preamble *p = &h->pre;
@@ -115,10 +136,11 @@ static void judge(struct tcp_listener *l, struct half *h)
 	}
 	/* What follows belongs to the link: early data must not keep the epoll readable. */
 	epoll_ctl(l->epfd, EPOLL_CTL_DEL, h->fd, NULL);
+	refresh(l, h, now);
 	answer(h, TCP_ANSWER_OK);
 }
 
-static void half_read(struct tcp_listener *l, struct half *h)
+static void half_read(struct tcp_listener *l, struct half *h, uint64_t now)
 {
 	ssize_t n;
 
@@ -134,7 +156,7 @@ static void half_read(struct tcp_listener *l, struct half *h)
 			return;
 		}
 	}
-	judge(l, h);
+	judge(l, h, now);
 }
 
 static struct half *half_place(struct tcp_listener *l)
@@ -184,7 +206,7 @@ static int take_new(struct tcp_listener *l, uint64_t now, struct fail *f)
 			half_drop(h);
 			continue;
 		}
-		half_read(l, h);
+		half_read(l, h, now);
 	}
 }
 
@@ -277,7 +299,7 @@ static int listener_accept(struct xport_listener *xl, struct xport_link **ret, s
 
 	for (i = 0; i < HALF_MAX; i++) {
 		if (l->half[i].fd >= 0 && !is_ready(&l->half[i]))
-			half_read(l, &l->half[i]);
+			half_read(l, &l->half[i], now);
 	}
 	err = take_new(l, now, f);
 	for (i = 0; !err && i < HALF_MAX; i++) {
@@ -333,20 +355,21 @@ static const struct xport_listener_ops listener_ops = {
 	.close = listener_close,
 };
 
-/* A listening socket, and the port it got in u. */
-static int listen_on(const struct addrinfo *ai, unsigned *port)
+/* A listening socket, and the port it got in u; else *call is what failed. */
+static int listen_on(const struct addrinfo *ai, unsigned *port, const char **call)
 {
 	struct sockaddr_storage addr;
 	socklen_t len = sizeof(addr);
 	int fd, one = 1, err;
 	char serv[8];
 
+	*call = "socket";
 	fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
-	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
-	    bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 || listen(fd, HALF_MAX) < 0 ||
-	    getsockname(fd, (struct sockaddr *)&addr, &len) < 0) {
+	if ((*call = "setsockopt", setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one))) < 0 ||
+	    (*call = "bind", bind(fd, ai->ai_addr, ai->ai_addrlen)) < 0 || (*call = "listen", listen(fd, HALF_MAX)) < 0 ||
+	    (*call = "getsockname", getsockname(fd, (struct sockaddr *)&addr, &len)) < 0) {
 		err = -errno;
 		close(fd);
 		return err;
@@ -374,11 +397,20 @@ static int open_fds(struct tcp_listener *l, struct fail *f)
 	return 0;
 }
 
+/* A port that nobody has to be root for is not refused for that. */
+static int refuse_listen(const struct uri *u, const char *call, int err, struct fail *f)
+{
+	if (!strcmp(call, "bind") && (err != -EACCES || (u->port && u->port < 1024)))
+		return fail_cure(f, CURE_LISTEN, err, "cannot listen on tcp:%s:%u", u->host, u->port);
+	return fail_cure(f, err == -EACCES ? CURE_CALL : CURE_LISTEN, err, "cannot listen on tcp:%s:%u: %s", u->host, u->port, call);
+}
+
 int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f)
 {
 	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
 	struct tcp_listener *l = calloc(1, sizeof(*l));
 	struct addrinfo *list, *ai;
+	const char *call = "bind";
 	unsigned i, port = 0;
 	char serv[8];
 	int err;
@@ -396,17 +428,20 @@ int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xp
 		err = fail(f, -EADDRNOTAVAIL, "host \"%s\" cannot be resolved: %s; check the name, or give an address", u->host, gai_strerror(err));
 		goto out;
 	}
-	for (ai = list; ai; ai = ai->ai_next) {
-		l->lfd = listen_on(ai, &port);
+	err = list->ai_next ? 0 : dial_check_scope(list->ai_addr, u, f);
+	for (ai = err ? NULL : list; ai; ai = ai->ai_next) {
+		l->lfd = listen_on(ai, &port, &call);
 		if (l->lfd >= 0)
 			break;
 	}
 	freeaddrinfo(list);
+	if (err)
+		goto out;
 	err = l->lfd < 0 ? l->lfd : tcp_sock_tune(l->lfd, u, f);
 	if (!err)
 		err = open_fds(l, f);
 	if (err) {
-		err = fail_cure(f, CURE_LISTEN, err, "cannot listen on tcp:%s:%u", u->host, u->port);
+		err = refuse_listen(u, call, err, f);
 		goto out;
 	}
 	snprintf(l->uri, sizeof(l->uri), strchr(u->host, ':') ? "tcp:[%s]:%u" : "tcp:%s:%u", u->host, port);

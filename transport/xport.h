@@ -37,6 +37,7 @@
 
 struct fail;
 struct chaos;
+struct xport_addrs;
 
 #define XPORT_MSG_MAX (128u << 10)  /* longest message on the control channel, bytes */
 #define XPORT_RUNS_MAX 256u	    /* runs in one put or get */
@@ -97,6 +98,15 @@ struct xport_param {
 	 */
 	void (*slower)(void *arg, enum cure doing, int err, const char *what);
 	void *slower_arg;
+	/*
+	 * Not NULL: the first connect keeps the peer's addresses here, and later ones ask no resolver. The peer is the host that was
+	 * found first, whatever its name comes to mean, and a resolver that hangs cannot be interrupted. xport_addrs_free().
+	 */
+	struct xport_addrs **addrs;
+	/* Not NULL: while a connect waits it is called whenever wake_fd is readable; not 0 ends the connect with that error. */
+	int (*woken)(void *arg);
+	void *woken_arg;
+	int wake_fd;
 };
 
 /* The three kinds of object begin with their table, so that a filter can wrap any of them. */
@@ -189,9 +199,14 @@ struct xport_chan_ops {
 
 /* The registry: picks the transport by the URI's scheme, stacks shape and chaos as param and query ask. */
 int xport_listen(struct xport_listener **ret, const char *uri, const struct xport_param *p, struct fail *f);
-/* One attempt, at most wait_us. id->session etc. are presented to the peer. */
+/*
+ * One attempt, at most wait_us: to all addresses of the host as RFC 8305 has it, all connections of the link at once. It ends
+ * earlier where nobody listens, and with -ETIMEDOUT where a peer that was there falls silent; another attempt, with another
+ * generation, may go better. id->session etc. are presented to the peer.
+ */
 int xport_connect(struct xport_link **ret, const char *uri, const struct xport_link_id *id,
 		  const struct xport_param *p, uint64_t wait_us, struct fail *f);
+void xport_addrs_free(struct xport_addrs *a);
 
 /* Whether an errno (of either sign) means that a connection, or the way to the peer, is gone; all others are errors of this end's. */
 bool xport_lost(int err);

@@ -13,7 +13,8 @@ cleanup()
 }
 trap cleanup EXIT
 failed=0
-guest=(--memory 64M --working-set 16M --dirty-rate 20000 --floor off --quiet --timeout 500ms --reconnect 300ms)
+. "$1/tests/lib/patience.sh"
+guest=(--memory 64M --working-set 16M --dirty-rate 20000 --floor off --quiet --timeout $((500 * PATIENCE))ms --reconnect $((300 * PATIENCE))ms)
 
 json() # FIELD of the last run, text or number
 {

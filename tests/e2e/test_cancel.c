@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
 /* ferry_cancel() in each stage, from each end, from the callback and from another thread. */
+#include <stdio.h>
+
+#include "hole.h"
 #include "rig.h"
 
 struct plan {
@@ -124,7 +127,7 @@ RIG_PAIR(cancel_at_source, is_too_late_in_activation) { too_late(kind, true); }
 RIG_PAIR(cancel_at_target, is_too_late_in_activation) { too_late(kind, false); }
 
 /* A source that is looking for its target, a target that nobody has found. */
-static void cancel_alone(bool at_source)
+static void cancel_alone(bool at_source, const char *to)
 {
 	struct plan plan = { .at = FERRY_PRE_MIGRATION, .got = 1 };
 	struct ferry_vm v = { FERRY_VM_INIT };
@@ -133,6 +136,7 @@ static void cancel_alone(bool at_source)
 	struct rig r;
 
 	rig_init(&r, RIG_TCP_ANON);
+	r.scfg.connect_us = 3600000000;
 	r.arg = &plan;
 	vm = at_source ? &r.src : &r.tgt;
 	res = at_source ? &r.sres : &r.tres;
@@ -143,7 +147,7 @@ static void cancel_alone(bool at_source)
 	v.regions = at_source ? vm->region : NULL;
 	v.nregions = at_source ? FAKE_REGIONS : 0;
 	cr_assert_eq((at_source ? ferry_source : ferry_target)(&vm->session, &v, &r.scfg), 0);
-	cr_assert_eq(ferry_open(vm->session, at_source ? "tcp:127.0.0.1:1" : RIG_TCP), 0);
+	cr_assert_eq(ferry_open(vm->session, to), 0);
 	res->size = sizeof(*res);
 	cr_assert_eq(ferry_run(vm->session, res), -ECANCELED);
 	cr_assert_eq(plan.got, 0);
@@ -154,5 +158,16 @@ static void cancel_alone(bool at_source)
 	rig_free(&r);
 }
 
-Test(cancel_at_source, in_pre_migration) { cancel_alone(true); }
-Test(cancel_at_target, in_pre_migration) { cancel_alone(false); }
+Test(cancel_at_source, in_pre_migration) { cancel_alone(true, "tcp:127.0.0.1:1"); }
+Test(cancel_at_target, in_pre_migration) { cancel_alone(false, RIG_TCP); }
+
+Test(cancel_at_source, while_nothing_answers)
+{
+	struct hole h;
+	char to[64];
+
+	hole_dig(&h, "127.0.0.1", 0);
+	snprintf(to, sizeof(to), "tcp:127.0.0.1:%u", h.port);
+	cancel_alone(true, to);
+	hole_fill(&h);
+}

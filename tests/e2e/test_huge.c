@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "broken.h"
 #include "hugepool.h"
 #include "rig.h"
 
@@ -316,4 +317,77 @@ Test(huge_refused, where_the_pool_is_too_small)
 	rig_says(r.tres.detail, "takes 4 huge pages of 2 MiB and this host has");
 	rig_says(r.sres.detail, "sysctl -w vm.nr_hugepages=");
 	rig_free(&r);
+}
+
+/* ---- a huge page that the host has lost ---- */
+
+#define HUGE ((size_t)2 << 20)
+#define HUGE_LOST 512u /* its first page, of region 0 */
+
+static const struct rig *the_rig;
+static volatile unsigned met;
+
+/* The guest takes fresh memory for it. */
+static void guest_recovers(void)
+{
+	uint8_t *p = fake_page(&the_rig->tgt, 0, HUGE_LOST);
+
+	met++;
+	madvise(p, HUGE, MADV_DONTNEED);
+	memcpy(p, the_rig->world.frozen + fake_offset(0, HUGE_LOST), HUGE);
+}
+
+static int lost_pages(void *v, uint32_t region, uint64_t page, uint64_t npages)
+{
+	struct fakevm *vm = v;
+	bool *told = vm->arg;
+
+	if (region != 10 || page != HUGE_LOST || npages != 512)
+		world_trouble(vm->w, "poison of pages %llu+%llu of region %u", (unsigned long long)page,
+			      (unsigned long long)npages, region);
+	*told = true;
+	return 0;
+}
+
+static void carried(struct rig *r, bool postcopy)
+{
+	bool source = false, target = false;
+
+	if (!broken_can_poison())
+		cr_skip_test("UFFDIO_POISON stands in for a hardware error here, and this kernel has none: Linux 6.6 has it");
+	if (postcopy)
+		rig_postcopy(r, 0);
+	else
+		r->scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	for (int i = 0; i < 8; i++)
+		r->src.writes[i] = 0;
+	r->src.last_writes = 0;
+	r->src.ops.poison = r->tgt.ops.poison = lost_pages;
+	r->src.arg = &source;
+	r->tgt.arg = &target;
+	the_rig = r;
+	broken_watch();
+	broken_guest(&r->tgt.cpu, guest_recovers);
+	broken_poison(fake_page(&r->src, 0, HUGE_LOST), HUGE);
+	rig_run(r);
+	broken_untouched();
+	rig_migrated(r);
+	cr_assert(source && target && met == 1, "%d %d %u", source, target, met);
+	rig_free(r);
+}
+
+HUGE_TESTS(huge_stop_and_copy, a_lost_page_is_carried)
+{
+	struct rig r;
+
+	begin(&r, kind);
+	carried(&r, false);
+}
+
+HUGE_TESTS(huge_post_copy, a_lost_page_is_carried)
+{
+	struct rig r;
+
+	begin(&r, kind);
+	carried(&r, true);
 }

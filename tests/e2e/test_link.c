@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* Links that break, heal, fall silent or are too slow, in each stage: who owns the VM, and what is lost. */
+#include "patience.h"
 #include "rig.h"
 
 #define SLOW 16000000u /* bytes a second: post-copy then takes a third of a second */
@@ -227,28 +228,28 @@ RIG_PAIR(lost, in_post_copy_before_running_was_heard)
 
 RIG_PAIR(silent, in_pre_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_PRECOPY, .fault = "stall:5000" }, false);
+	source_keeps(kind, (struct drill){ .at = FERRY_PRECOPY, .fault = "stall:60000" }, false);
 }
 
 RIG_PAIR(silent, target_in_pre_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_PRECOPY, .break_target = true, .fault = "stall:5000" }, false);
+	source_keeps(kind, (struct drill){ .at = FERRY_PRECOPY, .break_target = true, .fault = "stall:60000" }, false);
 }
 
 RIG_PAIR(silent, in_stop_and_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_STOP_AND_COPY, .fault = "stall:5000" }, true);
+	source_keeps(kind, (struct drill){ .at = FERRY_STOP_AND_COPY, .fault = "stall:60000" }, true);
 }
 
 /* Over tcp only: mem needs nobody at the source to move pages, so there the pull would go on to its end. */
 Test(silent, in_post_copy_tcp_memfd)
 {
-	source_keeps(RIG_TCP_SHARED, (struct drill){ .at = FERRY_POSTCOPY, .fault = "stall:5000" }, true);
+	source_keeps(RIG_TCP_SHARED, (struct drill){ .at = FERRY_POSTCOPY, .fault = "stall:60000" }, true);
 }
 
 RIG_PAIR(silent, target_in_post_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_POSTCOPY, .break_target = true, .fault = "stall:5000" }, true);
+	source_keeps(kind, (struct drill){ .at = FERRY_POSTCOPY, .break_target = true, .fault = "stall:60000" }, true);
 }
 
 static void let_go_when_it_runs(struct fakevm *vm, enum fake_op op)
@@ -377,7 +378,7 @@ RIG_PAIR(around_commit, abort_lost_is_said_again)
 
 	setup(&r, &d, kind);
 	rig_postcopy(&r, 0);
-	r.scfg.timeout_us = 500000;
+	r.scfg.timeout_us = 500000 * patience();
 	r.src.phase_hook = cancel_and_drill;
 	rig_run(&r);
 	cr_assert(d.done);

@@ -379,3 +379,264 @@ Test(unwritable, a_full_file_system_in_post_copy_tcp)
 {
 	full_file_system(RIG_TCP_SHARED, FERRY_POSTCOPY);
 }
+
+/* ---- carried over ---- */
+
+/* What each end's op was told, and the pages of the target that its guest has found poisoned. */
+static struct {
+	const struct rig *r;
+	char source[200], target[200];
+	int refuse_source, refuse_target;
+	bool loaded;
+	volatile unsigned touched;
+} carried;
+
+static int told(void *v, uint32_t region, uint64_t page, uint64_t npages)
+{
+	struct fakevm *vm = v;
+	char *to = vm->is_source ? carried.source : carried.target;
+	size_t len = strlen(to), at = region == 10 ? 0 : 1;
+
+	if (!pthread_equal(pthread_self(), vm->thread))
+		world_trouble(vm->w, "poison was not called on the thread inside ferry_run()");
+	if (!vm->is_source && (vm->calls[FAKE_LOAD] || !broken_is_poison(fake_page(vm, (unsigned)at, page))))
+		world_trouble(vm->w, "poison of page %llu was told after load, or is not poisoned", (unsigned long long)page);
+	snprintf(to + len, sizeof(carried.source) - len, "%s%u:%llu+%llu", len ? " " : "", region, (unsigned long long)page,
+		 (unsigned long long)npages);
+	return vm->is_source ? carried.refuse_source : carried.refuse_target;
+}
+
+static const struct {
+	unsigned region;
+	uint64_t page;
+} lost[] = { { 0, BAD }, { 0, 600 }, { 0, 601 }, { 1, 76 } };
+#define LOST (sizeof(lost) / sizeof(lost[0]))
+
+/* The target's guest has met a page that is gone: as an operating system would, it takes a fresh one for it. */
+static void guest_recovers(void)
+{
+	const struct rig *r = carried.r;
+
+	for (size_t i = 0; i < LOST; i++) {
+		uint8_t *p = fake_page(&r->tgt, lost[i].region, lost[i].page);
+
+		if (broken_is_poison(p)) {
+			madvise(p, FAKE_PAGE, MADV_DONTNEED);
+			memcpy(p, r->world.frozen + fake_offset(lost[i].region, lost[i].page), FAKE_PAGE);
+			carried.touched++;
+		}
+	}
+}
+
+static void begin_carried(struct rig *r, const struct rig_kind *kind)
+{
+	needs_poison();
+	begin(r, kind);
+	memset(&carried, 0, sizeof(carried));
+	carried.r = r;
+	r->src.ops.poison = r->tgt.ops.poison = told;
+	broken_guest(&r->tgt.cpu, guest_recovers);
+	for (size_t i = 0; i < LOST; i++)
+		broken_poison(fake_page(&r->src, lost[i].region, lost[i].page), FAKE_PAGE);
+}
+
+/* The fake guest writes where it likes; here not at all, or it would die of its own. */
+static void quiet_guest(struct rig *r)
+{
+	for (int i = 0; i < 8; i++)
+		r->src.writes[i] = 0;
+	r->src.last_writes = 0;
+}
+
+static void carried_over(struct rig *r)
+{
+	rig_run(r);
+	broken_untouched();
+	rig_migrated(r);
+	cr_assert_str_eq(carried.source, "10:7+1 10:600+2 13:76+1");
+	cr_assert_str_eq(carried.target, carried.source);
+	cr_assert_eq(carried.touched, LOST);
+	rig_free(r);
+}
+
+RIG_TESTS(carried, by_stop_and_copy)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	quiet_guest(&r);
+	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	carried_over(&r);
+}
+
+RIG_TESTS(carried, by_stop_and_copy_into_allocated_memory)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	quiet_guest(&r);
+	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	rig_allocate(&r);
+	carried_over(&r);
+}
+
+/* Half of memory is dirty when the first round ends: of the poisoned pages some are named dirty, too. */
+static void all_dirty(struct fakevm *vm, enum fake_op op)
+{
+	if (op == FAKE_DIRTY_FETCH && vm->calls[op] == 1)
+		for (uint64_t page = 500; page < FAKE_PAGES0; page++)
+			dirty(vm, 0, page);
+	if (op == FAKE_PAUSE)
+		for (uint64_t page = 0; page < 100; page++)
+			dirty(vm, 0, page);
+}
+
+RIG_TESTS(carried, by_post_copy)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	rig_postcopy(&r, 0);
+	quiet_guest(&r);
+	r.src.hook = all_dirty;
+	carried_over(&r);
+}
+
+RIG_TESTS(carried, by_post_copy_into_allocated_memory)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	rig_postcopy(&r, 0);
+	quiet_guest(&r);
+	rig_allocate(&r);
+	r.src.hook = all_dirty;
+	carried_over(&r);
+}
+
+RIG_TESTS(carried, by_commit_at_switchover_over_three_channels)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	rig_postcopy(&r, 0);
+	quiet_guest(&r);
+	r.scfg.channels = 3;
+	r.scfg.commit_at = FERRY_COMMIT_AT_SWITCHOVER;
+	r.src.hook = all_dirty;
+	carried_over(&r);
+}
+
+/* Pages that have crossed and are lost, and dirty, later: one before PREARM, one in the blackout. */
+static void lost_later(struct fakevm *vm, enum fake_op op)
+{
+	bool now = op == FAKE_DIRTY_FETCH && vm->calls[op] == 1;
+
+	for (size_t i = 0; i < LOST && (now || op == FAKE_PAUSE); i++) {
+		if ((i < 3) != now)
+			continue;
+		broken_poison(fake_page(vm, lost[i].region, lost[i].page), FAKE_PAGE);
+		dirty(vm, lost[i].region, lost[i].page);
+	}
+}
+
+RIG_TESTS(carried, what_is_lost_after_it_has_crossed)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	quiet_guest(&r);
+	for (size_t i = 0; i < LOST; i++)
+		heal(&r, lost[i].region, lost[i].page);
+	r.src.hook = lost_later;
+	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	carried_over(&r);
+}
+
+/* The guest was given fresh memory for it, in the middle. */
+static void found_again(struct fakevm *vm, enum fake_op op)
+{
+	bool now = op == FAKE_DIRTY_FETCH && vm->calls[op] == 1;
+	const size_t i = 1;
+	uint8_t *p = fake_page(vm, lost[i].region, lost[i].page);
+
+	if (!now)
+		return;
+	broken_heal(p, FAKE_PAGE);
+	memcpy(p, vm->shadow + fake_offset(lost[i].region, lost[i].page), FAKE_PAGE);
+	dirty(vm, lost[i].region, lost[i].page);
+}
+
+static void found_again_by(struct rig *r)
+{
+	quiet_guest(r);
+	r->src.hook = found_again;
+	rig_run(r);
+	broken_untouched();
+	rig_migrated(r);
+	cr_assert_str_eq(carried.source, "10:7+1 10:600+2 13:76+1");
+	cr_assert_str_eq(carried.target, "10:7+1 10:601+1 13:76+1");
+	cr_assert_eq(carried.touched, LOST - 1);
+	rig_free(r);
+}
+
+RIG_TESTS(carried, not_what_can_be_read_again)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	found_again_by(&r);
+}
+
+RIG_TESTS(carried, not_what_can_be_read_again_in_post_copy)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	rig_postcopy(&r, 0);
+	found_again_by(&r);
+}
+
+static void not_carried(struct rig *r, bool paused, const char *source_says)
+{
+	quiet_guest(r);
+	rig_run(r);
+	broken_untouched();
+	for (size_t i = 0; i < LOST; i++)
+		heal(r, lost[i].region, lost[i].page);
+	if (paused)
+		rig_fell_back(r);
+	else
+		rig_refused(r);
+	rig_says(r->sres.detail, source_says);
+	rig_free(r);
+}
+
+RIG_PAIR(carried, not_where_the_source_refuses)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	carried.refuse_source = -EPERM;
+	not_carried(&r, false, "poison: the VMM answered -1");
+}
+
+RIG_PAIR(carried, not_where_the_target_refuses)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	carried.refuse_target = -EPERM;
+	not_carried(&r, true, "poison: the VMM answered -1");
+}
+
+RIG_PAIR(carried, not_without_the_op_at_the_target)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	r.tgt.ops.poison = NULL;
+	not_carried(&r, false, "give both ends the op poison");
+}

@@ -41,7 +41,7 @@ static struct wire_hello hello(const struct hostile *h)
 static size_t map(struct hostile *h, uint8_t *body)
 {
 	struct wire_map m = { .nregions = VM_REGIONS,
-			      .flags = h->play.flags & PLAY_ARBITER ? WIRE_SOURCE_ARBITER : 0,
+			      .flags = (h->play.flags & PLAY_ARBITER ? WIRE_SOURCE_ARBITER : 0) | WIRE_SOURCE_POISON,
 			      .needs_len = h->state.len,
 			      .needs_sum = stream_sum(&h->state) };
 
@@ -110,6 +110,8 @@ static size_t body_of(struct hostile *h, enum wire_type t, uint8_t *body)
 	case WIRE_STATE:
 		return state(body);
 	case WIRE_ZERO:
+		return FILL(body, (struct page_run){ .region = VM_ID0, .page = 5, .npages = 2 });
+	case WIRE_POISON:
 		return FILL(body, (struct page_run){ .region = VM_ID0, .page = 5, .npages = 2 });
 	case WIRE_ROUND_END:
 		return FILL(body, (struct wire_round){ .round = h->round++ });

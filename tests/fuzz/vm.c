@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define SECTION 1u
 
@@ -222,6 +223,22 @@ static int op_load(void *v, struct ferry_stream *in)
 	return got;
 }
 
+/* The guest takes fresh memory for what is lost: its threads here are not to die. */
+static int op_poison(void *v, uint32_t id, uint64_t page, uint64_t npages)
+{
+	struct vm *vm = v;
+	size_t i = 0;
+	const struct fuzz_mem *m;
+
+	while (i < vm->nregions && vm->region[i].id != id)
+		i++;
+	promise(i < vm->nregions, "poison of region %u", id);
+	m = &vm->mem[i];
+	promise(!vm->calls[VM_LOAD], "poison after load");
+	promise(page * FUZZ_PAGE < m->len && npages * FUZZ_PAGE <= m->len - page * FUZZ_PAGE, "poison outside its region");
+	return madvise(m->at + page * FUZZ_PAGE, npages * FUZZ_PAGE, MADV_DONTNEED) ? -errno : 0;
+}
+
 static int op_output_hold(void *v)
 {
 	struct vm *vm = v;
@@ -302,6 +319,7 @@ static void set_up(struct vm *vm, bool source, bool arbiter)
 void vm_target(struct vm *vm, bool hold, bool arbiter)
 {
 	set_up(vm, false, arbiter);
+	vm->ops.poison = op_poison;
 	vm->ops.reserve = op_reserve;
 	vm->ops.load = op_load;
 	vm->ops.activate = op_activate;

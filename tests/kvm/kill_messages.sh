@@ -10,6 +10,7 @@ if ! [ -r /dev/kvm ] || ! [ -w /dev/kvm ]; then
 	echo "[SKIP] kill_messages: no /dev/kvm that can be used"
 	exit 77
 fi
+. "$1/tests/lib/patience.sh"
 clean='"outputs_seen":[1-9][0-9]*,"outputs_missing":0,"outputs_repeated":0'
 
 # drill KILL EXIT_CODE OUTCOME OWNER [options]: and, where somebody owns the VM, every page as it must be
@@ -19,8 +20,8 @@ drill()
 	shift 4
 
 	json=$(mktemp -p "$tmp")
-	timeout 120 "$program" run --memory 64M --working-set 16M --dirty-rate 20000 --floor off --quiet --mode post-copy --max-rounds 1 \
-		--reconnect 1s --timeout 2s --kill "$kill" --json "$json" "$@" >"$json.out" 2>&1
+	timeout 300 "$program" run --memory 64M --working-set 16M --dirty-rate 20000 --floor off --quiet --mode post-copy --max-rounds 1 \
+		--reconnect "${PATIENCE}s" --timeout "$((2 * PATIENCE))s" --kill "$kill" --json "$json" "$@" >"$json.out" 2>&1
 	code=$?
 	[ $code = "$want" ] || bad="exit code $code, not $want;"
 	for pattern in "\"outcome\":\"($outcome)\"" "\"owner\":\"$owner\"" "$clean"; do

@@ -7,6 +7,7 @@ tmp=$(mktemp -d)
 trap 'jobs -p | xargs -r kill 2>/dev/null; wait; rm -rf "$tmp"' EXIT
 trap '' PIPE # a VMM that has died says so itself
 failed=0
+. "$src/tests/lib/patience.sh"
 
 verdict() # NAME WHY: passed where WHY is empty
 {
@@ -21,7 +22,7 @@ verdict() # NAME WHY: passed where WHY is empty
 # until CONDITION...: true in time
 until_true()
 {
-	local deadline=$((SECONDS + 60 * ${FERRY_TEST_PATIENCE:-1}))
+	local deadline=$((SECONDS + 60 * PATIENCE))
 
 	until "$@"; do
 		[ $SECONDS -lt $deadline ] || return 1

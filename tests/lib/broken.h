@@ -15,8 +15,8 @@ bool broken_can_poison(void);
 void broken_poison(void *addr, size_t len);
 /* Nothing is at addr any more: a page of zeros, or what the file has. */
 void broken_heal(void *addr, size_t len);
-/* Whether a load raises SIGBUS; asked by a child. */
-bool broken_kills(const void *addr);
+/* Whether a load of this page would raise SIGBUS for a hardware error. Async-signal-safe. */
+bool broken_is_poison(const void *addr);
 
 /*
  * The VMM's own handler of SIGBUS and SIGSEGV. In the thread of the guest it is the guest's business: repair() is called, and

@@ -3,7 +3,9 @@
 
 #include <stdio.h>
 
-#define TIMEOUT_US 1000000u /* long enough that only the drill loses the link, however busy the machine is */
+#include "patience.h"
+
+#define TIMEOUT_US (1000000u * patience()) /* long enough that only the drill loses the link, however busy the machine is */
 #define SLOW 5000000u /* bytes a second: pages are missing for a second; slower, a put might outlast the timeout */
 
 static int op_arbiter(void *v, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is)

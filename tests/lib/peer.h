@@ -7,11 +7,12 @@
 #include "../../runtime/fail.h"
 #include "../../runtime/stream.h"
 #include "../../runtime/wire.h"
+#include "patience.h"
 #include "rig.h"
 
-#define PEER_WAIT_US 10000000u
-#define PEER_TIMEOUT_US 300000u
-#define PEER_RECONNECT_US 100000u
+#define PEER_WAIT_US 60000000u
+#define PEER_TIMEOUT_US (300000u * patience())
+#define PEER_RECONNECT_US (100000u * patience())
 
 struct peer {
 	struct rig rig; /* of it only one end is a session */

@@ -57,5 +57,5 @@ void refuse_all_but(const int *nr, size_t n, int err)
 		code[at++] = (struct sock_filter)RET(SECCOMP_RET_ALLOW);
 	}
 	code[at++] = (struct sock_filter)RET(SECCOMP_RET_ERRNO | err);
-	install(code, at, true);
+	install(code, at, false);
 }

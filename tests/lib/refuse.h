@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define REFUSE_MAX 64u
+#define REFUSE_MAX 80u
 
 struct refused {
 	int nr;
@@ -17,7 +17,7 @@ struct refused {
 
 /* everybody: all threads that are there; else this one, and those that it makes from now on. They get -err. */
 void refuse_calls(const struct refused *r, size_t n, int err, bool everybody);
-/* All but these, which no thread of the process may get round: -err. */
+/* All but these, of this thread and those that it makes from now on: -err. */
 void refuse_all_but(const int *nr, size_t n, int err);
 
 #endif

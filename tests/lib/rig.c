@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "patience.h"
 #include "rdma_left.h"
 
 static void config(struct ferry_config *c)
@@ -29,14 +30,6 @@ void rig_init(struct rig *r, const struct rig_kind *kind)
 	config(&r->scfg);
 	config(&r->tcfg);
 	r->uri = kind->uri;
-}
-
-/* Where a thread may stand still for long whatever the peer does, as in an emulated machine, all takes so many times as long. */
-static unsigned patience(void)
-{
-	const char *factor = getenv("FERRY_TEST_PATIENCE");
-
-	return factor ? (unsigned)atoi(factor) : 1;
 }
 
 void rig_postcopy(struct rig *r, uint64_t bandwidth)

@@ -60,8 +60,8 @@ _Noreturn void local_main(const struct local *c, struct local_seen *m);
 bool local_is_cell(const struct local *c);
 /* Of an op that fails in that stage, with want: the skip of its i-th row; false: there is none. */
 bool local_op_row(const struct local *c, unsigned i, unsigned *skip);
-/* Whether such a failure is expected to come about; c->want counts for ops. */
-bool local_has_row(const struct local *c);
+/* Whether such a failure has to come about, or, sometimes, may; c->want counts for ops. */
+bool local_has_row(const struct local *c, bool sometimes);
 /* Empty, or why it has failed; died: the signal that killed it. *reached: its failure came about. */
 void local_judge(char why[1400], const struct local *c, const struct local_seen *m, int died, bool *reached);
 void local_text(char buf[300], const struct local *c);

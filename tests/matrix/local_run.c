@@ -140,7 +140,7 @@ static void lay_out_rest(struct runs *x, struct local c)
 		return;
 	}
 	x->without++;
-	if (!local_has_row(&c))
+	if (!local_has_row(&c, false))
 		return;
 	local_text(text, &c);
 	printf("  bad %s\n       it did not come about\n", text);

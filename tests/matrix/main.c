@@ -343,15 +343,14 @@ static int report(const struct matrix *x, uint64_t us)
 }
 
 /* The document's table is the one that the cells are judged by. */
-static int check(const char *path)
+static int check_table(const char *path, const char *begin, const char *end, void (*table)(FILE *out))
 {
-	static const char begin[] = "<!-- matrix: begin -->\n", end[] = "<!-- matrix: end -->";
 	char *due = NULL, *is = NULL, *from, *to;
 	size_t due_len = 0, is_len = 0;
 	FILE *f = open_memstream(&due, &due_len), *in = fopen(path, "r");
 	bool same;
 
-	points_table(f);
+	table(f);
 	fclose(f);
 	if (!in || getdelim(&is, &is_len, 0, in) < 0)
 		return printf("[FAIL] matrix table: %s: %s\n", path, strerror(errno)), 1;
@@ -361,13 +360,28 @@ static int check(const char *path)
 	to = from ? strstr(from, end) : NULL;
 	same = to && (size_t)(to - from) == due_len && !memcmp(from, due, due_len);
 	if (same)
-		printf("[PASS] matrix table: %s says what the matrix expects\n", path);
+		printf("[PASS] matrix table: %s says what the matrix expects (%.*s)\n", path, (int)strcspn(begin, "\n"), begin);
 	else
 		printf("[FAIL] matrix table: %s has another table than the matrix: put the output of matrix --table "
-		       "between its two marks\n", path);
+		       "behind %s", path, begin);
 	free(due);
 	free(is);
 	return !same;
+}
+
+static int check(const char *path)
+{
+	int bad = check_table(path, "<!-- matrix: begin -->\n", "<!-- matrix: end -->", points_table);
+
+	return check_table(path, "<!-- local: begin -->\n", "<!-- local: end -->", local_table) || bad;
+}
+
+static int tables(void)
+{
+	points_table(stdout);
+	printf("\n");
+	local_table(stdout);
+	return 0;
 }
 
 /*
@@ -419,7 +433,7 @@ int main(int argc, char **argv)
 		case 'e': lch.end = optarg; break;
 		case 'i': lch.limit_s = (unsigned)atoi(optarg); break;
 		case 'a': ch.arbiter = true; break;
-		case 't': points_table(stdout); return 0;
+		case 't': return tables();
 		case 'c': return check(optarg);
 		default: return 2;
 		}

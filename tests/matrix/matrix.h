@@ -8,6 +8,8 @@
  * through a pipe, in the order in which it happened, which VM runs, holds or lets go, and each numbered output. In
  * the end it looks at who says what, who runs, what came out, the memory at the owner and what was left behind.
  *
+ * local.h has the second dimension: what fails is not the link but something at one end.
+ *
  *	points.c	which messages there are, when, and what each fault must come to: the expectations, and
  *			the table of docs/failure-model.md
  *	end.c		one end of a cell, in its process

@@ -103,6 +103,7 @@ const struct point points[] = {
 	ABSENT(WIRE_REFUSED, false, FERRY_PRE_MIGRATION, IN_ALL, "nothing is refused"),
 	ABSENT(WIRE_ABORT, true, FERRY_PRE_MIGRATION, IN_ALL, "nothing fails"),
 	ABSENT(WIRE_ABORT, false, FERRY_PRE_MIGRATION, IN_ALL, "nothing fails"),
+	ABSENT(WIRE_POISON, true, FERRY_PRE_MIGRATION, IN_ALL, "no page is lost to a hardware error"),
 	ABSENT(WIRE_RESIDUE, true, FERRY_PRE_MIGRATION, IN_STOP, "nothing is left to pull"),
 	ABSENT(WIRE_PREARM, true, FERRY_PRE_MIGRATION, IN_STOP, "nothing is left to pull"),
 	ABSENT(WIRE_PREARMED, false, FERRY_PRE_MIGRATION, IN_STOP, "nothing is left to pull"),

@@ -38,6 +38,7 @@ static const struct way ways[] = {
 	{ WIRE_MAP, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_REFUSED },
 	{ WIRE_RESERVED, FROM_TARGET, HOLD, 2, NATURAL, FERRY_REFUSED },
 	{ WIRE_ZERO, FROM_SOURCE, HOLD, 2, 3, FERRY_DISCARDED },
+	{ WIRE_POISON, FROM_SOURCE, HOLD, 2, 4, FERRY_DISCARDED },
 	{ WIRE_ROUND_END, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_DISCARDED },
 	{ WIRE_ROUND_ACK, FROM_TARGET, HOLD, 2, NATURAL, FERRY_REFUSED },
 	{ WIRE_STATE, FROM_SOURCE, HOLD, 2, 4, FERRY_DISCARDED },
@@ -114,7 +115,7 @@ static const struct row rows[] = {
 	{ WIRE_MAP, E(wire_map, wire_region, gpa), 0x100000001000 - 1, -EINVAL, "at 0x100000000fff" },
 	{ WIRE_MAP, E(wire_map, wire_region, len), MAX - 4095, -EINVAL, "is 0xfffffffffffff000 bytes" },
 
-	{ WIRE_RESERVED, F(wire_reserved, flags), 5, -EPROTO, "RESERVED has flags 0x5" },
+	{ WIRE_RESERVED, F(wire_reserved, flags), 9, -EPROTO, "RESERVED has flags 0x9" },
 	{ WIRE_RESERVED, F(wire_reserved, reserved), 8, -EPROTO, "RESERVED has 0x8 in a reserved field" },
 
 	{ WIRE_RESERVED, sizeof(struct wire_reserved) + 8, 8, MAX, -EPROTO, "says 18446744073709551615 bytes" }, /* the offer */
@@ -125,6 +126,11 @@ static const struct row rows[] = {
 	{ WIRE_ZERO, F(page_run, npages), 66, -EPROTO, "pages 5+66 of region 10" },
 	{ WIRE_ZERO, F(page_run, npages), 0, -EPROTO, "pages 5+0 of region 10" },
 	{ WIRE_ZERO, F(page_run, page), MAX, -EPROTO, "pages 18446744073709551615+2 of region 10" },
+
+	{ WIRE_POISON, F(page_run, region), 99, -EPROTO, "POISON names pages 5+2 of region 99" },
+	{ WIRE_POISON, F(page_run, npages), 66, -EPROTO, "POISON names pages 5+66 of region 10" },
+	{ WIRE_POISON, F(page_run, npages), 0, -EPROTO, "POISON names pages 5+0 of region 10" },
+	{ WIRE_POISON, F(page_run, page), MAX, -EPROTO, "POISON names pages 18446744073709551615+2 of region 10" },
 
 	{ WIRE_ROUND_END, F(wire_round, round), 7, -EPROTO, "ROUND_END is of round 7; 0 was due" },
 	{ WIRE_ROUND_END, F(wire_round, reserved), 1, -EPROTO, "ROUND_END has 0x1 in a reserved field" },

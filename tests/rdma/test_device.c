@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "../../transport/dial.h"
 #include "ends.h"
 #include "rdma_left.h"
 #include "rig.h"
@@ -65,6 +66,102 @@ Test(device, addresses_and_options_that_lead_nowhere)
 		cr_expect_eq(err, bad[i].err, "%s: %d: %s", bad[i].uri, err, fail_text(&f));
 		cr_expect(strstr(fail_text(&f), bad[i].says), "%s: %s", bad[i].uri, fail_text(&f));
 		ends_nothing_left();
+	}
+}
+
+/* What a name comes to: the host's addresses for the port of e->uri, without a resolver. */
+static struct xport_addrs *known(const struct ends *e, const char *const *hosts, unsigned n)
+{
+	struct xport_addrs *a = calloc(1, sizeof(*a));
+
+	for (; a->n < n; a->n++) {
+		struct sockaddr_in *v4 = (struct sockaddr_in *)&a->a[a->n].sa;
+
+		*v4 = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(strrchr(e->uri, ':') + 1)) };
+		cr_assert_eq(inet_pton(AF_INET, hosts[a->n], &v4->sin_addr), 1);
+		a->a[a->n].len = sizeof(*v4);
+	}
+	return a;
+}
+
+/* 10.9.0.99 is a black hole, nobody listens at 10.9.0.3, no RDMA leads to the others. */
+Test(device, of_several_addresses_the_one_that_answers)
+{
+	static const char *const cases[][3] = { { "10.9.0.99", HOST }, { "10.9.0.3", HOST }, { "127.0.0.1", "192.0.2.7", HOST },
+						{ "10.9.0.99", "10.9.0.3", HOST }, { HOST, "10.9.0.99" } };
+	struct ends e;
+	size_t i;
+
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct xport_addrs *a;
+
+		ends_listen(&e, "");
+		a = known(&e, cases[i], cases[i][2] ? 3 : 2);
+		e.param.addrs = &a;
+		cr_assert_eq(ends_join(&e), 0, "%zu: %s", i, fail_text(&e.a.fail));
+		ends_stop(&e);
+		xport_addrs_free(a);
+	}
+}
+
+Test(device, none_of_several_addresses_answers)
+{
+	static const struct {
+		const char *hosts[2];
+		int err;
+		const char *says;
+	} cases[] = { { { "10.9.0.99", "10.9.0.98" }, -ETIMEDOUT, "none of its 2 addresses answers" },
+		      { { "10.9.0.3", "192.0.2.7" }, -ECONNREFUSED, "start the target first" } };
+	struct xport_link_id id = { .channels = 1 };
+	struct xport_link *l;
+	struct ends e;
+	size_t i;
+
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct xport_addrs *a;
+
+		ends_listen(&e, "");
+		a = known(&e, cases[i].hosts, 2);
+		e.param.addrs = &a;
+		cr_assert_eq(xport_connect(&l, e.uri, &id, &e.param, 2000000, &e.a.fail), cases[i].err, "%s", fail_text(&e.a.fail));
+		ends_says(&e.a.fail, cases[i].says);
+		ends_stop(&e);
+		xport_addrs_free(a);
+	}
+}
+
+static int counted(void *arg)
+{
+	return ++*(unsigned *)arg < 2 ? 0 : -ECANCELED;
+}
+
+/* Whatever a connect waits for, a wake is heard: a black hole, a knock at two, and a target that does not answer. */
+Test(device, a_wake_ends_a_connect)
+{
+	static const char *const holes[] = { "10.9.0.99", "10.9.0.98" };
+	struct xport_link_id id = { .channels = 16 };
+	struct xport_link *l;
+	struct ends e;
+	unsigned way, n;
+
+	for (way = 0; way < 3; way++) {
+		struct xport_addrs *a;
+		int fds[2];
+
+		ends_listen(&e, "");
+		a = way < 2 ? known(&e, holes, 1 + way) : NULL;
+		cr_assert(!pipe(fds) && write(fds[1], "x", 1) == 1);
+		e.param.addrs = &a;
+		e.param.woken = counted;
+		e.param.woken_arg = &n;
+		e.param.wake_fd = fds[0];
+		n = 0;
+		cr_assert_eq(xport_connect(&l, e.uri, &id, &e.param, 3600000000, &e.a.fail), -ECANCELED, "%s", fail_text(&e.a.fail));
+		cr_assert_eq(n, 2);
+		close(fds[0]);
+		close(fds[1]);
+		ends_stop(&e);
+		xport_addrs_free(a);
 	}
 }
 

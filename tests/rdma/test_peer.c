@@ -78,19 +78,19 @@ static struct rdma_preamble good(void)
 Test(peer, connect_requests_that_are_not_ours)
 {
 	struct rdma_event_channel *ch = rdma_create_event_channel();
-	struct rdma_preamble p[9];
-	static const int want[9] = { -1, RDMA_ANSWER_VERSION, RDMA_ANSWER_MALFORMED, RDMA_ANSWER_MALFORMED,
+	struct rdma_preamble p[10];
+	static const int want[10] = { -1, RDMA_ANSWER_VERSION, RDMA_ANSWER_MALFORMED, RDMA_ANSWER_MALFORMED,
 				     RDMA_ANSWER_MALFORMED, RDMA_ANSWER_MALFORMED, RDMA_ANSWER_MALFORMED,
-				     RDMA_ANSWER_MALFORMED, RDMA_ANSWER_MALFORMED };
+				     RDMA_ANSWER_MALFORMED, RDMA_ANSWER_MALFORMED, RDMA_ANSWER_HERE };
 	struct ends e;
 	unsigned i;
 
 	ends_listen(&e, "");
-	for (i = 0; i < 9; i++)
+	for (i = 0; i < 10; i++)
 		p[i] = good();
 	memset(&p[0], 0xa5, sizeof(p[0]));
 	p[1].version = htole32(99);
-	p[2].role = 3;
+	p[2].role = RDMA_ROLE_KNOCK + 1;
 	p[3].channels = 0;
 	p[4].channels = XPORT_CHANNELS_MAX + 1;
 	p[5].role = RDMA_ROLE_DATA;
@@ -98,7 +98,8 @@ Test(peer, connect_requests_that_are_not_ours)
 	p[6].mtu = 0;
 	p[7].mtu = IBV_MTU_4096 + 1;
 	p[8].reserved = htole32(1);
-	for (i = 0; i < 9; i++) {
+	p[9].role = RDMA_ROLE_KNOCK;
+	for (i = 0; i < 10; i++) {
 		struct rdma_cm_id *id = ask(ch, e.uri, &p[i], sizeof(p[i]));
 		int code = answer(&e, ch);
 

@@ -36,6 +36,7 @@ Test(cure, no_advice_belongs_to_another_cause)
 	} row[] = {
 		{ "as root", { EPERM, EACCES } },
 		{ "are for root", { EACCES } },
+		{ "refuses", { EPERM, EACCES, ENOSYS } },
 		{ "firewall", { EHOSTUNREACH, EHOSTDOWN, ENETUNREACH, ENETDOWN, ENONET, ETIMEDOUT, EACCES, EPERM } },
 		{ "route", { EHOSTUNREACH, EHOSTDOWN, ENETUNREACH, ENETDOWN, ENONET, ETIMEDOUT } },
 		{ "start the target", { ECONNREFUSED } },
@@ -105,7 +106,7 @@ Test(cure, each_call_has_its_own_advice)
 
 Test(cure, an_errno_that_nobody_thought_of_has_no_advice)
 {
-	static const int odd[] = { EXDEV, ELOOP, EDOM, EILSEQ, ENOTUNIQ, EKEYREVOKED, ERFKILL, EIO, 4095 };
+	static const int odd[] = { ESRCH, EXDEV, ELOOP, EDOM, EILSEQ, ENOTUNIQ, EKEYREVOKED, ERFKILL, EIO, 4095 };
 
 	for (enum cure c = 0; c < CURES; c++)
 		for (size_t i = 0; i < sizeof(odd) / sizeof(odd[0]); i++)

@@ -66,7 +66,7 @@ Test(wire, numbers_and_names_do_not_change)
 	static const char *const names[] = { "?", "HELLO", "HELLO_ACK", "REFUSED", "MAP", "RESERVED", "ZERO", "ROUND_END",
 					     "ROUND_ACK", "STATE", "RESIDUE", "PREARM", "PREARMED", "SWITCHOVER",
 					     "RUNNING", "PREPARED", "COMMIT", "COMMITTED", "COMPLETE", "BYE", "ABORT",
-					     "PING" };
+					     "PING", "POISON" };
 	const size_t known = sizeof(names) / sizeof(names[0]);
 
 	cr_assert_geq(WIRE_TYPES, known);

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MIT
+#include "poison.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <unistd.h>
+
+#include "link.h"
+#include "uffd.h"
+
+#define PAGE ((size_t)4096)
+#define SIFT_RUNS 256u
+#define SEND_RUNS 512u
+
+_Static_assert(SEND_RUNS <= WIRE_RUNS_MAX, "a POISON fits the wire");
+
+bool poison_able(struct ferry_session *s)
+{
+	int fd;
+
+	if (!s->ops.poison || s->is_source)
+		return s->ops.poison;
+	fd = uffd_open(UFFD_POISON, NULL);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
+static uint8_t *page_at(const struct ferry_session *s, uint32_t region, uint64_t page)
+{
+	return (uint8_t *)s->regions[region].hva + page * PAGE;
+}
+
+int poison_unreadable(struct ferry_session *s, uint32_t region, uint64_t page)
+{
+	const struct ferry_region *reg = &s->regions[region];
+	uint8_t *at = page_at(s, region, page);
+
+	if (s->peer_can_poison && s->ops.poison && reach_page(at, false) == -EHWPOISON) {
+		if (!page_set_test(&s->src.poison, region, page)) /* else the VMM has been asked */
+			page_set_add(&s->src.lost, region, page);
+		return 0;
+	}
+	return reach_fail(&s->fail, &(struct reach_page){ reg->id, page, reg->gpa + page * PAGE, at }, false);
+}
+
+int poison_ask(struct ferry_session *s)
+{
+	struct page_cursor at = { 0 };
+	struct page_run run;
+
+	while (page_set_next(&s->src.lost, &at, UINT32_MAX, &run)) {
+		uint32_t id = s->regions[run.region].id;
+		int err = OP(s, poison, id, run.page, run.npages);
+
+		if (err < 0)
+			return err;
+		session_log(s, 4, NULL, "poison region=%u page=%" PRIu64 " pages=%u", id, run.page, run.npages);
+		s->src.poisoned = true;
+	}
+	if (s->src.poisoned)
+		page_set_move(&s->src.poison, &s->src.lost);
+	return 0;
+}
+
+/* Page by page: what is poisoned leaves the set, what is not leaves the poison. */
+static int sift_run(struct ferry_session *s, struct page_set *set, const struct page_run *run)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; i < run->npages && !err; i++) {
+		struct page_run one = { .region = run->region, .page = run->page + i, .npages = 1 };
+
+		if (!page_set_test(set, one.region, one.page))
+			continue;
+		if (!reach_page(page_at(s, one.region, one.page), false)) {
+			poison_read(s, &one);
+			continue;
+		}
+		err = poison_unreadable(s, one.region, one.page);
+		page_set_del(set, one.region, one.page);
+	}
+	return err;
+}
+
+int poison_sift(struct ferry_session *s, struct page_set *set, bool all)
+{
+	struct page_run run[SIFT_RUNS];
+	struct iovec v[SIFT_RUNS];
+	struct page_cursor at = { 0 };
+	unsigned n = 1;
+	bool fine;
+	int err = 0;
+
+	if (!s->peer_can_poison || !s->ops.poison || (!all && !s->src.poisoned))
+		return 0;
+	while (n && !err) {
+		for (n = 0; n < SIFT_RUNS && page_set_next(all ? set : &s->src.poison, &at, UINT32_MAX, &run[n]); n++)
+			v[n] = (struct iovec){ page_at(s, run[n].region, run[n].page), run[n].npages * PAGE };
+		fine = all && !reach_readable(&s->src.reach, v, n);
+		for (unsigned i = 0; i < n && !err; i++)
+			if (fine)
+				poison_read(s, &run[i]);
+			else
+				err = sift_run(s, set, &run[i]);
+	}
+	return err ? err : poison_ask(s);
+}
+
+int poison_send(struct ferry_session *s)
+{
+	struct page_run run[SEND_RUNS];
+	struct page_cursor at = { 0 };
+	unsigned n = SEND_RUNS;
+	int err = 0;
+
+	while (s->src.poisoned && n == SEND_RUNS && !err) {
+		for (n = 0; n < SEND_RUNS && page_set_next(&s->src.poison, &at, UINT32_MAX, &run[n]); n++)
+			run[n].region = s->regions[run[n].region].id;
+		if (n)
+			err = link_send(s, WIRE_POISON, NULL, 0, run, n * sizeof(run[0]));
+	}
+	return err;
+}
+
+/* ---- target ---- */
+
+int poison_recv(struct ferry_session *s, const struct wire_msg *m)
+{
+	for (size_t i = 0; i < m->nelems; i++) {
+		struct page_run run;
+		uint64_t unit;
+		int idx;
+
+		memcpy(&run, (const struct page_run *)m->elems + i, sizeof(run));
+		idx = region_index(s, run.region);
+		if (idx < 0 || !run.npages || run.page >= s->tgt.poison.r[idx].npages ||
+		    run.npages > s->tgt.poison.r[idx].npages - run.page)
+			return fail(&s->fail, -EPROTO,
+				    "the source's POISON names pages %" PRIu64 "+%u of region %u, which its map does not have", run.page,
+				    run.npages, run.region);
+		unit = (UINT64_C(1) << s->regions[idx].page_shift) / PAGE;
+		if (run.page % unit || run.npages % unit)
+			return fail(&s->fail, -EPROTO, "the source's POISON names pages %" PRIu64 "+%u of region %u, which are no whole huge pages",
+				    run.page, run.npages, run.region);
+		if (!s->tgt.place.poisons)
+			return fail(&s->fail, -EPROTO, "the source sent POISON, and this end has not said that it can");
+		run.region = (uint32_t)idx;
+		page_set_add_run(&s->tgt.poison, &run);
+	}
+	return 0;
+}
+
+int poison_install(struct ferry_session *s)
+{
+	struct page_cursor at = { 0 };
+	struct page_run run;
+	int err = 0;
+
+	while (!err && page_set_next(&s->tgt.poison, &at, UINT32_MAX, &run)) {
+		struct page_cursor in = { .region = run.region, .page = run.page, .end = run.page + run.npages };
+		struct page_run both;
+
+		if (page_set_next(&s->tgt.missing, &in, 1, &both))
+			return fail(&s->fail, -EPROTO, "the source's POISON and its RESIDUE both name page %" PRIu64 " of region %u", both.page,
+				    s->regions[run.region].id);
+		s->tgt.poisoned = true;
+		err = place_poison(&s->tgt.place, &run, &s->fail);
+		if (!err)
+			err = OP(s, poison, s->regions[run.region].id, run.page, run.npages);
+	}
+	return err;
+}

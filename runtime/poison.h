@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Pages that a hardware error of the source's host has destroyed, and that the VMM lets cross without their bytes: what was an
+ * error for the guest at the source is the same error at the target.
+ *
+ * Both ends agree in the reservation that they can (MAP and RESERVED have a flag). Workers that meet such a page note it in
+ * src.lost; main asks the VMM's op, and keeps it in src.poison. A page that is read again later, because the guest was given
+ * fresh memory for it, leaves the set. What is in the set when the VM has been paused crosses as POISON before SWITCHOVER, is not a part
+ * of the residue, and is poisoned at the target before load.
+ */
+#ifndef FERRY_POISON_H
+#define FERRY_POISON_H
+
+#include "session.h"
+
+/* Whether this end has the op and a kernel for it; a source can always. */
+bool poison_able(struct ferry_session *s);
+
+/* Worker: a page could not be read. 0: it crosses as poison; else the error, with its sentence. */
+int poison_unreadable(struct ferry_session *s, uint32_t region, uint64_t page);
+/* Worker: these pages have been read. */
+static inline void poison_read(struct ferry_session *s, const struct page_run *run)
+{
+	if (s->src.poisoned)
+		page_set_del_run(&s->src.poison, run);
+}
+/* Main, no worker about: the VMM is asked about what was met. */
+int poison_ask(struct ferry_session *s);
+/*
+ * Main, source: takes out of set, which is to be named as residue, what is poisoned. all: each page of it is looked at, else only
+ * those that were poisoned before.
+ */
+int poison_sift(struct ferry_session *s, struct page_set *set, bool all);
+int poison_send(struct ferry_session *s);
+
+/* Target. */
+int poison_recv(struct ferry_session *s, const struct wire_msg *m);
+/* The source's memory is here but for the residue, and nothing has touched it. */
+int poison_install(struct ferry_session *s);
+/* Any thread, after that: whether one of these pages is poisoned. UFFDIO_CONTINUE and MADV_COLLAPSE would take that away. */
+static inline bool poison_in(const struct ferry_session *s, uint32_t region, uint64_t page, uint64_t npages)
+{
+	struct page_cursor at = { .region = region, .page = page, .end = page + npages };
+	struct page_run run;
+
+	return s->tgt.poisoned && page_set_next(&s->tgt.poison, &at, 1, &run);
+}
+
+#endif
