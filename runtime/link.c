@@ -257,10 +257,13 @@ static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
 		    m->type == WIRE_REFUSED ? "refused" : "gave up", text);
 }
 
-/* A one-sided put is not seen at the target. What counts is a new low of the round: after a loss pages are put again. */
+/*
+ * A one-sided put is not seen at the target. What counts is a new low of the round: after a loss pages are put again. 0 is
+ * said between rounds, too; the end of a round counts by itself.
+ */
 static void note_puts(struct ferry_session *s, uint64_t left)
 {
-	if (!(s->link->caps & XPORT_ONE_SIDED) || (s->tgt.least_left && left + 1 >= s->tgt.least_left))
+	if (!left || !(s->link->caps & XPORT_ONE_SIDED) || (s->tgt.least_left && left + 1 >= s->tgt.least_left))
 		return;
 	if (s->tgt.least_left)
 		count(&s->stats.steps, 1);

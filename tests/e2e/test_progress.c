@@ -5,6 +5,8 @@
  */
 #include "rig.h"
 
+#include <unistd.h>
+
 struct trouble {
 	enum ferry_phase at; /* when the source enters it; of two times post-copy, the second is the page server's */
 	bool page_server;
@@ -221,6 +223,16 @@ RIG_PAIR(again_and_again, in_commitment)
 
 /* ---- each link brings something ---- */
 
+/* The source's first heartbeat of pre-copy is out before it knows of any page: nothing left to put, it says. */
+static void begin_with_a_heartbeat(struct fakevm *vm, enum fake_op op)
+{
+	if (op != FAKE_DIRTY_START)
+		return;
+	break_it(vm->arg, "cut-after:PING:1");
+	while (ferry_drill(vm->session, "pending") == 1)
+		usleep(1000);
+}
+
 /* Each link lives for `fault`, and is back soon; all together it takes longer than one outage may. */
 static void limps(const struct rig_kind *kind, struct trouble t, uint64_t bandwidth)
 {
@@ -229,6 +241,8 @@ static void limps(const struct rig_kind *kind, struct trouble t, uint64_t bandwi
 	t.again = t.fault;
 	setup(&r, &t, kind);
 	r.scfg.reconnect_us = r.tcfg.reconnect_us = 500000;
+	if (t.at == FERRY_PRECOPY)
+		r.src.hook = begin_with_a_heartbeat;
 	if (t.at == FERRY_PRECOPY)
 		r.scfg.timeout_us = r.tcfg.timeout_us = 1000000;
 	*(t.at == FERRY_PRECOPY ? &r.scfg.bandwidth : &r.tcfg.bandwidth) = bandwidth;
@@ -242,7 +256,7 @@ static void limps(const struct rig_kind *kind, struct trouble t, uint64_t bandwi
 /* Of a round, what no fence has confirmed is sent again; there is one a second. */
 RIG_PAIR(a_little_each_time, in_pre_copy)
 {
-	limps(kind, (struct trouble){ .at = FERRY_PRECOPY, .fault = "cut-before:PING@11:50", .times = 2 }, 1000000);
+	limps(kind, (struct trouble){ .at = FERRY_PRECOPY, .fault = "cut-before:PING@11:50", .times = 3 }, 1000000);
 }
 
 /* Over mem: at a limit that slow the pre-copy before it would stand in tcp's buffers for longer than the timeout. */
