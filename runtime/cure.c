@@ -126,6 +126,8 @@ static const struct row table[] = {
 
 	{ CURE_REGION_FD, EBADF, "pass the fd of the memfd that its memory is mapped from" },
 
+	{ CURE_LINK, EPERM, "take a directory of a file system that has them, or let a seccomp filter pass linkat" },
+	{ CURE_LINK, EOPNOTSUPP, "take a directory of a file system that has them" },
 	{ CURE_FILE, EACCES, "the user must be able to read and write there" },
 	{ CURE_FILE, EPERM, "the user must be able to read and write there" },
 	{ CURE_FILE, EROFS, "its file system must be writable" },
