@@ -32,6 +32,7 @@
 #include "api.h"
 #include "config.h"
 #include "crew.h"
+#include "cure.h"
 #include "fail.h"
 #include "ferry/arbiter_file.h"
 
@@ -73,12 +74,16 @@ static bool abandoned(struct job *j)
 	return is;
 }
 
-static int refuse(struct job *j, const char *what, const char *name)
+static int refuse_for(struct job *j, enum cure doing, const char *what, const char *name)
 {
 	int err = -errno;
 
-	return fail(&j->fail, err, "the arbiter's directory %s: %s%s%s: %s", j->dir, what, *name ? " " : "", name,
-		    strerror(-err));
+	return fail_cure(&j->fail, doing, err, "the arbiter's directory %s: %s%s%s", j->dir, what, *name ? " " : "", name);
+}
+
+static int refuse(struct job *j, const char *what, const char *name)
+{
+	return refuse_for(j, CURE_FILE, what, name);
 }
 
 /* 1: *is is what the record says; 0: there is none; or the error. */
@@ -130,15 +135,16 @@ static int propose(struct job *j, int dir, const char *name)
 	int err;
 
 	if (getrandom(&nonce, sizeof(nonce), 0) != sizeof(nonce))
-		return refuse(j, "no random name for", name);
+		return refuse_for(j, CURE_CALL, "no random name for", name);
 	snprintf(tmp, sizeof(tmp), ".%s.%016" PRIx64, j->session, nonce);
 	err = write_record(j, dir, tmp);
 	if (!err && abandoned(j))
 		err = -ETIMEDOUT;
 	/* EIO and the like may hide success: the record tells. What cannot come right is said here. */
 	if (!err && linkat(dir, tmp, dir, name, 0) && errno != EEXIST) {
-		err = refuse(j, errno == EPERM || errno == EOPNOTSUPP ? "has no hard links, which this arbiter needs, for" :
-									 "cannot link", name);
+		err = errno == EPERM || errno == EOPNOTSUPP ?
+			      refuse_for(j, CURE_LINK, "has no hard links, which this arbiter needs, for", name) :
+			      refuse(j, "cannot link", name);
 	}
 	unlinkat(dir, tmp, 0);
 	return err;
@@ -252,7 +258,7 @@ static int ask(const struct ferry_arbiter_file *a, const uint8_t session[16], en
 		return fail(f, -ENOMEM, "no memory to ask the arbiter in %s", a->dir);
 	err = job_start(j);
 	if (err) {
-		fail(f, err, "no thread to ask the arbiter in %s: %s", a->dir, strerror(-err));
+		fail_cure(f, CURE_THREAD, err, "no thread to ask the arbiter in %s", a->dir);
 	} else if (!job_wait(j, timeout)) {
 		return fail(f, -ETIMEDOUT, "the arbiter's directory %s has not answered for %" PRIu64
 			    " ms: is its file server there?", a->dir, timeout / 1000);

@@ -14,6 +14,9 @@
 #define NO_PAGE                                                                                                        \
 	"it was unmapped, or there is no page for it: its tmpfs is full, no huge page is free, or the cgroup's limit " \
 	"of them is reached (hugetlb.2MB.max)"
+#define CGROUP_HUGE                                                                              \
+	"huge pages are free, and this cgroup may not have more: raise its hugetlb.2MB.max (cgroup v1: " \
+	"hugetlb.2MB.limit_in_bytes)"
 #define LOAD_RDMA "load the modules of your device, rdma_ucm and ib_uverbs"
 #define FILTERED "a seccomp filter or security policy refuses it"
 
@@ -89,8 +92,8 @@ static const struct row table[] = {
 	{ CURE_PLACE, ENOSPC, "the region's file system is full" },
 	{ CURE_HUGE_EMPTY, ENOMEM, "the host has no huge page left: raise vm.nr_hugepages" },
 	{ CURE_HUGE_EMPTY, EFAULT, "the host has no huge page left: raise vm.nr_hugepages" },
-	{ CURE_HUGE_LIMIT, ENOMEM, "huge pages are free, and this cgroup may not have more: raise its hugetlb.2MB.max" },
-	{ CURE_HUGE_LIMIT, EFAULT, "huge pages are free, and this cgroup may not have more: raise its hugetlb.2MB.max" },
+	{ CURE_HUGE_LIMIT, ENOMEM, CGROUP_HUGE },
+	{ CURE_HUGE_LIMIT, EFAULT, CGROUP_HUGE },
 
 	{ CURE_MAP, ENOMEM, "raise the limit of address space (ulimit -v) or of mappings (vm.max_map_count), or allow overcommitment" },
 	{ CURE_MAP, EACCES, "the fd must be open for reading and writing" },
@@ -126,6 +129,8 @@ static const struct row table[] = {
 
 	{ CURE_REGION_FD, EBADF, "pass the fd of the memfd that its memory is mapped from" },
 
+	{ CURE_LINK, EPERM, "take a directory of a file system that has them, or let a seccomp filter pass linkat" },
+	{ CURE_LINK, EOPNOTSUPP, "take a directory of a file system that has them" },
 	{ CURE_FILE, EACCES, "the user must be able to read and write there" },
 	{ CURE_FILE, EPERM, "the user must be able to read and write there" },
 	{ CURE_FILE, EROFS, "its file system must be writable" },

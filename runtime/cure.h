@@ -33,6 +33,7 @@ enum cure {
 	CURE_RDMA_OPEN,	    /* a device or the connection manager */
 	CURE_RDMA_QUEUE,    /* queue pairs, completion queues */
 	CURE_RDMA_REGISTER, /* guest memory with a device */
+	CURE_LINK,	    /* a hard link in a directory that the user named */
 	CURE_FILE,	    /* a file in a directory that the user named */
 	CURES
 };

@@ -303,7 +303,9 @@ int place_resolve(struct place *p, const struct place_region *r, uint8_t *dst, c
 		at += done;
 		if (!err)
 			break;
-		if (err != -EEXIST)
+		if (err == -EEXIST && r->huge)
+			err = huge_exists(dst + at);
+		if (err && err != -EEXIST)
 			return err;
 		uffd_wake(p->uffd, dst + at, page);
 		at += page;

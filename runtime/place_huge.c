@@ -123,6 +123,15 @@ int huge_ready(struct place *p, struct fail *f)
 	return fail_cure(f, CURE_MAP, -errno, "no address space for 2 MiB");
 }
 
+int huge_exists(void *addr)
+{
+	unsigned char there;
+
+	if (mincore(addr, 4096, &there))
+		return -errno;
+	return there & 1 ? 0 : -ENOMEM;
+}
+
 void huge_around(struct page_run *run, struct page_cursor *at)
 {
 	uint64_t first = run->page & ~(HUGE_PAGES - 1);
@@ -209,7 +218,7 @@ int huge_clean(struct place *p, const struct page_run *run, struct fail *f)
 
 		if (err == -EFAULT)
 			err = uffd_copy(p->uffd, dst + at, p->zeros, HUGE_BYTES, true, &done);
-		if (err == -EEXIST)
+		if (err == -EEXIST && !(err = huge_exists(dst + at)))
 			err = uffd_wake(p->uffd, dst + at, HUGE_BYTES);
 		if (err < 0)
 			return fail_cure(f, cure_of(err), err, "a clean huge page of region %u cannot be mapped", r->reg->id);

@@ -26,6 +26,11 @@ int place_resolve(struct place *p, const struct place_region *r, uint8_t *dst, c
 int huge_open(struct place_region *r, bool pinned, struct fail *f);
 /* After all regions are open: refused here rather than in the middle of the migration. */
 int huge_ready(struct place *p, struct fail *f);
+/*
+ * UFFDIO_COPY has said EEXIST of a huge page: 0 where it is mapped. Linux 6.18 says the same where there was none to be had
+ * (the pool is empty, the cgroup's limit is reached): -ENOMEM.
+ */
+int huge_exists(void *addr);
 /* Widens a run to whole huge pages, and moves the cursor of the walk that gave it behind them. */
 void huge_around(struct page_run *run, struct page_cursor *at);
 /* As place_run(), place_clean(). */

@@ -229,6 +229,13 @@ int xr_link_device(struct xr_link *l);
 int xr_link_start(struct xr_link *l); /* the service thread, once all connections are on their way */
 void xr_link_free(struct xr_link *l);
 void xr_link_gone(struct xr_link *l, int err); /* any thread */
+/*
+ * What a verb's errno comes to: -EPIPE where it means that the link is lost, and why is kept, else -err with a sentence. A queue
+ * pair that has failed takes no more requests (EINVAL), a device that goes says ENODEV or EIO.
+ */
+int xr_err(struct xr_link *l, const char *verb, int err);
+/* Of a completion: whether the link is lost, or this end has made a mistake. */
+bool xr_status_lost(enum ibv_wc_status status);
 void xr_ring(int fd);
 /* 0, or why no call of this link moves anything. */
 static inline int xr_broken(struct xr_link *l)

@@ -47,7 +47,7 @@ static int post_recv(struct xr_link *l, unsigned i)
 	struct ibv_recv_wr wr = { .wr_id = i, .sg_list = &sge, .num_sge = 1 }, *bad;
 	int err = ibv_post_recv(l->conn[0].qp, &wr, &bad);
 
-	return err ? fail(l->link.fail, -err, "rdma: a receive buffer cannot be posted: %s", strerror(err)) : 0;
+	return err ? xr_err(l, "ibv_post_recv", err) : 0;
 }
 
 int xr_ctl_recv_all(struct xr_link *l)
@@ -69,6 +69,7 @@ static int post_frame(struct xr_link *l, struct rdma_frame h, struct iovec **iov
 	struct ibv_send_wr wr = { .wr_id = TX | i, .sg_list = &sge, .num_sge = 1, .opcode = IBV_WR_SEND,
 				  .send_flags = IBV_SEND_SIGNALED }, *bad;
 	uint8_t *at = tx_slot(l, i) + sizeof(h);
+	int err;
 
 	h.magic = htole32(RDMA_MAGIC_FRAME);
 	h.len = htole32((uint32_t)len);
@@ -83,8 +84,9 @@ static int post_frame(struct xr_link *l, struct rdma_frame h, struct iovec **iov
 		len -= k;
 		xp_iov_advance(iov, n, k);
 	}
-	if (ibv_post_send(l->conn[0].qp, &wr, &bad))
-		return -EPIPE;
+	err = ibv_post_send(l->conn[0].qp, &wr, &bad);
+	if (err)
+		return xr_err(l, "ibv_post_send", err);
 	l->owed = 0;
 	l->tx_free &= ~(UINT64_C(1) << i);
 	return 0;
@@ -339,8 +341,10 @@ static int completed(struct xr_link *l, const struct ibv_wc *wc)
 	unsigned i = (unsigned)wc->wr_id;
 	int err;
 
+	if (wc->status != IBV_WC_SUCCESS && xr_status_lost(wc->status))
+		return fail_lost(l->link.fail, "control channel: %s", ibv_wc_status_str(wc->status));
 	if (wc->status != IBV_WC_SUCCESS)
-		return -EPIPE; /* flushed, or the peer does not answer: gone */
+		return fail(l->link.fail, -EIO, "rdma: a message cannot be sent or received: %s", ibv_wc_status_str(wc->status));
 	if (wc->wr_id & TX) {
 		l->tx_free |= UINT64_C(1) << i;
 		return 0;
@@ -360,7 +364,7 @@ static int drain(struct xr_link *l)
 	do {
 		n = ibv_poll_cq(l->cq, 16, wc);
 		if (n < 0)
-			return -EPIPE;
+			return xr_err(l, "ibv_poll_cq", EIO);
 		pthread_mutex_lock(&l->lock);
 		for (i = 0; i < n && !err; i++)
 			err = completed(l, &wc[i]);
@@ -375,14 +379,14 @@ static int drain(struct xr_link *l)
 static int drain_and_arm(struct xr_link *l)
 {
 	struct ibv_cq *cq;
+	int err, armed;
 	void *ctx;
-	int err;
 
 	while (!ibv_get_cq_event(l->comp, &cq, &ctx))
 		ibv_ack_cq_events(cq, 1);
 	err = drain(l);
-	if (!err && ibv_req_notify_cq(l->cq, 0))
-		err = -EPIPE;
+	if (!err && (armed = ibv_req_notify_cq(l->cq, 0)))
+		err = xr_err(l, "ibv_req_notify_cq", armed);
 	return err ? err : drain(l);
 }
 
@@ -400,7 +404,8 @@ static int cm_events(struct xr_link *l)
 			pthread_cond_broadcast(&l->cond);
 			pthread_mutex_unlock(&l->lock);
 		} else if (ev->event != RDMA_CM_EVENT_TIMEWAIT_EXIT && ev->event != RDMA_CM_EVENT_ADDR_CHANGE) {
-			err = -EPIPE; /* disconnected, refused, device removed: this link is over */
+			/* Disconnected, refused, device removed: this link is over. */
+			err = fail_lost(l->link.fail, "%s", rdma_event_str(ev->event));
 		}
 		rdma_ack_cm_event(ev);
 	}
@@ -445,7 +450,7 @@ void *xr_service(void *arg)
 		err = drain_and_arm(l);
 		err = err ? err : over;
 		if (err) {
-			xr_link_gone(l, err == -EPROTO ? err : -EPIPE);
+			xr_link_gone(l, err == -ETIMEDOUT ? -EPIPE : err);
 			break;
 		}
 		poll(p, 3, -1);

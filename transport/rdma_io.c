@@ -47,14 +47,16 @@ static bool room(const struct xr_data *d)
 static int post(struct xr_data *d, struct ibv_send_wr *wr, unsigned n, uint64_t bytes, int tag)
 {
 	struct ibv_send_wr *bad;
+	int err;
 
 	wr[n - 1].next = NULL;
 	wr[n - 1].send_flags = IBV_SEND_SIGNALED;
 	if (!d->nmark)
 		d->stamp_us = xp_now_us();
-	if (ibv_post_send(d->conn->qp, wr, &bad)) {
-		d->err = -EPIPE;
-		return -EPIPE;
+	err = ibv_post_send(d->conn->qp, wr, &bad);
+	if (err) {
+		d->err = xr_err(d->link, "ibv_post_send", err);
+		return d->err;
 	}
 	d->mark[(d->mark_head + d->nmark++) % XR_MARKS] = (struct xr_mark){ n, bytes, tag };
 	d->posted += n;
@@ -439,12 +441,12 @@ int xr_data_new(struct xr_data **ret, struct xr_link *l, unsigned index, struct 
 	if (!d->comp || d->epfd < 0 || d->ready_fd < 0 || xr_nonblock(d->comp->fd) ||
 	    epoll_ctl(d->epfd, EPOLL_CTL_ADD, d->comp->fd, &ev) || epoll_ctl(d->epfd, EPOLL_CTL_ADD, d->ready_fd, &ev) ||
 	    epoll_ctl(d->epfd, EPOLL_CTL_ADD, l->dead_fd, &ev))
-		return fail(f, -errno, "rdma: no descriptors for a channel: %s", strerror(errno));
+		return fail_cure(f, CURE_CALL, -errno, "rdma: no descriptors for a channel");
 	/* After an error each request completes, signalled or not. */
 	d->cq = ibv_create_cq(l->ctx, (int)XR_DEPTH + 8, NULL, d->comp, 0);
 	if (!d->cq)
-		return fail(f, -errno, "rdma: device %s makes no completion queue of %u: %s", l->ctx->device->name,
-			    XR_DEPTH + 8, strerror(errno));
+		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: device %s makes no completion queue of %u",
+				 l->ctx->device->name, XR_DEPTH + 8);
 	return 0;
 }
 

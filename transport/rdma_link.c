@@ -75,6 +75,33 @@ void xr_link_gone(struct xr_link *l, int err)
 	wake_all(l);
 }
 
+int xr_err(struct xr_link *l, const char *verb, int err)
+{
+	err = err < 0 ? -err : err;
+	if (xr_broken(l))
+		return xr_broken(l);
+	if (xport_lost(err) || err == EINVAL || err == ENODEV || err == EIO)
+		return fail_lost(l->link.fail, "%s: %s", verb, strerror(err));
+	return fail_cure(l->link.fail, CURE_RDMA_QUEUE, -err, "rdma: %s", verb);
+}
+
+bool xr_status_lost(enum ibv_wc_status status)
+{
+	switch (status) {
+	case IBV_WC_WR_FLUSH_ERR:	/* the queue pair has failed before, or was taken down */
+	case IBV_WC_RETRY_EXC_ERR:	/* the peer's host does not acknowledge */
+	case IBV_WC_RNR_RETRY_EXC_ERR:	/* its process posts no buffers */
+	case IBV_WC_RESP_TIMEOUT_ERR:
+	case IBV_WC_REM_ABORT_ERR:
+	case IBV_WC_BAD_RESP_ERR:
+	case IBV_WC_FATAL_ERR:		/* a device has failed */
+	case IBV_WC_GENERAL_ERR:
+		return true;
+	default:
+		return false;
+	}
+}
+
 /* Messages that were sent may still leave: the service thread sees to it, and disconnects. */
 static void link_kill(struct xport_link *xl)
 {
@@ -107,6 +134,7 @@ int xr_link_new(struct xr_link **ret, const struct xport_link_id *id, struct rdm
 	struct xr_link *l = calloc(1, sizeof(*l));
 	pthread_condattr_t attr;
 	unsigned i;
+	int err;
 
 	if (!l) {
 		rdma_destroy_event_channel(events);
@@ -126,16 +154,17 @@ int xr_link_new(struct xr_link **ret, const struct xport_link_id *id, struct rdm
 	l->credits = RDMA_CREDITS;
 	l->tx_free = (UINT64_C(1) << XR_TX_SLOTS) - 1;
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	l->dead_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	l->have_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	l->dead_fd = l->wake_fd < 0 ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	l->have_fd = l->dead_fd < 0 ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	err = -errno; /* of the first that failed */
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&l->cond, &attr);
 	pthread_condattr_destroy(&attr);
-	if (l->wake_fd < 0 || l->dead_fd < 0 || l->have_fd < 0) {
+	if (l->have_fd < 0) {
 		xr_link_free(l);
-		return fail(f, -EMFILE, "rdma: no descriptors for a link; raise the limit of open files");
+		return fail_cure(f, CURE_CALL, err, "rdma: eventfd for a link");
 	}
 	*ret = l;
 	return 0;
@@ -162,7 +191,7 @@ static int make_slots(struct xr_link *l)
 	l->slots = mmap(NULL, l->slots_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (l->slots == MAP_FAILED) {
 		l->slots = NULL;
-		return fail(f, -ENOMEM, "rdma: no memory for a link's buffers");
+		return fail_cure(f, CURE_MAP, -errno, "rdma: no memory for a link's buffers");
 	}
 	err = xr_mr_reg(l, l->slots, l->slots_len, IBV_ACCESS_LOCAL_WRITE, &l->slots_mr, f);
 	return err ? err : xr_mr_reg(l, xr_board(l), RDMA_BOARD, IBV_ACCESS_REMOTE_READ, &l->board_mr, f);
@@ -199,7 +228,7 @@ int xr_link_device(struct xr_link *l)
 	if (!err)
 		err = ibv_query_port(l->ctx, id->port_num, &port);
 	if (err)
-		return fail(f, -err, "rdma: device %s does not say what it can: %s", l->ctx->device->name, strerror(err));
+		return fail_cure(f, CURE_RDMA_OPEN, -err, "rdma: device %s does not say what it can", l->ctx->device->name);
 	l->seals = l->attr.vendor_id == VENDOR_RXE || !l->attr.vendor_id;
 	l->max_msg = port.max_msg_sz ? port.max_msg_sz : 1u << 20;
 	if (l->opt.pin == XR_PIN_ODP && xr_can_odp(l->ctx))
@@ -208,12 +237,11 @@ int xr_link_device(struct xr_link *l)
 	l->pd = ibv_alloc_pd(l->ctx);
 	l->comp = ibv_create_comp_channel(l->ctx);
 	if (!l->pd || !l->comp || xr_nonblock(l->comp->fd))
-		return fail(f, -errno, "rdma: device %s has no protection domain for us: %s", l->ctx->device->name,
-			    strerror(errno));
+		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: device %s has no protection domain for us",
+				 l->ctx->device->name);
 	l->cq = ibv_create_cq(l->ctx, RDMA_CREDITS + RDMA_SPARE + XR_TX_SLOTS + 8, NULL, l->comp, 0);
 	if (!l->cq)
-		return fail(f, -errno, "rdma: device %s makes no completion queue: %s", l->ctx->device->name,
-			    strerror(errno));
+		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: device %s makes no completion queue", l->ctx->device->name);
 	err = make_slots(l);
 	return err ? err : open_conns(l);
 }
@@ -228,7 +256,7 @@ int xr_link_start(struct xr_link *l)
 	err = pthread_create(&l->service, NULL, xr_service, l);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (err)
-		return fail(l->link.fail, -err, "rdma: no thread for a link: %s", strerror(err));
+		return fail_cure(l->link.fail, CURE_THREAD, -err, "rdma: no thread for a link");
 	l->serving = true;
 	return 0;
 }

@@ -246,9 +246,9 @@ static int build(struct xr_listener *l, struct half **parts, struct xport_link *
 	}
 	memcpy(id.session, h[0].pre.session, sizeof(id.session));
 	if (!ch || xr_nonblock(ch->fd)) {
+		err = fail_cure(f, CURE_CALL, -errno, "%s: no event channel for a link", l->uri);
 		if (ch)
 			rdma_destroy_event_channel(ch);
-		err = fail(f, -EMFILE, "%s: no descriptors for a link; raise the limit of open files", l->uri);
 	} else {
 		err = xr_link_new(&link, &id, ch, &l->opt, &l->param, f);
 	}
@@ -441,13 +441,14 @@ static int listen_on(struct xr_listener *l, const struct uri *u, struct fail *f)
 	if (err)
 		return err;
 	if (rdma_create_id(l->events, &l->id, NULL, RDMA_PS_TCP))
-		return fail(f, -errno, "cannot listen on rdma:%s:%u: %s", u->host, u->port, strerror(errno));
+		return fail_cure(f, CURE_RDMA_OPEN, -errno, "cannot listen on rdma:%s:%u", u->host, u->port);
 	if (rdma_bind_addr(l->id, (struct sockaddr *)&addr))
-		return fail(f, errno == ENODEV ? -EADDRNOTAVAIL : -errno, "cannot listen on rdma:%s:%u: %s", u->host, u->port,
-			    errno == ENODEV || errno == EADDRNOTAVAIL ? "no RDMA device has this address" : strerror(errno));
+		return errno == ENODEV || errno == EADDRNOTAVAIL ?
+			       fail(f, -EADDRNOTAVAIL, "cannot listen on rdma:%s:%u: no RDMA device has this address", u->host, u->port) :
+			       fail_cure(f, CURE_LISTEN, -errno, "cannot listen on rdma:%s:%u", u->host, u->port);
 	err = check_device(l, u, f);
 	if (!err && rdma_listen(l->id, HALF_MAX))
-		err = fail(f, -errno, "cannot listen on rdma:%s:%u: %s", u->host, u->port, strerror(errno));
+		err = fail_cure(f, CURE_LISTEN, -errno, "cannot listen on rdma:%s:%u", u->host, u->port);
 	return err;
 }
 
@@ -468,7 +469,7 @@ int xr_listen(struct xport_listener **ret, const struct uri *u, const struct xpo
 			fail(f, err, "there is no RDMA here: /dev/infiniband/rdma_cm cannot be opened (%s); load the modules of "
 			     "your device, rdma_ucm and ib_uverbs", strerror(errno));
 		else if (err)
-			fail(f, err, "rdma: no descriptors for a listener: %s", strerror(-err));
+			fail_cure(f, CURE_CALL, err, "rdma: no descriptors for a listener");
 	}
 	if (!err)
 		err = listen_on(l, u, f);

@@ -103,8 +103,8 @@ int xr_mr_reg(struct xr_link *l, void *base, uint64_t len, int access, struct ib
 	getrlimit(RLIMIT_MEMLOCK, &lim);
 	if (err == ENOMEM && !may_lock() && lim.rlim_cur != RLIM_INFINITY)
 		return too_little(l, len, lim.rlim_cur, pinned_now(), f);
-	return fail(f, -err, "rdma: %s does not register %" PRIu64 " bytes at %p: %s", l->ctx->device->name, len, base,
-		    strerror(err));
+	return fail_cure(f, CURE_RDMA_REGISTER, -err, "rdma: %s does not register %" PRIu64 " bytes at %p", l->ctx->device->name, len,
+			 base);
 }
 
 static int want(struct xr_link *l, void *base, uint64_t len, int access, bool lent)

@@ -136,8 +136,9 @@ static int fill_far(struct xr_data *d, struct xr_far *x, uint32_t region, uint64
 	if (err)
 		return err;
 	if (p.status)
-		return fail(d->link->link.fail, -EPROTO, "rdma: the peer cannot pin chunk %" PRIu64 " of region %u: %s", chunk,
-			    region, strerror((int)(le32toh(p.status) & 4095)));
+		return fail(d->link->link.fail, -EPROTO, "rdma: the peer cannot pin chunk %" PRIu64 " of region %u: %s; at the peer: %s",
+			    chunk, region, strerror((int)(le32toh(p.status) & 4095)),
+			    cure(CURE_RDMA_REGISTER, (int)(le32toh(p.status) & 4095)));
 	*x = (struct xr_far){ .region = region, .chunk = chunk, .rkey = le32toh(p.rkey), .keys_seq = seq, .valid = true };
 	return 0;
 }

@@ -29,13 +29,13 @@ int xr_conn_open(struct xr_conn *c, struct ibv_cq *send, struct ibv_cq *recv, un
 
 	c->qp = ibv_create_qp(l->pd, &init);
 	if (!c->qp)
-		return fail(f, -errno, "rdma: %s makes no queue pair of %u requests: %s", l->ctx->device->name, depth,
-			    strerror(errno));
+		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: %s makes no queue pair of %u requests", l->ctx->device->name,
+				 depth);
 	if (rdma_init_qp_attr(c->id, &attr, &mask))
 		return -ENOTCONN;
 	attr.qp_access_flags = IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
 	err = ibv_modify_qp(c->qp, &attr, mask);
-	return err ? fail(f, -err, "rdma: a queue pair cannot be initialised: %s", strerror(err)) : 0;
+	return err ? fail_cure(f, CURE_RDMA_QUEUE, -err, "rdma: a queue pair cannot be initialised") : 0;
 }
 
 static unsigned at_most(unsigned v, unsigned max)
@@ -50,7 +50,7 @@ int xr_conn_ready(struct xr_conn *c, unsigned mtu, struct fail *f)
 	int mask, err;
 
 	if (rdma_init_qp_attr(c->id, &attr, &mask))
-		return fail(f, -errno, "rdma: queue pair attributes: %s", strerror(errno));
+		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: queue pair attributes");
 	if (mask & IBV_QP_PATH_MTU)
 		attr.path_mtu = at_most(attr.path_mtu, mtu);
 	if (mask & IBV_QP_MAX_DEST_RD_ATOMIC)
@@ -59,16 +59,16 @@ int xr_conn_ready(struct xr_conn *c, unsigned mtu, struct fail *f)
 		attr.min_rnr_timer = RNR_TIMER;
 	err = ibv_modify_qp(c->qp, &attr, mask);
 	if (err)
-		return fail(f, -err, "rdma: a queue pair cannot be made ready to receive: %s", strerror(err));
+		return fail_cure(f, CURE_RDMA_QUEUE, -err, "rdma: a queue pair cannot be made ready to receive");
 	attr = (struct ibv_qp_attr){ .qp_state = IBV_QPS_RTS };
 	if (rdma_init_qp_attr(c->id, &attr, &mask))
-		return fail(f, -errno, "rdma: queue pair attributes: %s", strerror(errno));
+		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: queue pair attributes");
 	attr.timeout = ACK_TIMEOUT;
 	attr.retry_cnt = RETRIES;
 	attr.rnr_retry = RETRIES;
 	attr.max_rd_atomic = (uint8_t)at_most(attr.max_rd_atomic, (unsigned)dev->max_qp_init_rd_atom);
 	err = ibv_modify_qp(c->qp, &attr, mask);
-	return err ? fail(f, -err, "rdma: a queue pair cannot be made ready to send: %s", strerror(err)) : 0;
+	return err ? fail_cure(f, CURE_RDMA_QUEUE, -err, "rdma: a queue pair cannot be made ready to send") : 0;
 }
 
 void xr_conn_break(struct xr_conn *c)

@@ -53,9 +53,13 @@ static int judge(struct xr_data *d, const struct ibv_wc *wc)
 	case IBV_WC_LOC_QP_OP_ERR:
 		return fail(l->link.fail, -EFAULT, "rdma: this end's memory cannot be reached (%s); was it unmapped?",
 			    ibv_wc_status_str(wc->status));
-	default: /* flushed, or the peer's host does not answer: the link is gone */
-		return -EPIPE;
+	default:
+		break;
 	}
+	if (xr_status_lost(wc->status))
+		return d->urgent ? fail_lost(l->link.fail, "urgent channel: %s", ibv_wc_status_str(wc->status)) :
+				   fail_lost(l->link.fail, "data channel %u: %s", d->index, ibv_wc_status_str(wc->status));
+	return fail(l->link.fail, -EIO, "rdma: a transfer has failed: %s", ibv_wc_status_str(wc->status));
 }
 
 static void completed(struct xr_data *d)
@@ -84,7 +88,7 @@ int xr_take(struct xr_data *d)
 			completed(d);
 	}
 	if (n < 0)
-		d->err = -EPIPE;
+		d->err = xr_err(d->link, "ibv_poll_cq", EIO);
 	if (n > 0) {
 		d->stale = true;
 		d->stamp_us = xp_now_us();
@@ -97,12 +101,14 @@ static int arm(struct xr_data *d)
 {
 	struct ibv_cq *cq;
 	void *ctx;
+	int err;
 
 	if (!d->armed || d->stale) {
 		while (!ibv_get_cq_event(d->comp, &cq, &ctx))
 			ibv_ack_cq_events(cq, 1);
-		if (ibv_req_notify_cq(d->cq, 0))
-			d->err = -EPIPE;
+		err = ibv_req_notify_cq(d->cq, 0);
+		if (err)
+			d->err = xr_err(d->link, "ibv_req_notify_cq", err);
 		d->armed = true;
 		d->stale = false;
 	}
@@ -154,6 +160,8 @@ int xr_wait_some(struct xr_data *d)
 
 	while (!(n = xr_wait_cq(d, end)))
 		if (xp_now_us() >= end) {
+			fail_lost(d->link->link.fail, "channel %u: nothing has moved for %llu ms", d->index,
+				  (unsigned long long)d->link->param.timeout_us / 1000);
 			d->err = -ETIMEDOUT;
 			return -ETIMEDOUT;
 		}

@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "cgroup.h"
 #include "refuse.h"
 #include "rig.h"
 #include "uffd_abi.h"
@@ -334,6 +335,54 @@ RIG_PAIR(limits, no_descriptor_left_at_the_source)
 	without_descriptors(&r, &r.src, FAKE_DIRTY_START);
 	rig_source_owns(&r);
 	named(strstr(r.sres.detail, "open files") ? r.sres.detail : r.tres.detail, "raise the limit of open files", EMFILE);
+	rig_free(&r);
+}
+
+static struct cgroup pids;
+
+static void no_more_threads(struct fakevm *vm, enum fake_op op)
+{
+	char now[16];
+
+	if (op != later_op || vm->calls[op] != 1)
+		return;
+	snprintf(now, sizeof(now), "%ld", cgroup_number(&pids, "pids.current"));
+	vm->w->trouble[0] = cgroup_set(&pids, "pids.max", "pids.max", now) ? 0 : 'x';
+}
+
+static void without_threads(struct rig *r, const struct rig_kind *kind, bool source)
+{
+	if (!cgroup_make(&pids, "pids"))
+		cr_skip_test("there is no cgroup controller pids here, or not for this user");
+	rig_init(r, kind);
+	rig_impatient(r);
+	r->scfg.mode = FERRY_MODE_POSTCOPY;
+	r->scfg.max_rounds = 1;
+	r->src.writes[0] = 2 * FAKE_PAGES;
+	later_op = source ? FAKE_DIRTY_START : FAKE_RESERVE;
+	(source ? &r->src : &r->tgt)->hook = no_more_threads;
+	cr_assert(cgroup_enter(&pids));
+	rig_run(r);
+	cgroup_leave(&pids);
+}
+
+RIG_PAIR(limits, no_thread_left_at_the_source)
+{
+	struct rig r;
+
+	without_threads(&r, kind, true);
+	rig_source_owns(&r);
+	named(strstr(r.sres.detail, "pids.max") ? r.sres.detail : r.tres.detail, "pids.max", EAGAIN);
+	rig_free(&r);
+}
+
+RIG_PAIR(limits, no_thread_left_at_the_target)
+{
+	struct rig r;
+
+	without_threads(&r, kind, false);
+	rig_source_owns(&r);
+	named(strstr(r.tres.detail, "pids.max") ? r.tres.detail : r.sres.detail, "pids.max", EAGAIN);
 	rig_free(&r);
 }
 

@@ -34,7 +34,7 @@ static const struct {
 	CALL(accept4), CALL(bind), CALL(brk), CALL(clone), CALL(clone3), CALL(close), CALL(connect), CALL(epoll_create1),
 	CALL(epoll_ctl), CALL(eventfd2), CALL(exit), CALL(fallocate), CALL(fcntl), CALL(fstatfs), CALL(ftruncate), CALL(futex),
 	CALL(getpid), CALL(getrandom), CALL(getsockname), CALL(getsockopt), CALL(gettid), CALL(ioctl), CALL(listen), CALL(lseek),
-	CALL(madvise), CALL(memfd_create), CALL(mmap), CALL(mprotect), CALL(mremap), CALL(munmap), CALL(nanosleep),
+	CALL(madvise), CALL(memfd_create), CALL(mincore), CALL(mmap), CALL(mprotect), CALL(mremap), CALL(munmap), CALL(nanosleep),
 	CALL(clock_nanosleep), CALL(newfstatat), CALL(openat), CALL(pidfd_open), CALL(pipe2), CALL(ppoll), CALL(pread64),
 	CALL(prlimit64), CALL(process_madvise), CALL(process_vm_readv), CALL(process_vm_writev), CALL(pwrite64), CALL(read),
 	CALL(recvfrom), CALL(recvmsg), CALL(restart_syscall), CALL(rseq), CALL(rt_sigpending), CALL(rt_sigprocmask),

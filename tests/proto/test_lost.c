@@ -388,14 +388,18 @@ Test(lost, without_a_pipe_pages_are_copied)
 
 Test(lost, without_descriptors_pages_are_copied)
 {
-	struct rlimit lim = { 3, 3 };
+	struct rlimit was, lim;
 	pthread_t putter, server;
 	struct pair p;
 
 	start(&p);
+	cr_assert(!getrlimit(RLIMIT_NOFILE, &was));
+	lim = was;
+	lim.rlim_cur = 3;
 	cr_assert(!setrlimit(RLIMIT_NOFILE, &lim));
 	cr_assert(!pthread_create(&server, NULL, serve_thread, &p.b) && !pthread_create(&putter, NULL, put_thread, &p.a));
 	arrived(&p, putter, server);
+	cr_assert(!setrlimit(RLIMIT_NOFILE, &was));
 	says_slower(&p, "page data is copied, pipe2 is refused: Too many open files; raise the limit of open files");
 	stop(&p);
 }
