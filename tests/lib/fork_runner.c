@@ -22,6 +22,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "patience.h"
+
 #define SKIPPED 77
 #define HANGS_S 300u
 #define JOBS_MAX 16
@@ -98,7 +100,7 @@ static struct criterion_test_extra_data *suite_of(const struct criterion_test *t
 /* In seconds */
 static unsigned limit(const struct criterion_test *t)
 {
-	return t->data->timeout > 0 ? (unsigned)t->data->timeout : HANGS_S;
+	return (t->data->timeout > 0 ? (unsigned)t->data->timeout : HANGS_S) * patience();
 }
 
 static void run_child(const struct criterion_test *t)
