@@ -158,6 +158,7 @@ static void goes_on(const struct rig_kind *kind, struct trouble t)
 	struct rig r;
 
 	setup(&r, &t, kind);
+	r.scfg.timeout_us = r.tcfg.timeout_us = 600000; /* within the hole's 1.3 s */
 	r.scfg.reconnect_us = r.tcfg.reconnect_us = 10000000;
 	rig_run(&r);
 	cr_assert(t.began);
@@ -240,6 +241,7 @@ static void limps(const struct rig_kind *kind, struct trouble t, uint64_t bandwi
 
 	t.again = t.fault;
 	setup(&r, &t, kind);
+	r.scfg.timeout_us = r.tcfg.timeout_us = 600000; /* a heartbeat each 150 ms */
 	r.scfg.reconnect_us = r.tcfg.reconnect_us = 500000;
 	if (t.at == FERRY_PRECOPY)
 		r.src.hook = begin_with_a_heartbeat;
