@@ -124,14 +124,11 @@ void *place_landing(const struct place *p, uint32_t idx)
 static int cannot_zero(const struct place_region *r, const struct page_run *run, int err, struct fail *f)
 {
 	const uint8_t *base = r->shared ? r->alias : r->vm;
+	const uint8_t *bad = err == EFAULT ? reach_find(base + bytes(run->page), bytes(run->npages), true) : NULL;
+	uint64_t off = bad ? (uint64_t)(bad - base) : 0;
 
-	for (uint32_t i = 0; err == EFAULT && i < run->npages; i++) {
-		uint64_t page = run->page + i;
-
-		if (reach_page(base + bytes(page), true))
-			return reach_fail(f, &(struct reach_page){ r->reg->id, page, r->reg->gpa + bytes(page), base + bytes(page) },
-					  true);
-	}
+	if (bad)
+		return reach_fail(f, &(struct reach_page){ r->reg->id, off >> SHIFT, r->reg->gpa + off, bad }, true);
 	return fail(f, -err, "pages %" PRIu64 "+%u of region %u cannot be made zero: %s", run->page, run->npages, r->reg->id,
 		    strerror(err));
 }

@@ -13,7 +13,10 @@
 
 #include "session.h"
 
-/* Whether this end has the op and a kernel for it; a source can always. */
+/*
+ * Whether this end has the op, and can: not over a transport that pins memory, because all of it has to be there; a target needs a
+ * kernel that can poison.
+ */
 bool poison_able(struct ferry_session *s);
 
 /* Worker: a page could not be read. 0: it crosses as poison; else the error, with its sentence. */

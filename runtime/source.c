@@ -88,6 +88,8 @@ int source_expose(struct ferry_session *s, enum xport_access access)
 	if (r)
 		err = s->link->ops->expose(s->link, r, s->nregions, access);
 	free(r);
+	for (size_t i = 0; (err == -EFAULT || err == -EHWPOISON) && i < s->nregions; i++)
+		err = reach_region(&s->regions[i], s->regions[i].hva, false, err, &s->fail);
 	if (err < 0 && err != -EPIPE)
 		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s",
 		     fail_err(&s->link_fail) ? fail_text(&s->link_fail) : strerror(-err));
@@ -163,7 +165,7 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	if (!!(r.flags & WIRE_TARGET_ARBITER) != !!s->ops.arbiter)
 		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "source" : "target");
 	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
-	s->peer_can_poison = r.flags & WIRE_TARGET_POISON;
+	s->peer_can_poison = r.flags & WIRE_TARGET_POISON && poison_able(s);
 	*next = FERRY_PRECOPY;
 	return 0;
 }
