@@ -120,16 +120,20 @@ void *place_landing(const struct place *p, uint32_t idx)
 	return p->r[idx].shared ? p->r[idx].alias : p->r[idx].vm;
 }
 
-/* The first of the pages that cannot be written is named, where there is one. */
-static int cannot_zero(const struct place_region *r, const struct page_run *run, int err, struct fail *f)
+/* Names the first of the pages that cannot be written; 0: there is none. */
+static int unwritable(const struct place_region *r, const uint8_t *base, const struct page_run *run, struct fail *f)
 {
-	const uint8_t *base = r->shared ? r->alias : r->vm;
-	const uint8_t *bad = err == EFAULT ? reach_find(base + bytes(run->page), bytes(run->npages), true) : NULL;
+	const uint8_t *bad = reach_find(base + bytes(run->page), bytes(run->npages), true);
 	uint64_t off = bad ? (uint64_t)(bad - base) : 0;
 
-	if (bad)
-		return reach_fail(f, &(struct reach_page){ r->reg->id, off >> SHIFT, r->reg->gpa + off, bad }, true);
-	return fail(f, -err, "pages %" PRIu64 "+%u of region %u cannot be made zero: %s", run->page, run->npages, r->reg->id,
+	return bad ? reach_fail(f, &(struct reach_page){ r->reg->id, off >> SHIFT, r->reg->gpa + off, bad }, true) : 0;
+}
+
+static int cannot_zero(const struct place_region *r, const struct page_run *run, int err, struct fail *f)
+{
+	int why = err == EFAULT ? unwritable(r, r->shared ? r->alias : r->vm, run, f) : 0;
+
+	return why ? why : fail(f, -err, "pages %" PRIu64 "+%u of region %u cannot be made zero: %s", run->page, run->npages, r->reg->id,
 		    strerror(err));
 }
 
@@ -315,7 +319,9 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 			uffd_wake(p->uffd, dst + at, 4096);
 			at += 4096;
 		} else if (err != -EAGAIN) {
-			return fail(f, err, "clean pages %" PRIu64 "+%u of region %u cannot be mapped: %s", run->page,
+			int why = unwritable(r, r->alias, run, f);
+
+			return why ? why : fail(f, err, "clean pages %" PRIu64 "+%u of region %u cannot be mapped: %s", run->page,
 				    run->npages, r->reg->id, strerror(-err));
 		}
 	}

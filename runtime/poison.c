@@ -164,7 +164,7 @@ int poison_install(struct ferry_session *s)
 		if (page_set_next(&s->tgt.missing, &in, 1, &both))
 			return fail(&s->fail, -EPROTO, "the source's POISON and its RESIDUE both name page %" PRIu64 " of region %u", both.page,
 				    s->regions[run.region].id);
-		s->tgt.poisoned = true;
+		atomic_store(&s->tgt.poisoned, true);
 		err = place_poison(&s->tgt.place, &run, &s->fail);
 		if (!err)
 			err = OP(s, poison, s->regions[run.region].id, run.page, run.npages);

@@ -46,7 +46,7 @@ static inline bool poison_in(const struct ferry_session *s, uint32_t region, uin
 	struct page_cursor at = { .region = region, .page = page, .end = page + npages };
 	struct page_run run;
 
-	return s->tgt.poisoned && page_set_next(&s->tgt.poison, &at, 1, &run);
+	return atomic_load_explicit(&s->tgt.poisoned, memory_order_acquire) && page_set_next(&s->tgt.poison, &at, 1, &run);
 }
 
 #endif
