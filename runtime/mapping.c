@@ -25,6 +25,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "cure.h"
 #include "fail.h"
 #include "pages.h"
 #include "uffd.h"
@@ -75,10 +76,10 @@ static int check_file(const struct ferry_region *r, struct file *file, struct fa
 {
 	unsigned long is = 4096, said = 1ul << r->page_shift;
 
-	if (fstatfs(r->fd, &file->fs) || fstat(r->fd, &file->st))
-		return fail(f, -errno,
-			    "fd %d of region %u is no memfd: %s; pass the one that its memory is mapped from",
-			    r->fd, r->id, strerror(errno));
+	if (fstatfs(r->fd, &file->fs))
+		return fail_cure(f, CURE_REGION_FD, -errno, "fstatfs of fd %d of region %u", r->fd, r->id);
+	if (fstat(r->fd, &file->st))
+		return fail_cure(f, CURE_REGION_FD, -errno, "fstat of fd %d of region %u", r->fd, r->id);
 	if (!S_ISREG(file->st.st_mode) ||
 	    (file->fs.f_type != TMPFS_MAGIC && file->fs.f_type != HUGETLBFS_MAGIC))
 		return fail(

@@ -149,20 +149,21 @@ void *place_landing(const struct place *p, uint32_t idx)
 	return p->r[idx].shared ? p->r[idx].alias : p->r[idx].vm;
 }
 
-/* The first of the pages that cannot be written is named, where there is one. */
+/* Names the first of the pages that cannot be written; 0: there is none. */
+static int unwritable(const struct place_region *r, const uint8_t *base, const struct page_run *run, struct fail *f)
+{
+	const uint8_t *bad = reach_find(base + bytes(run->page), bytes(run->npages), true);
+	uint64_t off = bad ? (uint64_t)(bad - base) : 0;
+
+	return bad ? reach_fail(f, &(struct reach_page){ r->reg->id, off >> SHIFT, r->reg->gpa + off, bad }, true) : 0;
+}
+
 static int cannot_zero(const struct place_region *r, const struct page_run *run, int err, struct fail *f)
 {
-	const uint8_t *base = r->shared ? r->alias : r->vm;
+	int why = err == EFAULT ? unwritable(r, r->shared ? r->alias : r->vm, run, f) : 0;
 
-	for (uint32_t i = 0; err == EFAULT && i < run->npages; i++) {
-		uint64_t page = run->page + i;
-
-		if (reach_page(base + bytes(page), true))
-			return reach_fail(f, &(struct reach_page){ r->reg->id, page, r->reg->gpa + bytes(page), base + bytes(page) },
-					  true);
-	}
-	return fail_cure(f, r->shared ? CURE_PUNCH : CURE_DROP, -err, "pages %" PRIu64 "+%u of region %u cannot be made zero",
-			 run->page, run->npages, r->reg->id);
+	return why ? why : fail_cure(f, r->shared ? CURE_PUNCH : CURE_DROP, -err, "pages %" PRIu64 "+%u of region %u cannot be made zero",
+				     run->page, run->npages, r->reg->id);
 }
 
 int place_zero(struct place *p, const struct page_run *run, struct fail *f)
@@ -368,8 +369,10 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 			uffd_wake(p->uffd, dst + at, 4096);
 			at += 4096;
 		} else if (err != -EAGAIN) {
-			return fail_cure(f, CURE_PLACE, err, "clean pages %" PRIu64 "+%u of region %u cannot be mapped",
-					 run->page, run->npages, r->reg->id);
+			int why = unwritable(r, r->alias, run, f);
+
+			return why ? why : fail_cure(f, CURE_PLACE, err, "clean pages %" PRIu64 "+%u of region %u cannot be mapped",
+						     run->page, run->npages, r->reg->id);
 		}
 	}
 	return 0;

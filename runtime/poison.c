@@ -18,8 +18,8 @@ bool poison_able(struct ferry_session *s)
 {
 	int fd;
 
-	if (!s->ops.poison || s->is_source)
-		return s->ops.poison;
+	if (!s->ops.poison || s->link->caps & XPORT_PINS || s->is_source)
+		return s->ops.poison && !(s->link->caps & XPORT_PINS);
 	fd = uffd_open(UFFD_POISON, NULL);
 	if (fd >= 0)
 		close(fd);
@@ -36,7 +36,7 @@ int poison_unreadable(struct ferry_session *s, uint32_t region, uint64_t page)
 	const struct ferry_region *reg = &s->regions[region];
 	uint8_t *at = page_at(s, region, page);
 
-	if (s->peer_can_poison && s->ops.poison && reach_page(at, false) == -EHWPOISON) {
+	if (s->peer_can_poison && reach_page(at, false) == -EHWPOISON) {
 		if (!page_set_test(&s->src.poison, region, page)) /* else the VMM has been asked */
 			page_set_add(&s->src.lost, region, page);
 		return 0;
@@ -92,7 +92,7 @@ int poison_sift(struct ferry_session *s, struct page_set *set, bool all)
 	bool fine;
 	int err = 0;
 
-	if (!s->peer_can_poison || !s->ops.poison || (!all && !s->src.poisoned))
+	if (!s->peer_can_poison || (!all && !s->src.poisoned))
 		return 0;
 	while (n && !err) {
 		for (n = 0; n < SIFT_RUNS && page_set_next(all ? set : &s->src.poison, &at, UINT32_MAX, &run[n]); n++)
@@ -164,7 +164,7 @@ int poison_install(struct ferry_session *s)
 		if (page_set_next(&s->tgt.missing, &in, 1, &both))
 			return fail(&s->fail, -EPROTO, "the source's POISON and its RESIDUE both name page %" PRIu64 " of region %u", both.page,
 				    s->regions[run.region].id);
-		s->tgt.poisoned = true;
+		atomic_store(&s->tgt.poisoned, true);
 		err = place_poison(&s->tgt.place, &run, &s->fail);
 		if (!err)
 			err = OP(s, poison, s->regions[run.region].id, run.page, run.npages);

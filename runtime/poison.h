@@ -13,7 +13,10 @@
 
 #include "session.h"
 
-/* Whether this end has the op and a kernel for it; a source can always. */
+/*
+ * Whether this end has the op, and can: not over a transport that pins memory, because all of it has to be there; a target needs a
+ * kernel that can poison.
+ */
 bool poison_able(struct ferry_session *s);
 
 /* Worker: a page could not be read. 0: it crosses as poison; else the error, with its sentence. */
@@ -43,7 +46,7 @@ static inline bool poison_in(const struct ferry_session *s, uint32_t region, uin
 	struct page_cursor at = { .region = region, .page = page, .end = page + npages };
 	struct page_run run;
 
-	return s->tgt.poisoned && page_set_next(&s->tgt.poison, &at, 1, &run);
+	return atomic_load_explicit(&s->tgt.poisoned, memory_order_acquire) && page_set_next(&s->tgt.poison, &at, 1, &run);
 }
 
 #endif

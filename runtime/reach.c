@@ -13,9 +13,11 @@
 #include <unistd.h>
 
 #include "fail.h"
+#include "ferry/ferry.h"
 
 #define PAGE ((size_t)4096)
 #define ZERO_VEC 256u
+#define FIND_BYTES ((size_t)2 << 20)
 
 #ifndef MADV_POPULATE_READ /* Linux 5.14 */
 #define MADV_POPULATE_READ 22
@@ -71,18 +73,40 @@ int reach_readable(const struct reach *r, const struct iovec *v, unsigned n)
 	return reach_advise(r, v, n, MADV_POPULATE_READ);
 }
 
-int reach_page(const void *addr, bool write)
+/* The pages that these bytes lie in. */
+static int populate(const void *p, size_t len, bool write)
 {
-	struct iovec v = { (void *)((uintptr_t)addr & ~(PAGE - 1)), PAGE };
+	uintptr_t first = (uintptr_t)p & ~(PAGE - 1), end = ((uintptr_t)p + len + PAGE - 1) & ~(PAGE - 1);
+	struct iovec v = { (void *)first, end - first };
 
 	return reach_advise(&(struct reach){ .self = -1 }, &v, 1, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
 }
 
-static int prove(const void *p, size_t len, int advice)
+int reach_page(const void *addr, bool write)
 {
-	uintptr_t first = (uintptr_t)p & ~(PAGE - 1), end = ((uintptr_t)p + len + PAGE - 1) & ~(PAGE - 1);
-	struct iovec v = { (void *)first, end - first };
-	int err = reach_advise(&(struct reach){ .self = -1 }, &v, 1, advice);
+	int err = populate(addr, 1, write);
+
+	return err == -EINVAL || err == -EPERM || err == -ENOSYS ? 0 : err;
+}
+
+const void *reach_find(const void *base, size_t len, bool write)
+{
+	const uint8_t *p = base;
+
+	for (size_t at = 0, piece; at < len; at += piece) {
+		piece = len - at < FIND_BYTES ? len - at : FIND_BYTES;
+		if (!populate(p + at, piece, write))
+			continue;
+		for (size_t in = 0; in < piece; in += PAGE)
+			if (reach_page(p + at + in, write))
+				return p + at + in;
+	}
+	return NULL;
+}
+
+static int prove(const void *p, size_t len, bool write)
+{
+	int err = populate(p, len, write);
 
 	return err == -EHWPOISON || err == -ENOMEM ? -EFAULT : err;
 }
@@ -115,9 +139,9 @@ int reach_copy(void *dst, const void *src, size_t len)
 	if (!forbidden(err))
 		return err;
 	/* A filter has no such call: by the CPU, after the kernel has said that both can be reached. */
-	err = prove(src, len, MADV_POPULATE_READ);
+	err = prove(src, len, false);
 	if (!err)
-		err = prove(dst, len, MADV_POPULATE_WRITE);
+		err = prove(dst, len, true);
 	if (!err)
 		memcpy(dst, src, len);
 	return err;
@@ -138,7 +162,7 @@ int reach_zero(void *dst, size_t len)
 		err = copy_vec(to, from, k, n);
 		if (!forbidden(err))
 			continue;
-		err = prove(to, n, MADV_POPULATE_WRITE);
+		err = prove(to, n, true);
 		if (!err)
 			memset(to, 0, n);
 	}
@@ -223,8 +247,16 @@ int reach_fail(struct fail *f, const struct reach_page *p, bool write)
 	else if (write)
 		snprintf(why, sizeof(why), "the host's memory has a hardware error there; use another host");
 	else
-		snprintf(why, sizeof(why), "the host's memory has a hardware error there; give both ends the op poison to migrate without "
-					   "the page, or restart the guest elsewhere");
+		snprintf(why, sizeof(why), "the host's memory has a hardware error there; give both ends the op poison, and migrate over tcp, "
+					   "to go without that page");
 	return fail(f, err, "page %" PRIu64 " of region %u (guest address %#" PRIx64 ", mapped at %p) cannot be %s: %s", p->page,
 		    p->region, p->gpa, p->addr, write ? "written" : "read", why);
+}
+
+int reach_region(const struct ferry_region *reg, const void *base, bool write, int err, struct fail *f)
+{
+	const uint8_t *bad = reach_find(base, reg->len, write);
+	uint64_t off = bad ? (uint64_t)(bad - (const uint8_t *)base) : 0;
+
+	return bad ? reach_fail(f, &(struct reach_page){ reg->id, off / PAGE, reg->gpa + off, bad }, write) : err;
 }

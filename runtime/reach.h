@@ -16,6 +16,7 @@
 #include <sys/uio.h>
 
 struct fail;
+struct ferry_region;
 
 /* Advice for many ranges of our own memory at once. A zeroed struct is not open: reach_open() before anything else. */
 struct reach {
@@ -46,12 +47,16 @@ struct reach_page {
 	const void *addr;
 };
 
-/* Whether this page can be read (or written): 0, or -errno as reach_readable(). */
+/* Whether this page can be read (or written): -EHWPOISON, -EFAULT or -ENOMEM; 0: it can, or it cannot be told. */
 int reach_page(const void *addr, bool write);
+/* The first page of this memory that cannot; NULL: there is none. What was never touched is allocated by it. */
+const void *reach_find(const void *base, size_t len, bool write);
 /*
  * Says why the page could not be read (or written) a moment ago, and what to do. Returns -EHWPOISON for a hardware error,
  * else -EFAULT.
  */
 int reach_fail(struct fail *f, const struct reach_page *p, bool write);
+/* A call that wants all of a region has said err: the same for the first page of it that shows why, if any does; else err. */
+int reach_region(const struct ferry_region *reg, const void *base, bool write, int err, struct fail *f);
 
 #endif

@@ -67,7 +67,7 @@ struct source_state {
 struct target_state {
 	struct page_set missing; /* not here yet; only grows before SWITCHOVER, only shrinks after */
 	struct page_set poison;	 /* named by POISON */
-	bool poisoned;		 /* any were; main writes it, before load */
+	_Atomic bool poisoned;	 /* any were; main writes it, before load, and the crew that pulls is there already */
 	struct page_set named;	 /* by RESIDUE since the last PREARM: not dropped yet */
 	struct place place;
 	struct pull *pull;

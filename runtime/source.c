@@ -88,6 +88,8 @@ int source_expose(struct ferry_session *s, enum xport_access access)
 	if (r)
 		err = s->link->ops->expose(s->link, r, s->nregions, access);
 	free(r);
+	for (size_t i = 0; (err == -EFAULT || err == -EHWPOISON) && i < s->nregions; i++)
+		err = reach_region(&s->regions[i], s->regions[i].hva, false, err, &s->fail);
 	if (err < 0 && err != -EPIPE)
 		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", link_why(s, err));
 	return err;
@@ -178,7 +180,7 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 		return fail(&s->fail, -EPROTO, "the target's RESERVED does without post-copy, which is for mode auto; this is %s",
 			    ferry_mode_name(s->cfg.mode));
 	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
-	s->peer_can_poison = r.flags & WIRE_TARGET_POISON;
+	s->peer_can_poison = r.flags & WIRE_TARGET_POISON && poison_able(s);
 	s->peer_no_postcopy = r.flags & WIRE_NO_POSTCOPY;
 	if (s->peer_no_postcopy)
 		session_log(s, 4, "the target cannot do post-copy, its log says why; this migration is stop-and-copy only",

@@ -159,6 +159,8 @@ int target_expose(struct ferry_session *s, enum xport_access access)
 	if (r)
 		err = s->link->ops->expose(s->link, r, s->nregions, access);
 	free(r);
+	for (size_t i = 0; access && (err == -EFAULT || err == -EHWPOISON) && i < s->nregions; i++)
+		err = reach_region(&s->regions[i], place_landing(&s->tgt.place, (uint32_t)i), true, err, &s->fail);
 	return offered(s, err);
 }
 

@@ -302,14 +302,6 @@ static bool is_lent(const struct mem_link *l, const void *dst, size_t len)
 	return false;
 }
 
-static bool can_be(const uint8_t *p, size_t len, bool write)
-{
-	for (size_t at = 0; at < len; at += 4096)
-		if (reach_page(p + at, write))
-			return false;
-	return true;
-}
-
 /* One run: out of the table from into dst, or where the other end's table has it. */
 static int copy_run(struct mem_link *l, const struct page_run *run, bool get, void *dst, const void *src, size_t len)
 {
@@ -320,8 +312,8 @@ static int copy_run(struct mem_link *l, const struct page_run *run, bool get, vo
 	if (err != -EFAULT)
 		return err ? fail(l->link.fail, err, "mem: guest memory cannot be copied: %s; allow the system call process_vm_writev",
 				  strerror(-err)) : 0;
-	return can_be(src, len, false) ? xp_unreachable(to, run, 1, &dst, true, l->link.fail) :
-					 xp_unreachable(from, run, 1, NULL, false, l->link.fail);
+	return reach_find(src, len, false) ? xp_unreachable(from, run, 1, NULL, false, l->link.fail) :
+					     xp_unreachable(to, run, 1, &dst, true, l->link.fail);
 }
 
 /* One transfer: dst NULL puts from the own table, else gets. Both tables must hold all runs. */

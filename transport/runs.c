@@ -110,15 +110,13 @@ int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsign
 		const struct xport_region *r = xp_table_find(t, runs[i].region);
 		uint64_t off = runs[i].page << r->page_shift, len = (uint64_t)runs[i].npages << r->page_shift;
 		const uint8_t *base = dst ? dst[i] : (const uint8_t *)r->base + off;
+		const void *bad;
 
-		for (uint64_t at = 0; at < len; at += 4096)
-			if (reach_page(base + at, write))
-				return reach_fail(f,
-						  &(struct reach_page){ .region = r->id,
-									.page = (off + at) >> r->page_shift,
-									.gpa = r->gpa + off + at,
-									.addr = base + at },
-						  write);
+		bad = reach_find(base, len, write);
+		if (!bad)
+			continue;
+		off += (uint64_t)((const uint8_t *)bad - base);
+		return reach_fail(f, &(struct reach_page){ r->id, off >> r->page_shift, r->gpa + off, bad }, write);
 	}
 	return fail(f, -EFAULT,
 		    "page %llu of region %u, or one of %u runs from there on, could not be %s and can be now; guest RAM must stay "

@@ -251,7 +251,7 @@ struct ferry_ops {
 
 	/*
 	 * Optional: pages that the source's host has lost to a hardware error cross as what they are. Without it at both
-	 * ends, or before Linux 6.6 at the target, such a page refuses the migration. Source: these pages cannot be read; 0: go on
+	 * ends, before Linux 6.6 at the target, or over rdma, such a page refuses the migration. Source: these pages cannot be read; 0: go on
 	 * without their bytes. The VM may run, or be paused. Target, before load: they are poisoned here now: who touches them
 	 * gets SIGBUS (a vCPU BUS_MCEERR_AR), as at the source; the VMM adds them to its list.
 	 */

@@ -638,5 +638,5 @@ RIG_PAIR(carried, not_without_the_op_at_the_target)
 
 	begin_carried(&r, kind);
 	r.tgt.ops.poison = NULL;
-	not_carried(&r, false, "give both ends the op poison");
+	not_carried(&r, false, "give both ends the op poison, and migrate over tcp");
 }

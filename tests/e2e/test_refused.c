@@ -156,6 +156,9 @@ static void migrate_without(const struct rig_kind *kind, enum ferry_mode mode, i
 	ONE(refused, name##_eperm_memfd_post, EPERM, FERRY_MODE_POSTCOPY, RIG_TCP_SHARED, flags, call, __VA_ARGS__)             \
 	ONE(refused, name##_eacces_anon_post, EACCES, FERRY_MODE_POSTCOPY, RIG_TCP_ANON, flags, call, __VA_ARGS__)
 
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
 #define MADVISE(advice) { SYS_madvise, 3, advice }, { SYS_process_madvise, 4, advice }
 #define IOCTL(cmd) { SYS_ioctl, 2, (uint32_t)(cmd) }
 
@@ -178,7 +181,8 @@ WITHOUT(userfaultfd, ANON_POST | MEMFD_POST, "userfaultfd", { SYS_userfaultfd },
 WITHOUT(uffd_api, ANON_POST | MEMFD_POST, "userfaultfd", IOCTL(UFFDIO_API))
 WITHOUT(uffd_register, ANON_POST | MEMFD_POST, "userfaultfd", IOCTL(UFFDIO_REGISTER))
 WITHOUT(uffd_place, ANON_POST | MEMFD_POST, "UFFDIO_COPY", IOCTL(UFFDIO_COPY), IOCTL(UFFDIO_CONTINUE), IOCTL(UFFDIO_ZEROPAGE))
-WITHOUT(dropping, ANON_STOP | ANON_POST, "MADV_DONTNEED", MADVISE(MADV_DONTNEED))
+WITHOUT(dropping, ANON_STOP | ANON_POST, "MADV_DONTNEED", MADVISE(MADV_DONTNEED), MADVISE(MADV_DONTNEED_LOCKED))
+WITHOUT(dropping_locked, GOES, "MADV_DONTNEED", MADVISE(MADV_DONTNEED_LOCKED))
 WITHOUT(punching, MEMFD_STOP, "fallocate", { SYS_fallocate })
 WITHOUT(eventfd, ALL, "eventfd", { SYS_eventfd2 })
 WITHOUT(timerfd, ALL, "timerfd_create", { SYS_timerfd_create })

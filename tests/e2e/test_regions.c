@@ -642,8 +642,8 @@ Test(no_userfaultfd, post_copy_is_refused)
 	rig_run(&r);
 	rig_refused(&r);
 	cr_assert_eq(r.sres.phase, FERRY_RESERVATION);
-	rig_says(r.sres.detail, "userfaultfd is not permitted here");
-	rig_says(r.tres.detail, "userfaultfd is not permitted here");
+	rig_says(r.sres.detail, "userfaultfd cannot be opened");
+	rig_says(r.tres.detail, "userfaultfd cannot be opened");
 	rig_free(&r);
 }
 

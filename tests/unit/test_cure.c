@@ -91,7 +91,7 @@ Test(cure, each_call_has_its_own_advice)
 		{ CURE_HUGE_LIMIT, ENOMEM, "hugetlb.2MB.max" },
 		{ CURE_MAP, ENOMEM, "vm.max_map_count" },
 		{ CURE_MAP, EACCES, "reading and writing" },
-		{ CURE_DROP, EINVAL, "must not be locked" },
+		{ CURE_DROP, EINVAL, "must be neither locked" },
 		{ CURE_DROP, EPERM, "MADV_DONTNEED" },
 		{ CURE_POPULATED, EACCES, "/proc/self/pagemap" },
 		{ CURE_RDMA_OPEN, ENODEV, "rdma_ucm" },
