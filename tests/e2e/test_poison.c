@@ -280,8 +280,7 @@ Test(unwritable, a_hardware_error_tcp)
 
 /* A tmpfs of the target's own, which somebody else fills in the middle. */
 static struct {
-	char dir[40];
-	int filler;
+	int dir, filler;
 	enum ferry_phase when;
 	int (*reserve)(void *vm, struct ferry_region *regions, size_t n, struct ferry_stream *needs);
 } fs;
@@ -294,7 +293,7 @@ static int reserve_in_tmpfs(void *v, struct ferry_region *regions, size_t n, str
 	int err = fs.reserve(v, regions, n, needs);
 
 	for (size_t i = 0; !err && i < n; i++) {
-		int fd = open(fs.dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+		int fd = openat(fs.dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 
 		cr_assert(fd >= 0 && !ftruncate(fd, (off_t)(regions[i].fd_offset + regions[i].len)));
 		cr_assert_neq(mmap(regions[i].hva, regions[i].len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
@@ -328,17 +327,18 @@ static void make_room(void)
 static void full_file_system(const struct rig_kind *kind, enum ferry_phase when)
 {
 	struct rig r;
-	char room[20];
+	char room[20], path[] = "/tmp/ferry-poison-XXXXXX";
 
 	if (geteuid())
 		cr_skip_test("a tmpfs is mounted by root alone");
 	begin(&r, kind);
-	snprintf(fs.dir, sizeof(fs.dir), "/tmp/ferry-poison-XXXXXX");
 	snprintf(room, sizeof(room), "size=%zu", FS_ROOM);
-	cr_assert(mkdtemp(fs.dir) && !mount("ferry", fs.dir, "tmpfs", 0, room), "%s", strerror(errno));
-	fs.filler = open(fs.dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	cr_assert(mkdtemp(path) && !mount("ferry", path, "tmpfs", 0, room), "%s", strerror(errno));
+	/* It lives as long as what is open in it: a test that fails leaves nothing behind. */
+	fs.dir = open(path, O_DIRECTORY | O_CLOEXEC);
+	cr_assert(!umount2(path, MNT_DETACH) && !rmdir(path) && fs.dir >= 0, "%s", strerror(errno));
+	fs.filler = openat(fs.dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	cr_assert_geq(fs.filler, 0);
-	cr_assert(!umount2(fs.dir, 0) || errno == EBUSY);
 	fs.when = when;
 	fs.reserve = r.tgt.ops.reserve;
 	r.tgt.ops.reserve = reserve_in_tmpfs;
@@ -357,7 +357,7 @@ static void full_file_system(const struct rig_kind *kind, enum ferry_phase when)
 		 "cannot be written: the file system behind it is full");
 	rig_free(&r);
 	close(fs.filler);
-	cr_assert(!umount2(fs.dir, 0) && !rmdir(fs.dir), "%s", strerror(errno));
+	close(fs.dir);
 }
 
 Test(unwritable, a_full_file_system_mem)
