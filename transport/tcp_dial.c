@@ -54,7 +54,7 @@ struct dialer {
 	struct conn conn[CONNS_MAX];
 	struct try try[TRIES_MAX];
 	unsigned ntry;
-	uint64_t moved_us, rtt_us; /* when a connection came up or was answered last; the slowest handshake */
+	uint64_t moved_us, rtt_us; /* when a connection came up or was answered last; the fastest handshake */
 };
 
 static void preamble_of(struct tcp_preamble *p, const struct xport_link_id *id, uint64_t attempt, unsigned conn)
@@ -150,7 +150,7 @@ static int win(struct dialer *d, const struct try *t, uint64_t now)
 	c->fd = t->fd;
 	d->up++;
 	d->moved_us = now;
-	if (now - t->since_us > d->rtt_us)
+	if (d->up == 1 || now - t->since_us < d->rtt_us)
 		d->rtt_us = now - t->since_us;
 	drop_tries(d, t->conn);
 	for (i = 1; !t->conn && d->addrs.n > 1 && i < d->nconns; i++)

@@ -114,13 +114,24 @@ for rtt in 100 300; do
 done
 
 # As many SYNs are lost as a link has connections, at first and again when it comes back
-wire delay 50 || exit 1
+wire delay 10 || exit 1
 wire syn 18
 target tcp:0.0.0.0:7000
 source tcp:10.98.0.2:7000 --channels 16 --mode post-copy --max-rounds 1 --kill link@post-copy:300 --reconnect 5s
 wire_await ab 4000000 || failed=1
 wire syn 18
 migrated "18 SYNs are lost, at first and again" "[1-9][0-9]*"
+
+# A tenth of all packets is lost until memory moves
+wire delay 50 || exit 1
+wire loss 10
+wire_carried ab
+before=$WIRE
+target tcp:0.0.0.0:7000
+source tcp:10.98.0.2:7000 --channels 16 --mode post-copy
+wire_await ab $((before + 200000)) || failed=1
+wire loss 0
+migrated "16 channels at 100 ms, a tenth of the packets is lost"
 
 # named NAME [dead ADDRESS]...: both connections of a migration, the second after a break in post-copy
 named()
