@@ -24,12 +24,12 @@ on_kvm()
 
 cases()
 {
-	program a "$1" 900 "$BUILD/tests/kvm/test_$1" ${2:+"$2"} && on_kvm "$1"
+	program a "$1" 2700 "$BUILD/tests/kvm/test_$1" ${2:+"$2"} && on_kvm "$1"
 }
 
 script()
 {
-	guest_do a "$1" 900 "CC='${CC:-cc}' bash '$TOP/tests/kvm/$1.sh' '$TOP' '$BUILD'" && on_kvm "$1"
+	guest_do a "$1" 2700 "CC='${CC:-cc}' bash '$TOP/tests/kvm/$1.sh' '$TOP' '$BUILD'" && on_kvm "$1"
 }
 
 test_kvm_state()
