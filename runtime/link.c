@@ -45,7 +45,7 @@ static int transport_fail(struct ferry_session *s, int err)
 
 int link_lost(struct ferry_session *s, int err)
 {
-	const char *why = fail_text(&s->link_fail);
+	const char *why = fail_lost_text(&s->link_fail);
 	int worker;
 
 	if (err != -EPIPE)
@@ -365,8 +365,8 @@ static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadl
 		now = now_us();
 		if (now >= silent_at) {
 			session_log(s, 4, NULL, "silent silent_us=%" PRIu64, now - s->heard_us);
-			return fail(&s->link_fail, -EPIPE, "nothing was heard of it for %" PRIu64 " ms%s",
-				    (now - s->heard_us) / 1000, stage == FERRY_RESERVATION ? SHORT_ONES : "");
+			return fail_lost(&s->link_fail, "nothing was heard of it for %" PRIu64 " ms%s",
+					 (now - s->heard_us) / 1000, stage == FERRY_RESERVATION ? SHORT_ONES : "");
 		}
 		if (now >= deadline_us)
 			return 0;
@@ -662,7 +662,7 @@ int link_recover(struct ferry_session *s)
 	uint64_t window = reconnect_window(s), silent = now_us() - s->heard_us, until = outage_until(s, window);
 	int err = -EPIPE;
 
-	snprintf(s->lost_why, sizeof(s->lost_why), "%s", fail_text(&s->link_fail));
+	snprintf(s->lost_why, sizeof(s->lost_why), "%s", fail_lost_text(&s->link_fail));
 	session_event(s, FERRY_EVENT_LINK, "the link is lost", NULL);
 	session_log(s, 4, s->lost_why, "lost stage=%s", ferry_phase_name(s->phase));
 	if (window && now_us() < until)

@@ -129,7 +129,7 @@ struct ferry_session {
 		uint64_t back_us;  /* when the link was last back, */
 		unsigned back;	   /* and how often since it began */
 	} outage;
-	char lost_why[FAIL_MAX]; /* what the last link was lost of, "" where nobody said */
+	char lost_why[FAIL_LOST_MAX]; /* what the last link was lost of, "" where nobody said */
 	enum commit_state peer_commit; /* at the last handshake */
 	uint64_t heard_us;	       /* when the peer was last heard */
 	_Atomic uint64_t peer_timeout_us;
