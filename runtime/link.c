@@ -33,7 +33,7 @@
 
 const char *link_why(struct ferry_session *s, int err)
 {
-	return fail_err(&s->link_fail) == err ? fail_text(&s->link_fail) : strerror(-err);
+	return fail_err(s->link_fail) == err ? fail_text(s->link_fail) : strerror(-err);
 }
 
 static int transport_fail(struct ferry_session *s, int err)
@@ -45,7 +45,7 @@ static int transport_fail(struct ferry_session *s, int err)
 
 int link_lost(struct ferry_session *s, int err)
 {
-	const char *why = fail_lost_text(&s->link_fail);
+	const char *why = fail_lost_text(s->link_fail);
 	int worker;
 
 	if (err != -EPIPE)
@@ -158,7 +158,7 @@ static int make_room(struct ferry_session *s, uint64_t deadline_us)
 		wait_fds(s, -1, -1, deadline_us);
 	}
 	link_closed(s);
-	fail_reset(&s->link_fail);
+	fail_reset(s->link_fail);
 	return 0;
 }
 
@@ -248,13 +248,14 @@ static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
 	if (a.err >= 0 || a.err < -4095 || a.err == -EPIPE)
 		a.err = -ECONNABORTED;
 	s->peer_gone = true;
+	fail(&s->fail, a.err, "the %s %s: %s", s->is_source ? "target" : "source",
+	     m->type == WIRE_REFUSED ? "refused" : "gave up", text);
 	if (m->type == WIRE_ABORT) {
 		s->peer_aborted = true;
 		answer = (struct wire_abort){ .err = a.err };
 		link_send(s, WIRE_ABORT, &answer, sizeof(answer), NULL, 0);
 	}
-	return fail(&s->fail, a.err, "the %s %s: %s", s->is_source ? "target" : "source",
-		    m->type == WIRE_REFUSED ? "refused" : "gave up", text);
+	return a.err;
 }
 
 /*
@@ -316,7 +317,16 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 	return HEARD_PING;
 }
 
-/* A newer connection of our session replaces the link; anyone else is told that we are busy. */
+/* Not the live link's: what a stranger's connection meets is no cause of its loss. */
+static struct fail *coming_fail(struct ferry_session *s)
+{
+	return &s->link_fails[s->link_fail == s->link_fails];
+}
+
+/*
+ * A newer connection of our session replaces the link; anyone else is told that we are busy. 1: there is one in s->pending;
+ * 0: none; or what keeps this end from looking.
+ */
 static int look_at_listener(struct ferry_session *s)
 {
 	static const char busy[] = "busy with another migration";
@@ -325,8 +335,14 @@ static int look_at_listener(struct ferry_session *s)
 	struct wire_hdr h;
 	struct iovec iov[3] = { { &h, sizeof(h) }, { &a, sizeof(a) }, { (void *)(uintptr_t)busy, sizeof(busy) - 1 } };
 	struct xport_chan *c;
+	int err = s->listener ? 0 : -EAGAIN;
 
-	while (s->listener && !s->listener->ops->accept(s->listener, &l, &s->link_fail)) {
+	while (!err) {
+		if (!s->pending)
+			fail_reset(coming_fail(s));
+		err = s->listener->ops->accept(s->listener, &l, coming_fail(s));
+		if (err)
+			break;
 		if (!memcmp(l->id.session, s->session, sizeof(s->session)) && l->id.generation > s->generation) {
 			if (s->pending) {
 				s->pending->ops->kill(s->pending);
@@ -340,7 +356,7 @@ static int look_at_listener(struct ferry_session *s)
 		c->ops->send(c, iov, 3);
 		l->ops->close(l);
 	}
-	return s->pending ? -EPIPE : 0;
+	return s->pending ? 1 : err == -EAGAIN ? 0 : err;
 }
 
 static int listener_fd(struct ferry_session *s)
@@ -351,8 +367,8 @@ static int listener_fd(struct ferry_session *s)
 static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us, enum ferry_phase stage)
 {
 	for (;;) {
-		uint64_t now, silent_at = s->heard_us + s->cfg.timeout_us;
-		int err = recv_one(s, msg, stage);
+		uint64_t now, silent_at = s->heard_us + s->cfg.timeout_us, until;
+		int err = recv_one(s, msg, stage), listens = 0;
 
 		if (err == HEARD_PING)
 			continue;
@@ -360,18 +376,20 @@ static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadl
 			return err;
 		if (canceled(s))
 			return cancel_error(s);
-		if (stage != FERRY_PRE_MIGRATION && look_at_listener(s) < 0)
+		if (stage != FERRY_PRE_MIGRATION && (listens = look_at_listener(s)) > 0)
 			return -EPIPE;
 		now = now_us();
 		if (now >= silent_at) {
 			session_log(s, 4, NULL, "silent silent_us=%" PRIu64, now - s->heard_us);
-			return fail_lost(&s->link_fail, "nothing was heard of it for %" PRIu64 " ms%s",
+			return fail_lost(s->link_fail, "nothing was heard of it for %" PRIu64 " ms%s",
 					 (now - s->heard_us) / 1000, stage == FERRY_RESERVATION ? SHORT_ONES : "");
 		}
 		if (now >= deadline_us)
 			return 0;
-		if (wait_fds(s, s->ctl->ops->fd(s->ctl), stage == FERRY_PRE_MIGRATION ? -1 : listener_fd(s),
-			     deadline_us < silent_at ? deadline_us : silent_at))
+		until = deadline_us < silent_at ? deadline_us : silent_at;
+		if (listens < 0 && now + RETRY_US < until) /* who waits there stays readable: no descriptor to take him */
+			until = now + RETRY_US;
+		if (wait_fds(s, s->ctl->ops->fd(s->ctl), stage == FERRY_PRE_MIGRATION || listens < 0 ? -1 : listener_fd(s), until))
 			return canceled(s) ? cancel_error(s) : 0;
 	}
 }
@@ -454,7 +472,7 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 	if (err < 0)
 		return err;
 	now = now_us();
-	err = xport_connect(&l, s->uri, &id, &s->param, deadline_us > now ? deadline_us - now : 1, &s->link_fail);
+	err = xport_connect(&l, s->uri, &id, &s->param, deadline_us > now ? deadline_us - now : 1, s->link_fail);
 	if (err < 0)
 		return err;
 	link_install(s, l);
@@ -475,20 +493,20 @@ static bool may_retry(const struct ferry_session *s, int err)
 {
 	if (s->peer_gone)
 		return false;
-	/* Once the peer was found, an address that cannot be used is a network that is down. */
-	if (s->peer_known && (err == -EADDRNOTAVAIL || out_of(err)))
+	/* Once the peer was found, an address that cannot be used, or a filter's no, is a network that is down. */
+	if (s->peer_known && (err == -EADDRNOTAVAIL || err == -EACCES || err == -EPERM || out_of(err)))
 		return true;
-	return err == -EPIPE || err == -ECONNREFUSED || err == -ETIMEDOUT || err == -EAGAIN || err == -ENETUNREACH ||
-	       err == -EHOSTUNREACH || err == -ECONNRESET || err == -ENETDOWN || err == -ENOENT;
+	return xport_lost(err) || err == -EAGAIN || err == -ENOENT;
 }
 
 static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 {
-	int err;
+	int err, had = fail_err(&s->fail);
 
 	for (;;) {
 		err = connect_once(s, deadline_us);
-		if (!err || !may_retry(s, err))
+		/* What an attempt has recorded is final. */
+		if (!err || !may_retry(s, err) || (!had && fail_err(&s->fail)))
 			return err < 0 ? transport_fail(s, err) : 0;
 		if (canceled(s))
 			return cancel_error(s);
@@ -510,14 +528,18 @@ static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool firs
 	for (;;) {
 		l = s->pending;
 		s->pending = NULL;
+		if (l)
+			s->link_fail = coming_fail(s);
 		if (!l && first)
-			err = s->listener->ops->accept(s->listener, &l, &s->link_fail);
+			err = s->listener->ops->accept(s->listener, &l, s->link_fail);
 		else if (!l)
-			err = look_at_listener(s) < 0 ? -EINTR : -EAGAIN;
+			err = look_at_listener(s);
 		else
 			err = 0;
-		if (err == -EINTR)
+		if (!l && s->pending)
 			continue;
+		if (!l && !err)
+			err = -EAGAIN;
 		if (!err) {
 			link_install(s, l);
 			err = hello_target(s);
@@ -554,7 +576,9 @@ int link_first(struct ferry_session *s)
 			return err;
 		return fail(&s->fail, -ETIMEDOUT, "the target at %s could not be reached for %" PRIu64 " ms: %s", s->uri,
 			    s->cfg.connect_us / 1000,
-			    fail_err(&s->link_fail) ? fail_text(&s->link_fail) : "it closes the connection");
+			    fail_err(s->link_fail)	 ? fail_text(s->link_fail) :
+			    *fail_lost_text(s->link_fail) ? fail_lost_text(s->link_fail) :
+							     "it closes the connection");
 	}
 	err = accept_until(s, deadline, true);
 	if (err != -EPIPE)
@@ -628,7 +652,7 @@ static uint64_t pages_due(const struct ferry_session *s)
 static int gone_for_good(struct ferry_session *s, uint64_t window, uint64_t silent)
 {
 	const char *peer = s->is_source ? "target" : "source", *stage = ferry_phase_name(s->phase);
-	const char *last = fail_text(&s->link_fail), *why = s->lost_why;
+	const char *last = fail_text(s->link_fail), *why = s->lost_why;
 	uint64_t ms = (now_us() - s->outage.since_us) / 1000, due = pages_due(s);
 
 	if (s->outage.back && due)
@@ -662,7 +686,7 @@ int link_recover(struct ferry_session *s)
 	uint64_t window = reconnect_window(s), silent = now_us() - s->heard_us, until = outage_until(s, window);
 	int err = -EPIPE;
 
-	snprintf(s->lost_why, sizeof(s->lost_why), "%s", fail_lost_text(&s->link_fail));
+	snprintf(s->lost_why, sizeof(s->lost_why), "%s", fail_lost_text(s->link_fail));
 	session_event(s, FERRY_EVENT_LINK, "the link is lost", NULL);
 	session_log(s, 4, s->lost_why, "lost stage=%s", ferry_phase_name(s->phase));
 	if (window && now_us() < until)

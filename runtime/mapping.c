@@ -298,12 +298,15 @@ static int judge_flags(struct look *k, uint32_t i, const struct vma *v)
 
 static bool parse_vma(char *line, struct vma *v)
 {
+	struct vma m = *v;
 	unsigned maj, min;
 	int name = 0;
 
-	if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s %" SCNx64 " %x:%x %" SCNu64 " %n", &v->start, &v->end,
-		   v->perms, &v->offset, &maj, &min, &v->inode, &name) != 7)
+	/* Lines of smaps such as "Anonymous:" begin with hexadecimal digits, too. */
+	if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s %" SCNx64 " %x:%x %" SCNu64 " %n", &m.start, &m.end,
+		   m.perms, &m.offset, &maj, &min, &m.inode, &name) != 7)
 		return false;
+	*v = m;
 	v->dev = makedev(maj, min);
 	line[strcspn(line, "\n")] = '\0';
 	v->name = line + name;
@@ -357,10 +360,8 @@ static int walk(struct look *k, const char *path, judge_fn judge)
 	int err = 0;
 
 	if (!in)
-		return fail(
-			k->f, -errno,
-			"%s cannot be read: %s; it tells whether guest RAM is what its regions say: mount /proc",
-			path, strerror(errno));
+		return fail_cure(k->f, CURE_POPULATED, -errno, "%s, which tells whether guest RAM is what its regions say, cannot be read",
+				 path);
 	while (!err && i < k->n && getline(&line, &cap, in) > 0) {
 		if (parse_vma(line, &v)) {
 			known = true;

@@ -108,7 +108,7 @@ int op_result(struct ferry_session *s, const char *op, int err)
 int op_stream_result(struct ferry_session *s, const char *op, int err)
 {
 	if (err < 0 && fail_err(&s->stream.fail))
-		return fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
+		fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
 	return op_result(s, op, err);
 }
 
@@ -205,6 +205,7 @@ static int make(struct ferry_session **ret, const struct ferry_vm *vm, const str
 	if (!s)
 		return -ENOMEM;
 	s->is_source = source;
+	s->link_fail = s->link_fails;
 	s->wake_fd = -1;
 	s->pulse_fd = -1;
 	s->tgt.place.uffd = -1;

@@ -100,7 +100,8 @@ struct ferry_session {
 	_Atomic bool ran;
 
 	struct fail fail;
-	struct fail link_fail; /* of the current connection; what matters of it moves to fail */
+	/* What the transport says of the current link, and of one that comes; what matters of it moves to fail. */
+	struct fail link_fails[2], *link_fail;
 	struct commit commit;
 
 	pthread_mutex_t send_lock;

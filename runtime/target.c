@@ -300,16 +300,18 @@ int target_puts_ended(struct ferry_session *s)
 {
 	uint64_t now = now_us(), end = now + s->cfg.timeout_us, n;
 	struct pollfd p = { .fd = s->wake_fd, .events = POLLIN };
+	bool busy;
 	int err;
 
 	for (; crew_busy(&s->crew) && !crew_failed(&s->crew) && now < end; now = now_us())
 		if (poll(&p, 1, (int)((end - now) / 1000 < INT32_MAX ? (end - now) / 1000 + 1 : INT32_MAX)) > 0 &&
 		    read(s->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
 			break;
+	busy = crew_busy(&s->crew); /* before what they came to: one may end in between */
 	err = crew_failed(&s->crew);
 	if (err < 0 && err != -EPIPE)
 		return err; /* the source is still to be told: nothing is torn down yet */
-	return err < 0 || crew_busy(&s->crew) ? target_crew_lost(s) : crew_join(&s->crew);
+	return err < 0 || busy ? target_crew_lost(s) : crew_join(&s->crew);
 }
 
 static int zero_runs(struct ferry_session *s, const struct wire_msg *m)
