@@ -89,12 +89,13 @@ void session_event(struct ferry_session *s, enum ferry_event_type type, const ch
 		s->ops.event(s->vm, &ev);
 }
 
-void session_slower(void *session, enum cure doing, int err, const char *what)
+void session_slower(void *arg, enum cure doing, int err, const char *what)
 {
+	struct ferry_session *s = arg;
 	struct fail f = { 0 };
 
 	fail_cure(&f, doing, err, "slower: %s", what);
-	session_log(session, 4, fail_text(&f), "slower errno=%d", -err);
+	session_log(s, 4, fail_text(&f), "slower errno=%d", -err);
 }
 
 int op_result(struct ferry_session *s, const char *op, int err)

@@ -179,7 +179,7 @@ void session_log(struct ferry_session *s, int level, const char *text, const cha
 void session_event(struct ferry_session *s, enum ferry_event_type type, const char *text,
 		   const struct ferry_round *round);
 /* What is only for speed is refused here, and the migration goes on without: one line for the embedder. Any thread. */
-void session_slower(void *session, enum cure doing, int err, const char *what);
+void session_slower(void *arg, enum cure doing, int err, const char *what);
 /* Calls one op and, when it fails, says which in a sentence. */
 #define OP(s, op, ...) op_result((s), #op, (s)->ops.op((s)->vm __VA_OPT__(, ) __VA_ARGS__))
 int op_result(struct ferry_session *s, const char *op, int err);
