@@ -31,14 +31,25 @@ static uint8_t *page_at(const struct ferry_session *s, uint32_t region, uint64_t
 	return (uint8_t *)s->regions[region].hva + page * PAGE;
 }
 
+/* A piece of this unit has been named: the target will ask for it. */
+static bool named(const struct ferry_session *s, const struct page_run *unit)
+{
+	struct page_cursor at = { .region = unit->region, .page = unit->page, .end = unit->page + unit->npages };
+	struct page_run run;
+
+	return page_set_next(&s->src.residue, &at, 1, &run);
+}
+
 int poison_unreadable(struct ferry_session *s, uint32_t region, uint64_t page)
 {
 	const struct ferry_region *reg = &s->regions[region];
+	struct page_run unit = poison_unit(s, region, page);
 	uint8_t *at = page_at(s, region, page);
 
-	if (s->peer_can_poison && reach_page(at, false) == -EHWPOISON) {
-		if (!page_set_test(&s->src.poison, region, page)) /* else the VMM has been asked */
-			page_set_add(&s->src.lost, region, page);
+	if (s->peer_can_poison && reach_page(at, false) == -EHWPOISON && !named(s, &unit)) {
+		/* else the VMM has been asked, or will be */
+		if (!page_set_test(&s->src.poison, region, page) && !page_set_test(&s->src.lost, region, page))
+			page_set_add_run(&s->src.lost, &unit);
 		return 0;
 	}
 	return reach_fail(&s->fail, &(struct reach_page){ reg->id, page, reg->gpa + page * PAGE, at }, false);
@@ -66,6 +77,7 @@ int poison_ask(struct ferry_session *s)
 /* Page by page: what is poisoned leaves the set, what is not leaves the poison. */
 static int sift_run(struct ferry_session *s, struct page_set *set, const struct page_run *run)
 {
+	struct page_run unit;
 	int err = 0;
 
 	for (uint32_t i = 0; i < run->npages && !err; i++) {
@@ -78,7 +90,8 @@ static int sift_run(struct ferry_session *s, struct page_set *set, const struct 
 			continue;
 		}
 		err = poison_unreadable(s, one.region, one.page);
-		page_set_del(set, one.region, one.page);
+		unit = poison_unit(s, one.region, one.page);
+		page_set_del_run(set, &unit);
 	}
 	return err;
 }
@@ -129,7 +142,7 @@ int poison_recv(struct ferry_session *s, const struct wire_msg *m)
 {
 	for (size_t i = 0; i < m->nelems; i++) {
 		struct page_run run;
-		uint64_t unit;
+		uint32_t unit;
 		int idx;
 
 		memcpy(&run, (const struct page_run *)m->elems + i, sizeof(run));
@@ -139,7 +152,7 @@ int poison_recv(struct ferry_session *s, const struct wire_msg *m)
 			return fail(&s->fail, -EPROTO,
 				    "the source's POISON names pages %" PRIu64 "+%u of region %u, which its map does not have", run.page,
 				    run.npages, run.region);
-		unit = (UINT64_C(1) << s->regions[idx].page_shift) / PAGE;
+		unit = poison_unit(s, (uint32_t)idx, run.page).npages;
 		if (run.page % unit || run.npages % unit)
 			return fail(&s->fail, -EPROTO, "the source's POISON names pages %" PRIu64 "+%u of region %u, which are no whole huge pages",
 				    run.page, run.npages, run.region);

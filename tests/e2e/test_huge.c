@@ -349,7 +349,17 @@ static int lost_pages(void *v, uint32_t region, uint64_t page, uint64_t npages)
 	return 0;
 }
 
-static void carried(struct rig *r, bool postcopy)
+/* It has crossed, and its guest has written three pieces of it, when the host loses it. */
+static void lost_after_the_first_round(struct fakevm *vm, enum fake_op op)
+{
+	if (op != FAKE_DIRTY_FETCH || vm->calls[op] != 1)
+		return;
+	broken_poison(fake_page(vm, 0, HUGE_LOST), HUGE);
+	for (uint64_t page = HUGE_LOST + 5; page < HUGE_LOST + 512; page += 200)
+		vm->dirty[0][page / 64] |= UINT64_C(1) << page % 64;
+}
+
+static void carried(struct rig *r, bool postcopy, bool later)
 {
 	bool source = false, target = false;
 
@@ -368,7 +378,10 @@ static void carried(struct rig *r, bool postcopy)
 	the_rig = r;
 	broken_watch();
 	broken_guest(&r->tgt.cpu, guest_recovers);
-	broken_poison(fake_page(&r->src, 0, HUGE_LOST), HUGE);
+	if (later)
+		r->src.hook = lost_after_the_first_round;
+	else
+		broken_poison(fake_page(&r->src, 0, HUGE_LOST), HUGE);
 	rig_run(r);
 	broken_untouched();
 	rig_migrated(r);
@@ -381,7 +394,7 @@ HUGE_TESTS(huge_stop_and_copy, a_lost_page_is_carried)
 	struct rig r;
 
 	begin(&r, kind);
-	carried(&r, false);
+	carried(&r, false, false);
 }
 
 HUGE_TESTS(huge_post_copy, a_lost_page_is_carried)
@@ -389,5 +402,21 @@ HUGE_TESTS(huge_post_copy, a_lost_page_is_carried)
 	struct rig r;
 
 	begin(&r, kind);
-	carried(&r, true);
+	carried(&r, true, false);
+}
+
+HUGE_TESTS(huge_stop_and_copy, a_page_lost_later_is_carried)
+{
+	struct rig r;
+
+	begin(&r, kind);
+	carried(&r, false, true);
+}
+
+HUGE_TESTS(huge_post_copy, a_page_lost_later_is_carried)
+{
+	struct rig r;
+
+	begin(&r, kind);
+	carried(&r, true, true);
 }
