@@ -553,6 +553,46 @@ RIG_TESTS(carried, what_is_lost_after_it_has_crossed)
 	carried_over(&r);
 }
 
+/*
+ * The link is lost when the residue has been named: the target knows it as missing, and all of it is looked at and named again. A
+ * page of it that has an error by then can no longer cross as poison.
+ */
+static void lost_with_the_link(struct fakevm *vm, enum fake_op op)
+{
+	bool second = vm->calls[op] == 1 + FAKE_REGIONS; /* region 0's */
+
+	if (op != FAKE_DIRTY_FETCH || (vm->calls[op] != 1 && !second))
+		return;
+	for (uint64_t page = 100; page < 400; page++)
+		dirty(vm, 0, page + second * 300);
+	if (!second)
+		return;
+	broken_poison(fake_page(vm, 0, 200), FAKE_PAGE);
+	if (ferry_drill(vm->session, "cut:50"))
+		world_trouble(vm->w, "the link could not be cut");
+}
+
+RIG_TESTS(carried, not_what_has_been_named_before_a_reconnect)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	r.scfg.reconnect_us = r.tcfg.reconnect_us = 10000000;
+	rig_postcopy(&r, 0);
+	quiet_guest(&r);
+	for (size_t i = 0; i < LOST; i++)
+		heal(&r, lost[i].region, lost[i].page);
+	r.src.hook = lost_with_the_link;
+	rig_run(&r);
+	broken_untouched();
+	heal(&r, 0, 200);
+	cr_assert_eq(r.sres.stats.reconnects, 1);
+	rig_refused(&r);
+	cr_assert_str_eq(carried.source, "");
+	names(&r.sres, 10, 200, 200 * FAKE_PAGE, "cannot be read: the host's memory has a hardware error");
+	rig_free(&r);
+}
+
 /* The guest was given fresh memory for it, in the middle. */
 static void found_again(struct fakevm *vm, enum fake_op op)
 {
