@@ -10,6 +10,7 @@
 
 #define PAGE ((size_t)4096)
 #define SIFT_RUNS 256u
+#define SIFT_PAGES 512u /* a run: so many are looked at one by one for each that is poisoned */
 #define SEND_RUNS 512u
 
 _Static_assert(SEND_RUNS <= WIRE_RUNS_MAX, "a POISON fits the wire");
@@ -96,27 +97,51 @@ static int sift_run(struct ferry_session *s, struct page_set *set, const struct 
 	return err;
 }
 
-int poison_sift(struct ferry_session *s, struct page_set *set, bool all)
+/* Where not all of these runs can be read, each is asked for by itself, and one that cannot page by page. */
+static int sift_runs(struct ferry_session *s, struct page_set *set, const struct page_run *run, const struct iovec *v, unsigned n)
+{
+	bool fine = !reach_readable(&s->src.reach, v, n);
+	int err = 0;
+
+	for (unsigned i = 0; i < n && !err; i++)
+		if (fine || (n > 1 && !reach_readable(&s->src.reach, &v[i], 1)))
+			poison_read(s, &run[i]);
+		else
+			err = sift_run(s, set, &run[i]);
+	return err;
+}
+
+/* All of the residue may be the whole of memory, and whoever cancels waits for no more than a vector of it. */
+static int sift_all(struct ferry_session *s, struct page_set *set)
 {
 	struct page_run run[SIFT_RUNS];
 	struct iovec v[SIFT_RUNS];
 	struct page_cursor at = { 0 };
-	unsigned n = 1;
-	bool fine;
+	unsigned n = SIFT_RUNS;
+	int err = 0;
+
+	while (n == SIFT_RUNS && !err) {
+		if (atomic_load(&s->want_cancel))
+			return fail(&s->fail, -ECANCELED, "canceled by the embedder in pre-copy");
+		for (n = 0; n < SIFT_RUNS && page_set_next(set, &at, SIFT_PAGES, &run[n]); n++)
+			v[n] = (struct iovec){ page_at(s, run[n].region, run[n].page), run[n].npages * PAGE };
+		err = n ? sift_runs(s, set, run, v, n) : 0;
+	}
+	return err;
+}
+
+int poison_sift(struct ferry_session *s, struct page_set *set, bool all)
+{
+	struct page_cursor at = { 0 };
+	struct page_run run;
 	int err = 0;
 
 	if (!s->peer_can_poison || (!all && !s->src.poisoned))
 		return 0;
-	while (n && !err) {
-		for (n = 0; n < SIFT_RUNS && page_set_next(all ? set : &s->src.poison, &at, UINT32_MAX, &run[n]); n++)
-			v[n] = (struct iovec){ page_at(s, run[n].region, run[n].page), run[n].npages * PAGE };
-		fine = all && !reach_readable(&s->src.reach, v, n);
-		for (unsigned i = 0; i < n && !err; i++)
-			if (fine)
-				poison_read(s, &run[i]);
-			else
-				err = sift_run(s, set, &run[i]);
-	}
+	if (all)
+		err = sift_all(s, set);
+	while (!all && !err && page_set_next(&s->src.poison, &at, UINT32_MAX, &run))
+		err = sift_run(s, set, &run);
 	return err ? err : poison_ask(s);
 }
 

@@ -593,6 +593,38 @@ RIG_TESTS(carried, not_what_has_been_named_before_a_reconnect)
 	rig_free(&r);
 }
 
+/* The last moment before the residue is looked at. */
+static void (*fake_event)(void *vm, const struct ferry_event *ev);
+
+static void cancel_with_the_verdict(void *v, const struct ferry_event *ev)
+{
+	struct fakevm *vm = v;
+
+	fake_event(v, ev);
+	if (ev->type == FERRY_EVENT_POLICY)
+		ferry_cancel(vm->session);
+}
+
+RIG_PAIR(carried, not_when_canceled_before_the_residue_is_looked_at)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	rig_postcopy(&r, 0);
+	quiet_guest(&r);
+	fake_event = r.src.ops.event;
+	r.src.ops.event = cancel_with_the_verdict;
+	r.src.hook = all_dirty;
+	rig_run(&r);
+	broken_untouched();
+	for (size_t i = 0; i < LOST; i++)
+		heal(&r, lost[i].region, lost[i].page);
+	rig_refused(&r);
+	cr_assert_eq(r.sres.error, -ECANCELED);
+	rig_says(r.sres.detail, "canceled by the embedder in pre-copy");
+	rig_free(&r);
+}
+
 /* The guest was given fresh memory for it, in the middle. */
 static void found_again(struct fakevm *vm, enum fake_op op)
 {
