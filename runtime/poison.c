@@ -10,6 +10,7 @@
 
 #define PAGE ((size_t)4096)
 #define SIFT_RUNS 256u
+#define SIFT_PAGES 512u /* a run: so many are looked at one by one for each that is poisoned */
 #define SEND_RUNS 512u
 
 _Static_assert(SEND_RUNS <= WIRE_RUNS_MAX, "a POISON fits the wire");
@@ -31,14 +32,25 @@ static uint8_t *page_at(const struct ferry_session *s, uint32_t region, uint64_t
 	return (uint8_t *)s->regions[region].hva + page * PAGE;
 }
 
+/* A piece of this unit has been named: the target will ask for it. */
+static bool named(const struct ferry_session *s, const struct page_run *unit)
+{
+	struct page_cursor at = { .region = unit->region, .page = unit->page, .end = unit->page + unit->npages };
+	struct page_run run;
+
+	return page_set_next(&s->src.residue, &at, 1, &run);
+}
+
 int poison_unreadable(struct ferry_session *s, uint32_t region, uint64_t page)
 {
 	const struct ferry_region *reg = &s->regions[region];
+	struct page_run unit = poison_unit(s, region, page);
 	uint8_t *at = page_at(s, region, page);
 
-	if (s->peer_can_poison && reach_page(at, false) == -EHWPOISON) {
-		if (!page_set_test(&s->src.poison, region, page)) /* else the VMM has been asked */
-			page_set_add(&s->src.lost, region, page);
+	if (s->peer_can_poison && reach_page(at, false) == -EHWPOISON && !named(s, &unit)) {
+		/* else the VMM has been asked, or will be */
+		if (!page_set_test(&s->src.poison, region, page) && !page_set_test(&s->src.lost, region, page))
+			page_set_add_run(&s->src.lost, &unit);
 		return 0;
 	}
 	return reach_fail(&s->fail, &(struct reach_page){ reg->id, page, reg->gpa + page * PAGE, at }, false);
@@ -66,6 +78,7 @@ int poison_ask(struct ferry_session *s)
 /* Page by page: what is poisoned leaves the set, what is not leaves the poison. */
 static int sift_run(struct ferry_session *s, struct page_set *set, const struct page_run *run)
 {
+	struct page_run unit;
 	int err = 0;
 
 	for (uint32_t i = 0; i < run->npages && !err; i++) {
@@ -78,32 +91,57 @@ static int sift_run(struct ferry_session *s, struct page_set *set, const struct 
 			continue;
 		}
 		err = poison_unreadable(s, one.region, one.page);
-		page_set_del(set, one.region, one.page);
+		unit = poison_unit(s, one.region, one.page);
+		page_set_del_run(set, &unit);
+	}
+	return err;
+}
+
+/* Where not all of these runs can be read, each is asked for by itself, and one that cannot page by page. */
+static int sift_runs(struct ferry_session *s, struct page_set *set, const struct page_run *run, const struct iovec *v, unsigned n)
+{
+	bool fine = !reach_readable(&s->src.reach, v, n);
+	int err = 0;
+
+	for (unsigned i = 0; i < n && !err; i++)
+		if (fine || (n > 1 && !reach_readable(&s->src.reach, &v[i], 1)))
+			poison_read(s, &run[i]);
+		else
+			err = sift_run(s, set, &run[i]);
+	return err;
+}
+
+/* All of the residue may be the whole of memory, and whoever cancels waits for no more than a vector of it. */
+static int sift_all(struct ferry_session *s, struct page_set *set)
+{
+	struct page_run run[SIFT_RUNS];
+	struct iovec v[SIFT_RUNS];
+	struct page_cursor at = { 0 };
+	unsigned n = SIFT_RUNS;
+	int err = 0;
+
+	while (n == SIFT_RUNS && !err) {
+		if (atomic_load(&s->want_cancel))
+			return fail(&s->fail, -ECANCELED, "canceled by the embedder in pre-copy");
+		for (n = 0; n < SIFT_RUNS && page_set_next(set, &at, SIFT_PAGES, &run[n]); n++)
+			v[n] = (struct iovec){ page_at(s, run[n].region, run[n].page), run[n].npages * PAGE };
+		err = n ? sift_runs(s, set, run, v, n) : 0;
 	}
 	return err;
 }
 
 int poison_sift(struct ferry_session *s, struct page_set *set, bool all)
 {
-	struct page_run run[SIFT_RUNS];
-	struct iovec v[SIFT_RUNS];
 	struct page_cursor at = { 0 };
-	unsigned n = 1;
-	bool fine;
+	struct page_run run;
 	int err = 0;
 
 	if (!s->peer_can_poison || (!all && !s->src.poisoned))
 		return 0;
-	while (n && !err) {
-		for (n = 0; n < SIFT_RUNS && page_set_next(all ? set : &s->src.poison, &at, UINT32_MAX, &run[n]); n++)
-			v[n] = (struct iovec){ page_at(s, run[n].region, run[n].page), run[n].npages * PAGE };
-		fine = all && !reach_readable(&s->src.reach, v, n);
-		for (unsigned i = 0; i < n && !err; i++)
-			if (fine)
-				poison_read(s, &run[i]);
-			else
-				err = sift_run(s, set, &run[i]);
-	}
+	if (all)
+		err = sift_all(s, set);
+	while (!all && !err && page_set_next(&s->src.poison, &at, UINT32_MAX, &run))
+		err = sift_run(s, set, &run);
 	return err ? err : poison_ask(s);
 }
 
@@ -129,7 +167,7 @@ int poison_recv(struct ferry_session *s, const struct wire_msg *m)
 {
 	for (size_t i = 0; i < m->nelems; i++) {
 		struct page_run run;
-		uint64_t unit;
+		uint32_t unit;
 		int idx;
 
 		memcpy(&run, (const struct page_run *)m->elems + i, sizeof(run));
@@ -139,7 +177,7 @@ int poison_recv(struct ferry_session *s, const struct wire_msg *m)
 			return fail(&s->fail, -EPROTO,
 				    "the source's POISON names pages %" PRIu64 "+%u of region %u, which its map does not have", run.page,
 				    run.npages, run.region);
-		unit = (UINT64_C(1) << s->regions[idx].page_shift) / PAGE;
+		unit = poison_unit(s, (uint32_t)idx, run.page).npages;
 		if (run.page % unit || run.npages % unit)
 			return fail(&s->fail, -EPROTO, "the source's POISON names pages %" PRIu64 "+%u of region %u, which are no whole huge pages",
 				    run.page, run.npages, run.region);

@@ -7,6 +7,8 @@
  * src.lost; main asks the VMM's op, and keeps it in src.poison. A page that is read again later, because the guest was given
  * fresh memory for it, leaves the set. What is in the set when the VM has been paused crosses as POISON before SWITCHOVER, is not a part
  * of the residue, and is poisoned at the target before load.
+ *
+ * A huge page of hugetlbfs is lost as a whole, whichever of its pieces was met: what is noted, and leaves a set, is always all of it.
  */
 #ifndef FERRY_POISON_H
 #define FERRY_POISON_H
@@ -19,13 +21,27 @@
  */
 bool poison_able(struct ferry_session *s);
 
+/* What is lost with this page: it alone, or its huge page. */
+static inline struct page_run poison_unit(const struct ferry_session *s, uint32_t region, uint64_t page)
+{
+	uint64_t n = UINT64_C(1) << (s->regions[region].page_shift - 12);
+
+	return (struct page_run){ .region = region, .page = page & ~(n - 1), .npages = (uint32_t)n };
+}
+
 /* Worker: a page could not be read. 0: it crosses as poison; else the error, with its sentence. */
 int poison_unreadable(struct ferry_session *s, uint32_t region, uint64_t page);
 /* Worker: these pages have been read. */
 static inline void poison_read(struct ferry_session *s, const struct page_run *run)
 {
-	if (s->src.poisoned)
-		page_set_del_run(&s->src.poison, run);
+	struct page_run first, last;
+
+	if (!s->src.poisoned)
+		return;
+	first = poison_unit(s, run->region, run->page);
+	last = poison_unit(s, run->region, run->page + run->npages - 1);
+	first.npages = (uint32_t)(last.page + last.npages - first.page);
+	page_set_del_run(&s->src.poison, &first);
 }
 /* Main, no worker about: the VMM is asked about what was met. */
 int poison_ask(struct ferry_session *s);

@@ -174,6 +174,15 @@ int populated_by_pagemap(struct page_set *set, uint32_t idx, const struct ferry_
 }
 
 /*
+ * A huge page of the file has a hardware error: it is there, and whoever sends it says what becomes of it. A read() that comes to the
+ * error stops before it, or says EIO.
+ */
+static bool is_lost(int err)
+{
+	return err == -EIO || err == -EHWPOISON;
+}
+
+/*
  * hugetlbfs has no SEEK_HOLE: all of a file is data to it. But UFFDIO_CONTINUE maps what is in the page cache and
  * nothing else, so that it tells through a mapping of our own which pages are there; it stops at each hole.
  */
@@ -194,7 +203,9 @@ int populated_by_continue(struct page_set *set, uint32_t idx, const struct ferry
 		err = uffd_continue(fd, map + at, reg->len - at, false, &done);
 		added += add_pages(set, idx, at >> SHIFT, done >> SHIFT);
 		at += done;
-		if (err == -EFAULT) { /* a hole */
+		if (is_lost(err))
+			added += add_pages(set, idx, at >> SHIFT, HUGE_PAGES);
+		if (is_lost(err) || err == -EFAULT) { /* EFAULT: a hole */
 			at += UINT64_C(1) << HUGE_SHIFT;
 			err = 0;
 		}
@@ -218,9 +229,11 @@ int populated_by_read(struct page_set *set, uint32_t idx, const struct ferry_reg
 	for (uint64_t at = 0; !err && at < reg->len; at += unit) {
 		ssize_t got = pread(reg->fd, buf, unit, (off_t)(reg->fd_offset + at));
 
-		if (got != (ssize_t)unit)
+		bool lost = got < 0 ? is_lost(-errno) : got && got < (ssize_t)unit;
+
+		if (got != (ssize_t)unit && !lost)
 			err = got < 0 ? -errno : -EIO;
-		else if (!is_zero(buf, unit))
+		else if (lost || !is_zero(buf, unit))
 			added += add_pages(set, idx, at >> SHIFT, unit >> SHIFT);
 	}
 	free(buf);

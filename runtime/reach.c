@@ -17,6 +17,7 @@
 
 #define PAGE ((size_t)4096)
 #define ZERO_VEC 256u
+#define CALL_BYTES ((size_t)1 << 30) /* a vector is taken up to 2 GiB, less a page; what comes back short is done again */
 #define FIND_BYTES ((size_t)2 << 20)
 
 #ifndef MADV_POPULATE_READ /* Linux 5.14 */
@@ -51,21 +52,29 @@ void reach_close(struct reach *r)
 	*r = (struct reach){ .self = -1 };
 }
 
-int reach_advise(const struct reach *r, const struct iovec *v, unsigned n, int advice)
+static int advise_each(const struct iovec *v, unsigned n, int advice)
 {
-	if (r->vectored && n > 1) {
-		ssize_t want = 0;
-
-		for (unsigned i = 0; i < n; i++)
-			want += (ssize_t)v[i].iov_len;
-		if (syscall(SYS_process_madvise, r->self, v, n, advice, 0) == want)
-			return 0;
-	}
 	for (unsigned i = 0; i < n; i++)
 		while (madvise(v[i].iov_base, v[i].iov_len, advice))
 			if (errno != EINTR && errno != EAGAIN)
 				return -errno;
 	return 0;
+}
+
+int reach_advise(const struct reach *r, const struct iovec *v, unsigned n, int advice)
+{
+	int err = 0;
+
+	for (unsigned i = 0, k; i < n && !err; i += k) {
+		size_t len = v[i].iov_len;
+
+		for (k = 1; i + k < n && len < CALL_BYTES && v[i + k].iov_len <= CALL_BYTES - len; k++)
+			len += v[i + k].iov_len;
+		if (r->vectored && k > 1 && syscall(SYS_process_madvise, r->self, v + i, k, advice, 0) == (long)len)
+			continue;
+		err = advise_each(v + i, k, advice);
+	}
+	return err;
 }
 
 int reach_readable(const struct reach *r, const struct iovec *v, unsigned n)

@@ -356,7 +356,7 @@ static int prearm(struct ferry_session *s)
 	uint64_t fresh = UINT64_MAX;
 	int err = 0;
 
-	page_set_merge(dirty, residue); /* after a reconnect all of it is named again */
+	page_set_merge(dirty, residue); /* after a reconnect all of it is named again; what has an error by then refuses */
 	for (unsigned turn = 0; turn < PREARM_TURNS && fresh >= PREARM_ENOUGH && !err; turn++) {
 		struct wire_count n;
 		struct wire_msg m;

@@ -553,6 +553,78 @@ RIG_TESTS(carried, what_is_lost_after_it_has_crossed)
 	carried_over(&r);
 }
 
+/*
+ * The link is lost when the residue has been named: the target knows it as missing, and all of it is looked at and named again. A
+ * page of it that has an error by then can no longer cross as poison.
+ */
+static void lost_with_the_link(struct fakevm *vm, enum fake_op op)
+{
+	bool second = vm->calls[op] == 1 + FAKE_REGIONS; /* region 0's */
+
+	if (op != FAKE_DIRTY_FETCH || (vm->calls[op] != 1 && !second))
+		return;
+	for (uint64_t page = 100; page < 400; page++)
+		dirty(vm, 0, page + second * 300);
+	if (!second)
+		return;
+	broken_poison(fake_page(vm, 0, 200), FAKE_PAGE);
+	if (ferry_drill(vm->session, "cut:50"))
+		world_trouble(vm->w, "the link could not be cut");
+}
+
+RIG_TESTS(carried, not_what_has_been_named_before_a_reconnect)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	r.scfg.reconnect_us = r.tcfg.reconnect_us = 10000000;
+	rig_postcopy(&r, 0);
+	quiet_guest(&r);
+	for (size_t i = 0; i < LOST; i++)
+		heal(&r, lost[i].region, lost[i].page);
+	r.src.hook = lost_with_the_link;
+	rig_run(&r);
+	broken_untouched();
+	heal(&r, 0, 200);
+	cr_assert_eq(r.sres.stats.reconnects, 1);
+	rig_refused(&r);
+	cr_assert_str_eq(carried.source, "");
+	names(&r.sres, 10, 200, 200 * FAKE_PAGE, "cannot be read: the host's memory has a hardware error");
+	rig_free(&r);
+}
+
+/* The last moment before the residue is looked at. */
+static void (*fake_event)(void *vm, const struct ferry_event *ev);
+
+static void cancel_with_the_verdict(void *v, const struct ferry_event *ev)
+{
+	struct fakevm *vm = v;
+
+	fake_event(v, ev);
+	if (ev->type == FERRY_EVENT_POLICY)
+		ferry_cancel(vm->session);
+}
+
+RIG_PAIR(carried, not_when_canceled_before_the_residue_is_looked_at)
+{
+	struct rig r;
+
+	begin_carried(&r, kind);
+	rig_postcopy(&r, 0);
+	quiet_guest(&r);
+	fake_event = r.src.ops.event;
+	r.src.ops.event = cancel_with_the_verdict;
+	r.src.hook = all_dirty;
+	rig_run(&r);
+	broken_untouched();
+	for (size_t i = 0; i < LOST; i++)
+		heal(&r, lost[i].region, lost[i].page);
+	rig_refused(&r);
+	cr_assert_eq(r.sres.error, -ECANCELED);
+	rig_says(r.sres.detail, "canceled by the embedder in pre-copy");
+	rig_free(&r);
+}
+
 /* The guest was given fresh memory for it, in the middle. */
 static void found_again(struct fakevm *vm, enum fake_op op)
 {

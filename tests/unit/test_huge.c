@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "fail.h"
@@ -14,7 +15,9 @@
 #include "mapping.h"
 #include "place.h"
 #include "populated.h"
+#include "refuse.h"
 #include "uffd.h"
+#include "uffd_abi.h"
 
 #define PAGE 4096u
 #define UNIT (UINT64_C(2) << 20)
@@ -89,6 +92,39 @@ Test(huge_populated, memfd_by_continue)
 Test(huge_populated, memfd_by_read)
 {
 	finds(populated_by_read, true);
+}
+
+/* Nobody can break a huge page on demand: a filter says what the kernel says of one, and says it of all. */
+static void finds_what_is_lost(finder find, const struct refused *r, int err)
+{
+	const uint64_t npages = NPAGES;
+	struct ferry_region reg = region(true);
+	struct page_set s;
+	uint64_t count = 0;
+
+	page_set_init(&s, &npages, 1);
+	refuse_calls(r, 1, err, false);
+	cr_assert_eq(find(&s, 0, &reg, &count), 0);
+	cr_assert_eq(count, NPAGES);
+	cr_assert_eq(page_set_count(&s), NPAGES);
+	page_set_destroy(&s);
+	munmap(reg.hva, reg.len);
+	close(reg.fd);
+}
+
+Test(huge_populated, what_the_host_has_lost_by_continue)
+{
+	finds_what_is_lost(populated_by_continue, &(struct refused){ SYS_ioctl, 2, (uint32_t)UFFDIO_CONTINUE }, EIO);
+}
+
+Test(huge_populated, what_the_host_has_lost_by_continue_as_poison)
+{
+	finds_what_is_lost(populated_by_continue, &(struct refused){ SYS_ioctl, 2, (uint32_t)UFFDIO_CONTINUE }, EHWPOISON);
+}
+
+Test(huge_populated, what_the_host_has_lost_by_read)
+{
+	finds_what_is_lost(populated_by_read, &(struct refused){ SYS_pread64, 0, 0 }, EIO);
 }
 
 Test(huge_populated, anonymous)
