@@ -331,7 +331,7 @@ Test(connect, too_many_open_files)
 	tear_down(&w);
 }
 
-static int raw(const struct way *w, uint32_t role, uint32_t index, uint32_t generation)
+static int raw_of(const struct way *w, uint8_t session, uint32_t role, uint32_t index, uint32_t generation)
 {
 	struct tcp_preamble p = { .magic = htole32(TCP_MAGIC_PREAMBLE),
 				  .version = htole32(TCP_WIRE_VERSION),
@@ -339,13 +339,49 @@ static int raw(const struct way *w, uint32_t role, uint32_t index, uint32_t gene
 				  .index = htole32(index),
 				  .channels = htole32(16),
 				  .generation = htole32(generation),
-				  .session = "a session",
+				  .session = { session },
 				  .attempt = generation };
 	struct sockaddr_in at = address("127.0.0.1", w->port);
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 
 	cr_assert(!connect(fd, (struct sockaddr *)&at, sizeof(at)) && send(fd, &p, sizeof(p), MSG_NOSIGNAL) == sizeof(p));
 	return fd;
+}
+
+static int raw(const struct way *w, uint32_t role, uint32_t index, uint32_t generation)
+{
+	return raw_of(w, 1, role, index, generation);
+}
+
+/* Sessions that nobody has, each with all its connections but some, hold every place: a real source comes in. */
+Test(listener, links_that_never_become_whole_keep_none_out)
+{
+	struct tcp_answer a;
+	unsigned i, seen = 0;
+	struct way w;
+	int fd[64];
+	char c;
+
+	set_up(&w);
+	add(&w, "127.0.0.1");
+	for (i = 0; i < 64; i++) {
+		fd[i] = raw_of(&w, (uint8_t)(2 + i / 16), i % 16 ? TCP_ROLE_DATA : TCP_ROLE_CONTROL, i % 16 ? i % 16 - 1 : 0, 0);
+		cr_assert_eq(w.listener->ops->accept(w.listener, &w.b, &w.theirs), -EAGAIN);
+	}
+	for (i = 0; i < 64; i++)
+		while (recv(fd[i], &a, sizeof(a), MSG_PEEK | MSG_DONTWAIT) != (ssize_t)sizeof(a))
+			cr_assert_eq(w.listener->ops->accept(w.listener, &w.b, &w.theirs), -EAGAIN);
+	join(&w);
+	talk(&w);
+	/* 18 places were needed, so two links of 16 have gone, whole: what is left of one serves nobody. */
+	for (i = 0; i < 64; i++) {
+		cr_assert_eq(recv(fd[i], &a, sizeof(a), MSG_WAITALL), (ssize_t)sizeof(a));
+		cr_assert_eq(a.code, TCP_ANSWER_OK);
+		seen += !recv(fd[i], &c, 1, MSG_DONTWAIT);
+		close(fd[i]);
+	}
+	cr_assert_eq(seen, 32, "%u", seen);
+	tear_down(&w);
 }
 
 /* Attempts that were given up while the network was gone, so that nobody heard of it, keep their session's next one from nothing. */
