@@ -237,6 +237,67 @@ Test(connect, a_peer_that_falls_silent)
 	tear_down(&w);
 }
 
+struct stranger {
+	int lfd;
+	const char *says; /* NULL: it takes no connection, and the kernel lets them come up */
+	pthread_t thread;
+};
+
+static void *say(void *arg)
+{
+	struct stranger *s = arg;
+	char buf[64];
+	int fd;
+
+	while ((fd = accept(s->lfd, NULL, NULL)) >= 0) {
+		cr_assert_geq(recv(fd, buf, sizeof(buf), MSG_WAITALL), 0);
+		send(fd, s->says, strlen(s->says), MSG_NOSIGNAL);
+		close(fd);
+	}
+	return NULL;
+}
+
+/* What is at the first address takes connections and is no target: the next attempt goes to the other one. */
+static void pass_by(const char *says, int expected)
+{
+	struct stranger s = { .says = says, .lfd = socket(AF_INET, SOCK_STREAM, 0) };
+	struct sockaddr_in at;
+	struct way w;
+
+	set_up(&w);
+	at = address("127.0.0.2", w.port);
+	cr_assert(!bind(s.lfd, (struct sockaddr *)&at, sizeof(at)) && !listen(s.lfd, 64));
+	cr_assert(!says || !pthread_create(&s.thread, NULL, say, &s));
+	add(&w, "127.0.0.2");
+	add(&w, "127.0.0.5"); /* nobody listens */
+	add(&w, "127.0.0.1");
+	cr_assert_eq(try(&w, FOREVER_US), expected, "%s", fail_text(&w.fail));
+	cr_assert(!memcmp(&w.addrs->a[2].sa, &at, sizeof(at)), "the stranger is not the last one");
+	fail_reset(&w.fail);
+	join(&w);
+	talk(&w);
+	tear_down(&w);
+	shutdown(s.lfd, SHUT_RDWR);
+	if (says)
+		pthread_join(s.thread, NULL);
+	close(s.lfd);
+}
+
+Test(connect, the_first_address_is_mute)
+{
+	pass_by(NULL, -ETIMEDOUT);
+}
+
+Test(connect, the_first_address_hangs_up)
+{
+	pass_by("", -ECONNREFUSED);
+}
+
+Test(connect, the_first_address_is_another_service)
+{
+	pass_by("HTTP/1.1 400 Bad Request\r\n\r\n", -ECONNREFUSED);
+}
+
 static int second_wake(void *arg)
 {
 	return ++*(unsigned *)arg < 2 ? 0 : -ECANCELED;
