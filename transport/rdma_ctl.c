@@ -409,6 +409,8 @@ static int cm_events(struct xr_link *l)
 		}
 		rdma_ack_cm_event(ev);
 	}
+	if (errno != EAGAIN && !err)
+		err = fail_lost(l->link.fail, "rdma_get_cm_event: %s", strerror(errno));
 	return err;
 }
 

@@ -168,7 +168,7 @@ static void take_request(struct xr_listener *l, struct rdma_cm_id *id, const str
 			    .responder = c->responder_resources, .pre = pre };
 }
 
-static void take_events(struct xr_listener *l, uint64_t now)
+static int take_events(struct xr_listener *l, uint64_t now, struct fail *f)
 {
 	struct rdma_cm_event *ev;
 
@@ -193,6 +193,7 @@ static void take_events(struct xr_listener *l, uint64_t now)
 			h->id = NULL;
 		}
 	}
+	return errno == EAGAIN ? 0 : fail_cure(f, CURE_CALL, -errno, "%s: rdma_get_cm_event", l->uri);
 }
 
 /* The requests of h's link in order; false when some are missing. */
@@ -317,10 +318,12 @@ static int listener_accept(struct xport_listener *xl, struct xport_link **ret, s
 	struct xr_listener *l = listener_of(xl);
 	struct half *parts[XR_CONNS_MAX];
 	uint64_t now = xp_now_us();
-	int err = -EAGAIN;
 	unsigned i;
+	int err;
 
-	take_events(l, now);
+	err = take_events(l, now, f);
+	if (!err)
+		err = -EAGAIN;
 	for (i = 0; i < HALF_MAX && err == -EAGAIN; i++)
 		if (l->half[i].id && l->half[i].pre.role == RDMA_ROLE_CONTROL && gather(l, &l->half[i], parts))
 			err = build(l, parts, ret, f);
@@ -349,7 +352,7 @@ static void listener_close(struct xport_listener *xl)
 	unsigned i;
 
 	if (l->events)
-		take_events(l, xp_now_us());
+		take_events(l, xp_now_us(), NULL);
 	for (i = 0; i < HALF_MAX; i++)
 		if (l->half[i].id)
 			half_drop(&l->half[i], RDMA_ANSWER_LATE);
