@@ -76,6 +76,18 @@ int dial_addrs(struct xport_addrs *ret, const struct uri *u, const struct xport_
 	return 0;
 }
 
+void dial_put_last(const struct xport_param *p, unsigned addr)
+{
+	struct xport_addrs *a = p->addrs ? *p->addrs : NULL;
+	struct dial_addr bad;
+
+	if (!a)
+		return;
+	bad = a->a[addr];
+	memmove(&a->a[addr], &a->a[addr + 1], (a->n - addr - 1) * sizeof(bad));
+	a->a[a->n - 1] = bad;
+}
+
 void xport_addrs_free(struct xport_addrs *a)
 {
 	free(a);

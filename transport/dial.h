@@ -42,6 +42,9 @@ int dial_addrs(struct xport_addrs *ret, const struct uri *u, const struct xport_
 /* A link-local address names no device by itself: 0, or a sentence. what: as written in the URI. */
 int dial_check_scope(const struct sockaddr *a, const struct uri *u, struct fail *f);
 
+/* That address of p->addrs came up, and no target answered: the next attempt tries the others first. */
+void dial_put_last(const struct xport_param *p, unsigned addr);
+
 void dial_start(struct dial *d, unsigned first, unsigned n, uint64_t now);
 int dial_next(struct dial *d, uint64_t now); /* the address whose turn it is, or -1; it is under way from here on */
 void dial_failed(struct dial *d, unsigned addr, int err, uint64_t now);

@@ -236,6 +236,8 @@ void xr_link_gone(struct xr_link *l, int err); /* any thread */
 int xr_err(struct xr_link *l, const char *verb, int err);
 /* Of a completion: whether the link is lost, or this end has made a mistake. */
 bool xr_status_lost(enum ibv_wc_status status);
+/* The peer's device refuses: a key that is none, or what belonged to a process that is being killed. */
+bool xr_status_refused(enum ibv_wc_status status);
 void xr_ring(int fd);
 /* 0, or why no call of this link moves anything. */
 static inline int xr_broken(struct xr_link *l)

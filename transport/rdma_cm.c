@@ -29,16 +29,23 @@ struct rdma_cm_event *xr_event(struct rdma_event_channel *ch)
 	return ev;
 }
 
-int xr_next_event(struct rdma_cm_event **ret, struct rdma_event_channel *ch, uint64_t until, const struct xport_param *param)
+int xr_next_event(struct rdma_cm_event **ret, struct rdma_event_channel *ch, uint64_t until, const struct xr_dialer *d)
 {
-	int err = 0;
+	int err;
 
-	while (!err && !(*ret = xr_event(ch)) && errno == EAGAIN && xp_now_us() < until) {
+	for (;;) {
 		struct pollfd p[2] = { { .fd = ch->fd, .events = POLLIN } };
 
-		err = dial_poll(p, 1, until, param);
+		*ret = xr_event(ch);
+		err = *ret ? 0 : -errno;
+		if (err && err != -EAGAIN)
+			return fail_cure(d->f, CURE_CALL, err, "rdma:%s:%u: rdma_get_cm_event", d->u->host, d->u->port);
+		if (!err || xp_now_us() >= until)
+			return 0;
+		err = dial_poll(p, 1, until, d->param);
+		if (err)
+			return err;
 	}
-	return err;
 }
 
 static int no_device(const struct uri *u, struct fail *f)
@@ -101,7 +108,7 @@ int xr_route(struct rdma_cm_id *id, const struct xr_dialer *d)
 static int hear(struct rdma_cm_event **ret, struct xr_link *l, const struct xr_dialer *d, const char *what)
 {
 	uint64_t still = xp_deadline(xp_now_us(), STILL_US);
-	int err = xr_next_event(ret, l->events, still < d->deadline ? still : d->deadline, d->param);
+	int err = xr_next_event(ret, l->events, still < d->deadline ? still : d->deadline, d);
 
 	if (err || *ret)
 		return err;

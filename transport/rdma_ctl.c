@@ -341,7 +341,8 @@ static int completed(struct xr_link *l, const struct ibv_wc *wc)
 	unsigned i = (unsigned)wc->wr_id;
 	int err;
 
-	if (wc->status != IBV_WC_SUCCESS && xr_status_lost(wc->status))
+	/* No key is named here: what the peer's device refuses is buffers that went with their process. */
+	if (wc->status != IBV_WC_SUCCESS && (xr_status_lost(wc->status) || xr_status_refused(wc->status)))
 		return fail_lost(l->link.fail, "control channel: %s", ibv_wc_status_str(wc->status));
 	if (wc->status != IBV_WC_SUCCESS)
 		return fail(l->link.fail, -EIO, "rdma: a message cannot be sent or received: %s", ibv_wc_status_str(wc->status));
@@ -409,6 +410,8 @@ static int cm_events(struct xr_link *l)
 		}
 		rdma_ack_cm_event(ev);
 	}
+	if (errno != EAGAIN && !err)
+		err = fail_lost(l->link.fail, "rdma_get_cm_event: %s", strerror(errno));
 	return err;
 }
 

@@ -23,8 +23,8 @@ int xr_knock(unsigned *at, const struct xr_dialer *d);
 
 /* An event channel that does not block, or NULL and a sentence. */
 struct rdma_event_channel *xr_channel(struct fail *f);
-/* The next event; *ret NULL and 0: none has come until then. To be acknowledged. */
-int xr_next_event(struct rdma_cm_event **ret, struct rdma_event_channel *ch, uint64_t until, const struct xport_param *param);
+/* The next event; *ret NULL and 0: none has come until then. To be acknowledged. An error of the channel has a sentence. */
+int xr_next_event(struct rdma_cm_event **ret, struct rdma_event_channel *ch, uint64_t until, const struct xr_dialer *d);
 /* A new id, whose address is being resolved. *ret is the caller's also on failure, unless NULL. */
 int xr_begin(struct rdma_cm_id **ret, struct rdma_event_channel *ch, void *context, const struct dial_addr *to,
 	     const struct xr_dialer *d);

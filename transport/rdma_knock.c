@@ -142,7 +142,7 @@ static int await(struct knocks *n)
 	struct rdma_cm_event *ev;
 	int err;
 
-	err = xr_next_event(&ev, n->events, until < n->d->deadline ? until : n->d->deadline, n->d->param);
+	err = xr_next_event(&ev, n->events, until < n->d->deadline ? until : n->d->deadline, n->d);
 	if (!err && ev) {
 		enum rdma_cm_event_type type = ev->event;
 		int address_err = xr_address_errno(ev);

@@ -102,6 +102,11 @@ bool xr_status_lost(enum ibv_wc_status status)
 	}
 }
 
+bool xr_status_refused(enum ibv_wc_status status)
+{
+	return status == IBV_WC_REM_ACCESS_ERR || status == IBV_WC_REM_INV_REQ_ERR || status == IBV_WC_REM_OP_ERR;
+}
+
 /* Messages that were sent may still leave: the service thread sees to it, and disconnects. */
 static void link_kill(struct xport_link *xl)
 {

@@ -4,9 +4,10 @@
  * connect requests that have come, judges their preambles, and accepts none until all connections of one
  * (session, generation, attempt) have asked. Until then a request costs a cm id and no resource of the device.
  *
- * A request whose link is not whole lives HALF_US, and each further one of its link gives it as much again. A newer attempt of
- * a session takes the place of older ones, whose end may have been lost with the network. When all places are taken the oldest
- * gives way: what asks and does not go on cannot keep a real peer out. The fd that callers poll is an epoll of the event channel and of a timer.
+ * A request whose link is not whole lives HALF_US, and each further one of its link gives it as much again, to LINK_US at
+ * most. A newer attempt of a session takes the place of older ones, whose end may have been lost with the network. When all
+ * places are taken the oldest gives way: what asks and does not go on cannot keep a real peer out. The fd that callers poll is an
+ * epoll of the event channel and of a timer.
  */
 #include <arpa/inet.h>
 #include <endian.h>
@@ -25,10 +26,11 @@
 
 #define HALF_MAX 64
 #define HALF_US 5000000u
+#define LINK_US 30000000u
 
 struct half {
 	struct rdma_cm_id *id; /* NULL: free */
-	uint64_t since_us;
+	uint64_t since_us, first_us; /* renewed last; the first request of its link came */
 	uint8_t initiator, responder; /* what the peer asked for */
 	struct rdma_preamble pre;     /* host order */
 };
@@ -116,9 +118,10 @@ static enum rdma_answer_code judge(const struct xr_listener *l, struct rdma_prea
 	return RDMA_ANSWER_OK;
 }
 
-/* p's link lives, and those of its session that were given up do not. */
-static void refresh(struct xr_listener *l, const struct rdma_preamble *p, uint64_t now)
+/* p's link lives, and those of its session that were given up do not. When the link's first request came. */
+static uint64_t refresh(struct xr_listener *l, const struct rdma_preamble *p, uint64_t now)
 {
+	uint64_t first = now;
 	unsigned i;
 
 	for (i = 0; i < HALF_MAX; i++) {
@@ -126,17 +129,21 @@ static void refresh(struct xr_listener *l, const struct rdma_preamble *p, uint64
 
 		if (!h->id || memcmp(h->pre.session, p->session, sizeof(p->session)))
 			continue;
-		if (same_link(&h->pre, p))
+		if (same_link(&h->pre, p)) {
 			h->since_us = now;
-		else if (h->pre.generation < p->generation)
+			first = h->first_us;
+		} else if (h->pre.generation < p->generation) {
 			half_drop(h, RDMA_ANSWER_LATE);
+		}
 	}
+	return first;
 }
 
 static void take_request(struct xr_listener *l, struct rdma_cm_id *id, const struct rdma_conn_param *c, uint64_t now)
 {
 	enum rdma_answer_code code;
 	struct rdma_preamble pre;
+	uint64_t first;
 	struct half *h;
 
 	if (c->private_data_len < sizeof(pre)) {
@@ -155,13 +162,13 @@ static void take_request(struct xr_listener *l, struct rdma_cm_id *id, const str
 		answer_no(id, code);
 		return;
 	}
-	refresh(l, &pre, now);
+	first = refresh(l, &pre, now);
 	h = half_place(l, NULL);
-	*h = (struct half){ .id = id, .since_us = now, .initiator = c->initiator_depth,
+	*h = (struct half){ .id = id, .since_us = now, .first_us = first, .initiator = c->initiator_depth,
 			    .responder = c->responder_resources, .pre = pre };
 }
 
-static void take_events(struct xr_listener *l, uint64_t now)
+static int take_events(struct xr_listener *l, uint64_t now, struct fail *f)
 {
 	struct rdma_cm_event *ev;
 
@@ -186,6 +193,7 @@ static void take_events(struct xr_listener *l, uint64_t now)
 			h->id = NULL;
 		}
 	}
+	return errno == EAGAIN ? 0 : fail_cure(f, CURE_CALL, -errno, "%s: rdma_get_cm_event", l->uri);
 }
 
 /* The requests of h's link in order; false when some are missing. */
@@ -277,10 +285,15 @@ static int build(struct xr_listener *l, struct half **parts, struct xport_link *
 	return 0;
 }
 
+static uint64_t ends_at(const struct half *h)
+{
+	return h->since_us + HALF_US < h->first_us + LINK_US ? h->since_us + HALF_US : h->first_us + LINK_US;
+}
+
 static void expire(struct xr_listener *l, uint64_t now)
 {
 	struct itimerspec it = { .it_value = { 0 } };
-	uint64_t oldest = UINT64_MAX, ticks;
+	uint64_t next = UINT64_MAX, ticks;
 	unsigned i;
 
 	for (i = 0; i < HALF_MAX; i++) {
@@ -288,15 +301,15 @@ static void expire(struct xr_listener *l, uint64_t now)
 
 		if (!h->id)
 			continue;
-		if (now - h->since_us >= HALF_US)
+		if (now >= ends_at(h))
 			half_drop(h, RDMA_ANSWER_LATE);
-		else if (h->since_us < oldest)
-			oldest = h->since_us;
+		else if (ends_at(h) < next)
+			next = ends_at(h);
 	}
 	if (read(l->tfd, &ticks, sizeof(ticks)) < 0 && errno != EAGAIN)
 		return;
-	if (oldest != UINT64_MAX)
-		it.it_value = xp_timespec(oldest + HALF_US);
+	if (next != UINT64_MAX)
+		it.it_value = xp_timespec(next);
 	timerfd_settime(l->tfd, TFD_TIMER_ABSTIME, &it, NULL);
 }
 
@@ -305,10 +318,12 @@ static int listener_accept(struct xport_listener *xl, struct xport_link **ret, s
 	struct xr_listener *l = listener_of(xl);
 	struct half *parts[XR_CONNS_MAX];
 	uint64_t now = xp_now_us();
-	int err = -EAGAIN;
 	unsigned i;
+	int err;
 
-	take_events(l, now);
+	err = take_events(l, now, f);
+	if (!err)
+		err = -EAGAIN;
 	for (i = 0; i < HALF_MAX && err == -EAGAIN; i++)
 		if (l->half[i].id && l->half[i].pre.role == RDMA_ROLE_CONTROL && gather(l, &l->half[i], parts))
 			err = build(l, parts, ret, f);
@@ -337,7 +352,7 @@ static void listener_close(struct xport_listener *xl)
 	unsigned i;
 
 	if (l->events)
-		take_events(l, xp_now_us());
+		take_events(l, xp_now_us(), NULL);
 	for (i = 0; i < HALF_MAX; i++)
 		if (l->half[i].id)
 			half_drop(&l->half[i], RDMA_ANSWER_LATE);

@@ -35,31 +35,26 @@ static bool peer_lives(struct xr_link *l)
 
 static int judge(struct xr_data *d, const struct ibv_wc *wc)
 {
+	const char *status = ibv_wc_status_str(wc->status);
 	struct xr_link *l = d->link;
 	int err = xr_broken(l);
 
 	if (err)
 		return err;
-	switch (wc->status) {
-	case IBV_WC_REM_ACCESS_ERR:
-	case IBV_WC_REM_INV_REQ_ERR:
-	case IBV_WC_REM_OP_ERR:
-		if (!peer_lives(l))
-			return -EPIPE;
+	if (xr_status_refused(wc->status) && peer_lives(l))
 		return fail(l->link.fail, -EPROTO, "rdma: the peer's device refuses the memory key that the peer gave (%s): it "
-			    "was taken back, or is for other memory", ibv_wc_status_str(wc->status));
+			    "was taken back, or is for other memory", status);
+	if (xr_status_refused(wc->status) || xr_status_lost(wc->status))
+		return d->urgent ? fail_lost(l->link.fail, "urgent channel: %s", status) :
+				   fail_lost(l->link.fail, "data channel %u: %s", d->index, status);
+	switch (wc->status) {
 	case IBV_WC_LOC_PROT_ERR:
 	case IBV_WC_LOC_LEN_ERR:
 	case IBV_WC_LOC_QP_OP_ERR:
-		return fail(l->link.fail, -EFAULT, "rdma: this end's memory cannot be reached (%s); was it unmapped?",
-			    ibv_wc_status_str(wc->status));
+		return fail(l->link.fail, -EFAULT, "rdma: this end's memory cannot be reached (%s); was it unmapped?", status);
 	default:
-		break;
+		return fail(l->link.fail, -EIO, "rdma: a transfer has failed: %s", status);
 	}
-	if (xr_status_lost(wc->status))
-		return d->urgent ? fail_lost(l->link.fail, "urgent channel: %s", ibv_wc_status_str(wc->status)) :
-				   fail_lost(l->link.fail, "data channel %u: %s", d->index, ibv_wc_status_str(wc->status));
-	return fail(l->link.fail, -EIO, "rdma: a transfer has failed: %s", ibv_wc_status_str(wc->status));
 }
 
 static void completed(struct xr_data *d)

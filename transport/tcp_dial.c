@@ -6,6 +6,7 @@
  * address nothing waits for that, and a link costs two round trips: one for all SYNs, one for all preambles and answers. A
  * *try* is a socket under way. A connection may have several, to several addresses or begun at several times (dial.h), and the
  * first that comes up is the connection: only on that one a preamble is sent, so the peer never sees a connection twice.
+ * Whoever comes up first need not be a target: an address at which none has answered goes last for the next attempt.
  *
  * Once anything is up the peer is there. An attempt in which then nothing moves for STILL_US and STILL_RTTS round trips is
  * given up, whatever time is left: a preamble that was lost with the network is repeated by the kernel at growing intervals,
@@ -50,6 +51,7 @@ struct dialer {
 	struct fail *f;
 	uint64_t deadline, attempt;
 	struct xport_addrs addrs;
+	unsigned at; /* the address where the control connection came up */
 	unsigned nconns, up, answered;
 	struct conn conn[CONNS_MAX];
 	struct try try[TRIES_MAX];
@@ -72,10 +74,11 @@ static void preamble_of(struct tcp_preamble *p, const struct xport_link_id *id, 
 	memcpy(p->session, id->session, sizeof(p->session));
 }
 
-static int answer_error(const struct tcp_answer *a, const struct uri *u, struct fail *f)
+/* Who is no target ends it where there is no other address; else that one is to be tried. */
+static int answer_error(const struct tcp_answer *a, unsigned naddrs, const struct uri *u, struct fail *f)
 {
 	if (le32toh(a->magic) != TCP_MAGIC_ANSWER)
-		return fail(f, -EPROTO, "tcp:%s:%u answers, but not as a migration target does; is it the right port?", u->host, u->port);
+		return fail(f, naddrs > 1 ? -ECONNREFUSED : -EPROTO, "tcp:%s:%u answers, but not as a migration target does; is it the right port?", u->host, u->port);
 	switch (le32toh(a->code)) {
 	case TCP_ANSWER_OK:
 		return 0;
@@ -153,6 +156,8 @@ static int win(struct dialer *d, const struct try *t, uint64_t now)
 	if (d->up == 1 || now - t->since_us < d->rtt_us)
 		d->rtt_us = now - t->since_us;
 	drop_tries(d, t->conn);
+	if (!t->conn)
+		d->at = t->addr;
 	for (i = 1; !t->conn && d->addrs.n > 1 && i < d->nconns; i++)
 		dial_start(&d->conn[i].dial, t->addr, 1, now);
 	preamble_of(&pre, d->id, d->attempt, t->conn);
@@ -241,7 +246,7 @@ static int read_answer(struct dialer *d, struct conn *c, uint64_t now)
 	c->got += (size_t)n;
 	if (c->got < sizeof(c->answer))
 		return 0;
-	err = answer_error(&c->answer, d->u, d->f);
+	err = answer_error(&c->answer, d->addrs.n, d->u, d->f);
 	d->answered += !err;
 	d->moved_us = now;
 	return err;
@@ -332,6 +337,8 @@ int tcp_connect(struct xport_link **ret, const struct uri *u, const struct xport
 	err = dial_all(&d);
 	while (d.ntry)
 		drop_try(&d, 0);
+	if (err && d.addrs.n > 1 && d.up && !d.answered)
+		dial_put_last(p, d.at);
 	for (i = 0; i < d.nconns; i++) {
 		fds[i] = d.conn[i].fd;
 		if (err && fds[i] >= 0)

@@ -5,10 +5,11 @@
  * (session, generation, attempt) are there. The fd that callers poll is an epoll of the listening socket, of the
  * connections whose preamble is not there yet, and of a timer that is armed while any is half-open.
  *
- * A half-open connection lives HALF_US, and each connection of its link that comes gives it as much again: over a long way
- * that loses packets they come seconds apart. A newer attempt of a session takes the place of older ones, whose end may have
- * been lost with the network. When all places are taken the oldest one without a preamble goes: silence cannot keep a real
- * peer out.
+ * A half-open connection lives HALF_US, and each connection of its link that comes gives it as much again, to LINK_US at most:
+ * over a long way that loses packets they come seconds apart. A newer attempt of a session takes the place of older ones, whose
+ * end may have been lost with the network. When all places are taken the oldest gives way, whatever it has sent: neither silence
+ * nor links that never become whole keep a real peer out. Silent ones do not go first: the preambles of a link's connections are a round
+ * trip behind, and a link must not push out itself.
  */
 #include <endian.h>
 #include <errno.h>
@@ -27,10 +28,11 @@
 
 #define HALF_MAX 64
 #define HALF_US 5000000u
+#define LINK_US 30000000u
 
 struct half {
 	int fd; /* -1: free */
-	uint64_t since_us;
+	uint64_t since_us, first_us; /* renewed last; the first connection of its link came */
 	size_t got;
 	struct tcp_preamble pre; /* host order once got is complete */
 };
@@ -102,10 +104,12 @@ static void refresh(struct tcp_listener *l, struct half *h, uint64_t now)
 
 		if (!is_ready(o) || memcmp(o->pre.session, h->pre.session, sizeof(h->pre.session)))
 			continue;
-		if (same_link(&o->pre, &h->pre))
+		if (same_link(&o->pre, &h->pre)) {
 			o->since_us = now;
-		else if (o->pre.generation < h->pre.generation)
+			h->first_us = o->first_us < h->first_us ? o->first_us : h->first_us;
+		} else if (o->pre.generation < h->pre.generation) {
 			half_drop(o);
+		}
 	}
 }
 
@@ -159,9 +163,24 @@ static void half_read(struct tcp_listener *l, struct half *h, uint64_t now)
 	judge(l, h, now);
 }
 
+/* A link that lacks one connection is none: the others go too. It hears no answer, it has had one. */
+static void give_way(struct tcp_listener *l, struct half *h)
+{
+	const struct tcp_preamble pre = h->pre;
+	unsigned i;
+
+	if (!is_ready(h)) {
+		answer(h, TCP_ANSWER_BUSY);
+		return;
+	}
+	for (i = 0; i < HALF_MAX; i++)
+		if (is_ready(&l->half[i]) && same_link(&l->half[i].pre, &pre))
+			half_drop(&l->half[i]);
+}
+
 static struct half *half_place(struct tcp_listener *l)
 {
-	struct half *oldest = NULL;
+	struct half *oldest = &l->half[0];
 	unsigned i;
 
 	for (i = 0; i < HALF_MAX; i++) {
@@ -169,11 +188,10 @@ static struct half *half_place(struct tcp_listener *l)
 
 		if (h->fd < 0)
 			return h;
-		if (!is_ready(h) && (!oldest || h->since_us < oldest->since_us))
+		if (h->since_us < oldest->since_us)
 			oldest = h;
 	}
-	if (oldest)
-		half_drop(oldest);
+	give_way(l, oldest);
 	return oldest;
 }
 
@@ -194,13 +212,7 @@ static int take_new(struct tcp_listener *l, uint64_t now, struct fail *f)
 		if (fd < 0)
 			continue; /* that connection died while it waited */
 		h = half_place(l);
-		if (!h) {
-			struct half none = { .fd = fd };
-
-			answer(&none, TCP_ANSWER_BUSY);
-			continue;
-		}
-		*h = (struct half){ .fd = fd, .since_us = now };
+		*h = (struct half){ .fd = fd, .since_us = now, .first_us = now };
 		ev.data.fd = fd;
 		if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, fd, &ev) < 0) {
 			half_drop(h);
@@ -266,10 +278,15 @@ static int build(struct tcp_listener *l, struct half **parts, struct xport_link 
 	return tcp_link_new(ret, &id, fds, &l->param, f);
 }
 
+static uint64_t ends_at(const struct half *h)
+{
+	return h->since_us + HALF_US < h->first_us + LINK_US ? h->since_us + HALF_US : h->first_us + LINK_US;
+}
+
 static void expire(struct tcp_listener *l, uint64_t now)
 {
 	struct itimerspec it = { .it_value = { 0 } };
-	uint64_t oldest = UINT64_MAX, ticks;
+	uint64_t next = UINT64_MAX, ticks;
 	unsigned i;
 
 	for (i = 0; i < HALF_MAX; i++) {
@@ -277,15 +294,15 @@ static void expire(struct tcp_listener *l, uint64_t now)
 
 		if (h->fd < 0)
 			continue;
-		if (now - h->since_us >= HALF_US)
+		if (now >= ends_at(h))
 			half_drop(h);
-		else if (h->since_us < oldest)
-			oldest = h->since_us;
+		else if (ends_at(h) < next)
+			next = ends_at(h);
 	}
 	if (read(l->tfd, &ticks, sizeof(ticks)) < 0 && errno != EAGAIN)
 		return;
-	if (oldest != UINT64_MAX)
-		it.it_value = xp_timespec(oldest + HALF_US);
+	if (next != UINT64_MAX)
+		it.it_value = xp_timespec(next);
 	timerfd_settime(l->tfd, TFD_TIMER_ABSTIME, &it, NULL);
 }
 

@@ -237,6 +237,67 @@ Test(connect, a_peer_that_falls_silent)
 	tear_down(&w);
 }
 
+struct stranger {
+	int lfd;
+	const char *says; /* NULL: it takes no connection, and the kernel lets them come up */
+	pthread_t thread;
+};
+
+static void *say(void *arg)
+{
+	struct stranger *s = arg;
+	char buf[64];
+	int fd;
+
+	while ((fd = accept(s->lfd, NULL, NULL)) >= 0) {
+		cr_assert_geq(recv(fd, buf, sizeof(buf), MSG_WAITALL), 0);
+		send(fd, s->says, strlen(s->says), MSG_NOSIGNAL);
+		close(fd);
+	}
+	return NULL;
+}
+
+/* What is at the first address takes connections and is no target: the next attempt goes to the other one. */
+static void pass_by(const char *says, int expected)
+{
+	struct stranger s = { .says = says, .lfd = socket(AF_INET, SOCK_STREAM, 0) };
+	struct sockaddr_in at;
+	struct way w;
+
+	set_up(&w);
+	at = address("127.0.0.2", w.port);
+	cr_assert(!bind(s.lfd, (struct sockaddr *)&at, sizeof(at)) && !listen(s.lfd, 64));
+	cr_assert(!says || !pthread_create(&s.thread, NULL, say, &s));
+	add(&w, "127.0.0.2");
+	add(&w, "127.0.0.5"); /* nobody listens */
+	add(&w, "127.0.0.1");
+	cr_assert_eq(try(&w, FOREVER_US), expected, "%s", fail_text(&w.fail));
+	cr_assert(!memcmp(&w.addrs->a[2].sa, &at, sizeof(at)), "the stranger is not the last one");
+	fail_reset(&w.fail);
+	join(&w);
+	talk(&w);
+	tear_down(&w);
+	shutdown(s.lfd, SHUT_RDWR);
+	if (says)
+		pthread_join(s.thread, NULL);
+	close(s.lfd);
+}
+
+Test(connect, the_first_address_is_mute)
+{
+	pass_by(NULL, -ETIMEDOUT);
+}
+
+Test(connect, the_first_address_hangs_up)
+{
+	pass_by("", -ECONNREFUSED);
+}
+
+Test(connect, the_first_address_is_another_service)
+{
+	pass_by("HTTP/1.1 400 Bad Request\r\n\r\n", -ECONNREFUSED);
+}
+
 static int second_wake(void *arg)
 {
 	return ++*(unsigned *)arg < 2 ? 0 : -ECANCELED;
@@ -331,7 +392,7 @@ Test(connect, too_many_open_files)
 	tear_down(&w);
 }
 
-static int raw(const struct way *w, uint32_t role, uint32_t index, uint32_t generation)
+static int raw_of(const struct way *w, uint8_t session, uint32_t role, uint32_t index, uint32_t generation)
 {
 	struct tcp_preamble p = { .magic = htole32(TCP_MAGIC_PREAMBLE),
 				  .version = htole32(TCP_WIRE_VERSION),
@@ -339,13 +400,49 @@ static int raw(const struct way *w, uint32_t role, uint32_t index, uint32_t gene
 				  .index = htole32(index),
 				  .channels = htole32(16),
 				  .generation = htole32(generation),
-				  .session = "a session",
+				  .session = { session },
 				  .attempt = generation };
 	struct sockaddr_in at = address("127.0.0.1", w->port);
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 
 	cr_assert(!connect(fd, (struct sockaddr *)&at, sizeof(at)) && send(fd, &p, sizeof(p), MSG_NOSIGNAL) == sizeof(p));
 	return fd;
+}
+
+static int raw(const struct way *w, uint32_t role, uint32_t index, uint32_t generation)
+{
+	return raw_of(w, 1, role, index, generation);
+}
+
+/* Sessions that nobody has, each with all its connections but some, hold every place: a real source comes in. */
+Test(listener, links_that_never_become_whole_keep_none_out)
+{
+	struct tcp_answer a;
+	unsigned i, seen = 0;
+	struct way w;
+	int fd[64];
+	char c;
+
+	set_up(&w);
+	add(&w, "127.0.0.1");
+	for (i = 0; i < 64; i++) {
+		fd[i] = raw_of(&w, (uint8_t)(2 + i / 16), i % 16 ? TCP_ROLE_DATA : TCP_ROLE_CONTROL, i % 16 ? i % 16 - 1 : 0, 0);
+		cr_assert_eq(w.listener->ops->accept(w.listener, &w.b, &w.theirs), -EAGAIN);
+	}
+	for (i = 0; i < 64; i++)
+		while (recv(fd[i], &a, sizeof(a), MSG_PEEK | MSG_DONTWAIT) != (ssize_t)sizeof(a))
+			cr_assert_eq(w.listener->ops->accept(w.listener, &w.b, &w.theirs), -EAGAIN);
+	join(&w);
+	talk(&w);
+	/* 18 places were needed, so two links of 16 have gone, whole: what is left of one serves nobody. */
+	for (i = 0; i < 64; i++) {
+		cr_assert_eq(recv(fd[i], &a, sizeof(a), MSG_WAITALL), (ssize_t)sizeof(a));
+		cr_assert_eq(a.code, TCP_ANSWER_OK);
+		seen += !recv(fd[i], &c, 1, MSG_DONTWAIT);
+		close(fd[i]);
+	}
+	cr_assert_eq(seen, 32, "%u", seen);
+	tear_down(&w);
 }
 
 /* Attempts that were given up while the network was gone, so that nobody heard of it, keep their session's next one from nothing. */

@@ -10,7 +10,23 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "../../transport/rdma_dial.h"
 #include "ends.h"
+
+/* A connection manager that fails is an error at once: no wait for it would end before the deadline. */
+Test(peer, a_channel_that_fails)
+{
+	struct uri u = { .host = "peer", .port = 1 };
+	struct fail f = { 0 };
+	struct xport_param param = { 0 };
+	struct xr_dialer d = { .u = &u, .param = &param, .f = &f };
+	struct rdma_event_channel ch = { .fd = -1 };
+	struct rdma_cm_event *ev;
+	int err = xr_next_event(&ev, &ch, UINT64_MAX, &d);
+
+	cr_assert(err < 0 && err != -EAGAIN && !ev, "%d", err);
+	cr_assert(strstr(fail_text(&f), "rdma_get_cm_event"), "%s", fail_text(&f));
+}
 
 /* ---- connect requests ---- */
 
