@@ -190,6 +190,11 @@ int out_whole(struct out *o)
 	return o->err;
 }
 
+bool out_unread(const struct out *o)
+{
+	return o->err == -EPIPE && !o->name;
+}
+
 void out_fail(struct out *o, int err)
 {
 	fflush(o->file);
@@ -298,8 +303,8 @@ int out_close(struct out *o)
 	}
 	if (!o->err && o->temp)
 		o->err = put_in_place(o);
-	if (o->err == -EPIPE && !o->name)
-		o->err = 0; /* whoever read it has had enough, as head(1) */
+	if (out_unread(o))
+		o->err = 0;
 	err = o->err;
 	if (err)
 		complain(o, left);

@@ -42,11 +42,13 @@ bool out_possible(const char *what, const char *name, enum out_how how);
 FILE *out_file(struct out *o);
 /* What was written so far is whole. 0, or the -errno of the output. */
 int out_whole(struct out *o);
+/* Whoever read standard output has had enough, as head(1): no error, and no reason to write more. */
+bool out_unread(const struct out *o);
 /* The output is not what it should be for another reason than a write. */
 void out_fail(struct out *o, int err);
 /* out_whole() of each; whether there is a point in writing more. */
 bool outputs_whole(const struct outputs *to);
-/* 0, or -errno after a sentence. A reader of standard output that has gone is no error. NULL: 0. */
+/* 0, or -errno after a sentence. out_unread() is no error. NULL: 0. */
 int out_close(struct out *o);
 
 /* For a program that prints to stdout and no more: closes it. code, or failed after a sentence. */

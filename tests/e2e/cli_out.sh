@@ -148,4 +148,9 @@ verdict "and makes no run" "$(cat "$tmp/table")"
 timeout 300 "$program" sweep "${run[@]:1:6}" --floor off --quiet --mode stop-and-copy --dirty-rate 0 -o "$tmp/sweep.html" >/dev/full 2>"$tmp/err"
 said "sweep >/dev/full" $? 6 "standard output was not written: $full"
 verdict "its page is made all the same" "$(grep -q '</html>' "$tmp/sweep.html" || echo none)"
+rm "$tmp/sweep.html"
+timeout 300 "$program" sweep "${run[@]:1:6}" --floor off --quiet --mode stop-and-copy --dirty-rate 0,10000,20000 --json - -o "$tmp/sweep.html" 2>"$tmp/err" | head -n 1 >"$tmp/one"
+said "sweep --json - | head -n 1" ${PIPESTATUS[0]} 0 ''
+verdict "head had a whole object of the sweep" "$(grep -q '"exit_code":0}$' "$tmp/one" || echo "it had: $(cat "$tmp/one")")"
+verdict "the page is made though nobody reads on" "$(grep -q '</html>' "$tmp/sweep.html" || echo none)"
 exit $failed
