@@ -375,6 +375,8 @@ void meet_poll(const struct meeting *p, struct pollfd v[MEET_FDS], uint64_t *unt
 	for (unsigned i = 0; i < MEET_CONNS; i++)
 		v[1 + i] = (struct pollfd){ .fd = p->conn[i].fd,
 					    .events = p->own == VMM_END_SOURCE && !p->conn[i].up ? POLLOUT : POLLIN };
+	if (p->own == VMM_END_TARGET && p->listener >= 0 && now < p->next_at && p->next_at < *until)
+		*until = p->next_at;
 	if (turn && p->next && p->next_at < *until)
 		*until = p->next_at;
 	if (turn && now + STAGGER < *until)

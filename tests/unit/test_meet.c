@@ -6,6 +6,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -271,6 +272,30 @@ Test(meet, a_port_that_is_taken, .fini = done)
 	meet_init(&second, VMM_END_TARGET);
 	cr_assert_eq(meet_listen(&second, "tcp:127.0.0.1:7000", target.offer.port), -EADDRINUSE);
 	meet_end(&second);
+}
+
+/* It cannot let anybody in, and does not look at its listener for a while, which would be ready all the time. */
+Test(meet, a_target_without_descriptors_looks_again_soon, .fini = done)
+{
+	struct rlimit had, none;
+	struct pollfd v[MEET_FDS];
+	uint64_t until = 0;
+
+	listens();
+	meet_agree(&source, &target.offer);
+	turn(&source);
+	meet_poll(&target, v, &until);
+	cr_assert_eq(poll(v, MEET_FDS, 10000), 1);
+	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &had), 0);
+	none = (struct rlimit){ .rlim_max = had.rlim_max };
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+	meet_step(&target, v);
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &had), 0);
+	cr_assert_gt(target.next_at, 0);
+	until = clock_ns() + LONG;
+	meet_poll(&target, v, &until);
+	cr_assert(v[0].fd >= 0 || until == target.next_at, "it sleeps longer than it has to");
+	meets();
 }
 
 Test(meet, each_target_draws_bytes_of_its_own, .fini = done)
