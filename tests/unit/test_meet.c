@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -296,6 +297,24 @@ Test(meet, a_target_without_descriptors_looks_again_soon, .fini = done)
 	meet_poll(&target, v, &until);
 	cr_assert(v[0].fd >= 0 || until == target.next_at, "it sleeps longer than it has to");
 	meets();
+}
+
+/* Its first port was the migration's own, and there is no second one. */
+Test(meet, what_cannot_be_served_is_not_offered, .fini = done)
+{
+	const struct meet_offer none = { 0 };
+	struct meeting second;
+	char uri[40];
+
+	listens();
+	snprintf(uri, sizeof(uri), "tcp:127.0.0.1:%u", target.offer.port);
+	meet_end(&target);
+	meet_init(&second, VMM_END_TARGET);
+	cr_assert_lt(meet_listen(&second, uri, target.offer.port), 0);
+	cr_assert_eq(memcmp(&second.offer, &none, sizeof(none)), 0);
+	cr_assert_eq(second.listener, -1);
+	cr_assert(!second.wanted);
+	meet_end(&second);
 }
 
 Test(meet, each_target_draws_bytes_of_its_own, .fini = done)
