@@ -212,27 +212,39 @@ static int listen_on(const char *host, uint16_t port, uint16_t *ret)
 	return fd < 0 ? -err : fd;
 }
 
-int meet_listen(struct meeting *p, const char *uri, uint16_t port)
+static int make_offer(struct meeting *p, const char *uri, uint16_t port)
 {
 	struct meet_offer *o = &p->offer;
 	uint16_t of_uri;
 	char host[256];
-	int err = meet_split(uri, host, &of_uri);
+	int fd, err = meet_split(uri, host, &of_uri);
 
-	if (!err)
-		err = p->listener = listen_on(host, port, &o->port);
-	if (err >= 0 && o->port == of_uri) { /* a free port, and just the one that the migration is to have */
-		int first = p->listener;
-
-		err = p->listener = listen_on(host, port, &o->port);
-		close(first);
-	}
-	if (err < 0)
+	if (err)
 		return err;
+	p->listener = fd = listen_on(host, port, &o->port);
+	if (fd >= 0 && o->port == of_uri) { /* a free port, and just the one that the migration is to have */
+		p->listener = listen_on(host, port, &o->port);
+		close(fd);
+	}
+	if (p->listener < 0)
+		return p->listener;
 	if (getrandom(o->source, MEET_HALF, 0) != MEET_HALF || getrandom(o->target, MEET_HALF, 0) != MEET_HALF)
 		return -EIO;
-	p->wanted = true;
 	return 0;
+}
+
+int meet_listen(struct meeting *p, const char *uri, uint16_t port)
+{
+	int err = make_offer(p, uri, port);
+
+	p->wanted = !err;
+	if (!err)
+		return 0;
+	if (p->listener >= 0)
+		close(p->listener);
+	p->listener = -1;
+	p->offer = (struct meet_offer){ 0 }; /* nobody serves its port */
+	return err;
 }
 
 static void welcome(struct meeting *p, struct meet_conn *c)
@@ -375,6 +387,8 @@ void meet_poll(const struct meeting *p, struct pollfd v[MEET_FDS], uint64_t *unt
 	for (unsigned i = 0; i < MEET_CONNS; i++)
 		v[1 + i] = (struct pollfd){ .fd = p->conn[i].fd,
 					    .events = p->own == VMM_END_SOURCE && !p->conn[i].up ? POLLOUT : POLLIN };
+	if (p->own == VMM_END_TARGET && p->listener >= 0 && now < p->next_at && p->next_at < *until)
+		*until = p->next_at;
 	if (turn && p->next && p->next_at < *until)
 		*until = p->next_at;
 	if (turn && now + STAGGER < *until)

@@ -58,7 +58,7 @@ struct meeting {
 };
 
 void meet_init(struct meeting *p, enum vmm_end own);
-/* Target: opens the port, 0: a free one other than that of uri; p->offer. 0 or -errno. */
+/* Target: opens the port, 0: a free one other than that of uri; p->offer. 0, or -errno and no offer. */
 int meet_listen(struct meeting *p, const char *uri, uint16_t port);
 /* Source: looks up the host of uri; the answer may take long, so before the VM moves. */
 void meet_resolve(struct meeting *p, const char *uri);

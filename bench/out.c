@@ -124,7 +124,8 @@ static int open_temp(const char *name, char **ret, int *fd)
 	return 0;
 }
 
-struct out *out_open(const char *what, const char *name, enum out_how how)
+/* keep: what the file has stays, whatever how says. */
+static struct out *open_it(const char *what, const char *name, enum out_how how, bool keep)
 {
 	bool there = !access(name, F_OK);
 	char *temp = NULL;
@@ -134,7 +135,7 @@ struct out *out_open(const char *what, const char *name, enum out_how how)
 	if (ret == 1) {
 		fd = open(name,
 			  O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY |
-				  (how == OUT_APPEND ? O_APPEND : O_TRUNC),
+				  (keep || how == OUT_APPEND ? O_APPEND : O_TRUNC),
 			  0666);
 		ret = fd < 0 ? -errno : 0;
 	}
@@ -156,9 +157,14 @@ struct out *out_open(const char *what, const char *name, enum out_how how)
 	return o;
 }
 
+struct out *out_open(const char *what, const char *name, enum out_how how)
+{
+	return open_it(what, name, how, false);
+}
+
 bool out_possible(const char *what, const char *name, enum out_how how)
 {
-	struct out *o = out_open(what, name, how == OUT_REPLACE ? OUT_APPEND : how);
+	struct out *o = open_it(what, name, how, true);
 
 	if (!o)
 		return false;
@@ -182,6 +188,11 @@ int out_whole(struct out *o)
 	if (!o->err)
 		o->whole = o->written;
 	return o->err;
+}
+
+bool out_unread(const struct out *o)
+{
+	return o->err == -EPIPE && !o->name;
 }
 
 void out_fail(struct out *o, int err)
@@ -292,8 +303,8 @@ int out_close(struct out *o)
 	}
 	if (!o->err && o->temp)
 		o->err = put_in_place(o);
-	if (o->err == -EPIPE && !o->name)
-		o->err = 0; /* whoever read it has had enough, as head(1) */
+	if (out_unread(o))
+		o->err = 0;
 	err = o->err;
 	if (err)
 		complain(o, left);

@@ -37,7 +37,12 @@ static unsigned length(const char *list)
 	return n;
 }
 
-/* Whether there is a point in going on: the page is what a sweep is for, whoever reads the table. */
+static bool lost(struct out *o)
+{
+	return o && out_whole(o) && !out_unread(o);
+}
+
+/* Whether there is a point in going on: the page is what a sweep is for, whoever reads the table or the JSON. */
 static bool one_run(struct sweep *s, const struct options *o, uint64_t number, const struct floor *floor)
 {
 	struct run_report *r = &s->r;
@@ -57,7 +62,7 @@ static bool one_run(struct sweep *s, const struct options *o, uint64_t number, c
 		s->worst = r->verdict;
 	if (s->to->table)
 		out_whole(s->to->table);
-	return !out_whole(s->recording) && (!s->to->json || !out_whole(s->to->json));
+	return !lost(s->recording) && !lost(s->to->json);
 }
 
 /* The guest, and so the floor, of a cell. */
@@ -110,7 +115,7 @@ static int run_all(struct sweep *s, const char *out)
 	char name[] = "/tmp/rdma-migrate-sweep-XXXXXX";
 	const char *file = s->o->record;
 	struct options base = *s->o;
-	int fd = -1, err, lost = 0;
+	int fd = -1, err, unwritten = 0;
 
 	base.command = CMD_RUN;
 	s->dry = true;
@@ -138,12 +143,12 @@ static int run_all(struct sweep *s, const char *out)
 			fprintf(out_file(s->to->table), "%lu runs; the page is %s\n", s->done, out);
 	}
 	if (!s->o->record) {
-		lost = out_close(s->recording);
+		unwritten = out_close(s->recording);
 		unlink(name);
 	}
 	if (err && err != VERDICT_OUTPUT)
 		return err;
-	return s->worst ? (int)s->worst : lost ? VERDICT_OUTPUT : err;
+	return s->worst ? (int)s->worst : unwritten ? VERDICT_OUTPUT : err;
 }
 
 int cmd_sweep(const struct options *o, const struct outputs *to)

@@ -319,8 +319,9 @@ struct ferry_result {
 
 /*
  * One end of a migration. vm and cfg are copied (regions too), ops and what they point to must outlive the
- * session; cfg may be NULL. -EINVAL, -EOPNOTSUPP (region kind), -ENOMEM; *ret is then
- * a session whose ferry_run() was refused: NULL, and the sentence goes to ops->log (level 3, text="...").
+ * session; cfg may be NULL. -EINVAL, -EOPNOTSUPP (region kind, or an fd that is no file in memory), -EBADF (a
+ * region's fd), -ENOMEM, or the system's, of fstat(), fstatfs(), eventfd() or getrandom(); *ret is then untouched,
+ * and the sentence goes to ops->log (level 3, text="...").
  */
 int ferry_source(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg);
 int ferry_target(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg);

@@ -112,12 +112,26 @@ fi
 for kind in html svg png; do
 	in_small 16k 'echo old >x.'$kind'; head -c 10k /dev/zero >fill; $program plot "$tmp/rec" -o x.'$kind'; code=$?; cat x.'$kind' >"$tmp/left"; ls | grep -vx "fill\|x.'$kind'" >>"$tmp/left"; exit $code'
 	said "plot -o x.$kind on a full file system" $? 6 "--out x.$kind was not written: No space left on device, the file is as it was; free space"
-	verdict "the old x.$kind is there, and no piece of the new one" "$([ "$(cat "$tmp/left")" = old ] || head -c 300 "$tmp/left")"
+	verdict "the old x.$kind is there, and no piece of the new one" "$([ "$(cat "$tmp/left")" = old ] || echo "there is: $(head -c 300 "$tmp/left")")"
 	ln -sf /dev/full "$tmp/device.$kind"
 	"$program" plot "$tmp/rec" -o "$tmp/device.$kind" 2>"$tmp/err"
 	said "plot -o a device without room, $kind" $? 6 "--out .*/device.$kind was not written: $full"
 	verdict "the link to it is there, $kind" "$([ -L "$tmp/device.$kind" ] || echo gone)"
 done
+# A file that can be written, in a directory that cannot: it is written in place, and not before there is something to write
+mkdir "$tmp/room"
+in_place() # COMMAND: $tmp/small is read-only but for x.html, which lies elsewhere
+{
+	in_small 64k 'mount -t tmpfs none $tmp/room && echo old >$tmp/room/x.html && touch x.html && mount -o remount,ro $tmp/small &&
+		mount --bind $tmp/room/x.html x.html || exit 99; '"$1"'; code=$?; cp $tmp/room/x.html "$tmp/left"; exit $code'
+}
+echo nothing >"$tmp/no_recording"
+in_place '$program plot $tmp/no_recording -o x.html'
+said "plot of no recording, in place" $? 1 '.*no_recording'
+verdict "the old page stays while there is no new one" "$([ "$(cat "$tmp/left")" = old ] || echo "there is: $(head -c 300 "$tmp/left")")"
+in_place '$program plot $tmp/rec -o x.html'
+said "plot in place" $? 0 ''
+verdict "the new page is in place of the old one" "$(tail -n 1 "$tmp/left" | grep -q '</html>' && ! grep -q '^old' "$tmp/left" || echo "there is: $(head -c 300 "$tmp/left")")"
 "$program" plot "$tmp/rec" -o "$tmp/none/x.svg" 2>"$tmp/err"
 said "plot -o into no directory" $? 1 '--out .*/none/x.svg: No such file or directory; name a file that can be written\.$'
 echo old >"$tmp/far.svg"
@@ -134,4 +148,9 @@ verdict "and makes no run" "$(cat "$tmp/table")"
 timeout 300 "$program" sweep "${run[@]:1:6}" --floor off --quiet --mode stop-and-copy --dirty-rate 0 -o "$tmp/sweep.html" >/dev/full 2>"$tmp/err"
 said "sweep >/dev/full" $? 6 "standard output was not written: $full"
 verdict "its page is made all the same" "$(grep -q '</html>' "$tmp/sweep.html" || echo none)"
+rm "$tmp/sweep.html"
+timeout 300 "$program" sweep "${run[@]:1:6}" --floor off --quiet --mode stop-and-copy --dirty-rate 0,10000,20000 --json - -o "$tmp/sweep.html" 2>"$tmp/err" | head -n 1 >"$tmp/one"
+said "sweep --json - | head -n 1" ${PIPESTATUS[0]} 0 ''
+verdict "head had a whole object of the sweep" "$(grep -q '"exit_code":0}$' "$tmp/one" || echo "it had: $(cat "$tmp/one")")"
+verdict "the page is made though nobody reads on" "$(grep -q '</html>' "$tmp/sweep.html" || echo none)"
 exit $failed

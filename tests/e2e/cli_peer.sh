@@ -111,7 +111,7 @@ both
 verdict "strangers with hellos, questions and wrong tokens" "$(exchanged)"
 gone
 target t --listen tcp:127.0.0.1:0 --report-port $port
-(for ((n = 0; n < 2000; n++)); do strangers 1 2>/dev/null || break; done; sleep 60) &
+(for ((n = 0; n < 2000; n++)); do strangers 1 2>/dev/null || break; done; exec sleep 60) &
 crowd=$!
 both --mode post-copy
 verdict "a crowd that goes on coming while the VM moves" "$(exchanged)"

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-# What the boots' tests share. Sourced by tests/rdma/run for each boot; uses RESULTS, BUILD and machine.sh.
+# What the boots' tests share. Sourced by tests/rdma/run for each boot; uses boot, RESULTS, BUILD and machine.sh.
 
 pass()
 {
-	echo "[PASS] rdma::$1"
+	echo "[PASS] boot_$boot::$1"
 }
 
 # fail NAME WHY: and status 1
 fail()
 {
-	echo "[FAIL] rdma::$1: $2"
+	echo "[FAIL] boot_$boot::$1: $2"
 	return 1
 }
 

@@ -5,7 +5,9 @@
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -270,6 +272,48 @@ Test(meet, a_port_that_is_taken, .fini = done)
 	listens();
 	meet_init(&second, VMM_END_TARGET);
 	cr_assert_eq(meet_listen(&second, "tcp:127.0.0.1:7000", target.offer.port), -EADDRINUSE);
+	meet_end(&second);
+}
+
+/* It cannot let anybody in, and does not look at its listener for a while, which would be ready all the time. */
+Test(meet, a_target_without_descriptors_looks_again_soon, .fini = done)
+{
+	struct rlimit had, none;
+	struct pollfd v[MEET_FDS];
+	uint64_t until = 0;
+
+	listens();
+	meet_agree(&source, &target.offer);
+	turn(&source);
+	meet_poll(&target, v, &until);
+	cr_assert_eq(poll(v, MEET_FDS, 10000), 1);
+	cr_assert_eq(getrlimit(RLIMIT_NOFILE, &had), 0);
+	none = (struct rlimit){ .rlim_max = had.rlim_max };
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+	meet_step(&target, v);
+	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &had), 0);
+	cr_assert_gt(target.next_at, 0);
+	until = clock_ns() + LONG;
+	meet_poll(&target, v, &until);
+	cr_assert(v[0].fd >= 0 || until == target.next_at, "it sleeps longer than it has to");
+	meets();
+}
+
+/* Its first port was the migration's own, and there is no second one. */
+Test(meet, what_cannot_be_served_is_not_offered, .fini = done)
+{
+	const struct meet_offer none = { 0 };
+	struct meeting second;
+	char uri[40];
+
+	listens();
+	snprintf(uri, sizeof(uri), "tcp:127.0.0.1:%u", target.offer.port);
+	meet_end(&target);
+	meet_init(&second, VMM_END_TARGET);
+	cr_assert_lt(meet_listen(&second, uri, target.offer.port), 0);
+	cr_assert_eq(memcmp(&second.offer, &none, sizeof(none)), 0);
+	cr_assert_eq(second.listener, -1);
+	cr_assert(!second.wanted);
 	meet_end(&second);
 }
 
