@@ -18,7 +18,6 @@
 #include "rig.h"
 
 /* Sanitizers make calls of their own. */
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 
 #define CALLS 512
 #define MAIN 1u
@@ -347,4 +346,3 @@ Test(syscalls, the_list_is_enough_for_stop_and_copy_memfd) { migrate_allowed(RIG
 Test(syscalls, the_list_is_enough_for_postcopy_anon) { migrate_allowed(RIG_TCP_ANON, FERRY_MODE_POSTCOPY); }
 Test(syscalls, the_list_is_enough_for_postcopy_memfd) { migrate_allowed(RIG_TCP_SHARED, FERRY_MODE_POSTCOPY); }
 Test(syscalls, the_list_is_enough_for_postcopy_mem) { migrate_allowed(RIG_MEM_SHARED, FERRY_MODE_POSTCOPY); }
-#endif
