@@ -249,7 +249,7 @@ static void why_unreachable(char *why, size_t cap, const void *addr, bool write)
 int reach_fail(struct fail *f, const struct reach_page *p, bool write)
 {
 	int err = reach_page(p->addr, write) == -EHWPOISON ? -EHWPOISON : -EFAULT;
-	char why[200];
+	char why[240];
 
 	if (err != -EHWPOISON)
 		why_unreachable(why, sizeof(why), p->addr, write);
@@ -257,7 +257,7 @@ int reach_fail(struct fail *f, const struct reach_page *p, bool write)
 		snprintf(why, sizeof(why), "the host's memory has a hardware error there; use another host");
 	else
 		snprintf(why, sizeof(why), "the host's memory has a hardware error there; give both ends the op poison, and migrate over tcp, "
-					   "to go without that page");
+					   "to go without that page; where both have it, it was met too late for that: migrate again");
 	return fail(f, err, "page %" PRIu64 " of region %u (guest address %#" PRIx64 ", mapped at %p) cannot be %s: %s", p->page,
 		    p->region, p->gpa, p->addr, write ? "written" : "read", why);
 }

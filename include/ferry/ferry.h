@@ -251,9 +251,11 @@ struct ferry_ops {
 
 	/*
 	 * Optional: pages that the source's host has lost to a hardware error cross as what they are. Without it at both
-	 * ends, before Linux 6.6 at the target, or over rdma, such a page refuses the migration. Source: these pages cannot be read; 0: go on
-	 * without their bytes. The VM may run, or be paused. Target, before load: they are poisoned here now: who touches them
-	 * gets SIGBUS (a vCPU BUS_MCEERR_AR), as at the source; the VMM adds them to its list.
+	 * ends, before Linux 6.6 at the target, or over rdma, such a page refuses the migration. Pages are of 4 KiB, as
+	 * everywhere; where page_shift is 21 they come in whole 512s, since a huge page is lost as one. Source: these pages
+	 * cannot be read; 0: go on without their bytes. The VM may run, or be paused. What replaces them is dirty, all of it.
+	 * Target, before load: they are poisoned here now: who touches them gets SIGBUS (a vCPU BUS_MCEERR_AR), as at the
+	 * source; the VMM adds them to its list.
 	 */
 	int (*poison)(void *vm, uint32_t region, uint64_t page, uint64_t npages);
 };
