@@ -344,7 +344,7 @@ static void full_file_system(const struct rig_kind *kind, enum ferry_phase when)
 	r.tgt.ops.reserve = reserve_in_tmpfs;
 	r.tgt.phase_hook = fill;
 	if (when == FERRY_POSTCOPY) {
-		rig_postcopy(&r, 8000000);
+		rig_postcopy(&r, 32000000); /* the target's limit holds in pre-copy, too: not for longer than a timeout */
 		broken_guest(&r.tgt.cpu, make_room);
 	}
 	rig_run(&r);
