@@ -298,7 +298,9 @@ static void run(struct ferry_session *s, struct ferry_result *r)
 {
 	int err;
 
+	pthread_mutex_lock(&s->view_lock); /* ferry_get_stats() on another thread */
 	s->started_us = now_us();
+	pthread_mutex_unlock(&s->view_lock);
 	err = s->opened ? pulse_start(s) : fail(&s->fail, -EINVAL, "ferry_run() was called before ferry_open(): open a URI first");
 	if (!err)
 		err = phase_walk(s);

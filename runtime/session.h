@@ -93,7 +93,7 @@ struct ferry_session {
 	struct ferry_config cfg;
 	struct ferry_region *regions;
 	size_t nregions;
-	uint64_t pages_total;
+	_Atomic uint64_t pages_total; /* a target's grows with the MAP, while others ask */
 	uint8_t session[16];
 	char uri[512];
 	bool opened;

@@ -99,7 +99,7 @@ struct tracker; /* track.c */
 struct vmm {
 	struct vmm_config cfg;
 	enum backend backend;
-	bool built;	       /* memory and vCPUs are there */
+	_Atomic bool built;		/* memory and vCPUs are there */
 	uint64_t populated_ws; /* data pages that are populated for the working set */
 
 	struct ferry_region regions[NREGIONS];
@@ -111,7 +111,7 @@ struct vmm {
 	struct tracker *tracker;
 
 	struct vcpu vcpus[VMM_VCPUS_MAX];
-	uint32_t nvcpus;
+	_Atomic uint32_t nvcpus;
 
 	pthread_mutex_t lock;
 	pthread_cond_t kick; /* to the vCPU threads: want or the pace changed */
