@@ -96,7 +96,7 @@ int place_open(struct place *p, const struct ferry_region *regions, size_t n, bo
 	p->r = calloc(n, sizeof(p->r[0]));
 	if (!p->r)
 		return fail(f, -ENOMEM, "no memory for %zu regions", n);
-	reach_open(&p->reach);
+	reach_open(&p->reach, false);
 	p->advice = drop_advice();
 	while (p->n < n && !err) {
 		err = open_region(&p->r[p->n], &regions[p->n], pinned, f);

@@ -20,11 +20,13 @@ struct ferry_region;
 
 /* Advice for many ranges of our own memory at once. A zeroed struct is not open: reach_open() before anything else. */
 struct reach {
-	int self;      /* pidfd, or -1 */
-	bool vectored; /* process_madvise takes any advice here: Linux 6.13 */
+	int self;	   /* pidfd, or -1 */
+	bool vectored;	   /* process_madvise takes any advice here: Linux 6.13 */
+	int pagemap, maps; /* of this process, for reach_readable(); or -1 */
 };
 
-void reach_open(struct reach *r);
+/* reads: for reach_readable(), too, which is faster then. */
+void reach_open(struct reach *r, bool reads);
 void reach_close(struct reach *r);
 /* madvise() of n ranges: 0, or -errno of the first that failed. */
 int reach_advise(const struct reach *r, const struct iovec *v, unsigned n, int advice);

@@ -35,7 +35,7 @@ int source_init(struct ferry_session *s)
 	struct page_set *set[] = { &src->dirty, &src->zeros, &src->residue, &src->lost, &src->poison };
 	int err = n && chunks ? 0 : -ENOMEM;
 
-	reach_open(&src->reach);
+	reach_open(&src->reach, true);
 	for (size_t i = 0; i < s->nregions && !err; i++) {
 		n[i] = s->regions[i].len >> 12;
 		chunks[i] = (n[i] + 63) / 64;
