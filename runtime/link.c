@@ -279,7 +279,8 @@ static void hear_ping(struct ferry_session *s, const struct wire_msg *m)
 	if (!s->is_source && s->phase == FERRY_PRECOPY)
 		note_puts(s, p.pages_left);
 	if (s->is_source && s->phase == FERRY_POSTCOPY) {
-		if (p.pages_left < atomic_load(&s->stats.peer_left)) {
+		if (p.pages_left < s->src.least_left) { /* up and down again is no progress */
+			s->src.least_left = p.pages_left;
 			count(&s->stats.steps, 1);
 			s->src.pulled_us = now_us();
 		}
