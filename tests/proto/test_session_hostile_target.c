@@ -188,6 +188,15 @@ TARGET_DOES(acknowledges_in_no_known_state, ACCEPTED, -EPROTO, "commit state 9")
 	SAY(p, WIRE_HELLO_ACK, a);
 }
 
+TARGET_DOES(acknowledges_a_silence_of_a_day, ACCEPTED, -EINVAL,
+	    "the target's timeout_us is 86400000 ms, more than 10 times as long as this source's")
+{
+	struct wire_hello_ack a = ack();
+
+	a.timeout_us = UINT64_C(86400000000);
+	SAY(p, WIRE_HELLO_ACK, a);
+}
+
 TARGET_DOES(reserves_before_it_greets, ACCEPTED, -EPROTO, "the peer sent RESERVED in pre-migration, where it has no place")
 {
 	SAY(p, WIRE_RESERVED, (struct wire_reserved){ 0 });
