@@ -19,6 +19,7 @@ struct fail;
 #define CONFIG_RECONNECT_US 5000000u
 #define CONFIG_TIMEOUT_US 3000000u
 #define CONFIG_TIMEOUT_US_MIN 10000u
+#define CONFIG_PEER_TIMES 10u /* a peer's waiting times are at most so many times this end's own */
 #define CONFIG_TIME_US_MAX (UINT64_C(86400) * 1000000) /* a day: for every duration */
 
 /*

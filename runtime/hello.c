@@ -19,9 +19,24 @@ static int check_duration(struct ferry_session *s, const char *what, uint64_t us
 		    us, min, CONFIG_TIME_US_MAX);
 }
 
+/*
+ * How long this end waits for the peer depends on times that the peer names, so those are bounded by its own. Refused, not
+ * cut down: an end that gave up sooner than the other believes would not be there when the other comes back.
+ */
+static int check_ours(struct ferry_session *s, const char *what, uint64_t theirs, uint64_t ours)
+{
+	const char *peer = s->is_source ? "target" : "source";
+
+	if (theirs <= ours * CONFIG_PEER_TIMES)
+		return 0;
+	return fail(&s->fail, -EINVAL, "the %s's %s is %" PRIu64 " ms, more than %u times as long as this %s's, %" PRIu64 " ms; lower it there or "
+		    "raise it here", peer, what, theirs / 1000, CONFIG_PEER_TIMES, s->is_source ? "source" : "target", ours / 1000);
+}
+
 static int check_hello_ack(struct ferry_session *s, const struct wire_hello_ack *ack)
 {
 	uint64_t most = ack->commit == COMMIT_OPEN ? 0 : source_missing_max(s);
+	int err;
 
 	if (ack->magic != WIRE_MAGIC)
 		return fail(&s->fail, -EPROTO, "the peer's HELLO_ACK has magic %#x; %#x was due", ack->magic, WIRE_MAGIC);
@@ -37,7 +52,8 @@ static int check_hello_ack(struct ferry_session *s, const struct wire_hello_ack 
 	if (ack->left > most)
 		return fail(&s->fail, -EPROTO, "the target's HELLO_ACK counts %" PRIu64 " pages as missing; at most %" PRIu64
 			    " can be", ack->left, most);
-	return check_duration(s, "HELLO_ACK.timeout_us", ack->timeout_us, CONFIG_TIMEOUT_US_MIN);
+	err = check_duration(s, "HELLO_ACK.timeout_us", ack->timeout_us, CONFIG_TIMEOUT_US_MIN);
+	return err ? err : check_ours(s, "timeout_us", ack->timeout_us, s->cfg.timeout_us);
 }
 
 /* A target that has given up says why, on the link on which it said that it has. */
@@ -109,9 +125,12 @@ static int check_hello(struct ferry_session *s, const struct wire_hello *h, cons
 			    "the peer's HELLO asks for mode %u, commit at %u, hold action %u: out of range", h->mode,
 			    h->commit_at, h->at_hold_limit);
 	if ((err = check_duration(s, "HELLO.hold_limit_us", h->hold_limit_us, 0)) < 0 ||
-	    (err = check_duration(s, "HELLO.timeout_us", h->timeout_us, CONFIG_TIMEOUT_US_MIN)) < 0)
+	    (err = check_duration(s, "HELLO.timeout_us", h->timeout_us, CONFIG_TIMEOUT_US_MIN)) < 0 ||
+	    (err = check_duration(s, "HELLO.reconnect_us", h->reconnect_us, 0)) < 0 ||
+	    (err = check_ours(s, "timeout_us", h->timeout_us, s->cfg.timeout_us)) < 0)
 		return err;
-	return check_duration(s, "HELLO.reconnect_us", h->reconnect_us, 0);
+	/* A target that does not wait for a lost link is not asked to. */
+	return s->cfg.reconnect_us ? check_ours(s, "reconnect_us", h->reconnect_us, s->cfg.reconnect_us) : 0;
 }
 
 int hello_target(struct ferry_session *s)

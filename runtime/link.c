@@ -279,7 +279,8 @@ static void hear_ping(struct ferry_session *s, const struct wire_msg *m)
 	if (!s->is_source && s->phase == FERRY_PRECOPY)
 		note_puts(s, p.pages_left);
 	if (s->is_source && s->phase == FERRY_POSTCOPY) {
-		if (p.pages_left < atomic_load(&s->stats.peer_left)) {
+		if (p.pages_left < s->src.least_left) { /* up and down again is no progress */
+			s->src.least_left = p.pages_left;
 			count(&s->stats.steps, 1);
 			s->src.pulled_us = now_us();
 		}
@@ -392,6 +393,13 @@ static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadl
 		if (wait_fds(s, s->ctl->ops->fd(s->ctl), stage == FERRY_PRE_MIGRATION || listens < 0 ? -1 : listener_fd(s), until))
 			return canceled(s) ? cancel_error(s) : 0;
 	}
+}
+
+int link_still(struct ferry_session *s)
+{
+	if (canceled(s))
+		return cancel_error(s);
+	return look_at_listener(s) > 0 ? -EPIPE : crew_failed(&s->crew);
 }
 
 int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us)

@@ -59,6 +59,8 @@ struct source_state {
 	uint64_t residue_pages;
 	uint64_t paused_at; /* us */
 	uint64_t pulled_us; /* when the target was last known to have fetched pages */
+	uint64_t least_left; /* in post-copy: the fewest pages_left that it has said */
+	uint64_t hold_until_us; /* the hold limit, as this end counts it; 0: none */
 	uint64_t ack_us;    /* ROUND_END to ROUND_ACK, the last time: a round trip */
 	uint64_t bytes_acked;
 	uint64_t sent_at; /* us: SWITCHOVER */
@@ -78,6 +80,7 @@ struct target_state {
 	bool armed;
 	bool pulling; /* the crew is the pull's; else it lands what is put */
 	uint64_t least_left; /* pages that the source had still to put in this round, + 1; 0: it has not said */
+	uint64_t zeroed; /* pages that the ZEROs of this round have named */
 	bool held;	/* output_hold was called */
 	bool running;	/* resume was called and no pause since */
 	bool loaded;

@@ -200,37 +200,90 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	return await_in_blackout(s, WIRE_RUNNING, &m);
 }
 
-/*
- * In post-copy a target that is heard must fetch pages: its workers give up a link that brings none after a timeout, so
- * one that goes on for longer than that and a reconnect hangs. After the commit it is waited for all the same: giving up
- * would lose a VM that may only be slow.
- */
-static uint64_t fetch_due(const struct ferry_session *s)
+/* What can be missing at the target at most once it has loaded the state. */
+static uint64_t most_missing(const struct ferry_session *s)
 {
-	if (s->phase != FERRY_POSTCOPY || commit_get(&s->commit) != COMMIT_OPEN || !atomic_load(&s->stats.peer_left))
+	uint64_t most = s->src.residue_pages;
+
+	/* Private huge pages that lack a piece lack all of them: what the target held of them was dropped. */
+	for (size_t i = 0; most && i < s->nregions; i++)
+		if (s->regions[i].page_shift != 12 && !(s->regions[i].flags & FERRY_REGION_SHARED))
+			most += s->regions[i].len >> 12;
+	return most;
+}
+
+/*
+ * Until the commit is decided the source can take the VM back at any time, so it does not wait without end for a target that
+ * is heard: its heartbeat goes on while its main thread hangs, and it need not tell the truth. Two bounds, both of this end's
+ * own configuration. The target's workers give up a link that brings no page after a timeout, so a new low of pages_left comes
+ * within that and a reconnect, and so does PREPARED behind the last page. After the commit the target is waited for all the same:
+ * giving up would lose a VM that may only be slow.
+ */
+static bool may_give_up(const struct ferry_session *s)
+{
+	return s->phase == FERRY_POSTCOPY && commit_get(&s->commit) == COMMIT_OPEN;
+}
+
+static uint64_t pull_due(const struct ferry_session *s)
+{
+	return s->src.pulled_us + s->cfg.reconnect_us + 4 * s->cfg.timeout_us;
+}
+
+/*
+ * The target ends the tentative run at the hold limit, or says PREPARED; twice timeout_us is for its word to come, or for a link
+ * to be found silent. Where that link has come back, its word has as long again, but a link that is lost again and again
+ * does not make the limit longer than one reconnect.
+ */
+static uint64_t hold_due(const struct ferry_session *s)
+{
+	uint64_t word = 2 * s->cfg.timeout_us, due = s->src.hold_until_us + word, most = due + s->cfg.reconnect_us + word;
+
+	if (!s->src.hold_until_us)
 		return DEADLINE_NONE;
-	return s->src.pulled_us + s->cfg.reconnect_us + 2 * (s->cfg.timeout_us + atomic_load(&s->peer_timeout_us));
+	if (s->outage.back && s->outage.back_us + word > due)
+		due = s->outage.back_us + word;
+	return due < most ? due : most;
+}
+
+static uint64_t give_up_at(const struct ferry_session *s)
+{
+	uint64_t pull = pull_due(s), hold = hold_due(s);
+
+	if (!may_give_up(s))
+		return DEADLINE_NONE;
+	return pull < hold ? pull : hold;
+}
+
+/* The time of give_up_at() has passed. */
+static int give_up(struct ferry_session *s)
+{
+	uint64_t now = now_us(), ms = (now - s->src.pulled_us) / 1000, left = s->src.least_left;
+
+	if (now >= hold_due(s))
+		return fail(&s->fail, -ETIME, "output may be held for %" PRIu64 " ms (hold_limit_us), and the target, which is heard, has not "
+			    "ended the tentative run at that limit; it hangs: see what its host does", s->cfg.hold_limit_us / 1000);
+	if (left)
+		return fail(&s->fail, -ETIME, "the target is heard but has fetched no page for %" PRIu64 " ms, with %" PRIu64
+			    " to go; it hangs: see what its host does", ms, left);
+	return fail(&s->fail, -ETIME, "the target is heard and has all pages, but has not said PREPARED for %" PRIu64
+		    " ms; it hangs: see what its host does", ms);
 }
 
 /* A message, or the link lost (by main's channel or by a worker's): recovered, with the gets served again. */
 static int next_message(struct ferry_session *s, struct wire_msg *m)
 {
-	uint64_t due = fetch_due(s);
-	int err = link_recv(s, m, due);
+	int err = link_recv(s, m, give_up_at(s));
 
 	if (!err)
 		err = crew_failed(&s->crew);
-	if (!err && now_us() >= due && now_us() >= fetch_due(s))
-		return fail(&s->fail, -ETIME, "the target is heard but has fetched no page for %" PRIu64 " ms, with %" PRIu64
-			    " to go; it hangs: see what its host does", (now_us() - s->src.pulled_us) / 1000,
-			    atomic_load(&s->stats.remaining));
+	if (!err && now_us() >= give_up_at(s))
+		return give_up(s);
 	if (err != -EPIPE)
 		return err; /* after an error the target is still to be told: nothing is torn down yet */
 	err = crew_lost(s);
 	if (err != -EPIPE)
 		return err;
 	err = link_recover(s);
-	s->src.pulled_us = now_us();
 	if (!err && s->src.reversed && !(err = source_expose(s, XPORT_PEER_READ)))
 		err = serve_start(s);
 	return err == -EPIPE && !fail_err(&s->fail) ? 0 : err;
@@ -270,15 +323,8 @@ static int page_server(struct ferry_session *s, enum ferry_phase *next)
 uint64_t source_missing_max(const struct ferry_session *s)
 {
 	bool early = s->cfg.at_hold_limit == FERRY_HOLD_COMMIT && s->cfg.hold_limit_us;
-	uint64_t most = s->src.residue_pages;
 
-	if (!most || (!early && s->cfg.commit_at != FERRY_COMMIT_AT_SWITCHOVER))
-		return 0;
-	/* Private huge pages that lack a piece lack all of them: what the target held of them was dropped. */
-	for (size_t i = 0; i < s->nregions; i++)
-		if (s->regions[i].page_shift != 12 && !(s->regions[i].flags & FERRY_REGION_SHARED))
-			most += s->regions[i].len >> 12;
-	return most;
+	return early || s->cfg.commit_at == FERRY_COMMIT_AT_SWITCHOVER ? most_missing(s) : 0;
 }
 
 static int note_prepared(struct ferry_session *s, const struct wire_msg *m)
@@ -296,12 +342,15 @@ static int note_prepared(struct ferry_session *s, const struct wire_msg *m)
 
 int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
 {
+	uint64_t now = now_us();
 	struct wire_msg m;
 	int err;
 
-	s->src.pulled_us = now_us();
+	s->src.pulled_us = now;
+	s->src.least_left = most_missing(s);
 	if (commit_get(&s->commit) == COMMIT_DECIDED)
 		return page_server(s, next);
+	s->src.hold_until_us = s->cfg.hold_limit_us ? now + s->cfg.hold_limit_us : 0;
 	*next = FERRY_COMMITMENT;
 	for (;;) {
 		err = next_message(s, &m);
@@ -311,6 +360,8 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
 			return 0;
 		if (err == 1 && m.type == WIRE_PREPARED)
 			return note_prepared(s, &m);
+		if (err == 1)
+			return fail(&s->fail, -EPROTO, "the target sent %s where PREPARED was due", wire_name(m.type));
 	}
 }
 

@@ -284,8 +284,9 @@ struct ferry_config {
 	uint64_t downtime_us;	   /* aim for the blackout; 300000 */
 	uint64_t precopy_limit_us; /* bound on pre-copy; 0: none but max_rounds */
 	uint64_t bandwidth;	   /* bytes a second of page data that this end puts, gets or serves; 0: unlimited */
-	uint64_t hold_limit_us;	   /* longest tentative run; 0: none */
+	uint64_t hold_limit_us;	   /* longest tentative run; 0: none. The source keeps it too, should the target not */
 	uint64_t connect_us;	   /* source: to reach the target; target: to be reached; 10 s */
+	/* A peer that asks for more than 10 times as long as this end does is refused by the handshake. */
 	uint64_t reconnect_us;	   /* wait this long for a lost link; 5 s; FERRY_CONFIG_NO_RECONNECT: 0 */
 	uint64_t timeout_us;	   /* a peer silent this long is a lost link; 3 s, at least 10 ms */
 	uint8_t session[16];	   /* source: names the migration, for the arbiter; never twice the same; zero: random */

@@ -101,6 +101,25 @@ SOURCE_DOES(asks_to_wait_for_ever, CONNECTED, -EPROTO, "out of range")
 	SAY(p, WIRE_HELLO, h);
 }
 
+/* The target would wait for it as long as it says. */
+SOURCE_DOES(asks_to_be_waited_for_for_a_day, CONNECTED, -EINVAL,
+	    "the source's reconnect_us is 86400000 ms, more than 10 times as long as this target's")
+{
+	struct wire_hello h = peer_hello(p);
+
+	h.reconnect_us = UINT64_C(86400000000);
+	SAY(p, WIRE_HELLO, h);
+}
+
+SOURCE_DOES(asks_to_be_silent_for_a_day, CONNECTED, -EINVAL,
+	    "the source's timeout_us is 86400000 ms, more than 10 times as long as this target's")
+{
+	struct wire_hello h = peer_hello(p);
+
+	h.timeout_us = UINT64_C(86400000000);
+	SAY(p, WIRE_HELLO, h);
+}
+
 SOURCE_DOES(greets_twice, GREETED, -EPROTO, "the peer sent HELLO in reservation, where it has no place")
 {
 	SAY(p, WIRE_HELLO, peer_hello(p));
@@ -271,6 +290,25 @@ SOURCE_DOES(zeroes_far_away, RESERVED, -EPROTO, "ZERO names pages 18446744073709
 SOURCE_DOES(zeroes_no_pages, RESERVED, -EPROTO, "ZERO names pages 5+0 of region 13")
 {
 	zero(p, 13, 5, 0);
+}
+
+static void zero_all(struct peer *p, unsigned times)
+{
+	while (times--) {
+		zero(p, 10, 0, FAKE_PAGES0);
+		zero(p, 13, 0, FAKE_PAGES1);
+	}
+}
+
+/* A page is named at most once a round, so that the target has at most all of its memory to clear. */
+SOURCE_DOES(zeroes_memory_twice_in_a_round, RESERVED, -EPROTO, "ZEROs of one round name 3077 pages; all memory has 1577")
+{
+	for (uint32_t round = 0; round < 2; round++) {
+		zero_all(p, 1);
+		SAY(p, WIRE_ROUND_END, (struct wire_round){ .round = round });
+		peer_hear_only(p, WIRE_ROUND_ACK, NULL, 0);
+	}
+	zero_all(p, 2);
 }
 
 static void residue(struct peer *p, uint32_t region, uint64_t first, uint64_t npages, uint64_t word, size_t nwords)

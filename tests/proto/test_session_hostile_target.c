@@ -21,7 +21,7 @@ static void *run_source(void *arg)
 	return NULL;
 }
 
-static void start_source(struct peer *p)
+static void start_source_as(struct peer *p, void (*change)(struct rig *r))
 {
 	struct ferry_vm v = { FERRY_VM_INIT,
 			      .vm = &p->rig.src,
@@ -32,16 +32,26 @@ static void start_source(struct peer *p)
 
 	memset(p, 0, sizeof(*p));
 	rig_init(&p->rig, RIG_MEM_ANON);
-	memset(p->rig.src.writes, 0, sizeof(p->rig.src.writes));
-	p->rig.scfg.mode = FERRY_MODE_STOP_AND_COPY;
 	p->rig.scfg.timeout_us = PEER_TIMEOUT_US;
 	p->rig.scfg.reconnect_us = PEER_RECONNECT_US;
+	change(&p->rig);
 	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
 	cr_assert_eq(xport_listen(&p->listener, "mem:hostile", &p->param, &p->fail), 0);
 	cr_assert_eq(p->listener->ops->uri(p->listener, uri, sizeof(uri)), 0);
 	cr_assert_eq(ferry_source(&p->rig.src.session, &v, &p->rig.scfg), 0);
 	cr_assert_eq(ferry_open(p->rig.src.session, uri), 0);
 	cr_assert(!pthread_create(&p->thread, NULL, run_source, p));
+}
+
+static void stops_and_copies(struct rig *r)
+{
+	memset(r->src.writes, 0, sizeof(r->src.writes));
+	r->scfg.mode = FERRY_MODE_STOP_AND_COPY;
+}
+
+static void start_source(struct peer *p)
+{
+	start_source_as(p, stops_and_copies);
 }
 
 static void accept_source(struct peer *p)
@@ -178,6 +188,15 @@ TARGET_DOES(acknowledges_in_no_known_state, ACCEPTED, -EPROTO, "commit state 9")
 	SAY(p, WIRE_HELLO_ACK, a);
 }
 
+TARGET_DOES(acknowledges_a_silence_of_a_day, ACCEPTED, -EINVAL,
+	    "the target's timeout_us is 86400000 ms, more than 10 times as long as this source's")
+{
+	struct wire_hello_ack a = ack();
+
+	a.timeout_us = UINT64_C(86400000000);
+	SAY(p, WIRE_HELLO_ACK, a);
+}
+
 TARGET_DOES(reserves_before_it_greets, ACCEPTED, -EPROTO, "the peer sent RESERVED in pre-migration, where it has no place")
 {
 	SAY(p, WIRE_RESERVED, (struct wire_reserved){ 0 });
@@ -294,6 +313,143 @@ TARGET_DOES(gives_up_after_the_switchover, SWITCHED, -EIO, "the target gave up: 
 
 	peer_say(p, WIRE_ABORT, &a, sizeof(a), "no disk", 7);
 }
+
+/* -- post-copy: its heartbeat goes on, and its main thread does not -- */
+
+#define BEAT_US 20000u
+
+/* The peer's heartbeat must not be late on a busy machine. */
+static void leaves_most_pages(struct rig *r)
+{
+	rig_postcopy(r, 0);
+	r->scfg.timeout_us = 2 * PEER_TIMEOUT_US;
+}
+
+/* Of half a timeout, where the source waits for a page for four and a reconnect. */
+static void holds_for_a_while(struct rig *r)
+{
+	leaves_most_pages(r);
+	r->scfg.hold_limit_us = PEER_TIMEOUT_US;
+}
+
+/* Decently until the VM runs at the target, as it says; *residue: the pages that it should fetch. */
+static void come_to_postcopy(struct peer *p, void (*change)(struct rig *r), uint64_t *residue)
+{
+	struct wire_switchover w;
+	struct wire_round round;
+	struct wire_count n;
+	uint8_t body[64];
+	unsigned got;
+
+	start_source_as(p, change);
+	accept_source(p);
+	peer_hear_only(p, WIRE_HELLO, NULL, 0);
+	SAY(p, WIRE_HELLO_ACK, ack());
+	hear_until(p, WIRE_MAP);
+	expose(p);
+	SAY(p, WIRE_RESERVED, (struct wire_reserved){ .flags = WIRE_CAN_HOLD });
+	while ((got = peer_hear(p, body, sizeof(body))) != WIRE_SWITCHOVER) {
+		cr_assert_neq(got, 0, "the source has hung up: %s", p->heard);
+		memcpy(&round, body, sizeof(round));
+		memcpy(&n, body, sizeof(n));
+		if (got == WIRE_ROUND_END)
+			SAY(p, WIRE_ROUND_ACK, round);
+		if (got == WIRE_PREARM)
+			SAY(p, WIRE_PREARMED, n);
+	}
+	memcpy(&w, body, sizeof(w));
+	*residue = w.residue;
+	SAY(p, WIRE_RUNNING, (struct wire_times){ 0 });
+}
+
+/* What the nth PING says is left. */
+static uint64_t nothing(uint64_t residue, uint64_t nth)
+{
+	(void)residue;
+	(void)nth;
+	return 0;
+}
+
+static uint64_t up_and_down(uint64_t residue, uint64_t nth)
+{
+	return residue / 2 + nth % 2;
+}
+
+static uint64_t down_from_beyond(uint64_t residue, uint64_t nth)
+{
+	(void)residue;
+	return UINT64_MAX - nth;
+}
+
+static uint64_t fewer(uint64_t residue, uint64_t nth)
+{
+	return nth < residue ? residue - nth : 1;
+}
+
+/* Says so until the source has had enough of it; cancel: behind the third. */
+static void hangs(void (*change)(struct rig *r), uint64_t (*left)(uint64_t residue, uint64_t nth), bool cancel, int err,
+		  const char *sentence)
+{
+	struct peer p;
+	uint64_t residue, nth = 0;
+	uint8_t msg[XPORT_MSG_MAX];
+	struct wire_hdr h = { 0 };
+	size_t len;
+	int got;
+
+	come_to_postcopy(&p, change, &residue);
+	cr_assert_gt(residue, 100);
+	do {
+		SAY(&p, WIRE_PING, (struct wire_ping){ .pages_left = left(residue, nth++) });
+		if (cancel && nth == 3)
+			cr_assert_eq(ferry_cancel(p.rig.src.session), 0);
+		got = p.ctl->ops->recv(p.ctl, msg, sizeof(msg), &len, BEAT_US);
+		if (!got)
+			memcpy(&h, msg, sizeof(h));
+		cr_assert(got == 0 || got == -EAGAIN, "%d: the source hung up without a word", got);
+		cr_assert_lt(nth * BEAT_US, PEER_WAIT_US, "the source waits for ever");
+	} while (h.type != WIRE_ABORT);
+	source_goes_on(&p, err, sentence);
+}
+
+Test(hung_target, fetches_all_and_is_never_prepared)
+{
+	hangs(leaves_most_pages, nothing, false, -ETIME, "the target is heard and has all pages, but has not said PREPARED for");
+}
+
+Test(hung_target, has_now_more_now_fewer_to_fetch)
+{
+	hangs(leaves_most_pages, up_and_down, false, -ETIME, "the target is heard but has fetched no page for");
+}
+
+Test(hung_target, counts_down_from_more_than_there_is)
+{
+	hangs(leaves_most_pages, down_from_beyond, false, -ETIME, "the target is heard but has fetched no page for");
+}
+
+Test(hung_target, forgets_the_hold_limit)
+{
+	hangs(holds_for_a_while, fewer, false, -ETIME, "has not ended the tentative run at that limit");
+}
+
+Test(hung_target, is_canceled)
+{
+	hangs(leaves_most_pages, fewer, true, -ECANCELED, "canceled by the embedder in post-copy");
+}
+
+Test(hostile_target, completes_in_post_copy_before_the_commit)
+{
+	struct peer p;
+	uint64_t residue;
+
+	come_to_postcopy(&p, leaves_most_pages, &residue);
+	SAY(&p, WIRE_COMPLETE, (struct wire_times){ 0 });
+	while (!p.heard[0] && peer_hear(&p, NULL, 0))
+		;
+	source_goes_on(&p, -EPROTO, "the target sent COMPLETE where PREPARED was due");
+}
+
+/* -- silence -- */
 
 /* Says nothing more and does not hang up. */
 static void silent(enum target_stage upto, int err, const char *sentence)
