@@ -207,7 +207,7 @@ static void plays(const char *target, unsigned turns)
 
 int main(int argc, char **argv)
 {
-	static const char *const targets[] = { "decode",   "tcp",	"source",
+	static const char *const targets[] = { "decode",   "tcp",	"rdma", "source",
 					       "target",   "exchange",	"recording", "etcd" };
 	char path[600];
 
@@ -224,6 +224,7 @@ int main(int argc, char **argv)
 	decode();
 	tcp_frames();
 	tcp_rest();
+	seeds_rdma();
 	seeds_json();
 	plays("source", 12);
 	plays("target", 7);

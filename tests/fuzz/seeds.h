@@ -8,5 +8,6 @@
 void seed(const char *fuzzer, const void *a, size_t alen, const void *b, size_t blen);
 
 void seeds_json(void); /* exchange, recording, etcd */
+void seeds_rdma(void);
 
 #endif
