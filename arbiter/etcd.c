@@ -26,12 +26,14 @@
 
 #include "../runtime/api.h"
 #include "ferry/arbiter_etcd.h"
+#include "json_bound.h"
 
 #define TIMEOUT_US 3000000u
 #define TIMEOUT_US_MAX (UINT64_C(86400) * 1000000)
 #define ATTEMPT_US_MIN 50000u /* a member gets so long, when there is so much */
 #define PAUSE_US 50000u	      /* between two rounds of members that are away */
 #define ANSWER_MAX (64u << 10)
+#define ANSWER_MEMORY (1u << 20) /* its values may take; a caller's thread may have a small stack, too: json_bound.h */
 #define MEMBERS_MAX 16u
 #define PREFIX_MAX 256u
 
@@ -57,7 +59,7 @@ static uint64_t now_us(void)
 	return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000;
 }
 
-/* The last sentence counts: earlier members' were about other members. */
+/* The last sentence counts: earlier members' were about other members. What a member said in it commands no terminal. */
 static int say(struct ask *q, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 static int say(struct ask *q, int err, const char *fmt, ...)
 {
@@ -67,6 +69,8 @@ static int say(struct ask *q, int err, const char *fmt, ...)
 	if (q->cap)
 		vsnprintf(q->why, q->cap, fmt, ap);
 	va_end(ap);
+	if (q->cap)
+		json_printable(q->why);
 	return err;
 }
 
@@ -215,7 +219,8 @@ static int refused(struct ask *q, const char *member, long status, json_t *said)
 static int post(struct ask *q, const char *member, const char *path, json_t *body, const char *token, uint64_t limit_us,
 		json_t **ret)
 {
-	char url[600], error[CURL_ERROR_SIZE] = "", header[700];
+	static const struct json_bound bound = { .bytes = ANSWER_MAX, .memory = ANSWER_MEMORY };
+	char url[600], error[CURL_ERROR_SIZE] = "", header[700], wrong[200] = "another value";
 	struct curl_slist *headers = NULL, *more;
 	char *text = json_dumps(body, JSON_COMPACT);
 	long status = 0;
@@ -238,12 +243,12 @@ static int post(struct ask *q, const char *member, const char *path, json_t *bod
 		goto out;
 	}
 	curl_easy_getinfo(q->curl, CURLINFO_RESPONSE_CODE, &status);
-	*ret = json_loadb(q->answer ? q->answer : "", q->answer_len, JSON_REJECT_DUPLICATES, NULL);
+	*ret = json_load_bounded(q->answer ? q->answer : "", q->answer_len, &bound, wrong, sizeof(wrong));
 	if (status != 200)
 		err = refused(q, member, status, *ret);
 	else if (!json_is_object(*ret))
-		err = say(q, -EPROTO, "what answers at %s is no etcd: HTTP status 200 and %zu bytes that are no JSON object",
-			  member, q->answer_len);
+		err = say(q, -EPROTO, "what answers at %s is no etcd: HTTP status 200 and %zu bytes that are no JSON object: %s",
+			  member, q->answer_len, wrong);
 	if (err) {
 		json_decref(*ret);
 		*ret = NULL;

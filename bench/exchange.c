@@ -7,19 +7,24 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../arbiter/json_bound.h"
 #include "arbiter.h"
 #include "exchange.h"
 #include "util.h"
 
 #define HELLO "rdma-migrate"
 #define FORMAT 1
-#define LINE_MAX_BYTES (64u << 20) /* a report with two hours of samples is less */
-#define WORD_MAX_BYTES 1024u       /* a hello, a question for the clock, its answer */
 #define PINGS 16
 #define SECOND UINT64_C(1000000000)
 #define ARRIVE_LIMIT (10 * SECOND) /* both have agreed on the port: the source has been trying since */
 #define TALK_LIMIT \
 	(180 * SECOND) /* longer than either end waits for anything: a peer that lives has spoken */
+
+/* A hello, a question for the clock, its answer. */
+static const struct json_bound a_word = { .bytes = 1024, .memory = 64u << 10 };
+/* A report with all the rounds that are kept; and one with a recording, which comes only where it was asked for. */
+static const struct json_bound a_report = { .bytes = 1u << 20, .memory = 16u << 20 };
+static const struct json_bound a_recording = { .bytes = 64u << 20, .memory = 512u << 20 };
 
 /* Messages of one connection; what was read beyond a line is kept for the next. */
 struct talk {
@@ -27,6 +32,7 @@ struct talk {
 	char *buf;
 	size_t len, cap;
 	uint64_t until;
+	char why[256]; /* what was wrong with what it said */
 };
 
 /* --- lines --- */
@@ -72,12 +78,11 @@ static int say(struct talk *t, json_t *o)
 
 static int more(struct talk *t, size_t max)
 {
+	size_t room;
 	ssize_t n;
 
-	if (t->len >= max)
-		return -EMSGSIZE;
 	if (t->len == t->cap) {
-		size_t cap = t->cap ? t->cap * 2 : 65536;
+		size_t cap = t->cap ? t->cap * 2 : 1024;
 		char *buf = realloc(t->buf, cap);
 
 		if (!buf)
@@ -85,7 +90,8 @@ static int more(struct talk *t, size_t max)
 		t->buf = buf;
 		t->cap = cap;
 	}
-	n = recv(t->fd, t->buf + t->len, t->cap - t->len, 0);
+	room = t->cap - t->len < max + 1 - t->len ? t->cap - t->len : max + 1 - t->len;
+	n = recv(t->fd, t->buf + t->len, room, 0);
 	if (n > 0)
 		t->len += (size_t)n;
 	else if (!n)
@@ -97,26 +103,42 @@ static int more(struct talk *t, size_t max)
 	return 0;
 }
 
-/* The next message, an object of less than max bytes; NULL with *err. */
-static json_t *hear(struct talk *t, size_t max, int *err)
+/* A line of at most max bytes and its end, in t->buf. */
+static int hear_line(struct talk *t, size_t max, char **end)
 {
-	char *end = NULL;
 	size_t seen = 0;
+	int err = 0;
+
+	*end = NULL;
+	while (!err && !*end) {
+		*end = t->len > seen ? memchr(t->buf + seen, '\n', t->len - seen) : NULL;
+		seen = t->len;
+		if (*end ? (size_t)(*end - t->buf) > max : t->len > max) {
+			snprintf(t->why, sizeof(t->why), "it said more in one line than the %zu bytes that are read", max);
+			return -EMSGSIZE;
+		}
+		if (!*end)
+			err = more(t, max);
+	}
+	return err;
+}
+
+/* The next message, an object within its bound; NULL with *err. */
+static json_t *hear(struct talk *t, const struct json_bound *b, int *err)
+{
+	char *end, why[200] = "no object";
 	json_t *o;
 
-	*err = 0;
-	while (!*err && !(end = t->len > seen ? memchr(t->buf + seen, '\n', t->len - seen) : NULL)) {
-		seen = t->len;
-		*err = more(t, max);
-	}
+	*err = hear_line(t, b->bytes, &end);
 	if (*err)
 		return NULL;
-	o = json_loadb(t->buf, (size_t)(end - t->buf), JSON_REJECT_DUPLICATES, NULL);
+	o = json_load_bounded(t->buf, (size_t)(end - t->buf), b, why, sizeof(why));
 	t->len -= (size_t)(end + 1 - t->buf);
 	memmove(t->buf, end + 1, t->len);
 	if (json_is_object(o))
 		return o;
 	json_decref(o);
+	snprintf(t->why, sizeof(t->why), "what it said is refused: %s", why);
 	*err = -EPROTO;
 	return NULL;
 }
@@ -140,6 +162,18 @@ static json_t *hello(const char *session, bool recording)
 			 "recording", recording);
 }
 
+/* A time of the other host, or between the two. */
+static int take_time(struct talk *t, const json_t *o, const char *name, bool signs, int64_t *ret)
+{
+	const json_t *v = json_object_get(o, name);
+
+	*ret = json_integer_value(v);
+	if (json_is_integer(v) && *ret <= (int64_t)PEER_NUMBER_MAX && *ret >= (signs ? -(int64_t)PEER_NUMBER_MAX : 0))
+		return 0;
+	snprintf(t->why, sizeof(t->why), "its %s is no time", name);
+	return -EPROTO;
+}
+
 static int ask_clock(struct talk *t, struct run_report *r)
 {
 	uint64_t best = UINT64_MAX;
@@ -147,15 +181,17 @@ static int ask_clock(struct talk *t, struct run_report *r)
 
 	for (int i = 0; i < PINGS && !err; i++) {
 		uint64_t begin = clock_ns(), end;
+		int64_t theirs = 0;
 		json_t *o;
 
 		err = say(t, json_pack("{s:i}", "ping", i));
-		o = err ? NULL : hear(t, WORD_MAX_BYTES, &err);
+		o = err ? NULL : hear(t, &a_word, &err);
 		end = clock_ns();
-		if (o && end - begin < best) {
+		if (o)
+			err = take_time(t, o, "clock_ns", false, &theirs);
+		if (!err && end - begin < best) {
 			best = end - begin;
-			r->clock_offset_ns = json_integer_value(json_object_get(o, "clock_ns")) -
-					     (int64_t)(begin + (end - begin) / 2);
+			r->clock_offset_ns = theirs - (int64_t)(begin + (end - begin) / 2);
 			r->clock_error_ns = best / 2;
 		}
 		json_decref(o);
@@ -163,12 +199,11 @@ static int ask_clock(struct talk *t, struct run_report *r)
 	return err;
 }
 
-static int take(json_t *report, struct run_report *r, enum vmm_end other, struct record *record, char *why,
-		size_t cap)
+static int take(struct talk *t, json_t *report, struct run_report *r, enum vmm_end other, struct record *record)
 {
 	/* The offset is target's clock less source's. */
 	int64_t offset = other == VMM_END_TARGET ? -r->clock_offset_ns : r->clock_offset_ns;
-	int err = peer_report_take(r, other, report, why, cap);
+	int err = peer_report_take(r, other, report, t->why, sizeof(t->why));
 	const json_t *rec = json_object_get(report, "recording");
 
 	if (!err && record && json_is_object(rec) && peer_record_take(record, other, rec, offset))
@@ -177,14 +212,13 @@ static int take(json_t *report, struct run_report *r, enum vmm_end other, struct
 	return err;
 }
 
-static int source_talks(struct talk *t, struct run_report *r, struct record *record, const char *session,
-			char *why, size_t cap)
+static int source_talks(struct talk *t, struct run_report *r, struct record *record, const char *session)
 {
 	json_t *o, *report;
 	bool recording;
 	int err = say(t, hello(session, record));
 
-	o = err ? NULL : hear(t, WORD_MAX_BYTES, &err);
+	o = err ? NULL : hear(t, &a_word, &err);
 	if (o)
 		err = check_hello(o, session);
 	recording = json_is_true(json_object_get(o, "recording"));
@@ -197,52 +231,73 @@ static int source_talks(struct talk *t, struct run_report *r, struct record *rec
 	err = say(t,
 		  json_pack("{s:o,s:I,s:I}", "report", report, "clock_offset_ns",
 			    (json_int_t)r->clock_offset_ns, "clock_error_ns", (json_int_t)r->clock_error_ns));
-	o = err ? NULL : hear(t, LINE_MAX_BYTES, &err);
+	o = err ? NULL : hear(t, record ? &a_recording : &a_report, &err);
 	if (o)
-		err = take(json_object_get(o, "report"), r, VMM_END_TARGET, record, why, cap);
+		err = take(t, json_object_get(o, "report"), r, VMM_END_TARGET, record);
 	json_decref(o);
 	return err;
 }
 
-/* The source's turn: pings, and in the end its report. */
-static json_t *answer_pings(struct talk *t, int *err)
+/* The source's turn: it pings so many times, and no message of that is longer than a word. */
+static int answer_pings(struct talk *t)
 {
-	for (int i = 0; i <= PINGS; i++) {
-		json_t *o = hear(t, LINE_MAX_BYTES, err);
+	int err = 0;
 
-		if (!o || !json_object_get(o, "ping"))
-			return o;
+	for (int i = 0; i < PINGS && !err; i++) {
+		json_t *o = hear(t, &a_word, &err);
+
+		if (o && !json_object_get(o, "ping")) {
+			snprintf(t->why, sizeof(t->why), "it asked for the clock %d times instead of %d", i, PINGS);
+			err = -EPROTO;
+		}
 		json_decref(o);
-		*err = say(t, json_pack("{s:I}", "clock_ns", (json_int_t)clock_ns()));
-		if (*err)
-			return NULL;
+		if (!err)
+			err = say(t, json_pack("{s:I}", "clock_ns", (json_int_t)clock_ns()));
 	}
-	*err = -EPROTO;
-	return NULL;
+	return err;
 }
 
-static int target_talks(struct talk *t, struct run_report *r, struct record *record, const char *session,
-			char *why, size_t cap)
+/* The source's report, and by how much the clocks differ. */
+static json_t *hear_report(struct talk *t, struct run_report *r, bool recorded, int *err)
+{
+	json_t *o = hear(t, recorded ? &a_recording : &a_report, err);
+	int64_t offset, error;
+
+	if (!o)
+		return NULL;
+	*err = take_time(t, o, "clock_offset_ns", true, &offset);
+	if (!*err)
+		*err = take_time(t, o, "clock_error_ns", false, &error);
+	if (*err) {
+		json_decref(o);
+		return NULL;
+	}
+	r->clock_offset_ns = offset;
+	r->clock_error_ns = (uint64_t)error;
+	return o;
+}
+
+static int target_talks(struct talk *t, struct run_report *r, struct record *record, const char *session)
 {
 	json_t *o, *mine;
 	bool recording;
 	int err;
 
-	o = hear(t, WORD_MAX_BYTES, &err);
+	o = hear(t, &a_word, &err);
 	if (o)
 		err = check_hello(o, session);
 	recording = json_is_true(json_object_get(o, "recording"));
 	json_decref(o);
 	if (!err)
 		err = say(t, hello(session, record));
-	o = err ? NULL : answer_pings(t, &err);
+	if (!err)
+		err = answer_pings(t);
+	o = err ? NULL : hear_report(t, r, record, &err);
 	if (!o)
 		return err;
-	r->clock_offset_ns = json_integer_value(json_object_get(o, "clock_offset_ns"));
-	r->clock_error_ns = (uint64_t)json_integer_value(json_object_get(o, "clock_error_ns"));
 	mine = peer_report_make(r, VMM_END_TARGET,
 				recording ? record : NULL); /* before the other's is in it */
-	err = take(json_object_get(o, "report"), r, VMM_END_SOURCE, record, why, cap);
+	err = take(t, json_object_get(o, "report"), r, VMM_END_SOURCE, record);
 	json_decref(o);
 	if (err)
 		json_decref(mine);
@@ -272,7 +327,7 @@ static void did_not_come(const struct meeting *p, int err, const char *why)
 bool peer_exchange(struct meeting *p, struct run_report *r, struct record *record)
 {
 	enum vmm_end own = p->own;
-	char session[33] = "", why[256] = "";
+	char session[33] = "";
 	struct talk t = { .until = clock_ns() + TALK_LIMIT };
 	int err;
 
@@ -288,11 +343,11 @@ bool peer_exchange(struct meeting *p, struct run_report *r, struct record *recor
 	err = meet_wait(p, clock_ns() + ARRIVE_LIMIT);
 	t.fd = p->fd;
 	if (!err && own == VMM_END_TARGET)
-		err = target_talks(&t, r, record, session, why, sizeof(why));
+		err = target_talks(&t, r, record, session);
 	else if (!err)
-		err = source_talks(&t, r, record, session, why, sizeof(why));
+		err = source_talks(&t, r, record, session);
 	free(t.buf);
 	if (err)
-		did_not_come(p, err, why);
+		did_not_come(p, err, t.why);
 	return !err;
 }

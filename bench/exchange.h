@@ -8,6 +8,10 @@
  * other as the end of the connection. Nothing crosses it while the VM moves. Then JSON, a line a message: both
  * say hello (session); the source asks for the target's clock some times, which is only for drawing both on one
  * axis; then the source's report, then the target's. No duration is ever made of two hosts' clocks.
+ *
+ * The other end may lie, or be none: a line has a length for its turn, is bounded before it is parsed
+ * (arbiter/json_bound.h), and no number of it is taken that no migration has. A report without a recording, which
+ * comes only where --record asked for it, takes at most 1 MiB.
  */
 #ifndef BENCH_EXCHANGE_H
 #define BENCH_EXCHANGE_H
@@ -17,6 +21,9 @@
 #include "meet.h"
 #include "record.h"
 #include "report.h"
+
+/* The largest number that a peer is believed: nanoseconds of 36 years; sums of a few fit 64 bits. */
+#define PEER_NUMBER_MAX (UINT64_C(1) << 60)
 
 /*
  * Waits for the other end as long as it lives, tells what r and record have and adds what it tells. Whether

@@ -2,10 +2,14 @@
 /* The other end's recording, moved onto this host's clock. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "exchange.h"
 
 #define SAMPLE_FIELDS 10u
+#define BUCKET_FIELDS 3u
+#define EVENTS_MAX 65536u
+#define TEXT_MAX 1024u /* of an event */
 
 static json_t *make_sample(const struct record_sample *s)
 {
@@ -49,55 +53,116 @@ json_t *peer_record_make(const struct record *rec, enum vmm_end own)
 			 (json_int_t)atomic_load(&a->period_ns));
 }
 
-static uint64_t at(const json_t *list, size_t i)
+/* What is being read. */
+struct taking {
+	struct record *rec;
+	enum vmm_end other;
+	int64_t offset_ns;
+	uint64_t near; /* all times are within RECORD_SPAN_NS of it; 0: none was read yet */
+	int err;
+};
+
+static uint64_t number(struct taking *t, const json_t *v, uint64_t max)
 {
-	return (uint64_t)json_integer_value(json_array_get(list, i));
+	json_int_t n = json_integer_value(v);
+
+	if (v && (!json_is_integer(v) || n < 0 || (uint64_t)n > max))
+		t->err = -EPROTO;
+	return t->err ? 0 : (uint64_t)n;
 }
 
-static int take_samples(struct record_area *a, const json_t *list, int64_t offset_ns)
+static uint64_t at(struct taking *t, const json_t *list, size_t i)
+{
+	return number(t, json_array_get(list, i), PEER_NUMBER_MAX);
+}
+
+/* On this host's clock, and of the same migration: a picture of years would hold nothing else. */
+static uint64_t time_at(struct taking *t, const json_t *list, size_t i)
+{
+	int64_t here = (int64_t)at(t, list, i) + t->offset_ns;
+
+	if (here <= 0 || (t->near && llabs(here - (int64_t)t->near) > RECORD_SPAN_NS))
+		t->err = -EPROTO;
+	if (!t->near && !t->err)
+		t->near = (uint64_t)here;
+	return t->err ? 0 : (uint64_t)here;
+}
+
+static int take_samples(struct taking *t, struct record_area *a, const json_t *list)
 {
 	uint64_t n = 0, last = 0;
 
 	for (size_t i = 0; i < json_array_size(list) && n < RECORD_SAMPLES; i++) {
 		const json_t *v = json_array_get(list, i);
-
-		if (json_array_size(v) < SAMPLE_FIELDS || at(v, 8) > FERRY_FAILED || at(v, 0) <= last)
-			return -EPROTO;
-		last = at(v, 0);
-		a->sample[n++] = (struct record_sample){
-			.time_ns = last + (uint64_t)offset_ns,
-			.stamps = at(v, 1),
-			.bytes = at(v, 2),
-			.remaining = at(v, 3),
-			.dirty_rate = at(v, 4),
-			.faults = at(v, 5),
-			.faults_local = at(v, 6),
-			.round = (uint32_t)at(v, 7),
-			.phase = (uint16_t)at(v, 8),
-			.running = at(v, 9) != 0,
+		struct record_sample s = {
+			.time_ns = time_at(t, v, 0),
+			.stamps = at(t, v, 1),
+			.bytes = at(t, v, 2),
+			.remaining = at(t, v, 3),
+			.dirty_rate = at(t, v, 4),
+			.faults = at(t, v, 5),
+			.faults_local = at(t, v, 6),
+			.round = (uint32_t)number(t, json_array_get(v, 7), UINT32_MAX),
+			.phase = (uint16_t)number(t, json_array_get(v, 8), FERRY_FAILED),
+			.running = at(t, v, 9) != 0,
 		};
+
+		if (t->err || json_array_size(v) < SAMPLE_FIELDS || s.time_ns <= last)
+			return -EPROTO;
+		last = s.time_ns;
+		a->sample[n++] = s;
 	}
 	atomic_store(&a->n, n);
 	return 0;
 }
 
-static int take_events(struct record *rec, enum vmm_end other, const json_t *list, int64_t offset_ns)
+static int take_events(struct taking *t, const json_t *list)
 {
-	for (size_t i = 0; i < json_array_size(list) && i < 65536; i++) {
+	for (size_t i = 0; i < json_array_size(list) && i < EVENTS_MAX; i++) {
 		const json_t *v = json_array_get(list, i);
+		const char *text = json_string_value(json_array_get(v, 3));
 		struct ferry_event ev = { .size = sizeof(ev) };
+		uint64_t time = time_at(t, v, 0);
 
-		if (at(v, 1) > FERRY_EVENT_LINK || at(v, 2) > FERRY_FAILED)
+		ev.type = (enum ferry_event_type)number(t, json_array_get(v, 1), FERRY_EVENT_LINK);
+		ev.phase = (enum ferry_phase)number(t, json_array_get(v, 2), FERRY_FAILED);
+		ev.round = (struct ferry_round){ .round = (uint32_t)number(t, json_array_get(v, 4), UINT32_MAX),
+						 .pages_sent = at(t, v, 5),
+						 .bytes = at(t, v, 6),
+						 .duration_us = at(t, v, 7),
+						 .pages_dirty = at(t, v, 8) };
+		if (t->err || (text && strlen(text) > TEXT_MAX))
 			return -EPROTO;
-		ev.type = (enum ferry_event_type)at(v, 1);
-		ev.phase = (enum ferry_phase)at(v, 2);
-		ev.round = (struct ferry_round){ .round = (uint32_t)at(v, 4),
-						 .pages_sent = at(v, 5),
-						 .bytes = at(v, 6),
-						 .duration_us = at(v, 7),
-						 .pages_dirty = at(v, 8) };
-		record_event(rec, other, &ev, json_string_value(json_array_get(v, 3)),
-			     at(v, 0) + (uint64_t)offset_ns);
+		record_event(t->rec, t->other, &ev, text, time);
+	}
+	return 0;
+}
+
+static int take_buckets(struct taking *t, struct record_area *a, const json_t *list)
+{
+	uint64_t n = 0, below = 0;
+
+	for (size_t i = 0; i < json_array_size(list) && n < FERRY_FAULT_BUCKETS; i++) {
+		const json_t *v = json_array_get(list, i);
+		struct ferry_fault_bucket b = { at(t, v, 0), at(t, v, 1), at(t, v, 2) };
+
+		if (t->err || json_array_size(v) != BUCKET_FIELDS || b.from_ns < below || b.below_ns <= b.from_ns || !b.count)
+			return -EPROTO;
+		below = b.below_ns;
+		a->bucket[n++] = b;
+	}
+	atomic_store(&a->nbuckets, n);
+	return 0;
+}
+
+/* When this host recorded first; 0: it has nothing. */
+static uint64_t first_here(const struct record *rec, enum vmm_end own)
+{
+	if (atomic_load(&rec->area[own]->n))
+		return rec->area[own]->sample[0].time_ns;
+	for (size_t i = 0; i < rec->nevents; i++) {
+		if (rec->event[i].end == own)
+			return rec->event[i].time_ns;
 	}
 	return 0;
 }
@@ -105,20 +170,21 @@ static int take_events(struct record *rec, enum vmm_end other, const json_t *lis
 int peer_record_take(struct record *rec, enum vmm_end other, const json_t *o, int64_t offset_ns)
 {
 	struct record_area *a = rec->area[other];
-	const json_t *buckets = json_object_get(o, "buckets");
-	int err = take_samples(a, json_object_get(o, "samples"), offset_ns);
-	uint64_t n = 0;
+	struct taking t = { .rec = rec, .other = other, .offset_ns = offset_ns, .near = first_here(rec, (enum vmm_end)!other) };
+	int err = take_samples(&t, a, json_object_get(o, "samples"));
+	uint64_t taken, cpu_ns, period_ns;
 
 	if (!err)
-		err = take_events(rec, other, json_object_get(o, "events"), offset_ns);
-	for (size_t i = 0; i < json_array_size(buckets) && n < FERRY_FAULT_BUCKETS && !err; i++) {
-		const json_t *b = json_array_get(buckets, i);
-
-		a->bucket[n++] = (struct ferry_fault_bucket){ at(b, 0), at(b, 1), at(b, 2) };
-	}
-	atomic_store(&a->nbuckets, n);
-	atomic_store(&a->taken, (uint64_t)json_integer_value(json_object_get(o, "taken")));
-	atomic_store(&a->cpu_ns, (uint64_t)json_integer_value(json_object_get(o, "cpu_ns")));
-	atomic_store(&a->period_ns, (uint64_t)json_integer_value(json_object_get(o, "period_ns")));
-	return err;
+		err = take_events(&t, json_object_get(o, "events"));
+	if (!err)
+		err = take_buckets(&t, a, json_object_get(o, "buckets"));
+	taken = number(&t, json_object_get(o, "taken"), PEER_NUMBER_MAX);
+	cpu_ns = number(&t, json_object_get(o, "cpu_ns"), PEER_NUMBER_MAX);
+	period_ns = number(&t, json_object_get(o, "period_ns"), PEER_NUMBER_MAX);
+	if (err || t.err)
+		return -EPROTO;
+	atomic_store(&a->taken, taken);
+	atomic_store(&a->cpu_ns, cpu_ns);
+	atomic_store(&a->period_ns, period_ns);
+	return 0;
 }

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A report: what the speaker asked for, its end's result, what its observer saw, the proof if it made one.
- * The reader takes no number that it has not looked at: enums are checked, texts are cut and printable.
+ * The reader takes no number that it has not looked at: enums and ranges are checked, texts are cut and printable. What
+ * is refused changes nothing: all of it is taken into a copy.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "../arbiter/json_bound.h"
 #include "arbiter.h"
 #include "exchange.h"
 
@@ -101,12 +103,39 @@ static json_t *make_fields(const void *from, const struct field *f, size_t n)
 	return o;
 }
 
-/* Fields that are not there are 0. */
-static void take_fields(void *into, const struct field *f, size_t n, const json_t *o)
+/* What is being read, and the first thing in it that cannot be. */
+struct taking {
+	char *why;
+	size_t cap;
+	int err;
+};
+
+static void refuse(struct taking *t, const char *name, const char *what)
+{
+	if (!t->err)
+		snprintf(t->why, t->cap, "its report has %s %s that no end of a migration has", what, name);
+	t->err = -EPROTO;
+}
+
+/* From min to max; what is not there is 0. */
+static int64_t take_number(struct taking *t, const json_t *o, const char *name, int64_t min, int64_t max)
+{
+	const json_t *v = json_object_get(o, name);
+	json_int_t n = json_integer_value(v);
+
+	if (!v)
+		return 0;
+	if (json_is_integer(v) && n >= min && n <= max)
+		return n;
+	refuse(t, name, "a number");
+	return 0;
+}
+
+static void take_fields(struct taking *t, void *into, const struct field *f, size_t n, const json_t *o)
 {
 	for (size_t i = 0; i < n; i++) {
 		char *at = (char *)into + f[i].at;
-		uint64_t v = (uint64_t)json_integer_value(json_object_get(o, f[i].name));
+		uint64_t v = (uint64_t)take_number(t, o, f[i].name, 0, f[i].narrow ? UINT32_MAX : (int64_t)PEER_NUMBER_MAX);
 
 		if (f[i].narrow)
 			*(uint32_t *)at = (uint32_t)v;
@@ -115,15 +144,16 @@ static void take_fields(void *into, const struct field *f, size_t n, const json_
 	}
 }
 
+/* Cut, and nothing in it commands a terminal. */
+static void printable(char *into, size_t cap, const char *text)
+{
+	snprintf(into, cap, "%s", text ? text : "");
+	json_printable(into);
+}
+
 static void take_text(char *into, size_t cap, const json_t *o, const char *name)
 {
-	const char *text = json_string_value(json_object_get(o, name));
-
-	snprintf(into, cap, "%s", text ? text : "");
-	for (; *into; into++) {
-		if ((unsigned char)*into < 0x20 || *into == 0x7f)
-			*into = '?';
-	}
+	printable(into, cap, json_string_value(json_object_get(o, name)));
 }
 
 /* --- what was asked: as options, so that the table of options judges them --- */
@@ -161,7 +191,8 @@ static json_t *make_asked(const struct options *o, enum vmm_end own)
 	return a;
 }
 
-static int take_asked(struct options *o, const json_t *a)
+/* The table of options quotes what it refuses, so no more than a word of it may reach it. */
+static void take_asked(struct taking *t, struct options *o, const json_t *a)
 {
 	static const char *const names[] = { "memory",	    "working-set", "dirty-rate", "populate",
 					     "vcpus",	    "seed",	   "channels",	 "bandwidth",
@@ -170,11 +201,14 @@ static int take_asked(struct options *o, const json_t *a)
 
 	for (size_t i = 0; i < COUNT(names); i++) {
 		const char *text = json_string_value(json_object_get(a, names[i]));
+		char word[64];
 
-		if (text && options_set(o, names[i], text))
-			return -EPROTO;
+		if (!text)
+			continue;
+		printable(word, sizeof(word), text);
+		if (strcmp(word, text) || options_set(o, names[i], word))
+			refuse(t, names[i], "a");
 	}
-	return 0;
 }
 
 /* --- the end --- */
@@ -205,48 +239,49 @@ static json_t *make_end(const struct run_report *r, enum vmm_end own)
 	return o;
 }
 
-static int take_enum(const json_t *o, const char *name, int max)
+static int take_enum(struct taking *t, const json_t *o, const char *name, int max)
 {
-	json_int_t v = json_integer_value(json_object_get(o, name));
-
-	return json_is_integer(json_object_get(o, name)) && v >= 0 && v <= max ? (int)v : -1;
+	if (!json_object_get(o, name))
+		refuse(t, name, "no");
+	return (int)take_number(t, o, name, 0, max);
 }
 
-static int take_session(uint8_t session[16], const json_t *o)
+static void take_session(struct taking *t, uint8_t session[16], const json_t *o)
 {
 	const char *hex = json_string_value(json_object_get(o, "session"));
 
-	if (!hex || strlen(hex) != 32 || strspn(hex, "0123456789abcdef") != 32)
-		return -EPROTO;
+	if (!hex || strlen(hex) != 32 || strspn(hex, "0123456789abcdef") != 32) {
+		refuse(t, "session", "a");
+		return;
+	}
 	for (unsigned i = 0; i < 16; i++)
 		sscanf(hex + 2 * i, "%2hhx", &session[i]);
-	return 0;
 }
 
-static int take_end(struct end_report *e, const json_t *o)
+static int take_errno(struct taking *t, const json_t *o, const char *name)
 {
-	int outcome = take_enum(o, "outcome", FERRY_LOST), owner = take_enum(o, "owner", FERRY_UNKNOWN);
-	int phase = take_enum(o, "phase", FERRY_FAILED);
+	return (int)take_number(t, o, name, -4095, 4095);
+}
 
-	e->begun = json_is_true(json_object_get(o, "begun"));
-	e->drilled = json_is_true(json_object_get(o, "drilled"));
-	e->have_result = json_is_true(json_object_get(o, "have_result"));
+static void take_end(struct taking *t, struct end_report *e, const json_t *o)
+{
+	*e = (struct end_report){ .begun = json_is_true(json_object_get(o, "begun")),
+				  .drilled = json_is_true(json_object_get(o, "drilled")),
+				  .have_result = json_is_true(json_object_get(o, "have_result")) };
 	take_text(e->error, sizeof(e->error), o, "error");
-	take_fields(&e->cpu, cpu_fields, COUNT(cpu_fields), json_object_get(o, "cpu"));
-	take_fields(&e->live, stats_fields, COUNT(stats_fields), json_object_get(o, "stats"));
+	take_fields(t, &e->cpu, cpu_fields, COUNT(cpu_fields), json_object_get(o, "cpu"));
+	take_fields(t, &e->live, stats_fields, COUNT(stats_fields), json_object_get(o, "stats"));
 	if (!e->have_result)
-		return 0;
-	if (outcome < 0 || owner < 0 || phase < 0)
-		return -EPROTO;
+		return;
 	e->result = (struct ferry_result){ .size = sizeof(e->result),
-					   .outcome = (enum ferry_outcome)outcome,
-					   .owner = (enum ferry_owner)owner,
-					   .phase = (enum ferry_phase)phase,
+					   .outcome = (enum ferry_outcome)take_enum(t, o, "outcome", FERRY_LOST),
+					   .owner = (enum ferry_owner)take_enum(t, o, "owner", FERRY_UNKNOWN),
+					   .phase = (enum ferry_phase)take_enum(t, o, "phase", FERRY_FAILED),
 					   .stats = e->live };
-	e->result.error = (int)json_integer_value(json_object_get(o, "errno"));
+	e->result.error = take_errno(t, o, "errno");
 	take_text(e->result.detail, sizeof(e->result.detail), o, "detail");
-	take_fields(&e->result, thp_fields, COUNT(thp_fields), json_object_get(o, "thp"));
-	return take_session(e->result.session, o);
+	take_fields(t, &e->result, thp_fields, COUNT(thp_fields), json_object_get(o, "thp"));
+	take_session(t, e->result.session, o);
 }
 
 /* --- what the outside saw --- */
@@ -263,16 +298,16 @@ static json_t *make_observer(const struct observer *ob)
 	return o;
 }
 
-static void take_observer(struct observer *ob, const json_t *o)
+static void take_observer(struct taking *t, struct observer *ob, const json_t *o)
 {
 	const json_t *list = json_object_get(o, "streams");
 
 	*ob = (struct observer){ .fd = -1, .last_end = -1 };
 	for (size_t i = 0; i < json_array_size(list) && i < VMM_VCPUS_MAX; i++)
-		take_fields(&ob->stream[ob->nstreams++], stream_fields, COUNT(stream_fields),
+		take_fields(t, &ob->stream[ob->nstreams++], stream_fields, COUNT(stream_fields),
 			    json_array_get(list, i));
-	ob->handovers = (unsigned)json_integer_value(json_object_get(o, "handovers"));
-	ob->damaged = (uint64_t)json_integer_value(json_object_get(o, "damaged"));
+	ob->handovers = (unsigned)take_number(t, o, "handovers", 0, INT32_MAX);
+	ob->damaged = (uint64_t)take_number(t, o, "damaged", 0, (int64_t)PEER_NUMBER_MAX);
 }
 
 /* --- the whole --- */
@@ -325,58 +360,69 @@ json_t *peer_report_make(const struct run_report *r, enum vmm_end own, const str
 	return o;
 }
 
-static void take_rounds(struct run_report *r, const json_t *o)
+static void take_rounds(struct taking *t, struct run_report *r, const json_t *o)
 {
 	const json_t *rounds = json_object_get(o, "rounds"), *policy = json_object_get(o, "policy");
 
 	for (r->nrounds = 0; r->nrounds < json_array_size(rounds) && r->nrounds < ROUNDS_KEPT; r->nrounds++)
-		take_fields(&r->rounds[r->nrounds], round_fields, COUNT(round_fields),
+		take_fields(t, &r->rounds[r->nrounds], round_fields, COUNT(round_fields),
 			    json_array_get(rounds, r->nrounds));
-	for (r->npolicy = 0; r->npolicy < json_array_size(policy) && r->npolicy < POLICY_KEPT; r->npolicy++) {
-		json_t *text = json_pack("{s:O}", "text", json_array_get(policy, r->npolicy));
-
-		take_text(r->policy[r->npolicy], sizeof(r->policy[0]), text, "text");
-		json_decref(text);
-	}
+	for (r->npolicy = 0; r->npolicy < json_array_size(policy) && r->npolicy < POLICY_KEPT; r->npolicy++)
+		printable(r->policy[r->npolicy], sizeof(r->policy[0]),
+			  json_string_value(json_array_get(policy, r->npolicy)));
 }
 
-static void take_proof(struct run_report *r, const json_t *o)
+static void take_proof(struct taking *t, struct run_report *r, const json_t *o)
 {
 	if (!json_is_object(o) || r->have_proof)
 		return;
 	r->have_proof = true;
-	take_fields(&r->proof, proof_fields, COUNT(proof_fields), o);
+	take_fields(t, &r->proof, proof_fields, COUNT(proof_fields), o);
 	take_text(r->proof.text, sizeof(r->proof.text), o, "text");
-	r->proof_err = (int)json_integer_value(json_object_get(o, "err"));
+	r->proof_err = take_errno(t, o, "err");
 	r->ran_on = json_is_true(json_object_get(o, "ran_on"));
 }
 
-int peer_report_take(struct run_report *r, enum vmm_end other, const json_t *o, char *why, size_t cap)
+static void take_all(struct taking *t, struct run_report *r, enum vmm_end other, const json_t *o)
 {
-	struct end_report e = { 0 };
-	struct options asked = *r->o;
 	struct observer ob;
 
-	if (!json_is_object(o) || take_end(&e, json_object_get(o, "end")) ||
-	    take_asked(&asked, json_object_get(o, "asked"))) {
-		snprintf(why, cap, "its report has values that no end of a migration has");
-		return -EPROTO;
-	}
-	r->end[other] = e;
-	r->asked = asked;
-	r->o = &r->asked;
+	r->asked = *r->o;
+	take_end(t, &r->end[other], json_object_get(o, "end"));
+	take_asked(t, &r->asked, json_object_get(o, "asked"));
 	take_text(r->host[other], sizeof(r->host[other]), o, "host");
-	take_observer(&ob, json_object_get(o, "observer"));
+	take_observer(t, &ob, json_object_get(o, "observer"));
 	if (other == VMM_END_SOURCE) {
-		take_rounds(r, o);
+		take_rounds(t, r, o);
 		observer_join(&ob, &r->observer);
 		r->observer = ob;
 	} else {
 		observer_join(&r->observer, &ob);
 	}
-	take_proof(r, json_object_get(o, "proof"));
+	take_proof(t, r, json_object_get(o, "proof"));
 	if (json_is_object(json_object_get(o, "proof")) || !r->mutator[0])
 		take_text(r->mutator, sizeof(r->mutator), o, "mutator");
 	r->whole = true;
-	return 0;
+}
+
+int peer_report_take(struct run_report *r, enum vmm_end other, const json_t *o, char *why, size_t cap)
+{
+	struct taking t = { .why = why, .cap = cap };
+	struct run_report *n;
+
+	if (!json_is_object(o)) {
+		snprintf(why, cap, "its report is no object");
+		return -EPROTO;
+	}
+	n = malloc(sizeof(*n));
+	if (!n)
+		return -ENOMEM;
+	*n = *r;
+	take_all(&t, n, other, o);
+	if (!t.err) {
+		*r = *n;
+		r->o = &r->asked;
+	}
+	free(n);
+	return t.err;
 }

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 
 #define PIECE 65536u
 #define NO_GNUPLOT 127
+#define CPU_SECONDS 600 /* of gnuplot, for one picture: hundreds of times what the largest takes */
 
 void gnuplot_terminal(FILE *script, enum picture_format f, unsigned width, unsigned height, unsigned id)
 {
@@ -46,6 +48,7 @@ static pid_t start(int script, int out[2])
 
 	if (pid)
 		return pid;
+	setrlimit(RLIMIT_CPU, &(struct rlimit){ CPU_SECONDS, CPU_SECONDS }); /* a script that it never ends ends, too */
 	if (dup2(script, STDIN_FILENO) >= 0 && dup2(out[1], STDOUT_FILENO) >= 0)
 		execlp("gnuplot", "gnuplot", "-", (char *)NULL);
 	_exit(NO_GNUPLOT);

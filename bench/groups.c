@@ -77,17 +77,17 @@ static void append(char *label, size_t cap, const struct timeline *t, unsigned i
 
 static void name_groups(struct groups *g)
 {
+	for (unsigned i = 0; i < NASKED; i++) {
+		bool differs = false;
+
+		for (size_t k = 1; k < g->n && !differs; k++)
+			differs = !same(g->v[0].run[0], g->v[k].run[0], i);
+		for (size_t k = 0; k < g->n && differs; k++)
+			append(g->v[k].label, sizeof(g->v[k].label), g->v[k].run[0], i);
+	}
 	for (size_t k = 0; k < g->n; k++) {
 		struct group *v = &g->v[k];
 
-		for (unsigned i = 0; i < NASKED; i++) {
-			bool differs = false;
-
-			for (size_t o = 0; o < g->n && !differs; o++)
-				differs = !same(v->run[0], g->v[o].run[0], i);
-			if (differs)
-				append(v->label, sizeof(v->label), v->run[0], i);
-		}
 		if (!v->label[0])
 			snprintf(v->label, sizeof(v->label), "%.150s", v->run[0]->name + same_directory(g));
 	}

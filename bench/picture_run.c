@@ -333,6 +333,12 @@ static void blackout_panel(FILE *out, const struct timeline *t)
 	fprintf(out, "plot NaN notitle\n");
 }
 
+/* A logarithmic scale has no 0, where the first bucket begins; it ends at a nanosecond. */
+static double on_scale(double us)
+{
+	return us > 0.0005 ? us : 0.0005;
+}
+
 static void faults_panel(FILE *out, const struct timeline *t)
 {
 	double p50 = tl_number(t, "fault_p50_us"), p99 = tl_number(t, "fault_p99_us");
@@ -346,29 +352,29 @@ static void faults_panel(FILE *out, const struct timeline *t)
 		return;
 	}
 	fprintf(out, "$faults << EOD\n");
-	for (unsigned i = 0; i < t->nbuckets;) { /* four steps of the histogram a bar */
-		double from = t->bucket[i].from_us, below = t->bucket[i].below_us, n = 0;
+	for (unsigned i = 0; i < t->nbuckets;) { /* four steps of the histogram a bar, and one at least */
+		double from = on_scale(t->bucket[i].from_us), below, n = 0;
 
-		for (; i < t->nbuckets && t->bucket[i].from_us < from * 1.16; i++) {
+		do {
 			n += t->bucket[i].count;
 			below = t->bucket[i].below_us;
-		}
-		fprintf(out, "%.4f %.4f %.0f\n", from, below, n);
+		} while (++i < t->nbuckets && t->bucket[i].from_us < from * 1.16);
+		fprintf(out, "%.4f %.4f %.0f\n", from, on_scale(below), n);
 	}
 	fprintf(out,
-		"EOD\nset title '%.0f faults over the link' font ',11'; set logscale x; set xrange [%.3f:%.3f]; "
+		"EOD\nset title '%.0f faults over the link' font ',11'; set logscale x; set xrange [%.4f:%.4f]; "
 		"set yrange [0:*]; set offsets 0, 0, graph 0.16, 0; set xtics "
 		"(1,2,5,10,20,50,100,200,500,1000,2000,5000,10000,20000,50000,100000,1000000); set xlabel 'us, event "
 		"read until page placed' offset 0,0.3; "
 		"set ylabel 'faults'\n",
-		tl_number(t, "faults"), t->bucket[0].from_us * 0.7,
-		t->bucket[t->nbuckets - 1].below_us * 1.4);
+		tl_number(t, "faults"), on_scale(t->bucket[0].from_us) * 0.7,
+		on_scale(t->bucket[t->nbuckets - 1].below_us) * 1.4);
 	fprintf(out,
-		"set arrow from first %.3f, graph 0 to first %.3f, graph 0.9 nohead front linecolor rgb '#374151' dashtype 2\n"
-		"set arrow from first %.3f, graph 0 to first %.3f, graph 0.9 nohead front linecolor rgb '#374151' dashtype 2\n"
-		"set label 'p50 %.1f' at first %.3f, graph 0.94 center front font ',9'\n"
-		"set label 'p99 %.1f' at first %.3f, graph 0.94 center front font ',9'\n",
-		p50, p50, p99, p99, p50, p50, p99, p99);
+		"set arrow from first %.4f, graph 0 to first %.4f, graph 0.9 nohead front linecolor rgb '#374151' dashtype 2\n"
+		"set arrow from first %.4f, graph 0 to first %.4f, graph 0.9 nohead front linecolor rgb '#374151' dashtype 2\n"
+		"set label 'p50 %.1f' at first %.4f, graph 0.94 center front font ',9'\n"
+		"set label 'p99 %.1f' at first %.4f, graph 0.94 center front font ',9'\n",
+		on_scale(p50), on_scale(p50), on_scale(p99), on_scale(p99), p50, on_scale(p50), p99, on_scale(p99));
 	fprintf(out, "plot $faults using (sqrt($1*$2)):3:1:2:(0):3 with boxxyerror fillcolor rgb '#7c2d92' "
 		     "fillstyle solid 0.6 border linecolor rgb '#7c2d92' notitle\nset offsets 0, 0, 0, 0\n");
 }

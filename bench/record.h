@@ -18,6 +18,8 @@
 
 /* When it is full every second sample goes, and the sampler takes half as many from then on. */
 #define RECORD_SAMPLES (UINT64_C(1) << 18)
+/* Two times of one migration lie no further apart: 30 days. */
+#define RECORD_SPAN_NS (INT64_C(30) * 86400 * 1000000000)
 
 struct record_sample {
 	uint64_t time_ns; /* CLOCK_MONOTONIC */

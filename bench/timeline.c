@@ -2,15 +2,24 @@
 /*
  * Reading recordings. jansson parses: it checks what it reads and is in every distribution. Lines of a type
  * that is not known here are left aside, so that the format can grow; everything else must be as documented.
+ *
+ * A file may be anybody's. A line is bounded before it is parsed, a run holds no more than a recording has, and a number
+ * is within its range before anything is made of it: pictures step through times, and a step that is lost in the rounding
+ * of a large number never ends.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "../arbiter/json_bound.h"
+#include "record.h"
 #include "timeline.h"
 
 #define FORMAT 1
+#define RUNS_MAX 4096u
+#define TIME_MAX_US (4e-3 * RECORD_SPAN_NS) /* from the beginning: more than a recording spans */
+#define COUNT_MAX 0x1p64
 
 const char *const tl_item_names[TL_ITEMS] = { "pause", "fetch", "residue", "save",
 					      "send",  "arm",	"load",	   "resume" };
@@ -33,6 +42,33 @@ static int bad(const struct reader *rd, const char *what)
 static double number(const json_t *o, const char *name)
 {
 	return json_number_value(json_object_get(o, name));
+}
+
+/* Of a field that may be missing, and is 0 then. */
+static int range(const struct reader *rd, const json_t *o, const char *name, double min, double max, double *ret)
+{
+	const json_t *v = json_object_get(o, name);
+	char what[160];
+
+	*ret = json_number_value(v);
+	if (!v || (json_is_number(v) && *ret >= min && *ret <= max))
+		return 0;
+	snprintf(what, sizeof(what), "%s is not a number from %.0f to %.0f", name, min, max);
+	return bad(rd, what);
+}
+
+static int time_of(const struct reader *rd, const json_t *o, double *ms)
+{
+	double us;
+	int err = range(rd, o, "t_us", -TIME_MAX_US, TIME_MAX_US, &us);
+
+	*ms = us / 1000;
+	return err;
+}
+
+static int counter(const struct reader *rd, const json_t *o, const char *name, double *ret)
+{
+	return range(rd, o, name, 0, COUNT_MAX, ret);
 }
 
 static int end_of(const json_t *o)
@@ -61,6 +97,8 @@ static int take_run(struct reader *rd, const json_t *o)
 
 	if (number(o, "format") != FORMAT)
 		return bad(rd, "a recording of a format that this program does not know");
+	if (rd->all->n == RUNS_MAX)
+		return bad(rd, "more runs than are drawn together; give fewer");
 	v = reallocarray(rd->all->v, rd->all->n + 1, sizeof(*v));
 	if (!v)
 		return -ENOMEM;
@@ -74,17 +112,15 @@ static int take_run(struct reader *rd, const json_t *o)
 
 static int take_sample(struct reader *rd, const json_t *o, struct tl_end *e)
 {
-	struct tl_sample s = {
-		.ms = number(o, "t_us") / 1000,
-		.stamps = number(o, "stamps"),
-		.bytes = number(o, "bytes"),
-		.remaining = number(o, "remaining"),
-		.faults = number(o, "faults"),
-		.running = json_is_true(json_object_get(o, "running")),
-	};
+	struct tl_sample s = { .running = json_is_true(json_object_get(o, "running")) };
 
 	if (!json_is_number(json_object_get(o, "t_us")))
 		return bad(rd, "a sample without a time");
+	if (time_of(rd, o, &s.ms) || counter(rd, o, "stamps", &s.stamps) || counter(rd, o, "bytes", &s.bytes) ||
+	    counter(rd, o, "remaining", &s.remaining) || counter(rd, o, "faults", &s.faults))
+		return -EINVAL;
+	if (e->n == RECORD_SAMPLES)
+		return bad(rd, "more samples than a recording has");
 	if (e->n && s.ms < e->sample[e->n - 1].ms)
 		return bad(rd, "a sample that is older than the one before it");
 	if (e->n == e->cap) {
@@ -103,14 +139,17 @@ static int take_sample(struct reader *rd, const json_t *o, struct tl_end *e)
 static int take_event(struct reader *rd, const json_t *o, struct tl_end *e)
 {
 	const char *what = json_string_value(json_object_get(o, "event"));
+	struct tl_stage stage;
 	int phase = phase_of(o);
 
 	if (!what || phase < 0)
 		return bad(rd, "an event without a name or a stage");
+	stage.phase = (enum ferry_phase)phase;
+	if (time_of(rd, o, &stage.ms))
+		return -EINVAL;
 	if (strcmp(what, "phase") || e->nstages == sizeof(e->stage) / sizeof(*e->stage))
 		return 0;
-	e->stage[e->nstages++] =
-		(struct tl_stage){ .ms = number(o, "t_us") / 1000, .phase = (enum ferry_phase)phase };
+	e->stage[e->nstages++] = stage;
 	return 0;
 }
 
@@ -118,6 +157,7 @@ static int take_faults(struct reader *rd, const json_t *o)
 {
 	const json_t *list = json_object_get(o, "buckets_ns"), *b;
 	struct timeline *t = rd->t;
+	double before = 0;
 	size_t i;
 
 	t->nbuckets = 0;
@@ -127,10 +167,41 @@ static int take_faults(struct reader *rd, const json_t *o)
 				       .below_us = json_number_value(json_array_get(b, 1)) / 1000,
 				       .count = json_number_value(json_array_get(b, 2)) };
 
-		if (v.from_us >= v.below_us || v.count < 1 || t->nbuckets == FERRY_FAULT_BUCKETS)
+		if (v.from_us < before || v.from_us >= v.below_us || v.below_us > TIME_MAX_US || v.count < 1 ||
+		    v.count > COUNT_MAX || t->nbuckets == FERRY_FAULT_BUCKETS)
 			return bad(rd, "a histogram of faults that cannot be");
+		before = v.below_us;
 		t->bucket[t->nbuckets++] = v;
 	}
+	return 0;
+}
+
+/* Every number in it, however deep: a line nests only so far. */
+static bool numbers_can_be(json_t *v)
+{
+	const char *name;
+	json_t *child;
+	size_t i;
+
+	json_array_foreach(v, i, child)
+		if (!numbers_can_be(child))
+			return false;
+	json_object_foreach(v, name, child)
+		if (!numbers_can_be(child))
+			return false;
+	return !json_is_number(v) || (json_number_value(v) >= -COUNT_MAX && json_number_value(v) <= COUNT_MAX);
+}
+
+static int take_result(struct reader *rd, const json_t *o)
+{
+	json_t *result = json_object_get(o, "result");
+
+	if (!json_is_object(result))
+		return bad(rd, "a result that is no object");
+	if (!numbers_can_be(result))
+		return bad(rd, "a result with a number that cannot be");
+	json_decref(rd->t->result);
+	rd->t->result = json_incref(result);
 	return 0;
 }
 
@@ -147,11 +218,8 @@ static int take_line(struct reader *rd, const json_t *o)
 		return bad(rd, "this is no recording: it does not begin with a line of type run");
 	if (!strcmp(type, "faults"))
 		return take_faults(rd, o);
-	if (!strcmp(type, "result")) {
-		json_decref(rd->t->result);
-		rd->t->result = json_incref(json_object_get(o, "result"));
-		return json_is_object(rd->t->result) ? 0 : bad(rd, "a result that is no object");
-	}
+	if (!strcmp(type, "result"))
+		return take_result(rd, o);
 	if (strcmp(type, "sample") && strcmp(type, "event") && strcmp(type, "sampler"))
 		return 0;
 	if (end_of(o) < 0)
@@ -161,10 +229,10 @@ static int take_line(struct reader *rd, const json_t *o)
 		return take_sample(rd, o, e);
 	if (!strcmp(type, "event"))
 		return take_event(rd, o, e);
-	e->samples_taken = number(o, "samples");
-	e->period_us = number(o, "period_us");
-	e->cpu_us = number(o, "cpu_us");
-	return 0;
+	return counter(rd, o, "samples", &e->samples_taken) || counter(rd, o, "period_us", &e->period_us) ||
+			       counter(rd, o, "cpu_us", &e->cpu_us) ?
+		       -EINVAL :
+		       0;
 }
 
 /*
@@ -194,19 +262,44 @@ static int find_progress(struct tl_end *e)
 	return 0;
 }
 
+/* 1: a line of at most max bytes, with its end if it has one; 0: there is none any more. */
+static int next_line(FILE *in, char **line, size_t *cap, size_t max, size_t *len)
+{
+	int c = 0;
+
+	for (*len = 0; c != '\n' && (c = getc_unlocked(in)) != EOF;) {
+		if (*len == *cap) {
+			size_t more = *cap ? *cap * 2 : 4096;
+			char *p = *len >= max ? NULL : realloc(*line, more);
+
+			if (!p)
+				return *len >= max ? -E2BIG : -ENOMEM;
+			*line = p;
+			*cap = more;
+		}
+		(*line)[(*len)++] = (char)c;
+	}
+	return *len > 0;
+}
+
 static int read_lines(struct reader *rd, FILE *in)
 {
+	/* The longest is a result with all the rounds that are kept. */
+	static const struct json_bound a_line = { .bytes = 1u << 20, .memory = 16u << 20 };
+	size_t cap = 0, len;
 	char *line = NULL;
-	size_t cap = 0;
-	ssize_t len;
-	int err = 0;
+	int err = 0, got;
 
-	while (!err && (len = getline(&line, &cap, in)) > 0) {
-		json_error_t why;
-		json_t *o = json_loadb(line, (size_t)len, JSON_REJECT_DUPLICATES, &why);
+	while (!err && (got = next_line(in, &line, &cap, a_line.bytes, &len))) {
+		char why[200] = "this is no object";
+		json_t *o = NULL;
 
 		rd->line++;
-		err = json_is_object(o) ? take_line(rd, o) : bad(rd, o ? "this is no object" : why.text);
+		if (got == -E2BIG)
+			snprintf(why, sizeof(why), "a line of more than the %zu bytes that are read", a_line.bytes);
+		else if (got > 0)
+			o = json_load_bounded(line, len, &a_line, why, sizeof(why));
+		err = got == -ENOMEM ? got : json_is_object(o) ? take_line(rd, o) : bad(rd, why);
 		json_decref(o);
 	}
 	if (!err && ferror(in))

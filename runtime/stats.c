@@ -31,21 +31,24 @@ void hist_add(struct hist *h, uint64_t v)
 {
 	uint64_t max = atomic_load_explicit(&h->max, memory_order_relaxed);
 
-	atomic_fetch_add_explicit(&h->bucket[hist_index(v)], 1, memory_order_relaxed);
+	while (v > max && !atomic_compare_exchange_weak(&h->max, &max, v)) /* first: no quantile is larger */
+		;
+	atomic_fetch_add_explicit(&h->bucket[hist_index(v)], 1, memory_order_release);
 	count(&h->count, 1);
 	count(&h->sum, v);
-	while (v > max && !atomic_compare_exchange_weak(&h->max, &max, v))
-		;
 }
 
 uint64_t hist_quantile(const struct hist *h, unsigned permille)
 {
-	uint64_t n = atomic_load(&h->count), want = (n * permille + 999) / 1000, seen = 0;
+	uint64_t n = atomic_load(&h->count), want = (n * permille + 999) / 1000, seen = 0, max, v;
 
 	for (unsigned i = 0; i < HIST_BUCKETS && n; i++) {
-		seen += atomic_load_explicit(&h->bucket[i], memory_order_relaxed);
-		if (seen >= want)
-			return hist_value(i);
+		seen += atomic_load_explicit(&h->bucket[i], memory_order_acquire);
+		if (seen < want)
+			continue;
+		max = atomic_load(&h->max); /* the middle of its bucket may lie beyond it */
+		v = hist_value(i);
+		return v < max ? v : max;
 	}
 	return atomic_load(&h->max);
 }

@@ -2,9 +2,13 @@
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "../../arbiter/json_bound.h"
 #include "trace.h"
+
+#define NUMBER_MAX (INT64_C(1) << 50) /* bytes of a round, microseconds: sums of all rounds fit 64 bits */
 
 static const char *const verdicts[] = { "another round", "stop-and-copy", "post-copy", "gave up" };
 _Static_assert(sizeof(verdicts) / sizeof(*verdicts) == POLICY_GIVE_UP + 1, "a name a verdict");
@@ -21,7 +25,7 @@ static int number(const json_t *o, const char *name, uint64_t none, uint64_t *re
 	*ret = none;
 	if (!v)
 		return 0;
-	if (!json_is_integer(v) || json_integer_value(v) < 0)
+	if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > NUMBER_MAX)
 		return -EINVAL;
 	*ret = (uint64_t)json_integer_value(v);
 	return 0;
@@ -127,17 +131,35 @@ static int read_object(struct trace *t, const json_t *o)
 	return read_rounds(t, json_object_get(o, "round_list")) || read_expected(t, o) ? -EINVAL : 0;
 }
 
+/* The whole file, which is no larger than a trace. */
+static json_t *load(const char *file, char *why, size_t cap)
+{
+	static const struct json_bound bound = { .bytes = 1u << 20, .memory = 16u << 20 };
+	FILE *in = fopen(file, "re");
+	char *text = in ? malloc(bound.bytes + 1) : NULL, what[200] = "";
+	size_t len = text ? fread(text, 1, bound.bytes + 1, in) : 0;
+	json_t *o = NULL;
+
+	if (!in || !text || ferror(in))
+		snprintf(what, sizeof(what), "%s", strerror(in && !text ? ENOMEM : errno));
+	else
+		o = json_load_bounded(text, len, &bound, what, sizeof(what));
+	if (!o)
+		snprintf(why, cap, "%s: %s", file, what);
+	if (in)
+		fclose(in);
+	free(text);
+	return o;
+}
+
 int trace_read(struct trace *t, const char *file, char *why, size_t cap)
 {
-	json_error_t at;
-	json_t *o = json_load_file(file, JSON_REJECT_DUPLICATES, &at);
+	json_t *o = load(file, why, cap);
 	int err;
 
 	memset(t, 0, sizeof(*t));
-	if (!o) {
-		snprintf(why, cap, "%s:%d: %s", file, at.line, at.text);
+	if (!o)
 		return -EINVAL;
-	}
 	err = json_is_object(o) ? read_object(t, o) : -EINVAL;
 	if (err)
 		snprintf(

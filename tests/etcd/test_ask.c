@@ -224,8 +224,24 @@ RUBBISH(success_twice, OK "{\"succeeded\":true,\"succeeded\":false,\"responses\"
 RUBBISH(success_as_a_word, OK "{\"succeeded\":\"true\",\"responses\":[{\"response_put\":{}}]}", "without its result")
 RUBBISH(another_key, OK "{\"responses\":[{\"response_range\":{\"kvs\":[{\"key\":\"Zm9v\",\"value\":\"c291cmNl\"}]}}]}",
 	"without its result")
+RUBBISH(nested_without_end, OK "{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", "nested 41 deep")
+RUBBISH(a_command_for_the_terminal, "HTTP/1.0 404 Not Found\r\n\r\n{\"error\":\"\\u001b[31mred\"}", "404: ?[31mred")
 RUBBISH(not_found, "HTTP/1.0 404 Not Found\r\n\r\n404 page not found", "answered HTTP status 404")
 RUBBISH(elsewhere, "HTTP/1.0 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n", "answered HTTP status 302")
+
+/* It would fit the bytes that are read, and take a megabyte and more of memory. */
+Test(rubbish, of_many_small_values)
+{
+	char url[64], *answer = malloc(61000);
+	size_t n = (size_t)sprintf(answer, OK "[{}");
+
+	while (n < 60000)
+		n += (size_t)sprintf(answer + n, ",{}");
+	sprintf(answer + n, "]");
+	etcd_pretend(url, answer);
+	fails(url, LONG, -EPROTO, "of memory, and 1048576 are given");
+	free(answer);
+}
 
 Test(rubbish, without_end)
 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * seeds DIR: writes what the fuzzers begin with to DIR/decode, DIR/tcp, DIR/source and DIR/target.
+ * seeds DIR: writes what the fuzzers begin with to DIR/decode, DIR/tcp and so on, a folder each.
  * tests/fuzz/run --seeds keeps of it, in tests/fuzz/corpus, what adds coverage.
  *
  * The messages are those of real sessions, heard while decent peers play against them; the plays are decent
@@ -13,18 +13,19 @@
 
 #include "../../transport/tcp_wire.h"
 #include "hostile.h"
+#include "seeds.h"
 
 #define STEPS 4u
 
 static const char *top;
 static unsigned nseeds;
 
-static void keep(const char *target, const void *a, size_t alen, const void *b, size_t blen)
+void seed(const char *fuzzer, const void *a, size_t alen, const void *b, size_t blen)
 {
 	char path[600];
 	FILE *f;
 
-	snprintf(path, sizeof(path), "%s/%s/seed-%05u", top, target, nseeds++);
+	snprintf(path, sizeof(path), "%s/%s/seed-%05u", top, fuzzer, nseeds++);
 	f = fopen(path, "w");
 	if (!f || fwrite(a, 1, alen, f) != alen || (blen && fwrite(b, 1, blen, f) != blen) || fclose(f)) {
 		fprintf(stderr, "%s: %s\n", path, strerror(errno));
@@ -44,7 +45,7 @@ static void tap(const void *msg, size_t len, bool from_source, enum ferry_phase 
 	for (unsigned s = FERRY_IDLE; s <= FERRY_FAILED; s++)
 		if (stage == FERRY_IDLE || s == stage) {
 			head[2] = (uint8_t)s;
-			keep("decode", head, sizeof(head), msg, len < 2000 ? len : 2000);
+			seed("decode", head, sizeof(head), msg, len < 2000 ? len : 2000);
 		}
 }
 
@@ -60,13 +61,13 @@ static void decode(void)
 	struct ferry_stream st;
 
 	for (size_t i = 0; i < sizeof(uris) / sizeof(uris[0]); i++)
-		keep("decode", "\003", 1, uris[i], strlen(uris[i]));
+		seed("decode", "\003", 1, uris[i], strlen(uris[i]));
 	stream_init(&st);
 	for (uint32_t i = 0; i < 3; i++) {
 		if (ferry_stream_put(&st, i, i + 1, uris[i], strlen(uris[i])))
 			exit(1);
-		keep("decode", "\001", 1, st.buf, st.len);
-		keep("decode", "\001", 1, st.buf, st.len - 1);
+		seed("decode", "\001", 1, st.buf, st.len);
+		seed("decode", "\001", 1, st.buf, st.len - 1);
 	}
 	stream_destroy(&st);
 }
@@ -94,11 +95,11 @@ static void tcp_frames(void)
 
 	memcpy(big + len, put, sizeof(put[0]));
 	len += sizeof(put[0]) + 2 * FUZZ_PAGE;
-	keep("tcp", big, len, gets + 2, 2 * sizeof(gets[0]));
+	seed("tcp", big, len, gets + 2, 2 * sizeof(gets[0]));
 	for (unsigned i = 0; i < 4; i++) {
-		keep("tcp", "\001", 1, gets + i, sizeof(gets[0]));
+		seed("tcp", "\001", 1, gets + i, sizeof(gets[0]));
 		for (cut = 0; cut < 240; cut += 60)
-			keep("tcp", (uint8_t[]){ 2, cut }, 2, gets + i, sizeof(gets[0]) * (4 - i));
+			seed("tcp", (uint8_t[]){ 2, cut }, 2, gets + i, sizeof(gets[0]) * (4 - i));
 	}
 	/* As user() asks: seven pages in three runs, twice. */
 	memset(big, 0, sizeof(big));
@@ -110,7 +111,7 @@ static void tcp_frames(void)
 		len = 1;
 		memcpy(big + len, &reply, sizeof(reply));
 		len += sizeof(reply) + reply.bytes;
-		keep("tcp", big, len, &ack, sizeof(ack));
+		seed("tcp", big, len, &ack, sizeof(ack));
 	}
 	/* A get of three runs: one behind the frame. */
 	gets[0] = frame(TCP_GET, 3, 2, 1);
@@ -118,7 +119,7 @@ static void tcp_frames(void)
 	gets[0].bytes = 3 * FUZZ_PAGE;
 	memcpy(big, &gets[0], sizeof(gets[0]));
 	memcpy(big + sizeof(gets[0]), &(struct tcp_run){ 10, 1, 69 }, sizeof(struct tcp_run));
-	keep("tcp", "\002\377", 2, big, sizeof(gets[0]) + sizeof(struct tcp_run));
+	seed("tcp", "\002\377", 2, big, sizeof(gets[0]) + sizeof(struct tcp_run));
 }
 
 static void tcp_rest(void)
@@ -132,24 +133,24 @@ static void tcp_rest(void)
 	uint8_t body[20] = { 7 }, buf[1 + sizeof(m)] = { 0 };
 
 	memcpy(buf + 1, &m, sizeof(m));
-	keep("tcp", buf, sizeof(buf), body, sizeof(body));
-	keep("tcp", buf, sizeof(buf), body, sizeof(body) - 1);
+	seed("tcp", buf, sizeof(buf), body, sizeof(body));
+	seed("tcp", buf, sizeof(buf), body, sizeof(body) - 1);
 	for (uint32_t code = 0; code < 5; code++) {
 		a[2].code = code;
-		keep("tcp", "\005", 1, a, sizeof(a));
+		seed("tcp", "\005", 1, a, sizeof(a));
 	}
-	keep("tcp", "\005", 1, a, 40);
+	seed("tcp", "\005", 1, a, 40);
 	for (unsigned i = 1; i < 4; i++) {
 		p[i] = p[0];
 		p[i].role = i % 3;
 	}
-	keep("tcp", "\004\000", 2, p, 3 * sizeof(p[0]));
-	keep("tcp", "\004\020", 2, p, sizeof(p));
+	seed("tcp", "\004\000", 2, p, 3 * sizeof(p[0]));
+	seed("tcp", "\004\020", 2, p, sizeof(p));
 	for (unsigned i = 0; i < 5; i++) {
 		struct tcp_preamble q = p[0];
 
 		*(uint32_t *[]){ &q.magic, &q.version, &q.role, &q.index, &q.channels }[i] = 77;
-		keep("tcp", "\004\100", 2, &q, sizeof(q));
+		seed("tcp", "\004\100", 2, &q, sizeof(q));
 	}
 }
 
@@ -162,7 +163,7 @@ static void play(const char *target, const struct play *p, const struct play_ste
 	memcpy(buf, p, sizeof(*p));
 	if (n)
 		memcpy(buf + sizeof(*p), s, n * sizeof(*s));
-	keep(target, buf, sizeof(*p) + n * sizeof(*s), NULL, 0);
+	seed(target, buf, sizeof(*p) + n * sizeof(*s), NULL, 0);
 	hostile_tap = n ? NULL : tap;
 	if (target[0] == 's')
 		play_hostile_target(buf, sizeof(*p) + n * sizeof(*s), NULL);
@@ -206,7 +207,8 @@ static void plays(const char *target, unsigned turns)
 
 int main(int argc, char **argv)
 {
-	static const char *const targets[] = { "decode", "tcp", "source", "target" };
+	static const char *const targets[] = { "decode",   "tcp",	"rdma", "source",
+					       "target",   "exchange",	"recording", "etcd" };
 	char path[600];
 
 	if (argc != 2) {
@@ -222,6 +224,8 @@ int main(int argc, char **argv)
 	decode();
 	tcp_frames();
 	tcp_rest();
+	seeds_rdma();
+	seeds_json();
 	plays("source", 12);
 	plays("target", 7);
 	printf("%u seeds\n", nseeds);

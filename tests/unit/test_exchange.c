@@ -3,8 +3,13 @@
  */
 #include <criterion/criterion.h>
 #include <criterion/redirect.h>
+#include <errno.h>
+#include <malloc.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "exchange.h"
 
@@ -89,11 +94,11 @@ Test(exchange, what_the_other_end_says_does_not_command_the_terminal)
 
 	source(&s, &so);
 	target(&t, &to);
-	strcpy(s.policy[0], "\x1b[31mred");
+	strcpy(s.policy[0], "\x1b[31mred\xc2\x9b");
 	strcpy(s.host[VMM_END_SOURCE], "\x7f\r");
 	o = peer_report_make(&s, VMM_END_SOURCE, NULL);
 	cr_assert_eq(peer_report_take(&t, VMM_END_SOURCE, o, why, sizeof(why)), 0);
-	cr_assert_str_eq(t.policy[0], "?[31mred");
+	cr_assert_str_eq(t.policy[0], "?[31mred??");
 	cr_assert_str_eq(t.host[VMM_END_SOURCE], "??");
 	json_decref(o);
 }
@@ -111,8 +116,44 @@ static void refused(const char *json)
 	cr_redirect_stderr();
 	cr_assert_lt(peer_report_take(&s, VMM_END_TARGET, o, why, sizeof(why)), 0, "%s", json);
 	cr_assert(why[0]);
+	cr_assert(!strchr(why, 0x1b));
 	cr_assert_eq(memcmp(&s, &before, sizeof(s)), 0);
 	json_decref(o);
+}
+
+/* A number of each place that is none of a migration. */
+Test(exchange, numbers_that_no_migration_has)
+{
+	static const char *const lies[] = {
+		"{\"end\":{\"stats\":{\"blackout.total_us\":-1}}}",
+		"{\"end\":{\"stats\":{\"elapsed_us\":9223372036854775807}}}",
+		"{\"end\":{\"stats\":{\"round\":4294967296}}}",
+		"{\"end\":{\"stats\":{\"faults\":1e3}}}",
+		"{\"end\":{\"cpu\":{\"resident\":\"much\"}}}",
+		"{\"observer\":{\"streams\":[{\"seen\":-3}]}}",
+		"{\"observer\":{\"handovers\":4294967297}}",
+		"{\"observer\":{\"damaged\":-1}}",
+		"{\"proof\":{\"pages_bad\":-1}}",
+		"{\"proof\":{\"err\":1000000}}",
+		"{\"end\":{\"have_result\":true,\"outcome\":0,\"owner\":1,\"phase\":1,\"errno\":99999,"
+		"\"session\":\"0123456789abcdef0123456789abcdef\"}}",
+		"{\"end\":{\"have_result\":true,\"outcome\":0,\"owner\":1,\"phase\":1,\"thp\":{\"thp_after\":-1},"
+		"\"session\":\"0123456789abcdef0123456789abcdef\"}}",
+	};
+
+	for (size_t i = 0; i < sizeof(lies) / sizeof(*lies); i++)
+		refused(lies[i]);
+}
+
+/* What is no option's value is quoted on this end's terminal. */
+Test(exchange, what_the_other_end_was_asked_for_does_not_command_the_terminal)
+{
+	char said[4096] = "";
+
+	refused("{\"asked\":{\"mode\":\"\\u001b[31mred\"}}");
+	fflush(stderr);
+	cr_assert_geq(fread(said, 1, sizeof(said) - 1, cr_get_redirected_stderr()), 0);
+	cr_assert(!strchr(said, 0x1b), "%s", said);
 }
 
 Test(exchange, an_outcome_that_is_none)
@@ -210,6 +251,17 @@ Test(exchange, a_recording_that_lies)
 		"{\"samples\":[[5,0,0,0,0,0,0,0,4000,1]]}",
 		"{\"events\":[[1,77,1,\"\"]]}",
 		"{\"events\":[[1,0,-1,\"\"]]}",
+		"{\"events\":[[1,0,1,\"\",1,-1,0,0,0]]}",
+		"{\"samples\":[[5,-1,0,0,0,0,0,0,1,1]]}",
+		"{\"samples\":[[5,0,0,0,0,0,0,4294967296,1,1]]}",
+		"{\"samples\":[[-5,0,0,0,0,0,0,0,1,1]]}",
+		"{\"samples\":[[5,0,0,0,0,0,0,0,1,1],[1000000000000000000,0,0,0,0,0,0,0,1,1]]}",
+		"{\"samples\":[[5,0,0,0,0,0,0,0,1,1]],\"events\":[[1000000000000000000,0,1,\"\"]]}",
+		"{\"buckets\":[[5,5,1]]}",
+		"{\"buckets\":[[5,6,1],[3,4,1]]}",
+		"{\"buckets\":[[5,6]]}",
+		"{\"period_ns\":-1}",
+		"{\"taken\":9223372036854775807}",
 	};
 
 	for (size_t i = 0; i < sizeof(lies) / sizeof(*lies); i++) {
@@ -221,4 +273,230 @@ Test(exchange, a_recording_that_lies)
 		json_decref(o);
 		record_free(rec);
 	}
+}
+
+/* A day beside a year: what is here says of which migration the other's are. */
+Test(exchange, a_recording_of_another_time)
+{
+	struct record *rec = record_new(1000);
+	struct ferry_event ev = { .type = FERRY_EVENT_PHASE, .phase = FERRY_PRECOPY };
+	json_t *o = json_loads("{\"samples\":[[900000000000000000,0,0,0,0,0,0,0,1,1]]}", 0, NULL);
+
+	cr_assert(rec && o);
+	record_event(rec, VMM_END_SOURCE, &ev, NULL, 5000000);
+	cr_assert_lt(peer_record_take(rec, VMM_END_TARGET, o, 0), 0);
+	json_decref(o);
+	record_free(rec);
+}
+
+/* --- the conversation: what a peer says that has got so far, however much it is --- */
+
+static size_t jansson_now, jansson_most;
+
+static void *counted(size_t n)
+{
+	void *p = malloc(n);
+
+	jansson_now += malloc_usable_size(p);
+	jansson_most = jansson_now > jansson_most ? jansson_now : jansson_most;
+	return p;
+}
+
+static void given_back(void *p)
+{
+	jansson_now -= p ? malloc_usable_size(p) : 0;
+	free(p);
+}
+
+struct liar {
+	int fd;
+	const char *begins, *again; /* then this, to so many bytes in all, and the end of a line */
+	size_t all;
+};
+
+static bool tell(int fd, const char *text, size_t len)
+{
+	while (len) {
+		ssize_t n = send(fd, text, len, MSG_NOSIGNAL);
+
+		if (n < 0 && errno != EINTR)
+			return false;
+		text += n > 0 ? n : 0;
+		len -= n > 0 ? (size_t)n : 0;
+	}
+	return true;
+}
+
+static void *lie(void *arg)
+{
+	const struct liar *l = arg;
+	size_t one = strlen(l->again), n = 65536 / (one ? one : 1) * one;
+	char *much = malloc(n + 1);
+	bool heard = tell(l->fd, l->begins, strlen(l->begins));
+
+	for (size_t i = 0; one && i < n; i += one)
+		memcpy(much + i, l->again, one);
+	for (size_t said = 0; heard && n && said < l->all; said += n)
+		heard = tell(l->fd, much, n);
+	if (heard)
+		tell(l->fd, "\n", 1);
+	shutdown(l->fd, SHUT_WR);
+	free(much);
+	return NULL;
+}
+
+#define HI "{\"hello\":\"rdma-migrate\",\"format\":1,\"session\":\"\",\"recording\":true}\n"
+#define ASK "{\"ping\":1}\n"
+#define ASK_4 ASK ASK ASK ASK
+#define ASK_16 ASK_4 ASK_4 ASK_4 ASK_4
+
+/* It hears why, takes nothing, and jansson at most so many bytes. */
+static void ends(enum vmm_end own, const char *begins, const char *again, size_t all, bool recorded, const char *why, size_t most)
+{
+	static struct run_report r;
+	struct record *rec = recorded ? record_new(1000) : NULL;
+	struct liar l = { .begins = begins, .again = again, .all = all };
+	char said[2000] = "";
+	struct meeting m;
+	struct options o;
+	pthread_t thread;
+	int pair[2];
+
+	if (own == VMM_END_SOURCE)
+		source(&r, &o);
+	else
+		target(&r, &o);
+	cr_assert(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+	meet_init(&m, own);
+	m.fd = pair[0];
+	m.agreed = m.wanted = true;
+	l.fd = pair[1];
+	cr_redirect_stderr();
+	json_set_alloc_funcs(counted, given_back);
+	cr_assert(!pthread_create(&thread, NULL, lie, &l));
+	cr_assert(!peer_exchange(&m, &r, rec));
+	meet_end(&m); /* who speaks on hears that nobody listens */
+	pthread_join(thread, NULL);
+	close(pair[1]);
+	record_free(rec);
+	fflush(stderr);
+	cr_assert_gt(fread(said, 1, sizeof(said) - 1, cr_get_redirected_stderr()), 0);
+	cr_assert(strstr(said, why), "\"%s\" is not in: %s", why, said);
+	cr_assert_leq(jansson_most, most);
+	cr_assert(!r.whole);
+}
+
+Test(talk, megabytes_instead_of_a_hello)
+{
+	ends(VMM_END_TARGET, "[[]", ",[]", 60u << 20, true, "more in one line than the 1024 bytes", 1u << 20);
+}
+
+Test(talk, megabytes_to_the_source)
+{
+	ends(VMM_END_SOURCE, "[[]", ",[]", 60u << 20, true, "more in one line than the 1024 bytes", 1u << 20);
+}
+
+Test(talk, megabytes_instead_of_a_question)
+{
+	ends(VMM_END_TARGET, HI "[[]", ",[]", 60u << 20, true, "more in one line than the 1024 bytes", 1u << 20);
+}
+
+Test(talk, a_recording_that_nobody_asked_for)
+{
+	ends(VMM_END_TARGET, HI ASK_16 "[[]", ",[]", 60u << 20, false, "more in one line than the 1048576 bytes", 1u << 20);
+}
+
+Test(talk, a_recording_of_many_small_values)
+{
+	ends(VMM_END_TARGET, HI ASK_16 "[[]", ",[]", 60u << 20, true, "of memory, and 536870912 are given", 1u << 20);
+}
+
+Test(talk, a_line_without_end)
+{
+	ends(VMM_END_TARGET, HI ASK_16 "[[]", ",          ", 70u << 20, true, "more in one line than the 67108864 bytes", 1u << 20);
+}
+
+Test(talk, a_report_before_the_questions)
+{
+	ends(VMM_END_TARGET, HI ASK_4 "{\"report\":{}}", "", 0, false, "asked for the clock 4 times instead of 16", 1u << 20);
+}
+
+Test(talk, clocks_that_differ_by_ages)
+{
+	ends(VMM_END_TARGET, HI ASK_16 "{\"report\":{},\"clock_offset_ns\":-9223372036854775807,\"clock_error_ns\":1}", "", 0, false,
+	     "its clock_offset_ns is no time", 1u << 20);
+}
+
+Test(talk, a_clock_that_is_wrong_by_less_than_nothing)
+{
+	ends(VMM_END_TARGET, HI ASK_16 "{\"report\":{},\"clock_offset_ns\":1,\"clock_error_ns\":-1}", "", 0, false,
+	     "its clock_error_ns is no time", 1u << 20);
+}
+
+Test(talk, a_clock_before_all_times)
+{
+	ends(VMM_END_SOURCE, HI "{\"clock_ns\":-9223372036854775807}", "", 0, false, "its clock_ns is no time", 1u << 20);
+}
+
+Test(talk, no_clock_at_all)
+{
+	ends(VMM_END_SOURCE, HI "{}", "", 0, false, "its clock_ns is no time", 1u << 20);
+}
+
+Test(talk, a_number_that_no_migration_has_is_named)
+{
+	ends(VMM_END_TARGET, HI ASK_16 "{\"report\":{\"end\":{\"stats\":{\"faults\":-1}}},\"clock_offset_ns\":1,\"clock_error_ns\":1}",
+	     "", 0, false, "its report has a number faults that no end of a migration has", 1u << 20);
+}
+
+struct other_end {
+	struct meeting *m;
+	struct run_report *r;
+	struct record *rec;
+};
+
+static void *other_end(void *arg)
+{
+	struct other_end *o = arg;
+
+	peer_exchange(o->m, o->r, o->rec);
+	return NULL;
+}
+
+/* The largest recording that an honest end sends. */
+Test(talk, a_full_recording_fits)
+{
+	struct record *a = record_new(1000), *b = record_new(1000);
+	struct ferry_event ev = { .type = FERRY_EVENT_PHASE, .phase = FERRY_PRECOPY };
+	static struct run_report s, t;
+	struct options so, to;
+	struct meeting m[2];
+	pthread_t thread;
+	int pair[2];
+
+	cr_assert(a && b);
+	source(&s, &so);
+	target(&t, &to);
+	for (uint64_t i = 0; i < RECORD_SAMPLES; i++)
+		a->area[0]->sample[i] = (struct record_sample){ .time_ns = (UINT64_C(1) << 50) + i, .stamps = UINT64_C(1) << 40,
+								.bytes = UINT64_C(1) << 45, .remaining = UINT32_MAX,
+								.dirty_rate = 1000000, .phase = 3, .running = 1 };
+	atomic_store(&a->area[0]->n, RECORD_SAMPLES);
+	record_event(a, VMM_END_SOURCE, &ev, "pre-copy", UINT64_C(1) << 50);
+	cr_assert(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+	for (int end = 0; end < 2; end++) {
+		meet_init(&m[end], (enum vmm_end)end);
+		m[end].fd = pair[end];
+		m[end].agreed = m[end].wanted = true;
+	}
+	cr_assert(!pthread_create(&thread, NULL, other_end, &(struct other_end){ &m[VMM_END_TARGET], &t, b }));
+	cr_assert(peer_exchange(&m[VMM_END_SOURCE], &s, a));
+	pthread_join(thread, NULL);
+	cr_assert(t.whole && s.whole);
+	cr_assert_eq(atomic_load(&b->area[0]->n), RECORD_SAMPLES);
+	cr_assert_eq(b->area[0]->sample[RECORD_SAMPLES - 1].remaining, UINT32_MAX);
+	meet_end(&m[0]);
+	meet_end(&m[1]);
+	record_free(a);
+	record_free(b);
 }

@@ -102,7 +102,9 @@ Test(replay, what_is_no_trace_is_refused_with_a_sentence)
 		"{\"round_list\":[{\"bytes\":-1}]}",
 		"{\"mode\":\"fast\",\"round_list\":[{}]}",
 		"{\"verdict\":\"post-copy\",\"after_rounds\":2,\"round_list\":[{}]}",
-		"{\"verdict\":\"perhaps\",\"after_rounds\":1,\"round_list\":[{}]}"
+		"{\"verdict\":\"perhaps\",\"after_rounds\":1,\"round_list\":[{}]}",
+		"{\"round_list\":[{\"duration_us\":4611686018427387904}]}",
+		"{\"round_list\":[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]}",
 	};
 	struct trace *t = malloc(sizeof(*t));
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* What the histogram of faults tells: each value in a bucket whose ends hold it, and none lost. */
+/* What the histogram of faults tells: each value in a bucket whose ends hold it, none lost, no quantile beyond the largest. */
 #include <criterion/criterion.h>
 #include <stdlib.h>
 
@@ -62,4 +62,25 @@ Test(stats, counts_all_in_order_and_keeps_to_the_callers_array)
 	}
 	cr_assert_eq(sum, 7);
 	free(s);
+}
+
+/* A bucket's middle may lie beyond all that is in it, and few values have their quantiles there. */
+Test(stats, no_quantile_is_larger_than_the_largest)
+{
+	for (unsigned shift = 0; shift < 42; shift++) {
+		for (unsigned n = 1; n <= 3; n++) {
+			uint64_t v = (UINT64_C(1) << shift), ns[] = { v, v / 3, v + v / 50 };
+			struct ferry_session *s = with_faults(ns, n);
+			uint64_t max = n < 3 ? ns[0] : ns[2];
+			struct ferry_stats st = { .size = sizeof(st) };
+
+			for (unsigned permille = 1; permille <= 1000; permille++)
+				cr_assert_leq(hist_quantile(&s->stats.fault_ns, permille), max, "of %u values up to %lu, %u", n, max,
+					      permille);
+			cr_assert_eq(ferry_get_stats(s, &st), 0);
+			cr_assert_leq(st.fault_p50_ns, st.fault_p99_ns);
+			cr_assert_leq(st.fault_p99_ns, st.fault_max_ns);
+			free(s);
+		}
+	}
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "picture.h"
 #include "timeline.h"
 
 #define RUN "{\"type\":\"run\",\"format\":1}\n"
@@ -198,5 +199,150 @@ Test(timeline, how_long_a_vm_stood_that_went_on_at_the_source)
 			     "source", "3000", "false", "1") SAMPLE("source", "7000", "true", "2") RESULT),
 		0);
 	cr_assert_float_eq(tl_standstill_ms(&t.v[0]), 5, 1e-6);
+	timelines_free(&t);
+}
+
+/* Absurd numbers: a picture steps through times, from one value to the next that a double has. */
+static void sample_is_refused(const char *field, const char *value, const char *why)
+{
+	char text[300];
+
+	snprintf(text, sizeof(text), RUN "{\"type\":\"sample\",\"end\":\"source\",%s\"%s\":%s}\n",
+		 strcmp(field, "t_us") ? "\"t_us\":1," : "", field, value);
+	refused(text, why);
+}
+
+Test(timeline, a_time_beyond_all_recordings)
+{
+	sample_is_refused("t_us", "1e16", "t_us is not a number from");
+}
+
+Test(timeline, a_time_long_before)
+{
+	sample_is_refused("t_us", "-1e300", "t_us is not a number from");
+}
+
+Test(timeline, a_counter_below_0)
+{
+	sample_is_refused("stamps", "-1", "stamps is not a number from 0");
+}
+
+Test(timeline, a_counter_beyond_all_counters)
+{
+	sample_is_refused("bytes", "1e300", "bytes is not a number from 0");
+}
+
+Test(timeline, a_counter_that_is_a_word)
+{
+	sample_is_refused("remaining", "\"many\"", "remaining is not a number from 0");
+}
+
+Test(timeline, a_stage_at_an_absurd_time)
+{
+	refused(RUN "{\"type\":\"event\",\"end\":\"source\",\"t_us\":4e18,\"event\":\"phase\",\"phase\":\"pre-copy\"}\n",
+		"t_us is not a number from");
+}
+
+Test(timeline, buckets_out_of_order)
+{
+	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[5,6,1],[3,4,1]]}\n", "a histogram of faults that cannot be");
+}
+
+Test(timeline, a_bucket_below_0)
+{
+	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[-5,6,1]]}\n", "a histogram of faults that cannot be");
+}
+
+Test(timeline, a_result_with_an_absurd_number)
+{
+	refused(RUN "{\"type\":\"result\",\"result\":{\"blackout\":{\"save_us\":1e200}}}\n",
+		"a result with a number that cannot be");
+}
+
+Test(timeline, a_line_that_nests_without_end)
+{
+	char text[2000] = RUN;
+
+	memset(text + strlen(RUN), '[', 1500);
+	refused(text, ":2: nested 1500 deep");
+}
+
+Test(timeline, a_line_of_megabytes)
+{
+	size_t len = strlen(RUN), all = len + (3u << 20);
+	char *text = malloc(all + 1);
+
+	cr_assert_not_null(text);
+	memcpy(text, RUN, len);
+	memset(text + len, ' ', all - len);
+	text[all] = 0;
+	refused(text, ":2: a line of more than");
+	free(text);
+}
+
+Test(timeline, more_samples_than_a_recording_has)
+{
+	static const char sample[] = "{\"type\":\"sample\",\"end\":\"source\",\"t_us\":1}\n";
+	size_t one = strlen(sample), at = strlen(RUN), n = (1u << 18) + 1;
+	char *text = malloc(at + n * one + 1);
+
+	cr_assert_not_null(text);
+	strcpy(text, RUN);
+	for (size_t i = 0; i < n; i++, at += one)
+		memcpy(text + at, sample, one + 1);
+	refused(text, "more samples than a recording has");
+	free(text);
+}
+
+Test(timeline, more_runs_than_are_drawn)
+{
+	size_t at = 0, n = 4097;
+	char *text = malloc(n * strlen(RUN RESULT) + 1);
+
+	cr_assert_not_null(text);
+	for (size_t i = 0; i < n; i++, at += strlen(RUN RESULT))
+		strcpy(text + at, RUN RESULT);
+	refused(text, "more runs than are drawn together");
+	free(text);
+}
+
+/* The first bucket of the histogram begins at 0: one bar, however far a step from there would not get. */
+Test(timeline, a_picture_of_a_fault_of_no_time_ends)
+{
+	struct timelines t;
+	char *script = NULL;
+	size_t len;
+	FILE *out;
+
+	cr_assert_eq(load(&t, RUN "{\"type\":\"faults\",\"end\":\"target\",\"buckets_ns\":[[0,1,3],[1,2,1],[40,42,2]]}\n" RESULT),
+		     0);
+	out = open_memstream(&script, &len);
+	picture_run(out, &t.v[0]);
+	fclose(out);
+	cr_assert_not_null(strstr(script, "$faults << EOD\n0.0005 0.0010 3\n0.0010 0.0020 1\n0.0400 0.0420 2\nEOD"), "%s",
+			   strstr(script, "$faults"));
+	cr_assert_not_null(strstr(script, "set xrange [0.0003:0.0588]"), "%s", strstr(script, "set logscale"));
+	free(script);
+	timelines_free(&t);
+}
+
+/* Times as far apart as they may be: as many steps as always. */
+Test(timeline, a_picture_of_the_longest_recording_ends)
+{
+	struct timelines t;
+	char *script = NULL;
+	size_t len;
+	FILE *out;
+
+	cr_assert_eq(load(&t, RUN
+			  "{\"type\":\"event\",\"end\":\"source\",\"t_us\":-1.03e13,\"event\":\"phase\",\"phase\":\"pre-copy\"}\n"
+			  "{\"type\":\"event\",\"end\":\"source\",\"t_us\":1.03e13,\"event\":\"phase\",\"phase\":\"done\"}\n"
+			  SAMPLE("source", "-1.03e13", "true", "1") SAMPLE("source", "1.03e13", "true", "18446744073709551615e0") RESULT),
+		     0);
+	out = open_memstream(&script, &len);
+	picture_run(out, &t.v[0]);
+	fclose(out);
+	cr_assert_lt(len, 200000);
+	free(script);
 	timelines_free(&t);
 }
