@@ -19,7 +19,7 @@
 
 #include <ferry/kvm.h>
 
-#include "vmm/vmm.h"
+#include "vmm/vmm_int.h"
 #include "stamp.h"
 #include "stream.h"
 
@@ -200,6 +200,48 @@ Test(threads, tracker_misses_no_write)
 Test(threads, tracker_misses_no_write_memfd_two_threads)
 {
 	dirty_tracking(true, VMM_MEMFD, 2);
+}
+
+/*
+ * Every other page is a run of its own, and the kernel returns at most so many runs a call: what lies behind them is found too,
+ * once each.
+ */
+static void tracks_many_runs(unsigned flags, int fd)
+{
+	enum { PAGES = 5000 };
+	struct ferry_region r = { .id = 7, .len = PAGES << 12, .page_shift = 12, .flags = flags, .fd = fd };
+	uint64_t bits[(PAGES + 63) / 64];
+	struct tracker *t;
+
+	r.hva = mmap(NULL, r.len, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
+	cr_assert_neq(r.hva, MAP_FAILED);
+	madvise(r.hva, r.len, MADV_NOHUGEPAGE);
+	memset(r.hva, 1, r.len);
+	cr_assert_eq(tracker_new(&t, &r, 1), 0);
+	for (unsigned odd = 0; odd < 2; odd++) {
+		for (uint64_t page = odd; page < PAGES; page += 2)
+			((volatile uint8_t *)r.hva)[page << 12] = 2;
+		memset(bits, 0, sizeof(bits));
+		cr_assert_eq(tracker_fetch(t, r.id, bits, PAGES), 0);
+		for (uint64_t page = 0; page < PAGES; page++)
+			cr_assert_eq(has_bit(bits, page), page % 2 == odd, "page %llu", (unsigned long long)page);
+	}
+	tracker_free(t);
+	munmap(r.hva, r.len);
+}
+
+Test(threads, tracker_finds_what_lies_behind_many_runs)
+{
+	tracks_many_runs(0, -1);
+}
+
+Test(threads, tracker_finds_what_lies_behind_many_runs_memfd)
+{
+	int fd = memfd_create("test", MFD_CLOEXEC);
+
+	cr_assert_eq(ftruncate(fd, 5000 << 12), 0);
+	tracks_many_runs(FERRY_REGION_SHARED, fd);
+	close(fd);
 }
 
 /* --- which pages come next --- */
