@@ -663,3 +663,59 @@ Test(pages, a_change_undoes_nothing_that_another_did_meanwhile)
 		page_set_destroy(&s);
 	}
 }
+
+/* ---- nothing behind the bitmap is looked at ---- */
+
+/* A set whose last word lies at the end of a page, before one that cannot be read. */
+static struct page_set set_before_a_wall(uint64_t npages)
+{
+	size_t len = npages / 8, room = (len + 4095) & ~(size_t)4095;
+	uint8_t *mem = mmap(NULL, room + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct page_set s;
+
+	cr_assert_neq(mem, MAP_FAILED);
+	cr_assert_eq(mprotect(mem + room, 4096, PROT_NONE), 0);
+	cr_assert_eq(page_set_init(&s, &npages, 1), 0);
+	munmap((void *)s.r[0].words, room);
+	s.r[0].words = (_Atomic uint64_t *)(mem + room - len);
+	return s;
+}
+
+static void look_everywhere(struct page_set *s, uint64_t npages)
+{
+	struct page_cursor at = { 0 };
+	struct page_run run;
+
+	cr_assert_eq(page_set_trim(s, 0), 0);
+	cr_assert_eq(page_set_count(s), 0);
+	cr_assert(!page_set_next(s, &at, 64, &run));
+	at = (struct page_cursor){ 0 };
+	cr_assert(page_set_next_clear(s, &at, UINT32_MAX, &run));
+	cr_assert_eq(run.npages, npages);
+	page_set_words(s, 0)[npages / 64 - 1] = UINT64_C(1) << 63;
+	cr_assert_eq(page_set_trim(s, 0), 1);
+	cr_assert_eq(page_set_count(s), 1);
+	at = (struct page_cursor){ 0 };
+	cr_assert(page_set_claim(s, &at, UINT32_MAX, &run));
+	cr_assert_eq(run.page, npages - 1);
+	cr_assert_eq(run.npages, 1);
+	cr_assert(!page_set_claim(s, &at, UINT32_MAX, &run));
+	page_set_tidy(s);
+	page_set_clear(s);
+}
+
+/* Of 128 MiB of memory the bitmap is a page: then the word behind it is somebody else's, or nobody's. */
+Test(pages, nothing_behind_the_bitmap_is_looked_at)
+{
+	const uint64_t whole = 128 << 8; /* 128 MiB */
+	const uint64_t sizes[] = { whole, 2 * whole, 3 * whole, 64, 8 * 64, 9 * 64, 15 * 64, 16 * 64, 17 * 64,
+				   64 * 64, 65 * 64, whole - 64, whole + 64, whole + 8 * 64 };
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		struct page_set s = set_before_a_wall(sizes[i]);
+
+		look_everywhere(&s, sizes[i]);
+		s.r[0].words = NULL; /* with its wall it goes with the test */
+		page_set_destroy(&s);
+	}
+}
