@@ -2,6 +2,7 @@
 /* Every way to finish, over each transport and kind of memory: who runs when, what is called, every byte. */
 #include <stdio.h>
 
+#include "patience.h"
 #include "rig.h"
 
 #define SOURCE_OPS "needs dirty_start dirty_fetch pause dirty_fetch save dirty_stop retire"
@@ -93,6 +94,34 @@ RIG_TESTS(post_copy, a_page_that_never_was_is_mapped_by_its_fault)
 #ifndef RIG_RDMA /* a device that pins memory leaves none of it absent */
 	cr_assert_gt(r.tres.stats.faults_local, 0);
 #endif
+	rig_free(&r);
+}
+
+/* Each of them a fault before the sweep begins, which goes on from the last one. */
+static void touch_the_end(struct fakevm *vm, enum fake_op op)
+{
+	const volatile uint8_t *ram = vm->region[1].hva;
+
+	for (unsigned i = 0; op == FAKE_HOLD && i < FAKE_PAGES1; i++)
+		(void)ram[i * FAKE_PAGE];
+}
+
+/* A guest that touches nothing gets all of its memory: whatever its last fault was, the sweep comes to what lies before it. */
+RIG_TESTS(post_copy, of_an_idle_guest_ends)
+{
+	struct rig r;
+
+	rig_init(&r, kind);
+	rig_postcopy(&r, 0);
+	r.tgt.hook = touch_the_end;
+	r.tgt.idle = true;
+	r.scfg.hold_limit_us = 30000000 * patience(); /* or else it lasts for ever */
+	rig_run(&r);
+	rig_migrated(&r);
+#ifndef RIG_RDMA /* a device that pins memory leaves none of it absent */
+	cr_assert_gt(r.tres.stats.faults, 0);
+#endif
+	cr_assert_eq(r.tres.stats.pages_remaining, 0);
 	rig_free(&r);
 }
 
