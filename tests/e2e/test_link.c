@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 /* Links that break, heal, fall silent or are too slow, in each stage: who owns the VM, and what is lost. */
+#include <stdio.h>
+
 #include "patience.h"
 #include "rig.h"
+#include "session.h"
 
 #define SLOW 16000000u /* bytes a second: post-copy then takes a third of a second */
 
@@ -173,6 +176,42 @@ RIG_PAIR(heals, a_pause_of_the_network_shorter_than_the_timeout)
 	cr_assert_eq(r.sres.stats.reconnects, 0);
 	rig_free(&r);
 }
+
+/* ---- back, and not as it was ---- */
+
+static uint32_t back_with; /* data channels */
+
+static void changes_its_channels(struct fakevm *vm, const char *what)
+{
+	if (!strcmp(what, "the link is lost"))
+		vm->session->cfg.channels = back_with;
+}
+
+/* What the target has made for so many channels does for no other number: a worker would have none, or pages nobody who lands them. */
+static void with_other_channels(const struct rig_kind *kind, enum ferry_phase at, uint32_t channels)
+{
+	struct drill d = { .at = at, .fault = "cut:100" };
+	char says[100];
+	struct rig r;
+
+	setup(&r, &d, kind);
+	rig_postcopy(&r, SLOW);
+	r.scfg.channels = 2;
+	back_with = channels;
+	r.src.link_hook = changes_its_channels;
+	rig_run(&r);
+	cr_assert(d.done);
+	rig_source_owns(&r);
+	cr_assert_eq(r.tres.error, -EPROTO, "%s", r.tres.detail);
+	snprintf(says, sizeof(says), "the source came back with %u data channels; it had 2", channels);
+	rig_says(r.tres.detail, says);
+	rig_free(&r);
+}
+
+RIG_PAIR(refused_back, with_more_channels_in_pre_copy) { with_other_channels(kind, FERRY_PRECOPY, 3); }
+RIG_PAIR(refused_back, with_fewer_channels_in_pre_copy) { with_other_channels(kind, FERRY_PRECOPY, 1); }
+RIG_PAIR(refused_back, with_more_channels_in_post_copy) { with_other_channels(kind, FERRY_POSTCOPY, 3); }
+RIG_PAIR(refused_back, with_fewer_channels_in_post_copy) { with_other_channels(kind, FERRY_POSTCOPY, 1); }
 
 /* ---- lost for good, or silent ---- */
 
