@@ -508,6 +508,42 @@ RIG_TESTS(hold_limit, falls_back)
 	rig_free(&r);
 }
 
+/* The end of the wait for a source that is gone, which lasts as long as a reconnect may take. */
+static void cancel_at_discard(struct fakevm *vm, enum fake_op op)
+{
+	if (op == FAKE_DISCARD)
+		ferry_cancel(vm->session);
+}
+
+/* Held output piles up while the link is down, too: the VM is given up then, not when the link's hour is over. */
+static void counts_while_the_link_is_down(const struct rig_kind *kind)
+{
+	struct drill d = { .at = FERRY_POSTCOPY, .fault = "cut" };
+	struct rig r;
+
+	setup(&r, &d, kind);
+	rig_impatient(&r);
+	rig_postcopy(&r, SLOW);
+	r.scfg.hold_limit_us = 500000;
+	r.tcfg.reconnect_us = 3600000000;
+	r.tgt.hook = cancel_at_discard;
+	rig_run(&r);
+	cr_assert(d.done);
+	rig_fell_back(&r);
+	rig_says(r.tres.detail, "the link to the source was lost in post-copy");
+	rig_free(&r);
+}
+
+Test(hold_limit, counts_while_the_link_is_down_mem_memfd, .timeout = 60)
+{
+	counts_while_the_link_is_down(RIG_MEM_SHARED);
+}
+
+Test(hold_limit, counts_while_the_link_is_down_tcp_anon, .timeout = 60)
+{
+	counts_while_the_link_is_down(RIG_TCP_ANON);
+}
+
 RIG_TESTS(hold_limit, commits_early)
 {
 	struct rig r;
