@@ -135,7 +135,7 @@ for name in first second; do
 done
 wait $one $two
 target t --listen tcp:127.0.0.1:$port
-"$program" target --listen tcp:127.0.0.1:0 --report-port $port >"$tmp/out" 2>"$tmp/err"
+timeout 60 "$program" target --listen tcp:127.0.0.1:0 --report-port $port >"$tmp/out" 2>"$tmp/err"
 code=$?
 verdict "a report port that is taken" "$([ $code = 5 ] && grep -q "port $port for the results cannot be had: Address already in use; give another --report-port" "$tmp/out" &&
 	! grep -q listening "$tmp/err" || echo "exit code $code: $(cat "$tmp/out" "$tmp/err")")"
@@ -144,7 +144,7 @@ verdict "the migration on that port" "$(exchanged)"
 says() # NAME PATTERN ARGUMENTS...: exit code 1
 {
 	local out
-	out=$("$program" "${@:3}" 2>&1)
+	out=$(timeout 120 "$program" "${@:3}" 2>&1)
 	verdict "$1" "$([ $? = 1 ] && grep -qE "$2" <<<"$out" || echo "$out")"
 }
 says "the migration's own port" "^rdma-migrate: --report-port 7000 is the port of --listen; give another" target --listen tcp:127.0.0.1:7000 --report-port 7000
