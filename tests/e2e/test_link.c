@@ -524,7 +524,7 @@ static void counts_while_the_link_is_down(const struct rig_kind *kind)
 	setup(&r, &d, kind);
 	rig_impatient(&r);
 	rig_postcopy(&r, SLOW);
-	r.scfg.hold_limit_us = 500000;
+	r.scfg.hold_limit_us = 500000 * patience();
 	r.tcfg.reconnect_us = 3600000000;
 	r.tgt.hook = cancel_at_discard;
 	rig_run(&r);
