@@ -213,6 +213,42 @@ RIG_PAIR(refused_back, with_fewer_channels_in_pre_copy) { with_other_channels(ki
 RIG_PAIR(refused_back, with_more_channels_in_post_copy) { with_other_channels(kind, FERRY_POSTCOPY, 3); }
 RIG_PAIR(refused_back, with_fewer_channels_in_post_copy) { with_other_channels(kind, FERRY_POSTCOPY, 1); }
 
+/* Not by its own free will: as a program would be that lies, or has lost its way. */
+static void says_that_it_gave_up(struct fakevm *vm, const char *what)
+{
+	if (!strcmp(what, "the link is lost"))
+		atomic_store(&vm->session->commit.state, COMMIT_ABORTED);
+}
+
+/* A target that answers ABORTED and says no more: the VM goes on at the source, which waits for no words that do not come. */
+static void answers_aborted(const struct rig_kind *kind)
+{
+	struct drill d = { .at = FERRY_POSTCOPY, .fault = "cut:100" };
+	struct rig r;
+
+	setup(&r, &d, kind);
+	rig_impatient(&r);
+	r.scfg.reconnect_us = r.tcfg.reconnect_us = 1000000 * patience();
+	rig_postcopy(&r, SLOW);
+	r.tgt.link_hook = says_that_it_gave_up;
+	rig_run(&r);
+	cr_assert(d.done);
+	cr_assert_eq(r.sres.outcome, FERRY_FELL_BACK, "%s", ferry_outcome_name(r.sres.outcome));
+	cr_assert_eq(r.sres.error, -ECONNABORTED, "%s", r.sres.detail);
+	rig_says(r.sres.detail, "the target has given up while the link was lost");
+	rig_free(&r);
+}
+
+Test(refused_back, by_a_target_that_answers_aborted_mem_memfd, .timeout = 60)
+{
+	answers_aborted(RIG_MEM_SHARED);
+}
+
+Test(refused_back, by_a_target_that_answers_aborted_tcp_anon, .timeout = 60)
+{
+	answers_aborted(RIG_TCP_ANON);
+}
+
 /* ---- lost for good, or silent ---- */
 
 static void source_keeps(const struct rig_kind *kind, struct drill d, bool postcopy)
