@@ -97,7 +97,7 @@ else
 	failed=1
 fi
 
-if "$program" run --arbiter etcd:http://127.0.0.1:1 --memory 0 2>&1 | grep -q 'etcd is not in this build'; then
+if timeout 60 "$program" run --arbiter etcd:http://127.0.0.1:1 --memory 0 2>&1 | grep -q 'etcd is not in this build'; then
 	echo "[SKIP] arbiter_run::etcd: it is not in this build (libcurl or jansson was not found)"
 	exit $failed
 elif ! command -v etcd >/dev/null || ! command -v etcdctl >/dev/null; then

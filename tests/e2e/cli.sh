@@ -11,7 +11,7 @@ expect()
 	local code=$1 pattern=$2 out got
 	shift 2
 
-	out=$("$program" "$@" 2>&1)
+	out=$(timeout 300 "$program" "$@" 2>&1)
 	got=$?
 	if [ $got = "$code" ] && grep -qE -- "$pattern" <<<"$out"; then
 		echo "[PASS] cli::$*"

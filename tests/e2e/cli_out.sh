@@ -36,9 +36,9 @@ full='No space left on device.*; free space, or name another place\.$'
 
 # stdout that has no room, and that is not there
 for args in help --help version "help run" doctor "doctor --json -" "floor --memory 32M" "floor --memory 32M --json -"; do
-	"$program" $args >/dev/full 2>"$tmp/err"
+	timeout 120 "$program" $args >/dev/full 2>"$tmp/err"
 	said "$args >/dev/full" $? 6 "standard output was not written: $full"
-	"$program" $args >&- 2>"$tmp/err"
+	timeout 120 "$program" $args >&- 2>"$tmp/err"
 	said "$args >&-" $? 6 "standard output was not written: Bad file descriptor"
 done
 for where in "" "--json -" "--record -"; do
@@ -63,7 +63,7 @@ timeout 120 "$program" "${run[@]}" --repeat 5 --json /dev/full >"$tmp/table" 2>"
 said "run --repeat --json /dev/full" $? 6 "--json /dev/full was not written: $full"
 verdict "no more runs are made for an output that is full" "$([ "$(grep -c 'run . of 5' "$tmp/table")" = 1 ] || cat "$tmp/table")"
 for args in "doctor" "floor --memory 32M"; do
-	"$program" $args --json /dev/full >/dev/null 2>"$tmp/err"
+	timeout 120 "$program" $args --json /dev/full >/dev/null 2>"$tmp/err"
 	said "$args --json /dev/full" $? 6 "--json /dev/full was not written: $full"
 done
 timeout 120 "$program" "${run[@]}" --kill target@post-copy --json /dev/full >/dev/null 2>"$tmp/err"
@@ -85,7 +85,7 @@ verdict "no half object stays" "$(cmp "$tmp/whole" "$tmp/limited" 2>&1)"
 
 # The small programs
 for args in "zero 1" "scale 1" "faults 1 anon 1" "replay $1/bench/scenarios/idle.json" "replay --help"; do
-	out=$("$build/bench/"$args 2>&1 >/dev/full)
+	out=$(timeout 300 "$build/bench/"$args 2>&1 >/dev/full)
 	verdict "bench/${args%% *} >/dev/full" "$([ $? = 0 ] || ! grep -q 'standard output was not written: No space left' <<<"$out" && echo "said: $out")"
 done
 
@@ -110,11 +110,11 @@ if ! command -v gnuplot >/dev/null; then
 	exit $failed
 fi
 for kind in html svg png; do
-	in_small 16k 'echo old >x.'$kind'; head -c 10k /dev/zero >fill; $program plot "$tmp/rec" -o x.'$kind'; code=$?; cat x.'$kind' >"$tmp/left"; ls | grep -vx "fill\|x.'$kind'" >>"$tmp/left"; exit $code'
+	in_small 16k 'echo old >x.'$kind'; head -c 10k /dev/zero >fill; timeout 120 $program plot "$tmp/rec" -o x.'$kind'; code=$?; cat x.'$kind' >"$tmp/left"; ls | grep -vx "fill\|x.'$kind'" >>"$tmp/left"; exit $code'
 	said "plot -o x.$kind on a full file system" $? 6 "--out x.$kind was not written: No space left on device, the file is as it was; free space"
 	verdict "the old x.$kind is there, and no piece of the new one" "$([ "$(cat "$tmp/left")" = old ] || echo "there is: $(head -c 300 "$tmp/left")")"
 	ln -sf /dev/full "$tmp/device.$kind"
-	"$program" plot "$tmp/rec" -o "$tmp/device.$kind" 2>"$tmp/err"
+	timeout 120 "$program" plot "$tmp/rec" -o "$tmp/device.$kind" 2>"$tmp/err"
 	said "plot -o a device without room, $kind" $? 6 "--out .*/device.$kind was not written: $full"
 	verdict "the link to it is there, $kind" "$([ -L "$tmp/device.$kind" ] || echo gone)"
 done
@@ -126,17 +126,17 @@ in_place() # COMMAND: $tmp/small is read-only but for x.html, which lies elsewhe
 		mount --bind $tmp/room/x.html x.html || exit 99; '"$1"'; code=$?; cp $tmp/room/x.html "$tmp/left"; exit $code'
 }
 echo nothing >"$tmp/no_recording"
-in_place '$program plot $tmp/no_recording -o x.html'
+in_place 'timeout 120 $program plot $tmp/no_recording -o x.html'
 said "plot of no recording, in place" $? 1 '.*no_recording'
 verdict "the old page stays while there is no new one" "$([ "$(cat "$tmp/left")" = old ] || echo "there is: $(head -c 300 "$tmp/left")")"
-in_place '$program plot $tmp/rec -o x.html'
+in_place 'timeout 120 $program plot $tmp/rec -o x.html'
 said "plot in place" $? 0 ''
 verdict "the new page is in place of the old one" "$(tail -n 1 "$tmp/left" | grep -q '</html>' && ! grep -q '^old' "$tmp/left" || echo "there is: $(head -c 300 "$tmp/left")")"
-"$program" plot "$tmp/rec" -o "$tmp/none/x.svg" 2>"$tmp/err"
+timeout 120 "$program" plot "$tmp/rec" -o "$tmp/none/x.svg" 2>"$tmp/err"
 said "plot -o into no directory" $? 1 '--out .*/none/x.svg: No such file or directory; name a file that can be written\.$'
 echo old >"$tmp/far.svg"
 ln -s far.svg "$tmp/near.svg"
-"$program" plot "$tmp/rec" -o "$tmp/near.svg" 2>"$tmp/err"
+timeout 120 "$program" plot "$tmp/rec" -o "$tmp/near.svg" 2>"$tmp/err"
 said "plot -o a link" $? 0 ''
 verdict "the picture is where the link leads" "$([ -L "$tmp/near.svg" ] && grep -q '<svg' "$tmp/far.svg" || ls -l "$tmp")"
 timeout 300 "$program" sweep "${run[@]:1:6}" --floor off --quiet --mode stop-and-copy --dirty-rate 0,20000 --json /dev/full -o "$tmp/sweep.html" >"$tmp/table" 2>"$tmp/err"

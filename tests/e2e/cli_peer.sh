@@ -7,7 +7,9 @@ program=$2/rdma-migrate
 tmp=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$tmp"' EXIT
 failed=0
+. "$1/tests/lib/patience.sh"
 guest=(--memory 64M --working-set 16M --dirty-rate 20000 --quiet)
+soon=(--reconnect $((300 * PATIENCE))ms --timeout ${PATIENCE}s) # an end that has died is given up
 
 verdict() # NAME WHY
 {
@@ -133,7 +135,7 @@ for name in first second; do
 done
 wait $one $two
 target t --listen tcp:127.0.0.1:$port
-"$program" target --listen tcp:127.0.0.1:0 --report-port $port >"$tmp/out" 2>"$tmp/err"
+timeout 60 "$program" target --listen tcp:127.0.0.1:0 --report-port $port >"$tmp/out" 2>"$tmp/err"
 code=$?
 verdict "a report port that is taken" "$([ $code = 5 ] && grep -q "port $port for the results cannot be had: Address already in use; give another --report-port" "$tmp/out" &&
 	! grep -q listening "$tmp/err" || echo "exit code $code: $(cat "$tmp/out" "$tmp/err")")"
@@ -142,7 +144,7 @@ verdict "the migration on that port" "$(exchanged)"
 says() # NAME PATTERN ARGUMENTS...: exit code 1
 {
 	local out
-	out=$("$program" "${@:3}" 2>&1)
+	out=$(timeout 120 "$program" "${@:3}" 2>&1)
 	verdict "$1" "$([ $? = 1 ] && grep -qE "$2" <<<"$out" || echo "$out")"
 }
 says "the migration's own port" "^rdma-migrate: --report-port 7000 is the port of --listen; give another" target --listen tcp:127.0.0.1:7000 --report-port 7000
@@ -170,8 +172,8 @@ verdict "a target that refused says: not here" "$([ $tcode = 2 ] && grep -q 'so 
 died()
 {
 	local stage=$1 code=$2 owner=$3 so=$4 end=${5:-target}
-	target t --listen tcp:127.0.0.1:0 --report-port 0 --reconnect 300ms --timeout 1s $([ $end = target ] && echo "--kill target@$stage")
-	both --mode post-copy --max-rounds 1 --reconnect 300ms --timeout 1s $([ $end = source ] && echo "--kill source@$stage")
+	target t --listen tcp:127.0.0.1:0 --report-port 0 "${soon[@]}" $([ $end = target ] && echo "--kill target@$stage")
+	both --mode post-copy --max-rounds 1 "${soon[@]}" $([ $end = source ] && echo "--kill source@$stage")
 	local got=$tcode f=t
 	[ $end = target ] || { got=$scode f=s; }
 	verdict "$end killed in $stage, alone" "$([ $got = $code ] || echo "exit code $got, not $code;"
@@ -196,9 +198,9 @@ died commitment 4 unknown "The source's process died in commitment; which end ha
 # Whole programs that are ended from outside while pages move
 for signal in INT KILL; do
 	for end in source target; do
-		target t --listen tcp:127.0.0.1:0 --reconnect 300ms --timeout 1s
+		target t --listen tcp:127.0.0.1:0 "${soon[@]}"
 		rm -f "$tmp"/s.*
-		timeout 120 "$program" source --to "$uri" "${guest[@]/64M/128M}" --bandwidth 8M --mode stop-and-copy --reconnect 300ms --timeout 1s --json "$tmp/s.json" \
+		timeout 120 "$program" source --to "$uri" "${guest[@]/64M/128M}" --bandwidth 8M --mode stop-and-copy "${soon[@]}" --json "$tmp/s.json" \
 			>"$tmp/s.out" 2>"$tmp/s.err" &
 		source=$!
 		bytes() { ss -Htni "sport = :${uri##*:}" | grep -o 'bytes_received:[0-9]*' | cut -d: -f2 | sort -n | tail -n 1; }
@@ -236,7 +238,7 @@ rm -f "$tmp"/t.*
 without_kvm timeout 120 "$program" target --listen tcp:127.0.0.1:0 --report-port 0 --json "$tmp/t.json" --quiet --kill target@pre-copy >"$tmp/t.out" 2>"$tmp/t.err" &
 target=$!
 until uri=$(sed -n 's/^listening on //p' "$tmp/t.err") && [ -n "$uri" ]; do sleep 0.02; done 2>/dev/null
-without_kvm timeout 120 "$program" source --to "$uri" "${guest[@]}" --reconnect 300ms --timeout 1s >"$tmp/s.out" 2>"$tmp/s.err"
+without_kvm timeout 120 "$program" source --to "$uri" "${guest[@]}" "${soon[@]}" >"$tmp/s.out" 2>"$tmp/s.err"
 wait $target
 verdict "without KVM a target that never had the VM names no mutator" "$(grep -q 'mutator: unknown' "$tmp/t.out" || head -n 1 "$tmp/t.out")"
 verdict "without KVM the source says host thread" "$(grep -q 'mutator: host thread (no /dev/kvm' "$tmp/s.out" || head -n 1 "$tmp/s.out")"

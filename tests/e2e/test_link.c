@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 /* Links that break, heal, fall silent or are too slow, in each stage: who owns the VM, and what is lost. */
+#include <stdio.h>
+
 #include "patience.h"
 #include "rig.h"
+#include "session.h"
 
 #define SLOW 16000000u /* bytes a second: post-copy then takes a third of a second */
 
@@ -172,6 +175,78 @@ RIG_PAIR(heals, a_pause_of_the_network_shorter_than_the_timeout)
 	rig_migrated(&r);
 	cr_assert_eq(r.sres.stats.reconnects, 0);
 	rig_free(&r);
+}
+
+/* ---- back, and not as it was ---- */
+
+static uint32_t back_with; /* data channels */
+
+static void changes_its_channels(struct fakevm *vm, const char *what)
+{
+	if (!strcmp(what, "the link is lost"))
+		vm->session->cfg.channels = back_with;
+}
+
+/* What the target has made for so many channels does for no other number: a worker would have none, or pages nobody who lands them. */
+static void with_other_channels(const struct rig_kind *kind, enum ferry_phase at, uint32_t channels)
+{
+	struct drill d = { .at = at, .fault = "cut:100" };
+	char says[100];
+	struct rig r;
+
+	setup(&r, &d, kind);
+	rig_postcopy(&r, SLOW);
+	r.scfg.channels = 2;
+	back_with = channels;
+	r.src.link_hook = changes_its_channels;
+	rig_run(&r);
+	cr_assert(d.done);
+	rig_source_owns(&r);
+	cr_assert_eq(r.tres.error, -EPROTO, "%s", r.tres.detail);
+	snprintf(says, sizeof(says), "the source came back with %u data channels; it had 2", channels);
+	rig_says(r.tres.detail, says);
+	rig_free(&r);
+}
+
+RIG_PAIR(refused_back, with_more_channels_in_pre_copy) { with_other_channels(kind, FERRY_PRECOPY, 3); }
+RIG_PAIR(refused_back, with_fewer_channels_in_pre_copy) { with_other_channels(kind, FERRY_PRECOPY, 1); }
+RIG_PAIR(refused_back, with_more_channels_in_post_copy) { with_other_channels(kind, FERRY_POSTCOPY, 3); }
+RIG_PAIR(refused_back, with_fewer_channels_in_post_copy) { with_other_channels(kind, FERRY_POSTCOPY, 1); }
+
+/* Not by its own free will: as a program would be that lies, or has lost its way. */
+static void says_that_it_gave_up(struct fakevm *vm, const char *what)
+{
+	if (!strcmp(what, "the link is lost"))
+		atomic_store(&vm->session->commit.state, COMMIT_ABORTED);
+}
+
+/* A target that answers ABORTED and says no more: the VM goes on at the source, which waits for no words that do not come. */
+static void answers_aborted(const struct rig_kind *kind)
+{
+	struct drill d = { .at = FERRY_POSTCOPY, .fault = "cut:100" };
+	struct rig r;
+
+	setup(&r, &d, kind);
+	rig_impatient(&r);
+	r.scfg.reconnect_us = r.tcfg.reconnect_us = 1000000 * patience();
+	rig_postcopy(&r, SLOW);
+	r.tgt.link_hook = says_that_it_gave_up;
+	rig_run(&r);
+	cr_assert(d.done);
+	cr_assert_eq(r.sres.outcome, FERRY_FELL_BACK, "%s", ferry_outcome_name(r.sres.outcome));
+	cr_assert_eq(r.sres.error, -ECONNABORTED, "%s", r.sres.detail);
+	rig_says(r.sres.detail, "the target has given up while the link was lost");
+	rig_free(&r);
+}
+
+Test(refused_back, by_a_target_that_answers_aborted_mem_memfd, .timeout = 60)
+{
+	answers_aborted(RIG_MEM_SHARED);
+}
+
+Test(refused_back, by_a_target_that_answers_aborted_tcp_anon, .timeout = 60)
+{
+	answers_aborted(RIG_TCP_ANON);
 }
 
 /* ---- lost for good, or silent ---- */
@@ -467,6 +542,42 @@ RIG_TESTS(hold_limit, falls_back)
 	rig_says(r.tres.detail, "post-copy lasted longer than output may be held (50 ms)");
 	rig_says(r.sres.detail, "the target gave up: post-copy lasted longer");
 	rig_free(&r);
+}
+
+/* The end of the wait for a source that is gone, which lasts as long as a reconnect may take. */
+static void cancel_at_discard(struct fakevm *vm, enum fake_op op)
+{
+	if (op == FAKE_DISCARD)
+		ferry_cancel(vm->session);
+}
+
+/* Held output piles up while the link is down, too: the VM is given up then, not when the link's hour is over. */
+static void counts_while_the_link_is_down(const struct rig_kind *kind)
+{
+	struct drill d = { .at = FERRY_POSTCOPY, .fault = "cut" };
+	struct rig r;
+
+	setup(&r, &d, kind);
+	rig_impatient(&r);
+	rig_postcopy(&r, SLOW);
+	r.scfg.hold_limit_us = 500000 * patience();
+	r.tcfg.reconnect_us = 3600000000;
+	r.tgt.hook = cancel_at_discard;
+	rig_run(&r);
+	cr_assert(d.done);
+	rig_fell_back(&r);
+	rig_says(r.tres.detail, "the link to the source was lost in post-copy");
+	rig_free(&r);
+}
+
+Test(hold_limit, counts_while_the_link_is_down_mem_memfd, .timeout = 60)
+{
+	counts_while_the_link_is_down(RIG_MEM_SHARED);
+}
+
+Test(hold_limit, counts_while_the_link_is_down_tcp_anon, .timeout = 60)
+{
+	counts_while_the_link_is_down(RIG_TCP_ANON);
 }
 
 RIG_TESTS(hold_limit, commits_early)

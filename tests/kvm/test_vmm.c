@@ -19,7 +19,7 @@
 
 #include <ferry/kvm.h>
 
-#include "vmm/vmm.h"
+#include "vmm/vmm_int.h"
 #include "stamp.h"
 #include "stream.h"
 
@@ -202,6 +202,48 @@ Test(threads, tracker_misses_no_write_memfd_two_threads)
 	dirty_tracking(true, VMM_MEMFD, 2);
 }
 
+/*
+ * Every other page is a run of its own, and the kernel returns at most so many runs a call: what lies behind them is found too,
+ * once each.
+ */
+static void tracks_many_runs(unsigned flags, int fd)
+{
+	enum { PAGES = 5000 };
+	struct ferry_region r = { .id = 7, .len = PAGES << 12, .page_shift = 12, .flags = flags, .fd = fd };
+	uint64_t bits[(PAGES + 63) / 64];
+	struct tracker *t;
+
+	r.hva = mmap(NULL, r.len, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
+	cr_assert_neq(r.hva, MAP_FAILED);
+	madvise(r.hva, r.len, MADV_NOHUGEPAGE);
+	memset(r.hva, 1, r.len);
+	cr_assert_eq(tracker_new(&t, &r, 1), 0);
+	for (unsigned odd = 0; odd < 2; odd++) {
+		for (uint64_t page = odd; page < PAGES; page += 2)
+			((volatile uint8_t *)r.hva)[page << 12] = 2;
+		memset(bits, 0, sizeof(bits));
+		cr_assert_eq(tracker_fetch(t, r.id, bits, PAGES), 0);
+		for (uint64_t page = 0; page < PAGES; page++)
+			cr_assert_eq(has_bit(bits, page), page % 2 == odd, "page %llu", (unsigned long long)page);
+	}
+	tracker_free(t);
+	munmap(r.hva, r.len);
+}
+
+Test(threads, tracker_finds_what_lies_behind_many_runs)
+{
+	tracks_many_runs(0, -1);
+}
+
+Test(threads, tracker_finds_what_lies_behind_many_runs_memfd)
+{
+	int fd = memfd_create("test", MFD_CLOEXEC);
+
+	cr_assert_eq(ftruncate(fd, 5000 << 12), 0);
+	tracks_many_runs(FERRY_REGION_SHARED, fd);
+	close(fd);
+}
+
 /* --- which pages come next --- */
 
 /* The guest's arithmetic is the proof's, on a slice that is no power of two as well. */
@@ -324,6 +366,74 @@ static uint64_t find_page(struct vmm *vm, bool populated)
 	return page;
 }
 
+static void one_is_bad(struct vmm *vm, uint64_t page, const char *says)
+{
+	struct vmm_proof p = proof(vm);
+
+	cr_expect_eq(p.pages_bad, 1, "page %llu: %llu bad", (unsigned long long)page, (unsigned long long)p.pages_bad);
+	cr_expect_eq(p.bad_region, 1);
+	cr_expect_eq(p.bad_page, page);
+	cr_expect(strstr(p.text, says), "%s", p.text);
+}
+
+static uint64_t *stamp_at(struct vmm *vm, uint64_t page)
+{
+	const struct ferry_region *r;
+
+	vmm_regions(vm, &r);
+	return (uint64_t *)r[1].hva + page * PAGE_WORDS + stamp_word(page); /* one vCPU: its slice is all */
+}
+
+/* The last stamp of a page that had another before; *ret: that one. */
+static uint64_t stamped_twice(struct vmm *vm, uint64_t *ret)
+{
+	uint64_t seq, given, before, page;
+
+	vmm_stamps(vm, 0, &seq, &given);
+	for (; seq; seq--) {
+		page = vmm_stamp_page(vm, 0, seq);
+		for (before = seq - 1; before && vmm_stamp_page(vm, 0, before) != page; before--)
+			;
+		if (before && *stamp_at(vm, page) == seq)
+			break;
+	}
+	cr_assert_gt(seq, 0, "no page was stamped twice");
+	*ret = before;
+	return seq;
+}
+
+/* A write that was lost: the page holds the stamp before, or none; and one that is made later. */
+static void finds_lost_writes(struct vmm *vm)
+{
+	uint64_t before, seq = stamped_twice(vm, &before), page = vmm_stamp_page(vm, 0, seq), *stamp = stamp_at(vm, page);
+
+	*stamp = before;
+	one_is_bad(vm, page, "not what was written to it");
+	*stamp = stamp_word(page) ? stamp[-1] + CONTENT_STEP : stamp[1] - CONTENT_STEP;
+	one_is_bad(vm, page, "not what was written to it");
+	*stamp = seq + 1;
+	one_is_bad(vm, page, "not what was written to it");
+	*stamp = seq;
+}
+
+/* A page that was dropped reads as zeros; it is found missing by not being there, without a look at it. */
+static void finds_missing(struct vmm *vm, uint64_t page)
+{
+	const struct ferry_region *r;
+	uint8_t was[4096], *p;
+
+	vmm_regions(vm, &r);
+	p = (uint8_t *)r[1].hva + (page << 12);
+	memcpy(was, p, sizeof(was));
+	if (r[1].flags & FERRY_REGION_SHARED)
+		cr_assert_eq(fallocate(r[1].fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				       (off_t)(r[1].fd_offset + (page << 12)), 4096), 0);
+	else
+		cr_assert_eq(madvise(p, sizeof(was), MADV_DONTNEED), 0);
+	one_is_bad(vm, page, "missing");
+	memcpy(p, was, sizeof(was));
+}
+
 static void proof_finds(bool host, enum vmm_kind kind)
 {
 	struct vmm_config cfg = config(host, kind, 1);
@@ -344,6 +454,9 @@ static void proof_finds(bool host, enum vmm_kind kind)
 	flip(vm, 0, 0x300000 >> 12, 4095);
 	flip(vm, 0, 0x8000 >> 12, 10);	/* code */
 	flip(vm, 0, 0x100000 >> 12, 0); /* page tables */
+	finds_lost_writes(vm);
+	finds_missing(vm, vmm_stamp_page(vm, 0, done));
+	finds_missing(vm, find_page(vm, true));
 	cr_expect_eq(clean_proof(vm).pages_hole, p.pages_hole + (p.pages_hole == 0));
 	flip(vm, 1, hole, 77);
 	cr_expect_eq(clean_proof(vm).pages_hole, p.pages_hole - 1);
@@ -365,6 +478,11 @@ Test(vmm, proof_finds_any_change_memfd)
 Test(threads, proof_finds_any_change)
 {
 	proof_finds(true, VMM_ANON);
+}
+
+Test(threads, proof_finds_any_change_memfd)
+{
+	proof_finds(true, VMM_MEMFD);
 }
 
 Test(vmm, pauses_and_resumes)

@@ -91,6 +91,7 @@ struct fakevm {
 	uint64_t last_writes; /* pages written at pause */
 	uint64_t spared;      /* source: the guest never writes this page, counted from 1 through all regions; 0: none */
 	uint64_t state_bytes; /* beside the small section */
+	bool idle;	      /* target: the guest touches nothing until fakevm_finish(), however long post-copy lasts */
 	uint32_t cpuid;	      /* target: what it offers; source: what it needs */
 	uint64_t memory_limit;
 	enum fake_op fail_op;

@@ -219,6 +219,8 @@ static void *cpu_main(void *arg)
 	pthread_mutex_lock(&vm->w->lock);
 	vm->cpu_runs = true;
 	pthread_cond_broadcast(&vm->w->cond);
+	while (vm->idle && !vm->stop)
+		pthread_cond_wait(&vm->w->cond, &vm->w->lock);
 	pthread_mutex_unlock(&vm->w->lock);
 	if (vm->huge && !hole_is_zero(vm))
 		return NULL;
@@ -268,6 +270,8 @@ void fakevm_finish(struct fakevm *vm)
 	pthread_mutex_lock(&w->lock);
 	if (!vm->cpu_started)
 		trouble_locked(w, "the target's guest was never started");
+	vm->idle = false;
+	pthread_cond_broadcast(&w->cond);
 	while (vm->cpu_started && vm->touched < FAKE_PAGES && !w->trouble[0])
 		pthread_cond_wait(&w->cond, &w->lock);
 	pthread_mutex_unlock(&w->lock);

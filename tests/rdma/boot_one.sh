@@ -50,6 +50,13 @@ test_unit()
 	program a unit 60 "$BUILD/tests/rdma/unit" 'rdma/options_*'
 }
 
+# Guest memory in swap, for hosts that have no zram: here none of the cases may be skipped.
+test_swap()
+{
+	program a swap 120 "$BUILD/tests/unit/test_swap" || return
+	! grep -a '^\[SKIP\]' "$RESULTS/swap.out" || fail swap "cases were skipped, on a machine of our own"
+}
+
 test_conformance()
 {
 	program a conformance 300 "$BUILD/tests/rdma/conformance"

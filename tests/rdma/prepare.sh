@@ -16,7 +16,7 @@ MACHINE_PACKAGES=(binutils ibverbs-providers ibverbs-utils iproute2 perftest rdm
 
 # Wanted in the machine; what they depend on is found, what the kernel has built in is skipped.
 MODULES=(virtio_pci virtio_rng virtio_net 9pnet_virtio 9p overlay crc32c_generic crc32c_intel crc32_generic
-	rdma_rxe ib_uverbs rdma_ucm dummy sch_ingress sch_netem cls_matchall cls_u32 act_gact kvm-amd kvm-intel)
+	rdma_rxe ib_uverbs rdma_ucm dummy sch_ingress sch_netem cls_matchall cls_u32 act_gact zram kvm-amd kvm-intel)
 
 NO_MACHINE="the soft-RoCE machine runs on x86-64 Debian 12 or later, where apt has a Linux 6.12 with rdma_rxe."
 

@@ -23,17 +23,17 @@ field()
 	grep -oE "\"$1\":[0-9.]*" | cut -d: -f2
 }
 
-out=$("$build/bench/replay" "$src"/bench/scenarios/*.json 2>&1)
+out=$(timeout 600 "$build/bench/replay" "$src"/bench/scenarios/*.json 2>&1)
 verdict "replay of all scenarios" "$([ $? = 0 ] && ! grep -q NOT <<<"$out" || echo "$out")"
 sed 's/"verdict": "[a-z-]*"/"verdict": "gave up"/' "$src/bench/scenarios/idle.json" >"$tmp/wrong.json"
-out=$("$build/bench/replay" "$tmp/wrong.json" 2>&1)
+out=$(timeout 600 "$build/bench/replay" "$tmp/wrong.json" 2>&1)
 verdict "replay that expects another verdict" "$([ $? = 1 ] && grep -q 'NOT AS EXPECTED' <<<"$out" || echo "$out")"
 echo '{"mode":' >"$tmp/half.json"
-out=$("$build/bench/replay" "$tmp/half.json" 2>&1)
+out=$(timeout 600 "$build/bench/replay" "$tmp/half.json" 2>&1)
 verdict "replay of what is no trace" "$([ $? = 2 ] && grep -q "half.json:" <<<"$out" || echo "$out")"
 
 # 48 MiB for 1 TiB and end, so 3 MiB for 64 GiB, and as much again for the process; all pages in every full round
-out=$("$build/bench/scale" 64 2>&1)
+out=$(timeout 600 "$build/bench/scale" 64 2>&1)
 status=$?
 most=$(grep '"round"' <<<"$out" | field metadata_mib | sort -n | tail -n 1)
 pages=$(grep '"everything' <<<"$out" | field pages | sort -u)
@@ -43,15 +43,15 @@ verdict "scale: every page is sent" "$([ "$pages" = 16777216 ] || echo "$out")"
 
 for kind in anon memfd; do
 	for threads in 1 8; do
-		out=$("$build/bench/faults" $threads $kind 16 2>&1) # proves every page
+		out=$(timeout 600 "$build/bench/faults" $threads $kind 16 2>&1) # proves every page
 		verdict "faults: $threads threads, $kind" "$([ $? = 0 ] && [ "$(field pages <<<"$out")" = 4096 ] || echo "$out")"
 	done
 done
 
 if command -v python3 >/dev/null; then
-	out=$(python3 "$src/bench/goals.py" --build "$build" --repeat 1 --only zero,bandwidth 2>&1)
+	out=$(timeout 1800 python3 "$src/bench/goals.py" --build "$build" --repeat 1 --only zero,bandwidth 2>&1)
 	verdict "goals prints a row a goal" "$([ $? = 0 ] && [ "$(grep -cE '[<>]= [0-9.]+ +(met|MISSED by [0-9]+ %)$' <<<"$out")" = 3 ] || echo "$out")"
-	out=$(python3 "$src/bench/goals.py" --build "$build" --only speed 2>&1)
+	out=$(timeout 1800 python3 "$src/bench/goals.py" --build "$build" --only speed 2>&1)
 	verdict "goals refuses a group that there is not" "$([ $? = 2 ] && grep -q 'only takes throughput' <<<"$out" || echo "$out")"
 fi
 exit $failed

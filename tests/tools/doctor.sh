@@ -4,6 +4,7 @@
 # what the machine does.
 set -u
 program=$2/rdma-migrate
+timeout=$(command -v timeout) # some cases have no PATH
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 failed=0
@@ -34,9 +35,9 @@ mend()
 doctor()
 {
 	rm -f "$tmp/json"
-	"$@" "$tmp/bin/rdma-migrate" doctor --json - >"$tmp/json" 2>"$tmp/err"
+	"$@" "$timeout" 120 "$tmp/bin/rdma-migrate" doctor --json - >"$tmp/json" 2>"$tmp/err"
 	code=$?
-	"$@" "$tmp/bin/rdma-migrate" doctor >"$tmp/table" 2>&1
+	"$@" "$timeout" 120 "$tmp/bin/rdma-migrate" doctor >"$tmp/table" 2>&1
 }
 
 # The exit code is 5 exactly where something is missing, and the counts are those of the lines.
@@ -63,7 +64,7 @@ doctor env
 verdict "as it is" "$(consistent)"
 if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then want=ok; else want=missing; fi
 verdict "kvm is what it is" "$([ "$(state kvm)" = $want ] || echo "it says $(state kvm), not $want")"
-if "$program" floor --memory 32M --quiet >/dev/null 2>&1; then want=ok; else want=missing; fi
+if timeout 120 "$program" floor --memory 32M --quiet >/dev/null 2>&1; then want=ok; else want=missing; fi
 verdict "userfaultfd is what it is" "$([ "$(state userfaultfd)" = $want ] || echo "it says $(state userfaultfd), not $want")"
 for name in userfaultfd kernel zero-copy 'pagemap scan' process_madvise memlock 'huge pages' 'transparent huge' rdma link gnuplot; do
 	[ -n "$(state "$name")" ] || [ "$name" = rdma -a -n "$(state 'rdma device')" ] || verdict "a line for $name" "there is none"

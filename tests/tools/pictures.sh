@@ -51,14 +51,14 @@ check "record with a kill" timeout 120 "$program" run "${guest[@]}" --mode post-
 	--sample 5ms --record "$tmp/kill.jsonl"
 check "the killed end's samples are there" grep -q '"type":"sample","end":"target"' "$tmp/kill.jsonl"
 
-check png "$program" plot "$rec" -o "$tmp/one.png"
+check png timeout 120 "$program" plot "$rec" -o "$tmp/one.png"
 check "png is a picture" test "$(head -c 8 "$tmp/one.png" | od -An -tx1 | tr -d ' \n')" = 89504e470d0a1a0a
-check svg "$program" plot "$rec" --out="$tmp/one.svg"
+check svg timeout 120 "$program" plot "$rec" --out="$tmp/one.svg"
 check "svg has what was asked for" grep -q 'post-copy over tcp: migrated, owner target' "$tmp/one.svg"
 check "svg names the items of the blackout" grep -q '>load<\|load' "$tmp/one.svg"
-check comparison "$program" plot "$rec" "$tmp/kill.jsonl" -o "$tmp/two.svg"
+check comparison timeout 120 "$program" plot "$rec" "$tmp/kill.jsonl" -o "$tmp/two.svg"
 check "comparison has both" grep -q 'kill target@post-copy' "$tmp/two.svg"
-check html "$program" plot "$rec" "$tmp/kill.jsonl" -o "$tmp/two.html"
+check html timeout 120 "$program" plot "$rec" "$tmp/kill.jsonl" -o "$tmp/two.html"
 check "html holds three pictures" test "$(grep -c '<svg' "$tmp/two.html")" = 3
 check "html fetches nothing" test "$(grep -cE '(src|href)="?(https?:)?//|@import' "$tmp/two.html")" = 0
 check "html has the results" grep -q 'pages_checked' "$tmp/two.html"
@@ -74,7 +74,7 @@ refused()
 {
 	local pattern=$1 out
 	shift
-	out=$("$program" "$@" 2>&1)
+	out=$(timeout 300 "$program" "$@" 2>&1)
 	check "refused: $*" test $? = 1 -a -n "$(grep -E -- "$pattern" <<<"$out")"
 }
 
@@ -88,6 +88,6 @@ refused '--dirty-rate takes pages a second' sweep --dirty-rate 100,fast
 refused '--mode takes auto' sweep --mode post-copy,,auto
 refused 'working-set takes at most' sweep --memory 64M --working-set 16M,64M
 check "what was refused left no file" test ! -e "$tmp/x.png"
-out=$(PATH=/nonexistent "$program" plot "$rec" -o "$tmp/x.png" 2>&1)
+out=$(timeout 120 env PATH=/nonexistent "$program" plot "$rec" -o "$tmp/x.png" 2>&1)
 check "without gnuplot the sentence says what to install" test $? = 5 -a -n "$(grep 'apt-get install gnuplot-nox' <<<"$out")"
 exit $failed

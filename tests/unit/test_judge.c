@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What rdma-migrate makes of a run: each ending that can be, and the exit code it gets. */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <string.h>
 
 #include "report.h"
@@ -15,7 +16,7 @@ struct ending {
 	int target_outcome, target_owner;
 	bool proof;
 	uint64_t bad, handovers;
-	bool gap, stopped; /* the proof's faults */
+	bool gap, repeat, damage, errors, unproved, stopped; /* the proof's faults */
 	enum commit_when { COMPLETE, SWITCHOVER } commit;
 	/* what must come out */
 	enum verdict verdict;
@@ -48,6 +49,14 @@ static const struct ending endings[] = {
 	  .owner = FERRY_TARGET, .verdict = VERDICT_PROOF, .says = "1 of 100 pages bad" },
 	{ "a gap", .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET, .proof = true, .gap = true,
 	  .owner = FERRY_TARGET, .verdict = VERDICT_PROOF, .says = "of 11 outputs 1 were missing" },
+	{ "a repeat", .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET, .proof = true, .repeat = true,
+	  .owner = FERRY_TARGET, .verdict = VERDICT_PROOF, .says = "of 10 outputs 0 were missing, 1 repeated and 0 damaged" },
+	{ "damage", .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET, .proof = true, .damage = true,
+	  .owner = FERRY_TARGET, .verdict = VERDICT_PROOF, .says = "of 10 outputs 0 were missing, 0 repeated and 1 damaged" },
+	{ "errors in the guest", .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET, .proof = true, .errors = true,
+	  .owner = FERRY_TARGET, .verdict = VERDICT_PROOF, .says = "0 of 100 pages bad, 1 errors in the guest" },
+	{ "no proof can be made", .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET, .proof = true, .unproved = true,
+	  .owner = FERRY_TARGET, .verdict = VERDICT_PROOF, .says = "the proof could not be made" },
 	{ "the guest stands still", .source_owner = FERRY_TARGET, .target_owner = FERRY_TARGET, .proof = true,
 	  .stopped = true, .owner = FERRY_TARGET, .verdict = VERDICT_PROOF, .says = "did not run on" },
 	{ "both say it is theirs", .source_outcome = FERRY_FELL_BACK, .source_owner = FERRY_SOURCE,
@@ -140,6 +149,10 @@ Test(judge, each_ending)
 		r.observer.handovers = (unsigned)e->handovers;
 		r.observer.stream[0].seen = 10;
 		r.observer.stream[0].missing = e->gap;
+		r.observer.stream[0].repeated = e->repeat;
+		r.observer.damaged = e->damage;
+		r.proof.guest_errors = e->errors;
+		r.proof_err = e->unproved ? -EIO : 0;
 		judge(&r);
 		cr_expect_eq(r.verdict, e->verdict, "%s: exit code %d, \"%s\"", e->name, r.verdict,
 			     r.sentence);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include <criterion/criterion.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "pages.h"
 
@@ -506,4 +508,214 @@ Test(pages, threads_claim_each_page_as_often_as_it_was_added)
 		cr_assert_eq(sh->added[p], sh->claimed[p], "page %lu", (unsigned long)p);
 	page_set_destroy(&sh->set);
 	free(sh);
+}
+
+/* ---- every change is one step, whoever comes in between ---- */
+
+/*
+ * The words are write-protected: a change faults at its first write, when it has read what it wants to read. The handler
+ * changes the word as another thread would, and the write is tried again. A compare-and-swap then fails and looks again, any
+ * other atomic change works on what is there now; a load and a store undo what came between them, each time.
+ */
+static struct {
+	volatile uint64_t *word;
+	size_t len;
+	uint64_t takes, adds;
+	unsigned came;
+} other;
+
+__attribute__((no_sanitize("thread"))) static void come_between(int sig)
+{
+	(void)sig;
+	mprotect((void *)other.word, other.len, PROT_READ | PROT_WRITE);
+	*other.word = (*other.word & ~other.takes) | other.adds;
+	other.came++;
+}
+
+#define BETWEEN_PAGES (UINT64_C(1) << 15) /* a page of words */
+
+/* A set with these bits in its first word. */
+static struct page_set set_of(uint64_t bits)
+{
+	const uint64_t npages = BETWEEN_PAGES;
+	struct page_set s;
+
+	cr_assert_eq(page_set_init(&s, &npages, 1), 0);
+	page_set_add_word(&s, 0, 0, bits);
+	return s;
+}
+
+static void expect_between(struct page_set *s, uint64_t takes, uint64_t adds)
+{
+	struct sigaction act = { .sa_handler = come_between };
+
+	sigemptyset(&act.sa_mask);
+	cr_assert_eq(sigaction(SIGSEGV, &act, NULL), 0);
+	other.word = (volatile uint64_t *)s->r[0].words;
+	other.len = BETWEEN_PAGES / 8;
+	other.takes = takes;
+	other.adds = adds;
+	other.came = 0;
+	cr_assert_eq(mprotect((void *)other.word, other.len, PROT_READ), 0);
+}
+
+static void came_between(void)
+{
+	signal(SIGSEGV, SIG_DFL);
+	cr_assert_eq(other.came, 1, "%u times", other.came);
+}
+
+static uint64_t bits_of(const struct page_run *run)
+{
+	return run->npages ? ~UINT64_C(0) >> (64 - run->npages) << run->page : 0;
+}
+
+/* What one thread has claimed no other has, and nothing is lost. */
+Test(pages, a_claim_takes_nothing_that_another_took_meanwhile)
+{
+	static const uint64_t takes[] = { 0xff00, 0x00ff, 0xffff, 0x0001, 0x8000, 0x0ff0, 0 };
+	const uint64_t bits = 0xffff;
+
+	for (size_t i = 0; i < sizeof(takes) / sizeof(takes[0]); i++)
+		for (uint64_t adds = 0; adds <= 0xf0000; adds += 0xf0000) {
+			struct page_set s = set_of(bits);
+			struct page_cursor at = { 0 };
+			struct page_run run = { 0 };
+			uint64_t taken, left;
+			bool have;
+
+			expect_between(&s, takes[i], adds);
+			have = page_set_claim(&s, &at, 64, &run);
+			came_between();
+			taken = bits_of(&run);
+			left = page_set_words(&s, 0)[0];
+			cr_assert_eq(have, !!taken);
+			cr_assert_eq(taken & takes[i], 0, "%#lx of what was taken already", (unsigned long)(taken & takes[i]));
+			cr_assert_eq(taken & left, 0);
+			cr_assert_eq(taken | left, (bits & ~takes[i]) | adds);
+			page_set_destroy(&s);
+		}
+}
+
+static void add_one(struct page_set *s)
+{
+	page_set_add(s, 0, 5);
+}
+
+static void del_one(struct page_set *s)
+{
+	page_set_del(s, 0, 5);
+}
+
+static void add_word(struct page_set *s)
+{
+	page_set_add_word(s, 0, 0, UINT64_C(1) << 5);
+}
+
+static void add_run(struct page_set *s)
+{
+	page_set_add_run(s, &(struct page_run){ .page = 5, .npages = 1 });
+}
+
+static void del_run(struct page_set *s)
+{
+	page_set_del_run(s, &(struct page_run){ .page = 5, .npages = 1 });
+}
+
+static void merge(struct page_set *s)
+{
+	struct page_set more = set_of(UINT64_C(1) << 5);
+
+	page_set_merge(s, &more);
+	page_set_destroy(&more);
+}
+
+static void subtract(struct page_set *s)
+{
+	struct page_set less = set_of(UINT64_C(1) << 5);
+
+	page_set_subtract(s, &less);
+	page_set_destroy(&less);
+}
+
+Test(pages, a_change_undoes_nothing_that_another_did_meanwhile)
+{
+	static const struct {
+		const char *name;
+		void (*change)(struct page_set *s);
+		bool adds;
+	} rows[] = {
+		{ "add", add_one, true },	{ "del", del_one, false },     { "add_word", add_word, true },
+		{ "add_run", add_run, true },	{ "del_run", del_run, false }, { "merge", merge, true },
+		{ "subtract", subtract, false },
+	};
+	const uint64_t bits = 0xff, takes = 0x81, adds = 0x300, own = UINT64_C(1) << 5;
+
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
+		struct page_set s = set_of(rows[i].adds ? bits & ~own : bits);
+		uint64_t due = (bits & ~takes) | adds;
+
+		expect_between(&s, takes, adds);
+		rows[i].change(&s);
+		came_between();
+		cr_expect_eq(page_set_words(&s, 0)[0], rows[i].adds ? due : due & ~own, "%s: %#lx", rows[i].name,
+			     (unsigned long)page_set_words(&s, 0)[0]);
+		page_set_destroy(&s);
+	}
+}
+
+/* ---- nothing behind the bitmap is looked at ---- */
+
+/* A set whose last word lies at the end of a page, before one that cannot be read. */
+static struct page_set set_before_a_wall(uint64_t npages)
+{
+	size_t len = npages / 8, room = (len + 4095) & ~(size_t)4095;
+	uint8_t *mem = mmap(NULL, room + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct page_set s;
+
+	cr_assert_neq(mem, MAP_FAILED);
+	cr_assert_eq(mprotect(mem + room, 4096, PROT_NONE), 0);
+	cr_assert_eq(page_set_init(&s, &npages, 1), 0);
+	munmap((void *)s.r[0].words, room);
+	s.r[0].words = (_Atomic uint64_t *)(mem + room - len);
+	return s;
+}
+
+static void look_everywhere(struct page_set *s, uint64_t npages)
+{
+	struct page_cursor at = { 0 };
+	struct page_run run;
+
+	cr_assert_eq(page_set_trim(s, 0), 0);
+	cr_assert_eq(page_set_count(s), 0);
+	cr_assert(!page_set_next(s, &at, 64, &run));
+	at = (struct page_cursor){ 0 };
+	cr_assert(page_set_next_clear(s, &at, UINT32_MAX, &run));
+	cr_assert_eq(run.npages, npages);
+	page_set_words(s, 0)[npages / 64 - 1] = UINT64_C(1) << 63;
+	cr_assert_eq(page_set_trim(s, 0), 1);
+	cr_assert_eq(page_set_count(s), 1);
+	at = (struct page_cursor){ 0 };
+	cr_assert(page_set_claim(s, &at, UINT32_MAX, &run));
+	cr_assert_eq(run.page, npages - 1);
+	cr_assert_eq(run.npages, 1);
+	cr_assert(!page_set_claim(s, &at, UINT32_MAX, &run));
+	page_set_tidy(s);
+	page_set_clear(s);
+}
+
+/* Of 128 MiB of memory the bitmap is a page: then the word behind it is somebody else's, or nobody's. */
+Test(pages, nothing_behind_the_bitmap_is_looked_at)
+{
+	const uint64_t whole = 128 << 8; /* 128 MiB */
+	const uint64_t sizes[] = { whole, 2 * whole, 3 * whole, 64, 8 * 64, 9 * 64, 15 * 64, 16 * 64, 17 * 64,
+				   64 * 64, 65 * 64, whole - 64, whole + 64, whole + 8 * 64 };
+
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		struct page_set s = set_before_a_wall(sizes[i]);
+
+		look_everywhere(&s, sizes[i]);
+		s.r[0].words = NULL; /* with its wall it goes with the test */
+		page_set_destroy(&s);
+	}
 }

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: MIT
-/* How many gets the sweep keeps in flight: what a long link holds, and few where they would only queue. */
+/*
+ * How many gets the sweep keeps in flight: what a long link holds, and few where they would only queue. And that it comes to
+ * everything, wherever a fault has sent it.
+ */
 #include <criterion/criterion.h>
 #include <string.h>
 #include <time.h>
@@ -97,4 +100,36 @@ Test(sweep, keeps_few_gets_where_they_queue)
 	unsigned depth = sweep_over(&c, 100);
 
 	cr_assert_leq(depth, SWEEP_DEPTH + 1, "%u in flight", depth);
+}
+
+/* A fault in the last page, or behind all that is missing, sends it there: what lies before is found all the same, once. */
+Test(sweep, what_lies_before_the_last_fault_is_swept_too)
+{
+	static const uint64_t hints[] = { 0, 1, 50, 100, 104, 108, NPAGES - 1 };
+
+	for (size_t i = 0; i < sizeof(hints) / sizeof(hints[0]); i++) {
+		struct late c = { .chan.ops = &late_ops };
+		struct ferry_region region = { .len = NPAGES << 12 };
+		struct place_region memory = { 0 };
+		struct xport_link link = { .id.channels = 1 };
+		struct ferry_session s = { .regions = &region, .nregions = 1, .link = &link,
+					   .tgt.place = { .r = &memory, .n = 1 } };
+		struct sweep w = { .c = &c.chan };
+		struct page_run run = { .page = 100, .npages = 8 };
+		struct pull *p = NULL;
+		uint32_t got = 0;
+
+		cr_assert_eq(pull_new(&p, &s), 0);
+		page_set_add_run(&p->todo, &run);
+		atomic_store(&p->left, run.npages);
+		atomic_store(&p->hint, hints[i] + 1);
+		while (sweep_ask(p, &w, 1) == 1)
+			;
+		for (unsigned k = 0; k < SWEEP_DEPTH_MAX; k++)
+			for (unsigned r = 0; r < w.get[k].n; r++)
+				got += w.get[k].run[r].npages;
+		cr_assert_eq(got, run.npages, "from page %lu on: %u pages of %u", (unsigned long)hints[i], got, run.npages);
+		cr_assert_eq(page_set_count(&p->todo), 0);
+		pull_free(p);
+	}
 }

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT
+#include "swap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/swap.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SWAP_BYTES (UINT32_C(256) << 20)
+#define PAGE 4096u
+
+static bool put(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	bool ok = fd >= 0 && write(fd, value, strlen(value)) == (ssize_t)strlen(value);
+
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+/* Reading it makes a device; -1: there is no zram, or not for us. */
+static int add_device(void)
+{
+	FILE *f = fopen("/sys/class/zram-control/hot_add", "re");
+	int n = -1;
+
+	if (f && fscanf(f, "%d", &n) != 1)
+		n = -1;
+	if (f)
+		fclose(f);
+	return n;
+}
+
+/* What mkswap writes: version 1, so many pages after the header's. */
+static bool write_header(const char *dev)
+{
+	uint32_t head[PAGE / 4] = { 0 };
+	int fd = open(dev, O_WRONLY | O_CLOEXEC);
+	bool ok;
+
+	head[1024 / 4] = 1;
+	head[1024 / 4 + 1] = SWAP_BYTES / PAGE - 1;
+	memcpy((uint8_t *)head + PAGE - 10, "SWAPSPACE2", 10);
+	ok = fd >= 0 && write(fd, head, sizeof(head)) == sizeof(head);
+	if (fd >= 0)
+		close(fd);
+	return ok;
+}
+
+/* "" or what failed. */
+static const char *make(int n, char dev[32])
+{
+	char path[64], size[32];
+
+	snprintf(dev, 32, "/dev/zram%d", n);
+	snprintf(path, sizeof(path), "/sys/block/zram%d/disksize", n);
+	snprintf(size, sizeof(size), "%u", SWAP_BYTES);
+	if (!put(path, size))
+		return "its size cannot be set";
+	for (int ms = 0; access(dev, W_OK) && ms < 5000; ms += 10) /* devtmpfs or udev makes the node */
+		nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+	if (!write_header(dev))
+		return "it cannot be written";
+	return swapon(dev, 0) ? "swapon is refused" : "";
+}
+
+/* The keeper: says how it went, waits for the end of its parent's interest, takes all away. */
+static _Noreturn void keep(int fd)
+{
+	char dev[32] = "", number[16], c;
+	int n = add_device();
+	const char *why = n < 0 ? "no zram device can be made here" : make(n, dev);
+
+	if (write(fd, why, strlen(why) + 1) > 0)
+		while (!*why && read(fd, &c, 1) < 0 && errno == EINTR)
+			;
+	if (!*why)
+		swapoff(dev);
+	if (n >= 0) {
+		snprintf(number, sizeof(number), "%d", n);
+		put("/sys/class/zram-control/hot_remove", number);
+	}
+	_exit(0);
+}
+
+bool swap_on(struct swap *s, char why[200])
+{
+	ssize_t got;
+	int fds[2];
+
+	*s = (struct swap){ .keeper = -1 };
+	snprintf(why, 200, "no socket pair: %s", strerror(errno));
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds))
+		return false;
+	s->pid = fork();
+	if (!s->pid) {
+		close(fds[0]);
+		keep(fds[1]);
+	}
+	close(fds[1]);
+	s->keeper = fds[0];
+	got = s->pid > 0 ? read(s->keeper, why, 199) : -1;
+	why[got > 0 ? got : 0] = 0;
+	if (got > 0 && !*why)
+		return true;
+	swap_off(s);
+	return false;
+}
+
+void swap_off(struct swap *s)
+{
+	if (s->keeper < 0)
+		return;
+	close(s->keeper);
+	s->keeper = -1;
+	if (s->pid > 0)
+		waitpid(s->pid, NULL, 0);
+}
+
+/* Pages of the range in swap, by the page table: of shared memory too, Linux keeps no entry there, so those not resident. */
+static size_t swapped(const uint8_t *mem, size_t len)
+{
+	unsigned char there;
+	size_t n = 0;
+
+	for (size_t at = 0; at < len; at += PAGE)
+		n += !mincore((void *)(uintptr_t)(mem + at), PAGE, &there) && !(there & 1);
+	return n;
+}
+
+bool swap_out(void *mem, size_t len, size_t at_least)
+{
+	for (int tries = 0; tries < 50; tries++) {
+		if (madvise(mem, len, MADV_PAGEOUT))
+			return false;
+		if (swapped(mem, len) >= at_least)
+			return true;
+		nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+	}
+	return false;
+}
