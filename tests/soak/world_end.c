@@ -317,6 +317,9 @@ _Noreturn void end_main(const struct round *r, int end)
 	char dir[200];
 	struct vm *vm;
 
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	signal(SIGTERM, SIG_DFL);
+	signal(SIGINT, SIG_IGN); /* the parent ends it */
 	make_place(r, end, dir, sizeof(dir));
 	enter_cgroup(r, end);
 	begin_hand(&h);

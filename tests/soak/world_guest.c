@@ -272,10 +272,10 @@ static void *source_main(void *arg)
 	struct vcpu *c = arg;
 	struct vm *vm = c->vm;
 	unsigned writes = vm->w->writes, batch = writes / 100 < BATCH ? writes / 100 + 1 : BATCH;
-	struct timespec pause = { .tv_nsec = writes ? (long)(UINT64_C(1000000000) * batch / (writes > batch ? writes : batch)) : 20000000 };
+	struct timespec pause = { .tv_nsec = 20000000 };
 
-	if (pause.tv_nsec >= 1000000000)
-		pause.tv_nsec = 999999999;
+	if (writes)
+		pause.tv_nsec = writes > batch ? 1000000000 / (long)writes * batch : 999999999;
 	for (;;) {
 		pthread_mutex_lock(&vm->lock);
 		while (!vm->running && !vm->stop)

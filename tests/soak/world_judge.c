@@ -96,6 +96,13 @@ static bool quotes(const struct end_seen *e, const struct end_seen *peer)
 	return n && !strncmp(why, detail(peer), n > 3 ? n - 3 : n);
 }
 
+/* One end ended before it met the other, who waited for it or asked for it in vain and can know no more. */
+static bool never_met(const struct end_seen *s, const struct end_seen *t)
+{
+	return (s->res.phase <= FERRY_PRE_MIGRATION && strstr(detail(t), "no source connected")) ||
+	       (t->res.phase <= FERRY_PRE_MIGRATION && strstr(detail(s), "could not be reached"));
+}
+
 /* It knows no more than that the other is not to be heard. */
 static bool blames_link(const struct end_seen *e)
 {
@@ -110,7 +117,7 @@ static bool blames_link(const struct end_seen *e)
 
 static bool is_sentence(const char *text)
 {
-	return strlen(text) >= SENTENCE_MIN && !strstr(text, "(null)") && !strstr(text, "Success") && !strstr(text, ": 0");
+	return strlen(text) >= SENTENCE_MIN && !strstr(text, "(null)") && !strstr(text, "Success");
 }
 
 /* Calls that messages themselves are made of: an end without them can say why, and cannot send it. */
@@ -150,7 +157,7 @@ static void judge_sentences(char *why, size_t cap, const struct round *r)
 		}
 	if (!living(s) || !living(t) || is(s, FERRY_MIGRATED) || is(t, FERRY_MIGRATED))
 		return;
-	if (!quotes(s, t) && !quotes(t, s)) {
+	if (!quotes(s, t) && !quotes(t, s) && !never_met(s, t)) {
 		if (blames_link(s) && blames_link(t) && !link)
 			snprintf(why, cap, "both blame the link, to which nothing happened");
 		else if (blames_link(s) && !blames_link(t) && !link && !mute(lt))
@@ -215,6 +222,11 @@ static void judge_ending(char *why, size_t cap, const struct round *r, const str
 
 /* ---- what the ends are ---- */
 
+static bool leaves(const struct end_seen *e)
+{
+	return e->fds[1] != e->fds[0] || e->threads[1] != e->threads[0] || e->memfds[1] != e->memfds[0] || e->uffds[1] != e->uffds[0];
+}
+
 static void judge_end(char *why, size_t cap, const struct round *r, int i)
 {
 	const struct end_seen *e = &r->seen->end[i];
@@ -240,7 +252,7 @@ static void judge_end(char *why, size_t cap, const struct round *r, int i)
 		snprintf(why, cap, "the world did not come about: no signal interrupted the %s", names[i]);
 	else if (!died(e) && l->refused && !e->filtered)
 		snprintf(why, cap, "the world did not come about: the %s has no filter", names[i]);
-	else if (!died(e) && (e->fds[1] != e->fds[0] || e->threads[1] != e->threads[0] || e->memfds[1] != e->memfds[0] || e->uffds[1] != e->uffds[0]))
+	else if (!died(e) && leaves(e))
 		snprintf(why, cap, "the %s leaves something: descriptors %u, %u before; threads %u, %u; mapped memfds %u, %u; of devices %u, %u",
 			 names[i], e->fds[1], e->fds[0], e->threads[1], e->threads[0], e->memfds[1], e->memfds[0], e->uffds[1], e->uffds[0]);
 }

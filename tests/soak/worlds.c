@@ -39,6 +39,13 @@ struct worlds {
 };
 
 static const char *const names[] = { "source", "target" };
+static volatile sig_atomic_t told_to_end; /* a signal handler has no other way to say it */
+
+static void on_end(int sig)
+{
+	(void)sig;
+	told_to_end = 1;
+}
 
 static uint64_t now_us(void)
 {
@@ -173,7 +180,6 @@ static bool begin_end(struct worlds *g, const struct round *r, int end)
 		nanosleep(&(struct timespec){ .tv_nsec = LOOK_NS }, NULL);
 	}
 	g->seen->late = !e->ended && atomic_load(&e->stage) < STAGE_LISTENS;
-	atomic_store(&e->go, STAGE_LISTENS);
 	return !e->ended && atomic_load(&e->stage) <= STAGE_RUNS && !g->seen->late;
 }
 
@@ -226,11 +232,14 @@ static void strike(struct worlds *g, uint64_t *heal_us)
 		*heal_us = now + k->for_ms * UINT64_C(1000);
 }
 
+/* Both run from now on: neither waits for the other to come to its start. */
 static void wait_for_ends(struct worlds *g)
 {
 	uint64_t begin = now_us(), bound = world_bound_us(&g->world), heal_us = 0;
 	bool filled = false;
 
+	for (int i = 0; i < 2; i++)
+		atomic_store(&g->seen->end[i].go, STAGE_LISTENS);
 	while (running(&g->seen->end[SRC]) || running(&g->seen->end[TGT])) {
 		for (int i = 0; i < 2; i++)
 			reap(&g->seen->end[i]);
@@ -239,7 +248,7 @@ static void wait_for_ends(struct worlds *g)
 			atomic_store(&g->seen->end[TGT].fill, 1);
 			filled = true;
 		}
-		if (now_us() - begin > bound) {
+		if (now_us() - begin > bound || told_to_end) {
 			g->seen->late = true;
 			return;
 		}
@@ -358,7 +367,8 @@ static void play(struct worlds *g, uint64_t number)
 	if (r.net)
 		net_wire(r.net, "clear");
 	check_left(g, why, sizeof(why));
-	tell(g, why);
+	if (!told_to_end)
+		tell(g, why);
 }
 
 /* ---- this machine ---- */
@@ -390,6 +400,12 @@ static bool have_uffd(void)
 	return true;
 }
 
+/* Names of namespaces that nobody else sees, and that go with this process. */
+static bool own_netns(void)
+{
+	return (!mkdir("/run/netns", 0755) || errno == EEXIST) && !mount("tmpfs", "/run/netns", "tmpfs", 0, NULL);
+}
+
 static void find_parts(struct worlds *g)
 {
 	struct parts *p = &g->parts;
@@ -401,6 +417,8 @@ static void find_parts(struct worlds *g)
 		     !mount("tmpfs", "/dev/shm", "tmpfs", 0, NULL);
 	if (p->root)
 		p->cgroup = cgroup_make(&g->cg, "memory");
+	if (g->own_shm && !own_netns())
+		printf("worlds: /run/netns is everybody's: %s\n", strerror(errno));
 	if (p->root)
 		p->net = net_up(&g->net, g->wire);
 	if (!p->root)
@@ -445,6 +463,8 @@ static void set_up(struct worlds *g)
 	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGTERM, on_end);
+	signal(SIGINT, on_end);
 	find_parts(g);
 	g->seen = share(sizeof(*g->seen));
 	g->truth = (struct truth){ share(GUEST_MAX), share(GUEST_MAX) }; /* before a cgroup could be charged for it */
@@ -515,7 +535,7 @@ int main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	set_up(&g);
 	printf("worlds: seed %" PRIu64 " (tests/soak/run --seed %" PRIu64 " --seconds %" PRIu64 ")\n", g.seed, g.seed, g.seconds);
-	for (uint64_t i = g.from; g.count ? i < g.from + g.count : now_us() - begin < g.seconds * 1000000; i++)
+	for (uint64_t i = g.from; !told_to_end && (g.count ? i < g.from + g.count : now_us() - begin < g.seconds * 1000000); i++)
 		play(&g, i);
 	summary(&g, now_us() - begin);
 	tear_down(&g);
