@@ -421,14 +421,24 @@ static int op_dirty_stop(void *v)
 	return 0;
 }
 
+/* A guest writes until it is stopped, also where its thread has no turn between a fetch and the pause. */
+static void write_now(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	for (unsigned i = 0; i < BATCH && vm->running && vm->w->writes; i++)
+		guest_act(vm);
+	pthread_mutex_unlock(&vm->lock);
+}
+
 static int op_dirty_fetch(void *v, uint32_t id, uint64_t *bits, uint64_t npages, unsigned flags)
 {
 	struct vm *vm = v;
 	unsigned r = id - vm->region[0].id;
 
-	(void)flags;
 	for (uint64_t i = 0; i < (npages + 63) / 64; i++)
 		bits[i] = atomic_exchange(&vm->dirty[r][i], 0);
+	if (!(flags & FERRY_DIRTY_LAST))
+		write_now(vm);
 	return 0;
 }
 
@@ -436,6 +446,8 @@ static int op_pause(void *v)
 {
 	struct vm *vm = v;
 
+	if (vm->end == SRC)
+		write_now(vm);
 	pthread_mutex_lock(&vm->lock);
 	set_running(vm, false);
 	pthread_mutex_unlock(&vm->lock);
