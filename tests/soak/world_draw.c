@@ -169,6 +169,7 @@ static void draw_strike(struct strike *k, uint64_t *rng)
 	k->phase = phases[rng_below(rng, sizeof(phases) / sizeof(*phases))];
 	k->delay_ms = OF(rng, 0, 0, 5, 50, 400);
 	k->for_ms = OF(rng, 100, 1000, 2500, 0);
+	k->times = k->for_ms ? OF(rng, 1, 1, 2, 5) : 1;
 	if (k->what == STRIKE_SWITCHOVER) {
 		k->end = SRC;
 		k->phase = FERRY_PRECOPY;
@@ -224,6 +225,11 @@ uint64_t world_bound_us(const struct world *w)
 	       4 * size * 1000000 / rate + patience() * UINT64_C(20000000);
 }
 
+uint64_t world_alone_us(const struct world *w)
+{
+	return w->reconnect_us + 2 * w->timeout_us + w->connect_us + patience() * UINT64_C(5000000);
+}
+
 /* ---- said ---- */
 
 static void print_lot(FILE *out, const struct lot *l, const char *name, int end)
@@ -265,6 +271,8 @@ static void print_strike(FILE *out, const struct strike *k)
 	fprintf(out, " %u ms into the %s's %s", k->delay_ms, ends[k->end], ferry_phase_name(k->phase));
 	if (k->what == STRIKE_CUT || k->what == STRIKE_HOLE)
 		fprintf(out, k->for_ms ? " for %u ms" : " for good", k->for_ms);
+	if (k->what == STRIKE_CUT && k->times > 1)
+		fprintf(out, ", %u times", k->times);
 }
 
 void world_print(FILE *out, const struct world *w)

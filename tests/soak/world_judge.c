@@ -277,7 +277,7 @@ void world_judge(char *why, size_t cap, const struct round *r, const struct part
 
 	why[0] = 0;
 	if (s->late)
-		snprintf(why, cap, "it has not ended within %" PRIu64 " s", world_bound_us(r->w) / 1000000);
+		snprintf(why, cap, "it has not ended within %" PRIu64 " s", s->bound_us / 1000000);
 	else if (s->alarm)
 		snprintf(why, cap, "%s", s->alarm_text);
 	for (int i = 0; i < 2 && !why[0]; i++)

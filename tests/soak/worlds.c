@@ -180,6 +180,7 @@ static bool begin_end(struct worlds *g, const struct round *r, int end)
 		nanosleep(&(struct timespec){ .tv_nsec = LOOK_NS }, NULL);
 	}
 	g->seen->late = !e->ended && atomic_load(&e->stage) < STAGE_LISTENS;
+	g->seen->bound_us = BEGINS_US;
 	return !e->ended && atomic_load(&e->stage) <= STAGE_RUNS && !g->seen->late;
 }
 
@@ -214,28 +215,60 @@ static bool do_strike(struct worlds *g, const struct strike *k)
 	return false;
 }
 
-static void strike(struct worlds *g, uint64_t *heal_us)
+/* What a round's strike has come to. */
+struct blow {
+	uint64_t first_us, heal_us; /* 0: not yet; nothing to heal */
+	unsigned done;
+};
+
+static bool strike_due(const struct worlds *g, const struct blow *b, uint64_t now)
 {
 	const struct strike *k = &g->world.strike;
 	const struct end_seen *e = &g->seen->end[k->end];
-	uint64_t entered = atomic_load(&e->phase_us[k->phase]), now = now_us();
+	uint64_t entered = atomic_load(&e->phase_us[k->phase]);
 
-	if (*heal_us && now >= *heal_us) {
+	if (k->what == STRIKE_NOTHING)
+		return false;
+	if (b->done)
+		return k->what == STRIKE_CUT && b->done < k->times && now >= b->first_us + b->done * k->for_ms * UINT64_C(4000);
+	return entered && now >= entered + k->delay_ms * UINT64_C(1000) && running(e) && atomic_load(&e->stage) == STAGE_RUNS &&
+	       !e->have_result;
+}
+
+static void strike(struct worlds *g, struct blow *b)
+{
+	const struct strike *k = &g->world.strike;
+	uint64_t now = now_us();
+
+	if (b->heal_us && now >= b->heal_us) {
 		net_wire(&g->net, "hole 0");
-		*heal_us = 0;
+		b->heal_us = 0;
 	}
-	if (g->seen->struck || k->what == STRIKE_NOTHING || !entered || now < entered + k->delay_ms * UINT64_C(1000) || !running(e) ||
-	    atomic_load(&e->stage) != STAGE_RUNS || e->have_result)
+	if (!strike_due(g, b, now) || !do_strike(g, k))
 		return;
-	g->seen->struck = do_strike(g, k);
+	g->seen->struck = true;
+	b->done++;
+	if (!b->first_us)
+		b->first_us = now;
 	if (k->what == STRIKE_HOLE && k->for_ms)
-		*heal_us = now + k->for_ms * UINT64_C(1000);
+		b->heal_us = now + k->for_ms * UINT64_C(1000);
+}
+
+/* Once the other end or the link is gone for good nobody waits for anything but that. */
+static uint64_t bound(const struct worlds *g, const struct blow *b, uint64_t begin)
+{
+	const struct strike *k = &g->world.strike;
+	uint64_t most = world_bound_us(&g->world), alone = b->first_us - begin + world_alone_us(&g->world);
+	bool gone = b->first_us && (k->what == STRIKE_KILL || (k->what == STRIKE_CUT && !k->for_ms));
+
+	return gone && alone < most ? alone : most;
 }
 
 /* Both run from now on: neither waits for the other to come to its start. */
 static void wait_for_ends(struct worlds *g)
 {
-	uint64_t begin = now_us(), bound = world_bound_us(&g->world), heal_us = 0;
+	uint64_t begin = now_us();
+	struct blow blow = { 0 };
 	bool filled = false;
 
 	for (int i = 0; i < 2; i++)
@@ -243,12 +276,13 @@ static void wait_for_ends(struct worlds *g)
 	while (running(&g->seen->end[SRC]) || running(&g->seen->end[TGT])) {
 		for (int i = 0; i < 2; i++)
 			reap(&g->seen->end[i]);
-		strike(g, &heal_us);
+		strike(g, &blow);
+		g->seen->bound_us = bound(g, &blow, begin);
 		if (!filled && g->world.lot[TGT].tmpfs_fill && atomic_load(&g->seen->end[TGT].phase_us[FERRY_PRECOPY])) {
 			atomic_store(&g->seen->end[TGT].fill, 1);
 			filled = true;
 		}
-		if (now_us() - begin > bound || told_to_end) {
+		if (now_us() - begin > g->seen->bound_us || told_to_end) {
 			g->seen->late = true;
 			return;
 		}

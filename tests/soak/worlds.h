@@ -75,6 +75,7 @@ struct strike {
 	int end;		/* KILL, CANCEL: whom; all: who has to be in the phase */
 	enum ferry_phase phase; /* delay_ms after this end has entered it */
 	unsigned delay_ms, for_ms; /* CUT, HOLE: 0: for good */
+	unsigned times;		   /* CUT: so often, three times as long apart */
 };
 
 struct world {
@@ -95,6 +96,8 @@ struct world {
 void world_draw(struct world *w, const struct parts *parts, uint64_t seed, uint64_t round);
 void world_print(FILE *out, const struct world *w);
 uint64_t world_bound_us(const struct world *w);
+/* How long an end may go on after the other, or the link, is gone for good. */
+uint64_t world_alone_us(const struct world *w);
 /* The bytes a second that this network gives to one TCP connection; 0: as many as the machine can. */
 uint64_t network_rate(const struct network *n);
 /* A system call that a filter may refuse; from 1, NULL behind the last. */
@@ -139,7 +142,7 @@ struct seen {
 	_Atomic bool alarm; /* two owners, or output twice */
 	char alarm_text[200];
 	bool struck, late;  /* the strike has come about; the bound has passed */
-	uint64_t ran_us;
+	uint64_t ran_us, bound_us;
 	struct end_seen end[2];
 };
 
