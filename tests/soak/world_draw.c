@@ -41,7 +41,7 @@ const struct call *world_call(int index)
 
 const char *strike_name(enum strike_what what)
 {
-	static const char *const names[] = { "nothing", "kill", "cut", "hole", "cancel", "switchover" };
+	static const char *const names[] = { "nothing", "kill", "stop", "cut", "hole", "cancel", "switchover" };
 
 	return names[what];
 }
@@ -163,8 +163,8 @@ static void draw_strike(struct strike *k, uint64_t *rng)
 						   FERRY_PRECOPY, FERRY_STOP_AND_COPY, FERRY_POSTCOPY, FERRY_POSTCOPY,
 						   FERRY_COMMITMENT, FERRY_ACTIVATION };
 
-	k->what = (enum strike_what)OF(rng, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_KILL, STRIKE_CUT,
-				       STRIKE_CUT, STRIKE_HOLE, STRIKE_CANCEL, STRIKE_SWITCHOVER);
+	k->what = (enum strike_what)OF(rng, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_KILL, STRIKE_STOP,
+				       STRIKE_CUT, STRIKE_CUT, STRIKE_HOLE, STRIKE_CANCEL, STRIKE_SWITCHOVER);
 	k->end = (int)rng_below(rng, 2);
 	k->phase = phases[rng_below(rng, sizeof(phases) / sizeof(*phases))];
 	k->delay_ms = OF(rng, 0, 0, 5, 50, 400);
@@ -266,10 +266,10 @@ static void print_strike(FILE *out, const struct strike *k)
 	if (k->what == STRIKE_NOTHING)
 		return;
 	fprintf(out, "; %s", strike_name(k->what));
-	if (k->what == STRIKE_KILL || k->what == STRIKE_CANCEL)
+	if (k->what == STRIKE_KILL || k->what == STRIKE_STOP || k->what == STRIKE_CANCEL)
 		fprintf(out, " the %s", ends[k->end]);
 	fprintf(out, " %u ms into the %s's %s", k->delay_ms, ends[k->end], ferry_phase_name(k->phase));
-	if (k->what == STRIKE_CUT || k->what == STRIKE_HOLE)
+	if (k->what == STRIKE_STOP || k->what == STRIKE_CUT || k->what == STRIKE_HOLE)
 		fprintf(out, k->for_ms ? " for %u ms" : " for good", k->for_ms);
 	if (k->what == STRIKE_CUT && k->times > 1)
 		fprintf(out, ", %u times", k->times);

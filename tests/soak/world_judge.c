@@ -53,7 +53,8 @@ static bool link_struck(const struct round *r)
 {
 	const struct strike *k = &r->w->strike;
 
-	return r->w->net.loss_permille > DISTURBED_PERMILLE || (r->seen->struck && (k->what == STRIKE_CUT || k->what == STRIKE_HOLE));
+	return r->w->net.loss_permille > DISTURBED_PERMILLE ||
+	       (r->seen->struck && (k->what == STRIKE_STOP || k->what == STRIKE_CUT || k->what == STRIKE_HOLE));
 }
 
 static bool died(const struct end_seen *e)
@@ -132,6 +133,15 @@ static bool mute(const struct lot *l)
 	return false;
 }
 
+/* Something that this end may have ended for by itself; both ends can have one at the same moment. */
+static bool own_cause(const struct round *r, int i)
+{
+	const struct strike *k = &r->w->strike;
+
+	return poor(&r->w->lot[i]) || (r->seen->struck && k->what == STRIKE_CANCEL && k->end == i) ||
+	       strstr(detail(&r->seen->end[i]), i == SRC ? "gave up after" : "longer than output may be held");
+}
+
 /* What would have to be in a sentence that names what this end lacks. */
 static const char *lack_named(const struct lot *l)
 {
@@ -164,12 +174,14 @@ static void judge_sentences(char *why, size_t cap, const struct round *r)
 			snprintf(why, cap, "the source blames the link for what the target knows");
 		else if (blames_link(t) && !blames_link(s) && !link && !mute(ls))
 			snprintf(why, cap, "the target blames the link for what the source knows");
-		else if (!blames_link(s) && !blames_link(t) && !link)
+		else if (!blames_link(s) && !blames_link(t) && !link && !(own_cause(r, SRC) && own_cause(r, TGT)))
 			snprintf(why, cap, "neither quotes the other");
 	}
 	if (why[0] || link || struck || poor(ls) == poor(lt))
 		return;
 	lack = lack_named(poor(ls) ? ls : lt);
+	if (strstr(detail(s), "cannot be resolved")) /* the resolver's calls are refused, too, and it says what it says */
+		return;
 	if (lack && !strstr(detail(s), lack) && !strstr(detail(t), lack) && !strstr(detail(s), "gave up after") &&
 	    !strstr(detail(s), "longer than output may be held"))
 		snprintf(why, cap, "nobody says \"%s\"", lack);

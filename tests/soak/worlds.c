@@ -199,6 +199,8 @@ static bool do_strike(struct worlds *g, const struct strike *k)
 	case STRIKE_KILL:
 		e->struck = true;
 		return !kill(e->pid, SIGKILL);
+	case STRIKE_STOP:
+		return !kill(e->pid, SIGSTOP);
 	case STRIKE_CUT:
 		return k->for_ms ? net_wire(&g->net, "cut %u", k->for_ms) : net_wire(&g->net, "cut");
 	case STRIKE_HOLE:
@@ -235,14 +237,27 @@ static bool strike_due(const struct worlds *g, const struct blow *b, uint64_t no
 	       !e->have_result;
 }
 
+static void heal(struct worlds *g, struct blow *b)
+{
+	const struct strike *k = &g->world.strike;
+
+	if (k->what == STRIKE_HOLE)
+		net_wire(&g->net, "hole 0");
+	else if (k->what == STRIKE_STOP && !g->seen->end[k->end].ended)
+		kill(g->seen->end[k->end].pid, SIGCONT);
+	b->heal_us = 0;
+}
+
 static void strike(struct worlds *g, struct blow *b)
 {
 	const struct strike *k = &g->world.strike;
 	uint64_t now = now_us();
 
-	if (b->heal_us && now >= b->heal_us) {
-		net_wire(&g->net, "hole 0");
-		b->heal_us = 0;
+	if (b->heal_us && now >= b->heal_us)
+		heal(g, b);
+	if (k->what == STRIKE_STOP && b->done && !k->for_ms && !running(&g->seen->end[!k->end])) {
+		g->seen->end[k->end].struck = true; /* nobody is left to find out that it stands still */
+		kill_end(&g->seen->end[k->end]);
 	}
 	if (!strike_due(g, b, now) || !do_strike(g, k))
 		return;
@@ -250,7 +265,7 @@ static void strike(struct worlds *g, struct blow *b)
 	b->done++;
 	if (!b->first_us)
 		b->first_us = now;
-	if (k->what == STRIKE_HOLE && k->for_ms)
+	if (k->what != STRIKE_CUT && k->for_ms)
 		b->heal_us = now + k->for_ms * UINT64_C(1000);
 }
 
@@ -259,9 +274,9 @@ static uint64_t bound(const struct worlds *g, const struct blow *b, uint64_t beg
 {
 	const struct strike *k = &g->world.strike;
 	uint64_t most = world_bound_us(&g->world), alone = b->first_us - begin + world_alone_us(&g->world);
-	bool gone = b->first_us && (k->what == STRIKE_KILL || (k->what == STRIKE_CUT && !k->for_ms));
+	bool gone = k->what == STRIKE_KILL || ((k->what == STRIKE_STOP || k->what == STRIKE_CUT) && !k->for_ms);
 
-	return gone && alone < most ? alone : most;
+	return b->first_us && gone && alone < most ? alone : most;
 }
 
 /* Both run from now on: neither waits for the other to come to its start. */

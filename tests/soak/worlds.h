@@ -68,14 +68,14 @@ struct lot {
 	int refused, refused_err; /* index into the calls that can be refused, from 1 */
 };
 
-enum strike_what { STRIKE_NOTHING, STRIKE_KILL, STRIKE_CUT, STRIKE_HOLE, STRIKE_CANCEL, STRIKE_SWITCHOVER };
+enum strike_what { STRIKE_NOTHING, STRIKE_KILL, STRIKE_STOP, STRIKE_CUT, STRIKE_HOLE, STRIKE_CANCEL, STRIKE_SWITCHOVER };
 
 struct strike {
 	enum strike_what what;
-	int end;		/* KILL, CANCEL: whom; all: who has to be in the phase */
+	int end;		/* KILL, STOP, CANCEL: whom; all: who has to be in the phase */
 	enum ferry_phase phase; /* delay_ms after this end has entered it */
-	unsigned delay_ms, for_ms; /* CUT, HOLE: 0: for good */
-	unsigned times;		   /* CUT: so often, three times as long apart */
+	unsigned delay_ms, for_ms; /* STOP, CUT, HOLE: 0: for good */
+	unsigned times;		   /* CUT: so often, with three times as long between them */
 };
 
 struct world {
