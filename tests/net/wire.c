@@ -10,6 +10,7 @@
  * the cause. It ends at the end of its input, so a script that dies leaves no cable behind.
  *
  *	delay MS		each packet arrives so much later, one way
+ *	late PERCENT MS		so many packets, at random, arrive MS later than their turn: behind those that were sent after them
  *	loss PERCENT		so many packets vanish, at random: the same ones for the same seed
  *	seed NUMBER
  *	rate KBYTES [MS]	thousand bytes a second; what would wait longer than MS for its turn vanishes (100)
@@ -57,8 +58,8 @@ struct packet {
 };
 
 struct faults {
-	uint64_t delay_us, queue_us, cut_until_us;
-	double loss, rate; /* fraction; bytes a microsecond */
+	uint64_t delay_us, late_us, queue_us, cut_until_us;
+	double loss, late, rate; /* fractions; bytes a microsecond */
 	unsigned hole, syns, port, ndead;
 	struct address {
 		int family;
@@ -70,6 +71,7 @@ struct direction {
 	int from, to;
 	struct packet *head, **tail;
 	uint64_t held;	  /* bytes under way */
+	uint64_t last_due_us; /* of the packet that arrives last */
 	uint64_t free_us; /* when the last packet has been sent at the rate */
 	uint64_t packets, bytes, dropped;
 	struct faults faults;
@@ -179,6 +181,22 @@ static bool vanishes(struct wire *w, struct faults *f, const uint8_t *p, size_t 
 	return true;
 }
 
+/* In the order in which they arrive; those of one time as they were sent. */
+static void queue(struct direction *d, struct packet *p)
+{
+	struct packet **at = d->tail;
+
+	if (d->head && d->last_due_us > p->due_us)
+		for (at = &d->head; *at && (*at)->due_us <= p->due_us; at = &(*at)->next)
+			;
+	p->next = *at;
+	*at = p;
+	if (!p->next) {
+		d->tail = &p->next;
+		d->last_due_us = p->due_us;
+	}
+}
+
 /* Takes a packet over, or forgets it. */
 static void enter(struct wire *w, struct direction *d, const uint8_t *data, size_t len, uint64_t now)
 {
@@ -202,8 +220,9 @@ static void enter(struct wire *w, struct direction *d, const uint8_t *data, size
 		d->free_us = leaves += (uint64_t)((double)len / f->rate);
 	*p = (struct packet){ .due_us = leaves + f->delay_us, .len = len };
 	memcpy(p->data, data, len);
-	*d->tail = p;
-	d->tail = &p->next;
+	if (f->late > 0 && erand48(w->seed) < f->late)
+		p->due_us += f->late_us;
+	queue(d, p);
 	d->held += len;
 }
 
@@ -304,6 +323,11 @@ static int set(struct direction *d, const char *what, const char *arg, const cha
 		f->rate = v / 1000; /* KBYTES a second are bytes a millisecond */
 		f->queue_us = (uint64_t)(q * 1000);
 		d->free_us = 0;
+		return 0;
+	}
+	if (!strcmp(what, "late") && v <= 100) {
+		f->late = v / 100;
+		f->late_us = (uint64_t)(q * 1000);
 		return 0;
 	}
 	if (arg2)

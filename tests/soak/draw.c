@@ -4,34 +4,15 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "rng.h"
 #include "soak.h"
 
 #define MIB (UINT64_C(1) << 20)
 #define MEMORY_MIN (64 * MIB)
 
-/* splitmix64: the same numbers on every machine */
-static uint64_t next(struct draw *d)
-{
-	uint64_t x = d->rng += UINT64_C(0x9e3779b97f4a7c15);
-
-	x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-	return x ^ x >> 31;
-}
-
-static uint64_t below(struct draw *d, uint64_t n)
-{
-	return next(d) % n;
-}
-
-static bool one_in(struct draw *d, uint64_t n)
-{
-	return !below(d, n);
-}
-
 static const char *any(struct draw *d, size_t n, const char *const *of)
 {
-	return of[below(d, n)];
+	return of[rng_below(&d->rng, n)];
 }
 #define ANY(d, ...) \
 	any(d, sizeof((const char *const[]){ __VA_ARGS__ }) / sizeof(char *), (const char *const[]){ __VA_ARGS__ })
@@ -55,8 +36,8 @@ static uint64_t draw_memory(struct draw *d, uint64_t max)
 
 	while (MEMORY_MIN << (doublings + 1) <= max)
 		doublings++;
-	size <<= doublings ? below(d, doublings + 1) : 0;
-	size += below(d, size / (2 * MIB)) * 2 * MIB;
+	size <<= doublings ? rng_below(&d->rng, doublings + 1) : 0;
+	size += rng_below(&d->rng, size / (2 * MIB)) * 2 * MIB;
 	return size < max ? size : max;
 }
 
@@ -66,24 +47,24 @@ static void draw_guest(struct draw *d, uint64_t memory_max)
 
 	arg(d, "--memory=%" PRIu64 "M", memory / MIB);
 	arg(d, "--memory-kind=%s", ANY(d, "anon", "memfd"));
-	arg(d, "--working-set=%" PRIu64 "k", 4096 + below(d, memory / 2048 - 4096));
+	arg(d, "--working-set=%" PRIu64 "k", 4096 + rng_below(&d->rng, memory / 2048 - 4096));
 	arg(d, "--dirty-rate=%s", ANY(d, "0", "1000", "20000", "50000", "150000"));
 	arg(d, "--populate=%s", ANY(d, "0", "30", "100", "100"));
 	arg(d, "--prealloc=%s", ANY(d, "on", "off"));
 	arg(d, "--vcpus=%s", ANY(d, "1", "1", "2"));
-	arg(d, "--seed=%" PRIu64, below(d, 1000000));
+	arg(d, "--seed=%" PRIu64, rng_below(&d->rng, 1000000));
 }
 
 static void draw_way(struct draw *d)
 {
 	arg(d, "--mode=%s", ANY(d, "auto", "stop-and-copy", "post-copy", "post-copy"));
 	arg(d, "--commit-at=%s", ANY(d, "default", "complete", "switchover"));
-	arg(d, "--channels=%" PRIu64, 1 + below(d, 4));
+	arg(d, "--channels=%" PRIu64, 1 + rng_below(&d->rng, 4));
 	arg(d, "--downtime=%s", ANY(d, "10ms", "100ms", "300ms", "2s"));
-	arg(d, "--max-rounds=%" PRIu64, 1 + below(d, 13));
-	if (one_in(d, 4))
+	arg(d, "--max-rounds=%" PRIu64, 1 + rng_below(&d->rng, 13));
+	if (rng_one_in(&d->rng, 4))
 		arg(d, "--bandwidth=%s", ANY(d, "300M", "600M"));
-	if (one_in(d, 6)) {
+	if (rng_one_in(&d->rng, 6)) {
 		arg(d, "--hold-limit=%s", ANY(d, "20ms", "100ms"));
 		arg(d, "--hold-action=%s", ANY(d, "fallback", "commit"));
 	}
@@ -94,7 +75,7 @@ static void draw_drill(struct draw *d)
 	const char *stage = ANY(d, "pre-migration", "reservation", "pre-copy", "stop-and-copy", "post-copy", "post-copy",
 				"commitment", "commitment", "activation");
 
-	switch (below(d, 6)) {
+	switch (rng_below(&d->rng, 6)) {
 	case 0:
 	case 1:
 		break;
@@ -108,14 +89,14 @@ static void draw_drill(struct draw *d)
 		arg(d, "--kill=link@%s", stage);
 		break;
 	case 5:
-		arg(d, "--kill=link@%s:%" PRIu64, stage, 20 + below(d, 200));
+		arg(d, "--kill=link@%s:%" PRIu64, stage, 20 + rng_below(&d->rng, 200));
 		break;
 	}
 }
 
 void draw_run(struct draw *d, uint64_t seed, uint64_t number, uint64_t memory_max, const char *arbiter)
 {
-	*d = (struct draw){ .rng = seed * UINT64_C(0x2545f4914f6cdd1d) + number };
+	*d = (struct draw){ .rng = rng_seed(seed, number) };
 	arg(d, "rdma-migrate");
 	arg(d, "run");
 	draw_guest(d, memory_max);
@@ -126,7 +107,7 @@ void draw_run(struct draw *d, uint64_t seed, uint64_t number, uint64_t memory_ma
 	arg(d, "--run-on=100ms");
 	arg(d, "--floor=off");
 	arg(d, "--quiet");
-	if (one_in(d, 2))
+	if (rng_one_in(&d->rng, 2))
 		arg(d, "--arbiter=%s", arbiter);
 }
 
