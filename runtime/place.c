@@ -100,7 +100,7 @@ int place_open(struct place *p, const struct ferry_region *regions, size_t n, bo
 {
 	int err = 0;
 
-	*p = (struct place){ .uffd = -1, .reach.self = -1, .pinned = pinned };
+	*p = (struct place){ .uffd = -1, .reach = REACH_NONE, .pinned = pinned };
 	p->r = calloc(n, sizeof(p->r[0]));
 	if (!p->r)
 		return fail(f, -ENOMEM, "no memory for %zu regions", n);
@@ -149,7 +149,7 @@ void place_close(struct place *p)
 		munmap((void *)p->zeros, HUGE_BYTES);
 	reach_close(&p->reach);
 	free(p->r);
-	*p = (struct place){ .uffd = -1, .reach.self = -1 };
+	*p = (struct place){ .uffd = -1, .reach = REACH_NONE };
 }
 
 void *place_landing(const struct place *p, uint32_t idx)

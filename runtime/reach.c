@@ -59,7 +59,7 @@ void reach_close(struct reach *r)
 		close(r->pagemap);
 	if (r->maps >= 0)
 		close(r->maps);
-	*r = (struct reach){ .self = -1, .pagemap = -1, .maps = -1 };
+	*r = REACH_NONE;
 }
 
 static int advise_each(const struct iovec *v, unsigned n, int advice)
@@ -146,7 +146,7 @@ static int populate(const void *p, size_t len, bool write)
 	uintptr_t first = (uintptr_t)p & ~(PAGE - 1), end = ((uintptr_t)p + len + PAGE - 1) & ~(PAGE - 1);
 	struct iovec v = { (void *)first, end - first };
 
-	return reach_advise(&(struct reach){ .self = -1, .pagemap = -1, .maps = -1 }, &v, 1, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+	return reach_advise(&REACH_NONE, &v, 1, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
 }
 
 int reach_page(const void *addr, bool write)

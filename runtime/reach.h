@@ -18,12 +18,15 @@
 struct fail;
 struct ferry_region;
 
-/* Advice for many ranges of our own memory at once. A zeroed struct is not open: reach_open() before anything else. */
+/* Advice for many ranges of our own memory at once. */
 struct reach {
 	int self;	   /* pidfd, or -1 */
 	bool vectored;	   /* process_madvise takes any advice here: Linux 6.13 */
 	int pagemap, maps; /* of this process, for reach_readable(); or -1 */
 };
+
+/* What is not open. A zeroed struct is not: reach_close() would close descriptor 0. */
+#define REACH_NONE ((struct reach){ .self = -1, .pagemap = -1, .maps = -1 })
 
 /* reads: for reach_readable(), too, which is faster then. */
 void reach_open(struct reach *r, bool reads);

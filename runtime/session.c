@@ -210,8 +210,8 @@ static int make(struct ferry_session **ret, const struct ferry_vm *vm, const str
 	s->wake_fd = -1;
 	s->pulse_fd = -1;
 	s->tgt.place.uffd = -1;
-	s->tgt.place.reach.self = -1;
-	s->src.reach.self = -1;
+	s->tgt.place.reach = REACH_NONE;
+	s->src.reach = REACH_NONE;
 	pthread_mutex_init(&s->send_lock, NULL);
 	pthread_mutex_init(&s->view_lock, NULL);
 	commit_init(&s->commit, source);

@@ -51,7 +51,7 @@ static void begin(struct bench *b, bool shared)
 	}
 	cr_assert_eq(page_set_init(&b->missing, &n, 1), 0);
 	page_set_add_run(&b->missing, &(struct page_run){ .npages = N });
-	cr_assert_eq(place_open(&b->p, &b->reg, 1, false, &f), 0, "%s", fail_text(&f));
+	cr_assert_eq(place_open(&b->p, &b->reg, 1, false, NULL, &f), 0, "%s", fail_text(&f));
 	if (place_arm(&b->p, &f) < 0)
 		cr_skip_test("%s", fail_text(&f));
 }

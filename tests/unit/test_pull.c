@@ -191,7 +191,7 @@ static void make_target(struct target *t, unsigned channels)
 	s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	cr_assert_eq(page_set_init(&s->tgt.missing, &n, 1), 0);
 	page_set_add_run(&s->tgt.missing, &(struct page_run){ .npages = N });
-	cr_assert_eq(place_open(&s->tgt.place, s->regions, 1, false, &s->fail), 0, "%s", fail_text(&s->fail));
+	cr_assert_eq(place_open(&s->tgt.place, s->regions, 1, false, NULL, &s->fail), 0, "%s", fail_text(&s->fail));
 	if (place_arm(&s->tgt.place, &s->fail) < 0)
 		cr_skip_test("%s", fail_text(&s->fail));
 	cr_assert_eq(pull_new(&s->tgt.pull, s), 0);
