@@ -29,6 +29,7 @@
 #include "lobby.h"
 
 #define RETRY_US 20000u
+#define LOOK_US 10000u /* between two looks at the listener while messages come one behind the other */
 #define LOOK_MAX 8u /* callers who are answered in one look at the listener */
 #define TELL_TRIES 4u /* links made to say ABORT: a peer that never answers it must not hold this end */
 #define COMPARE_MTU "compare the MTU along the path (ping -M do -s 1472, 8972)"
@@ -403,6 +404,7 @@ static int look_at_listener(struct ferry_session *s)
 	struct caller *c;
 	int err = s->lobby ? 0 : -EAGAIN;
 
+	s->looked_us = now_us();
 	for (unsigned n = 0; !err && n < LOOK_MAX; n++) {
 		err = lobby_next(s->lobby, &c, &why);
 		if (err)
@@ -441,20 +443,24 @@ static int wait_link(struct ferry_session *s, int looked, uint64_t until_us)
 /* The listener is not looked at in a handshake: who is in it may not be the session's source. */
 #define NOT_LOOKED 1
 
+/*
+ * A peer that sends without end must not keep this end from looking at anything else. So a message is one turn: a cancel and the
+ * listener are looked at in each, and after a PING the caller looks at what it waits for.
+ */
 static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us, enum ferry_phase stage)
 {
 	for (;;) {
 		uint64_t now = now_us(), silent_at = s->heard_us + s->cfg.timeout_us;
 		int err = recv_one(s, msg, stage), looked = NOT_LOOKED;
 
-		if (err == HEARD_PING)
-			continue;
-		if (err)
+		if (err < 0)
 			return err;
 		if (canceled(s))
 			return cancel_error(s);
-		if (stage != FERRY_PRE_MIGRATION && (looked = look_at_listener(s)) > 0)
+		if (stage != FERRY_PRE_MIGRATION && (!err || now - s->looked_us >= LOOK_US) && (looked = look_at_listener(s)) > 0)
 			return -EPIPE;
+		if (err)
+			return err == HEARD_PING ? 0 : 1;
 		if (now >= silent_at) {
 			session_log(s, 4, NULL, "silent silent_us=%" PRIu64, now - s->heard_us);
 			return fail_lost(s->link_fail, "nothing was heard of it for %" PRIu64 " ms%s",

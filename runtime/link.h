@@ -46,8 +46,8 @@ int link_send(struct ferry_session *s, enum wire_type t, const void *body, size_
  */
 void link_send_or_end(struct ferry_session *s, enum wire_type t, const void *body, size_t len);
 /*
- * The next message that is not PING: 1 and *msg (valid until the next call). 0: woken by session_wake(), or the
- * deadline (now_us() based) has passed. ABORT and REFUSED become the peer's error. -ECANCELED: ferry_cancel().
+ * The next message that is not PING: 1 and *msg (valid until the next call). 0: woken by session_wake(), a PING, or the
+ * deadline (now_us() based) has passed: the caller looks at its clock. ABORT and REFUSED become the peer's error. -ECANCELED: ferry_cancel().
  */
 int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us);
 /* As link_recv(), until one of the types in mask (1 << type) has come; another message is -EPROTO. */

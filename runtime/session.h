@@ -137,6 +137,7 @@ struct ferry_session {
 	char lost_why[FAIL_LOST_MAX]; /* what the last link was lost of, "" where nobody said */
 	enum commit_state peer_commit; /* at the last handshake */
 	uint64_t heard_us;	       /* when the peer was last heard */
+	uint64_t looked_us;	       /* when the listener was last looked at */
 	_Atomic uint64_t peer_timeout_us;
 	uint8_t *msg_buf;
 	pthread_t pulse;

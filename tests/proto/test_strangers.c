@@ -3,42 +3,103 @@
  * Peers that connect and do not go on, or talk without end: nobody waits for them longer than his own limits say, and
  * whoever comes behind them is served.
  */
+#include <endian.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <time.h>
 
+#include "../../transport/tcp_wire.h"
 #include "peer.h"
 
 #define CONNECT_US (500000u * patience())
 #define FAR_US 3600000000u /* a limit that is not what ends the wait */
 #define ENDS_S 60u	   /* a session that has a limit of CONNECT_US has ended by then, or never does */
+#define BATCH 1000u
+#define FLOODED (1u << 20) /* bytes: the session is in the middle of them */
+#define FLOOD_TIMEOUT_US (3000000u * patience()) /* so long last words wait for their answer */
 #define PING_MS 20
 #define MUTE 12u
 
 struct talker {
 	struct peer *p;
-	int pause_ms; /* between two messages; 0: a flood */
 	_Atomic bool stop;
+	_Atomic unsigned said;
 	pthread_t thread;
+	enum wire_type type; /* of a flood */
+	size_t len;
+	uint8_t body[32];
 };
 
-static void *talk(void *arg)
+static void *ping_now_and_then(void *arg)
 {
 	struct talker *t = arg;
 
 	while (!atomic_load(&t->stop)) {
 		SAY(t->p, WIRE_PING, (struct wire_ping){ 0 });
-		if (t->pause_ms)
-			poll(NULL, 0, t->pause_ms);
+		poll(NULL, 0, PING_MS);
 	}
 	return NULL;
 }
 
-static void talk_begin(struct talker *t, struct peer *p, int pause_ms)
+static void pings_begin(struct talker *t, struct peer *p)
 {
-	*t = (struct talker){ .p = p, .pause_ms = pause_ms };
-	cr_assert(!pthread_create(&t->thread, NULL, talk, t));
+	*t = (struct talker){ .p = p };
+	cr_assert(!pthread_create(&t->thread, NULL, ping_now_and_then, t));
+}
+
+/* Many messages in one write, so that whoever reads them one by one never comes to an end. Over tcp. */
+static size_t fill_batch(struct talker *t, uint8_t *buf)
+{
+	size_t at = 0;
+
+	for (unsigned i = 0; i < BATCH; i++) {
+		struct wire_hdr h = wire_header(t->type, t->len, t->p->seq++);
+		struct tcp_msg m = { .magic = htole32(TCP_MAGIC_MSG), .len = htole32((uint32_t)(sizeof(h) + t->len)) };
+
+		memcpy(buf + at, &m, sizeof(m));
+		memcpy(buf + at + sizeof(m), &h, sizeof(h));
+		memcpy(buf + at + sizeof(m) + sizeof(h), t->body, t->len);
+		at += sizeof(m) + sizeof(h) + t->len;
+	}
+	return at;
+}
+
+static void *flood(void *arg)
+{
+	struct talker *t = arg;
+	struct pollfd p = { .fd = t->p->ctl->ops->fd(t->p->ctl), .events = POLLOUT };
+	uint8_t *buf = malloc(BATCH * (sizeof(struct tcp_msg) + sizeof(struct wire_hdr) + sizeof(t->body)));
+	size_t len = 0, at = 0;
+	ssize_t n;
+
+	while (!atomic_load(&t->stop)) {
+		if (at == len) {
+			len = fill_batch(t, buf);
+			at = 0;
+		}
+		poll(&p, 1, PING_MS);
+		n = send(p.fd, buf + at, len - at, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n < 0 && errno != EAGAIN)
+			break; /* hung up on */
+		at += n > 0 ? (size_t)n : 0;
+		atomic_fetch_add(&t->said, n > 0 ? (unsigned)n : 0);
+	}
+	free(buf);
+	return NULL;
+}
+
+static void flood_begin(struct talker *t, struct peer *p, enum wire_type type, const void *body, size_t len)
+{
+	*t = (struct talker){ .p = p, .type = type, .len = len };
+	memcpy(t->body, body, len);
+	cr_assert(!pthread_create(&t->thread, NULL, flood, t));
+}
+
+static void flood_of_pings(struct talker *t, struct peer *p)
+{
+	flood_begin(t, p, WIRE_PING, &(struct wire_ping){ 0 }, sizeof(struct wire_ping));
 }
 
 /* The session ends while the peer still talks. */
@@ -108,7 +169,7 @@ static void target_freed(struct peer *p, int err, const char *sentence)
 }
 
 /* Says PING and nothing else, before any HELLO. */
-static void pings_for_a_hello(const struct rig_kind *kind, int pause_ms)
+static void pings_for_a_hello(const struct rig_kind *kind, void (*begin)(struct talker *t, struct peer *p))
 {
 	struct talker t;
 	struct peer p;
@@ -117,14 +178,14 @@ static void pings_for_a_hello(const struct rig_kind *kind, int pause_ms)
 	start_target(&p, CONNECT_US, PEER_TIMEOUT_US);
 	p.link = dial(&p, 1);
 	p.ctl = p.link->ops->chan(p.link, XPORT_CONTROL, 0);
-	talk_begin(&t, &p, pause_ms);
+	begin(&t, &p);
 	ends_meanwhile(&p, &t);
 	target_freed(&p, -ETIMEDOUT, "no source connected to");
 }
 
 RIG_PAIR(target_is_not_held, by_a_ping_now_and_then)
 {
-	pings_for_a_hello(kind, PING_MS);
+	pings_for_a_hello(kind, pings_begin);
 }
 
 /* Many who are mute, each of whom could be waited for as long as a peer may be silent: a source behind them is served. */
@@ -166,6 +227,107 @@ RIG_PAIR(target_is_not_held, by_those_who_go)
 	target_freed(&p, -ETIMEDOUT, "no source connected to");
 }
 
+Test(target_is_not_held, by_a_flood_before_hello)
+{
+	pings_for_a_hello(RIG_TCP_ANON, flood_of_pings);
+}
+
+/* Decently up to RESERVED. */
+static void reserve_target(struct peer *p, const struct rig_kind *kind, uint64_t hold_limit_us)
+{
+	struct wire_region r[FAKE_REGIONS];
+	struct wire_hello h;
+
+	peer_init(p, kind);
+	start_target(p, FAR_US, FLOOD_TIMEOUT_US);
+	p->link = dial(p, p->session[0]);
+	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
+	h = peer_hello(p);
+	h.hold_limit_us = hold_limit_us;
+	SAY(p, WIRE_HELLO, h);
+	peer_hear_only(p, WIRE_HELLO_ACK, NULL, 0);
+	peer_regions(p, r);
+	peer_say_map(p, FAKE_REGIONS, r, FAKE_REGIONS);
+	peer_hear_only(p, WIRE_RESERVED, NULL, 0);
+}
+
+static void canceled_in_a_flood(enum wire_type type, const void *body, size_t len)
+{
+	struct talker t;
+	struct peer p;
+
+	reserve_target(&p, RIG_TCP_ANON, 0);
+	flood_begin(&t, &p, type, body, len);
+	while (atomic_load(&t.said) < FLOODED)
+		poll(NULL, 0, 1);
+	cr_assert_eq(ferry_cancel(p.rig.tgt.session), 0);
+	ends_meanwhile(&p, &t);
+	target_freed(&p, -ECANCELED, "canceled by the embedder in pre-copy");
+}
+
+Test(target_is_not_held, by_a_flood_of_pings)
+{
+	canceled_in_a_flood(WIRE_PING, &(struct wire_ping){ 0 }, sizeof(struct wire_ping));
+}
+
+Test(target_is_not_held, by_a_flood_of_messages)
+{
+	canceled_in_a_flood(WIRE_ZERO, &(struct page_run){ .region = 10, .npages = 1 }, sizeof(struct page_run));
+}
+
+static void end_puts(struct peer *p)
+{
+	struct xport_chan *c = p->link->ops->chan(p->link, XPORT_DATA, 0);
+
+	cr_assert_eq(c->ops->end(c), 0);
+}
+
+/* It runs tentatively, its output held, and the page that it lacks does not come. */
+Test(target_is_not_held, by_a_flood_beyond_its_hold_limit)
+{
+	struct wire_switchover w = { .residue = 1, .state_sum = peer_no_needs(), .commit_at = FERRY_COMMIT_AT_COMPLETE };
+	struct wire_residue named = { .region = 10, .npages = 64 };
+	struct xport_region r = { .id = 10, .page_shift = 12, .npages = FAKE_PAGES0 };
+	uint64_t word = 4;
+	struct talker t;
+	struct peer p;
+
+	reserve_target(&p, RIG_TCP_ANON, CONNECT_US);
+	r.base = p.rig.src.region[0].hva;
+	cr_assert_eq(p.link->ops->expose(p.link, &r, 1, XPORT_LOCAL), 0);
+	peer_say(&p, WIRE_RESIDUE, &named, sizeof(named), &word, sizeof(word));
+	end_puts(&p);
+	SAY(&p, WIRE_PREARM, (struct wire_count){ .pages = 1 });
+	peer_hear_only(&p, WIRE_PREARMED, NULL, 0);
+	SAY(&p, WIRE_SWITCHOVER, w);
+	peer_hear_only(&p, WIRE_RUNNING, NULL, 0);
+	flood_of_pings(&t, &p);
+	ends_meanwhile(&p, &t);
+	target_freed(&p, -ETIME, "post-copy lasted longer than output may be held");
+}
+
+/* The VM is its own, and the source never says that it knows. */
+RIG_PAIR(target_is_not_held, by_pings_for_a_goodbye)
+{
+	struct wire_switchover w = { .state_sum = peer_no_needs(), .commit_at = FERRY_COMMIT_AT_COMPLETE };
+	struct talker t;
+	struct peer p;
+
+	reserve_target(&p, kind, 0);
+	end_puts(&p);
+	SAY(&p, WIRE_SWITCHOVER, w);
+	peer_hear_only(&p, WIRE_PREPARED, NULL, 0);
+	peer_say(&p, WIRE_COMMIT, NULL, 0, NULL, 0);
+	peer_hear_only(&p, WIRE_COMMITTED, NULL, 0);
+	pings_begin(&t, &p);
+	ends_meanwhile(&p, &t);
+	p.link->ops->close(p.link);
+	ferry_free(p.rig.tgt.session);
+	cr_assert_eq(p.rig.tres.outcome, FERRY_MIGRATED, "%s", p.rig.tres.detail);
+	p.rig.world.trouble[0] = 0; /* a guest without state and memory, whose source was never paused */
+	rig_free(&p.rig);
+}
+
 /* ---- a real source ---- */
 
 static void *run_source(void *arg)
@@ -179,9 +341,9 @@ static void *run_source(void *arg)
 }
 
 /* Its limits are far: a test sets the one that it is about before. */
-static void source_init_far(struct peer *p)
+static void source_init_far(struct peer *p, const struct rig_kind *kind)
 {
-	peer_init(p, RIG_TCP_ANON);
+	peer_init(p, kind);
 	memset(p->rig.src.writes, 0, sizeof(p->rig.src.writes));
 	p->rig.scfg.mode = FERRY_MODE_STOP_AND_COPY;
 	p->rig.scfg.timeout_us = FAR_US;
@@ -213,7 +375,7 @@ static void start_source(struct peer *p)
 			      .nregions = FAKE_REGIONS };
 
 	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
-	cr_assert_eq(xport_listen(&p->listener, "tcp:127.0.0.1:0", &p->param, &p->fail), 0);
+	cr_assert_eq(xport_listen(&p->listener, p->rig.uri, &p->param, &p->fail), 0);
 	cr_assert_eq(p->listener->ops->uri(p->listener, p->rig.connect_to, sizeof(p->rig.connect_to)), 0);
 	cr_assert_eq(ferry_source(&p->rig.src.session, &v, &p->rig.scfg), 0);
 	cr_assert_eq(ferry_open(p->rig.src.session, p->rig.connect_to), 0);
@@ -250,22 +412,22 @@ static void source_freed(struct peer *p, int err, const char *sentence)
 	rig_free(&p->rig);
 }
 
-static void pings_for_an_answer(int pause_ms)
+static void pings_for_an_answer(void (*begin)(struct talker *t, struct peer *p))
 {
 	struct talker t;
 	struct peer p;
 
-	source_init_far(&p);
+	source_init_far(&p, RIG_TCP_ANON);
 	p.rig.scfg.connect_us = CONNECT_US;
 	start_source(&p);
-	talk_begin(&t, &p, pause_ms);
+	begin(&t, &p);
 	ends_meanwhile(&p, &t);
 	source_freed(&p, -ETIMEDOUT, "could not be reached");
 }
 
 Test(source_is_not_held, by_a_ping_now_and_then)
 {
-	pings_for_an_answer(PING_MS);
+	pings_for_an_answer(pings_begin);
 }
 
 Test(source_is_not_held, by_an_aborted_target_that_does_not_say_why)
@@ -273,12 +435,12 @@ Test(source_is_not_held, by_an_aborted_target_that_does_not_say_why)
 	struct talker t;
 	struct peer p;
 
-	source_init_far(&p);
+	source_init_far(&p, RIG_TCP_ANON);
 	p.rig.scfg.connect_us = CONNECT_US;
 	start_source(&p);
 	SAY(&p, WIRE_HELLO_ACK, (struct wire_hello_ack){ .magic = WIRE_MAGIC, .version = WIRE_VERSION, .page_shift = 12,
 							 .timeout_us = FAR_US, .commit = COMMIT_ABORTED });
-	talk_begin(&t, &p, PING_MS);
+	pings_begin(&t, &p);
 	ends_meanwhile(&p, &t);
 	source_freed(&p, -ECONNABORTED, "the target has given up");
 }
@@ -289,11 +451,11 @@ Test(source_is_not_held, when_its_last_words_are_not_answered)
 	struct talker t;
 	struct peer p;
 
-	source_init_far(&p);
+	source_init_far(&p, RIG_TCP_ANON);
 	start_source(&p);
 	acknowledge(&p);
 	hear_until(&p, WIRE_MAP);
-	talk_begin(&t, &p, PING_MS);
+	pings_begin(&t, &p);
 	cr_assert_eq(ferry_cancel(p.rig.src.session), 0);
 	hear_until(&p, WIRE_ABORT);
 	cr_assert_eq(ferry_cancel(p.rig.src.session), -EALREADY);
@@ -314,7 +476,7 @@ static void says_it_again(uint64_t reconnect_us, bool cancel)
 	struct talker t;
 	struct peer p;
 
-	source_init_far(&p);
+	source_init_far(&p, RIG_TCP_ANON);
 	p.rig.scfg.reconnect_us = reconnect_us;
 	p.rig.src.phase_hook = cancel_in_precopy;
 	start_source(&p);
@@ -325,7 +487,7 @@ static void says_it_again(uint64_t reconnect_us, bool cancel)
 	first = p.link;
 	first->ops->kill(first);
 	accept_source(&p);
-	talk_begin(&t, &p, PING_MS);
+	pings_begin(&t, &p);
 	if (cancel)
 		ferry_cancel(p.rig.src.session);
 	ends_meanwhile(&p, &t);
@@ -341,4 +503,61 @@ Test(source_is_not_held, when_it_says_so_again_and_is_canceled)
 Test(source_is_not_held, when_it_says_so_again)
 {
 	says_it_again(CONNECT_US, false);
+}
+
+Test(source_is_not_held, by_a_flood_before_the_answer)
+{
+	pings_for_an_answer(flood_of_pings);
+}
+
+static void expose_for_puts(struct peer *p)
+{
+	struct xport_region r[FAKE_REGIONS];
+
+	p->ram = aligned_alloc(FAKE_PAGE, FAKE_PAGES * FAKE_PAGE);
+	for (unsigned i = 0; i < FAKE_REGIONS; i++)
+		r[i] = (struct xport_region){ .id = p->rig.src.region[i].id,
+					      .page_shift = 12,
+					      .npages = p->rig.src.region[i].len / FAKE_PAGE,
+					      .base = p->ram + fake_offset(i, 0) };
+	cr_assert_eq(p->link->ops->expose(p->link, r, FAKE_REGIONS, XPORT_PEER_WRITE), 0);
+}
+
+static void *serve(void *arg)
+{
+	struct peer *p = arg;
+	struct xport_chan *c = p->link->ops->chan(p->link, XPORT_DATA, 0);
+
+	c->ops->serve(c, NULL, NULL);
+	return NULL;
+}
+
+/* The VM stands still, and the target talks of other things than PREPARED. */
+Test(source_is_not_held, by_a_flood_in_the_blackout)
+{
+	struct talker t;
+	pthread_t land;
+	struct peer p;
+
+	source_init_far(&p, RIG_TCP_ANON);
+	p.rig.scfg.timeout_us = FLOOD_TIMEOUT_US;
+	p.rig.scfg.reconnect_us = PEER_RECONNECT_US;
+	p.rig.scfg.blackout_limit_us = CONNECT_US;
+	p.rig.scfg.channels = 1;
+	start_source(&p);
+	acknowledge(&p);
+	hear_until(&p, WIRE_MAP);
+	expose_for_puts(&p);
+	cr_assert(!pthread_create(&land, NULL, serve, &p));
+	SAY(&p, WIRE_RESERVED, (struct wire_reserved){ .flags = WIRE_CAN_HOLD });
+	for (unsigned round = 0; round < 2; round++) {
+		hear_until(&p, WIRE_ROUND_END);
+		SAY(&p, WIRE_ROUND_ACK, (struct wire_round){ .round = round });
+	}
+	hear_until(&p, WIRE_SWITCHOVER);
+	flood_of_pings(&t, &p);
+	ends_meanwhile(&p, &t);
+	pthread_join(land, NULL);
+	free(p.ram);
+	source_freed(&p, -ETIME, "the target has not said PREPARED");
 }
