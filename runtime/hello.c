@@ -57,15 +57,15 @@ static int check_hello_ack(struct ferry_session *s, const struct wire_hello_ack 
 }
 
 /* A target that has given up says why, on the link on which it said that it has. */
-static int given_up(struct ferry_session *s)
+static int given_up(struct ferry_session *s, uint64_t deadline_us)
 {
 	struct wire_msg m;
-	int err = link_expect_in(s, 1u << WIRE_ABORT, &m, FERRY_PRE_MIGRATION);
+	int err = link_expect_in(s, 1u << WIRE_ABORT, &m, FERRY_PRE_MIGRATION, deadline_us);
 
 	return err == -EPIPE ? fail(&s->fail, -ECONNABORTED, "the target has given up while the link was lost") : err;
 }
 
-int hello_source(struct ferry_session *s)
+int hello_source(struct ferry_session *s, uint64_t deadline_us)
 {
 	const struct ferry_config *c = &s->cfg;
 	struct wire_hello h = { .magic = WIRE_MAGIC,
@@ -86,7 +86,7 @@ int hello_source(struct ferry_session *s)
 	memcpy(h.session, s->session, sizeof(h.session));
 	err = link_send(s, WIRE_HELLO, &h, sizeof(h), NULL, 0);
 	if (!err)
-		err = link_expect_in(s, 1u << WIRE_HELLO_ACK, &m, FERRY_PRE_MIGRATION);
+		err = link_expect_in(s, 1u << WIRE_HELLO_ACK, &m, FERRY_PRE_MIGRATION, deadline_us);
 	if (err < 0)
 		return err;
 	memcpy(&ack, m.body, sizeof(ack));
@@ -95,7 +95,7 @@ int hello_source(struct ferry_session *s)
 	s->peer_commit = ack.commit;
 	s->peer_known = true;
 	if (ack.commit == COMMIT_ABORTED)
-		return given_up(s);
+		return given_up(s, deadline_us);
 	if (ack.commit != COMMIT_OPEN)
 		s->left = ack.left;
 	atomic_store(&s->peer_timeout_us, ack.timeout_us);
@@ -133,7 +133,7 @@ static int check_hello(struct ferry_session *s, const struct wire_hello *h, cons
 	return s->cfg.reconnect_us ? check_ours(s, "reconnect_us", h->reconnect_us, s->cfg.reconnect_us) : 0;
 }
 
-int hello_target(struct ferry_session *s)
+int hello_target(struct ferry_session *s, uint64_t deadline_us)
 {
 	struct wire_hello_ack ack = { .magic = WIRE_MAGIC,
 				      .version = WIRE_VERSION,
@@ -144,7 +144,7 @@ int hello_target(struct ferry_session *s)
 				      .timeout_us = s->cfg.timeout_us };
 	struct wire_hello h;
 	struct wire_msg m;
-	int err = link_expect_in(s, 1u << WIRE_HELLO, &m, FERRY_PRE_MIGRATION);
+	int err = link_expect_in(s, 1u << WIRE_HELLO, &m, FERRY_PRE_MIGRATION, deadline_us);
 
 	if (err < 0)
 		return err;

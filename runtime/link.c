@@ -20,13 +20,17 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "config.h"
 #include "hello.h"
 #include "link.h"
+#include "lobby.h"
 
 #define RETRY_US 20000u
+#define LOOK_US 10000u /* between two looks at the listener while messages come one behind the other */
+#define LOOK_MAX 8u /* callers who are answered in one look at the listener */
 #define TELL_TRIES 4u /* links made to say ABORT: a peer that never answers it must not hold this end */
 #define COMPARE_MTU "compare the MTU along the path (ping -M do -s 1472, 8972)"
 #define SHORT_ONES "; where short messages pass and long ones do not, " COMPARE_MTU
@@ -105,7 +109,38 @@ static void link_install(struct ferry_session *s, struct xport_link *l)
 	s->send_seq = 0;
 	pthread_mutex_unlock(&s->send_lock);
 	s->recv_seq = 0;
+	s->first_words = NULL;
 	s->heard_us = now_us();
+}
+
+/* Who was taken out of the lobby last: what the transport said of that link is forgotten, too. The link is closed. */
+static void forget_caller(struct ferry_session *s)
+{
+	free(s->caller);
+	s->caller = NULL;
+	s->link_fail = &s->own_link_fail;
+}
+
+/* The link of one who has spoken becomes the session's. */
+static void take_caller(struct ferry_session *s, struct caller *c)
+{
+	forget_caller(s);
+	s->caller = c;
+	s->link_fail = &c->fail;
+	link_install(s, c->link);
+	s->recv_seq = c->pings;
+	s->first_words = c;
+}
+
+/* It was not the source: main does not wait for its link to be closed. */
+static void part_caller(struct ferry_session *s)
+{
+	struct caller *c = s->caller;
+
+	link_install(s, NULL);
+	s->caller = NULL;
+	forget_caller(s);
+	lobby_part(c);
 }
 
 void link_kill(struct ferry_session *s)
@@ -166,19 +201,35 @@ void link_close(struct ferry_session *s)
 {
 	link_drop(s);
 	link_closed(s);
-	if (s->pending) {
-		s->pending->ops->kill(s->pending);
-		s->pending->ops->close(s->pending);
-		s->pending = NULL;
-	}
-	if (s->listener)
-		s->listener->ops->close(s->listener);
-	s->listener = NULL;
+	forget_caller(s);
+	if (s->pending)
+		lobby_part(s->pending);
+	s->pending = NULL;
+	if (s->lobby)
+		lobby_close(s->lobby);
+}
+
+static void wake_main(void *arg)
+{
+	session_wake(arg);
 }
 
 int link_listen(struct ferry_session *s)
 {
-	return xport_listen(&s->listener, s->uri, &s->param, &s->fail);
+	struct xport_listener *l;
+	int err = xport_listen(&l, s->uri, &s->param, &s->fail);
+
+	if (err)
+		return err;
+	err = lobby_new(&s->lobby, l, s->cfg.timeout_us, wake_main, s, &s->fail);
+	if (err < 0) {
+		l->ops->close(l);
+		return err;
+	}
+	pthread_mutex_lock(&s->view_lock);
+	err = l->ops->uri(l, s->uri, sizeof(s->uri));
+	pthread_mutex_unlock(&s->view_lock);
+	return err;
 }
 
 /* send_lock is held. */
@@ -290,6 +341,19 @@ static void hear_ping(struct ferry_session *s, const struct wire_msg *m)
 	atomic_store(&s->stats.peer_left, p.pages_left);
 }
 
+/* A caller's first message was taken while it was in the lobby. */
+static int receive(struct ferry_session *s, size_t *len)
+{
+	const struct caller *c = s->first_words;
+
+	s->first_words = NULL;
+	if (!c)
+		return s->ctl->ops->recv(s->ctl, s->msg_buf, XPORT_MSG_MAX, len, 0);
+	memcpy(s->msg_buf, c->msg, c->len);
+	*len = c->len;
+	return 0;
+}
+
 #define HEARD_PING 2
 
 /* One try: 1 and a message, 0 none, HEARD_PING, or the error, which at a peer that gives up is its own: any at all. */
@@ -300,7 +364,7 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 
 	if (!s->ctl)
 		return -EPIPE;
-	err = s->ctl->ops->recv(s->ctl, s->msg_buf, XPORT_MSG_MAX, &len, 0);
+	err = receive(s, &len);
 	if (err == -EAGAIN)
 		return 0;
 	if (err < 0)
@@ -318,79 +382,94 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 	return HEARD_PING;
 }
 
-/* Not the live link's: what a stranger's connection meets is no cause of its loss. */
-static struct fail *coming_fail(struct ferry_session *s)
+/* Has said HELLO, so that there is room for these words on its link, and reads them. */
+static void refuse_caller(struct caller *c)
 {
-	return &s->link_fails[s->link_fail == s->link_fails];
+	static const char busy[] = "busy with another migration";
+	struct wire_abort a = { .err = -EBUSY };
+	struct wire_hdr h = wire_header(WIRE_REFUSED, sizeof(a) + sizeof(busy) - 1, 0);
+	struct iovec iov[3] = { { &h, sizeof(h) }, { &a, sizeof(a) }, { (void *)(uintptr_t)busy, sizeof(busy) - 1 } };
+	struct xport_chan *ctl = c->link->ops->chan(c->link, XPORT_CONTROL, 0);
+
+	ctl->ops->send(ctl, iov, 3);
+	lobby_part(c);
 }
 
 /*
  * A newer connection of our session replaces the link; anyone else is told that we are busy. 1: there is one in s->pending;
- * 0: none; or what keeps this end from looking.
+ * 0: none; or what keeps this end from looking. What a stranger's connection meets is no cause of the live link's loss.
  */
 static int look_at_listener(struct ferry_session *s)
 {
-	static const char busy[] = "busy with another migration";
-	struct wire_abort a = { .err = -EBUSY };
-	struct xport_link *l;
-	struct wire_hdr h;
-	struct iovec iov[3] = { { &h, sizeof(h) }, { &a, sizeof(a) }, { (void *)(uintptr_t)busy, sizeof(busy) - 1 } };
-	struct xport_chan *c;
-	int err = s->listener ? 0 : -EAGAIN;
+	struct fail why = { 0 };
+	struct caller *c;
+	int err = s->lobby ? 0 : -EAGAIN;
 
-	while (!err) {
-		if (!s->pending)
-			fail_reset(coming_fail(s));
-		err = s->listener->ops->accept(s->listener, &l, coming_fail(s));
+	s->looked_us = now_us();
+	for (unsigned n = 0; !err && n < LOOK_MAX; n++) {
+		err = lobby_next(s->lobby, &c, &why);
 		if (err)
 			break;
-		if (!memcmp(l->id.session, s->session, sizeof(s->session)) && l->id.generation > s->generation) {
-			if (s->pending) {
-				s->pending->ops->kill(s->pending);
-				s->pending->ops->close(s->pending);
-			}
-			s->pending = l;
+		if (memcmp(c->link->id.session, s->session, sizeof(s->session)) || c->link->id.generation <= s->generation) {
+			refuse_caller(c);
 			continue;
 		}
-		c = l->ops->chan(l, XPORT_CONTROL, 0);
-		h = wire_header(WIRE_REFUSED, sizeof(a) + sizeof(busy) - 1, 0);
-		c->ops->send(c, iov, 3);
-		l->ops->close(l);
+		if (s->pending)
+			lobby_part(s->pending);
+		s->pending = c;
 	}
 	return s->pending ? 1 : err == -EAGAIN ? 0 : err;
 }
 
-static int listener_fd(struct ferry_session *s)
+static uint64_t sooner(uint64_t a, uint64_t b)
 {
-	return s->listener ? s->listener->ops->fd(s->listener) : -1;
+	return a < b ? a : b;
 }
 
+/*
+ * Waits for a message, somebody in the lobby, a wake-up, or until_us: 1 when woken. looked: what looking at the listener has
+ * come to; where this host has no descriptor to let anybody in, the listener stays readable, and is looked at now and then.
+ */
+static int wait_link(struct ferry_session *s, int looked, uint64_t until_us)
+{
+	int lobby = s->lobby && !looked ? lobby_fd(s->lobby) : -1;
+
+	if (looked < 0)
+		until_us = sooner(until_us, now_us() + RETRY_US);
+	if (lobby >= 0)
+		until_us = sooner(until_us, lobby_until(s->lobby));
+	return wait_fds(s, s->ctl->ops->fd(s->ctl), lobby, until_us);
+}
+
+/* The listener is not looked at in a handshake: who is in it may not be the session's source. */
+#define NOT_LOOKED 1
+
+/*
+ * A peer that sends without end must not keep this end from looking at anything else. So a message is one turn: a cancel and the
+ * listener are looked at in each, and after a PING the caller looks at what it waits for.
+ */
 static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us, enum ferry_phase stage)
 {
 	for (;;) {
-		uint64_t now, silent_at = s->heard_us + s->cfg.timeout_us, until;
-		int err = recv_one(s, msg, stage), listens = 0;
+		uint64_t now = now_us(), silent_at = s->heard_us + s->cfg.timeout_us;
+		int err = recv_one(s, msg, stage), looked = NOT_LOOKED;
 
-		if (err == HEARD_PING)
-			continue;
-		if (err)
+		if (err < 0)
 			return err;
 		if (canceled(s))
 			return cancel_error(s);
-		if (stage != FERRY_PRE_MIGRATION && (listens = look_at_listener(s)) > 0)
+		if (stage != FERRY_PRE_MIGRATION && (!err || now - s->looked_us >= LOOK_US) && (looked = look_at_listener(s)) > 0)
 			return -EPIPE;
-		now = now_us();
+		if (err)
+			return err == HEARD_PING ? 0 : 1;
 		if (now >= silent_at) {
 			session_log(s, 4, NULL, "silent silent_us=%" PRIu64, now - s->heard_us);
 			return fail_lost(s->link_fail, "nothing was heard of it for %" PRIu64 " ms%s",
 					 (now - s->heard_us) / 1000, stage == FERRY_RESERVATION ? SHORT_ONES : "");
 		}
-		if (now >= deadline_us)
+		if (now_us() >= deadline_us)
 			return 0;
-		until = deadline_us < silent_at ? deadline_us : silent_at;
-		if (listens < 0 && now + RETRY_US < until) /* who waits there stays readable: no descriptor to take him */
-			until = now + RETRY_US;
-		if (wait_fds(s, s->ctl->ops->fd(s->ctl), stage == FERRY_PRE_MIGRATION || listens < 0 ? -1 : listener_fd(s), until))
+		if (wait_link(s, looked, sooner(deadline_us, silent_at)))
 			return canceled(s) ? cancel_error(s) : 0;
 	}
 }
@@ -407,12 +486,13 @@ int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_u
 	return recv_in(s, msg, deadline_us, s->phase);
 }
 
-int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg, enum ferry_phase stage)
+int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg, enum ferry_phase stage, uint64_t deadline_us)
 {
 	int got;
 
-	while (!(got = recv_in(s, msg, DEADLINE_NONE, stage)))
-		;
+	while (!(got = recv_in(s, msg, deadline_us, stage)))
+		if (now_us() >= deadline_us)
+			return fail_lost(s->link_fail, "it does not finish the handshake");
 	if (got < 0)
 		return got;
 	if (mask & (1u << msg->type))
@@ -423,7 +503,7 @@ int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg,
 
 int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg)
 {
-	return link_expect_in(s, mask, msg, s->phase);
+	return link_expect_in(s, mask, msg, s->phase, DEADLINE_NONE);
 }
 
 /*
@@ -432,19 +512,22 @@ int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg)
  */
 static int linger(struct ferry_session *s)
 {
-	uint64_t now = now_us(), end = now + s->cfg.timeout_us;
-	struct wire_hdr h = { 0 };
-	int err = 0;
+	uint64_t end = now_us() + s->cfg.timeout_us;
+	int err, looked;
 	size_t len;
 
-	for (; (!err || err == -EAGAIN) && now < end; now = now_us()) {
-		err = s->ctl->ops->recv(s->ctl, s->msg_buf, XPORT_MSG_MAX, &len, end - now);
-		if (err || len < sizeof(h))
-			continue;
-		memcpy(&h, s->msg_buf, sizeof(h));
-		if (h.type == WIRE_ABORT)
+	do {
+		err = receive(s, &len);
+		if (!err && wire_type_of(s->msg_buf, len) == WIRE_ABORT)
 			return 0;
-	}
+		if (err && err != -EAGAIN)
+			break;
+		looked = look_at_listener(s);
+		if (canceled(s) || looked > 0)
+			break;
+		if (err)
+			wait_link(s, looked, end);
+	} while (now_us() < end);
 	return -EPIPE;
 }
 
@@ -484,7 +567,7 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 	if (err < 0)
 		return err;
 	link_install(s, l);
-	err = hello_source(s);
+	err = hello_source(s, deadline_us);
 	if (err < 0)
 		link_drop(s);
 	return err;
@@ -528,46 +611,38 @@ static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 /* Target: the next link that may be ours, with its handshake done. first: any session will do. */
 static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool first)
 {
-	struct xport_link *l;
+	struct caller *c;
 	int err = make_room(s, deadline_us);
 
 	if (err < 0)
 		return err;
 	for (;;) {
-		l = s->pending;
-		s->pending = NULL;
-		if (l)
-			s->link_fail = coming_fail(s);
-		if (!l && first)
-			err = s->listener->ops->accept(s->listener, &l, s->link_fail);
-		else if (!l)
+		if (!s->pending && first)
+			err = lobby_next(s->lobby, &s->pending, s->link_fail);
+		else if (!s->pending)
 			err = look_at_listener(s);
-		else
-			err = 0;
-		if (!l && s->pending)
-			continue;
-		if (!l && !err)
-			err = -EAGAIN;
-		if (!err) {
-			link_install(s, l);
-			err = hello_target(s);
+		c = s->pending;
+		s->pending = NULL;
+		if (c) {
+			take_caller(s, c);
+			err = hello_target(s, sooner(deadline_us, now_us() + s->cfg.timeout_us));
 			if (!err && !first)
 				send_ping(s); /* what has come so far, for a source that was cut off */
 			if (!err)
 				return 0;
 			if (err != -EPIPE)
 				return err;
-			link_drop(s);
+			part_caller(s);
 			continue;
 		}
-		if (err != -EAGAIN && (first || !out_of(err)))
+		if (err < 0 && err != -EAGAIN && (first || !out_of(err)))
 			return transport_fail(s, err);
 		if (canceled(s))
 			return cancel_error(s);
 		if (now_us() >= deadline_us)
 			return -EPIPE;
-		if (err == -EAGAIN)
-			wait_fds(s, listener_fd(s), -1, deadline_us);
+		if (!err || err == -EAGAIN)
+			wait_fds(s, lobby_fd(s->lobby), -1, sooner(deadline_us, lobby_until(s->lobby)));
 		else
 			wait_fds(s, -1, -1, now_us() + RETRY_US);
 	}

@@ -46,8 +46,8 @@ int link_send(struct ferry_session *s, enum wire_type t, const void *body, size_
  */
 void link_send_or_end(struct ferry_session *s, enum wire_type t, const void *body, size_t len);
 /*
- * The next message that is not PING: 1 and *msg (valid until the next call). 0: woken by session_wake(), or the
- * deadline (now_us() based) has passed. ABORT and REFUSED become the peer's error. -ECANCELED: ferry_cancel().
+ * The next message that is not PING: 1 and *msg (valid until the next call). 0: woken by session_wake(), a PING, or the
+ * deadline (now_us() based) has passed: the caller looks at its clock. ABORT and REFUSED become the peer's error. -ECANCELED: ferry_cancel().
  */
 int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us);
 /*
@@ -55,13 +55,14 @@ int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_u
  * lost, or that a newer one replaces. 0: go on. Main, from the reservation on.
  */
 int link_still(struct ferry_session *s);
-/* As link_recv(), until one of the types in mask (1 << type) has come; another message is -EPROTO. deadline: -EPIPE. */
+/* As link_recv(), until one of the types in mask (1 << type) has come; another message is -EPROTO. */
 int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg);
-/* As link_expect(), before or behind the session's phase: what a message may be is told by the stage. */
-int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg, enum ferry_phase stage);
+/* As link_expect(), before or behind the session's phase: what a message may be is told by the stage. -EPIPE at the deadline. */
+int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg, enum ferry_phase stage, uint64_t deadline_us);
 /*
  * Say ABORT or REFUSED with the first error's sentence, if the peer does not know yet, and wait for its answer, or for it
- * to hang up, at most timeout_us. 0: it knows. -EPIPE: it may not (nobody answers a REFUSED).
+ * to hang up, at most timeout_us; a second ferry_cancel() ends the wait. 0: it knows. -EPIPE: it may not (nobody answers a
+ * REFUSED).
  */
 int link_say_failed(struct ferry_session *s);
 /*

@@ -13,6 +13,7 @@
 #include "collapse.h"
 #include "config.h"
 #include "link.h"
+#include "lobby.h"
 #include "mapping.h"
 #include "session.h"
 #include "source.h"
@@ -206,7 +207,7 @@ static int make(struct ferry_session **ret, const struct ferry_vm *vm, const str
 	if (!s)
 		return -ENOMEM;
 	s->is_source = source;
-	s->link_fail = s->link_fails;
+	s->link_fail = &s->own_link_fail;
 	s->wake_fd = -1;
 	s->pulse_fd = -1;
 	s->tgt.place.uffd = -1;
@@ -252,13 +253,6 @@ FERRY_API int ferry_open(struct ferry_session *s, const char *uri)
 	strcpy(s->uri, uri);
 	pthread_mutex_unlock(&s->view_lock);
 	err = s->is_source ? 0 : link_listen(s);
-	if (err < 0)
-		return err;
-	if (s->listener) {
-		pthread_mutex_lock(&s->view_lock);
-		err = s->listener->ops->uri(s->listener, s->uri, sizeof(s->uri));
-		pthread_mutex_unlock(&s->view_lock);
-	}
 	s->opened = !err;
 	return err;
 }
@@ -412,6 +406,7 @@ FERRY_API void ferry_free(struct ferry_session *s)
 		return;
 	pulse_stop(s);
 	link_close(s);
+	lobby_free(s->lobby);
 	if (s->is_source)
 		source_destroy(s);
 	else

@@ -36,6 +36,8 @@
 
 #define ROUNDS_MAX 1000u
 
+struct caller;
+struct lobby;
 struct pull;
 
 struct source_state {
@@ -103,21 +105,23 @@ struct ferry_session {
 	_Atomic bool ran;
 
 	struct fail fail;
-	/* What the transport says of the current link, and of one that comes; what matters of it moves to fail. */
-	struct fail link_fails[2], *link_fail;
+	/* What the transport says of the current link; what matters of it moves to fail. */
+	struct fail own_link_fail, *link_fail; /* a target's link has a caller's */
 	struct commit commit;
 
 	pthread_mutex_t send_lock;
 	pthread_mutex_t view_lock;
 
 	/* link.c */
-	struct xport_listener *listener; /* target */
+	struct lobby *lobby;		 /* target: its listener, and who has come to it */
+	struct caller *caller;		 /* target: whose link is the current one, or was the last one */
+	const struct caller *first_words; /* the caller, until they are read */
 	struct xport_link *link;	 /* NULL while there is none; changed under send_lock */
 	struct xport_link *dying;	 /* the closer's */
 	pthread_t closer;
 	bool closing; /* the closer is to be joined */
 	_Atomic bool closed;
-	struct xport_link *pending;	 /* target: a newer generation has connected */
+	struct caller *pending;		 /* target: has said HELLO on a newer generation */
 	struct xport_chan *ctl;
 	struct chaos *chaos;
 	struct xport_addrs *addrs; /* source: the target's, since it was looked for first */
@@ -136,6 +140,7 @@ struct ferry_session {
 	char lost_why[FAIL_LOST_MAX]; /* what the last link was lost of, "" where nobody said */
 	enum commit_state peer_commit; /* at the last handshake */
 	uint64_t heard_us;	       /* when the peer was last heard */
+	uint64_t looked_us;	       /* when the listener was last looked at */
 	_Atomic uint64_t peer_timeout_us;
 	uint8_t *msg_buf;
 	pthread_t pulse;

@@ -285,11 +285,11 @@ int target_commitment(struct ferry_session *s, enum ferry_phase *next)
 /* The source may need to hear again that it is done; a source that does not come back changes nothing any more. */
 void target_await_bye(struct ferry_session *s, enum wire_type again)
 {
+	uint64_t patience = s->cfg.timeout_us + s->tgt.hello.timeout_us, until = now_us() + patience;
 	struct wire_times t = times(s);
 	struct wire_msg m;
 
 	for (;;) {
-		uint64_t until = now_us() + s->cfg.timeout_us + s->tgt.hello.timeout_us;
 		uint32_t generation = s->generation;
 		int err = next_message(s, &m, until);
 
@@ -299,8 +299,10 @@ void target_await_bye(struct ferry_session *s, enum wire_type again)
 			s->confirmed = true;
 			break;
 		}
-		if (s->generation != generation)
+		if (s->generation != generation) {
 			link_send_or_end(s, again, &t, sizeof(t));
+			until = now_us() + patience;
+		}
 	}
 	if (!s->confirmed)
 		no_goodbye(s);

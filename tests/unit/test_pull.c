@@ -183,7 +183,7 @@ static void make_target(struct target *t, unsigned channels)
 	t->region = (struct ferry_region){ .len = N * PAGE, .page_shift = 12, .fd = -1 };
 	t->region.hva = mmap(NULL, N * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	cr_assert_neq(t->region.hva, MAP_FAILED);
-	s->link_fail = s->link_fails;
+	s->link_fail = &s->own_link_fail;
 	s->link = &t->src.link;
 	s->regions = &t->region;
 	s->nregions = 1;

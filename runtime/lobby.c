@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: MIT
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "crew.h"
+#include "cure.h"
+#include "lobby.h"
+#include "session.h"
+#include "wire.h"
+
+#define MUTE_MAX 8u   /* the one who came first gives way */
+#define DYING_MAX 16u /* links being closed; until one is, nobody is let in */
+#define PINGS_MAX 8u  /* heard in one look: the rest is heard in the next */
+
+struct lobby {
+	struct xport_listener *listener; /* NULL: closed */
+	uint64_t patience_us;
+	void (*wake)(void *arg);
+	void *arg;
+	int epfd;	     /* of the listener and of the mute callers' control channels */
+	struct caller *mute; /* in the order of their coming */
+	unsigned nmute;
+	struct caller *dying;
+	unsigned ndying;
+	bool full; /* the listener is not in epfd: DYING_MAX */
+};
+
+static int watch(struct lobby *l, int op, int fd, uint32_t events)
+{
+	struct epoll_event ev = { .events = events };
+
+	return epoll_ctl(l->epfd, op, fd, &ev);
+}
+
+int lobby_new(struct lobby **ret, struct xport_listener *listener, uint64_t patience_us, void (*wake)(void *arg), void *arg,
+	      struct fail *f)
+{
+	struct lobby *l = calloc(1, sizeof(*l));
+	int err;
+
+	if (!l)
+		return fail(f, -ENOMEM, "no memory for a listener");
+	*l = (struct lobby){ .listener = listener, .patience_us = patience_us, .wake = wake, .arg = arg };
+	l->epfd = epoll_create1(EPOLL_CLOEXEC);
+	if (l->epfd < 0 || watch(l, EPOLL_CTL_ADD, listener->ops->fd(listener), EPOLLIN) < 0) {
+		err = fail_cure(f, CURE_CALL, -errno, "epoll for a listener");
+		if (l->epfd >= 0)
+			close(l->epfd);
+		free(l);
+		return err;
+	}
+	*ret = l;
+	return 0;
+}
+
+int lobby_fd(const struct lobby *l)
+{
+	return l->epfd;
+}
+
+uint64_t lobby_until(const struct lobby *l)
+{
+	return l->mute ? l->mute->until_us : UINT64_MAX;
+}
+
+static struct xport_chan *control(const struct caller *c)
+{
+	return c->link->ops->chan(c->link, XPORT_CONTROL, 0);
+}
+
+static void *closer_main(void *arg)
+{
+	struct caller *c = arg;
+	struct lobby *l = c->lobby;
+
+	c->link->ops->close(c->link);
+	atomic_store(&c->closed, true);
+	l->wake(l->arg);
+	return NULL;
+}
+
+void lobby_part(struct caller *c)
+{
+	struct lobby *l = c->lobby;
+
+	if (thread_start(&c->closer, closer_main, c)) {
+		c->link->ops->close(c->link);
+		free(c);
+		return;
+	}
+	c->next = l->dying;
+	l->dying = c;
+	l->ndying++;
+}
+
+/* Frees those whose links are closed; all: waits for it. */
+static void reap(struct lobby *l, bool all)
+{
+	struct caller **at = &l->dying, *c;
+
+	while ((c = *at)) {
+		if (!all && !atomic_load(&c->closed)) {
+			at = &c->next;
+			continue;
+		}
+		*at = c->next;
+		l->ndying--;
+		pthread_join(c->closer, NULL);
+		free(c);
+	}
+}
+
+static void leave(struct lobby *l, struct caller **at)
+{
+	struct caller *c = *at;
+
+	*at = c->next;
+	l->nmute--;
+	watch(l, EPOLL_CTL_DEL, control(c)->ops->fd(control(c)), 0);
+}
+
+static void turn_out(struct lobby *l, struct caller **at)
+{
+	struct caller *c = *at;
+
+	leave(l, at);
+	lobby_part(c);
+}
+
+/* 1: it has spoken; 0: not yet; else it has gone, or says more than anybody who means to migrate. */
+static int hear(struct caller *c)
+{
+	struct xport_chan *ctl = control(c);
+	int err;
+
+	for (unsigned n = 0; n < PINGS_MAX; n++) {
+		err = ctl->ops->recv(ctl, c->msg, sizeof(c->msg), &c->len, 0);
+		if (err)
+			return err == -EAGAIN ? 0 : err;
+		if (wire_type_of(c->msg, c->len) != WIRE_PING)
+			return 1;
+		c->pings++;
+	}
+	return 0;
+}
+
+/* The first of those here who has spoken, or NULL. Those who have gone, or whose time is over, are parted with. */
+static struct caller *hear_all(struct lobby *l)
+{
+	struct caller **at = &l->mute, *c;
+	uint64_t now = now_us();
+
+	while ((c = *at)) {
+		int err = hear(c);
+
+		if (err == 1) {
+			leave(l, at);
+			return c;
+		}
+		if (err < 0 || now >= c->until_us)
+			turn_out(l, at);
+		else
+			at = &c->next;
+	}
+	return NULL;
+}
+
+/* One more who has connected: 0, or why there is none. */
+static int let_in(struct lobby *l, struct fail *f)
+{
+	struct caller *c = calloc(1, sizeof(*c)), **at;
+	int err;
+
+	if (!c)
+		return fail(f, -ENOMEM, "no memory for a connection");
+	c->lobby = l;
+	err = l->listener->ops->accept(l->listener, &c->link, &c->fail);
+	if (err) {
+		if (fail_err(&c->fail))
+			fail(f, err, "%s", fail_text(&c->fail));
+		free(c);
+		return err;
+	}
+	if (l->nmute == MUTE_MAX)
+		turn_out(l, &l->mute);
+	c->until_us = now_us() + l->patience_us;
+	for (at = &l->mute; *at; at = &(*at)->next)
+		;
+	*at = c;
+	l->nmute++;
+	if (watch(l, EPOLL_CTL_ADD, control(c)->ops->fd(control(c)), EPOLLIN) < 0)
+		turn_out(l, at);
+	return 0;
+}
+
+int lobby_next(struct lobby *l, struct caller **ret, struct fail *f)
+{
+	int err = 0;
+
+	reap(l, false);
+	if (l->full && l->ndying < DYING_MAX / 2)
+		l->full = watch(l, EPOLL_CTL_MOD, l->listener->ops->fd(l->listener), EPOLLIN) < 0;
+	/* Each round hears all, so that whoever has spoken is not pushed out by those behind. */
+	for (unsigned n = 0; n <= MUTE_MAX; n++) {
+		*ret = hear_all(l);
+		if (*ret)
+			return 0;
+		if (l->ndying >= DYING_MAX && !l->full)
+			l->full = !watch(l, EPOLL_CTL_MOD, l->listener->ops->fd(l->listener), 0);
+		err = l->full ? -EAGAIN : let_in(l, f);
+		if (err)
+			return err;
+	}
+	return -EAGAIN;
+}
+
+void lobby_close(struct lobby *l)
+{
+	while (l->mute)
+		turn_out(l, &l->mute);
+	if (l->listener)
+		l->listener->ops->close(l->listener);
+	l->listener = NULL;
+}
+
+void lobby_free(struct lobby *l)
+{
+	if (!l)
+		return;
+	lobby_close(l);
+	reap(l, true);
+	close(l->epfd);
+	free(l);
+}
