@@ -166,7 +166,8 @@ static int check_hello(struct ferry_session *s, const struct wire_hello *h, cons
 	return check_duration(s, "HELLO.reconnect_us", h->reconnect_us, 0);
 }
 
-bool hello_is_source(const struct ferry_session *s, const void *msg, size_t len, uint32_t seq, const struct xport_link_id *id)
+bool hello_is_source(const struct ferry_session *s, const void *msg, size_t len, uint32_t seq,
+		     const struct xport_link_id *id)
 {
 	struct fail f = { 0 };
 	struct wire_hello h;
@@ -177,7 +178,7 @@ bool hello_is_source(const struct ferry_session *s, const void *msg, size_t len,
 	       h.page_shift == 12 && h.generation == id->generation && same_number(h.number, s->peer_number);
 }
 
-/* A source that comes back to a target which died here before this one: it is told, and this end waits for its own source. */
+/* A source that comes back to a target which died here before this one: it is told, and this end waits for its own. */
 static int refuse_stale(struct ferry_session *s)
 {
 	static const char text[] = "this target was started anew and knows nothing of this migration";

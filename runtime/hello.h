@@ -15,6 +15,7 @@ int hello_target(struct ferry_session *s);
  * Target: whether this first message (with number seq) of a connection with that id is the HELLO of the source that was here
  * before. Until it is, nothing that the connection says changes anything.
  */
-bool hello_is_source(const struct ferry_session *s, const void *msg, size_t len, uint32_t seq, const struct xport_link_id *id);
+bool hello_is_source(const struct ferry_session *s, const void *msg, size_t len, uint32_t seq,
+		     const struct xport_link_id *id);
 
 #endif

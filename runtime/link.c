@@ -65,7 +65,7 @@ static int listener_fd(struct ferry_session *s)
 	return s->listener ? s->listener->ops->fd(s->listener) : -1;
 }
 
-/* Waits for one of the session's own wake-ups, a pollable fd (with the listener's: its callers'), or the deadline: 1 when woken. */
+/* Waits for one of the session's own wake-ups, a pollable fd (the listener's: its callers, too), or the deadline: 1 when woken. */
 static int wait_fds(struct ferry_session *s, int fd, int fd2, uint64_t deadline_us)
 {
 	struct pollfd p[3 + CALLERS_MAX] = { { .fd = s->wake_fd, .events = POLLIN },
@@ -457,14 +457,14 @@ int link_stranger(struct ferry_session *s, const char *why)
 {
 	bool first = !*s->stranger;
 
-	snprintf(s->stranger, sizeof(s->stranger), "another program listens at %.100s: it is not the target of this migration (%s)",
-		 s->uri, why);
+	snprintf(s->stranger, sizeof(s->stranger),
+		 "another program listens at %.100s: it is not the target of this migration (%s)", s->uri, why);
 	if (first)
 		session_log(s, 4, s->stranger, "stranger");
 	return -ESTALE;
 }
 
-/* 1: the message that is wanted. 0: none is there. HEARD_PING. -ESTALE: *f has what else was said. Else an error of the link. */
+/* 1: the message that is wanted. 0: none is there. HEARD_PING. -ESTALE: *f has what else was said. Else the link's error. */
 static int hear_answer(struct ferry_session *s, enum wire_type want, struct wire_msg *msg, struct fail *f)
 {
 	char text[WIRE_TEXT_MAX + 1];

@@ -82,7 +82,7 @@ _Static_assert(sizeof(struct wire_greeting) == 8, "");
 
 #define WIRE_COMES_BACK 1u /* the source has had a HELLO_ACK of this target's before */
 #define WIRE_HELLO_FLAGS WIRE_COMES_BACK
-/* Again after each reconnect, with the next generation. As long as that of version 1, whose readers look at the length first. */
+/* Again after each reconnect, with the next generation. As long as in version 1, whose readers look at the length first. */
 struct wire_hello {
 	uint32_t magic;
 	uint16_t version;

@@ -124,17 +124,16 @@ void peer_begin(struct peer *p, const struct rig_kind *kind, enum peer_stage upt
 	struct ferry_vm v = { FERRY_VM_INIT, .vm = &p->rig.tgt, .ops = &p->rig.tgt.ops };
 	struct xport_link_id id = { .channels = 1 };
 	struct wire_region r[FAKE_REGIONS];
-	char uri[200];
 
 	memcpy(id.session, p->session, sizeof(id.session));
 	p->rig.tcfg.timeout_us = PEER_TIMEOUT_US;
 	p->rig.tcfg.reconnect_us = PEER_RECONNECT_US;
 	cr_assert_eq(ferry_target(&p->rig.tgt.session, &v, &p->rig.tcfg), 0);
 	cr_assert_eq(ferry_open(p->rig.tgt.session, kind->uri), 0);
-	cr_assert_eq(ferry_get_uri(p->rig.tgt.session, uri, sizeof(uri)), 0);
+	cr_assert_eq(ferry_get_uri(p->rig.tgt.session, p->uri, sizeof(p->uri)), 0);
 	cr_assert(!pthread_create(&p->thread, NULL, run_target, p));
 	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
-	cr_assert_eq(xport_connect(&p->link, uri, &id, &p->param, PEER_WAIT_US, &p->fail), 0, "%s", fail_text(&p->fail));
+	cr_assert_eq(xport_connect(&p->link, p->uri, &id, &p->param, PEER_WAIT_US, &p->fail), 0, "%s", fail_text(&p->fail));
 	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
 	if (upto >= GREETED) {
 		SAY(p, WIRE_HELLO, peer_hello());

@@ -23,7 +23,7 @@ struct peer {
 	struct fail fail;
 	uint32_t seq;
 	uint8_t session[16];
-	char uri[200]; /* a hostile target's */
+	char uri[200]; /* the target's */
 	uint8_t *ram;
 	char heard[WIRE_TEXT_MAX + 1]; /* the sentence of its REFUSED or ABORT */
 	pthread_t thread;

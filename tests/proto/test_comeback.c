@@ -4,8 +4,11 @@
  * or one that lies. A source that is not the one that was there, with all that logs know of it. What the VM comes to is what it
  * comes to where nobody is there at all (docs/failure-model.md), and who is honest is not disturbed.
  */
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "peer.h"
 
@@ -401,6 +404,142 @@ Test(comeback, a_cancel_while_an_impostor_is_mute)
 Test(comeback, a_cancel_while_an_impostor_lies)
 {
 	canceled_during(ACK_PREPARED);
+}
+
+/* A program that is no target at all, on the port of one: its answer to the connection is none of a transport's. */
+struct banner {
+	int fd;
+	pthread_t thread;
+	_Atomic bool stop;
+};
+
+static void *banner_main(void *arg)
+{
+	static const char text[] = "HTTP/1.1 400 Bad Request\r\n\r\n";
+	struct banner *b = arg;
+
+	while (!b->stop) {
+		struct pollfd pfd = { .fd = b->fd, .events = POLLIN };
+		char request[64];
+		int fd;
+
+		if (poll(&pfd, 1, 10) <= 0 || (fd = accept(b->fd, NULL, NULL)) < 0)
+			continue;
+		if (read(fd, request, sizeof(request)) > 0)
+			(void)!write(fd, text, sizeof(text) - 1);
+		close(fd);
+	}
+	return NULL;
+}
+
+static void start_banner(struct banner *b, const char *uri)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+
+	a.sin_port = htons((uint16_t)atoi(strrchr(uri, ':') + 1));
+	*b = (struct banner){ .fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0) };
+	cr_assert(!setsockopt(b->fd, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int)));
+	cr_assert(!bind(b->fd, (struct sockaddr *)&a, sizeof(a)) && !listen(b->fd, 16));
+	cr_assert(!pthread_create(&b->thread, NULL, banner_main, b));
+}
+
+static void *serve_puts(void *arg)
+{
+	struct xport_chan *c = arg;
+
+	c->ops->serve(c, NULL, NULL);
+	return NULL;
+}
+
+Test(comeback, a_program_that_is_no_target_at_all)
+{
+	pthread_t serving = 0;
+	struct banner b;
+	struct peer p;
+
+	peer_init(&p, RIG_TCP_ANON);
+	p.rig.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+	p.rig.scfg.channels = 1;
+	peer_start_source(&p, RIG_TCP);
+	peer_accept(&p);
+	while (!turn(&p, WIRE_ROUND_END)) {
+		if (!p.ram || serving)
+			continue;
+		cr_assert(!pthread_create(&serving, NULL, serve_puts, p.link->ops->chan(p.link, XPORT_DATA, 0)));
+	}
+	p.link->ops->kill(p.link);
+	pthread_join(serving, NULL);
+	p.link->ops->close(p.link);
+	p.listener->ops->close(p.listener);
+	start_banner(&b, p.uri);
+	pthread_join(p.thread, NULL);
+	b.stop = true;
+	pthread_join(b.thread, NULL);
+	close(b.fd);
+	comes_to(&p, &deaths[IN_PRECOPY], false, "it is not the target of this migration (tcp:127.0.0.1:");
+}
+
+/* ---- a source of a target that was here before ---- */
+
+static void connect_again(struct peer *p, uint32_t generation, uint16_t flags)
+{
+	struct xport_link_id id = { .channels = 1, .generation = generation };
+	struct wire_hello h = peer_hello();
+
+	p->link->ops->kill(p->link);
+	p->link->ops->close(p->link);
+	memcpy(id.session, p->session, sizeof(id.session));
+	p->link = NULL;
+	if (xport_connect(&p->link, p->uri, &id, &p->param, PEER_WAIT_US, &p->fail))
+		return;
+	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
+	p->seq = 0;
+	h.generation = generation;
+	h.flags = flags;
+	SAY(p, WIRE_HELLO, h);
+}
+
+/* It is told so, as often as it comes; whoever has not been here before is served, under the same session too. */
+RIG_PAIR(comeback, a_stale_source_and_then_a_first_one)
+{
+	struct wire_abort a;
+	struct peer p;
+
+	peer_connect(&p, kind, CONNECTED);
+	for (uint32_t i = 0; i < 5; i++) {
+		connect_again(&p, 7 + i, WIRE_COMES_BACK);
+		cr_assert_not_null(p.link, "%s", fail_text(&p.fail));
+		peer_hear_only(&p, WIRE_REFUSED, &a, sizeof(a));
+		cr_expect_eq(a.err, -ESTALE);
+		rig_says(p.heard, "this target was started anew and knows nothing of this migration");
+	}
+	p.heard[0] = 0;
+	connect_again(&p, 0, 0);
+	cr_assert_not_null(p.link);
+	peer_hear_only(&p, WIRE_HELLO_ACK, NULL, 0);
+	say_words(&p, WIRE_ABORT, -ENOSPC, "no room");
+	peer_target_ends(&p, -ENOSPC, "the source gave up: no room", false);
+}
+
+/* They do not keep it beyond its time. */
+Test(comeback, stale_sources_do_not_make_a_target_wait)
+{
+	uint32_t generation = 1;
+	struct peer p;
+
+	peer_init(&p, RIG_MEM_ANON);
+	p.rig.tcfg.connect_us = PEER_TIMEOUT_US;
+	peer_begin(&p, RIG_MEM_ANON, CONNECTED);
+	do
+		connect_again(&p, generation++, WIRE_COMES_BACK);
+	while (p.link && peer_hear(&p, NULL, 0) == WIRE_REFUSED);
+	pthread_join(p.thread, NULL);
+	if (p.link)
+		p.link->ops->close(p.link);
+	ferry_free(p.rig.tgt.session);
+	cr_expect_eq(p.rig.tres.error, -ETIMEDOUT, "%d: %s", p.rig.tres.error, p.rig.tres.detail);
+	rig_says(p.rig.tres.detail, "no source connected");
+	rig_free(&p.rig);
 }
 
 /* ---- a source that is not the one that was there ---- */

@@ -62,7 +62,8 @@ SOURCE_DOES(speaks_version_1, CONNECTED, -EPROTONOSUPPORT,
 }
 
 /* Of another version nothing but the beginning is looked at, however long it is. */
-SOURCE_DOES(speaks_version_3_in_few_words, CONNECTED, -EPROTONOSUPPORT, "the source speaks protocol version 3, this target version 2")
+SOURCE_DOES(speaks_version_3_in_few_words, CONNECTED, -EPROTONOSUPPORT,
+	    "the source speaks protocol version 3, this target version 2")
 {
 	SAY(p, WIRE_HELLO, (struct wire_greeting){ .magic = WIRE_MAGIC, .version = 3, .page_shift = 12 });
 }
