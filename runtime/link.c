@@ -9,13 +9,16 @@
  * listener: the source may know of the loss first. Whatever the transport says in words stays in link_fail
  * until it ends the migration, so that a link that heals leaves no error behind.
  *
+ * Who comes back is who was there (hello.c). A target reads the HELLO of a connection that names its session beside the
+ * live link, which ends only when that HELLO shows the source's number. A source whose target's address is answered by
+ * another goes on trying until reconnect_us has passed, as if nobody were there.
+ *
  * A link has to be closed before the next one is made: both would pin all memory. A close may take its time (soft-RoCE
  * keeps a queue pair for up to 50 s while its card sends nothing), and a VM that stands still at the source has no part
  * in that. So a source's links are closed by a thread: a new one waits for it as long as the reconnect may take, then the
  * VM goes on, and only who gives memory back, or ends the session, waits for good. A target closes its links itself: no
  * VM waits for it, and what follows a link that does not come back is that its memory is given back.
  */
-#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -116,7 +119,7 @@ static void link_install(struct ferry_session *s, struct xport_link *l)
 /* Who was taken out of the lobby last: what the transport said of that link is forgotten, too. The link is closed. */
 static void forget_caller(struct ferry_session *s)
 {
-	free(s->caller);
+	caller_free(s->caller);
 	s->caller = NULL;
 	s->link_fail = &s->own_link_fail;
 }
@@ -287,15 +290,9 @@ static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
 {
 	char text[WIRE_TEXT_MAX + 1];
 	struct wire_abort a, answer;
-	size_t i;
 
 	memcpy(&a, m->body, sizeof(a));
-	for (i = 0; i < m->nelems; i++) {
-		text[i] = ((const char *)m->elems)[i];
-		if (!isprint((unsigned char)text[i]))
-			text[i] = '?';
-	}
-	text[i] = 0;
+	wire_text(m, text);
 	if (a.err >= 0 || a.err < -4095 || a.err == -EPIPE)
 		a.err = -ECONNABORTED;
 	s->peer_gone = true;
@@ -395,8 +392,18 @@ static void refuse_caller(struct caller *c)
 	lobby_part(c);
 }
 
+/* Our source, come back on a newer connection: whoever else knows session and generation has not its number. */
+static bool is_ours(const struct ferry_session *s, const struct caller *c)
+{
+	const struct xport_link_id *id = &c->link->id;
+	uint32_t newest = s->pending ? s->pending->link->id.generation : s->generation;
+
+	return !memcmp(id->session, s->session, sizeof(s->session)) && id->generation > newest &&
+	       hello_is_source(s, c->msg, c->len, c->pings, id);
+}
+
 /*
- * A newer connection of our session replaces the link; anyone else is told that we are busy. 1: there is one in s->pending;
+ * Our source's newer connection replaces the link; anyone else is told that we are busy. 1: there is one in s->pending;
  * 0: none; or what keeps this end from looking. What a stranger's connection meets is no cause of the live link's loss.
  */
 static int look_at_listener(struct ferry_session *s)
@@ -410,7 +417,7 @@ static int look_at_listener(struct ferry_session *s)
 		err = lobby_next(s->lobby, &c, &why);
 		if (err)
 			break;
-		if (memcmp(c->link->id.session, s->session, sizeof(s->session)) || c->link->id.generation <= s->generation) {
+		if (!is_ours(s, c)) {
 			refuse_caller(c);
 			continue;
 		}
@@ -551,6 +558,71 @@ int link_say_failed(struct ferry_session *s)
 	return err;
 }
 
+int link_stranger(struct ferry_session *s, const char *why)
+{
+	bool first = !*s->stranger;
+
+	snprintf(s->stranger, sizeof(s->stranger),
+		 "another program listens at %.100s: it is not the target of this migration (%s)", s->uri, why);
+	if (first)
+		session_log(s, 4, s->stranger, "stranger");
+	return -ESTALE;
+}
+
+/* 1: the message that is wanted. 0: none is there. HEARD_PING. -ESTALE: *f has what else was said. Else the link's error. */
+static int hear_answer(struct ferry_session *s, enum wire_type want, struct wire_msg *msg, struct fail *f)
+{
+	char text[WIRE_TEXT_MAX + 1];
+	size_t len;
+	int err = s->ctl->ops->recv(s->ctl, s->msg_buf, XPORT_MSG_MAX, &len, 0);
+
+	if (err == -EAGAIN)
+		return 0;
+	if (err == -EPROTO || err == -EMSGSIZE)
+		return fail(f, -ESTALE, "what it says is no message of this protocol");
+	if (err < 0)
+		return err;
+	if (wire_check(msg, s->msg_buf, len, wire_from(want), FERRY_PRE_MIGRATION, s->recv_seq++, f) < 0)
+		return -ESTALE;
+	if (msg->type == want)
+		return 1;
+	if (msg->type == WIRE_PING)
+		return HEARD_PING;
+	if (msg->type != WIRE_ABORT && msg->type != WIRE_REFUSED)
+		return fail(f, -ESTALE, "it said %s instead of %s", wire_name(msg->type), wire_name(want));
+	wire_text(msg, text);
+	return fail(f, -ESTALE, "it said %s: %s", wire_name(msg->type), text);
+}
+
+int link_ask(struct ferry_session *s, enum wire_type t, const void *body, size_t len, enum wire_type want,
+	     struct wire_msg *msg, uint64_t deadline_us)
+{
+	uint64_t silent_at = now_us() + s->cfg.timeout_us;
+	struct fail f = { 0 };
+	int err;
+
+	pthread_mutex_lock(&s->send_lock);
+	err = send_locked(s, t, body, len, NULL, 0);
+	pthread_mutex_unlock(&s->send_lock);
+	if (silent_at < deadline_us)
+		deadline_us = silent_at;
+	while (!err || err == HEARD_PING) {
+		err = hear_answer(s, want, msg, &f);
+		if (err && err != HEARD_PING)
+			break;
+		if (canceled(s))
+			return cancel_error(s);
+		if (now_us() >= deadline_us)
+			return fail_lost(s->link_fail, "it does not answer");
+		if (!err)
+			wait_fds(s, s->ctl->ops->fd(s->ctl), -1, deadline_us);
+	}
+	s->heard_us = now_us();
+	if (err == -ESTALE || err == -EPROTO)
+		return link_stranger(s, *fail_text(&f) ? fail_text(&f) : fail_text(s->link_fail));
+	return err < 0 ? err : 0;
+}
+
 static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 {
 	struct xport_link_id id = { .generation = s->generation, .channels = s->cfg.channels };
@@ -564,6 +636,8 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 		return err;
 	now = now_us();
 	err = xport_connect(&l, s->uri, &id, &s->param, deadline_us > now ? deadline_us - now : 1, s->link_fail);
+	if (err == -EPROTO && s->peer_known)
+		return link_stranger(s, fail_text(s->link_fail));
 	if (err < 0)
 		return err;
 	link_install(s, l);
@@ -579,13 +653,13 @@ static bool out_of(int err)
 	return err == -EMFILE || err == -ENFILE || err == -ENOMEM || err == -ENOBUFS;
 }
 
-/* Whether another attempt may go better: nobody there yet, or gone again in the middle. */
+/* Whether another attempt may go better: nobody there yet, or gone again in the middle, or another who may go. */
 static bool may_retry(const struct ferry_session *s, int err)
 {
 	if (s->peer_gone)
 		return false;
 	/* Once the peer was found, an address that cannot be used, or a filter's no, is a network that is down. */
-	if (s->peer_known && (err == -EADDRNOTAVAIL || err == -EACCES || err == -EPERM || out_of(err)))
+	if (s->peer_known && (err == -ESTALE || err == -EADDRNOTAVAIL || err == -EACCES || err == -EPERM || out_of(err)))
 		return true;
 	return xport_lost(err) || err == -EAGAIN || err == -ENOENT;
 }
@@ -735,14 +809,14 @@ static uint64_t pages_due(const struct ferry_session *s)
 static int gone_for_good(struct ferry_session *s, uint64_t window, uint64_t silent)
 {
 	const char *peer = s->is_source ? "target" : "source", *stage = ferry_phase_name(s->phase);
-	const char *last = fail_text(s->link_fail), *why = s->lost_why;
+	const char *last = *s->stranger ? s->stranger : fail_text(s->link_fail), *why = s->lost_why;
 	uint64_t ms = (now_us() - s->outage.since_us) / 1000, due = pages_due(s);
 
-	if (s->outage.back && due)
+	if (s->outage.back && due && !*s->stranger)
 		return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
 			    " ms, and carried messages but no page, with %" PRIu64 " to go%s%s; packets of full size seem to be "
 			    "lost on the way: " COMPARE_MTU, peer, stage, s->outage.back, ms, due, *why ? ": " : "", why);
-	if (s->outage.back)
+	if (s->outage.back && !*s->stranger)
 		return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
 			    " ms, and nothing that was waited for came%s%s; mend the network%s", peer, stage, s->outage.back, ms,
 			    *why ? ": " : "", why, SHORT_ONES);
@@ -769,6 +843,7 @@ int link_recover(struct ferry_session *s)
 	uint64_t window = reconnect_window(s), silent = now_us() - s->heard_us, until = outage_until(s, window);
 	int err = -EPIPE;
 
+	*s->stranger = 0;
 	snprintf(s->lost_why, sizeof(s->lost_why), "%s", fail_lost_text(s->link_fail));
 	session_event(s, FERRY_EVENT_LINK, "the link is lost", NULL);
 	session_log(s, 4, s->lost_why, "lost stage=%s", ferry_phase_name(s->phase));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -81,13 +82,20 @@ static void *closer_main(void *arg)
 	return NULL;
 }
 
+void caller_free(struct caller *c)
+{
+	if (c)
+		explicit_bzero(c, sizeof(*c)); /* its HELLO has the source's number */
+	free(c);
+}
+
 void lobby_part(struct caller *c)
 {
 	struct lobby *l = c->lobby;
 
 	if (thread_start(&c->closer, closer_main, c)) {
 		c->link->ops->close(c->link);
-		free(c);
+		caller_free(c);
 		return;
 	}
 	c->next = l->dying;
@@ -108,7 +116,7 @@ static void reap(struct lobby *l, bool all)
 		*at = c->next;
 		l->ndying--;
 		pthread_join(c->closer, NULL);
-		free(c);
+		caller_free(c);
 	}
 }
 

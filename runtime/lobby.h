@@ -43,6 +43,8 @@ uint64_t lobby_until(const struct lobby *l);
 int lobby_next(struct lobby *l, struct caller **ret, struct fail *f);
 /* Closes the caller's link and frees the caller, neither of which main waits for. */
 void lobby_part(struct caller *c);
+/* One whose link is closed. */
+void caller_free(struct caller *c);
 /* Parts with all who are still here, and listens no more. May be called twice. */
 void lobby_close(struct lobby *l);
 /* Waits until all links are closed, and frees the lobby. */

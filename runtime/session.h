@@ -100,6 +100,8 @@ struct ferry_session {
 	size_t nregions;
 	_Atomic uint64_t pages_total; /* a target's grows with the MAP, while others ask */
 	uint8_t session[16];
+	/* What each end is known by. Secrets: never in a log or a sentence, and wiped by ferry_free(). */
+	uint8_t number[WIRE_NUMBER], peer_number[WIRE_NUMBER];
 	char uri[512];
 	bool opened;
 	_Atomic bool ran;
@@ -121,7 +123,7 @@ struct ferry_session {
 	pthread_t closer;
 	bool closing; /* the closer is to be joined */
 	_Atomic bool closed;
-	struct caller *pending;		 /* target: has said HELLO on a newer generation */
+	struct caller *pending;		 /* target: its source has come back, on a newer generation */
 	struct xport_chan *ctl;
 	struct chaos *chaos;
 	struct xport_addrs *addrs; /* source: the target's, since it was looked for first */
@@ -138,6 +140,7 @@ struct ferry_session {
 		unsigned back;	   /* and how often since it began */
 	} outage;
 	char lost_why[FAIL_LOST_MAX]; /* what the last link was lost of, "" where nobody said */
+	char stranger[2 * FAIL_LOST_MAX]; /* who else came, or has answered in this outage; "": nobody */
 	enum commit_state peer_commit; /* at the last handshake */
 	uint64_t heard_us;	       /* when the peer was last heard */
 	uint64_t looked_us;	       /* when the listener was last looked at */
@@ -164,7 +167,7 @@ struct ferry_session {
 	bool peer_can_hold;
 	bool peer_can_poison;
 	bool peer_no_postcopy; /* RESERVED said so */
-	bool peer_known;  /* source: a handshake has succeeded before */
+	bool peer_known;  /* a handshake has succeeded before: peer_number is the peer's */
 	int arbiter_err;  /* of the last time that it was asked */
 	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */
 	_Atomic bool last_words; /* being said: main alone ends the link */
