@@ -484,7 +484,7 @@ Test(comeback, a_program_that_is_no_target_at_all)
 static void connect_again(struct peer *p, uint32_t generation, uint16_t flags)
 {
 	struct xport_link_id id = { .channels = 1, .generation = generation };
-	struct wire_hello h = peer_hello();
+	struct wire_hello h = peer_hello(p);
 
 	p->link->ops->kill(p->link);
 	p->link->ops->close(p->link);
@@ -561,8 +561,8 @@ enum forged { MUTE, ANOTHER_NUMBER, NO_NUMBER, GIVES_UP, NONSENSE };
 static void forge(struct rig *r, struct forgery *f, enum forged what)
 {
 	struct xport_link_id id = { .generation = UINT32_MAX - f->n, .channels = 1 };
-	struct wire_hello h = peer_hello();
 	struct peer p = { 0 };
+	struct wire_hello h = peer_hello(&p);
 
 	memcpy(id.session, r->scfg.session, sizeof(id.session));
 	if (xport_connect(&p.link, r->connect_to, &id, &f->param, PEER_WAIT_US, &f->fail)) {
