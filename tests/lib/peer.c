@@ -204,7 +204,8 @@ void peer_start_source(struct peer *p, const char *uri)
 			      .regions = p->rig.src.region,
 			      .nregions = FAKE_REGIONS };
 
-	p->rig.scfg.timeout_us = PEER_TIMEOUT_US;
+	if (!p->rig.scfg.timeout_us)
+		p->rig.scfg.timeout_us = PEER_TIMEOUT_US;
 	if (!p->rig.scfg.reconnect_us)
 		p->rig.scfg.reconnect_us = PEER_RECONNECT_US;
 	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };

@@ -13,6 +13,7 @@
 #include "peer.h"
 
 #define ADDRESS "mem:comeback"
+#define SILENCE_US (1000000u * patience()) /* nobody here is silent for so long, if it is not meant */
 #define STRANGER "another program listens at " ADDRESS ": it is not the target of this migration"
 
 /* How far an honest target has come when it dies. */
@@ -69,12 +70,26 @@ static bool turn(struct peer *p, enum wire_type last)
 	return said == last;
 }
 
-static bool in_postcopy(struct peer *p)
+static enum ferry_phase phase_of(struct peer *p)
 {
 	struct ferry_stats st = { .size = sizeof(st) };
 
 	ferry_get_stats(p->rig.src.session, &st);
-	return st.phase == FERRY_POSTCOPY;
+	return st.phase;
+}
+
+static bool ended(struct peer *p)
+{
+	return phase_of(p) == FERRY_DONE || phase_of(p) == FERRY_FAILED;
+}
+
+/* Its words may be heard late: it is not silent meanwhile. */
+static void await_postcopy(struct peer *p)
+{
+	while (phase_of(p) != FERRY_POSTCOPY && !ended(p)) {
+		SAY(p, WIRE_PING, (struct wire_ping){ 0 });
+		poll(NULL, 0, 10);
+	}
 }
 
 /* A source whose target has died: its address is free. */
@@ -83,6 +98,7 @@ static void start(struct peer *p, const struct death *d, bool arbiter)
 	peer_init(p, RIG_MEM_ANON);
 	if (d->mode == FERRY_MODE_POSTCOPY)
 		rig_postcopy(&p->rig, 0);
+	p->rig.scfg.timeout_us = SILENCE_US;
 	p->rig.scfg.mode = d->mode;
 	p->rig.scfg.commit_at = d->commit_at;
 	if (arbiter)
@@ -91,8 +107,8 @@ static void start(struct peer *p, const struct death *d, bool arbiter)
 	peer_accept(p);
 	while (!turn(p, d->last))
 		;
-	while ((d->last == WIRE_RUNNING || d->last == WIRE_COMMITTED) && !in_postcopy(p)) /* it has heard that, too */
-		sched_yield();
+	if (d->last == WIRE_RUNNING || d->last == WIRE_COMMITTED)
+		await_postcopy(p);
 	p->link->ops->kill(p->link);
 	p->link->ops->close(p->link);
 	p->listener->ops->close(p->listener);
@@ -373,22 +389,22 @@ static void canceled_during(enum lie what)
 
 	peer_init(&p, RIG_MEM_ANON);
 	rig_postcopy(&p.rig, 0);
+	p.rig.scfg.timeout_us = SILENCE_US;
 	p.rig.scfg.reconnect_us = PEER_WAIT_US;
 	peer_start_source(&p, ADDRESS);
 	peer_accept(&p);
 	while (!turn(&p, WIRE_RUNNING))
 		;
-	while (!in_postcopy(&p))
-		sched_yield();
+	await_postcopy(&p);
 	p.link->ops->kill(p.link);
 	p.link->ops->close(p.link);
 	p.listener->ops->close(p.listener);
 	start_impostor(&im, what);
-	while (!im.answered)
-		sched_yield();
+	while (!im.answered && !ended(&p))
+		poll(NULL, 0, 1);
 	cr_assert_eq(ferry_cancel(p.rig.src.session), 0);
-	while (p.rig.src.calls[FAKE_RESUME] == 0) /* then the target is told, which a second cancel cuts short */
-		sched_yield();
+	while (!world_source_runs(&p.rig.world) && !ended(&p)) /* then the target is told, which a second cancel cuts short */
+		poll(NULL, 0, 1);
 	ferry_cancel(p.rig.src.session);
 	pthread_join(p.thread, NULL);
 	stop_impostor(&im);
@@ -460,6 +476,7 @@ Test(comeback, a_program_that_is_no_target_at_all)
 	peer_init(&p, RIG_TCP_ANON);
 	p.rig.scfg.mode = FERRY_MODE_STOP_AND_COPY;
 	p.rig.scfg.channels = 1;
+	p.rig.scfg.timeout_us = SILENCE_US;
 	peer_start_source(&p, RIG_TCP);
 	peer_accept(&p);
 	while (!turn(&p, WIRE_ROUND_END)) {
