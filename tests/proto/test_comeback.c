@@ -93,9 +93,10 @@ static void await_postcopy(struct peer *p)
 }
 
 /* A source whose target has died: its address is free. */
-static void start(struct peer *p, const struct death *d, bool arbiter)
+static void start_with(struct peer *p, const struct death *d, bool arbiter, uint64_t reconnect_us)
 {
 	peer_init(p, RIG_MEM_ANON);
+	p->rig.scfg.reconnect_us = reconnect_us;
 	if (d->mode == FERRY_MODE_POSTCOPY)
 		rig_postcopy(&p->rig, 0);
 	p->rig.scfg.timeout_us = SILENCE_US;
@@ -112,6 +113,11 @@ static void start(struct peer *p, const struct death *d, bool arbiter)
 	p->link->ops->kill(p->link);
 	p->link->ops->close(p->link);
 	p->listener->ops->close(p->listener);
+}
+
+static void start(struct peer *p, const struct death *d, bool arbiter)
+{
+	start_with(p, d, arbiter, 0); /* the peer's */
 }
 
 /* As if nobody had been there at all. says: part of the sentence of what is no success. */
@@ -221,6 +227,31 @@ STARTED_ANEW(in_post_copy, IN_POSTCOPY)
 STARTED_ANEW(of_commit, COMMIT_HEARD)
 STARTED_ANEW(of_commit_with_pages_missing, COMMIT_HEARD_PAGES_MISSING)
 STARTED_ANEW(as_the_owner_with_pages_missing, AS_OWNER_PAGES_MISSING)
+
+/* In pre-copy until the other source has its end. */
+static void hold_on(struct fakevm *vm, enum ferry_phase phase)
+{
+	struct rig *r = vm->arg;
+
+	while (phase == FERRY_PRECOPY && !ended(r->arg))
+		poll(NULL, 0, 1);
+}
+
+/* And a source that has come there first: then the new one is busy. */
+Test(comeback, a_new_target_that_serves_another_source)
+{
+	const struct death *d = &deaths[IN_POSTCOPY];
+	struct anew a;
+	struct peer p;
+
+	start_with(&p, d, false, SILENCE_US);
+	start_anew(&a);
+	a.rig.arg = &p;
+	a.rig.src.phase_hook = hold_on;
+	serves(&a);
+	pthread_join(p.thread, NULL);
+	comes_to(&p, d, false, "busy with another migration");
+}
 
 /* ---- a program that answers what it likes ---- */
 
