@@ -223,8 +223,8 @@ static void *run_target(void *arg)
 	return NULL;
 }
 
-/* All requests of a link, of which the stranger completes none. */
-static void ask_for_a_link(struct rdma_event_channel *ch, const char *uri, uint64_t attempt, struct rdma_cm_id **id)
+/* All requests of a link, each of which is answered so: none is completed. */
+static void ask_for_a_link(struct rdma_event_channel *ch, const char *uri, uint64_t attempt, bool taken, struct rdma_cm_id **id)
 {
 	struct rdma_preamble p = good();
 
@@ -233,7 +233,11 @@ static void ask_for_a_link(struct rdma_event_channel *ch, const char *uri, uint6
 	for (uint8_t role = RDMA_ROLE_CONTROL; role <= RDMA_ROLE_URGENT; role++) {
 		p.role = role;
 		id[role] = ask(ch, uri, &p, sizeof(p));
+		if (taken)
+			event(ch, RDMA_CM_EVENT_REJECTED);
 	}
+	for (unsigned n = 0; n < 3 && !taken; n++)
+		event(ch, RDMA_CM_EVENT_CONNECT_RESPONSE);
 }
 
 /* A target that would wait for each of them as long as a source may be silent: the source behind them is served at once. */
@@ -252,20 +256,15 @@ Test(peer, who_does_not_complete_a_link_holds_no_session)
 	cr_assert_eq(ferry_open(p.rig.tgt.session, p.rig.uri), 0);
 	cr_assert_eq(ferry_get_uri(p.rig.tgt.session, p.rig.connect_to, sizeof(p.rig.connect_to)), 0);
 	cr_assert(!pthread_create(&p.thread, NULL, run_target, &p));
-	for (unsigned i = 0; i < 2; i++) {
-		ask_for_a_link(ch, p.rig.connect_to, i, id[i]);
-		for (unsigned n = 0; n < 3; n++)
-			event(ch, RDMA_CM_EVENT_CONNECT_RESPONSE);
-	}
+	for (unsigned i = 0; i < 2; i++)
+		ask_for_a_link(ch, p.rig.connect_to, i, false, id[i]);
 	memcpy(mine.session, p.session, sizeof(mine.session));
 	cr_assert_eq(xport_connect(&p.link, p.rig.connect_to, &mine, &p.param, PEER_WAIT_US, &p.fail), 0, "%s", fail_text(&p.fail));
 	p.ctl = p.link->ops->chan(p.link, XPORT_CONTROL, 0);
 	SAY(&p, WIRE_HELLO, peer_hello(&p));
 	peer_hear_only(&p, WIRE_HELLO_ACK, NULL, 0);
 	/* From here on it costs no link to refuse one. */
-	ask_for_a_link(ch, p.rig.connect_to, 2, id[2]);
-	for (unsigned n = 0; n < 3; n++)
-		event(ch, RDMA_CM_EVENT_REJECTED);
+	ask_for_a_link(ch, p.rig.connect_to, 2, true, id[2]);
 	p.link->ops->close(p.link);
 	pthread_join(p.thread, NULL);
 	ferry_free(p.rig.tgt.session);
