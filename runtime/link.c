@@ -229,6 +229,10 @@ int link_listen(struct ferry_session *s)
 	pthread_mutex_lock(&s->view_lock);
 	err = l->ops->uri(l, s->uri, sizeof(s->uri));
 	pthread_mutex_unlock(&s->view_lock);
+	if (err) {
+		lobby_free(s->lobby);
+		s->lobby = NULL;
+	}
 	return err;
 }
 
