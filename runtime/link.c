@@ -232,6 +232,10 @@ int link_listen(struct ferry_session *s)
 	pthread_mutex_lock(&s->view_lock);
 	err = l->ops->uri(l, s->uri, sizeof(s->uri));
 	pthread_mutex_unlock(&s->view_lock);
+	if (err) {
+		lobby_free(s->lobby);
+		s->lobby = NULL;
+	}
 	return err;
 }
 
@@ -403,7 +407,8 @@ static bool is_ours(const struct ferry_session *s, const struct caller *c)
 }
 
 /*
- * Our source's newer connection replaces the link; anyone else is told that we are busy. 1: there is one in s->pending;
+ * Our source's newer connection replaces the link; anyone else is told that we are busy, most of them by the listener, which
+ * takes nobody else once there is a session; some were in the lobby before. 1: there is one in s->pending;
  * 0: none; or what keeps this end from looking. What a stranger's connection meets is no cause of the live link's loss.
  */
 static int look_at_listener(struct ferry_session *s)
@@ -700,6 +705,8 @@ static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool firs
 		if (c) {
 			take_caller(s, c);
 			err = hello_target(s, sooner(deadline_us, now_us() + s->cfg.timeout_us));
+			if (!err)
+				lobby_only(s->lobby, &s->link->id);
 			if (!err && !first)
 				send_ping(s); /* what has come so far, for a source that was cut off */
 			if (!err)

@@ -11,7 +11,7 @@
 #include "session.h"
 #include "wire.h"
 
-#define MUTE_MAX 8u   /* the one who came first gives way */
+#define MUTE_MAX 8u   /* then the first to come of the host that has most of them gives way */
 #define DYING_MAX 16u /* links being closed; until one is, nobody is let in */
 #define PINGS_MAX 8u  /* heard in one look: the rest is heard in the next */
 
@@ -64,6 +64,11 @@ int lobby_fd(const struct lobby *l)
 uint64_t lobby_until(const struct lobby *l)
 {
 	return l->mute ? l->mute->until_us : UINT64_MAX;
+}
+
+void lobby_only(struct lobby *l, const struct xport_link_id *id)
+{
+	l->listener->ops->only(l->listener, id);
 }
 
 static struct xport_chan *control(const struct caller *c)
@@ -137,6 +142,21 @@ static void turn_out(struct lobby *l, struct caller **at)
 	lobby_part(c);
 }
 
+static struct caller **who_gives_way(struct lobby *l)
+{
+	struct caller **first = NULL, **at, *o;
+	unsigned n, most = 0;
+
+	for (at = &l->mute; *at; at = &(*at)->next) {
+		for (n = 0, o = l->mute; o; o = o->next)
+			n += o->link->from == (*at)->link->from;
+		if (n > most)
+			first = at;
+		most = n > most ? n : most;
+	}
+	return first;
+}
+
 /* 1: it has spoken; 0: not yet; else it has gone, or says more than anybody who means to migrate. */
 static int hear(struct caller *c)
 {
@@ -192,7 +212,7 @@ static int let_in(struct lobby *l, struct fail *f)
 		return err;
 	}
 	if (l->nmute == MUTE_MAX)
-		turn_out(l, &l->mute);
+		turn_out(l, who_gives_way(l));
 	c->until_us = now_us() + l->patience_us;
 	for (at = &l->mute; *at; at = &(*at)->next)
 		;

@@ -41,6 +41,8 @@ int lobby_fd(const struct lobby *l);
 uint64_t lobby_until(const struct lobby *l);
 /* Who has spoken: 0, and the caller is the session's. -EAGAIN: nobody yet. Else what keeps the listener from accepting. */
 int lobby_next(struct lobby *l, struct caller **ret, struct fail *f);
+/* As the listener's only(): those who are in the lobby stay. */
+void lobby_only(struct lobby *l, const struct xport_link_id *id);
 /* Closes the caller's link and frees the caller, neither of which main waits for. */
 void lobby_part(struct caller *c);
 /* One whose link is closed. */

@@ -76,6 +76,20 @@ int dial_addrs(struct xport_addrs *ret, const struct uri *u, const struct xport_
 	return 0;
 }
 
+uint64_t dial_from(const struct sockaddr *a)
+{
+	const struct in6_addr *in6 = &((const struct sockaddr_in6 *)a)->sin6_addr;
+	uint64_t from = 0;
+
+	if (a->sa_family == AF_INET)
+		from = ((const struct sockaddr_in *)a)->sin_addr.s_addr;
+	else if (a->sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(in6))
+		memcpy(&from, &in6->s6_addr[12], 4);
+	else if (a->sa_family == AF_INET6)
+		memcpy(&from, in6->s6_addr, sizeof(from));
+	return from;
+}
+
 void dial_put_last(const struct xport_param *p, unsigned addr)
 {
 	struct xport_addrs *a = p->addrs ? *p->addrs : NULL;

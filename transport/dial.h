@@ -42,6 +42,12 @@ int dial_addrs(struct xport_addrs *ret, const struct uri *u, const struct xport_
 /* A link-local address names no device by itself: 0, or a sentence. what: as written in the URI. */
 int dial_check_scope(const struct sockaddr *a, const struct uri *u, struct fail *f);
 
+/*
+ * Tells the hosts of connections apart: an address of IPv4, or a network of 64 bits of IPv6, in which one host may have any
+ * number of addresses.
+ */
+uint64_t dial_from(const struct sockaddr *a);
+
 /* That address of p->addrs came up, and no target answered: the next attempt tries the others first. */
 void dial_put_last(const struct xport_param *p, unsigned addr);
 

@@ -23,7 +23,7 @@
 
 #include "xport_int.h"
 
-enum pair_state { PAIR_OFFERED, PAIR_ACCEPTED, PAIR_REFUSED, PAIR_WITHDRAWN };
+enum pair_state { PAIR_OFFERED, PAIR_ACCEPTED, PAIR_REFUSED, PAIR_TAKEN, PAIR_WITHDRAWN };
 
 struct message {
 	struct message *next;

@@ -18,6 +18,7 @@
 struct mem_listener {
 	struct xport_listener listener;
 	struct xport_param param;
+	struct xp_only only;
 	int fd;
 	char uri[270];
 };
@@ -74,7 +75,9 @@ static int listener_accept(struct xport_listener *xl, struct xport_link **ret, s
 	if (mem_link_new(&link, &l->param))
 		return fail(f, -ENOMEM, "%s: no memory for a link", l->uri);
 	while ((p = take_offer(l->fd))) {
-		if (settle(p, PAIR_ACCEPTED)) {
+		if (!xp_wanted(&l->only, p->id.session, p->id.generation)) {
+			settle(p, PAIR_TAKEN);
+		} else if (settle(p, PAIR_ACCEPTED)) {
 			mem_link_join(link, p, 1, f);
 			*ret = &link->link;
 			return 0;
@@ -100,6 +103,11 @@ static int listener_uri(struct xport_listener *xl, char *buf, size_t cap)
 	return 0;
 }
 
+static void listener_only(struct xport_listener *xl, const struct xport_link_id *id)
+{
+	((struct mem_listener *)xl)->only = (struct xp_only){ .set = true, .id = *id };
+}
+
 static void listener_close(struct xport_listener *xl)
 {
 	struct mem_listener *l = (struct mem_listener *)xl;
@@ -118,6 +126,7 @@ static const struct xport_listener_ops listener_ops = {
 	.accept = listener_accept,
 	.fd = listener_fd,
 	.uri = listener_uri,
+	.only = listener_only,
 	.close = listener_close,
 };
 
@@ -241,7 +250,9 @@ int mem_connect(struct xport_link **ret, const struct uri *u, const struct xport
 		*ret = &l->link;
 		return 0;
 	}
-	if (!err)
+	if (!err && state == PAIR_TAKEN)
+		err = fail(f, -EBUSY, "mem:%s is busy with another migration", u->host);
+	else if (!err)
 		err = state == PAIR_REFUSED ? fail(f, -ECONNREFUSED, "mem:%s stopped listening", u->host) :
 					      fail(f, -ETIMEDOUT, "mem:%s did not accept in time", u->host);
 out:

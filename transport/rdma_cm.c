@@ -200,6 +200,8 @@ static int answer_error(const struct rdma_answer *a, const struct uri *u, struct
 			    le32toh(a->version), RDMA_WIRE_VERSION);
 	case RDMA_ANSWER_BUSY:
 		return fail(f, -ECONNREFUSED, "rdma:%s:%u has too many half-open connections", u->host, u->port);
+	case RDMA_ANSWER_TAKEN:
+		return fail(f, -EBUSY, "rdma:%s:%u is busy with another migration", u->host, u->port);
 	case RDMA_ANSWER_LATE:
 		return fail(f, -ECONNREFUSED, "rdma:%s:%u did not see all connections of the link in time", u->host, u->port);
 	default:

@@ -6,8 +6,8 @@
  *
  * A request whose link is not whole lives HALF_US, and each further one of its link gives it as much again, to LINK_US at
  * most. A newer attempt of a session takes the place of older ones, whose end may have been lost with the network. When all
- * places are taken the oldest gives way: what asks and does not go on cannot keep a real peer out. The fd that callers poll is an
- * epoll of the event channel and of a timer.
+ * places are taken the oldest of the address that has most of them gives way: what asks and does not go on cannot keep a real peer
+ * out. The fd that callers poll is an epoll of the event channel and of a timer.
  */
 #include <arpa/inet.h>
 #include <endian.h>
@@ -30,6 +30,7 @@
 
 struct half {
 	struct rdma_cm_id *id; /* NULL: free */
+	uint64_t from;	       /* tells addresses apart */
 	uint64_t since_us, first_us; /* renewed last; the first request of its link came */
 	uint8_t initiator, responder; /* what the peer asked for */
 	struct rdma_preamble pre;     /* host order */
@@ -39,6 +40,7 @@ struct xr_listener {
 	struct xport_listener listener;
 	struct xport_param param;
 	struct xr_options opt;
+	struct xp_only only;
 	struct rdma_event_channel *events;
 	struct rdma_cm_id *id;
 	int epfd, tfd;
@@ -73,23 +75,43 @@ static bool same_link(const struct rdma_preamble *a, const struct rdma_preamble 
 	       a->channels == b->channels && a->attempt == b->attempt;
 }
 
-static struct half *half_place(struct xr_listener *l, struct rdma_cm_id *is)
+static struct half *half_of(struct xr_listener *l, const struct rdma_cm_id *id)
 {
-	struct half *oldest = &l->half[0];
 	unsigned i;
 
+	for (i = 0; i < HALF_MAX; i++)
+		if (l->half[i].id == id)
+			return &l->half[i];
+	return NULL;
+}
+
+static unsigned places_of(const struct xr_listener *l, uint64_t from)
+{
+	unsigned i, n = 0;
+
+	for (i = 0; i < HALF_MAX; i++)
+		n += l->half[i].id && l->half[i].from == from;
+	return n;
+}
+
+/* A free place, or that of the oldest of the address that has most. */
+static struct half *half_place(struct xr_listener *l)
+{
+	struct half *first = half_of(l, NULL);
+	unsigned i, n, most = 0;
+
+	if (first)
+		return first;
 	for (i = 0; i < HALF_MAX; i++) {
 		struct half *h = &l->half[i];
 
-		if (h->id == is)
-			return h;
-		if (h->since_us < oldest->since_us)
-			oldest = h;
+		n = places_of(l, h->from);
+		if (n > most || (n == most && h->since_us < first->since_us))
+			first = h;
+		most = n > most ? n : most;
 	}
-	if (is)
-		return NULL;
-	half_drop(oldest, RDMA_ANSWER_BUSY);
-	return oldest;
+	half_drop(first, RDMA_ANSWER_BUSY);
+	return first;
 }
 
 /* Whether a request may stay, and what it asks for. */
@@ -115,6 +137,8 @@ static enum rdma_answer_code judge(const struct xr_listener *l, struct rdma_prea
 		if (h->id && same_link(&h->pre, p) && h->pre.role == p->role && h->pre.index == p->index)
 			return RDMA_ANSWER_MALFORMED;
 	}
+	if (!xp_wanted(&l->only, p->session, p->generation))
+		return RDMA_ANSWER_TAKEN;
 	return RDMA_ANSWER_OK;
 }
 
@@ -163,22 +187,29 @@ static void take_request(struct xr_listener *l, struct rdma_cm_id *id, const str
 		return;
 	}
 	first = refresh(l, &pre, now);
-	h = half_place(l, NULL);
-	*h = (struct half){ .id = id, .since_us = now, .first_us = first, .initiator = c->initiator_depth,
+	h = half_place(l);
+	*h = (struct half){ .id = id, .from = dial_from(rdma_get_peer_addr(id)), .since_us = now, .first_us = first, .initiator = c->initiator_depth,
 			    .responder = c->responder_resources, .pre = pre };
 }
 
 static int take_events(struct xr_listener *l, uint64_t now, struct fail *f)
 {
 	struct rdma_cm_event *ev;
+	unsigned n;
 
-	while ((ev = xr_event(l->events))) {
-		enum rdma_cm_event_type type = ev->event;
-		struct rdma_conn_param c = ev->param.conn;
-		struct rdma_cm_id *id = ev->id;
+	for (n = 0; n < HALF_MAX; n++) {
+		enum rdma_cm_event_type type;
+		struct rdma_conn_param c;
+		struct rdma_cm_id *id;
 		uint8_t data[256];
 		struct half *h;
 
+		ev = xr_event(l->events);
+		if (!ev)
+			return errno == EAGAIN ? 0 : fail_cure(f, CURE_CALL, -errno, "%s: rdma_get_cm_event", l->uri);
+		type = ev->event;
+		c = ev->param.conn;
+		id = ev->id;
 		/* An id may be destroyed only when its events are acknowledged, and that frees the private data. */
 		if (c.private_data && c.private_data_len)
 			memcpy(data, c.private_data, c.private_data_len);
@@ -188,12 +219,12 @@ static int take_events(struct xr_listener *l, uint64_t now, struct fail *f)
 		rdma_ack_cm_event(ev);
 		if (type == RDMA_CM_EVENT_CONNECT_REQUEST) {
 			take_request(l, id, &c, now);
-		} else if (id != l->id && (h = half_place(l, id))) {
+		} else if (id != l->id && (h = half_of(l, id))) {
 			rdma_destroy_id(id); /* the peer has given up */
 			h->id = NULL;
 		}
 	}
-	return errno == EAGAIN ? 0 : fail_cure(f, CURE_CALL, -errno, "%s: rdma_get_cm_event", l->uri);
+	return 0;
 }
 
 /* The requests of h's link in order; false when some are missing. */
@@ -281,6 +312,7 @@ static int build(struct xr_listener *l, struct half **parts, struct xport_link *
 		xr_link_free(link);
 		return err == -ENOTCONN ? -EAGAIN : err;
 	}
+	link->link.from = h[0].from;
 	*ret = &link->link;
 	return 0;
 }
@@ -346,6 +378,17 @@ static int listener_uri(struct xport_listener *xl, char *buf, size_t cap)
 	return 0;
 }
 
+static void listener_only(struct xport_listener *xl, const struct xport_link_id *id)
+{
+	struct xr_listener *l = listener_of(xl);
+	unsigned i;
+
+	l->only = (struct xp_only){ .set = true, .id = *id };
+	for (i = 0; i < HALF_MAX; i++)
+		if (l->half[i].id && !xp_wanted(&l->only, l->half[i].pre.session, l->half[i].pre.generation))
+			half_drop(&l->half[i], RDMA_ANSWER_TAKEN);
+}
+
 static void listener_close(struct xport_listener *xl)
 {
 	struct xr_listener *l = listener_of(xl);
@@ -371,6 +414,7 @@ static const struct xport_listener_ops listener_ops = {
 	.accept = listener_accept,
 	.fd = listener_fd,
 	.uri = listener_uri,
+	.only = listener_only,
 	.close = listener_close,
 };
 

@@ -73,6 +73,7 @@ enum rdma_answer_code {
 	RDMA_ANSWER_BUSY = 3,	   /* too many half-open connections */
 	RDMA_ANSWER_LATE = 4,	   /* the rest of the link did not come in time */
 	RDMA_ANSWER_HERE = 5,	   /* to a knock */
+	RDMA_ANSWER_TAKEN = 6,	   /* a session is under way: this request is not its, or of no newer generation */
 };
 
 #define RDMA_SLOT 4096u

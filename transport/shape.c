@@ -399,6 +399,13 @@ static int listener_uri(struct xport_listener *xl, char *buf, size_t cap)
 	return inner->ops->uri(inner, buf, cap);
 }
 
+static void listener_only(struct xport_listener *xl, const struct xport_link_id *id)
+{
+	struct xport_listener *inner = ((struct shape_listener *)xl)->inner;
+
+	inner->ops->only(inner, id);
+}
+
 static void listener_close(struct xport_listener *xl)
 {
 	struct shape_listener *l = (struct shape_listener *)xl;
@@ -411,6 +418,7 @@ static const struct xport_listener_ops listener_ops = {
 	.accept = listener_accept,
 	.fd = listener_fd,
 	.uri = listener_uri,
+	.only = listener_only,
 	.close = listener_close,
 };
 

@@ -88,6 +88,8 @@ static int answer_error(const struct tcp_answer *a, unsigned naddrs, const struc
 			    u->port, le32toh(a->version), TCP_WIRE_VERSION);
 	case TCP_ANSWER_BUSY:
 		return fail(f, -ECONNREFUSED, "tcp:%s:%u has too many half-open connections; something else connects to it", u->host, u->port);
+	case TCP_ANSWER_TAKEN:
+		return fail(f, -EBUSY, "tcp:%s:%u is busy with another migration", u->host, u->port);
 	default:
 		return fail(f, -EPROTO, "tcp:%s:%u refused the connection as malformed (code %u)", u->host, u->port,
 			    le32toh(a->code));

@@ -7,9 +7,10 @@
  *
  * A half-open connection lives HALF_US, and each connection of its link that comes gives it as much again, to LINK_US at most:
  * over a long way that loses packets they come seconds apart. A newer attempt of a session takes the place of older ones, whose
- * end may have been lost with the network. When all places are taken the oldest gives way, whatever it has sent: neither silence
- * nor links that never become whole keep a real peer out. Silent ones do not go first: the preambles of a link's connections are a round
- * trip behind, and a link must not push out itself.
+ * end may have been lost with the network. When all places are taken the oldest of the address that has most of them gives way,
+ * whatever it has sent: neither silence nor links that never become whole keep a real peer out, and who asks without end from one address
+ * pushes out himself. Silent ones do not go first: the preambles of a link's connections are a round trip behind, and a link must not push
+ * out itself.
  */
 #include <endian.h>
 #include <errno.h>
@@ -32,6 +33,7 @@
 
 struct half {
 	int fd; /* -1: free */
+	uint64_t from; /* tells addresses apart */
 	uint64_t since_us, first_us; /* renewed last; the first connection of its link came */
 	size_t got;
 	struct tcp_preamble pre; /* host order once got is complete */
@@ -40,6 +42,7 @@ struct half {
 struct tcp_listener {
 	struct xport_listener listener;
 	struct xport_param param;
+	struct xp_only only;
 	int lfd, epfd, tfd;
 	char uri[320];
 	struct half half[HALF_MAX];
@@ -138,6 +141,10 @@ static void judge(struct tcp_listener *l, struct half *h, uint64_t now)
 		answer(h, TCP_ANSWER_MALFORMED);
 		return;
 	}
+	if (!xp_wanted(&l->only, p->session, p->generation)) {
+		answer(h, TCP_ANSWER_TAKEN);
+		return;
+	}
 	/* What follows belongs to the link: early data must not keep the epoll readable. */
 	epoll_ctl(l->epfd, EPOLL_CTL_DEL, h->fd, NULL);
 	refresh(l, h, now);
@@ -178,32 +185,47 @@ static void give_way(struct tcp_listener *l, struct half *h)
 			half_drop(&l->half[i]);
 }
 
+static unsigned places_of(const struct tcp_listener *l, uint64_t from)
+{
+	unsigned i, n = 0;
+
+	for (i = 0; i < HALF_MAX; i++)
+		n += l->half[i].fd >= 0 && l->half[i].from == from;
+	return n;
+}
+
 static struct half *half_place(struct tcp_listener *l)
 {
-	struct half *oldest = &l->half[0];
-	unsigned i;
+	struct half *first = NULL;
+	unsigned i, n, most = 0;
 
 	for (i = 0; i < HALF_MAX; i++) {
 		struct half *h = &l->half[i];
 
 		if (h->fd < 0)
 			return h;
-		if (h->since_us < oldest->since_us)
-			oldest = h;
+		n = places_of(l, h->from);
+		if (n > most || (n == most && h->since_us < first->since_us))
+			first = h;
+		most = n > most ? n : most;
 	}
-	give_way(l, oldest);
-	return oldest;
+	give_way(l, first);
+	return first;
 }
 
 /* New connections. -errno only when the listening socket itself is broken. */
 static int take_new(struct tcp_listener *l, uint64_t now, struct fail *f)
 {
-	for (;;) {
+	unsigned n;
+
+	for (n = 0; n < HALF_MAX; n++) {
 		struct epoll_event ev = { .events = EPOLLIN };
+		struct sockaddr_storage from = { .ss_family = AF_UNSPEC };
+		socklen_t len = sizeof(from);
 		struct half *h;
 		int fd;
 
-		fd = accept4(l->lfd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); /* as the listening socket is */
+		fd = accept4(l->lfd, (struct sockaddr *)&from, &len, SOCK_CLOEXEC | SOCK_NONBLOCK); /* as the listening socket is */
 		if (fd < 0 && errno == EAGAIN)
 			return 0;
 		/* accept4() gives errors of the network that wait on the new connection, as well as its own. */
@@ -212,7 +234,7 @@ static int take_new(struct tcp_listener *l, uint64_t now, struct fail *f)
 		if (fd < 0)
 			continue; /* that connection died while it waited */
 		h = half_place(l);
-		*h = (struct half){ .fd = fd, .since_us = now, .first_us = now };
+		*h = (struct half){ .fd = fd, .from = dial_from((struct sockaddr *)&from), .since_us = now, .first_us = now };
 		ev.data.fd = fd;
 		if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, fd, &ev) < 0) {
 			half_drop(h);
@@ -220,6 +242,7 @@ static int take_new(struct tcp_listener *l, uint64_t now, struct fail *f)
 		}
 		half_read(l, h, now);
 	}
+	return 0;
 }
 
 /* The connections of h's link in order; false when some are missing. */
@@ -267,7 +290,7 @@ static bool all_there(struct half **parts)
 static int build(struct tcp_listener *l, struct half **parts, struct xport_link **ret, struct fail *f)
 {
 	struct xport_link_id id = { .generation = parts[0]->pre.generation, .channels = parts[0]->pre.channels };
-	int fds[XPORT_CHANNELS_MAX + 2];
+	int fds[XPORT_CHANNELS_MAX + 2], err;
 	unsigned i;
 
 	memcpy(id.session, parts[0]->pre.session, sizeof(id.session));
@@ -275,7 +298,10 @@ static int build(struct tcp_listener *l, struct half **parts, struct xport_link 
 		fds[i] = parts[i]->fd;
 		parts[i]->fd = -1;
 	}
-	return tcp_link_new(ret, &id, fds, &l->param, f);
+	err = tcp_link_new(ret, &id, fds, &l->param, f);
+	if (!err)
+		(*ret)->from = parts[0]->from;
+	return err;
 }
 
 static uint64_t ends_at(const struct half *h)
@@ -347,6 +373,17 @@ static int listener_uri(struct xport_listener *xl, char *buf, size_t cap)
 	return 0;
 }
 
+static void listener_only(struct xport_listener *xl, const struct xport_link_id *id)
+{
+	struct tcp_listener *l = listener_of(xl);
+	unsigned i;
+
+	l->only = (struct xp_only){ .set = true, .id = *id };
+	for (i = 0; i < HALF_MAX; i++)
+		if (is_ready(&l->half[i]) && !xp_wanted(&l->only, l->half[i].pre.session, l->half[i].pre.generation))
+			half_drop(&l->half[i]);
+}
+
 static void listener_close(struct xport_listener *xl)
 {
 	struct tcp_listener *l = listener_of(xl);
@@ -369,6 +406,7 @@ static const struct xport_listener_ops listener_ops = {
 	.accept = listener_accept,
 	.fd = listener_fd,
 	.uri = listener_uri,
+	.only = listener_only,
 	.close = listener_close,
 };
 

@@ -56,6 +56,7 @@ enum tcp_answer_code {
 	TCP_ANSWER_VERSION = 1,	  /* other version; the connection is closed, as for every code below */
 	TCP_ANSWER_MALFORMED = 2, /* role, index or channels out of range, or this connection is there already */
 	TCP_ANSWER_BUSY = 3,	  /* too many half-open connections */
+	TCP_ANSWER_TAKEN = 4,	  /* a session is under way: this connection is not its, or of no newer generation */
 };
 
 struct tcp_msg {

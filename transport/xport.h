@@ -117,6 +117,7 @@ struct xport_link {
 	const struct xport_link_ops *ops;
 	unsigned caps; /* enum xport_cap */
 	struct xport_link_id id;
+	uint64_t from; /* of an accepted link: tells the hosts that connect apart; 0: nobody knows */
 	struct fail *fail;
 };
 struct xport_chan {
@@ -124,10 +125,18 @@ struct xport_chan {
 };
 
 struct xport_listener_ops {
-	/* A whole link (all its channels have arrived), or -EAGAIN. Half-open connections are bounded and time out. */
+	/*
+	 * A whole link (all its channels have arrived), or -EAGAIN. Half-open connections are bounded and time out. One call takes
+	 * a bounded number of those who have come; fd shows that there are more.
+	 */
 	int (*accept)(struct xport_listener *l, struct xport_link **ret, struct fail *f);
 	int (*fd)(struct xport_listener *l); /* readable when accept() may have something to do */
 	int (*uri)(struct xport_listener *l, char *buf, size_t cap);
+	/*
+	 * From here on links of this session alone are taken, with a newer generation. Anybody else is told -EBUSY as soon as he says
+	 * who he is: no link is made for him.
+	 */
+	void (*only)(struct xport_listener *l, const struct xport_link_id *id);
 	void (*close)(struct xport_listener *l);
 };
 

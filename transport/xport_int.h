@@ -4,6 +4,7 @@
 #define FERRY_XPORT_INT_H
 
 #include <stdbool.h>
+#include <string.h>
 #include <time.h>
 
 #include "xport.h"
@@ -16,6 +17,17 @@ struct xp_table {
 	size_t n;
 	enum xport_access access;
 };
+
+/* Whose links a listener takes: anybody's, or those of id's session with a newer generation. */
+struct xp_only {
+	bool set;
+	struct xport_link_id id;
+};
+
+static inline bool xp_wanted(const struct xp_only *o, const uint8_t session[16], uint32_t generation)
+{
+	return !o->set || (!memcmp(o->id.session, session, sizeof(o->id.session)) && generation > o->id.generation);
+}
 
 int xp_table_set(struct xp_table *t, const struct xport_region *r, size_t n, enum xport_access access);
 void xp_table_clear(struct xp_table *t);

@@ -34,15 +34,22 @@ struct bench {
 	uint8_t *ram;
 };
 
-static int raw_connect(unsigned port)
+static int raw_connect_from(unsigned port, uint32_t from)
 {
 	struct sockaddr_in a = { .sin_family = AF_INET,
 				 .sin_port = htons((uint16_t)port),
 				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in mine = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(from) };
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 
-	cr_assert(fd >= 0 && !connect(fd, (struct sockaddr *)&a, sizeof(a)));
+	cr_assert(fd >= 0 && !bind(fd, (struct sockaddr *)&mine, sizeof(mine)));
+	cr_assert(!connect(fd, (struct sockaddr *)&a, sizeof(a)));
 	return fd;
+}
+
+static int raw_connect(unsigned port)
+{
+	return raw_connect_from(port, INADDR_LOOPBACK);
 }
 
 static void put_all(int fd, const void *data, size_t len)
@@ -736,6 +743,72 @@ Test(listener, half_open_connections_time_out)
 	b.listener->ops->close(b.listener);
 }
 
+/* Each a link that never becomes whole, and more of them than there are places. */
+static void crowd_from(struct bench *b, int *crowd, uint32_t from)
+{
+	for (unsigned i = 0; i < 100; i++) {
+		struct tcp_preamble p = preamble(TCP_ROLE_CONTROL, 0, 1, (uint8_t)(100 + i));
+
+		crowd[i] = raw_connect_from(b->port, from);
+		put_all(crowd[i], &p, sizeof(p));
+		cr_assert_eq(b->listener->ops->accept(b->listener, &b->link, &b->fail), -EAGAIN);
+	}
+}
+
+Test(listener, a_crowd_from_one_address_pushes_out_itself)
+{
+	int crowd[2][100];
+	struct bench b;
+	unsigned i;
+
+	listen_on_any(&b, TIMEOUT_US);
+	crowd_from(&b, crowd[0], INADDR_LOOPBACK + 1);
+	for (i = 0; i < CONNS; i++) {
+		struct tcp_preamble p = preamble(i, 0, 1, 9);
+
+		b.raw[i] = raw_connect(b.port);
+		put_all(b.raw[i], &p, sizeof(p));
+		if (!i) /* the others are a round trip behind, or lost for the first time */
+			crowd_from(&b, crowd[1], INADDR_LOOPBACK + 1);
+	}
+	drive(&b, have_link, 0);
+	take_link(&b);
+	put_all(b.raw[CTL], &(struct tcp_msg){ .magic = htole32(TCP_MAGIC_MSG) }, sizeof(struct tcp_msg));
+	cr_assert_eq(b.ctl->ops->recv(b.ctl, b.ram, 8, &(size_t){ 0 }, 1000000), 0);
+	for (i = 0; i < 200; i++)
+		close(crowd[i / 100][i % 100]);
+	stop(&b);
+}
+
+Test(listener, of_a_session_takes_nobody_else)
+{
+	struct tcp_preamble p = preamble(TCP_ROLE_CONTROL, 0, 1, 9);
+	struct tcp_answer a;
+	struct bench b;
+	int other;
+
+	listen_on_any(&b, TIMEOUT_US);
+	other = raw_connect(b.port); /* half-open before the session began */
+	put_all(other, &p, 1);
+	cr_assert_eq(answer_to_preamble(&b, p), TCP_ANSWER_OK);
+	b.listener->ops->only(b.listener, &(struct xport_link_id){ .session = { 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9 },
+								   .generation = 3 });
+	cr_assert_eq(answer_to_preamble(&b, p), TCP_ANSWER_TAKEN, "a generation before");
+	p.generation = htole32(3);
+	cr_assert_eq(answer_to_preamble(&b, p), TCP_ANSWER_TAKEN, "the same generation");
+	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_DATA, 0, 1, 8)), TCP_ANSWER_TAKEN, "another session");
+	p.generation = htole32(4);
+	cr_assert_eq(answer_to_preamble(&b, p), TCP_ANSWER_OK);
+	p = preamble(TCP_ROLE_CONTROL, 0, 1, 8);
+	p.generation = htole32(77);
+	put_all(other, (char *)&p + 1, sizeof(p) - 1);
+	drive(&b, answered, other);
+	cr_assert(get_all(other, &a, sizeof(a)) && le32toh(a.code) == TCP_ANSWER_TAKEN, "one who was there before");
+	cr_assert_null(b.link);
+	close(other);
+	b.listener->ops->close(b.listener);
+}
+
 struct liar {
 	int lfd;
 	struct tcp_answer answer;
@@ -788,6 +861,11 @@ Test(connect, strange_targets)
 	fail_reset(&f);
 	a.code = htole32(TCP_ANSWER_BUSY);
 	cr_assert_eq(connect_to_liar(a, sizeof(a), 10000000, &f), -ECONNREFUSED);
+	fail_reset(&f);
+	a.code = htole32(TCP_ANSWER_TAKEN);
+	cr_assert_eq(connect_to_liar(a, sizeof(a), 10000000, &f), -EBUSY);
+	cr_assert(strstr(fail_text(&f), "is busy with another migration"), "%s", fail_text(&f));
+	fail_reset(&f);
 	a.code = htole32(99);
 	cr_assert_eq(connect_to_liar(a, sizeof(a), 10000000, &f), -EPROTO);
 	cr_assert_eq(connect_to_liar(a, 7, 50000, &f), -ETIMEDOUT, "half an answer");

@@ -67,6 +67,12 @@ test_peer()
 	program a peer 120 "$BUILD/tests/rdma/test_peer"
 }
 
+# The floods write to a socket: they are tcp's alone.
+test_strangers()
+{
+	program a strangers 300 "$BUILD/tests/rdma/test_strangers" '*_is_not_held/*'
+}
+
 # A second device, and a second address for the first, so that dev and gid have something to choose from
 test_device_options()
 {

@@ -12,6 +12,7 @@
 
 #include "../../transport/rdma_dial.h"
 #include "ends.h"
+#include "peer.h"
 
 /* A connection manager that fails is an error at once: no wait for it would end before the deadline. */
 Test(peer, a_channel_that_fails)
@@ -35,7 +36,7 @@ static void event(struct rdma_event_channel *ch, enum rdma_cm_event_type want)
 	struct rdma_cm_event *ev;
 
 	cr_assert(!rdma_get_cm_event(ch, &ev));
-	cr_assert_eq(ev->event, want, "%s came", rdma_event_str(ev->event));
+	cr_assert_eq(ev->event, want, "%s came, status %d", rdma_event_str(ev->event), ev->status);
 	rdma_ack_cm_event(ev);
 }
 
@@ -55,11 +56,13 @@ static struct rdma_cm_id *resolved(struct rdma_event_channel *ch, const char *ur
 
 static struct rdma_cm_id *ask(struct rdma_event_channel *ch, const char *uri, const void *data, uint8_t len)
 {
-	static uint32_t qp = 4711; /* one a request: the kernel refuses a second from the same by itself */
+	static uint32_t qp; /* one a request: the kernel refuses a second from the same by itself, for some time after the first */
 	struct rdma_cm_id *id = resolved(ch, uri);
 	struct rdma_conn_param p = { .private_data = data, .private_data_len = len, .responder_resources = 1,
-				     .initiator_depth = 1, .retry_count = 6, .rnr_retry_count = 6, .qp_num = qp++ };
+				     .initiator_depth = 1, .retry_count = 6, .rnr_retry_count = 6 };
 
+	qp = qp ? qp + 1 : ((uint32_t)getpid() << 8 & 0xffff00) + 1;
+	p.qp_num = qp;
 	cr_assert(!rdma_connect(id, &p));
 	return id;
 }
@@ -174,6 +177,103 @@ Test(peer, who_asks_and_does_not_go_on_keeps_nobody_out)
 		rdma_destroy_event_channel(ch[i]);
 	}
 	ends_stop(&e);
+}
+
+Test(peer, who_is_not_of_the_session_gets_no_link)
+{
+	struct rdma_event_channel *ch = rdma_create_event_channel(), *other = rdma_create_event_channel();
+	struct xport_link_id session = { .generation = 3 };
+	struct rdma_preamble p = good();
+	struct rdma_cm_id *id, *before;
+	struct ends e;
+
+	ends_listen(&e, "");
+	p.role = RDMA_ROLE_CONTROL;
+	before = ask(other, e.uri, &p, sizeof(p)); /* it may come before only() or after it */
+	e.listener->ops->only(e.listener, &session);
+	cr_assert_eq(answer(&e, other), RDMA_ANSWER_TAKEN);
+	p.generation = htole32(3);
+	id = ask(ch, e.uri, &p, sizeof(p));
+	cr_assert_eq(answer(&e, ch), RDMA_ANSWER_TAKEN, "the same generation");
+	rdma_destroy_id(id);
+	p.generation = htole32(4);
+	p.session[5] = 1;
+	id = ask(ch, e.uri, &p, sizeof(p));
+	cr_assert_eq(answer(&e, ch), RDMA_ANSWER_TAKEN, "another session");
+	rdma_destroy_id(id);
+	p.session[5] = 0;
+	id = ask(ch, e.uri, &p, sizeof(p));
+	cr_assert_eq(answer(&e, ch), RDMA_ANSWER_LATE, "its own, and the rest does not come");
+	rdma_destroy_id(id);
+	rdma_destroy_id(before);
+	rdma_destroy_event_channel(ch);
+	rdma_destroy_event_channel(other);
+	ends_stop(&e);
+}
+
+/* ---- a session's port ---- */
+
+static void *run_target(void *arg)
+{
+	struct peer *p = arg;
+
+	p->rig.tgt.thread = pthread_self();
+	p->rig.tres.size = sizeof(p->rig.tres);
+	ferry_run(p->rig.tgt.session, &p->rig.tres);
+	return NULL;
+}
+
+/* All requests of a link, each of which is answered so: none is completed. */
+static void ask_for_a_link(struct rdma_event_channel *ch, const char *uri, uint64_t attempt, bool taken, struct rdma_cm_id **id)
+{
+	struct rdma_preamble p = good();
+
+	p.attempt = attempt;
+	memset(p.session, 0x77, sizeof(p.session));
+	for (uint8_t role = RDMA_ROLE_CONTROL; role <= RDMA_ROLE_URGENT; role++) {
+		p.role = role;
+		id[role] = ask(ch, uri, &p, sizeof(p));
+		if (taken)
+			event(ch, RDMA_CM_EVENT_REJECTED);
+	}
+	for (unsigned n = 0; n < 3 && !taken; n++)
+		event(ch, RDMA_CM_EVENT_CONNECT_RESPONSE);
+}
+
+/* A target that would wait for each of them as long as a source may be silent: the source behind them is served at once. */
+Test(peer, who_does_not_complete_a_link_holds_no_session)
+{
+	struct rdma_event_channel *ch = rdma_create_event_channel();
+	struct xport_link_id mine = { .channels = 1 };
+	struct rdma_cm_id *id[3][3];
+	struct peer p;
+	struct ferry_vm v = { FERRY_VM_INIT, .vm = &p.rig.tgt, .ops = &p.rig.tgt.ops };
+
+	peer_init(&p, RIG_TCP_ANON);
+	p.rig.tcfg.timeout_us = 4 * PEER_WAIT_US;
+	p.param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
+	cr_assert_eq(ferry_target(&p.rig.tgt.session, &v, &p.rig.tcfg), 0);
+	cr_assert_eq(ferry_open(p.rig.tgt.session, p.rig.uri), 0);
+	cr_assert_eq(ferry_get_uri(p.rig.tgt.session, p.rig.connect_to, sizeof(p.rig.connect_to)), 0);
+	cr_assert(!pthread_create(&p.thread, NULL, run_target, &p));
+	for (unsigned i = 0; i < 2; i++)
+		ask_for_a_link(ch, p.rig.connect_to, i, false, id[i]);
+	memcpy(mine.session, p.session, sizeof(mine.session));
+	cr_assert_eq(xport_connect(&p.link, p.rig.connect_to, &mine, &p.param, PEER_WAIT_US, &p.fail), 0, "%s", fail_text(&p.fail));
+	p.ctl = p.link->ops->chan(p.link, XPORT_CONTROL, 0);
+	SAY(&p, WIRE_HELLO, peer_hello(&p));
+	peer_hear_only(&p, WIRE_HELLO_ACK, NULL, 0);
+	/* From here on it costs no link to refuse one. */
+	ask_for_a_link(ch, p.rig.connect_to, 2, true, id[2]);
+	p.link->ops->close(p.link);
+	pthread_join(p.thread, NULL);
+	ferry_free(p.rig.tgt.session);
+	cr_assert_eq(p.rig.tres.error, -EPIPE, "%s", p.rig.tres.detail);
+	for (unsigned i = 0; i < 9; i++)
+		rdma_destroy_id(id[i / 3][i % 3]);
+	rdma_destroy_event_channel(ch);
+	rig_free(&p.rig);
+	ends_nothing_left();
 }
 
 /* ---- answers ---- */
