@@ -130,7 +130,7 @@ SOURCE_DOES(asks_to_wait_for_ever, CONNECTED, -EPROTO, "out of range")
 SOURCE_DOES(asks_to_be_waited_for_for_a_day, CONNECTED, -EINVAL,
 	    "the source's reconnect_us is 86400000 ms, more than 10 times as long as this target's")
 {
-	struct wire_hello h = peer_hello();
+	struct wire_hello h = peer_hello(p);
 
 	h.reconnect_us = UINT64_C(86400000000);
 	SAY(p, WIRE_HELLO, h);
@@ -139,7 +139,7 @@ SOURCE_DOES(asks_to_be_waited_for_for_a_day, CONNECTED, -EINVAL,
 SOURCE_DOES(asks_to_be_silent_for_a_day, CONNECTED, -EINVAL,
 	    "the source's timeout_us is 86400000 ms, more than 10 times as long as this target's")
 {
-	struct wire_hello h = peer_hello();
+	struct wire_hello h = peer_hello(p);
 
 	h.timeout_us = UINT64_C(86400000000);
 	SAY(p, WIRE_HELLO, h);

@@ -210,7 +210,7 @@ RIG_PAIR(target_is_not_held, by_the_mute)
 	p.link = dial(&p, p.session[0]);
 	p.ctl = p.link->ops->chan(p.link, XPORT_CONTROL, 0);
 	SAY(&p, WIRE_PING, (struct wire_ping){ 0 }); /* which may come before a HELLO */
-	SAY(&p, WIRE_HELLO, peer_hello());
+	SAY(&p, WIRE_HELLO, peer_hello(&p));
 	peer_hear_only(&p, WIRE_HELLO_ACK, NULL, 0);
 	p.link->ops->kill(p.link);
 	ends_meanwhile(&p, NULL);
@@ -297,7 +297,7 @@ static void reserve_target(struct peer *p, const struct rig_kind *kind, uint64_t
 	start_target(p, FAR_US, FLOOD_TIMEOUT_US);
 	p->link = dial(p, p->session[0]);
 	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
-	h = peer_hello();
+	h = peer_hello(&p);
 	h.hold_limit_us = hold_limit_us;
 	SAY(p, WIRE_HELLO, h);
 	peer_hear_only(p, WIRE_HELLO_ACK, NULL, 0);
