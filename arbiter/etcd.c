@@ -329,6 +329,12 @@ static int ask_member(struct ask *q, const char *member, uint64_t limit_us)
 	return err;
 }
 
+/* There is no time left: with what was said last. */
+static int over(int err)
+{
+	return err == -EAGAIN ? -ETIMEDOUT : err;
+}
+
 /* Each member in turn, again and again while one of them may come right, until the time is over. */
 static int ask_all(struct ask *q)
 {
@@ -343,7 +349,7 @@ static int ask_all(struct ask *q)
 			uint64_t share = left / (q->nmembers - i);
 
 			if (err && !left)
-				return err; /* with what was said last */
+				return over(err);
 			if (share < ATTEMPT_US_MIN)
 				share = left < ATTEMPT_US_MIN ? left : ATTEMPT_US_MIN;
 			err = ask_member(q, q->member[i], share ? share : 1);
@@ -356,7 +362,7 @@ static int ask_all(struct ask *q)
 		if (again)
 			nanosleep(&pause, NULL);
 	}
-	return err == -EAGAIN ? -ETIMEDOUT : err;
+	return over(err);
 }
 
 /* ---- what may be asked ---- */

@@ -60,20 +60,34 @@ static void key(const struct canvas *c, unsigned column, unsigned bottom)
 		column ? 0.77 + c->margin * 0.07 : (0.53 + c->margin) / 2, 1 - (bottom + 46) / c->height);
 }
 
+/* The name of a tic is a format to gnuplot: "50 % populated" would be none. */
+static const char *as_format(char *format, const char *name)
+{
+	char *at = format;
+
+	for (; *name; name++) {
+		if (*name == '%')
+			*at++ = '%';
+		*at++ = *name;
+	}
+	*at = 0;
+	return format;
+}
+
 static void row_names(const struct canvas *c, bool shown)
 {
 	const struct groups *g = c->g;
 
 	fprintf(c->out, "set yrange [%.1f:0.4]; set ytics (", -(double)g->n + 0.4);
 	for (size_t i = 0; i < g->n; i++) {
-		char name[200] = "";
+		char name[200] = "", format[400];
 
 		if (shown && g->v[i].n > 1)
 			snprintf(name, sizeof(name), "%s (%zu)", g->v[i].label, g->v[i].n);
 		else if (shown)
 			snprintf(name, sizeof(name), "%s", g->v[i].label);
 		fprintf(c->out, "%s", i ? ", " : "");
-		picture_quote(c->out, name);
+		picture_quote(c->out, as_format(format, name));
 		fprintf(c->out, " %d", -(int)i);
 	}
 	fprintf(c->out, ") scale 0 nomirror\n");
@@ -124,7 +138,7 @@ static void blackouts(const struct canvas *c, unsigned top, unsigned bottom)
 		}
 		bar_text(c, i, at / 1000, at > 0 ? "%.2f ms" : "none", at / 1000);
 	}
-	fprintf(c->out, "set xrange [0:%.4f]; set xlabel 'ms' offset 0,0.4\n",
+	fprintf(c->out, "set xrange [0:%.6g]; set xlabel 'ms' offset 0,0.4\n",
 		largest(c->g, figure, FIG_BLACKOUT_US) / 1000 * 1.2);
 	key(c, 0, bottom);
 	fprintf(c->out, "plot NaN notitle");
@@ -155,7 +169,7 @@ static void times(const struct canvas *c, unsigned top, unsigned bottom)
 	}
 	key(c, 1, bottom);
 	fprintf(c->out,
-		"set xrange [0:%.4f]; set xlabel 'ms' offset 0,0.4\nplot NaN notitle, keyentry with boxes fillcolor rgb '#cbd5e1' fillstyle solid noborder title "
+		"set xrange [0:%.6g]; set xlabel 'ms' offset 0,0.4\nplot NaN notitle, keyentry with boxes fillcolor rgb '#cbd5e1' fillstyle solid noborder title "
 		"'before and after', keyentry with boxes fillcolor rgb '#93c5fd' fillstyle solid noborder title "
 		"'pre-copy', keyentry with boxes fillcolor rgb '#dc2626' fillstyle solid noborder title 'blackout', "
 		"keyentry with boxes fillcolor rgb '#fbbf77' fillstyle solid noborder title 'post-copy'\n",
@@ -172,7 +186,7 @@ static void throughputs(const struct canvas *c, unsigned top, unsigned bottom)
 		bar(c, i, 0, v, "#0f766e");
 		bar_text(c, i, v, "%.0f", v);
 	}
-	fprintf(c->out, "set xrange [0:%.4f]; set xlabel 'MB/s' offset 0,0.4\nplot NaN notitle\n",
+	fprintf(c->out, "set xrange [0:%.6g]; set xlabel 'MB/s' offset 0,0.4\nplot NaN notitle\n",
 		largest(c->g, figure, FIG_THROUGHPUT) * 1.2);
 }
 
@@ -202,7 +216,7 @@ static void faults(const struct canvas *c, unsigned top, unsigned bottom)
 	fprintf(c->out,
 		"set logscale x; set xrange [%.3f:%.3f]; set xlabel 'us, and p50 in figures' offset 0,0.4; set xtics "
 		"(1,2,5,10,20,50,100,200,500,1000,2000,5000,10000,100000,1000000)\nplot NaN notitle\n",
-		max > 20 ? 10.0 : 1.0, max * 2);
+		max > 20 ? 10.0 : 1.0, max > 1 ? max * 2 : 2);
 }
 
 /* When the curve begins and ends, and the moment that is its 0. */

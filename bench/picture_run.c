@@ -172,7 +172,7 @@ static void panel(FILE *out, double top, double bottom, double from, double to, 
 	fprintf(out,
 		"unset arrow; unset label; unset object; unset logscale; set key default; unset key; unset y2tics; "
 		"unset y2label; unset xlabel; set lmargin at screen %.3f; set rmargin at screen %.3f; set tmargin at screen %.3f; "
-		"set bmargin at screen %.3f; set xrange [%.3f:%.3f]; set yrange [0:%.3f]; set xtics autofreq nomirror format ''; "
+		"set bmargin at screen %.3f; set xrange [%.3f:%.3f]; set yrange [0:%.6g]; set xtics autofreq nomirror format ''; "
 		"set ytics autofreq nomirror; set grid ytics linecolor rgb '#d1d5db' linewidth 0.5\n",
 		LEFT, RIGHT, 1 - top, 1 - bottom, from, to, height);
 }
@@ -214,7 +214,7 @@ static void left_panel(FILE *out, const struct timeline *t, double from, double 
 		"set ylabel 'remaining: MB'; set xtics format '%%g'; set xlabel 'ms since the migration began' "
 		"offset 0,0.3\n");
 	if (tl_number(t, "faults") > 0)
-		fprintf(out, "set y2range [0:%.0f]; set y2tics; set y2label 'faults over the link'\n",
+		fprintf(out, "set y2range [0:%.6g]; set y2tics; set y2label 'faults over the link'\n",
 			tl_number(t, "faults") * 1.2);
 	fprintf(out,
 		"set key top right horizontal samplen 2 font ',9'\n"
@@ -317,7 +317,7 @@ static void blackout_panel(FILE *out, const struct timeline *t)
 	for (unsigned i = 0; i < TL_ITEMS; i++)
 		fprintf(out, "%s'%s' %u", i ? ", " : "", tl_item_names[i], TL_ITEMS - 1 - i);
 	fprintf(out,
-		") scale 0; set yrange [-0.6:%u.6]; set xrange [0:%.1f]; set xlabel 'us since the pause' offset 0,0.3; "
+		") scale 0; set yrange [-0.6:%u.6]; set xrange [0:%.6g]; set xlabel 'us since the pause' offset 0,0.3; "
 		"set xtics %.0f\n",
 		TL_ITEMS - 1, total * 1.22, round_step(total / 3));
 	for (unsigned i = 0; i < TL_ITEMS; i++) {

@@ -99,11 +99,16 @@ static int take_run(struct reader *rd, const json_t *o)
 		return bad(rd, "a recording of a format that this program does not know");
 	if (rd->all->n == RUNS_MAX)
 		return bad(rd, "more runs than are drawn together; give fewer");
-	v = reallocarray(rd->all->v, rd->all->n + 1, sizeof(*v));
-	if (!v)
-		return -ENOMEM;
-	rd->all->v = v;
-	rd->t = &v[rd->all->n++];
+	if (rd->all->n == rd->all->cap) {
+		size_t cap = rd->all->cap ? rd->all->cap * 2 : 4;
+
+		v = reallocarray(rd->all->v, cap, sizeof(*v));
+		if (!v)
+			return -ENOMEM;
+		rd->all->v = v;
+		rd->all->cap = cap;
+	}
+	rd->t = &rd->all->v[rd->all->n++];
 	memset(rd->t, 0, sizeof(*rd->t));
 	rd->runs++;
 	snprintf(rd->t->name, sizeof(rd->t->name), rd->runs > 1 ? "%.200s:%u" : "%.200s", rd->file, rd->runs);

@@ -53,7 +53,7 @@ struct timeline {
 
 struct timelines {
 	struct timeline *v;
-	size_t n;
+	size_t n, cap;
 };
 
 /* Appends the runs of a file: 0, or a negative errno after a sentence on stderr. */

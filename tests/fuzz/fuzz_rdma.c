@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: MIT
 /*
- * What arrives on the control connection of the rdma transport, without a device: the verbs that it takes are defined
- * here, so a link's own service thread runs over completions that the input makes. An input:
+ * What arrives on the control connection of the rdma transport, and at its listener, without a device: the verbs that they
+ * take are defined here, so a link's own service thread runs over completions that the input makes, and the listener over
+ * connect requests. An input:
  *
  *	byte 0	bit 0, the runtime takes the messages that arrive; bit 1, memory is exposed in chunks, which the peer may have
- *		prepared; bit 2, a PIN of this end's is unanswered
+ *		prepared; bit 2, a PIN of this end's is unanswered; bit 3, the listener is meant
  *	then	frames, each two bytes of length (little-endian, modulo RDMA_SLOT + 1) and so many bytes as they arrive; a length
  *		of 0xffff is a completion with an error, whose status is the next byte
+ *	or	events, each a byte (modulo 4: 3, an earlier request is given up; else a request) and of a request a byte of length
+ *		and so much private data
  *
  * However they lie: the link ends with a sentence or goes on, no byte outside the buffers is touched, nothing but exposed
- * memory is registered, what waits here is bounded by the credits, and nothing stays when the link is closed.
+ * memory is registered, what waits here is bounded by the credits; each request is answered and no event kept, a link has
+ * its connections; and nothing stays when all is closed.
  */
 #include <endian.h>
 #include <errno.h>
@@ -42,6 +46,14 @@ static struct {
 	bool over;
 } dev;
 
+/* The connection manager. */
+static struct {
+	struct fuzz_in in;
+	struct rdma_event_channel *listener;
+	struct rdma_cm_id *request[256]; /* not answered; [0] listens */
+	unsigned nrequests, nevents;
+} cm;
+
 /* ---- the verbs ---- */
 
 static int fake_post_recv(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad)
@@ -49,6 +61,8 @@ static int fake_post_recv(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_
 	const struct xr_link *l = dev.link;
 
 	(void)qp, (void)bad;
+	if (!l)
+		return 0;
 	promise(wr->num_sge == 1 && wr->wr_id < NBUFFERS && dev.nfree < NBUFFERS, "a receive that has no place");
 	promise(wr->sg_list->addr == (uintptr_t)(l->slots + wr->wr_id * RDMA_SLOT) && wr->sg_list->length == RDMA_SLOT,
 		"a receive into %#llx", (unsigned long long)wr->sg_list->addr);
@@ -99,6 +113,8 @@ static int fake_poll_cq(struct ibv_cq *cq, int n, struct ibv_wc *wc)
 	int got = 0;
 
 	(void)cq;
+	if (!dev.link)
+		return 0;
 	while (got < n && dev.nsent) {
 		wc[got++] = (struct ibv_wc){ .wr_id = dev.sent[0], .status = IBV_WC_SUCCESS, .opcode = IBV_WC_SEND };
 		memmove(dev.sent, dev.sent + 1, --dev.nsent * sizeof(dev.sent[0]));
@@ -136,7 +152,8 @@ struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t len, int access)
 	struct ibv_mr *mr = calloc(1, sizeof(*mr));
 
 	(void)pd, (void)access;
-	promise((uint8_t *)addr >= dev.memory && (uint8_t *)addr + len <= dev.memory + PAGES * FUZZ_PAGE && len,
+	promise(!dev.link ||
+			((uint8_t *)addr >= dev.memory && (uint8_t *)addr + len <= dev.memory + PAGES * FUZZ_PAGE && len),
 		"%zu bytes that are not exposed are registered", len);
 	*mr = (struct ibv_mr){ .addr = addr, .length = len, .rkey = ++dev.mrs };
 	return mr;
@@ -160,51 +177,6 @@ int ibv_modify_qp(struct ibv_qp *qp, struct ibv_qp_attr *attr, int mask)
 	return 0;
 }
 
-int ibv_destroy_qp(struct ibv_qp *qp)
-{
-	(void)qp;
-	return 0;
-}
-
-int ibv_destroy_cq(struct ibv_cq *cq)
-{
-	(void)cq;
-	return 0;
-}
-
-int ibv_destroy_comp_channel(struct ibv_comp_channel *ch)
-{
-	(void)ch;
-	return 0;
-}
-
-int ibv_dealloc_pd(struct ibv_pd *pd)
-{
-	(void)pd;
-	return 0;
-}
-
-int rdma_get_cm_event(struct rdma_event_channel *ch, struct rdma_cm_event **ev)
-{
-	(void)ch, (void)ev;
-	errno = EAGAIN;
-	return -1;
-}
-
-int rdma_disconnect(struct rdma_cm_id *id)
-{
-	(void)id;
-	return 0;
-}
-
-void rdma_destroy_event_channel(struct rdma_event_channel *ch)
-{
-	close(ch->fd);
-	free(ch);
-}
-
-/* ---- a link over it ---- */
-
 static struct ibv_device device = { .name = "fuzz" };
 static struct ibv_context context = { .device = &device,
 				      .ops = { .poll_cq = fake_poll_cq,
@@ -216,17 +188,247 @@ static struct ibv_cq cq = { .context = &context };
 static struct ibv_pd pd = { .context = &context };
 static struct ibv_comp_channel comp = { .context = &context };
 
+int ibv_destroy_qp(struct ibv_qp *p)
+{
+	if (p != &qp)
+		free(p);
+	return 0;
+}
+
+int ibv_destroy_cq(struct ibv_cq *p)
+{
+	if (p != &cq)
+		free(p);
+	return 0;
+}
+
+int ibv_destroy_comp_channel(struct ibv_comp_channel *ch)
+{
+	if (ch == &comp)
+		return 0;
+	close(ch->fd);
+	free(ch);
+	return 0;
+}
+
+int ibv_dealloc_pd(struct ibv_pd *p)
+{
+	(void)p;
+	return 0;
+}
+
+struct ibv_pd *ibv_alloc_pd(struct ibv_context *ctx)
+{
+	(void)ctx;
+	return &pd;
+}
+
+struct ibv_comp_channel *ibv_create_comp_channel(struct ibv_context *ctx)
+{
+	struct ibv_comp_channel *ch = malloc(sizeof(*ch));
+
+	*ch = (struct ibv_comp_channel){ .context = ctx, .fd = eventfd(0, EFD_CLOEXEC) };
+	return ch;
+}
+
+struct ibv_cq *ibv_create_cq(struct ibv_context *ctx, int n, void *arg, struct ibv_comp_channel *ch, int vector)
+{
+	struct ibv_cq *p = calloc(1, sizeof(*p));
+
+	(void)n, (void)arg, (void)vector;
+	p->context = ctx;
+	p->channel = ch;
+	return p;
+}
+
+struct ibv_qp *ibv_create_qp(struct ibv_pd *of, struct ibv_qp_init_attr *init)
+{
+	struct ibv_qp *p = calloc(1, sizeof(*p));
+
+	(void)init;
+	p->context = of->context;
+	return p;
+}
+
+int ibv_query_device(struct ibv_context *ctx, struct ibv_device_attr *attr)
+{
+	(void)ctx;
+	*attr = (struct ibv_device_attr){ .max_qp_rd_atom = 16, .max_qp_init_rd_atom = 16 };
+	return 0;
+}
+
+#undef ibv_query_port
+int ibv_query_port(struct ibv_context *ctx, uint8_t port, struct _compat_ibv_port_attr *attr)
+{
+	(void)ctx, (void)port, (void)attr;
+	return 0;
+}
+
+/* ---- the connection manager ---- */
+
+static void answered(const struct rdma_cm_id *id)
+{
+	for (unsigned i = 1; i < cm.nrequests; i++)
+		if (cm.request[i] == id) {
+			cm.request[i] = cm.request[--cm.nrequests];
+			return;
+		}
+}
+
+static struct rdma_cm_id *id_new(struct rdma_event_channel *ch)
+{
+	struct rdma_cm_id *id = calloc(1, sizeof(*id));
+
+	id->verbs = &context;
+	id->channel = ch;
+	id->port_num = 1;
+	cm.request[cm.nrequests++] = id;
+	return id;
+}
+
+/* Of the listener's channel, as the input says; all others are silent. */
+int rdma_get_cm_event(struct rdma_event_channel *ch, struct rdma_cm_event **ret)
+{
+	struct rdma_cm_event *ev;
+	uint8_t *data, kind, len;
+
+	if (ch != cm.listener || !cm.in.left || cm.nrequests == sizeof(cm.request) / sizeof(*cm.request)) {
+		errno = EAGAIN;
+		return -1;
+	}
+	ev = calloc(1, sizeof(*ev));
+	kind = fuzz_u8(&cm.in);
+	cm.nevents++;
+	*ret = ev;
+	if (kind % 4 == 3) {
+		ev->event = RDMA_CM_EVENT_DISCONNECTED;
+		ev->id = cm.request[kind / 4 % cm.nrequests];
+		return 0;
+	}
+	ev->event = RDMA_CM_EVENT_CONNECT_REQUEST;
+	ev->id = id_new(ch);
+	ev->listen_id = cm.request[0];
+	len = fuzz_u8(&cm.in);
+	data = len ? malloc(len) : NULL;
+	if (data)
+		fuzz_take(&cm.in, data, len);
+	ev->param.conn = (struct rdma_conn_param){ .private_data = data, .private_data_len = len, .initiator_depth = kind };
+	return 0;
+}
+
+int rdma_ack_cm_event(struct rdma_cm_event *ev)
+{
+	cm.nevents--;
+	free((void *)(uintptr_t)ev->param.conn.private_data);
+	free(ev);
+	return 0;
+}
+
+static void answer_check(const void *data, size_t len, bool ok)
+{
+	struct rdma_answer a;
+
+	promise(len == sizeof(a), "an answer of %zu bytes", len);
+	memcpy(&a, data, sizeof(a));
+	promise(le32toh(a.magic) == RDMA_MAGIC_ANSWER && (le32toh(a.code) == RDMA_ANSWER_OK) == ok && le32toh(a.code) <= RDMA_ANSWER_HERE,
+		"answer %u", le32toh(a.code));
+}
+
+int rdma_reject(struct rdma_cm_id *id, const void *data, uint8_t len)
+{
+	(void)id;
+	if (len)
+		answer_check(data, len, false);
+	return 0;
+}
+
+int rdma_accept(struct rdma_cm_id *id, struct rdma_conn_param *p)
+{
+	(void)id;
+	answer_check(p->private_data, p->private_data_len, true);
+	return 0;
+}
+
+int rdma_migrate_id(struct rdma_cm_id *id, struct rdma_event_channel *ch)
+{
+	answered(id);
+	id->channel = ch;
+	return 0;
+}
+
+int rdma_create_id(struct rdma_event_channel *ch, struct rdma_cm_id **ret, void *ctx, enum rdma_port_space ps)
+{
+	(void)ctx, (void)ps;
+	cm.listener = ch;
+	*ret = id_new(ch);
+	return 0;
+}
+
+int rdma_destroy_id(struct rdma_cm_id *id)
+{
+	answered(id);
+	if (id == cm.request[0])
+		cm.nrequests = 0;
+	free(id);
+	return 0;
+}
+
+int rdma_bind_addr(struct rdma_cm_id *id, struct sockaddr *a)
+{
+	(void)id, (void)a;
+	return 0;
+}
+
+int rdma_listen(struct rdma_cm_id *id, int backlog)
+{
+	(void)id, (void)backlog;
+	return 0;
+}
+
+__be16 rdma_get_src_port(struct rdma_cm_id *id)
+{
+	(void)id;
+	return htobe16(7000);
+}
+
+int rdma_init_qp_attr(struct rdma_cm_id *id, struct ibv_qp_attr *attr, int *mask)
+{
+	(void)id, (void)attr;
+	*mask = IBV_QP_PATH_MTU | IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER;
+	return 0;
+}
+
+int rdma_disconnect(struct rdma_cm_id *id)
+{
+	(void)id;
+	return 0;
+}
+
+struct rdma_event_channel *rdma_create_event_channel(void)
+{
+	struct rdma_event_channel *ch = malloc(sizeof(*ch));
+
+	*ch = (struct rdma_event_channel){ .fd = eventfd(0, EFD_CLOEXEC) };
+	return ch;
+}
+
+void rdma_destroy_event_channel(struct rdma_event_channel *ch)
+{
+	close(ch->fd);
+	free(ch);
+}
+
+/* ---- a link over it ---- */
+
 static void link_up(struct fail *f, uint8_t flags)
 {
 	struct xport_region r = { .id = REGION, .page_shift = 12, .npages = PAGES, .base = dev.memory };
 	const struct xport_param param = { .timeout_us = 1000 };
 	struct xport_link_id id = { .channels = 1 };
 	struct xr_options opt = { .pin = flags & 2 ? XR_PIN_LAZY : XR_PIN_ALL, .gid = -1 };
-	struct rdma_event_channel *ch = malloc(sizeof(*ch));
 	struct xr_link *l;
 
-	*ch = (struct rdma_event_channel){ .fd = eventfd(0, EFD_CLOEXEC) };
-	promise(!xr_link_new(&l, &id, ch, &opt, &param, f), "no link: %s", fail_text(f));
+	promise(!xr_link_new(&l, &id, rdma_create_event_channel(), &opt, &param, f), "no link: %s", fail_text(f));
 	dev.link = l;
 	l->ctx = &context;
 	l->pd = &pd;
@@ -265,18 +467,12 @@ static void held(struct xr_link *l)
 	pthread_mutex_unlock(&l->lock);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static void frames(uint8_t flags)
 {
-	struct fuzz_before before = fuzz_before();
 	struct fail f = { 0 };
-	uint8_t flags;
 
 	if (!dev.memory)
 		dev.memory = (uint8_t *)(uintptr_t)(UINT64_C(1) << 44); /* only its addresses are used */
-	dev.in = (struct fuzz_in){ data, size };
-	dev.nfree = dev.nsent = dev.mrs = 0;
-	dev.over = false;
-	flags = fuzz_u8(&dev.in);
 	link_up(&f, flags);
 	comp.fd = eventfd(0, EFD_CLOEXEC);
 	promise(!xr_link_start(dev.link), "no service thread");
@@ -292,8 +488,67 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		promise(fail_err(&f) == atomic_load(&dev.link->gone) && fail_text(&f)[0], "the link went without a sentence");
 	dev.link->link.ops->close(&dev.link->link);
 	close(comp.fd);
+}
+
+static void requests(void)
+{
+	const struct xport_param param = { .timeout_us = 1000 };
+	struct xport_listener *l;
+	struct xport_link *link;
+	struct fail f = { 0 };
+	int err;
+
+	promise(!xport_listen(&l, "rdma:127.0.0.1:7000", &param, &f), "no listener: %s", fail_text(&f));
+	do {
+		err = l->ops->accept(l, &link, &f);
+		promise(!cm.nevents, "%u events are not acknowledged", cm.nevents);
+		if (err) {
+			promise(err == -EAGAIN, "accept came to %d: %s", err, fail_text(&f));
+			continue;
+		}
+		promise(link->id.channels && link->id.channels <= XPORT_CHANNELS_MAX, "a link of %u channels", link->id.channels);
+		link->ops->close(link);
+	} while (!err || cm.in.left);
+	l->ops->close(l);
+	promise(!cm.nrequests, "%u requests have no answer", cm.nrequests);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct fuzz_before before = fuzz_before();
+	struct fuzz_in in = { data, size };
+	uint8_t flags = fuzz_u8(&in);
+
+	memset(&cm, 0, sizeof(cm));
+	dev.nfree = dev.nsent = dev.mrs = 0;
+	dev.over = false;
+	dev.link = NULL;
+	dev.in = cm.in = in;
+	if (flags & 8)
+		requests();
+	else
+		frames(flags);
 	fuzz_left(&before);
 	return 0;
+}
+
+static void mend_requests(uint8_t *data, size_t size)
+{
+	for (size_t at = 1; at + 2 + sizeof(struct rdma_preamble) <= size; at += 2 + data[at + 1]) {
+		struct rdma_preamble p;
+
+		if (data[at] % 4 == 3) {
+			at--; /* it has no length */
+			continue;
+		}
+		if (data[at + 1] < sizeof(p))
+			continue;
+		memcpy(&p, data + at + 2, sizeof(p));
+		p.magic = RDMA_MAGIC_PREAMBLE;
+		p.version = RDMA_WIRE_VERSION;
+		p.role %= 4;
+		memcpy(data + at + 2, &p, sizeof(p));
+	}
 }
 
 /* Frames whose magic number, length and rest are right get further. */
@@ -302,8 +557,12 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned 
 	size_t at = 1;
 
 	size = LLVMFuzzerMutate(data, size, max);
-	if (seed % 4 == 0)
+	if (seed % 4 == 0 || !size)
 		return size;
+	if (data[0] & 8) {
+		mend_requests(data, size);
+		return size;
+	}
 	while (at + 2 + sizeof(struct rdma_frame) <= size) {
 		struct rdma_frame h;
 		uint16_t len;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Frames of the rdma transport's control connection, as decent ends send them. */
+/* Frames of the rdma transport's control connection, as decent ends send them, and connect requests. */
 #include <stdint.h>
 #include <string.h>
 
@@ -25,6 +25,32 @@ static void keep(uint8_t *from, const uint8_t *to)
 		seed("rdma", from, (size_t)(to - from), NULL, 0);
 }
 
+/* Requests of a link of one channel, whole and not, and each with a field that cannot be. */
+static void requests(void)
+{
+	struct rdma_preamble p = { .magic = RDMA_MAGIC_PREAMBLE, .version = RDMA_WIRE_VERSION, .channels = 1, .mtu = 5, .session = { 7 } };
+	uint8_t buf[1 + 6 * (2 + sizeof(p))] = { 8 }, *at = buf + 1;
+
+	for (unsigned i = 0; i < 6; i++, at += 2 + sizeof(p)) {
+		struct rdma_preamble q = p;
+
+		q.role = (uint8_t)(i % 3);
+		at[1] = sizeof(q);
+		memcpy(at + 2, &q, sizeof(q));
+		seed("rdma", buf, (size_t)(at + 2 + sizeof(q) - buf), NULL, 0);
+		seed("rdma", buf, (size_t)(at + 2 + sizeof(q) - buf), "\003\007", 2);
+	}
+	for (unsigned i = 0; i < 8; i++) {
+		struct rdma_preamble q = p;
+
+		((uint8_t *)&q)[(const uint8_t[]){ 0, 4, 8, 9, 10, 11, 52, 12 }[i]] = 77;
+		memcpy(buf + 3, &q, sizeof(q));
+		seed("rdma", buf, 1 + 3 * (2 + sizeof(q)), NULL, 0);
+	}
+	buf[2] = 20; /* too short */
+	seed("rdma", buf, 23, NULL, 0);
+}
+
 void seeds_rdma(void)
 {
 	static uint8_t buf[65536], body[RDMA_PAYLOAD];
@@ -36,6 +62,7 @@ void seeds_rdma(void)
 	struct rdma_pin pin = { .slot = 1, .region = 10, .chunk = 1 };
 	uint8_t *at;
 
+	requests();
 	for (unsigned type = RDMA_CREDIT; type <= RDMA_PROBED + 1; type++)
 		keep(buf, put(buf + 1, (enum rdma_frame_type)type, 0, NULL, 0));
 	keep(buf, put(buf + 1, RDMA_MSG, 0, body, 40));

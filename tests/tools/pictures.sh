@@ -63,6 +63,31 @@ check "html holds three pictures" test "$(grep -c '<svg' "$tmp/two.html")" = 3
 check "html fetches nothing" test "$(grep -cE '(src|href)="?(https?:)?//|@import' "$tmp/two.html")" = 0
 check "html has the results" grep -q 'pages_checked' "$tmp/two.html"
 
+# A histogram from 0, and numbers as large as they may be: gnuplot ends, too.
+recording() # T_US NUMBER: one run that lasts until T_US
+{
+	cat <<-EOF
+		{"type":"run","format":1}
+		{"type":"event","end":"source","t_us":0,"event":"phase","phase":"pre-copy"}
+		{"type":"event","end":"source","t_us":1000,"event":"phase","phase":"stop-and-copy"}
+		{"type":"event","end":"source","t_us":$1,"event":"phase","phase":"done"}
+		{"type":"sample","end":"source","t_us":0,"stamps":1,"bytes":1,"remaining":$2,"running":true}
+		{"type":"sample","end":"source","t_us":$1,"stamps":$2,"bytes":$2,"remaining":1,"running":true}
+		{"type":"faults","end":"target","buckets_ns":[[0,1,3],[1,2,1],[40000,42000,2]]}
+		{"type":"result","result":{"faults":$2,"fault_max_us":$2,"blackout_us":$2,"blackout":{"save_us":$2},"dirty_rate":1}}
+	EOF
+}
+recording 20000 6 >"$tmp/zero.jsonl"
+recording 1e13 4e18 >"$tmp/large.jsonl"
+recording 20000 1e-9 >"$tmp/tiny.jsonl"
+recording 1e18 6 >"$tmp/absurd.jsonl"
+for kind in svg png html; do
+	check "a fault of no time, $kind" timeout 300 "$program" plot "$tmp/zero.jsonl" -o "$tmp/zero.$kind"
+	check "the largest numbers, $kind" timeout 300 "$program" plot "$tmp/large.jsonl" -o "$tmp/large.$kind"
+	check "the smallest numbers, $kind" timeout 300 "$program" plot "$tmp/tiny.jsonl" -o "$tmp/tiny.$kind"
+	check "the smallest beside others, $kind" timeout 300 "$program" plot "$tmp/tiny.jsonl" "$tmp/zero.jsonl" -o "$tmp/both.$kind"
+	check "the largest beside others, $kind" timeout 300 "$program" plot "$tmp/large.jsonl" "$rec" -o "$tmp/both.$kind"
+done
 check sweep timeout 300 "$program" sweep "${guest[@]/16M/8M,16M}" --dirty-rate 20000 --mode post-copy,stop-and-copy \
 	--run-on 20ms -o "$tmp/sweep.html" --json "$tmp/sweep.json"
 check "sweep ran every cell" test "$(sed 's/.*"working_set":\([0-9]*\),.*"mode":"\([a-z-]*\)".*/\1 \2/' "$tmp/sweep.json" |
@@ -83,6 +108,8 @@ refused 'plot needs -o FILE' plot "$rec"
 refused '--out takes a file name that ends in .svg, .png or .html, not "x.gif"' plot "$rec" -o x.gif
 refused 'No such file' plot "$tmp/none" -o "$tmp/x.png"
 refused ':1: .*takes what --record wrote' plot "$1/README.md" -o "$tmp/x.png"
+refused ':4: t_us is not a number from' plot "$tmp/absurd.jsonl" -o "$tmp/x.png"
+refused ':1: a line of more than the 1048576 bytes' plot /dev/zero -o "$tmp/x.png"
 refused '--sample takes a duration from 100us to 1s' run --sample 10us
 refused '--dirty-rate takes pages a second' sweep --dirty-rate 100,fast
 refused '--mode takes auto' sweep --mode post-copy,,auto

@@ -471,6 +471,7 @@ Test(talk, a_full_recording_fits)
 	static struct run_report s, t;
 	struct options so, to;
 	struct meeting m[2];
+	struct other_end other = { &m[VMM_END_TARGET], &t, b };
 	pthread_t thread;
 	int pair[2];
 
@@ -489,7 +490,7 @@ Test(talk, a_full_recording_fits)
 		m[end].fd = pair[end];
 		m[end].agreed = m[end].wanted = true;
 	}
-	cr_assert(!pthread_create(&thread, NULL, other_end, &(struct other_end){ &m[VMM_END_TARGET], &t, b }));
+	cr_assert(!pthread_create(&thread, NULL, other_end, &other));
 	cr_assert(peer_exchange(&m[VMM_END_SOURCE], &s, a));
 	pthread_join(thread, NULL);
 	cr_assert(t.whole && s.whole);
