@@ -7,14 +7,14 @@
 #include <stddef.h>
 
 struct swap {
-	int keeper; /* -1: none. Whoever holds the other end takes the swap away when this is closed, or its process dies. */
-	int pid;
+	int keeper; /* -1: none. The process at its other end takes the swap away when this one closes it, or dies. */
+	int pid;    /* that process */
 };
 
 /* False, and why: no root, or no zram. */
 bool swap_on(struct swap *s, char why[200]);
 void swap_off(struct swap *s);
-/* Swaps out the memory of this process; false where the kernel would not, pages that are in swap then: at least so many. */
+/* Swaps memory of this process out: true when at least so many of its pages are not resident. Holes count. */
 bool swap_out(void *mem, size_t len, size_t at_least);
 
 #endif
