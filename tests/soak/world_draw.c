@@ -129,7 +129,7 @@ static void draw_hardship(struct lot *l, uint64_t *rng, int end)
 	l->memlock = rng_one_in(rng, 6);
 	if (!rng_one_in(rng, 4))
 		return;
-	switch (rng_below(rng, 5)) {
+	switch (rng_below(rng, 6)) {
 	case 0:
 		l->nofile = 1 + (unsigned)rng_below(rng, 24);
 		break;
@@ -144,6 +144,9 @@ static void draw_hardship(struct lot *l, uint64_t *rng, int end)
 		l->tmpfs_fill = end == TGT ? OF(rng, 0, 60, 100) : 0;
 		break;
 	case 4:
+		l->space = OF(rng, 1, 4, 20, 80);
+		break;
+	case 5:
 		l->refused = 1 + (int)rng_below(rng, sizeof(calls) / sizeof(*calls));
 		l->refused_err = (int)OF(rng, EPERM, ENOSYS, EACCES);
 		break;
@@ -266,6 +269,8 @@ static void print_lot(FILE *out, const struct lot *l, const char *name, int end)
 		fprintf(out, ", a cgroup of %u %%", l->cgroup);
 	if (l->nofile)
 		fprintf(out, ", %u more descriptors", l->nofile - 1);
+	if (l->space)
+		fprintf(out, ", RLIMIT_AS of %u MiB more", l->space);
 	if (l->nproc)
 		fprintf(out, ", %u more threads", l->nproc - 1);
 	if (c)

@@ -238,6 +238,21 @@ static void drop_user(const struct round *r, int end)
 		unmade(r, end, "a user of its own", errno);
 }
 
+/* Its address space: what is mapped, and at the target what its guest will take. */
+static void limit_space(const struct round *r, int end)
+{
+	unsigned long long has = 0;
+	FILE *f = fopen("/proc/self/statm", "re");
+
+	if (!f || fscanf(f, "%llu", &has) != 1)
+		unmade(r, end, "/proc/self/statm", errno);
+	fclose(f);
+	/* map_region() takes more than the region for a moment. */
+	if (end == TGT)
+		has += (r->w->bytes[0] + r->w->bytes[1] + 4 * MIB) / PAGE;
+	limit(r, end, RLIMIT_AS, has * PAGE + r->w->lot[end].space * MIB);
+}
+
 static void take_away(const struct round *r, int end)
 {
 	const struct lot *l = &r->w->lot[end];
@@ -245,6 +260,8 @@ static void take_away(const struct round *r, int end)
 
 	if (l->memlock)
 		limit(r, end, RLIMIT_MEMLOCK, MEMLOCK);
+	if (l->space)
+		limit_space(r, end);
 	if (l->nproc) {
 		limit(r, end, RLIMIT_NPROC, threads_now() + l->nproc - 1);
 		drop_user(r, end);

@@ -177,9 +177,8 @@ static void unmap(struct vm *vm)
 	for (unsigned i = 0; i < REGIONS; i++) {
 		if (vm->region[i].hva)
 			munmap(vm->region[i].hva, vm->region[i].len);
-		if (vm->region[i].hva && vm->region[i].fd >= 0)
+		if (vm->region[i].fd >= 0)
 			close(vm->region[i].fd);
-		vm->region[i].hva = NULL;
 	}
 }
 
@@ -647,6 +646,8 @@ struct vm *vm_make(const struct world *w, struct seen *seen, const struct truth 
 			   .nvcpus = end == SRC ? 1 : w->vcpus };
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_cond_init(&vm->cond, NULL);
+	for (unsigned i = 0; i < REGIONS; i++)
+		vm->region[i].fd = -1;
 	if (w->arbiter)
 		vm->ops.arbiter = op_arbiter;
 	if (end == TGT && !(vm->own = calloc(pages(vm), 1)))

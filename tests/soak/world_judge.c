@@ -40,7 +40,8 @@ static bool is(const struct end_seen *e, enum ferry_outcome o)
 /* Less than it needs, or a call that it must do without. */
 static bool poor(const struct lot *l)
 {
-	return l->cgroup || l->nofile || l->nproc || l->refused || (l->tmpfs && (l->tmpfs < 110 || l->tmpfs_fill));
+	return l->cgroup || l->nofile || l->nproc || l->space || l->refused ||
+	       (l->tmpfs && (l->tmpfs < 110 || l->tmpfs_fill));
 }
 
 /* An end that may die of what it lacks: of memory, or of a page that the file system has no room for. */

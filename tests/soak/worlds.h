@@ -67,6 +67,7 @@ struct lot {
 	unsigned storm_us;	  /* a signal without SA_RESTART for each thread so often */
 	unsigned punch;		  /* of so many writes one frees memory instead (source) */
 	unsigned pageout;	  /* of so many writes one has memory swapped out */
+	unsigned space;		  /* RLIMIT_AS: so many MiB more than what it has, and its guest takes */
 	int refused, refused_err; /* index into the calls that can be refused, from 1 */
 };
 
