@@ -45,6 +45,8 @@ static int map_allocated(struct place_region *r, const struct place_look *look)
 
 	while (from < end && !err) {
 		from = lseek(r->reg->fd, from, SEEK_DATA);
+		if (from < 0 && errno != ENXIO)
+			r->mapped = true; /* who may not ask cannot know that the VM has nothing mapped */
 		if (from < 0 || from >= end)
 			break;
 		to = lseek(r->reg->fd, from, SEEK_HOLE);

@@ -279,6 +279,19 @@ RIG_PAIR(refused_at_one_end, threads_of_the_target)
 	rig_free(&r);
 }
 
+/* What the VMM has allocated is mapped in its VM before pages arrive, and a page that is missing must not stay so. */
+RIG_PAIR(refused_at_one_end, seeking_of_a_target_whose_memory_is_allocated)
+{
+	static const struct refused seek = { SYS_lseek };
+	struct rig r;
+
+	rig_init(&r, kind);
+	rig_allocate(&r);
+	in_the_middle(&r, &r.tgt, FAKE_RESERVE, &seek, EPERM);
+	rig_migrated(&r);
+	rig_free(&r);
+}
+
 Test(refused_at_one_end, splice_of_the_source)
 {
 	static const struct refused splice = { SYS_splice };

@@ -14,23 +14,36 @@
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
 #endif
-#define SEGMENT 1400u	   /* bytes of a TCP segment */
-#define CARRIED_S 3u	   /* memory is as large as the network carries in about so long */
+#define SEGMENT 1400u /* bytes of a TCP segment */
+#define CARRIED_S 3u  /* memory is as large as the network carries in about so long */
 
 static const struct call calls[] = {
-	{ "userfaultfd", SYS_userfaultfd, 0, 0 }, { "splice", SYS_splice, 0, 0 },
-	{ "vmsplice", SYS_vmsplice, 0, 0 },	  { "pipe2", SYS_pipe2, 0, 0 },
-	{ "fallocate", SYS_fallocate, 0, 0 },	  { "eventfd2", SYS_eventfd2, 0, 0 },
-	{ "getrandom", SYS_getrandom, 0, 0 },	  { "fstatfs", SYS_fstatfs, 0, 0 },
-	{ "lseek", SYS_lseek, 0, 0 },		  { "process_madvise", SYS_process_madvise, 0, 0 },
-	{ "pidfd_open", SYS_pidfd_open, 0, 0 },	  { "process_vm_writev", SYS_process_vm_writev, 0, 0 },
-	{ "epoll_create1", SYS_epoll_create1, 0, 0 }, { "timerfd_create", SYS_timerfd_create, 0, 0 },
-	{ "clone3", SYS_clone3, 0, 0 },		  { "sendmsg", SYS_sendmsg, 0, 0 },
-	{ "recvmsg", SYS_recvmsg, 0, 0 },	  { "setsockopt", SYS_setsockopt, 0, 0 },
-	{ "fcntl", SYS_fcntl, 0, 0 },		  { "mincore", SYS_mincore, 0, 0 },
-	{ "pread64", SYS_pread64, 0, 0 },	  { "socket", SYS_socket, 0, 0 },
-	{ "accept4", SYS_accept4, 0, 0 },	  { "shutdown", SYS_shutdown, 0, 0 },
-	{ "madvise", SYS_madvise, 3, MADV_DONTNEED }, { "madvise", SYS_madvise, 3, MADV_POPULATE_READ },
+	{ "userfaultfd", SYS_userfaultfd, 0, 0 },
+	{ "splice", SYS_splice, 0, 0 },
+	{ "vmsplice", SYS_vmsplice, 0, 0 },
+	{ "pipe2", SYS_pipe2, 0, 0 },
+	{ "fallocate", SYS_fallocate, 0, 0 },
+	{ "eventfd2", SYS_eventfd2, 0, 0 },
+	{ "getrandom", SYS_getrandom, 0, 0 },
+	{ "fstatfs", SYS_fstatfs, 0, 0 },
+	{ "lseek", SYS_lseek, 0, 0 },
+	{ "process_madvise", SYS_process_madvise, 0, 0 },
+	{ "pidfd_open", SYS_pidfd_open, 0, 0 },
+	{ "process_vm_writev", SYS_process_vm_writev, 0, 0 },
+	{ "epoll_create1", SYS_epoll_create1, 0, 0 },
+	{ "timerfd_create", SYS_timerfd_create, 0, 0 },
+	{ "clone3", SYS_clone3, 0, 0 },
+	{ "sendmsg", SYS_sendmsg, 0, 0 },
+	{ "recvmsg", SYS_recvmsg, 0, 0 },
+	{ "setsockopt", SYS_setsockopt, 0, 0 },
+	{ "fcntl", SYS_fcntl, 0, 0 },
+	{ "mincore", SYS_mincore, 0, 0 },
+	{ "pread64", SYS_pread64, 0, 0 },
+	{ "socket", SYS_socket, 0, 0 },
+	{ "accept4", SYS_accept4, 0, 0 },
+	{ "shutdown", SYS_shutdown, 0, 0 },
+	{ "madvise", SYS_madvise, 3, MADV_DONTNEED },
+	{ "madvise", SYS_madvise, 3, MADV_POPULATE_READ },
 	{ "madvise", SYS_madvise, 3, MADV_POPULATE_WRITE },
 };
 
@@ -62,8 +75,9 @@ uint64_t network_rate(const struct network *n)
 	return (uint64_t)most;
 }
 
-#define OF(rng, ...) \
-	((const unsigned[]){ __VA_ARGS__ }[rng_below(rng, sizeof((const unsigned[]){ __VA_ARGS__ }) / sizeof(unsigned))])
+#define OF(rng, ...)         \
+	((const unsigned[]){ \
+		__VA_ARGS__ }[rng_below(rng, sizeof((const unsigned[]){ __VA_ARGS__ }) / sizeof(unsigned))])
 
 static void draw_network(struct network *n, uint64_t *rng)
 {
@@ -115,7 +129,7 @@ static void draw_hardship(struct lot *l, uint64_t *rng, int end)
 	l->memlock = rng_one_in(rng, 6);
 	if (!rng_one_in(rng, 4))
 		return;
-	switch (rng_below(rng, 5)) {
+	switch (rng_below(rng, 6)) {
 	case 0:
 		l->nofile = 1 + (unsigned)rng_below(rng, 24);
 		break;
@@ -130,6 +144,9 @@ static void draw_hardship(struct lot *l, uint64_t *rng, int end)
 		l->tmpfs_fill = end == TGT ? OF(rng, 0, 60, 100) : 0;
 		break;
 	case 4:
+		l->space = OF(rng, 1, 4, 20, 80);
+		break;
+	case 5:
 		l->refused = 1 + (int)rng_below(rng, sizeof(calls) / sizeof(*calls));
 		l->refused_err = (int)OF(rng, EPERM, ENOSYS, EACCES);
 		break;
@@ -140,8 +157,10 @@ static void draw_config(struct world *w, uint64_t *rng)
 {
 	unsigned p = patience();
 
-	w->mode = (enum ferry_mode)OF(rng, FERRY_MODE_AUTO, FERRY_MODE_STOP_AND_COPY, FERRY_MODE_POSTCOPY, FERRY_MODE_POSTCOPY);
-	w->commit_at = (enum ferry_commit_at)OF(rng, FERRY_COMMIT_DEFAULT, FERRY_COMMIT_AT_COMPLETE, FERRY_COMMIT_AT_SWITCHOVER);
+	w->mode = (enum ferry_mode)OF(rng, FERRY_MODE_AUTO, FERRY_MODE_STOP_AND_COPY, FERRY_MODE_POSTCOPY,
+				      FERRY_MODE_POSTCOPY);
+	w->commit_at = (enum ferry_commit_at)OF(rng, FERRY_COMMIT_DEFAULT, FERRY_COMMIT_AT_COMPLETE,
+						FERRY_COMMIT_AT_SWITCHOVER);
 	w->channels = OF(rng, 1, 1, 2, 4, 9);
 	w->max_rounds = OF(rng, 1, 2, 5, 30);
 	w->downtime_us = OF(rng, 10000, 100000, 300000, 2000000);
@@ -159,12 +178,14 @@ static void draw_config(struct world *w, uint64_t *rng)
 
 static void draw_strike(struct strike *k, uint64_t *rng)
 {
-	static const enum ferry_phase phases[] = { FERRY_PRE_MIGRATION, FERRY_RESERVATION, FERRY_PRECOPY, FERRY_PRECOPY,
-						   FERRY_PRECOPY, FERRY_STOP_AND_COPY, FERRY_POSTCOPY, FERRY_POSTCOPY,
-						   FERRY_COMMITMENT, FERRY_ACTIVATION };
+	static const enum ferry_phase phases[] = { FERRY_PRE_MIGRATION, FERRY_RESERVATION, FERRY_PRECOPY,
+						   FERRY_PRECOPY,	FERRY_PRECOPY,	   FERRY_STOP_AND_COPY,
+						   FERRY_POSTCOPY,	FERRY_POSTCOPY,	   FERRY_COMMITMENT,
+						   FERRY_ACTIVATION };
 
-	k->what = (enum strike_what)OF(rng, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_KILL, STRIKE_STOP,
-				       STRIKE_CUT, STRIKE_CUT, STRIKE_HOLE, STRIKE_CANCEL, STRIKE_SWITCHOVER);
+	k->what = (enum strike_what)OF(rng, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_KILL,
+				       STRIKE_STOP, STRIKE_CUT, STRIKE_CUT, STRIKE_HOLE, STRIKE_CANCEL,
+				       STRIKE_SWITCHOVER);
 	k->end = (int)rng_below(rng, 2);
 	k->phase = phases[rng_below(rng, sizeof(phases) / sizeof(*phases))];
 	k->delay_ms = OF(rng, 0, 0, 5, 50, 400);
@@ -227,7 +248,8 @@ uint64_t world_bound_us(const struct world *w)
 
 uint64_t world_alone_us(const struct world *w)
 {
-	return w->reconnect_us + 2 * w->timeout_us + w->connect_us + patience() * UINT64_C(5000000);
+	/* A source that has decided, with an arbiter, lets a target that lacks pages give up first. */
+	return w->reconnect_us + 6 * w->timeout_us + w->connect_us + patience() * UINT64_C(5000000);
 }
 
 /* ---- said ---- */
@@ -241,15 +263,21 @@ static void print_lot(FILE *out, const struct lot *l, const char *name, int end)
 		fprintf(out, ", on a tmpfs of %u %%", l->tmpfs);
 	if (l->tmpfs_fill)
 		fprintf(out, " that somebody fills by %u %%", l->tmpfs_fill);
-	fprintf(out, "%s%s%s", l->locked ? ", locked" : "", l->thp ? ", huge pages" : "", l->memlock ? ", RLIMIT_MEMLOCK 64k" : "");
+	fprintf(out, "%s%s%s", l->locked ? ", locked" : "", l->thp ? ", huge pages" : "",
+		l->memlock ? ", RLIMIT_MEMLOCK 64k" : "");
 	if (l->cgroup)
 		fprintf(out, ", a cgroup of %u %%", l->cgroup);
 	if (l->nofile)
 		fprintf(out, ", %u more descriptors", l->nofile - 1);
+	if (l->space)
+		fprintf(out, ", RLIMIT_AS of %u MiB more", l->space);
 	if (l->nproc)
 		fprintf(out, ", %u more threads", l->nproc - 1);
 	if (c)
-		fprintf(out, ", %s%s refused (%s)", c->name, c->value == MADV_DONTNEED ? " DONTNEED" : c->arg ? " POPULATE" : "",
+		fprintf(out, ", %s%s refused (%s)", c->name,
+			c->value == MADV_DONTNEED ? " DONTNEED"
+			: c->arg		  ? " POPULATE"
+						  : "",
 			strerrorname_np(l->refused_err));
 	if (l->storm_us)
 		fprintf(out, ", EINTR each %u us", l->storm_us);
@@ -291,18 +319,18 @@ void world_print(FILE *out, const struct world *w)
 		fprintf(out, ", MTU %u", n->mtu);
 	if (n->dead)
 		fprintf(out, ", %u dead addresses", n->dead);
-	fprintf(out, "; %s %" PRIu64 "+%" PRIu64 " KiB, %u writes/s, %u vCPUs", w->shared ? "shared" : "private", w->bytes[0] / 1024,
-		w->bytes[1] / 1024, w->writes, w->vcpus);
+	fprintf(out, "; %s %" PRIu64 "+%" PRIu64 " KiB, %u writes/s, %u vCPUs", w->shared ? "shared" : "private",
+		w->bytes[0] / 1024, w->bytes[1] / 1024, w->writes, w->vcpus);
 	print_lot(out, &w->lot[SRC], "source", SRC);
 	print_lot(out, &w->lot[TGT], "target", TGT);
-	fprintf(out, "; %s, commit %s, %" PRIu64 " channels, %" PRIu64 " rounds, downtime %" PRIu64 " ms", ferry_mode_name(w->mode),
-		commits[w->commit_at], w->channels, w->max_rounds, w->downtime_us / 1000);
+	fprintf(out, "; %s, commit %s, %" PRIu64 " channels, %" PRIu64 " rounds, downtime %" PRIu64 " ms",
+		ferry_mode_name(w->mode), commits[w->commit_at], w->channels, w->max_rounds, w->downtime_us / 1000);
 	if (w->hold_limit_us)
 		fprintf(out, ", hold %" PRIu64 " ms then %s", w->hold_limit_us / 1000,
 			w->hold_action == FERRY_HOLD_COMMIT ? "commit" : "fall back");
 	if (w->bandwidth)
 		fprintf(out, ", bandwidth %" PRIu64 " MB/s", w->bandwidth / 1000000);
-	fprintf(out, ", timeout %" PRIu64 " ms, reconnect %" PRIu64 " ms%s", w->timeout_us / 1000, w->reconnect_us / 1000,
-		w->arbiter ? ", arbiter" : "");
+	fprintf(out, ", timeout %" PRIu64 " ms, reconnect %" PRIu64 " ms%s", w->timeout_us / 1000,
+		w->reconnect_us / 1000, w->arbiter ? ", arbiter" : "");
 	print_strike(out, &w->strike);
 }

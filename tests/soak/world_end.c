@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * One end in its process. What it must do without is taken from it last, when its guest is there and just before the library is
- * called. A thread of its own, the hand, does what the parent asks for and sends the signals; it is there from the start, so the
- * parent's count before and after does not see it come or go.
+ * One end in its process. What it must do without is taken from it last, when its guest is there and just before the
+ * library is called. A thread of its own, the hand, does what the parent asks for and sends the signals; it is there
+ * from the start, so the parent's count before and after does not see it come or go.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -188,7 +188,8 @@ static void make_place(const struct round *r, int end, char *dir, size_t cap)
 		unmade(r, end, "a mount namespace", errno);
 	if (r->net && end == SRC)
 		name_the_target(r);
-	snprintf(options, sizeof(options), "size=%llu,huge=never", (unsigned long long)((w->bytes[0] + w->bytes[1]) / 100 * l->tmpfs));
+	snprintf(options, sizeof(options), "size=%llu,huge=never",
+		 (unsigned long long)((w->bytes[0] + w->bytes[1]) / 100 * l->tmpfs));
 	if (l->tmpfs && mount("tmpfs", dir, "tmpfs", 0, options))
 		unmade(r, end, "a tmpfs", errno);
 }
@@ -232,8 +233,24 @@ static void drop_user(const struct round *r, int end)
 	uid_t uid = UID_OF_ITS_OWN + (uid_t)(getpid() % 5000);
 
 	c[0].effective = c[0].permitted = 1u << CAP_SYS_PTRACE;
-	if (prctl(PR_SET_KEEPCAPS, 1) || setresuid(uid, uid, uid) || syscall(SYS_capset, &h, c) || prctl(PR_SET_DUMPABLE, 1))
+	if (prctl(PR_SET_KEEPCAPS, 1) || setresuid(uid, uid, uid) || syscall(SYS_capset, &h, c) ||
+	    prctl(PR_SET_DUMPABLE, 1))
 		unmade(r, end, "a user of its own", errno);
+}
+
+/* Its address space: what is mapped, and at the target what its guest will take. */
+static void limit_space(const struct round *r, int end)
+{
+	unsigned long long has = 0;
+	FILE *f = fopen("/proc/self/statm", "re");
+
+	if (!f || fscanf(f, "%llu", &has) != 1)
+		unmade(r, end, "/proc/self/statm", errno);
+	fclose(f);
+	/* map_region() takes more than the region for a moment. */
+	if (end == TGT)
+		has += (r->w->bytes[0] + r->w->bytes[1] + 4 * MIB) / PAGE;
+	limit(r, end, RLIMIT_AS, has * PAGE + r->w->lot[end].space * MIB);
 }
 
 static void take_away(const struct round *r, int end)
@@ -243,6 +260,8 @@ static void take_away(const struct round *r, int end)
 
 	if (l->memlock)
 		limit(r, end, RLIMIT_MEMLOCK, MEMLOCK);
+	if (l->space)
+		limit_space(r, end);
 	if (l->nproc) {
 		limit(r, end, RLIMIT_NPROC, threads_now() + l->nproc - 1);
 		drop_user(r, end);
@@ -257,10 +276,8 @@ static void take_away(const struct round *r, int end)
 
 static void configure(const struct world *w, int end, struct ferry_config *c)
 {
-	*c = (struct ferry_config){ FERRY_CONFIG_INIT,
-				    .flags = w->reconnect_us ? 0 : FERRY_CONFIG_NO_RECONNECT,
-				    .timeout_us = w->timeout_us,
-				    .reconnect_us = w->reconnect_us,
+	*c = (struct ferry_config){ FERRY_CONFIG_INIT, .flags = w->reconnect_us ? 0 : FERRY_CONFIG_NO_RECONNECT,
+				    .timeout_us = w->timeout_us, .reconnect_us = w->reconnect_us,
 				    .connect_us = w->connect_us };
 	if (end == TGT)
 		return;
@@ -282,7 +299,9 @@ static int not_opened(struct end_seen *me, const char *call, int err, struct fer
 	const char *text = strstr(me->log, "text=\"");
 
 	snprintf(me->not_opened, sizeof(me->not_opened), "%s: %d (%s): %.400s", call, err, strerror(-err),
-		 s ? ferry_get_detail(s) : text ? text : "");
+		 s	? ferry_get_detail(s)
+		 : text ? text
+			: "");
 	return err;
 }
 

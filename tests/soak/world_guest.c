@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * The VM of a round. Its source is a thread that writes pages, frees some, and emits numbered output; what memory must hold is
- * kept beside it, in memory that both processes share. A write is marked dirty only after it has been made: whoever fetches the
- * mark between the two reads the page once more. The target's guest is one or two threads that touch every page
- * in a scattered order, compare it with the source's at the stop point, write some, and emit output.
+ * The VM of a round. Its source is a thread that writes pages, frees some, and emits numbered output; what memory must
+ * hold is kept beside it, in memory that both processes share. A write is marked dirty only after it has been made:
+ * whoever fetches the mark between the two reads the page once more. The target's guest is one or two threads that
+ * touch every page in a scattered order, compare it with the source's at the stop point, write some, and emit output.
  *
  * One lock in each process: the guest holds it for a batch of writes, pause() for as long as it takes.
  */
@@ -30,10 +30,10 @@
 #endif
 #define HUGE_PAGE (2 * MIB)
 #define REGIONS 2u
-#define BATCH 16u	  /* writes before the guest may be paused */
-#define WRITE_EVERY 16u	  /* the target's guest writes one page in so many */
+#define BATCH 16u	/* writes before the guest may be paused */
+#define WRITE_EVERY 16u /* the target's guest writes one page in so many */
 #define OWN_SEED UINT64_C(0x7777777700000000)
-#define FREED_PAGES 16u	  /* at most, at once */
+#define FREED_PAGES 16u /* at most, at once */
 #define SECTION_CPU 1u
 #define VCPUS_MAX 2u
 #define FINISH_S 60u
@@ -177,9 +177,8 @@ static void unmap(struct vm *vm)
 	for (unsigned i = 0; i < REGIONS; i++) {
 		if (vm->region[i].hva)
 			munmap(vm->region[i].hva, vm->region[i].len);
-		if (vm->region[i].hva && vm->region[i].fd >= 0)
+		if (vm->region[i].fd >= 0)
 			close(vm->region[i].fd);
-		vm->region[i].hva = NULL;
 	}
 }
 
@@ -310,8 +309,8 @@ static void check_page(struct vm *vm, uint64_t page, const char *when)
 	}
 	for (size_t i = 0; i < PAGE; i++)
 		if (is[i] != due[i]) {
-			trouble(vm, "page %llu of region %u reads %#x at byte %zu %s, %#x was due", (unsigned long long)in_region(vm, page),
-				region_of(vm, page), is[i], i, when, due[i]);
+			trouble(vm, "page %llu of region %u reads %#x at byte %zu %s, %#x was due",
+				(unsigned long long)in_region(vm, page), region_of(vm, page), is[i], i, when, due[i]);
 			return;
 		}
 }
@@ -395,7 +394,8 @@ static int op_reserve(void *v, struct ferry_region *regions, size_t n, struct fe
 		vm->region[i].hva = NULL;
 		err = map_region(vm, i);
 		if (!err && l->populated) /* where there is no room for it, the library has to say so */
-			madvise(vm->region[i].hva, vm->region[i].len * l->populated / 100 / PAGE * PAGE, MADV_POPULATE_WRITE);
+			madvise(vm->region[i].hva, vm->region[i].len * l->populated / 100 / PAGE * PAGE,
+				MADV_POPULATE_WRITE);
 		regions[i] = vm->region[i];
 	}
 	return err ? ferry_stream_fail(needs, err, "soak: no memory for the VM: %s", strerror(-err)) : 0;
@@ -609,7 +609,10 @@ static bool begin_source(struct vm *vm)
 	uint64_t gpa = 0;
 
 	for (unsigned i = 0; i < REGIONS; i++) {
-		vm->region[i] = (struct ferry_region){ .id = 10 + i, .gpa = gpa, .len = vm->w->bytes[i], .page_shift = 12,
+		vm->region[i] = (struct ferry_region){ .id = 10 + i,
+						       .gpa = gpa,
+						       .len = vm->w->bytes[i],
+						       .page_shift = 12,
 						       .flags = vm->w->shared ? FERRY_REGION_SHARED : 0 };
 		gpa += vm->w->bytes[i] + HUGE_PAGE;
 		vm->dirty[i] = calloc((vm->w->bytes[i] / PAGE + 63) / 64, 8);
@@ -632,11 +635,19 @@ struct vm *vm_make(const struct world *w, struct seen *seen, const struct truth 
 
 	if (!vm)
 		return NULL;
-	*vm = (struct vm){ .w = w, .seen = seen, .me = &seen->end[end], .truth = truth, .end = end, .dir = dir,
-			   .ops = end == SRC ? source_ops : target_ops, .rng = rng_seed(w->seed ^ OWN_SEED, w->round),
+	*vm = (struct vm){ .w = w,
+			   .seen = seen,
+			   .me = &seen->end[end],
+			   .truth = truth,
+			   .end = end,
+			   .dir = dir,
+			   .ops = end == SRC ? source_ops : target_ops,
+			   .rng = rng_seed(w->seed ^ OWN_SEED, w->round),
 			   .nvcpus = end == SRC ? 1 : w->vcpus };
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_cond_init(&vm->cond, NULL);
+	for (unsigned i = 0; i < REGIONS; i++)
+		vm->region[i].fd = -1;
 	if (w->arbiter)
 		vm->ops.arbiter = op_arbiter;
 	if (end == TGT && !(vm->own = calloc(pages(vm), 1)))
@@ -693,7 +704,8 @@ static void run_on(struct vm *vm)
 
 void vm_check(struct vm *vm, enum ferry_outcome outcome)
 {
-	bool owned = vm->end == SRC ? outcome == FERRY_REFUSED || outcome == FERRY_FELL_BACK : outcome == FERRY_MIGRATED;
+	bool owned =
+		vm->end == SRC ? outcome == FERRY_REFUSED || outcome == FERRY_FELL_BACK : outcome == FERRY_MIGRATED;
 
 	if (vm->running != owned)
 		trouble(vm, "the VM %s after %s", vm->running ? "runs" : "does not run", ferry_outcome_name(outcome));

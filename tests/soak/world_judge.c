@@ -40,7 +40,8 @@ static bool is(const struct end_seen *e, enum ferry_outcome o)
 /* Less than it needs, or a call that it must do without. */
 static bool poor(const struct lot *l)
 {
-	return l->cgroup || l->nofile || l->nproc || l->refused || (l->tmpfs && (l->tmpfs < 110 || l->tmpfs_fill));
+	return l->cgroup || l->nofile || l->nproc || l->space || l->refused ||
+	       (l->tmpfs && (l->tmpfs < 110 || l->tmpfs_fill));
 }
 
 /* An end that may die of what it lacks: of memory, or of a page that the file system has no room for. */
@@ -107,8 +108,9 @@ static bool never_met(const struct end_seen *s, const struct end_seen *t)
 /* It knows no more than that the other is not to be heard. */
 static bool blames_link(const struct end_seen *e)
 {
-	static const char *const words[] = { "the link to the", "could not be reached", "no source connected",
-					     "has given up while the link was lost", "COMMITTED", "COMMIT " };
+	static const char *const words[] = { "the link to the",	    "could not be reached",
+					     "no source connected", "has given up while the link was lost",
+					     "COMMITTED",	    "COMMIT " };
 
 	for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++)
 		if (strstr(detail(e), words[i]))
@@ -124,7 +126,8 @@ static bool is_sentence(const char *text)
 /* Calls that messages themselves are made of: an end without them can say why, and cannot send it. */
 static bool mute(const struct lot *l)
 {
-	static const char *const of[] = { "sendmsg", "recvmsg", "socket", "accept4", "epoll_create1", "timerfd_create", "setsockopt" };
+	static const char *const of[] = { "sendmsg",	   "recvmsg",	     "socket",	  "accept4",
+					  "epoll_create1", "timerfd_create", "setsockopt" };
 	const struct call *c = world_call(l->refused);
 
 	for (size_t i = 0; c && i < sizeof(of) / sizeof(*of); i++)
@@ -156,7 +159,8 @@ static void judge_sentences(char *why, size_t cap, const struct round *r)
 {
 	const struct end_seen *s = &r->seen->end[SRC], *t = &r->seen->end[TGT];
 	const struct lot *ls = &r->w->lot[SRC], *lt = &r->w->lot[TGT];
-	bool link = link_struck(r) || peer_struck(r), struck = r->seen->struck && r->w->strike.what != STRIKE_SWITCHOVER;
+	bool link = link_struck(r) || peer_struck(r),
+	     struck = r->seen->struck && r->w->strike.what != STRIKE_SWITCHOVER;
 	const char *lack;
 
 	for (int i = 0; i < 2; i++)
@@ -180,7 +184,8 @@ static void judge_sentences(char *why, size_t cap, const struct round *r)
 	if (why[0] || link || struck || poor(ls) == poor(lt))
 		return;
 	lack = lack_named(poor(ls) ? ls : lt);
-	if (strstr(detail(s), "cannot be resolved")) /* the resolver's calls are refused, too, and it says what it says */
+	if (strstr(detail(s),
+		   "cannot be resolved")) /* the resolver's calls are refused, too, and it says what it says */
 		return;
 	if (lack && !strstr(detail(s), lack) && !strstr(detail(t), lack) && !strstr(detail(s), "gave up after") &&
 	    !strstr(detail(s), "longer than output may be held"))
@@ -192,7 +197,7 @@ static void judge_sentences(char *why, size_t cap, const struct round *r)
 /* Source and target, by the letters of outcomes: x dead, - never began or not opened. */
 static char letter(const struct end_seen *e)
 {
-	static const char letters[] = { [FERRY_MIGRATED] = 'm', [FERRY_REFUSED] = 'r', [FERRY_FELL_BACK] = 'f',
+	static const char letters[] = { [FERRY_MIGRATED] = 'm',	 [FERRY_REFUSED] = 'r',	 [FERRY_FELL_BACK] = 'f',
 					[FERRY_DISCARDED] = 'd', [FERRY_IN_DOUBT] = '?', [FERRY_LOST] = 'l' };
 
 	if (living(e))
@@ -213,9 +218,11 @@ static void judge_ending(char *why, size_t cap, const struct round *r, const str
 	const struct seen *s = r->seen;
 	const struct world *w = r->w;
 	char pair[3] = { letter(&s->end[SRC]), letter(&s->end[TGT]), 0 };
-	bool server = w->mode != FERRY_MODE_STOP_AND_COPY &&
-		      (w->commit_at == FERRY_COMMIT_AT_SWITCHOVER || (w->hold_limit_us && w->hold_action == FERRY_HOLD_COMMIT));
-	bool by_policy = strstr(detail(&s->end[SRC]), "gave up after") || strstr(detail(&s->end[TGT]), "longer than output may be held");
+	bool server =
+		w->mode != FERRY_MODE_STOP_AND_COPY && (w->commit_at == FERRY_COMMIT_AT_SWITCHOVER ||
+							(w->hold_limit_us && w->hold_action == FERRY_HOLD_COMMIT));
+	bool by_policy = strstr(detail(&s->end[SRC]), "gave up after") ||
+			 strstr(detail(&s->end[TGT]), "longer than output may be held");
 	bool doubt = among(pair, "?? ?m f? ?l ?d m? ?x x?");
 
 	if (among(pair, "mm"))
@@ -236,37 +243,44 @@ static void judge_ending(char *why, size_t cap, const struct round *r, const str
 
 static bool leaves(const struct end_seen *e)
 {
-	return e->fds[1] != e->fds[0] || e->threads[1] != e->threads[0] || e->memfds[1] != e->memfds[0] || e->uffds[1] != e->uffds[0];
+	return e->fds[1] != e->fds[0] || e->threads[1] != e->threads[0] || e->memfds[1] != e->memfds[0] ||
+	       e->uffds[1] != e->uffds[0];
 }
 
 static void judge_end(char *why, size_t cap, const struct round *r, int i)
 {
 	const struct end_seen *e = &r->seen->end[i];
 	const struct lot *l = &r->w->lot[i];
-	enum ferry_owner owner = !living(e) ? FERRY_NONE :
-				 e->res.outcome == FERRY_IN_DOUBT ? FERRY_UNKNOWN :
-				 e->res.outcome == FERRY_MIGRATED || e->res.outcome == FERRY_LOST ? FERRY_TARGET : FERRY_SOURCE;
+	enum ferry_owner owner = !living(e)							    ? FERRY_NONE
+				 : e->res.outcome == FERRY_IN_DOUBT				    ? FERRY_UNKNOWN
+				 : e->res.outcome == FERRY_MIGRATED || e->res.outcome == FERRY_LOST ? FERRY_TARGET
+												    : FERRY_SOURCE;
 
 	if (!e->pid)
 		return;
 	if (e->unmade[0])
 		snprintf(why, cap, "the world did not come about at the %s: %s", names[i], e->unmade);
 	else if (died(e) && !(e->struck && WIFSIGNALED(e->status) && WTERMSIG(e->status) == SIGKILL) &&
-		 !(may_die(l) && WIFSIGNALED(e->status) && (WTERMSIG(e->status) == SIGKILL || WTERMSIG(e->status) == SIGBUS)))
+		 !(may_die(l) && WIFSIGNALED(e->status) &&
+		   (WTERMSIG(e->status) == SIGKILL || WTERMSIG(e->status) == SIGBUS)))
 		snprintf(why, cap, "the %s died: wait status %#x", names[i], (unsigned)e->status);
 	else if (e->trouble[0])
 		snprintf(why, cap, "%s: %s", names[i], e->trouble);
 	else if (e->not_opened[0] && !poor(l))
 		snprintf(why, cap, "the %s was not opened: %.300s", names[i], e->not_opened);
 	else if (living(e) && e->res.owner != owner)
-		snprintf(why, cap, "the %s says %s and owner %s", names[i], outcome_of(e), ferry_owner_name(e->res.owner));
+		snprintf(why, cap, "the %s says %s and owner %s", names[i], outcome_of(e),
+			 ferry_owner_name(e->res.owner));
 	else if (living(e) && l->storm_us && !e->signals)
 		snprintf(why, cap, "the world did not come about: no signal interrupted the %s", names[i]);
 	else if (!died(e) && l->refused && !e->filtered)
 		snprintf(why, cap, "the world did not come about: the %s has no filter", names[i]);
 	else if (!died(e) && leaves(e))
-		snprintf(why, cap, "the %s leaves something: descriptors %u, %u before; threads %u, %u; mapped memfds %u, %u; of devices %u, %u",
-			 names[i], e->fds[1], e->fds[0], e->threads[1], e->threads[0], e->memfds[1], e->memfds[0], e->uffds[1], e->uffds[0]);
+		snprintf(
+			why, cap,
+			"the %s leaves something: descriptors %u, %u before; threads %u, %u; mapped memfds %u, %u; of devices %u, %u",
+			names[i], e->fds[1], e->fds[0], e->threads[1], e->threads[0], e->memfds[1], e->memfds[0],
+			e->uffds[1], e->uffds[0]);
 }
 
 static void judge_network(char *why, size_t cap, const struct round *r)

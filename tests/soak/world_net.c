@@ -128,8 +128,8 @@ bool net_up(struct net *n, const char *wire)
 
 bool net_set(struct net *n, const struct network *k, uint64_t seed)
 {
-	bool ok = net_wire(n, "clear") && net_wire(n, "seed %u", (unsigned)(seed & 0xffff)) && net_wire(n, "delay %u", k->delay_ms) &&
-		  net_wire(n, "late %u %u", k->late_percent, k->jitter_ms) &&
+	bool ok = net_wire(n, "clear") && net_wire(n, "seed %u", (unsigned)(seed & 0xffff)) &&
+		  net_wire(n, "delay %u", k->delay_ms) && net_wire(n, "late %u %u", k->late_percent, k->jitter_ms) &&
 		  net_wire(n, "loss %u.%u", k->loss_permille / 10, k->loss_permille % 10) &&
 		  net_wire(n, "rate %u 500", k->rate_kb);
 

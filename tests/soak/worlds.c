@@ -232,9 +232,10 @@ static bool strike_due(const struct worlds *g, const struct blow *b, uint64_t no
 	if (k->what == STRIKE_NOTHING)
 		return false;
 	if (b->done)
-		return k->what == STRIKE_CUT && b->done < k->times && now >= b->first_us + b->done * k->for_ms * UINT64_C(4000);
-	return entered && now >= entered + k->delay_ms * UINT64_C(1000) && running(e) && atomic_load(&e->stage) == STAGE_RUNS &&
-	       !e->have_result;
+		return k->what == STRIKE_CUT && b->done < k->times &&
+		       now >= b->first_us + b->done * k->for_ms * UINT64_C(4000);
+	return entered && now >= entered + k->delay_ms * UINT64_C(1000) && running(e) &&
+	       atomic_load(&e->stage) == STAGE_RUNS && !e->have_result;
 }
 
 static void heal(struct worlds *g, struct blow *b)
@@ -293,7 +294,8 @@ static void wait_for_ends(struct worlds *g)
 			reap(&g->seen->end[i]);
 		strike(g, &blow);
 		g->seen->bound_us = bound(g, &blow, begin);
-		if (!filled && g->world.lot[TGT].tmpfs_fill && atomic_load(&g->seen->end[TGT].phase_us[FERRY_PRECOPY])) {
+		if (!filled && g->world.lot[TGT].tmpfs_fill &&
+		    atomic_load(&g->seen->end[TGT].phase_us[FERRY_PRECOPY])) {
 			atomic_store(&g->seen->end[TGT].fill, 1);
 			filled = true;
 		}
@@ -320,7 +322,8 @@ static void end_ends(struct worlds *g)
 		if (!e->pid || e->ended)
 			continue;
 		if (g->seen->late && running(e)) {
-			printf("  the %s in %s hangs:\n", names[i], ferry_phase_name((enum ferry_phase)atomic_load(&e->phase)));
+			printf("  the %s in %s hangs:\n", names[i],
+			       ferry_phase_name((enum ferry_phase)atomic_load(&e->phase)));
 			print_threads(e);
 			kill_end(e);
 			continue;
@@ -357,8 +360,9 @@ static void print_end(const struct end_seen *e, int i)
 
 	if (!e->pid)
 		return;
-	printf("  %s: %s, %d, in %s: \"%s\"%s%s%s%s\n", names[i], e->have_result ? ferry_outcome_name(e->res.outcome) : "no result",
-	       e->res.error, ferry_phase_name((enum ferry_phase)e->phase), e->res.detail, e->policy[0] ? "; policy: " : "", e->policy,
+	printf("  %s: %s, %d, in %s: \"%s\"%s%s%s%s\n", names[i],
+	       e->have_result ? ferry_outcome_name(e->res.outcome) : "no result", e->res.error,
+	       ferry_phase_name((enum ferry_phase)e->phase), e->res.detail, e->policy[0] ? "; policy: " : "", e->policy,
 	       e->not_opened[0] ? "; not opened: " : "", e->not_opened);
 	for (unsigned at = 0, end; at < used; at = end + 1) {
 		for (end = at; end < used && e->log[end] && e->log[end] != '\n'; end++)
@@ -381,10 +385,13 @@ static void tell(struct worlds *g, const char *why)
 	if (s->end[SRC].have_result && s->end[SRC].res.outcome <= FERRY_LOST)
 		g->by_outcome[s->end[SRC].res.outcome]++;
 	printf("[%s] worlds::%" PRIu64 ": %s%s in %.1f s%s%s\n", why[0] ? "FAIL" : "PASS", g->world.round, text,
-	       g->world.strike.what == STRIKE_NOTHING ? "" : s->struck ? ", struck" : ", over before the strike", (double)s->ran_us / 1e6,
-	       why[0] ? ": " : "", why);
+	       g->world.strike.what == STRIKE_NOTHING ? ""
+	       : s->struck			      ? ", struck"
+						      : ", over before the strike",
+	       (double)s->ran_us / 1e6, why[0] ? ": " : "", why);
 	if (why[0])
-		printf("  to repeat it: tests/soak/run --seed %" PRIu64 " --round %" PRIu64 "\n", g->world.seed, g->world.round);
+		printf("  to repeat it: tests/soak/run --seed %" PRIu64 " --round %" PRIu64 "\n", g->world.seed,
+		       g->world.round);
 	for (int i = 0; i < 2; i++)
 		if (why[0] || g->verbose)
 			print_end(&s->end[i], i);
@@ -393,8 +400,12 @@ static void tell(struct worlds *g, const char *why)
 
 static void play(struct worlds *g, uint64_t number)
 {
-	struct round r = { .w = &g->world, .seen = g->seen, .truth = g->truth, .net = g->parts.net ? &g->net : NULL,
-			   .cg = g->parts.cgroup ? &g->cg : NULL, .dir = g->dir };
+	struct round r = { .w = &g->world,
+			   .seen = g->seen,
+			   .truth = g->truth,
+			   .net = g->parts.net ? &g->net : NULL,
+			   .cg = g->parts.cgroup ? &g->cg : NULL,
+			   .dir = g->dir };
 	char why[1200] = "";
 
 	world_draw(&g->world, &g->parts, g->seed, number);
@@ -544,8 +555,11 @@ static int usage(void)
 static int parse(struct worlds *g, int argc, char **argv)
 {
 	for (int i = 1; i < argc; i++) {
-		uint64_t *at = !strcmp(argv[i], "--seed") ? &g->seed : !strcmp(argv[i], "--seconds") ? &g->seconds :
-			       !strcmp(argv[i], "--round") ? &g->from : !strcmp(argv[i], "--count") ? &g->count : NULL;
+		uint64_t *at = !strcmp(argv[i], "--seed")      ? &g->seed
+			       : !strcmp(argv[i], "--seconds") ? &g->seconds
+			       : !strcmp(argv[i], "--round")   ? &g->from
+			       : !strcmp(argv[i], "--count")   ? &g->count
+							       : NULL;
 		char *end;
 
 		if (!strcmp(argv[i], "--verbose")) {
@@ -565,11 +579,13 @@ static int parse(struct worlds *g, int argc, char **argv)
 
 static void summary(const struct worlds *g, uint64_t us)
 {
-	printf("worlds: seed %" PRIu64 ", %" PRIu64 " rounds in %" PRIu64 " s, %" PRIu64 " as they must be; of the sources %" PRIu64
-	       " migrated, %" PRIu64 " were refused, %" PRIu64 " fell back, %" PRIu64 " ended in doubt, %" PRIu64
-	       " lost a page server; %" PRIu64 " rounds with an end that died or did not begin, %" PRIu64 " were struck\n",
-	       g->seed, g->rounds, us / 1000000, g->rounds - g->failed, g->by_outcome[FERRY_MIGRATED], g->by_outcome[FERRY_REFUSED],
-	       g->by_outcome[FERRY_FELL_BACK], g->by_outcome[FERRY_IN_DOUBT], g->by_outcome[FERRY_LOST], g->dead, g->struck);
+	printf("worlds: seed %" PRIu64 ", %" PRIu64 " rounds in %" PRIu64 " s, %" PRIu64
+	       " as they must be; of the sources %" PRIu64 " migrated, %" PRIu64 " were refused, %" PRIu64
+	       " fell back, %" PRIu64 " ended in doubt, %" PRIu64 " lost a page server; %" PRIu64
+	       " rounds with an end that died or did not begin, %" PRIu64 " were struck\n",
+	       g->seed, g->rounds, us / 1000000, g->rounds - g->failed, g->by_outcome[FERRY_MIGRATED],
+	       g->by_outcome[FERRY_REFUSED], g->by_outcome[FERRY_FELL_BACK], g->by_outcome[FERRY_IN_DOUBT],
+	       g->by_outcome[FERRY_LOST], g->dead, g->struck);
 }
 
 int main(int argc, char **argv)
@@ -583,8 +599,10 @@ int main(int argc, char **argv)
 		return 2;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	set_up(&g);
-	printf("worlds: seed %" PRIu64 " (tests/soak/run --seed %" PRIu64 " --seconds %" PRIu64 ")\n", g.seed, g.seed, g.seconds);
-	for (uint64_t i = g.from; !told_to_end && (g.count ? i < g.from + g.count : now_us() - begin < g.seconds * 1000000); i++)
+	printf("worlds: seed %" PRIu64 " (tests/soak/run --seed %" PRIu64 " --seconds %" PRIu64 ")\n", g.seed, g.seed,
+	       g.seconds);
+	for (uint64_t i = g.from;
+	     !told_to_end && (g.count ? i < g.from + g.count : now_us() - begin < g.seconds * 1000000); i++)
 		play(&g, i);
 	summary(&g, now_us() - begin);
 	tear_down(&g);

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Migrations in worlds that nobody scripted. A round draws, from the seed and its own number alone, everything that a
- * migration depends on: the network between the two ends, the memory of each, what each end is not allowed or has too little
- * of, how the migration is configured, and what happens to it on the way. Two processes then migrate a guest through the
- * public API, each in a network namespace of its own, with tests/net/wire.c between them.
+ * migration depends on: the network between the two ends, the memory of each, what each end is not allowed or has too
+ *little of, how the migration is configured, and what happens to it on the way. Two processes then migrate a guest
+ *through the public API, each in a network namespace of its own, with tests/net/wire.c between them.
  *
  * What is demanded of each round:
  *	- each byte is right at the owner, or the migration was refused or fell back, with a sentence at both ends;
  *	- a migration that nothing disturbs migrates;
- *	- the two sentences tell the same story: one end names the cause and the other quotes it; both name the link only where
- *	  something was done to the link or to the peer;
+ *	- the two sentences tell the same story: one end names the cause and the other quotes it; both name the link
+ *only where something was done to the link or to the peer;
  *	- never two owners, no output lost or repeated;
  *	- both ends return within the bound that follows from their configuration;
  *	- no descriptor, thread, mapping, file or process is left;
@@ -50,30 +50,41 @@ struct parts {
 };
 
 struct network {
-	unsigned delay_ms, jitter_ms, late_percent; /* one way; late: so many packets come jitter_ms after those behind them */
-	unsigned loss_permille, rate_kb, mtu, dead; /* rate 0: as fast as it goes; dead: addresses that the name has in front */
+	unsigned delay_ms, jitter_ms,
+		late_percent; /* one way; late: so many packets come jitter_ms after those behind them */
+	unsigned loss_permille, rate_kb, mtu,
+		dead; /* rate 0: as fast as it goes; dead: addresses that the name has in front */
 };
 
 /* What one end lives with. 0: nothing of the kind. */
 struct lot {
 	bool locked, thp, memlock;
-	unsigned populated;   /* percent: touched by the guest before (source), allocated by reserve (target) */
-	unsigned tmpfs;	      /* the memory is in a tmpfs of so many percent of what it takes */
-	unsigned tmpfs_fill;  /* of which somebody else takes so many percent in pre-copy */
-	unsigned cgroup;      /* memory limit: so many percent of what this end takes at most */
-	unsigned nofile, nproc; /* so many more than there are, counted from 1 */
-	unsigned storm_us;    /* a signal without SA_RESTART for each thread so often */
-	unsigned punch;	      /* of so many writes one frees memory instead (source) */
-	unsigned pageout;     /* of so many writes one has memory swapped out */
+	unsigned populated;	  /* percent: touched by the guest before (source), allocated by reserve (target) */
+	unsigned tmpfs;		  /* the memory is in a tmpfs of so many percent of what it takes */
+	unsigned tmpfs_fill;	  /* of which somebody else takes so many percent in pre-copy */
+	unsigned cgroup;	  /* memory limit: so many percent of what this end takes at most */
+	unsigned nofile, nproc;	  /* so many more than there are, counted from 1 */
+	unsigned storm_us;	  /* a signal without SA_RESTART for each thread so often */
+	unsigned punch;		  /* of so many writes one frees memory instead (source) */
+	unsigned pageout;	  /* of so many writes one has memory swapped out */
+	unsigned space;		  /* RLIMIT_AS: so many MiB more than what it has, and its guest takes */
 	int refused, refused_err; /* index into the calls that can be refused, from 1 */
 };
 
-enum strike_what { STRIKE_NOTHING, STRIKE_KILL, STRIKE_STOP, STRIKE_CUT, STRIKE_HOLE, STRIKE_CANCEL, STRIKE_SWITCHOVER };
+enum strike_what {
+	STRIKE_NOTHING,
+	STRIKE_KILL,
+	STRIKE_STOP,
+	STRIKE_CUT,
+	STRIKE_HOLE,
+	STRIKE_CANCEL,
+	STRIKE_SWITCHOVER
+};
 
 struct strike {
 	enum strike_what what;
-	int end;		/* KILL, STOP, CANCEL: whom; all: who has to be in the phase */
-	enum ferry_phase phase; /* delay_ms after this end has entered it */
+	int end;		   /* KILL, STOP, CANCEL: whom; all: who has to be in the phase */
+	enum ferry_phase phase;	   /* delay_ms after this end has entered it */
 	unsigned delay_ms, for_ms; /* STOP, CUT, HOLE: 0: for good */
 	unsigned times;		   /* CUT: so often, with three times as long between them */
 };
@@ -123,8 +134,8 @@ struct end_seen {
 	bool have_result;
 	struct ferry_result res;
 	char not_opened[FERRY_DETAIL_MAX + 100]; /* the session could not be made: its sentence */
-	char unmade[300];  /* what of the world could not be made */
-	char trouble[400]; /* what is wrong with the VM */
+	char unmade[300];			 /* what of the world could not be made */
+	char trouble[400];			 /* what is wrong with the VM */
 	char policy[FERRY_DETAIL_MAX];
 	char log[LOG_KEPT]; /* the first lines */
 	_Atomic unsigned log_used;
@@ -141,7 +152,7 @@ struct seen {
 	_Atomic uint64_t outputs;
 	_Atomic bool alarm; /* two owners, or output twice */
 	char alarm_text[200];
-	bool struck, late;  /* the strike has come about; the bound has passed */
+	bool struck, late; /* the strike has come about; the bound has passed */
 	uint64_t ran_us, bound_us;
 	struct end_seen end[2];
 };
@@ -155,7 +166,7 @@ struct truth {
 
 struct net {
 	char name[2][40];
-	int ns[2]; /* descriptors of the namespaces */
+	int ns[2];   /* descriptors of the namespaces */
 	int in, out; /* the wire's */
 	pid_t pid;
 	char why[200];
