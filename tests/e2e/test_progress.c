@@ -3,8 +3,10 @@
  * Links that come back and bring nothing: the bound is the progress of what is waited for, in each stage and at both
  * ends, and the sentence names the likely cause. Links that bring a little each time are not given up.
  */
+#include "patience.h"
 #include "rig.h"
 
+#include <stdio.h>
 #include <unistd.h>
 
 struct trouble {
@@ -155,11 +157,15 @@ RIG_PAIR(no_page, is_canceled)
 
 static void goes_on(const struct rig_kind *kind, struct trouble t)
 {
+	unsigned more = patience();
+	char fault[24];
 	struct rig r;
 
+	snprintf(fault, sizeof(fault), "mtu:%u", 1300 * more);
+	t.fault = fault;
 	setup(&r, &t, kind);
-	r.scfg.timeout_us = r.tcfg.timeout_us = 600000; /* within the hole's 1.3 s */
-	r.scfg.reconnect_us = r.tcfg.reconnect_us = 10000000;
+	r.scfg.timeout_us = r.tcfg.timeout_us = 600000 * more; /* within the hole's time */
+	r.scfg.reconnect_us = r.tcfg.reconnect_us = 10000000 * more;
 	rig_run(&r);
 	cr_assert(t.began);
 	rig_migrated(&r);
@@ -170,12 +176,12 @@ static void goes_on(const struct rig_kind *kind, struct trouble t)
 /* Twice as long as a link without pages is believed, and less than all that is waited for. */
 RIG_PAIR(no_page, in_pre_copy_for_a_while)
 {
-	goes_on(kind, (struct trouble){ .at = FERRY_PRECOPY, .fault = "mtu:1300" });
+	goes_on(kind, (struct trouble){ .at = FERRY_PRECOPY });
 }
 
 RIG_PAIR(no_page, in_post_copy_for_a_while)
 {
-	goes_on(kind, (struct trouble){ .at = FERRY_POSTCOPY, .at_target = true, .fault = "mtu:1300" });
+	goes_on(kind, (struct trouble){ .at = FERRY_POSTCOPY, .at_target = true });
 }
 
 /* ---- each link is lost before anything has come of it ---- */

@@ -410,7 +410,7 @@ Test(hung_target, never_acknowledges_the_last_round)
 
 	come_to_as(&p, stands_still_for_a_while, ROUND_DONE);
 	SAY(&p, WIRE_ROUND_ACK, (struct wire_round){ 0 });
-	hear_until(&p, WIRE_ROUND_END);
+	peer_hear_until(&p, WIRE_ROUND_END);
 	beat(&p, nothing, 0, false);
 	source_goes_on(&p, -ETIME, "and the last round has not ended: the link is too slow for it, or the target hangs");
 }

@@ -297,7 +297,7 @@ static void reserve_target(struct peer *p, const struct rig_kind *kind, uint64_t
 	start_target(p, FAR_US, FLOOD_TIMEOUT_US);
 	p->link = dial(p, p->session[0]);
 	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
-	h = peer_hello(&p);
+	h = peer_hello(p);
 	h.hold_limit_us = hold_limit_us;
 	SAY(p, WIRE_HELLO, h);
 	peer_hear_only(p, WIRE_HELLO_ACK, NULL, 0);
