@@ -77,6 +77,7 @@ static void on_phase(struct fakevm *vm, enum ferry_phase p)
 		fault_text(fault, e->c);
 		if (ferry_drill(vm->session, fault))
 			world_trouble(&e->w, "ferry_drill() refused %s", fault);
+		atomic_store(&e->m->armed, 1);
 		e->armed = true; /* last: the watcher takes a fault that is not pending for one that has struck */
 	}
 	if (e->source && ((p == FERRY_PRECOPY && at->provoke == CANCEL_IN_PRECOPY) ||
@@ -313,41 +314,53 @@ _Noreturn void end_main(const struct cell *c, struct common *m, int fd, bool sou
 
 /* ---- the intruder ---- */
 
-static int dial(const char *uri, uint32_t role, uint64_t attempt)
+/* To where the target listens, tcp:ADDRESS:PORT: a connection that carries its preamble, or -1 and why. */
+static int dial(struct common *m, uint32_t role)
 {
-	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in to = { .sin_family = AF_INET };
 	struct tcp_preamble pre = { .magic = TCP_MAGIC_PREAMBLE,
 				    .version = TCP_WIRE_VERSION,
 				    .role = role,
 				    .channels = 1,
-				    .attempt = attempt };
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
+				    .attempt = (uint64_t)getpid() };
+	const char *host = strchr(m->uri, ':') + 1, *port = strrchr(m->uri, ':');
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char text[INET_ADDRSTRLEN];
 
 	memcpy(pre.session, session_id, sizeof(pre.session));
-	to.sin_port = htons((uint16_t)atoi(strrchr(uri, ':') + 1));
-	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) || send(fd, &pre, sizeof(pre), MSG_NOSIGNAL) < 0) {
+	snprintf(text, sizeof(text), "%.*s", (int)(port - host), host);
+	to.sin_port = htons((uint16_t)atoi(port + 1));
+	if (fd >= 0 && inet_pton(AF_INET, text, &to.sin_addr) == 1 && !connect(fd, (struct sockaddr *)&to, sizeof(to)) &&
+	    send(fd, &pre, sizeof(pre), MSG_NOSIGNAL) == sizeof(pre))
+		return fd;
+	snprintf(m->intruder, sizeof(m->intruder), "it cannot be made to %.100s: %s", m->uri, strerror(errno));
+	if (fd >= 0)
 		close(fd);
-		return -1;
-	}
-	return fd;
+	return -1;
 }
 
-/* Whatever was answered to the second connection: the preamble's answer, then at most REFUSED. */
+/* What was answered to the second connection: the preamble's answer, then REFUSED; or nothing, by a target that has ended. */
 static void hear_refusal(struct common *m, int fd)
 {
 	struct {
 		struct tcp_answer answer;
 		struct tcp_msg frame;
 		struct wire_hdr hdr;
+		struct wire_abort abort;
 	} __attribute__((packed)) got = { 0 };
 	ssize_t n = recv(fd, &got, sizeof(got), MSG_WAITALL);
 
-	if (n <= (ssize_t)sizeof(got.answer))
-		return; /* hung up, as a target does that has ended */
+	if (n <= (ssize_t)sizeof(got.answer)) {
+		m->answer = ANSWER_HUNG_UP;
+		return;
+	}
+	m->answer = ANSWER_REFUSED;
 	if (n < (ssize_t)sizeof(got))
 		snprintf(m->intruder, sizeof(m->intruder), "%zd bytes were answered", n);
 	else if (got.hdr.type != WIRE_REFUSED)
 		snprintf(m->intruder, sizeof(m->intruder), "%s was answered", wire_name(got.hdr.type));
+	else if (got.abort.err != -EBUSY)
+		snprintf(m->intruder, sizeof(m->intruder), "REFUSED with error %d was answered", got.abort.err);
 }
 
 _Noreturn void intruder_main(struct common *m, int fd)
@@ -355,9 +368,9 @@ _Noreturn void intruder_main(struct common *m, int fd)
 	int conn[3];
 
 	for (unsigned i = 0; i < 3; i++)
-		conn[i] = dial(m->uri, i, (uint64_t)getpid());
+		conn[i] = dial(m, i);
 	say(fd, false, RECORD_INTRUDER_IN, 0);
-	if (conn[0] >= 0)
+	if (!m->intruder[0])
 		hear_refusal(m, conn[0]);
 	_exit(0);
 }

@@ -191,6 +191,7 @@ static void drain(struct slot *s)
 
 static void account(struct matrix *x, struct slot *s)
 {
+	static const char *const answers[] = { "", ", refused the second", ", hung up on the second" };
 	const struct point *p = s->cell->point;
 	struct tally *t = &x->tally[p->type][!p->at_source][s->cell->arbiter];
 	char why[1200], text[200], pair[3];
@@ -213,7 +214,9 @@ static void account(struct matrix *x, struct slot *s)
 		return;
 	cell_text(text, s->cell);
 	outcome_pair(pair, s->cell, s->m, s->killed);
-	printf("%s %s: %s (%.1f s)\n", why[0] ? "  bad" : "  fine", text, pair, (double)(now() - s->begun_us) / 1e6);
+	printf("%s %s: %s (%.1f s%s; reconnects %u, %u)\n", why[0] ? "  bad" : "  fine", text, pair,
+	       (double)(now() - s->begun_us) / 1e6, answers[s->m->answer], s->m->end[0].res.stats.reconnects,
+	       s->m->end[1].res.stats.reconnects);
 	if (why[0])
 		printf("       %s\n", why);
 }

@@ -121,9 +121,13 @@ struct cell {
 #define DUE_MAX 64
 const char *cell_due(char buf[DUE_MAX], const struct cell *c);
 
+/* What a second connection has heard. */
+enum answer { ANSWER_NONE, ANSWER_REFUSED, ANSWER_HUNG_UP };
+
 /* Shared by the processes of a cell. */
 struct common {
 	char uri[200];
+	_Atomic int armed;  /* the victim has entered the stage from which the fault waits */
 	_Atomic int struck; /* the fault has */
 	_Atomic int record; /* the arbiter's: who owns the VM; FERRY_NONE + 1 and so on, 0 nobody yet */
 	struct {
@@ -133,7 +137,8 @@ struct common {
 		char left[256]; /* behind, after everything was freed */
 		char ops[FAKE_TRACE];
 	} end[2]; /* source, target */
-	char intruder[200]; /* what went wrong */
+	enum answer answer; /* to the second connection */
+	char intruder[200]; /* what is wrong with that */
 	uint8_t frozen[FAKE_PAGES * FAKE_PAGE];
 };
 
