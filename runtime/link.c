@@ -9,13 +9,16 @@
  * listener: the source may know of the loss first. Whatever the transport says in words stays in link_fail
  * until it ends the migration, so that a link that heals leaves no error behind.
  *
+ * Who comes back is who was there (hello.c). A target reads the HELLO of a connection that names its session beside the
+ * live link, which ends only when that HELLO shows the source's number. A source whose target's address is answered by
+ * another goes on trying until reconnect_us has passed, as if nobody were there.
+ *
  * A link has to be closed before the next one is made: both would pin all memory. A close may take its time (soft-RoCE
  * keeps a queue pair for up to 50 s while its card sends nothing), and a VM that stands still at the source has no part
  * in that. So a source's links are closed by a thread: a new one waits for it as long as the reconnect may take, then the
  * VM goes on, and only who gives memory back, or ends the session, waits for good. A target closes its links itself: no
  * VM waits for it, and what follows a link that does not come back is that its memory is given back.
  */
-#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -57,17 +60,26 @@ int link_lost(struct ferry_session *s, int err)
 		    ferry_phase_name(s->phase), *why ? ": " : "", why);
 }
 
-/* Waits for one of the session's own wake-ups, a pollable fd, or the deadline: 1 when woken. */
+static int listener_fd(struct ferry_session *s)
+{
+	return s->listener ? s->listener->ops->fd(s->listener) : -1;
+}
+
+/* Waits for one of the session's own wake-ups, a pollable fd (the listener's: its callers, too), or the deadline: 1 when woken. */
 static int wait_fds(struct ferry_session *s, int fd, int fd2, uint64_t deadline_us)
 {
-	struct pollfd p[3] = { { .fd = s->wake_fd, .events = POLLIN },
-			       { .fd = fd, .events = POLLIN },
-			       { .fd = fd2, .events = POLLIN } };
+	struct pollfd p[3 + CALLERS_MAX] = { { .fd = s->wake_fd, .events = POLLIN },
+					     { .fd = fd, .events = POLLIN },
+					     { .fd = fd2, .events = POLLIN } };
+	int listener = listener_fd(s);
+	nfds_t nfds = 3;
 	uint64_t now = now_us(), left = deadline_us > now ? deadline_us - now : 0;
 	struct timespec ts = { .tv_sec = (time_t)(left / 1000000), .tv_nsec = (long)(left % 1000000 * 1000) };
 	uint64_t n;
 
-	ppoll(p, 3, deadline_us == DEADLINE_NONE ? NULL : &ts, NULL);
+	if (listener >= 0 && (fd == listener || fd2 == listener))
+		nfds += callers_fds(s, p + 3);
+	ppoll(p, nfds, deadline_us == DEADLINE_NONE ? NULL : &ts, NULL);
 	if (!(p[0].revents & POLLIN))
 		return 0;
 	if (read(s->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
@@ -105,6 +117,7 @@ static void link_install(struct ferry_session *s, struct xport_link *l)
 	s->send_seq = 0;
 	pthread_mutex_unlock(&s->send_lock);
 	s->recv_seq = 0;
+	s->first_words = NULL;
 	s->heard_us = now_us();
 }
 
@@ -166,11 +179,7 @@ void link_close(struct ferry_session *s)
 {
 	link_drop(s);
 	link_closed(s);
-	if (s->pending) {
-		s->pending->ops->kill(s->pending);
-		s->pending->ops->close(s->pending);
-		s->pending = NULL;
-	}
+	callers_close(s);
 	if (s->listener)
 		s->listener->ops->close(s->listener);
 	s->listener = NULL;
@@ -236,15 +245,9 @@ static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
 {
 	char text[WIRE_TEXT_MAX + 1];
 	struct wire_abort a, answer;
-	size_t i;
 
 	memcpy(&a, m->body, sizeof(a));
-	for (i = 0; i < m->nelems; i++) {
-		text[i] = ((const char *)m->elems)[i];
-		if (!isprint((unsigned char)text[i]))
-			text[i] = '?';
-	}
-	text[i] = 0;
+	wire_text(m, text);
 	if (a.err >= 0 || a.err < -4095 || a.err == -EPIPE)
 		a.err = -ECONNABORTED;
 	s->peer_gone = true;
@@ -289,6 +292,19 @@ static void hear_ping(struct ferry_session *s, const struct wire_msg *m)
 	atomic_store(&s->stats.peer_left, p.pages_left);
 }
 
+/* The first message of a link that came back was read when it was found out whose it is. */
+static int receive(struct ferry_session *s, size_t *len)
+{
+	const struct caller *c = s->first_words;
+
+	s->first_words = NULL;
+	if (!c)
+		return s->ctl->ops->recv(s->ctl, s->msg_buf, XPORT_MSG_MAX, len, 0);
+	memcpy(s->msg_buf, c->msg, c->len);
+	*len = c->len;
+	return 0;
+}
+
 #define HEARD_PING 2
 
 /* One try: 1 and a message, 0 none, HEARD_PING, or the error, which at a peer that gives up is its own: any at all. */
@@ -299,7 +315,7 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 
 	if (!s->ctl)
 		return -EPIPE;
-	err = s->ctl->ops->recv(s->ctl, s->msg_buf, XPORT_MSG_MAX, &len, 0);
+	err = receive(s, &len);
 	if (err == -EAGAIN)
 		return 0;
 	if (err < 0)
@@ -317,51 +333,28 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 	return HEARD_PING;
 }
 
-/* Not the live link's: what a stranger's connection meets is no cause of its loss. */
-static struct fail *coming_fail(struct ferry_session *s)
-{
-	return &s->link_fails[s->link_fail == s->link_fails];
-}
-
 /*
- * A newer connection of our session replaces the link; anyone else is told that we are busy. 1: there is one in s->pending;
- * 0: none; or what keeps this end from looking.
+ * A newer connection of our session replaces the link once it has shown that it is our source's; anyone else is told that we
+ * are busy. 1: there is one in s->pending; 0: none; or what keeps this end from looking.
  */
 static int look_at_listener(struct ferry_session *s)
 {
-	static const char busy[] = "busy with another migration";
-	struct wire_abort a = { .err = -EBUSY };
 	struct xport_link *l;
-	struct wire_hdr h;
-	struct iovec iov[3] = { { &h, sizeof(h) }, { &a, sizeof(a) }, { (void *)(uintptr_t)busy, sizeof(busy) - 1 } };
-	struct xport_chan *c;
 	int err = s->listener ? 0 : -EAGAIN;
 
 	while (!err) {
-		if (!s->pending)
-			fail_reset(coming_fail(s));
-		err = s->listener->ops->accept(s->listener, &l, coming_fail(s));
+		struct fail *f = callers_fail(s); /* what a stranger's connection meets is no cause of the live link's loss */
+
+		err = s->listener->ops->accept(s->listener, &l, f);
 		if (err)
 			break;
-		if (!memcmp(l->id.session, s->session, sizeof(s->session)) && l->id.generation > s->generation) {
-			if (s->pending) {
-				s->pending->ops->kill(s->pending);
-				s->pending->ops->close(s->pending);
-			}
-			s->pending = l;
-			continue;
-		}
-		c = l->ops->chan(l, XPORT_CONTROL, 0);
-		h = wire_header(WIRE_REFUSED, sizeof(a) + sizeof(busy) - 1, 0);
-		c->ops->send(c, iov, 3);
-		l->ops->close(l);
+		if (!memcmp(l->id.session, s->session, sizeof(s->session)) && l->id.generation > s->generation)
+			callers_add(s, l, f);
+		else
+			caller_refuse(l);
 	}
-	return s->pending ? 1 : err == -EAGAIN ? 0 : err;
-}
-
-static int listener_fd(struct ferry_session *s)
-{
-	return s->listener ? s->listener->ops->fd(s->listener) : -1;
+	callers_look(s);
+	return s->pending.link ? 1 : err == -EAGAIN ? 0 : err;
 }
 
 static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us, enum ferry_phase stage)
@@ -460,6 +453,71 @@ int link_say_failed(struct ferry_session *s)
 	return err;
 }
 
+int link_stranger(struct ferry_session *s, const char *why)
+{
+	bool first = !*s->stranger;
+
+	snprintf(s->stranger, sizeof(s->stranger),
+		 "another program listens at %.100s: it is not the target of this migration (%s)", s->uri, why);
+	if (first)
+		session_log(s, 4, s->stranger, "stranger");
+	return -ESTALE;
+}
+
+/* 1: the message that is wanted. 0: none is there. HEARD_PING. -ESTALE: *f has what else was said. Else the link's error. */
+static int hear_answer(struct ferry_session *s, enum wire_type want, struct wire_msg *msg, struct fail *f)
+{
+	char text[WIRE_TEXT_MAX + 1];
+	size_t len;
+	int err = s->ctl->ops->recv(s->ctl, s->msg_buf, XPORT_MSG_MAX, &len, 0);
+
+	if (err == -EAGAIN)
+		return 0;
+	if (err == -EPROTO || err == -EMSGSIZE)
+		return fail(f, -ESTALE, "what it says is no message of this protocol");
+	if (err < 0)
+		return err;
+	if (wire_check(msg, s->msg_buf, len, wire_from(want), FERRY_PRE_MIGRATION, s->recv_seq++, f) < 0)
+		return -ESTALE;
+	if (msg->type == want)
+		return 1;
+	if (msg->type == WIRE_PING)
+		return HEARD_PING;
+	if (msg->type != WIRE_ABORT && msg->type != WIRE_REFUSED)
+		return fail(f, -ESTALE, "it said %s instead of %s", wire_name(msg->type), wire_name(want));
+	wire_text(msg, text);
+	return fail(f, -ESTALE, "it said %s: %s", wire_name(msg->type), text);
+}
+
+int link_ask(struct ferry_session *s, enum wire_type t, const void *body, size_t len, enum wire_type want,
+	     struct wire_msg *msg, uint64_t deadline_us)
+{
+	uint64_t silent_at = now_us() + s->cfg.timeout_us;
+	struct fail f = { 0 };
+	int err;
+
+	pthread_mutex_lock(&s->send_lock);
+	err = send_locked(s, t, body, len, NULL, 0);
+	pthread_mutex_unlock(&s->send_lock);
+	if (silent_at < deadline_us)
+		deadline_us = silent_at;
+	while (!err || err == HEARD_PING) {
+		err = hear_answer(s, want, msg, &f);
+		if (err && err != HEARD_PING)
+			break;
+		if (canceled(s))
+			return cancel_error(s);
+		if (now_us() >= deadline_us)
+			return fail_lost(s->link_fail, "it does not answer");
+		if (!err)
+			wait_fds(s, s->ctl->ops->fd(s->ctl), -1, deadline_us);
+	}
+	s->heard_us = now_us();
+	if (err == -ESTALE || err == -EPROTO)
+		return link_stranger(s, *fail_text(&f) ? fail_text(&f) : fail_text(s->link_fail));
+	return err < 0 ? err : 0;
+}
+
 static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 {
 	struct xport_link_id id = { .generation = s->generation, .channels = s->cfg.channels };
@@ -473,10 +531,12 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 		return err;
 	now = now_us();
 	err = xport_connect(&l, s->uri, &id, &s->param, deadline_us > now ? deadline_us - now : 1, s->link_fail);
+	if (err == -EPROTO && s->peer_known)
+		return link_stranger(s, fail_text(s->link_fail));
 	if (err < 0)
 		return err;
 	link_install(s, l);
-	err = hello_source(s);
+	err = hello_source(s, deadline_us);
 	if (err < 0)
 		link_drop(s);
 	return err;
@@ -488,13 +548,13 @@ static bool out_of(int err)
 	return err == -EMFILE || err == -ENFILE || err == -ENOMEM || err == -ENOBUFS;
 }
 
-/* Whether another attempt may go better: nobody there yet, or gone again in the middle. */
+/* Whether another attempt may go better: nobody there yet, or gone again in the middle, or another who may go. */
 static bool may_retry(const struct ferry_session *s, int err)
 {
 	if (s->peer_gone)
 		return false;
 	/* Once the peer was found, an address that cannot be used, or a filter's no, is a network that is down. */
-	if (s->peer_known && (err == -EADDRNOTAVAIL || err == -EACCES || err == -EPERM || out_of(err)))
+	if (s->peer_known && (err == -ESTALE || err == -EADDRNOTAVAIL || err == -EACCES || err == -EPERM || out_of(err)))
 		return true;
 	return xport_lost(err) || err == -EAGAIN || err == -ENOENT;
 }
@@ -517,50 +577,57 @@ static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 	}
 }
 
-/* Target: the next link that may be ours, with its handshake done. first: any session will do. */
-static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool first)
+/* Target: a link that may be ours. first: any session will do; else it was found out whose it is. -EAGAIN: none is there. */
+static int next_link(struct ferry_session *s, bool first)
 {
 	struct xport_link *l;
+	int err;
+
+	if (first) {
+		fail_reset(s->link_fail);
+		err = s->listener->ops->accept(s->listener, &l, s->link_fail);
+		if (!err)
+			link_install(s, l);
+		return err;
+	}
+	err = look_at_listener(s);
+	if (err <= 0)
+		return err ? err : -EAGAIN;
+	s->link_fail = s->pending.fail;
+	link_install(s, s->pending.link);
+	s->recv_seq = s->pending.pings;
+	s->first_words = &s->pending;
+	s->pending.link = NULL;
+	return 0;
+}
+
+/* Target: the next link that is ours, with its handshake done. */
+static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool first)
+{
 	int err = make_room(s, deadline_us);
 
 	if (err < 0)
 		return err;
 	for (;;) {
-		l = s->pending;
-		s->pending = NULL;
-		if (l)
-			s->link_fail = coming_fail(s);
-		if (!l && first)
-			err = s->listener->ops->accept(s->listener, &l, s->link_fail);
-		else if (!l)
-			err = look_at_listener(s);
-		else
-			err = 0;
-		if (!l && s->pending)
-			continue;
-		if (!l && !err)
-			err = -EAGAIN;
+		err = next_link(s, first);
 		if (!err) {
-			link_install(s, l);
 			err = hello_target(s);
 			if (!err && !first)
 				send_ping(s); /* what has come so far, for a source that was cut off */
-			if (!err)
-				return 0;
 			if (err != -EPIPE)
 				return err;
 			link_drop(s);
-			continue;
-		}
-		if (err != -EAGAIN && (first || !out_of(err)))
+			err = 0;
+		} else if (err != -EAGAIN && (first || !out_of(err))) {
 			return transport_fail(s, err);
+		}
 		if (canceled(s))
 			return cancel_error(s);
 		if (now_us() >= deadline_us)
 			return -EPIPE;
 		if (err == -EAGAIN)
 			wait_fds(s, listener_fd(s), -1, deadline_us);
-		else
+		else if (err)
 			wait_fds(s, -1, -1, now_us() + RETRY_US);
 	}
 }
@@ -652,14 +719,14 @@ static uint64_t pages_due(const struct ferry_session *s)
 static int gone_for_good(struct ferry_session *s, uint64_t window, uint64_t silent)
 {
 	const char *peer = s->is_source ? "target" : "source", *stage = ferry_phase_name(s->phase);
-	const char *last = fail_text(s->link_fail), *why = s->lost_why;
+	const char *last = *s->stranger ? s->stranger : fail_text(s->link_fail), *why = s->lost_why;
 	uint64_t ms = (now_us() - s->outage.since_us) / 1000, due = pages_due(s);
 
-	if (s->outage.back && due)
+	if (s->outage.back && due && !*s->stranger)
 		return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
 			    " ms, and carried messages but no page, with %" PRIu64 " to go%s%s; packets of full size seem to be "
 			    "lost on the way: " COMPARE_MTU, peer, stage, s->outage.back, ms, due, *why ? ": " : "", why);
-	if (s->outage.back)
+	if (s->outage.back && !*s->stranger)
 		return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
 			    " ms, and nothing that was waited for came%s%s; mend the network%s", peer, stage, s->outage.back, ms,
 			    *why ? ": " : "", why, SHORT_ONES);
@@ -686,6 +753,7 @@ int link_recover(struct ferry_session *s)
 	uint64_t window = reconnect_window(s), silent = now_us() - s->heard_us, until = outage_until(s, window);
 	int err = -EPIPE;
 
+	*s->stranger = 0;
 	snprintf(s->lost_why, sizeof(s->lost_why), "%s", fail_lost_text(s->link_fail));
 	session_event(s, FERRY_EVENT_LINK, "the link is lost", NULL);
 	session_log(s, 4, s->lost_why, "lost stage=%s", ferry_phase_name(s->phase));

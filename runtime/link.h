@@ -55,6 +55,14 @@ int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg);
 /* As link_expect(), before or behind the session's phase: what a message may be is told by the stage. */
 int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg, enum ferry_phase stage);
 /*
+ * Source, on a link that came back: sends a message, and waits for one that says who is there. -ESTALE: another than the
+ * target, link_stranger() has noted what it said; nothing of it is believed. -EPIPE, -ECANCELED. Main.
+ */
+int link_ask(struct ferry_session *s, enum wire_type t, const void *body, size_t len, enum wire_type want,
+	     struct wire_msg *msg, uint64_t deadline_us);
+/* Whoever answers at the target's address is not the target. -ESTALE, which counts as not come back. */
+int link_stranger(struct ferry_session *s, const char *why);
+/*
  * Say ABORT or REFUSED with the first error's sentence, if the peer does not know yet, and wait for its answer, or for it
  * to hang up, at most timeout_us. 0: it knows. -EPIPE: it may not (nobody answers a REFUSED).
  */

@@ -121,16 +121,22 @@ int region_index(const struct ferry_session *s, uint32_t id)
 	return -1;
 }
 
-static int random_session(struct ferry_session *s)
+static int draw(struct ferry_session *s, uint8_t number[16], const char *what)
+{
+	if (getrandom(number, 16, 0) == 16)
+		return 0;
+	return fail_cure(&s->fail, CURE_CALL, -errno, "getrandom for %s", what);
+}
+
+static int draw_numbers(struct ferry_session *s)
 {
 	static const uint8_t none[16];
+	int err = draw(s, s->number, "the number that this end is known by");
 
 	memcpy(s->session, s->cfg.session, sizeof(s->session));
-	if (!s->is_source || memcmp(s->session, none, sizeof(none)))
-		return 0;
-	if (getrandom(s->session, sizeof(s->session), 0) == sizeof(s->session))
-		return 0;
-	return fail_cure(&s->fail, CURE_CALL, -errno, "getrandom for a session id");
+	if (err < 0 || !s->is_source || memcmp(s->session, none, sizeof(none)))
+		return err;
+	return draw(s, s->session, "a session id");
 }
 
 static int take_regions(struct ferry_session *s, const struct ferry_vm *vm)
@@ -177,7 +183,7 @@ static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const stru
 		return err;
 	s->vm = v.vm;
 	if ((err = config_ops(&s->ops, v.ops, s->is_source, &s->fail)) < 0 ||
-	    (err = config_load(&s->cfg, cfg, &s->fail)) < 0 || (err = random_session(s)) < 0 ||
+	    (err = config_load(&s->cfg, cfg, &s->fail)) < 0 || (err = draw_numbers(s)) < 0 ||
 	    (err = open_fds(s)) < 0)
 		return err;
 	s->param = (struct xport_param){ .timeout_us = s->cfg.timeout_us,
@@ -425,8 +431,11 @@ FERRY_API void ferry_free(struct ferry_session *s)
 		close(s->pulse_fd);
 	pthread_mutex_destroy(&s->send_lock);
 	pthread_mutex_destroy(&s->view_lock);
+	if (s->msg_buf)
+		explicit_bzero(s->msg_buf, XPORT_MSG_MAX); /* greetings have been in it */
 	free(s->msg_buf);
 	free(s->regions);
+	explicit_bzero(s, sizeof(*s));
 	free(s);
 }
 

@@ -20,6 +20,7 @@
 #include <string.h>
 
 #include "api.h"
+#include "caller.h"
 #include "commit.h"
 #include "crew.h"
 #include "cure.h"
@@ -95,13 +96,15 @@ struct ferry_session {
 	size_t nregions;
 	_Atomic uint64_t pages_total; /* a target's grows with the MAP, while others ask */
 	uint8_t session[16];
+	/* What each end is known by. Secrets: never in a log or a sentence, and wiped by ferry_free(). */
+	uint8_t number[WIRE_NUMBER], peer_number[WIRE_NUMBER];
 	char uri[512];
 	bool opened;
 	_Atomic bool ran;
 
 	struct fail fail;
-	/* What the transport says of the current link, and of one that comes; what matters of it moves to fail. */
-	struct fail link_fails[2], *link_fail;
+	/* What the transport says of the current link, and of those that come; what matters of it moves to fail. */
+	struct fail link_fails[CALLERS_MAX + 3], *link_fail;
 	struct commit commit;
 
 	pthread_mutex_t send_lock;
@@ -114,7 +117,9 @@ struct ferry_session {
 	pthread_t closer;
 	bool closing; /* the closer is to be joined */
 	_Atomic bool closed;
-	struct xport_link *pending;	 /* target: a newer generation has connected */
+	struct caller callers[CALLERS_MAX]; /* target: who says to be the source, come back */
+	struct caller pending;		    /* the one that is: a newer generation has connected */
+	const struct caller *first_words;   /* the current link's, until they are read */
 	struct xport_chan *ctl;
 	struct chaos *chaos;
 	struct xport_addrs *addrs; /* source: the target's, since it was looked for first */
@@ -131,6 +136,7 @@ struct ferry_session {
 		unsigned back;	   /* and how often since it began */
 	} outage;
 	char lost_why[FAIL_LOST_MAX]; /* what the last link was lost of, "" where nobody said */
+	char stranger[2 * FAIL_LOST_MAX]; /* who else came, or has answered in this outage; "": nobody */
 	enum commit_state peer_commit; /* at the last handshake */
 	uint64_t heard_us;	       /* when the peer was last heard */
 	_Atomic uint64_t peer_timeout_us;
@@ -156,7 +162,7 @@ struct ferry_session {
 	bool peer_can_hold;
 	bool peer_can_poison;
 	bool peer_no_postcopy; /* RESERVED said so */
-	bool peer_known;  /* source: a handshake has succeeded before */
+	bool peer_known;  /* a handshake has succeeded before: peer_number is the peer's */
 	int arbiter_err;  /* of the last time that it was asked */
 	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */
 	_Atomic bool last_words; /* being said: main alone ends the link */

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <ctype.h>
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>
@@ -65,6 +66,18 @@ unsigned wire_type_of(const void *msg, size_t len)
 		return 0;
 	memcpy(&h, msg, sizeof(h));
 	return h.type;
+}
+
+void wire_text(const struct wire_msg *m, char *text)
+{
+	size_t i;
+
+	for (i = 0; i < m->nelems; i++) {
+		text[i] = ((const char *)m->elems)[i];
+		if (!isprint((unsigned char)text[i]))
+			text[i] = '?';
+	}
+	text[i] = 0;
 }
 
 struct wire_hdr wire_header(enum wire_type t, size_t len, uint32_t seq)

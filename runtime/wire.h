@@ -17,7 +17,7 @@ struct fail;
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are the bytes on the link");
 
 #define WIRE_MAGIC 0x59525246u /* "FRRY" */
-#define WIRE_VERSION 1u
+#define WIRE_VERSION 2u
 #define WIRE_REGIONS_MAX 1024u
 #define WIRE_MEMORY_MAX (UINT64_C(1) << 46) /* bytes in all regions */
 #define WIRE_STATE_CHUNK (64u << 10)
@@ -25,13 +25,15 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are
 #define WIRE_RUNS_MAX 4096u
 #define WIRE_TEXT_MAX 400u
 #define WIRE_OFFER_MAX (64u << 10)
+#define WIRE_NUMBER 16u /* bytes of the number that an end is known by */
+#define WIRE_GREETING_MAX 256u /* HELLO, HELLO_ACK: who reads one ignores what lies behind the fields it knows */
 
 enum wire_from { FROM_SOURCE = 1, FROM_TARGET = 2, FROM_BOTH = 3 };
 
 /* name, number, who sends it, fixed part, size of a trailing element, how many at most, stages of the receiver */
 #define WIRE_MESSAGES(X)                                                                                    \
-	X(HELLO, 1, FROM_SOURCE, struct wire_hello, 1, 0, IN(PRE_MIGRATION))                                \
-	X(HELLO_ACK, 2, FROM_TARGET, struct wire_hello_ack, 1, 0, IN(PRE_MIGRATION))                        \
+	X(HELLO, 1, FROM_SOURCE, struct wire_greeting, 1, WIRE_GREETING_MAX - 8, IN(PRE_MIGRATION))         \
+	X(HELLO_ACK, 2, FROM_TARGET, struct wire_greeting, 1, WIRE_GREETING_MAX - 8, IN(PRE_MIGRATION))     \
 	X(REFUSED, 3, FROM_TARGET, struct wire_abort, 1, WIRE_TEXT_MAX, IN(PRE_MIGRATION) | IN(RESERVATION)) \
 	X(MAP, 4, FROM_SOURCE, struct wire_map, sizeof(struct wire_region), WIRE_REGIONS_MAX, IN(RESERVATION)) \
 	X(RESERVED, 5, FROM_TARGET, struct wire_reserved, 1, WIRE_OFFER_MAX, IN(RESERVATION))               \
@@ -70,15 +72,27 @@ struct wire_empty {
 	uint8_t none[0];
 };
 
-struct wire_hello { /* again after each reconnect, with the next generation */
+/* What HELLO and HELLO_ACK begin with in every version: it is looked at before the length, and before anything else. */
+struct wire_greeting {
 	uint32_t magic;
 	uint16_t version;
 	uint16_t page_shift;
-	uint8_t session[16];
+};
+_Static_assert(sizeof(struct wire_greeting) == 8, "");
+
+#define WIRE_COMES_BACK 1u /* the source has had a HELLO_ACK of this target's before */
+#define WIRE_HELLO_FLAGS WIRE_COMES_BACK
+/* Again after each reconnect, with the next generation. As long as in version 1, whose readers look at the length first. */
+struct wire_hello {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t page_shift;
+	uint8_t number[WIRE_NUMBER]; /* the source's; a secret of the two ends */
 	uint32_t generation;
 	uint32_t mode;	    /* enum ferry_mode */
 	uint32_t commit_at; /* enum ferry_commit_at */
-	uint32_t at_hold_limit;
+	uint16_t at_hold_limit;
+	uint16_t flags;
 	uint64_t hold_limit_us;
 	uint64_t timeout_us;
 	uint64_t reconnect_us;
@@ -94,8 +108,9 @@ struct wire_hello_ack {
 	uint32_t commit; /* enum commit_state of the target */
 	uint64_t timeout_us;
 	uint64_t left; /* what its PREPARED said */
+	uint8_t number[WIRE_NUMBER]; /* the target's; a secret of the two ends */
 };
-_Static_assert(sizeof(struct wire_hello_ack) == 32, "");
+_Static_assert(sizeof(struct wire_hello_ack) == 48, "");
 
 struct wire_abort { /* and REFUSED; the sentence follows, without a zero */
 	int32_t err;
@@ -188,6 +203,9 @@ enum wire_type wire_by_name(const char *name, size_t len); /* 0: no message has 
 enum wire_from wire_from(enum wire_type t);		   /* who sends it */
 /* The type of a message that begins with these bytes; 0 when they are too few to tell. */
 unsigned wire_type_of(const void *msg, size_t len);
+
+/* The sentence of a REFUSED or ABORT; what is not printable is replaced. text: WIRE_TEXT_MAX + 1 bytes. */
+void wire_text(const struct wire_msg *m, char *text);
 
 /* The header for a message with len bytes behind it. */
 struct wire_hdr wire_header(enum wire_type t, size_t len, uint32_t seq);

@@ -28,13 +28,13 @@ static struct wire_hello hello(const struct hostile *h)
 				 .generation = h->generation,
 				 .mode = c.mode,
 				 .commit_at = c.commit_at,
-				 .at_hold_limit = c.at_hold_limit,
+				 .at_hold_limit = (uint16_t)c.at_hold_limit,
 				 .hold_limit_us = c.hold_limit_us,
 				 .timeout_us = hostile_pace.timeout_us,
 				 .reconnect_us = c.flags & FERRY_CONFIG_NO_RECONNECT
 							 ? 0
 							 : hostile_pace.reconnect_us };
-	memset(m.session, 0x42, sizeof(m.session));
+	memset(m.number, 0x51, sizeof(m.number));
 	return m;
 }
 

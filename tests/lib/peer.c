@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "peer.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -55,7 +56,7 @@ void peer_hear_only(struct peer *p, enum wire_type t, void *body, size_t cap)
 	cr_assert_eq(got, t, "%s came, %s was due: %s", wire_name(got), wire_name(t), p->heard);
 }
 
-struct wire_hello peer_hello(const struct peer *p)
+struct wire_hello peer_hello(void)
 {
 	struct wire_hello h = { .magic = WIRE_MAGIC,
 				.version = WIRE_VERSION,
@@ -63,7 +64,7 @@ struct wire_hello peer_hello(const struct peer *p)
 				.timeout_us = PEER_TIMEOUT_US,
 				.reconnect_us = PEER_RECONNECT_US };
 
-	memcpy(h.session, p->session, sizeof(h.session));
+	memset(h.number, 0x51, sizeof(h.number));
 	return h;
 }
 
@@ -123,20 +124,19 @@ void peer_begin(struct peer *p, const struct rig_kind *kind, enum peer_stage upt
 	struct ferry_vm v = { FERRY_VM_INIT, .vm = &p->rig.tgt, .ops = &p->rig.tgt.ops };
 	struct xport_link_id id = { .channels = 1 };
 	struct wire_region r[FAKE_REGIONS];
-	char uri[200];
 
 	memcpy(id.session, p->session, sizeof(id.session));
 	p->rig.tcfg.timeout_us = PEER_TIMEOUT_US;
 	p->rig.tcfg.reconnect_us = PEER_RECONNECT_US;
 	cr_assert_eq(ferry_target(&p->rig.tgt.session, &v, &p->rig.tcfg), 0);
 	cr_assert_eq(ferry_open(p->rig.tgt.session, kind->uri), 0);
-	cr_assert_eq(ferry_get_uri(p->rig.tgt.session, uri, sizeof(uri)), 0);
+	cr_assert_eq(ferry_get_uri(p->rig.tgt.session, p->uri, sizeof(p->uri)), 0);
 	cr_assert(!pthread_create(&p->thread, NULL, run_target, p));
 	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
-	cr_assert_eq(xport_connect(&p->link, uri, &id, &p->param, PEER_WAIT_US, &p->fail), 0, "%s", fail_text(&p->fail));
+	cr_assert_eq(xport_connect(&p->link, p->uri, &id, &p->param, PEER_WAIT_US, &p->fail), 0, "%s", fail_text(&p->fail));
 	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
 	if (upto >= GREETED) {
-		SAY(p, WIRE_HELLO, peer_hello(p));
+		SAY(p, WIRE_HELLO, peer_hello());
 		peer_hear_only(p, WIRE_HELLO_ACK, NULL, 0);
 	}
 	if (upto >= RESERVED) {
@@ -184,4 +184,76 @@ void peer_target_ends(struct peer *p, int err, const char *sentence, bool told)
 	check_outside(&p->rig.tgt);
 	free(p->ram);
 	rig_free(&p->rig);
+}
+
+static void *run_source(void *arg)
+{
+	struct peer *p = arg;
+
+	p->rig.src.thread = pthread_self();
+	p->rig.sres.size = sizeof(p->rig.sres);
+	ferry_run(p->rig.src.session, &p->rig.sres);
+	return NULL;
+}
+
+void peer_start_source(struct peer *p, const char *uri)
+{
+	struct ferry_vm v = { FERRY_VM_INIT,
+			      .vm = &p->rig.src,
+			      .ops = &p->rig.src.ops,
+			      .regions = p->rig.src.region,
+			      .nregions = FAKE_REGIONS };
+
+	p->rig.scfg.timeout_us = PEER_TIMEOUT_US;
+	if (!p->rig.scfg.reconnect_us)
+		p->rig.scfg.reconnect_us = PEER_RECONNECT_US;
+	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
+	cr_assert_eq(xport_listen(&p->listener, uri, &p->param, &p->fail), 0, "%s", fail_text(&p->fail));
+	cr_assert_eq(p->listener->ops->uri(p->listener, p->uri, sizeof(p->uri)), 0);
+	cr_assert_eq(ferry_source(&p->rig.src.session, &v, &p->rig.scfg), 0, "%s", p->rig.src.error_line);
+	cr_assert_eq(ferry_open(p->rig.src.session, p->uri), 0);
+	cr_assert(!pthread_create(&p->thread, NULL, run_source, p));
+}
+
+void peer_accept(struct peer *p)
+{
+	struct pollfd pfd = { .fd = p->listener->ops->fd(p->listener), .events = POLLIN };
+	int err;
+
+	while ((err = p->listener->ops->accept(p->listener, &p->link, &p->fail)) == -EAGAIN)
+		cr_assert_gt(poll(&pfd, 1, PEER_WAIT_US / 1000), 0);
+	cr_assert_eq(err, 0);
+	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
+	p->seq = 0;
+}
+
+struct wire_hello_ack peer_ack(void)
+{
+	struct wire_hello_ack a = {
+		.magic = WIRE_MAGIC, .version = WIRE_VERSION, .page_shift = 12, .timeout_us = PEER_TIMEOUT_US
+	};
+
+	memset(a.number, 0x61, sizeof(a.number));
+	return a;
+}
+
+void peer_expose(struct peer *p)
+{
+	struct xport_region r[FAKE_REGIONS];
+
+	p->ram = aligned_alloc(FAKE_PAGE, FAKE_PAGES * FAKE_PAGE);
+	for (unsigned i = 0; i < FAKE_REGIONS; i++)
+		r[i] = (struct xport_region){ .id = p->rig.src.region[i].id,
+					      .page_shift = 12,
+					      .npages = p->rig.src.region[i].len / FAKE_PAGE,
+					      .base = p->ram + fake_offset(i, 0) };
+	cr_assert_eq(p->link->ops->expose(p->link, r, FAKE_REGIONS, XPORT_PEER_WRITE), 0);
+}
+
+void peer_hear_until(struct peer *p, enum wire_type t)
+{
+	unsigned got;
+
+	while ((got = peer_hear(p, NULL, 0)) != t)
+		cr_assert_neq(got, 0, "the source has hung up: %s", p->heard);
 }

@@ -23,6 +23,7 @@ struct peer {
 	struct fail fail;
 	uint32_t seq;
 	uint8_t session[16];
+	char uri[200]; /* the target's */
 	uint8_t *ram;
 	char heard[WIRE_TEXT_MAX + 1]; /* the sentence of its REFUSED or ABORT */
 	pthread_t thread;
@@ -46,7 +47,7 @@ void peer_hear_only(struct peer *p, enum wire_type t, void *body, size_t cap);
 /* How far a hostile source has come, decently, before it does its thing. */
 enum peer_stage { CONNECTED, GREETED, RESERVED };
 
-struct wire_hello peer_hello(const struct peer *p);
+struct wire_hello peer_hello(void);
 void peer_regions(const struct peer *p, struct wire_region r[FAKE_REGIONS]);
 uint64_t peer_no_needs(void); /* the checksum of no state at all */
 void peer_say_map(struct peer *p, uint32_t claimed, const struct wire_region *r, size_t n);
@@ -57,5 +58,16 @@ void peer_init(struct peer *p, const struct rig_kind *kind);
 void peer_begin(struct peer *p, const struct rig_kind *kind, enum peer_stage upto);
 /* Hears it out, hangs up, and looks at what the target has come to; told: it said so itself. */
 void peer_target_ends(struct peer *p, int err, const char *sentence, bool told);
+
+/* ---- as a target ---- */
+
+/* A real source in p->thread, which connects to a listener of the peer's at uri. After peer_init(). */
+void peer_start_source(struct peer *p, const char *uri);
+/* The next connection: p->link. */
+void peer_accept(struct peer *p);
+struct wire_hello_ack peer_ack(void);
+/* Memory for everything that the source puts. */
+void peer_expose(struct peer *p);
+void peer_hear_until(struct peer *p, enum wire_type t);
 
 #endif

@@ -46,40 +46,65 @@ SOURCE_DOES(begins_with_map, CONNECTED, -EPROTO, "the peer sent MAP in pre-migra
 
 SOURCE_DOES(has_another_magic, CONNECTED, -EPROTO, "HELLO has magic 0x1234567")
 {
-	struct wire_hello h = peer_hello(p);
+	struct wire_hello h = peer_hello();
 
 	h.magic = 0x1234567;
 	SAY(p, WIRE_HELLO, h);
 }
 
-SOURCE_DOES(speaks_version_2, CONNECTED, -EPROTONOSUPPORT,
-	    "the source speaks protocol version 2, this target version 1; use the same libferry.so major version")
+SOURCE_DOES(speaks_version_1, CONNECTED, -EPROTONOSUPPORT,
+	    "the source speaks protocol version 1, this target version 2; use the same libferry.so major version")
 {
-	struct wire_hello h = peer_hello(p);
+	struct wire_hello h = peer_hello();
 
-	h.version = 2;
+	h.version = 1;
 	SAY(p, WIRE_HELLO, h);
+}
+
+/* Of another version nothing but the beginning is looked at, however long it is. */
+SOURCE_DOES(speaks_version_3_in_few_words, CONNECTED, -EPROTONOSUPPORT,
+	    "the source speaks protocol version 3, this target version 2")
+{
+	SAY(p, WIRE_HELLO, (struct wire_greeting){ .magic = WIRE_MAGIC, .version = 3, .page_shift = 12 });
+}
+
+SOURCE_DOES(greets_in_few_words, CONNECTED, -EPROTO, "HELLO has 71 bytes; it needs at least 72")
+{
+	struct wire_hello h = peer_hello();
+
+	peer_say(p, WIRE_HELLO, &h, sizeof(h) - 1, NULL, 0);
+}
+
+SOURCE_DOES(greets_in_too_many_words, CONNECTED, -EPROTO, "HELLO has 249 bytes behind its 8; it takes at most 248 times 1")
+{
+	struct wire_hello h = peer_hello();
+	uint8_t more[WIRE_GREETING_MAX + 1 - sizeof(h)] = { 1 };
+
+	peer_say(p, WIRE_HELLO, &h, sizeof(h), more, sizeof(more));
+}
+
+/* What a later one appends changes nothing. */
+SOURCE_DOES(greets_in_more_words_than_are_known, CONNECTED, -EPROTO, "MAP has 8 bytes; it needs at least 24")
+{
+	struct wire_hello h = peer_hello();
+	uint8_t more[WIRE_GREETING_MAX - sizeof(h)] = { 1 };
+
+	peer_say(p, WIRE_HELLO, &h, sizeof(h), more, sizeof(more));
+	peer_hear_only(p, WIRE_HELLO_ACK, NULL, 0);
+	peer_say(p, WIRE_MAP, more, 8, NULL, 0);
 }
 
 SOURCE_DOES(has_huge_pages, CONNECTED, -EOPNOTSUPP, "the source moves pages of 1 << 21 bytes")
 {
-	struct wire_hello h = peer_hello(p);
+	struct wire_hello h = peer_hello();
 
 	h.page_shift = 21;
 	SAY(p, WIRE_HELLO, h);
 }
 
-SOURCE_DOES(greets_for_another_session, CONNECTED, -EPROTO, "HELLO is for another session")
+SOURCE_DOES(greets_for_another_generation, CONNECTED, -EPROTO, "HELLO is of generation 9, its connection of 0")
 {
-	struct wire_hello h = peer_hello(p);
-
-	h.session[3] ^= 1;
-	SAY(p, WIRE_HELLO, h);
-}
-
-SOURCE_DOES(greets_for_another_generation, CONNECTED, -EPROTO, "HELLO is for another session")
-{
-	struct wire_hello h = peer_hello(p);
+	struct wire_hello h = peer_hello();
 
 	h.generation = 9;
 	SAY(p, WIRE_HELLO, h);
@@ -87,7 +112,7 @@ SOURCE_DOES(greets_for_another_generation, CONNECTED, -EPROTO, "HELLO is for ano
 
 SOURCE_DOES(asks_for_mode_9, CONNECTED, -EPROTO, "HELLO asks for mode 9")
 {
-	struct wire_hello h = peer_hello(p);
+	struct wire_hello h = peer_hello();
 
 	h.mode = 9;
 	SAY(p, WIRE_HELLO, h);
@@ -95,7 +120,7 @@ SOURCE_DOES(asks_for_mode_9, CONNECTED, -EPROTO, "HELLO asks for mode 9")
 
 SOURCE_DOES(asks_to_wait_for_ever, CONNECTED, -EPROTO, "out of range")
 {
-	struct wire_hello h = peer_hello(p);
+	struct wire_hello h = peer_hello();
 
 	h.reconnect_us = UINT64_MAX;
 	SAY(p, WIRE_HELLO, h);
@@ -103,7 +128,7 @@ SOURCE_DOES(asks_to_wait_for_ever, CONNECTED, -EPROTO, "out of range")
 
 SOURCE_DOES(greets_twice, GREETED, -EPROTO, "the peer sent HELLO in reservation, where it has no place")
 {
-	SAY(p, WIRE_HELLO, peer_hello(p));
+	SAY(p, WIRE_HELLO, peer_hello());
 }
 
 /* -- the frame -- */

@@ -3,7 +3,6 @@
  * A target that is written by hand and does not keep to docs/protocol.md. Whatever it sends, the source's session ends,
  * soon, with an error and a sentence, and its VM goes on, from the stop point if it was paused.
  */
-#include <poll.h>
 #include <stdlib.h>
 
 #include "peer.h"
@@ -11,100 +10,36 @@
 /* How far it has come, decently, before it does its thing. */
 enum target_stage { ACCEPTED, ACKNOWLEDGED, MAPPED, RESERVING, ROUND_DONE, SWITCHED };
 
-static void *run_source(void *arg)
+static void begin(struct peer *p)
 {
-	struct peer *p = arg;
-
-	p->rig.src.thread = pthread_self();
-	p->rig.sres.size = sizeof(p->rig.sres);
-	ferry_run(p->rig.src.session, &p->rig.sres);
-	return NULL;
-}
-
-static void start_source(struct peer *p)
-{
-	struct ferry_vm v = { FERRY_VM_INIT,
-			      .vm = &p->rig.src,
-			      .ops = &p->rig.src.ops,
-			      .regions = p->rig.src.region,
-			      .nregions = FAKE_REGIONS };
-	char uri[200];
-
-	memset(p, 0, sizeof(*p));
-	rig_init(&p->rig, RIG_MEM_ANON);
+	peer_init(p, RIG_MEM_ANON);
 	memset(p->rig.src.writes, 0, sizeof(p->rig.src.writes));
 	p->rig.scfg.mode = FERRY_MODE_STOP_AND_COPY;
-	p->rig.scfg.timeout_us = PEER_TIMEOUT_US;
-	p->rig.scfg.reconnect_us = PEER_RECONNECT_US;
-	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
-	cr_assert_eq(xport_listen(&p->listener, "mem:hostile", &p->param, &p->fail), 0);
-	cr_assert_eq(p->listener->ops->uri(p->listener, uri, sizeof(uri)), 0);
-	cr_assert_eq(ferry_source(&p->rig.src.session, &v, &p->rig.scfg), 0);
-	cr_assert_eq(ferry_open(p->rig.src.session, uri), 0);
-	cr_assert(!pthread_create(&p->thread, NULL, run_source, p));
-}
-
-static void accept_source(struct peer *p)
-{
-	struct pollfd pfd = { .fd = p->listener->ops->fd(p->listener), .events = POLLIN };
-	int err;
-
-	while ((err = p->listener->ops->accept(p->listener, &p->link, &p->fail)) == -EAGAIN)
-		cr_assert_gt(poll(&pfd, 1, 10000), 0);
-	cr_assert_eq(err, 0);
-	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
-}
-
-static struct wire_hello_ack ack(void)
-{
-	return (struct wire_hello_ack){
-		.magic = WIRE_MAGIC, .version = WIRE_VERSION, .page_shift = 12, .timeout_us = PEER_TIMEOUT_US
-	};
-}
-
-static void expose(struct peer *p)
-{
-	struct xport_region r[FAKE_REGIONS];
-
-	p->ram = aligned_alloc(FAKE_PAGE, FAKE_PAGES * FAKE_PAGE);
-	for (unsigned i = 0; i < FAKE_REGIONS; i++)
-		r[i] = (struct xport_region){ .id = p->rig.src.region[i].id,
-					      .page_shift = 12,
-					      .npages = p->rig.src.region[i].len / FAKE_PAGE,
-					      .base = p->ram + fake_offset(i, 0) };
-	cr_assert_eq(p->link->ops->expose(p->link, r, FAKE_REGIONS, XPORT_PEER_WRITE), 0);
-}
-
-static void hear_until(struct peer *p, enum wire_type t)
-{
-	unsigned got;
-
-	while ((got = peer_hear(p, NULL, 0)) != t)
-		cr_assert_neq(got, 0, "the source has hung up: %s", p->heard);
+	peer_start_source(p, "mem:hostile");
+	peer_accept(p);
 }
 
 /* The decent part. */
 static void come_to(struct peer *p, enum target_stage upto)
 {
-	start_source(p);
-	accept_source(p);
+	begin(p);
 	peer_hear_only(p, WIRE_HELLO, NULL, 0);
 	if (upto >= ACKNOWLEDGED)
-		SAY(p, WIRE_HELLO_ACK, ack());
+		SAY(p, WIRE_HELLO_ACK, peer_ack());
 	if (upto >= MAPPED)
-		hear_until(p, WIRE_MAP);
+		peer_hear_until(p, WIRE_MAP);
 	if (upto >= RESERVING) {
-		expose(p);
+		peer_expose(p);
 		SAY(p, WIRE_RESERVED, (struct wire_reserved){ .flags = WIRE_CAN_HOLD });
 	}
 	if (upto >= ROUND_DONE)
-		hear_until(p, WIRE_ROUND_END);
+		peer_hear_until(p, WIRE_ROUND_END);
 	if (upto >= SWITCHED) {
 		SAY(p, WIRE_ROUND_ACK, (struct wire_round){ 0 });
 		/* The guest wrote until its pause: one more round. */
-		hear_until(p, WIRE_ROUND_END);
+		peer_hear_until(p, WIRE_ROUND_END);
 		SAY(p, WIRE_ROUND_ACK, (struct wire_round){ .round = 1 });
-		hear_until(p, WIRE_SWITCHOVER);
+		peer_hear_until(p, WIRE_SWITCHOVER);
 	}
 }
 
@@ -148,15 +83,15 @@ static void source_goes_on(struct peer *p, int err, const char *sentence)
 
 TARGET_DOES(acknowledges_with_another_magic, ACCEPTED, -EPROTO, "HELLO_ACK has magic 0x59525247")
 {
-	struct wire_hello_ack a = ack();
+	struct wire_hello_ack a = peer_ack();
 
 	a.magic++;
 	SAY(p, WIRE_HELLO_ACK, a);
 }
 
-TARGET_DOES(acknowledges_another_version, ACCEPTED, -EPROTO, "HELLO_ACK has version 3")
+TARGET_DOES(acknowledges_another_version, ACCEPTED, -EPROTONOSUPPORT, "the target speaks protocol version 3, this source version 2")
 {
-	struct wire_hello_ack a = ack();
+	struct wire_hello_ack a = peer_ack();
 
 	a.version = 3;
 	SAY(p, WIRE_HELLO_ACK, a);
@@ -164,7 +99,7 @@ TARGET_DOES(acknowledges_another_version, ACCEPTED, -EPROTO, "HELLO_ACK has vers
 
 TARGET_DOES(acknowledges_another_generation, ACCEPTED, -EPROTO, "generation 5")
 {
-	struct wire_hello_ack a = ack();
+	struct wire_hello_ack a = peer_ack();
 
 	a.generation = 5;
 	SAY(p, WIRE_HELLO_ACK, a);
@@ -172,7 +107,7 @@ TARGET_DOES(acknowledges_another_generation, ACCEPTED, -EPROTO, "generation 5")
 
 TARGET_DOES(acknowledges_in_no_known_state, ACCEPTED, -EPROTO, "commit state 9")
 {
-	struct wire_hello_ack a = ack();
+	struct wire_hello_ack a = peer_ack();
 
 	a.commit = 9;
 	SAY(p, WIRE_HELLO_ACK, a);
@@ -185,7 +120,7 @@ TARGET_DOES(reserves_before_it_greets, ACCEPTED, -EPROTO, "the peer sent RESERVE
 
 TARGET_DOES(greets_twice, ACKNOWLEDGED, -EPROTO, "the peer sent HELLO_ACK in reservation, where it has no place")
 {
-	SAY(p, WIRE_HELLO_ACK, ack());
+	SAY(p, WIRE_HELLO_ACK, peer_ack());
 }
 
 TARGET_DOES(sends_what_sources_send, ACKNOWLEDGED, -EPROTO, "the peer sent MAP, which only the source sends")
@@ -240,9 +175,9 @@ TARGET_DOES(offers_what_nobody_asked_for, MAPPED, -ENOSPC, "the target gave up: 
 	struct wire_reserved r = { .flags = WIRE_CAN_HOLD };
 	struct wire_abort a = { .err = -ENOSPC };
 
-	expose(p);
+	peer_expose(p);
 	peer_say(p, WIRE_RESERVED, &r, sizeof(r), "no section", 10);
-	hear_until(p, WIRE_ROUND_END);
+	peer_hear_until(p, WIRE_ROUND_END);
 	peer_say(p, WIRE_ABORT, &a, sizeof(a), "full", 4);
 }
 
@@ -310,8 +245,7 @@ Test(silent_target, in_pre_migration)
 {
 	struct peer p;
 
-	start_source(&p);
-	accept_source(&p);
+	begin(&p);
 	cr_assert_eq(ferry_cancel(p.rig.src.session), 0); /* it would try for 10 s */
 	source_goes_on(&p, -ECANCELED, "canceled by the embedder in pre-migration");
 }
