@@ -11,11 +11,14 @@
 
 #include "../../transport/tcp_wire.h"
 #include "../lib/left.h"
+#include "../lib/patience.h"
 #include "census.h"
 #include "fakevm_int.h"
+#include "inject.h"
 #include "matrix.h"
 
 #define BANDWIDTH 64000000u /* so that a round takes its time and there are two of them */
+#define NEWER 1000u /* generation than any that the source comes to */
 #define WAIT_US 1000u
 #define WAIT_TIMES 30000u
 
@@ -60,7 +63,7 @@ static void fault_text(char buf[64], const struct cell *c)
 	unsigned nth = c->fault == KILL_HEARD ? c->point->heard_nth : c->point->nth;
 	int n = snprintf(buf, 64, "%s:%s@%u", names[c->fault], wire_name(c->point->type), nth ? nth : 1);
 
-	if (c->fault <= AFTER_BACK)
+	if (c->fault <= AFTER_BACK || (c->stranger && c->fault < KILL_BEFORE)) /* the way is free, and leads elsewhere */
 		snprintf(buf + n, 64 - (size_t)n, ":%d", BACK_MS);
 }
 
@@ -80,6 +83,8 @@ static void on_phase(struct fakevm *vm, enum ferry_phase p)
 		atomic_store(&e->m->armed, 1);
 		e->armed = true; /* last: the watcher takes a fault that is not pending for one that has struck */
 	}
+	if (e->source && e->c->stranger && p == FERRY_RESERVATION)
+		inject_divert(e->m->stranger_uri, &e->m->diverted);
 	if (e->source && ((p == FERRY_PRECOPY && at->provoke == CANCEL_IN_PRECOPY) ||
 			  (p == FERRY_COMMITMENT && at->provoke == CANCEL_IN_COMMITMENT)))
 		ferry_cancel(vm->session);
@@ -142,7 +147,8 @@ static void configure(struct end *e, struct ferry_config *cfg)
 	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT,
 				      .flags = FERRY_CONFIG_DRILL,
 				      .timeout_us = TIMEOUT_US,
-				      .reconnect_us = RECONNECT_US,
+				      /* A stranger must have been met several times when it is over. */
+				      .reconnect_us = RECONNECT_US * (e->c->stranger ? patience() : 1),
 				      .connect_us = e->source ? 2 * TIMEOUT_US : 3 * TIMEOUT_US };
 	if (why == LOAD_FAILS && !e->source) {
 		e->vm.fail_op = FAKE_LOAD;
@@ -314,14 +320,38 @@ _Noreturn void end_main(const struct cell *c, struct common *m, int fd, bool sou
 
 /* ---- the intruder ---- */
 
+/* A HELLO that comes back, as the source would send it; but for the number, which nobody else knows. */
+static void claim(int fd, uint32_t generation)
+{
+	struct {
+		struct tcp_msg frame;
+		struct wire_hdr hdr;
+		struct wire_hello hello;
+	} __attribute__((packed)) say = {
+		.frame = { .magic = TCP_MAGIC_MSG, .len = sizeof(struct wire_hdr) + sizeof(struct wire_hello) },
+		.hdr = wire_header(WIRE_HELLO, sizeof(struct wire_hello), 0),
+		.hello = { .magic = WIRE_MAGIC,
+			   .version = WIRE_VERSION,
+			   .page_shift = 12,
+			   .generation = generation,
+			   .flags = WIRE_COMES_BACK,
+			   .timeout_us = TIMEOUT_US,
+			   .reconnect_us = RECONNECT_US },
+	};
+
+	if (send(fd, &say, sizeof(say), MSG_NOSIGNAL) < 0)
+		return; /* the target has ended: what it answers says so */
+}
+
 /* To where the target listens, tcp:ADDRESS:PORT: a connection that carries its preamble, or -1 and why. */
-static int dial(struct common *m, uint32_t role)
+static int dial(struct common *m, uint32_t role, uint32_t generation)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET };
 	struct tcp_preamble pre = { .magic = TCP_MAGIC_PREAMBLE,
 				    .version = TCP_WIRE_VERSION,
 				    .role = role,
 				    .channels = 1,
+				    .generation = generation,
 				    .attempt = (uint64_t)getpid() };
 	const char *host = strchr(m->uri, ':') + 1, *port = strrchr(m->uri, ':');
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -363,12 +393,15 @@ static void hear_refusal(struct common *m, int fd)
 		snprintf(m->intruder, sizeof(m->intruder), "REFUSED with error %d was answered", got.abort.err);
 }
 
-_Noreturn void intruder_main(struct common *m, int fd)
+_Noreturn void intruder_main(const struct cell *c, struct common *m, int fd)
 {
+	uint32_t generation = c->claims ? NEWER : 0;
 	int conn[3];
 
 	for (unsigned i = 0; i < 3; i++)
-		conn[i] = dial(m, i);
+		conn[i] = dial(m, i, generation);
+	if (c->claims && !m->intruder[0])
+		claim(conn[0], generation);
 	say(fd, false, RECORD_INTRUDER_IN, 0);
 	if (!m->intruder[0])
 		hear_refusal(m, conn[0]);

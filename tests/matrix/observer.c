@@ -117,7 +117,7 @@ static void judge_end(char *why, size_t cap, const struct common *m, const struc
 		snprintf(why, cap, "%s left behind: %s", end, m->end[i].left);
 }
 
-/* Words with which the target ends, or waits for no more than an answer: it may be gone before it looks who else has connected. */
+/* Words with which the target ends, or after which it waits for an answer alone: it may not look who else has connected. */
 static bool last_words(enum wire_type t)
 {
 	return t == WIRE_REFUSED || t == WIRE_ABORT || t == WIRE_COMMITTED || t == WIRE_COMPLETE || t == WIRE_BYE;
@@ -137,6 +137,14 @@ static bool came_back(const struct cell *c, const struct common *m, const char *
 	       m->end[0].res.stats.reconnects;
 }
 
+#define LINK_CONNECTIONS 3u /* control, data, urgent */
+
+/* The source has come back to the stranger, and come again after his answer, or his first two lies. */
+static bool met(const struct cell *c, const struct common *m)
+{
+	return c->stranger == FORGER ? m->asked > 2 : m->diverted > LINK_CONNECTIONS;
+}
+
 /* Whether what the cell is about took place at all: a cell in which nothing befell anybody has proved nothing. */
 static void judge_precondition(char *why, size_t cap, const struct cell *c, const struct common *m, const char *pair)
 {
@@ -149,7 +157,9 @@ static void judge_precondition(char *why, size_t cap, const struct cell *c, cons
 	else if (!came_back(c, m, pair))
 		snprintf(why, cap, "the link was cut, and nobody has connected again");
 	else if (m->intruder[0])
-		snprintf(why, cap, "the duplicated connection: %s", m->intruder);
+		snprintf(why, cap, "%s: %s", c->stranger ? "the stranger" : "the duplicated connection", m->intruder);
+	else if (c->stranger && !met(c, m))
+		snprintf(why, cap, "the stranger was not asked again and again: %u connections", m->diverted);
 	else if (c->fault == DUPLICATE && m->answer == ANSWER_NONE)
 		snprintf(why, cap, "there was no duplicated connection");
 	else if (c->fault == DUPLICATE && m->answer == ANSWER_HUNG_UP && !last_words(p->type))
