@@ -63,6 +63,7 @@ run "target killed in post-copy" fell-back --mode post-copy --max-rounds 1 --kil
 run "link cut in pre-copy" 'refused|fell-back' --kill link@precopy
 run "link cut in post-copy" fell-back --mode post-copy --max-rounds 1 --memory-kind memfd --kill link@postcopy
 run "link heals in post-copy" migrated --mode post-copy --max-rounds 1 --kill link@postcopy:200
+grep -q '"reconnects":[1-9]' "$tmp/json" || { echo "[FAIL] cli_run::link heals in post-copy: it never was lost"; failed=1; }
 run "source killed in pre-copy" discarded --kill source@precopy
 
 # Every field that a reader of the JSON may rely on

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 # Two network namespaces joined by tests/net/wire.c, for the scripts of tests/net. Sourced by bash.
 #	wire_up BINARY_DIR NAME		namespaces $A (10.98.0.1, fd98::1) and $B (10.98.0.2, fd98::2); WIRE_WHY when it cannot
-#	wire COMMAND...			a command of the wire's; its answer is in $WIRE, other than "ok" and counts a failure
+#	wire COMMAND...			a command of the wire's, its answer in $WIRE; one that it does not obey sets failed=1
 #	wire_carried ab|ba		bytes that have crossed in that direction
+#	wire_dropped			packets that have vanished in both
 #	wire_await ab|ba BYTES		until so many have; fails after 60 s
 #	wire_down			takes it all away; for a trap at EXIT
 # What runs in the background or in a subshell cannot speak to the wire: bash gives the descriptors to the main shell alone.
@@ -33,7 +34,11 @@ wire()
 {
 	echo "$*" >&"${WIRE_IO[1]}" && read -r WIRE <&"${WIRE_IO[0]}" || WIRE="error: the wire is gone"
 	case $WIRE in
-	error*) echo "[FAIL] wire $*: $WIRE"; return 1 ;;
+	error*)
+		echo "[FAIL] wire $*: $WIRE"
+		failed=1 # the script's: a cable that was not made bad proves nothing
+		return 1
+		;;
 	esac
 }
 
@@ -43,6 +48,14 @@ wire_carried()
 	# shellcheck disable=SC2086
 	set -- "$1" $WIRE
 	[ "$1" = ab ] && WIRE=$4 || WIRE=$8
+}
+
+wire_dropped()
+{
+	wire count || return
+	# shellcheck disable=SC2086
+	set -- $WIRE
+	WIRE=$(($4 + $8))
 }
 
 wire_await()

@@ -11,11 +11,14 @@
 
 #include "../../transport/tcp_wire.h"
 #include "../lib/left.h"
+#include "../lib/patience.h"
 #include "census.h"
 #include "fakevm_int.h"
+#include "inject.h"
 #include "matrix.h"
 
 #define BANDWIDTH 64000000u /* so that a round takes its time and there are two of them */
+#define NEWER 1000u /* generation than any that the source comes to */
 #define WAIT_US 1000u
 #define WAIT_TIMES 30000u
 
@@ -60,7 +63,7 @@ static void fault_text(char buf[64], const struct cell *c)
 	unsigned nth = c->fault == KILL_HEARD ? c->point->heard_nth : c->point->nth;
 	int n = snprintf(buf, 64, "%s:%s@%u", names[c->fault], wire_name(c->point->type), nth ? nth : 1);
 
-	if (c->fault <= AFTER_BACK)
+	if (c->fault <= AFTER_BACK || (c->stranger && c->fault < KILL_BEFORE)) /* the way is free, and leads elsewhere */
 		snprintf(buf + n, 64 - (size_t)n, ":%d", BACK_MS);
 }
 
@@ -77,8 +80,11 @@ static void on_phase(struct fakevm *vm, enum ferry_phase p)
 		fault_text(fault, e->c);
 		if (ferry_drill(vm->session, fault))
 			world_trouble(&e->w, "ferry_drill() refused %s", fault);
+		atomic_store(&e->m->armed, 1);
 		e->armed = true; /* last: the watcher takes a fault that is not pending for one that has struck */
 	}
+	if (e->source && e->c->stranger && p == FERRY_RESERVATION)
+		inject_divert(e->m->stranger_uri, &e->m->diverted);
 	if (e->source && ((p == FERRY_PRECOPY && at->provoke == CANCEL_IN_PRECOPY) ||
 			  (p == FERRY_COMMITMENT && at->provoke == CANCEL_IN_COMMITMENT)))
 		ferry_cancel(vm->session);
@@ -141,7 +147,8 @@ static void configure(struct end *e, struct ferry_config *cfg)
 	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT,
 				      .flags = FERRY_CONFIG_DRILL,
 				      .timeout_us = TIMEOUT_US,
-				      .reconnect_us = RECONNECT_US,
+				      /* A stranger must have been met several times when it is over. */
+				      .reconnect_us = RECONNECT_US * (e->c->stranger ? patience() : 1),
 				      .connect_us = e->source ? 2 * TIMEOUT_US : 3 * TIMEOUT_US };
 	if (why == LOAD_FAILS && !e->source) {
 		e->vm.fail_op = FAKE_LOAD;
@@ -313,51 +320,90 @@ _Noreturn void end_main(const struct cell *c, struct common *m, int fd, bool sou
 
 /* ---- the intruder ---- */
 
-static int dial(const char *uri, uint32_t role, uint64_t attempt)
+/* A HELLO that comes back, as the source would send it; but for the number, which nobody else knows. */
+static void claim(int fd, uint32_t generation)
 {
-	struct sockaddr_in to = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct {
+		struct tcp_msg frame;
+		struct wire_hdr hdr;
+		struct wire_hello hello;
+	} __attribute__((packed)) say = {
+		.frame = { .magic = TCP_MAGIC_MSG, .len = sizeof(struct wire_hdr) + sizeof(struct wire_hello) },
+		.hdr = wire_header(WIRE_HELLO, sizeof(struct wire_hello), 0),
+		.hello = { .magic = WIRE_MAGIC,
+			   .version = WIRE_VERSION,
+			   .page_shift = 12,
+			   .generation = generation,
+			   .flags = WIRE_COMES_BACK,
+			   .timeout_us = TIMEOUT_US,
+			   .reconnect_us = RECONNECT_US },
+	};
+
+	if (send(fd, &say, sizeof(say), MSG_NOSIGNAL) < 0)
+		return; /* the target has ended: what it answers says so */
+}
+
+/* To where the target listens, tcp:ADDRESS:PORT: a connection that carries its preamble, or -1 and why. */
+static int dial(struct common *m, uint32_t role, uint32_t generation)
+{
+	struct sockaddr_in to = { .sin_family = AF_INET };
 	struct tcp_preamble pre = { .magic = TCP_MAGIC_PREAMBLE,
 				    .version = TCP_WIRE_VERSION,
 				    .role = role,
 				    .channels = 1,
-				    .attempt = attempt };
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
+				    .generation = generation,
+				    .attempt = (uint64_t)getpid() };
+	const char *host = strchr(m->uri, ':') + 1, *port = strrchr(m->uri, ':');
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	char text[INET_ADDRSTRLEN];
 
 	memcpy(pre.session, session_id, sizeof(pre.session));
-	to.sin_port = htons((uint16_t)atoi(strrchr(uri, ':') + 1));
-	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) || send(fd, &pre, sizeof(pre), MSG_NOSIGNAL) < 0) {
+	snprintf(text, sizeof(text), "%.*s", (int)(port - host), host);
+	to.sin_port = htons((uint16_t)atoi(port + 1));
+	if (fd >= 0 && inet_pton(AF_INET, text, &to.sin_addr) == 1 && !connect(fd, (struct sockaddr *)&to, sizeof(to)) &&
+	    send(fd, &pre, sizeof(pre), MSG_NOSIGNAL) == sizeof(pre))
+		return fd;
+	snprintf(m->intruder, sizeof(m->intruder), "it cannot be made to %.100s: %s", m->uri, strerror(errno));
+	if (fd >= 0)
 		close(fd);
-		return -1;
-	}
-	return fd;
+	return -1;
 }
 
-/* Whatever was answered to the second connection: the preamble's answer, then at most REFUSED. */
+/* What was answered to the second connection: the preamble's answer, then REFUSED; or nothing, by a target that has ended. */
 static void hear_refusal(struct common *m, int fd)
 {
 	struct {
 		struct tcp_answer answer;
 		struct tcp_msg frame;
 		struct wire_hdr hdr;
+		struct wire_abort abort;
 	} __attribute__((packed)) got = { 0 };
 	ssize_t n = recv(fd, &got, sizeof(got), MSG_WAITALL);
 
-	if (n <= (ssize_t)sizeof(got.answer))
-		return; /* hung up, as a target does that has ended */
+	if (n <= (ssize_t)sizeof(got.answer)) {
+		m->answer = ANSWER_HUNG_UP;
+		return;
+	}
+	m->answer = ANSWER_REFUSED;
 	if (n < (ssize_t)sizeof(got))
 		snprintf(m->intruder, sizeof(m->intruder), "%zd bytes were answered", n);
 	else if (got.hdr.type != WIRE_REFUSED)
 		snprintf(m->intruder, sizeof(m->intruder), "%s was answered", wire_name(got.hdr.type));
+	else if (got.abort.err != -EBUSY)
+		snprintf(m->intruder, sizeof(m->intruder), "REFUSED with error %d was answered", got.abort.err);
 }
 
-_Noreturn void intruder_main(struct common *m, int fd)
+_Noreturn void intruder_main(const struct cell *c, struct common *m, int fd)
 {
+	uint32_t generation = c->claims ? NEWER : 0;
 	int conn[3];
 
 	for (unsigned i = 0; i < 3; i++)
-		conn[i] = dial(m->uri, i, (uint64_t)getpid());
+		conn[i] = dial(m, i, generation);
+	if (c->claims && !m->intruder[0])
+		claim(conn[0], generation);
 	say(fd, false, RECORD_INTRUDER_IN, 0);
-	if (conn[0] >= 0)
+	if (!m->intruder[0])
 		hear_refusal(m, conn[0]);
 	_exit(0);
 }

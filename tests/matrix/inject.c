@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "inject.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -338,6 +339,37 @@ WRAP(int, accept4, int fd, struct sockaddr *addr, socklen_t *len, int flags)
 {
 	FAIL_IF(fails(DESCRIPTOR, FROM), -1);
 	return __real_accept4(fd, addr, len, flags);
+}
+
+static struct {
+	struct sockaddr_in to;
+	_Atomic unsigned *count;
+	_Atomic bool on;
+} divert;
+
+void inject_divert(const char *uri, _Atomic unsigned *count)
+{
+	const char *host = strchr(uri, ':') + 1, *port = strrchr(uri, ':');
+	char text[INET_ADDRSTRLEN];
+
+	snprintf(text, sizeof(text), "%.*s", (int)(port - host), host);
+	divert.to = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port + 1)) };
+	if (inet_pton(AF_INET, text, &divert.to.sin_addr) != 1)
+		abort();
+	divert.count = count;
+	atomic_store(&divert.on, true);
+}
+
+WRAP(int, connect, int fd, const struct sockaddr *to, socklen_t len)
+{
+	int err;
+
+	if (!atomic_load(&divert.on) || to->sa_family != AF_INET)
+		return __real_connect(fd, to, len);
+	err = __real_connect(fd, (const struct sockaddr *)&divert.to, sizeof(divert.to));
+	if (!err || errno == EINPROGRESS)
+		atomic_fetch_add(divert.count, 1);
+	return err;
 }
 
 WRAP(int, eventfd, unsigned count, int flags)

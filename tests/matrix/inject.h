@@ -59,6 +59,8 @@ bool inject_met(const struct inject *x, unsigned i, struct met *ret); /* false: 
 
 /* The order of this process. */
 void inject_order(struct inject *x);
+/* From now on this process's connections are made to there, tcp:ADDRESS:PORT, and counted once they are up or under way. */
+void inject_divert(const char *uri, _Atomic unsigned *count);
 /* This thread is the source's, or the target's; a thread that is nobody's meets no failure. */
 void inject_thread(bool source);
 void inject_thread_of_nobody(void);

@@ -82,10 +82,12 @@ static const struct row rows[] = {
 	{ NO_DESCRIPTOR, false, FERRY_POSTCOPY, "tcp", NULL },
 	{ NO_DESCRIPTOR, false, FERRY_COMMITMENT, NULL, "tcp" },
 	{ NO_DESCRIPTOR, false, FERRY_ACTIVATION, NULL, "tcp" },
+	{ NO_THREAD, true, FERRY_PRE_MIGRATION, "any", NULL },
 	{ NO_THREAD, true, FERRY_PRECOPY, "any", NULL },
 	{ NO_THREAD, true, FERRY_STOP_AND_COPY, "stop-and-copy", NULL },
 	{ NO_THREAD, true, FERRY_POSTCOPY, "commit at switchover", NULL },
 	{ NO_THREAD, true, FERRY_ACTIVATION, "stop-and-copy, commit at completion", NULL },
+	{ NO_THREAD, false, FERRY_PRE_MIGRATION, "any", NULL },
 	{ NO_THREAD, false, FERRY_PRECOPY, "any", NULL },
 };
 

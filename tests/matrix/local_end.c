@@ -21,6 +21,8 @@
 #define SPARED 700u /* a page that the source's guest never writes of its own accord */
 #define SPARED_HOLE (FAKE_HOLE0 + FAKE_HOLES / 2) /* the same, not there to begin with */
 #define TMPFS_SIZE "16m"
+#define DAWDLE_US 700000u /* longer than a heartbeat takes to come */
+#define DAWDLE_IN_ALL_US 4000000u
 
 struct pair {
 	const struct local *c;
@@ -31,6 +33,7 @@ struct pair {
 	char uri[200];
 	int tmpfs; /* FILE_FULL */
 	uint64_t paused_us, runs_us; /* source: pause; owner: the last resume */
+	_Atomic uint64_t dawdled_us;
 };
 
 static int (*fake_reserve)(void *vm, struct ferry_region *regions, size_t n, struct ferry_stream *needs);
@@ -155,6 +158,23 @@ static void enter_stage(struct pair *p)
 	inject_in_vmm(false);
 }
 
+/*
+ * Whether a worker or a heartbeat comes by its place while its end is in the stage is a race. Where it was lost, the ends take
+ * their time: in each op and on entering each stage they wait for the failure as long as it is ordered.
+ */
+static void dawdle(struct pair *p)
+{
+	struct inject *x = &p->m->inject;
+	uint64_t begun = now();
+
+	if (!p->c->tries)
+		return;
+	while (atomic_load(&x->armed) && !atomic_load(&x->struck) && now() - begun < DAWDLE_US &&
+	       atomic_load(&p->dawdled_us) < DAWDLE_IN_ALL_US)
+		usleep(1000);
+	atomic_fetch_add(&p->dawdled_us, now() - begun);
+}
+
 /* A tmpfs is full before the first page of post-copy is asked for, or the one that needs space might be there. */
 static enum ferry_phase begins(const struct local *c)
 {
@@ -168,12 +188,13 @@ static void on_phase(struct fakevm *vm, enum ferry_phase phase)
 	struct pair *p = vm->arg;
 
 	atomic_store(&p->m->inject.stage[!vm->is_source], phase);
-	if (vm->is_source != p->c->at_source || p->c->dry)
+	if (p->c->dry)
 		return;
-	if (phase == begins(p->c))
+	if (vm->is_source == p->c->at_source && phase == begins(p->c))
 		enter_stage(p);
-	else
+	else if (vm->is_source == p->c->at_source)
 		atomic_store(&p->m->inject.armed, false);
+	dawdle(p);
 }
 
 static void on_op(struct fakevm *vm, enum fake_op op)
@@ -190,6 +211,7 @@ static void on_op(struct fakevm *vm, enum fake_op op)
 		p->paused_us = now();
 	if (op == FAKE_PAUSE && vm->is_source && p->c->kind == FILE_FULL)
 		write_hole(vm);
+	dawdle(p);
 	if (op == FAKE_RESUME)
 		p->runs_us = now();
 	if (op == FAKE_DISCARD && p->c->kind == FILE_FULL)
@@ -209,6 +231,7 @@ static int resume(void *v)
 	inject_in_vmm(true);
 	err = fake_resume(v);
 	inject_in_vmm(false);
+	dawdle(((struct fakevm *)v)->arg);
 	return err;
 }
 
@@ -313,6 +336,10 @@ static void run(struct pair *p, bool source)
 
 	inject_thread(source);
 	vm->thread = pthread_self();
+	/* What ferry_run() does before its first stage is that stage's. */
+	atomic_store(&p->m->inject.stage[!source], FERRY_PRE_MIGRATION);
+	if (!p->c->dry && p->c->stage == FERRY_PRE_MIGRATION && p->c->at_source == source)
+		enter_stage(p);
 	p->res[!source]->size = sizeof(*p->res[0]);
 	ferry_run(vm->session, p->res[!source]);
 	p->m->end[!source].ended = true;

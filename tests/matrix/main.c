@@ -32,7 +32,7 @@ struct child {
 };
 
 struct slot {
-	bool busy, stopped, young, killed, hung;
+	bool busy, stopped, young, killed, hung, sourced;
 	const struct cell *cell;
 	struct common *m;
 	struct seen seen;
@@ -65,9 +65,10 @@ static uint64_t now(void)
 
 static void cell_text(char buf[200], const struct cell *c)
 {
-	snprintf(buf, 200, "%s from the %s %s, %s, %s, %s%s", wire_name(c->point->type),
-		 c->point->at_source ? "source" : "target", c->point->when, fault_name(c->fault), way_name(c->way),
-		 c->shared ? "memfd" : "anon", c->arbiter ? ", an arbiter" : "");
+	snprintf(buf, 200, "%s from the %s %s, %s%s, %s, %s%s", wire_name(c->point->type),
+		 c->point->at_source ? "source" : "target", c->point->when, fault_name(c->fault),
+		 c->claims ? " of a newer generation" : stranger_name(c->stranger),
+		 way_name(c->way), c->shared ? "memfd" : "anon", c->arbiter ? ", an arbiter" : "");
 }
 
 /* ---- processes ---- */
@@ -77,13 +78,16 @@ static void spawn(struct slot *s, enum who who)
 	pid_t parent = getpid(), pid = fork();
 
 	s->child[who] = (struct child){ .pid = pid };
+	s->sourced = s->sourced || who == SOURCE;
 	if (pid)
 		return;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent || dup2(s->fd[1], CHILD_FD) < 0 || close_range(CHILD_FD + 1, ~0u, 0))
 		_exit(2);
+	if (who == INTRUDER && s->cell->stranger)
+		stranger_main(s->cell, s->m, CHILD_FD);
 	if (who == INTRUDER)
-		intruder_main(s->m, CHILD_FD);
+		intruder_main(s->cell, s->m, CHILD_FD);
 	end_main(s->cell, s->m, CHILD_FD, who == SOURCE);
 }
 
@@ -167,6 +171,8 @@ static void on_record(struct slot *s, const struct record *r)
 {
 	observe(&s->seen, r);
 	if (r->what == RECORD_LISTENS)
+		spawn(s, s->cell->stranger ? INTRUDER : SOURCE);
+	if (r->what == RECORD_STRANGER_LISTENS)
 		spawn(s, SOURCE);
 	if (r->what == RECORD_INTRUDER_IN)
 		go_on(s);
@@ -191,6 +197,7 @@ static void drain(struct slot *s)
 
 static void account(struct matrix *x, struct slot *s)
 {
+	static const char *const answers[] = { "", ", refused the second", ", hung up on the second" };
 	const struct point *p = s->cell->point;
 	struct tally *t = &x->tally[p->type][!p->at_source][s->cell->arbiter];
 	char why[1200], text[200], pair[3];
@@ -213,7 +220,9 @@ static void account(struct matrix *x, struct slot *s)
 		return;
 	cell_text(text, s->cell);
 	outcome_pair(pair, s->cell, s->m, s->killed);
-	printf("%s %s: %s (%.1f s)\n", why[0] ? "  bad" : "  fine", text, pair, (double)(now() - s->begun_us) / 1e6);
+	printf("%s %s: %s (%.1f s%s; reconnects %u, %u; connections to a stranger %u, heard %u)\n",
+	       why[0] ? "  bad" : "  fine", text, pair, (double)(now() - s->begun_us) / 1e6, answers[s->m->answer], s->m->end[0].res.stats.reconnects,
+	       s->m->end[1].res.stats.reconnects, s->m->diverted, s->m->asked);
 	if (why[0])
 		printf("       %s\n", why);
 }
@@ -238,6 +247,8 @@ static void tend(struct matrix *x, struct slot *s)
 {
 	drain(s);
 	end_hung(s);
+	if (!s->child[SOURCE].pid && !s->child[TARGET].pid && s->sourced)
+		atomic_store(&s->m->over, 1);
 	if (!over(s))
 		return;
 	drain(s);
@@ -287,7 +298,8 @@ struct choice {
 static bool chosen(const struct choice *ch, const struct cell *c)
 {
 	return (!ch->message || !strcmp(ch->message, wire_name(c->point->type))) &&
-	       (!ch->way || strstr(way_name(c->way), ch->way)) && (!ch->fault || strstr(fault_name(c->fault), ch->fault)) &&
+	       (!ch->way || strstr(way_name(c->way), ch->way)) &&
+	       (!ch->fault || strstr(fault_name(c->fault), ch->fault) || strstr(stranger_name(c->stranger), ch->fault)) &&
 	       (!ch->when || strstr(c->point->when, ch->when)) && (!ch->arbiter || c->arbiter);
 }
 
@@ -298,10 +310,33 @@ static void add(struct matrix *x, const struct choice *ch, struct cell c)
 		if (chosen(ch, &c))
 			x->cell[x->ncells++] = c;
 	}
+	/* Who claims to come back: one kind of memory will do. */
+	c.claims = c.fault == DUPLICATE;
+	if (c.claims && chosen(ch, &c))
+		x->cell[x->ncells++] = c;
 	/* Doubt and its end have to do with no kind of memory. */
 	c.arbiter = in_doubt(c.point, c.fault);
 	if (c.arbiter && chosen(ch, &c))
 		x->cell[x->ncells++] = c;
+}
+
+/*
+ * A target that was started anew, or a forger, at each point where the target dies and where the link is lost, private memory
+ * and memfds by turns: who answers has to do with neither.
+ */
+static void add_strangers(struct matrix *x, const struct choice *ch, const struct point *p, enum way way)
+{
+	for (unsigned i = 0; i < 2 * (STRANGERS - 1); i++) {
+		struct cell c = { .point = p, .way = way, .stranger = (enum stranger)(1 + i / 2), .shared = (p - points + way + i / 2) & 1 };
+
+		if (!stranger_fault(&c.fault, p, c.stranger, i & 1))
+			continue;
+		if (chosen(ch, &c))
+			x->cell[x->ncells++] = c;
+		c.arbiter = in_doubt(c.point, c.fault);
+		if (c.arbiter && chosen(ch, &c))
+			x->cell[x->ncells++] = c;
+	}
 }
 
 /* Fault by fault: those that wait long come first, so that the end is not spent waiting for one. */
@@ -310,7 +345,11 @@ static void lay_out(struct matrix *x, const struct choice *ch)
 	static const enum fault order[FAULTS] = { LOST,	  STOP_BEFORE, STOP_AFTER, LOST_BACK,	BEFORE,	    MIDDLE,   AFTER,
 						  KILL_BEFORE, KILL_AFTER, KILL_HEARD, BEFORE_BACK, MIDDLE_BACK, AFTER_BACK, DUPLICATE };
 
-	x->cell = calloc(npoints * WAYS * FAULTS * 3, sizeof(x->cell[0]));
+	x->cell = calloc(npoints * WAYS * (FAULTS * 3 + STRANGERS * 4), sizeof(x->cell[0]));
+	for (size_t i = 0; i < npoints; i++)
+		for (enum way w = 0; w < WAYS; w++)
+			if (points[i].ways & (1u << w))
+				add_strangers(x, ch, &points[i], w);
 	for (size_t f = 0; f < FAULTS; f++)
 		for (size_t i = 0; i < npoints; i++)
 			for (enum way w = 0; w < WAYS; w++)

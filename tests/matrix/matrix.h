@@ -13,6 +13,7 @@
  *	points.c	which messages there are, when, and what each fault must come to: the expectations, and
  *			the table of docs/failure-model.md
  *	end.c		one end of a cell, in its process
+ *	stranger.c	who answers the source that comes back in the target's place
  *	observer.c	the judgement of a cell
  *	main.c		forks the cells, many at a time, since most of their time is waiting
  */
@@ -110,10 +111,18 @@ const char *points_missing(char buf[200]);
 
 bool struck_at_source(const struct point *p, enum fault f); /* which end the fault strikes */
 
+/* Who answers in the target's place when the source comes back; NOBODY_ELSE: the target does. */
+enum stranger { NOBODY_ELSE, FRESH, FORGER, STRANGERS };
+const char *stranger_name(enum stranger s);
+/* The fault of a cell with a stranger, by which it is judged: the target's death, or a link that does not come back. */
+bool stranger_fault(enum fault *ret, const struct point *p, enum stranger s, bool kill);
+
 struct cell {
 	const struct point *point;
 	enum way way;
 	enum fault fault;
+	enum stranger stranger;
+	bool claims; /* DUPLICATE: the second connection claims that the source comes back */
 	bool shared, arbiter;
 };
 
@@ -121,9 +130,13 @@ struct cell {
 #define DUE_MAX 64
 const char *cell_due(char buf[DUE_MAX], const struct cell *c);
 
+/* What a second connection has heard. */
+enum answer { ANSWER_NONE, ANSWER_REFUSED, ANSWER_HUNG_UP };
+
 /* Shared by the processes of a cell. */
 struct common {
 	char uri[200];
+	_Atomic int armed;  /* the victim has entered the stage from which the fault waits */
 	_Atomic int struck; /* the fault has */
 	_Atomic int record; /* the arbiter's: who owns the VM; FERRY_NONE + 1 and so on, 0 nobody yet */
 	struct {
@@ -133,11 +146,16 @@ struct common {
 		char left[256]; /* behind, after everything was freed */
 		char ops[FAKE_TRACE];
 	} end[2]; /* source, target */
-	char intruder[200]; /* what went wrong */
+	enum answer answer; /* to the second connection */
+	char stranger_uri[200];
+	_Atomic unsigned diverted; /* connections that the source has made to the stranger */
+	unsigned asked;		   /* HELLOs that a forger has heard */
+	_Atomic int over;	   /* both ends have gone: the stranger may */
+	char intruder[200]; /* what is wrong with that */
 	uint8_t frozen[FAKE_PAGES * FAKE_PAGE];
 };
 
-enum record_what { RECORD_LISTENS = WORLD_OUTPUT + 1, RECORD_ENDED, RECORD_INTRUDER_IN };
+enum record_what { RECORD_LISTENS = WORLD_OUTPUT + 1, RECORD_ENDED, RECORD_INTRUDER_IN, RECORD_STRANGER_LISTENS };
 
 struct record {
 	uint8_t at_source, what; /* enum world_what or record_what */
@@ -163,7 +181,12 @@ void outcome_pair(char pair[3], const struct cell *c, const struct common *m, bo
 
 /* The life of a child. */
 _Noreturn void end_main(const struct cell *c, struct common *m, int fd, bool source);
-/* A third process: connects as the source did, with the same session and generation. */
-_Noreturn void intruder_main(struct common *m, int fd);
+/*
+ * A third process: connects with the same session and generation as the source did; or, where the cell claims, as if it came
+ * back, with a newer generation and a HELLO that has not the source's number.
+ */
+_Noreturn void intruder_main(const struct cell *c, struct common *m, int fd);
+/* The same place: cell->stranger. */
+_Noreturn void stranger_main(const struct cell *c, struct common *m, int fd);
 
 #endif

@@ -117,9 +117,57 @@ static void judge_end(char *why, size_t cap, const struct common *m, const struc
 		snprintf(why, cap, "%s left behind: %s", end, m->end[i].left);
 }
 
-void judge_cell(char why[1200], const struct cell *c, const struct seen *s, const struct common *m, bool killed)
+/* Words with which the target ends, or after which it waits for an answer alone: it may not look who else has connected. */
+static bool last_words(enum wire_type t)
+{
+	return t == WIRE_REFUSED || t == WIRE_ABORT || t == WIRE_COMMITTED || t == WIRE_COMPLETE || t == WIRE_BYE;
+}
+
+/*
+ * A link that was cut, and a migration that went on: it went on over another one. But the first link, which is made as often
+ * as need be and counted once, and where nothing was waited for any more.
+ */
+static bool came_back(const struct cell *c, const struct common *m, const char *pair)
+{
+	enum wire_type t = c->point->type;
+	bool first = t == WIRE_HELLO || t == WIRE_HELLO_ACK;
+	bool last = t == WIRE_BYE || (c->fault == AFTER_BACK && (t == WIRE_COMMITTED || t == WIRE_COMPLETE));
+
+	return c->fault > AFTER_BACK || c->point->absent || first || last || strcmp(pair, "mm") ||
+	       m->end[0].res.stats.reconnects;
+}
+
+#define LINK_CONNECTIONS 3u /* control, data, urgent */
+
+/* The source has come back to the stranger, and come again after his answer, or his first two lies. */
+static bool met(const struct cell *c, const struct common *m)
+{
+	return c->stranger == FORGER ? m->asked > 2 : m->diverted > LINK_CONNECTIONS;
+}
+
+/* Whether what the cell is about took place at all: a cell in which nothing befell anybody has proved nothing. */
+static void judge_precondition(char *why, size_t cap, const struct cell *c, const struct common *m, const char *pair)
 {
 	const struct point *p = c->point;
+
+	if (!m->armed)
+		snprintf(why, cap, "the fault was not armed");
+	else if (!p->absent != !!m->struck)
+		snprintf(why, cap, "%s was %s", wire_name(p->type), m->struck ? "sent" : "never sent");
+	else if (!came_back(c, m, pair))
+		snprintf(why, cap, "the link was cut, and nobody has connected again");
+	else if (m->intruder[0])
+		snprintf(why, cap, "%s: %s", c->stranger ? "the stranger" : "the duplicated connection", m->intruder);
+	else if (c->stranger && !met(c, m))
+		snprintf(why, cap, "the stranger was not asked again and again: %u connections", m->diverted);
+	else if (c->fault == DUPLICATE && m->answer == ANSWER_NONE)
+		snprintf(why, cap, "there was no duplicated connection");
+	else if (c->fault == DUPLICATE && m->answer == ANSWER_HUNG_UP && !last_words(p->type))
+		snprintf(why, cap, "the duplicated connection: the target hung up without a word");
+}
+
+void judge_cell(char why[1200], const struct cell *c, const struct seen *s, const struct common *m, bool killed)
+{
 	char pair[3], what[600] = "", buf[DUE_MAX];
 	const char *due = cell_due(buf, c);
 
@@ -129,11 +177,9 @@ void judge_cell(char why[1200], const struct cell *c, const struct seen *s, cons
 		judge_end(what, sizeof(what), m, s, i, pair[i]);
 	if (s->trouble[0])
 		snprintf(what, sizeof(what), "%s", s->trouble);
-	else if (!what[0] && m->intruder[0])
-		snprintf(what, sizeof(what), "the duplicated connection: %s", m->intruder);
-	else if (!what[0] && !p->absent != !!m->struck)
-		snprintf(what, sizeof(what), "%s was %s", wire_name(p->type), m->struck ? "sent" : "never sent");
-	else if (!what[0] && !among(pair, due))
+	else if (!what[0])
+		judge_precondition(what, sizeof(what), c, m, pair);
+	if (!what[0] && !among(pair, due))
 		snprintf(what, sizeof(what), "it came to %s", pair);
 	if (what[0])
 		snprintf(why, 1200, "%s; got %s, due %s; source: %.200s; target: %.200s", what, pair, due,

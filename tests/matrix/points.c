@@ -133,6 +133,30 @@ const char *fault_name(enum fault f)
 	return names[f];
 }
 
+const char *stranger_name(enum stranger s)
+{
+	static const char *const names[] = { "", ", a fresh target answers", ", a forger answers" };
+
+	_Static_assert(sizeof(names) / sizeof(names[0]) == STRANGERS, "a name a stranger");
+	return names[s];
+}
+
+/*
+ * A stranger is met by a source that comes back: not before pre-copy, where a lost link ends everything, nor once it has heard
+ * how its target ends.
+ */
+bool stranger_fault(enum fault *ret, const struct point *p, enum stranger s, bool kill)
+{
+	bool ends = p->type == WIRE_COMMITTED || p->type == WIRE_COMPLETE || (p->type == WIRE_ABORT && !p->at_source);
+	bool before = s == FRESH || ends;
+
+	if (kill)
+		*ret = p->at_source ? KILL_HEARD : before ? KILL_BEFORE : KILL_AFTER;
+	else
+		*ret = before ? BEFORE : AFTER;
+	return !p->absent && p->arm >= FERRY_PRECOPY && p->type != WIRE_BYE && expected(p, *ret);
+}
+
 const char *expected(const struct point *p, enum fault f)
 {
 	const struct expect *e = &p->e;

@@ -23,6 +23,12 @@
  *		again, and from any moment on there may be a hole in the path: messages cross, page data and long
  *		messages do not.
  *
+ * Strangers (-DSTRANGERS). Whoever answers when the source comes back may be somebody else: a fresh target that listens on the
+ * dead one's port and knows nothing, or a forger, who needs no target to be dead and says what he likes. The target drew a
+ * random number at the first handshake; no stranger can show it. A stranger who shows none has not come back: the source
+ * goes on trying until its time is over. And a forged source may knock at the target, which it cannot show the source's number:
+ * it is refused, and that changes nothing here, but in the mutation that lets it in.
+ *
  * Checked on the way: the asserts. In the end: judge(). That the end comes, without any assumption of fairness (pan -DNP):
  * in HEALS each cycle of the search passes a cut (the label progress in network()), so whoever is cut finitely often gets
  * there. In REPEATS a cut is no progress and there is no cycle at all, so whoever is cut for ever gets there, too.
@@ -39,6 +45,20 @@
 #endif
 #ifndef ARBITER
 #define ARBITER 0
+#endif
+
+/* Two mistakes at once, the protocol without numbers: either end's check alone keeps both from waiting for ever. */
+#ifdef MUTATE_NOBODY_HAS_A_NUMBER
+#define MUTATE_NUMBER_IS_NOT_CHECKED
+#endif
+#if defined(MUTATE_NUMBER_IS_NOT_CHECKED) || defined(MUTATE_ABORT_OF_A_STRANGER_IS_HEARD) || \
+	defined(MUTATE_STRANGER_STARTS_THE_WINDOW_ANEW)
+#define STRANGERS
+#endif
+#ifdef STRANGERS
+#define STRANGER true
+#else
+#define STRANGER false
 #endif
 
 #ifdef MUTATE_ABORT_SAID_ONCE
@@ -90,6 +110,8 @@ chan to_source = [5] of { mtype:msg, byte, byte }; /* commit state and pages lef
 byte s_link = UP, t_link = UP, offer;		  /* as each end sees it */
 bit whole = 1;					  /* both ends have it, and it is not cut */
 bit down;					  /* for good */
+bit foreign;					  /* the source's newest connection leads to a stranger */
+#define S_CUT (!whole && !foreign)
 
 /* Progress: how many links in a row have brought an end nothing of what it waits for. */
 #define STALLED 1 /* with 2 it is the same, in ten times as many states */
@@ -146,7 +168,9 @@ bit source_claimed; /* and the record is of the source's making */
 
 #define S_GONE (s_end != UNDER_WAY)
 #define T_GONE (t_end != UNDER_WAY)
+#ifndef FAILS
 #define FAILS true /* an op that fails, a cancel: whenever it likes */
+#endif
 
 inline s_runs_again()
 {
@@ -222,6 +246,7 @@ inline s_drop()
 		:: else
 		fi;
 		s_link = NONE;
+		foreign = 0;
 		whole = 0
 	}
 }
@@ -301,13 +326,73 @@ inline t_tries(stage)
 #endif
 }
 
+/*
+ * What a stranger says first: ABORT (REFUSED is the same here), or a HELLO_ACK that would be due from the target, with a number
+ * of his own. Who says nothing is hung up on, and ABORT stands for that, too.
+ */
+inline stranger_answers()
+{
+	if
+#ifdef MUTATE_NOBODY_HAS_A_NUMBER
+	:: T_GONE -> m = HELLO_ACK; l = OPEN /* a fresh one, that takes whoever comes for a first one */
+#else
+	:: T_GONE -> m = ABORT /* a fresh one refuses whoever says that he comes back, and listens on */
+	:: m = ABORT
+	:: m = HELLO_ACK; l = OPEN
+	:: switched -> m = HELLO_ACK; l = IS_PREPARED
+	:: s_commit == DECIDED -> m = HELLO_ACK; l = DECIDED
+#endif
+	fi
+}
+
+/* Not come back: the number is not there, or another. */
+inline s_hears_stranger()
+{
+	atomic {
+		foreign ->
+#ifdef MUTATE_STRANGER_STARTS_THE_WINDOW_ANEW
+		s_idle = 0;
+#endif
+		stranger_answers();
+		if
+#ifdef MUTATE_NUMBER_IS_NOT_CHECKED
+		:: m == HELLO_ACK -> s_link = UP; peer = l
+#else
+		:: m == HELLO_ACK -> s_drop()
+#endif
+#ifdef MUTATE_ABORT_OF_A_STRANGER_IS_HEARD
+		:: m == ABORT -> s_drop(); aborted = 1
+#else
+		:: m == ABORT -> s_drop()
+#endif
+		fi
+	}
+}
+
+#ifdef MUTATE_ABORT_OF_A_STRANGER_IS_HEARD
+#define TOLD_BY_A_STRANGER aborted
+#else
+#define TOLD_BY_A_STRANGER false
+#endif
+
 /* link_recover(): the link is UP again, and what HELLO_ACK said; or it is not */
 inline s_recover(stage)
 {
 	s_drop();
 	do
-	:: atomic { !down && !T_GONE && !S_STALLED -> s_tries(stage); s_link = DIALS; offer = OFFERED };
+	:: atomic { !down && (!T_GONE || STRANGER) && !S_STALLED ->
+			s_tries(stage);
+			s_link = DIALS;
+			if
+			:: !T_GONE -> offer = OFFERED
+			:: STRANGER -> foreign = 1
+			fi };
 		if
+		:: s_hears_stranger();
+			if
+			:: s_link == UP || TOLD_BY_A_STRANGER -> break
+			:: else
+			fi
 		:: atomic { to_source?HELLO_ACK(peer, l) ->
 				s_link = UP;
 				if
@@ -315,7 +400,7 @@ inline s_recover(stage)
 				:: else
 				fi };
 			break
-		:: atomic { offer != OFFERED && !whole -> s_drop() }
+		:: atomic { offer != OFFERED && S_CUT -> s_drop() }
 		fi
 	:: atomic { S_WINDOW_PASSES -> s_notes() }; break
 	od
@@ -403,7 +488,7 @@ inline s_say_failed()
 		:: told -> break
 		:: else
 		fi
-	:: !whole -> break
+	:: S_CUT -> break
 	od
 }
 
@@ -532,7 +617,7 @@ inline await(type)
 #ifdef MUTATE_SILENCE_IS_PREPARED
 	:: !whole && type == PREPARED
 #endif
-	:: !whole -> goto fail
+	:: S_CUT -> goto fail
 	:: FAILS -> goto fail
 	fi
 }
@@ -549,7 +634,7 @@ proctype source()
 		:: !HOLE && (stage == PREPARE || way == STOP) -> d_step { pages_land() }; break
 		:: !HOLE && stage == PRECOPY && way != STOP -> d_step { pages_land() }; stage = PREPARE
 		:: HOLE && s_link == UP && whole -> whole = 0 /* no answer in timeout_us */
-		:: s_link == UP && !whole -> s_recover(stage);
+		:: s_link == UP && S_CUT -> s_recover(stage);
 			if
 			:: s_link == UP -> assert(peer == OPEN)
 			:: else -> goto fail
@@ -576,7 +661,7 @@ proctype source()
 				:: m == PREPARED -> s_left = l; s_idle = 0; break
 				:: m == ABORT -> s_hears_abort(); goto fail
 				fi }
-		:: !whole -> s_recover(POSTCOPY);
+		:: S_CUT -> s_recover(POSTCOPY);
 			if
 			:: s_link == UP && peer == IS_PREPARED -> break
 			:: s_link == UP && peer != IS_PREPARED -> assert(peer == OPEN)
@@ -591,7 +676,7 @@ commitment:	if
 		:: true
 		:: FAILS -> goto fail
 		fi;
-		atomic { assert(s_commit == OPEN && !s_runs); s_commit = DECIDED };
+		atomic { assert(s_commit == OPEN && !s_runs && was_prepared); s_commit = DECIDED };
 		s_send(COMMIT);
 #ifdef MUTATE_SOURCE_RESUMES_AFTER_COMMIT
 		if
@@ -607,7 +692,7 @@ commitment:	if
 #endif
 		do
 		:: atomic { to_source?m, _, _ -> assert(m == COMMITTED); break }
-		:: !whole -> s_recover(COMMITMENT);
+		:: S_CUT -> s_recover(COMMITMENT);
 			if
 			:: s_link == UP && peer == DECIDED -> break
 #ifndef MUTATE_COMMIT_IS_NOT_REPEATED
@@ -619,7 +704,7 @@ commitment:	if
 			:: s_link != UP -> goto fail
 			fi
 		od;
-		confirmed = 1;
+		atomic { assert(t_commit == DECIDED); confirmed = 1 };
 		s_idle = 0;
 		/* source_activation(), page_server() */
 		if
@@ -628,7 +713,7 @@ commitment:	if
 		fi;
 		do
 		:: atomic { to_source?m, _, _ -> assert(m == COMPLETE); break }
-		:: !whole -> s_recover(PAGE_SERVER);
+		:: S_CUT -> s_recover(PAGE_SERVER);
 			if
 			:: s_link == UP -> assert(peer == DECIDED)
 			:: else -> goto fail
@@ -949,6 +1034,10 @@ progress_dial:	offer = ABANDONED
 	:: !T_GONE && !t_dies -> t_dies = 1
 #endif
 	:: TIMING == CUT && !down -> d_step { down = 1; whole = 0; offer = 0 }
+	:: foreign && s_link == UP -> foreign = 0 /* he hangs up */
+#ifdef MUTATE_TARGET_TAKES_ANY_SOURCE
+	:: atomic { s_commit == ABORTED && t_commit == IS_PREPARED && t_link == UP && empty(to_target) -> to_target!COMMIT }
+#endif
 	:: break /* from here on it is calm: whatever stands still now, stands still for good */
 	od
 }

@@ -56,19 +56,33 @@ check()
 	fi
 }
 
-# mutation NAME[=VALUE] ARBITER TIMING [WAY [cycle]]: one mistake, which the search must find (WAY: where, to save time);
-# "cycle": by a cycle, a migration that never ends
+# mutation NAME[=VALUE] ARBITER TIMING [WAY [HOW]]: one mistake, which the search must find (WAY: where, to save time; -:
+# anywhere). HOW: "cycle", by a migration that never ends; "waits", by ends that stand still though nobody gives them up;
+# "lie", by an assert alone
 mutation()
 {
-	local name=mutation_${1,,} log
+	local name=mutation_${1,,} log found
 
 	log=$WORK/$name/log
-	if [ "${5:-}" = cycle ]; then
+	case ${5:-} in
+	cycle)
+		found='non-progress cycle'
 		search "$name" "-DMUTATE_$1 -DARBITER=$2 -DTIMING=$3 -DWAY=$4" "-O0 -DNP" -l
-	else
+		;;
+	lie)
+		found='assertion violated'
+		search "$name" "-DMUTATE_$1 -DARBITER=$2 -DTIMING=$3 -DWAY=$4" "-O0 -DSAFETY" -E
+		;;
+	waits) # -A: whatever the asserts say of it
+		found='invalid end state'
+		search "$name" "-DMUTATE_$1 -DARBITER=$2 -DTIMING=$3 -DWAY=$4 -DFAILS=false" "-O0 -DSAFETY" -A
+		;;
+	*)
+		found='\(assertion violated\|invalid end state\)'
 		search "$name" "-DMUTATE_$1 -DARBITER=$2 -DTIMING=$3 ${4:+-DWAY=$4}" "-O0 -DSAFETY"
-	fi
-	if grep -q "^pan:1: $([ "${5:-}" = cycle ] && echo 'non-progress cycle' || echo '\(assertion violated\|invalid end state\)')" "$log"; then
+		;;
+	esac
+	if grep -q "^pan:1: $found" "$log"; then
 		echo "[PASS] model::$name: found, $(figures "$log")"
 	else
 		echo "[FAIL] model::$name: not found"
@@ -151,15 +165,17 @@ same()
 }
 
 FULL="-Og -DSAFETY" # gcc takes longer over -O2 than it saves
-check heals "the link comes back in time" "-DARBITER=0 -DTIMING=HEALS" "$FULL"
+check strangers "the link comes back in time, others answer in the target's place" "-DARBITER=0 -DTIMING=HEALS -DSTRANGERS" "$FULL"
 check heals_ends "so it comes to an end" "-DARBITER=0 -DTIMING=HEALS" "-Og -DNP" -l
 check heals_arbiter "the link comes back in time, an arbiter" "-DARBITER=1 -DTIMING=HEALS" "$FULL"
 check stops "any wait may be too long" "-DARBITER=0 -DTIMING=STOPS" "$FULL"
-check cut_arbiter "the link is lost for good, an arbiter answers" "-DARBITER=1 -DTIMING=CUT" "$FULL"
+check cut_arbiter "the link is lost for good, others answer, an arbiter too" "-DARBITER=1 -DTIMING=CUT -DSTRANGERS" "$FULL"
 check stops_arbiter "any wait may be too long, the arbiter may be silent and is asked again" "-DARBITER=2 -DTIMING=STOPS" "$FULL"
 
 check repeats "the link comes back for ever and carries no pages" "-DARBITER=0 -DTIMING=REPEATS" "$FULL"
 check repeats_ends "so it comes to an end, whatever the link does" "-DARBITER=0 -DTIMING=REPEATS" "-Og -DNP" -l
+check strangers_ends "others answer for ever, nobody gives up by himself, and it comes to an end" \
+	"-DARBITER=0 -DTIMING=REPEATS -DSTRANGERS -DFAILS=false" "-Og -DNP" -l
 check repeats_arbiter "the link comes back for ever, an arbiter answers" "-DARBITER=1 -DTIMING=REPEATS" "$FULL"
 
 endings "$WORK/stops/log" >"$WORK/alone"
@@ -204,6 +220,11 @@ WINDOW_STARTS_ANEW=COMMITMENT 0 REPEATS STOP cycle
 WINDOW_STARTS_ANEW=PAGE_SERVER 0 REPEATS SERVER cycle
 WINDOW_STARTS_ANEW=GOODBYE 0 REPEATS STOP cycle
 WAITS_WHILE_THE_LINK_IS_UP 0 REPEATS SERVER
+NUMBER_IS_NOT_CHECKED 0 HEALS COMPLETION lie
+ABORT_OF_A_STRANGER_IS_HEARD 1 HEALS EARLY
+NOBODY_HAS_A_NUMBER 0 HEALS COMPLETION waits
+STRANGER_STARTS_THE_WINDOW_ANEW 0 REPEATS COMPLETION cycle
+TARGET_TAKES_ANY_SOURCE 0 HEALS STOP
 END
 # A mistake in the model that nothing tries would prove nothing.
 for name in $(grep -o 'MUTATE_[A-Z_]*[A-Z]' "$MODEL" | sort -u); do

@@ -155,8 +155,11 @@ if case_is lossy; then
 	guest=(--memory 32M --working-set 2M --dirty-rate 500 --populate 10)
 	wire loss 5
 	wire delay 2
+	wire_dropped
+	dropped=$WIRE
 	begin --timeout 3s --reconnect 5s -- --mode post-copy --max-rounds 1 --timeout 3s --reconnect 5s
 	end
+	wire_dropped && [ "$WIRE" -gt "$dropped" ] || { echo "[FAIL] no_page: no packet was lost"; failed=1; }
 	judge "one packet in twenty is lost" "0 0" "$moved" "$moved"
 	guest=(--memory 64M --working-set 16M --dirty-rate 20000)
 fi
@@ -164,6 +167,8 @@ fi
 # Each cut is shorter than what is waited for, all of them together are longer, and something comes between.
 if case_is flaps; then
 	wire rate 20000
+	wire_dropped
+	dropped=$WIRE
 	wire_carried ab
 	at=$((WIRE + 60000000))
 	begin --reconnect 3s -- --mode post-copy --max-rounds 1 --working-set 48M --dirty-rate 100000 --reconnect 3s
@@ -173,5 +178,7 @@ if case_is flaps; then
 	done
 	end
 	judge "gone for a while, four times" "0 0" "$moved" "$moved"
+	wire_dropped && [ "$WIRE" -gt "$dropped" ] && grep -q '"reconnects":[1-9]' "$tmp/s.json" ||
+		{ echo "[FAIL] no_page: nothing vanished in the cuts, or the link never was lost"; failed=1; }
 fi
 exit $failed
