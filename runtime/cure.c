@@ -41,7 +41,7 @@ static const struct row table[] = {
 	{ CURE_CALL, EACCES, FILTERED " (docs/embedding.md, System calls)" },
 	{ CURE_CALL, ENOSYS, "a seccomp filter refuses it, or this kernel lacks it (docs/embedding.md, System calls)" },
 
-	{ CURE_THREAD, EAGAIN, "raise the limit of threads (ulimit -u, the cgroup's pids.max, kernel.threads-max)" },
+	{ CURE_THREAD, EAGAIN, "raise the limit of threads (ulimit -u, the cgroup's pids.max, kernel.threads-max), or of address space (ulimit -v)" },
 
 	{ CURE_CONNECT, ECONNREFUSED, "start the target first" },
 	{ CURE_CONNECT, EHOSTUNREACH, ROUTE },
