@@ -395,6 +395,13 @@ static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadl
 	}
 }
 
+int link_still(struct ferry_session *s)
+{
+	if (canceled(s))
+		return cancel_error(s);
+	return look_at_listener(s) > 0 ? -EPIPE : crew_failed(&s->crew);
+}
+
 int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us)
 {
 	return recv_in(s, msg, deadline_us, s->phase);

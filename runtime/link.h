@@ -50,6 +50,11 @@ void link_send_or_end(struct ferry_session *s, enum wire_type t, const void *bod
  * deadline (now_us() based) has passed. ABORT and REFUSED become the peer's error. -ECANCELED: ferry_cancel().
  */
 int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us);
+/*
+ * Between two pieces of work whose size a peer has named: what link_recv() would say now of a cancel, of a link that a worker has
+ * lost, or that a newer one replaces. 0: go on. Main, from the reservation on.
+ */
+int link_still(struct ferry_session *s);
 /* As link_recv(), until one of the types in mask (1 << type) has come; another message is -EPROTO. deadline: -EPIPE. */
 int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg);
 /* As link_expect(), before or behind the session's phase: what a message may be is told by the stage. */

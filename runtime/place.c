@@ -15,6 +15,8 @@
 #include "uffd.h"
 
 #define DROP_VEC 512u
+#define MAP_BYTES ((off_t)256 << 20) /* between two looks of the caller */
+#define DROP_PAGES 65536u /* in a piece */
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24
 #endif
@@ -36,27 +38,33 @@ static int drop_advice(void)
  * Pages that the VMM has allocated already are mapped now, in one go: here, not one fault each as they arrive, and for the
  * VM, not one fault each when it runs.
  */
-static void map_allocated(struct place_region *r)
+static int map_allocated(struct place_region *r, const struct place_look *look)
 {
 	off_t base = (off_t)r->reg->fd_offset, end = base + (off_t)r->reg->len, from = base, to;
+	int err = 0;
 
-	while (from < end) {
+	while (from < end && !err) {
 		from = lseek(r->reg->fd, from, SEEK_DATA);
 		if (from < 0 || from >= end)
 			break;
 		to = lseek(r->reg->fd, from, SEEK_HOLE);
 		if (to < 0 || to > end)
 			to = end;
+		if (to > from + MAP_BYTES)
+			to = from + MAP_BYTES;
 		r->mapped = true;
 		/* Only speed is lost where it fails. */
 		if (madvise(r->alias + (from - base), (size_t)(to - from), MADV_POPULATE_WRITE) ||
 		    madvise(r->vm + (from - base), (size_t)(to - from), MADV_POPULATE_WRITE))
 			break;
 		from = to;
+		err = look ? look->ask(look->arg) : 0;
 	}
+	return err;
 }
 
-static int open_region(struct place_region *r, const struct ferry_region *reg, bool pinned, struct fail *f)
+static int open_region(struct place_region *r, const struct ferry_region *reg, bool pinned, const struct place_look *look,
+		       struct fail *f)
 {
 	*r = (struct place_region){ .reg = reg,
 				    .vm = reg->hva,
@@ -72,8 +80,7 @@ static int open_region(struct place_region *r, const struct ferry_region *reg, b
 			(off_t)reg->fd_offset);
 	if (r->alias != MAP_FAILED) {
 		r->inbox = r->alias;
-		map_allocated(r);
-		return 0;
+		return map_allocated(r, look);
 	}
 	r->alias = NULL;
 	return fail_cure(f, CURE_MAP, -errno, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d)", reg->id,
@@ -88,7 +95,8 @@ static int try_drop(const struct place *p, const struct place_region *r, struct 
 	return fail_cure(f, CURE_DROP, -errno, "memory of region %u at %p cannot be dropped", r->reg->id, (void *)r->vm);
 }
 
-int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, struct fail *f)
+int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, const struct place_look *look,
+	       struct fail *f)
 {
 	int err = 0;
 
@@ -99,7 +107,7 @@ int place_open(struct place *p, const struct ferry_region *regions, size_t n, bo
 	reach_open(&p->reach);
 	p->advice = drop_advice();
 	while (p->n < n && !err) {
-		err = open_region(&p->r[p->n], &regions[p->n], pinned, f);
+		err = open_region(&p->r[p->n], &regions[p->n], pinned, look, f);
 		p->n++; /* what it has of one that failed is closed too */
 	}
 	/* Zero pages are made by dropping too, in any mode. */
@@ -183,30 +191,30 @@ int place_zero(struct place *p, const struct page_run *run, struct fail *f)
 	return err ? cannot_zero(r, run, errno, f) : 0;
 }
 
-int place_drop(struct place *p, const struct page_set *set, struct fail *f)
+int place_drop(struct place *p, const struct page_set *set, struct page_cursor *at, struct fail *f)
 {
 	struct iovec v[DROP_VEC];
-	struct page_cursor at = { 0 };
 	struct page_run run;
+	uint64_t pages = 0;
 	unsigned n = 0;
-	int err = 0;
+	int err;
 
-	while (!err && page_set_next(set, &at, UINT32_MAX, &run)) {
+	while (n < DROP_VEC && pages < DROP_PAGES && page_set_next(set, at, DROP_PAGES, &run)) {
 		struct place_region *r = &p->r[run.region];
 
 		if (!r->mapped)
 			continue;
 		if (r->huge) /* the walk goes on behind the huge page */
-			huge_around(&run, &at);
+			huge_around(&run, at);
 		v[n++] = (struct iovec){ r->vm + bytes(run.page), bytes(run.npages) };
-		if (n == DROP_VEC) {
-			err = reach_advise(&p->reach, v, n, p->advice);
-			n = 0;
-		}
+		pages += run.npages;
 	}
-	if (!err && n)
-		err = reach_advise(&p->reach, v, n, p->advice);
-	return err < 0 ? fail_cure(f, CURE_DROP, err, "the residual pages cannot be dropped") : 0;
+	if (!n)
+		return 0;
+	err = reach_advise(&p->reach, v, n, p->advice);
+	if (err < 0)
+		return fail_cure(f, CURE_DROP, err, "the residual pages cannot be dropped");
+	return n == DROP_VEC || pages >= DROP_PAGES;
 }
 
 /* Armed or not: a marker stays when its range is unregistered. */

@@ -49,7 +49,15 @@ struct place {
 	const uint8_t *zeros; /* 2 MiB, where any region is huge; not backed by memory */
 };
 
-int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, struct fail *f);
+/* Asked between two pieces of work that takes long with much memory: its error ends that work. */
+struct place_look {
+	int (*ask)(void *arg);
+	void *arg;
+};
+
+/* look: NULL where nobody can end it. */
+int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, const struct place_look *look,
+	       struct fail *f);
 /* Nothing is missing any more: the VM's faults are the kernel's again, and who waits on one goes on. */
 void place_disarm(struct place *p);
 void place_close(struct place *p);
@@ -58,8 +66,11 @@ void *place_landing(const struct place *p, uint32_t idx);
 
 /* Before the switchover: these pages read as zero again. */
 int place_zero(struct place *p, const struct page_run *run, struct fail *f);
-/* Before the switchover: every page of the set will fault when the VM touches it. */
-int place_drop(struct place *p, const struct page_set *set, struct fail *f);
+/*
+ * Before the switchover: every page of the set will fault when the VM touches it. From *at on, as much as takes some tens of
+ * milliseconds; 1: there may be more.
+ */
+int place_drop(struct place *p, const struct page_set *set, struct page_cursor *at, struct fail *f);
 /* Between the last put and load: who touches these pages, whole huge ones, gets SIGBUS, for good. What they held is gone. */
 int place_poison(struct place *p, const struct page_run *run, struct fail *f);
 /* Everything that post-copy will ask of the kernel is asked once. Before pages arrive; needs userfaultfd. */

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "link.h"
+#include "target.h"
 #include "uffd.h"
 
 #define PAGE ((size_t)4096)
@@ -195,7 +196,7 @@ int poison_install(struct ferry_session *s)
 	struct page_run run;
 	int err = 0;
 
-	while (!err && page_set_next(&s->tgt.poison, &at, UINT32_MAX, &run)) {
+	while (!err && page_set_next(&s->tgt.poison, &at, PIECE_PAGES, &run)) {
 		struct page_cursor in = { .region = run.region, .page = run.page, .end = run.page + run.npages };
 		struct page_run both;
 
@@ -206,6 +207,8 @@ int poison_install(struct ferry_session *s)
 		err = place_poison(&s->tgt.place, &run, &s->fail);
 		if (!err)
 			err = OP(s, poison, s->regions[run.region].id, run.page, run.npages);
+		if (!err && run.npages == PIECE_PAGES)
+			err = link_still(s);
 	}
 	return err;
 }

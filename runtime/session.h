@@ -80,6 +80,7 @@ struct target_state {
 	bool armed;
 	bool pulling; /* the crew is the pull's; else it lands what is put */
 	uint64_t least_left; /* pages that the source had still to put in this round, + 1; 0: it has not said */
+	uint64_t zeroed; /* pages that the ZEROs of this round have named */
 	bool held;	/* output_hold was called */
 	bool running;	/* resume was called and no pause since */
 	bool loaded;

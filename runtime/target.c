@@ -222,8 +222,14 @@ static int say_reserved(struct ferry_session *s)
 	return err;
 }
 
+static int look(void *arg)
+{
+	return link_still(arg);
+}
+
 static int reserve(struct ferry_session *s, const struct wire_msg *m)
 {
+	const struct place_look l = { look, s };
 	int err = take_map(s, m);
 
 	if (!err)
@@ -235,7 +241,7 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 	if (!err)
 		err = make_sets(s);
 	if (!err)
-		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link->caps & XPORT_PINS, &s->fail);
+		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link->caps & XPORT_PINS, &l, &s->fail);
 	if (!err)
 		err = try_postcopy(s);
 	if (err)
@@ -314,37 +320,79 @@ int target_puts_ended(struct ferry_session *s)
 	return err < 0 || busy ? target_crew_lost(s) : crew_join(&s->crew);
 }
 
-static int zero_runs(struct ferry_session *s, const struct wire_msg *m)
+/* Each page at most once a round; so a peer keeps main at it no longer than all memory takes. */
+static int check_zero(struct ferry_session *s, const struct page_run *run, int idx)
 {
-	for (size_t i = 0; i < m->nelems; i++) {
-		struct page_run run;
-		int idx, err;
+	uint64_t npages = idx < 0 ? 0 : s->tgt.missing.r[idx].npages;
 
-		memcpy(&run, (const struct page_run *)m->elems + i, sizeof(run));
-		idx = region_index(s, run.region);
-		if (idx < 0 || !run.npages || run.page >= s->tgt.missing.r[idx].npages ||
-		    run.npages > s->tgt.missing.r[idx].npages - run.page)
-			return fail(&s->fail, -EPROTO,
-				    "the source's ZERO names pages %" PRIu64 "+%u of region %u, which its map does not have",
-				    run.page, run.npages, run.region);
-		if (s->tgt.armed)
-			return fail(&s->fail, -EPROTO, "the source sent ZERO after PREARM");
-		run.region = (uint32_t)idx;
-		err = place_zero(&s->tgt.place, &run, &s->fail);
-		if (err < 0)
-			return err;
-		count(&s->stats.zero, run.npages);
-	}
+	if (!run->npages || run->page >= npages || run->npages > npages - run->page)
+		return fail(&s->fail, -EPROTO,
+			    "the source's ZERO names pages %" PRIu64 "+%u of region %u, which its map does not have",
+			    run->page, run->npages, run->region);
+	if (s->tgt.armed)
+		return fail(&s->fail, -EPROTO, "the source sent ZERO after PREARM");
+	s->tgt.zeroed += run->npages;
+	if (s->tgt.zeroed > s->pages_total)
+		return fail(&s->fail, -EPROTO, "the source's ZEROs of one round name %" PRIu64 " pages; all memory has %" PRIu64,
+			    s->tgt.zeroed, atomic_load(&s->pages_total));
 	return 0;
 }
 
-/* What was named since the last time: every touch of it will fault. */
+/* Of a run that may be all of memory: up to the next boundary of PIECE_PAGES, so that a huge page is in one piece. */
+static uint32_t piece_of(const struct page_run *run)
+{
+	uint64_t n = PIECE_PAGES - run->page % PIECE_PAGES;
+
+	return n < run->npages ? (uint32_t)n : run->npages;
+}
+
+/* *since: pages since main last looked whether it should go on. */
+static int zero_run(struct ferry_session *s, struct page_run run, uint64_t *since)
+{
+	int err = 0;
+
+	for (struct page_run piece = run; run.npages && !err; run.page += piece.npages, run.npages -= piece.npages) {
+		if (*since >= PIECE_PAGES && (err = link_still(s)) < 0)
+			return err;
+		piece.page = run.page;
+		piece.npages = piece_of(&run);
+		*since = *since < PIECE_PAGES ? *since + piece.npages : piece.npages;
+		err = place_zero(&s->tgt.place, &piece, &s->fail);
+		if (!err)
+			count(&s->stats.zero, piece.npages);
+	}
+	return err;
+}
+
+static int zero_runs(struct ferry_session *s, const struct wire_msg *m)
+{
+	uint64_t since = 0;
+	int err = 0;
+
+	for (size_t i = 0; i < m->nelems && !err; i++) {
+		struct page_run run;
+		int idx;
+
+		memcpy(&run, (const struct page_run *)m->elems + i, sizeof(run));
+		idx = region_index(s, run.region);
+		err = check_zero(s, &run, idx);
+		run.region = (uint32_t)idx;
+		if (!err)
+			err = zero_run(s, run, &since);
+	}
+	return err;
+}
+
+/* What was named since the last time: every touch of it will fault. After a loss in the middle all of it is named again. */
 int target_drop_named(struct ferry_session *s)
 {
+	struct page_cursor at = { 0 };
 	int err;
 
 	page_set_merge(&s->tgt.missing, &s->tgt.named);
-	err = place_drop(&s->tgt.place, &s->tgt.named, &s->fail);
+	while ((err = place_drop(&s->tgt.place, &s->tgt.named, &at, &s->fail)) == 1)
+		if ((err = link_still(s)) < 0)
+			return err;
 	page_set_clear(&s->tgt.named);
 	return err;
 }
@@ -401,6 +449,7 @@ static int round_end(struct ferry_session *s, const struct wire_msg *m)
 	if (r.round == due)
 		count(&s->stats.steps, 1);
 	s->tgt.least_left = 0;
+	s->tgt.zeroed = 0;
 	atomic_store(&s->stats.round, r.round + 1);
 	return link_send(s, WIRE_ROUND_ACK, &r, sizeof(r), NULL, 0);
 }
@@ -437,6 +486,7 @@ static int precopy_recover(struct ferry_session *s)
 		return err;
 	s->stream.len = 0;
 	s->tgt.pulling = false;
+	s->tgt.zeroed = 0;
 	return land_start(s);
 }
 

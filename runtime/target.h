@@ -5,9 +5,13 @@
 #include <stdbool.h>
 
 #include "ferry/ferry.h"
+#include "pages.h"
 #include "wire.h"
 
 struct ferry_session;
+
+/* A peer names runs of up to all memory: what main does to so many pages is one piece, and then it looks up (link_still()). */
+#define PIECE_PAGES HUGE_PAGES
 
 void target_destroy(struct ferry_session *s);
 

@@ -292,6 +292,25 @@ SOURCE_DOES(zeroes_no_pages, RESERVED, -EPROTO, "ZERO names pages 5+0 of region 
 	zero(p, 13, 5, 0);
 }
 
+static void zero_all(struct peer *p, unsigned times)
+{
+	while (times--) {
+		zero(p, 10, 0, FAKE_PAGES0);
+		zero(p, 13, 0, FAKE_PAGES1);
+	}
+}
+
+/* A page is named at most once a round, so that the target has at most all of its memory to clear. */
+SOURCE_DOES(zeroes_memory_twice_in_a_round, RESERVED, -EPROTO, "ZEROs of one round name 3077 pages; all memory has 1577")
+{
+	for (uint32_t round = 0; round < 2; round++) {
+		zero_all(p, 1);
+		SAY(p, WIRE_ROUND_END, (struct wire_round){ .round = round });
+		peer_hear_only(p, WIRE_ROUND_ACK, NULL, 0);
+	}
+	zero_all(p, 2);
+}
+
 static void residue(struct peer *p, uint32_t region, uint64_t first, uint64_t npages, uint64_t word, size_t nwords)
 {
 	struct wire_residue h = { .region = region, .first = first, .npages = npages };
