@@ -183,6 +183,7 @@ struct xr_link {
 	struct xr_message *head, **tail;
 	struct xr_message *part[2]; /* MSG and KEYS that are not whole */
 	unsigned credits, owed;	    /* to send with; to give back */
+	unsigned granted;	    /* the peer's, as it may know */
 	uint64_t tx_free;	    /* a bit a slot */
 	struct xr_keys keys;
 	struct {

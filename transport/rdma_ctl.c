@@ -4,7 +4,8 @@
  *
  * A message is cut into frames; a frame is copied into a free send slot and posted at once, so send() does not wait for
  * its completion. The service thread copies what arrives out of the receive buffers and posts them again, but gives
- * back the credits of a message only when recv() has taken it: what waits here is bounded by RDMA_CREDITS.
+ * back the credits of a message only when recv() has taken it: what waits here is bounded by RDMA_CREDITS. The peer's credits
+ * are counted here too, because a buffer is posted again whoever has filled it: frames beyond them are a protocol error.
  */
 #include <endian.h>
 #include <errno.h>
@@ -18,6 +19,7 @@
 
 #define TX UINT64_C(0x100000000) /* in wr_id: a send slot, else a receive buffer */
 #define DRAIN_US 1000000u	 /* last words have so long to leave */
+#define DRAIN_POLLS 64u		 /* a peer that never stops sending keeps the service thread from nothing else */
 
 static struct xr_link *link_of(struct xport_chan *c)
 {
@@ -87,6 +89,7 @@ static int post_frame(struct xr_link *l, struct rdma_frame h, struct iovec **iov
 	err = ibv_post_send(l->conn[0].qp, &wr, &bad);
 	if (err)
 		return xr_err(l, "ibv_post_send", err);
+	l->granted += l->owed;
 	l->owed = 0;
 	l->tx_free &= ~(UINT64_C(1) << i);
 	return 0;
@@ -267,8 +270,12 @@ static int gather(struct xr_link *l, const struct rdma_frame *h, const uint8_t *
 static int message_frame(struct xr_link *l, const struct rdma_frame *h, const uint8_t *body)
 {
 	struct xr_message *m = NULL;
-	int err = gather(l, h, body, &m);
+	int err;
 
+	if (!l->granted)
+		return bad_frame(l, h, le32toh(h->len), "more than it was given buffers for");
+	l->granted--;
+	err = gather(l, h, body, &m);
 	if (err <= 0)
 		return err;
 	if (le16toh(h->type) == RDMA_KEYS) {
@@ -356,9 +363,10 @@ static int completed(struct xr_link *l, const struct ibv_wc *wc)
 	return err ? err : post_recv(l, i);
 }
 
-/* All completions there are. */
+/* The completions that there are; 1: perhaps more. */
 static int drain(struct xr_link *l)
 {
+	unsigned polls = 0;
 	struct ibv_wc wc[16];
 	int n, i, err = 0;
 
@@ -372,11 +380,11 @@ static int drain(struct xr_link *l)
 		if (n)
 			pthread_cond_broadcast(&l->cond);
 		pthread_mutex_unlock(&l->lock);
-	} while (n && !err);
-	return err;
+	} while (n && !err && ++polls < DRAIN_POLLS);
+	return err ? err : n > 0;
 }
 
-/* Takes what has completed and has the next completion make the channel readable. */
+/* Takes what has completed and has the next completion make the channel readable. 1: do not wait for that, there may be more. */
 static int drain_and_arm(struct xr_link *l)
 {
 	struct ibv_cq *cq;
@@ -431,9 +439,11 @@ static void part(struct xr_link *l)
 	uint64_t end = xp_now_us() + (l->param.timeout_us < DRAIN_US ? l->param.timeout_us : DRAIN_US), now;
 	struct pollfd p = { .fd = l->comp->fd, .events = POLLIN };
 	unsigned i;
+	int more;
 
-	while (!atomic_load(&l->gone) && !drain_and_arm(l) && !tx_idle(l) && (now = xp_now_us()) < end)
-		poll(&p, 1, xp_poll_ms(end - now));
+	while (!atomic_load(&l->gone) && (more = drain_and_arm(l)) >= 0 && !tx_idle(l) && (now = xp_now_us()) < end)
+		if (!more)
+			poll(&p, 1, xp_poll_ms(end - now));
 	for (i = 0; i < l->nconns; i++)
 		rdma_disconnect(l->conn[i].id);
 	xr_conn_break(&l->conn[0]);
@@ -451,7 +461,9 @@ void *xr_service(void *arg)
 		/* A peer that says goodbye has had its last words acknowledged before: they are taken after its goodbye. */
 		over = cm_events(l);
 		err = drain_and_arm(l);
-		err = err ? err : over;
+		if (err > 0 && !over)
+			continue;
+		err = err < 0 ? err : over;
 		if (err) {
 			xr_link_gone(l, err == -ETIMEDOUT ? -EPIPE : err);
 			break;

@@ -157,6 +157,7 @@ int xr_link_new(struct xr_link **ret, const struct xport_link_id *id, struct rdm
 	l->ctl.ops = &xr_ctl_ops;
 	l->tail = &l->head;
 	l->credits = RDMA_CREDITS;
+	l->granted = RDMA_CREDITS;
 	l->tx_free = (UINT64_C(1) << XR_TX_SLOTS) - 1;
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->dead_fd = l->wake_fd < 0 ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -339,6 +339,53 @@ Test(peer, a_pin_of_a_channel_that_is_not_there)
 	}
 }
 
+/* The slot of send_raw() is free again. */
+static void await_slot(struct xr_link *l)
+{
+	uint64_t end = xp_now_us() + WAIT_US;
+
+	pthread_mutex_lock(&l->lock);
+	while (!(l->tx_free & 1) && xr_wait(l, end))
+		;
+	pthread_mutex_unlock(&l->lock);
+}
+
+/* All the credits that a peer has, and one: nobody takes the messages, so none was given back. */
+Test(peer, more_messages_than_it_has_credits)
+{
+	const struct {
+		const char *name;
+		struct rdma_frame h;
+	} sent[] = { { "whole", FRAME(RDMA_MSG, 0, 0) }, { "in pieces", FRAME(RDMA_MSG, 1, XPORT_MSG_MAX - 1) } };
+	struct ends e;
+
+	for (size_t k = 0; k < sizeof(sent) / sizeof(sent[0]); k++) {
+		struct rdma_frame h = sent[k].h;
+		uint8_t raw[sizeof(h) + 1] = { 0 };
+		struct xr_link *a, *b;
+		uint64_t end;
+		int gone;
+
+		ends_start(&e, "");
+		a = ends_inside(&e.a);
+		b = ends_inside(&e.b);
+		for (unsigned i = 0; i <= RDMA_CREDITS; i++) {
+			memcpy(raw, &h, sizeof(h));
+			await_slot(b);
+			send_raw(b, raw, sizeof(h) + le32toh(h.len));
+			h.left = htole32(le32toh(h.left) - le32toh(h.len));
+		}
+		end = xp_now_us() + WAIT_US;
+		pthread_mutex_lock(&a->lock);
+		while (!(gone = atomic_load(&a->gone)) && xr_wait(a, end))
+			;
+		pthread_mutex_unlock(&a->lock);
+		cr_assert_eq(gone, -EPROTO, "%s: %d: %s", sent[k].name, gone, fail_text(&e.a.fail));
+		ends_says(&e.a.fail, "more than it was given buffers for");
+		ends_stop(&e);
+	}
+}
+
 /* ---- keys ---- */
 
 static void offer(struct xend *x, uint32_t access, unsigned chunk, const struct rdma_key *k, uint32_t n, uint32_t says)
