@@ -12,6 +12,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "cure.h"
 #include "fail.h"
 #include "ferry/ferry.h"
 
@@ -186,15 +187,19 @@ struct mapping {
 	uint64_t offset, inode;
 };
 
-/* The line of /proc/self/maps that has the address. */
-static bool find_mapping(struct mapping *ret, uintptr_t addr)
+/* The line of /proc/self/maps that has the address: 1, 0 where there is none, or why that cannot be told. */
+static int find_mapping(struct mapping *ret, uintptr_t addr)
 {
 	FILE *in = fopen("/proc/self/maps", "re");
+	bool found = false;
 	char *line = NULL;
 	size_t cap = 0;
-	bool found = false;
+	int err;
 
-	while (in && !found && getline(&line, &cap, in) > 0) {
+	if (!in)
+		return -errno;
+	errno = 0;
+	while (!found && getline(&line, &cap, in) > 0) {
 		struct mapping m;
 
 		if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s %" SCNx64 " %*s %" SCNu64, &m.start, &m.end, m.perms, &m.offset,
@@ -204,10 +209,10 @@ static bool find_mapping(struct mapping *ret, uintptr_t addr)
 		if (found)
 			*ret = m;
 	}
+	err = found || feof(in) ? 0 : errno;
 	free(line);
-	if (in)
-		fclose(in);
-	return found;
+	fclose(in);
+	return err ? -err : found;
 }
 
 /* Of a page in a file; the link may be followed by the privileged alone, and then the sentence says less. */
@@ -234,8 +239,12 @@ static void why_file(char *why, size_t cap, const struct mapping *m, uintptr_t a
 static void why_unreachable(char *why, size_t cap, const void *addr, bool write)
 {
 	struct mapping m;
+	int found = find_mapping(&m, (uintptr_t)addr);
 
-	if (!find_mapping(&m, (uintptr_t)addr))
+	if (found < 0)
+		snprintf(why, cap, "why is not known, for /proc/self/maps cannot be read: %s%s%s", strerror(-found),
+			 *cure(CURE_CALL, found) ? "; " : "", cure(CURE_CALL, found));
+	else if (!found)
 		snprintf(why, cap, "nothing is mapped there; guest RAM must stay mapped while it is migrated");
 	else if (m.perms[write] != "rw"[write])
 		snprintf(why, cap, "it is mapped %s; guest RAM must stay %s while it is migrated", m.perms,
