@@ -16,6 +16,7 @@
 #include "link.h"
 #include "poison.h"
 #include "session.h"
+#include "source.h"
 #include "zero.h"
 
 #define PAGE ((size_t)4096)
@@ -334,6 +335,23 @@ static int sender_job(struct ferry_session *s, unsigned i)
 	return err;
 }
 
+/* The VM waits for the last round. */
+#define NO_END "the last round has not ended: the link is too slow for it, or the target hangs"
+
+static int await_ack(struct ferry_session *s, struct wire_msg *m)
+{
+	int err;
+
+	do {
+		err = link_recv(s, m, source_blackout_until(s));
+		if (!err)
+			err = source_stood_still(s, NO_END);
+	} while (!err);
+	if (err < 0 || m->type == WIRE_ROUND_ACK)
+		return err < 0 ? err : 0;
+	return fail(&s->fail, -EPROTO, "the target sent %s where ROUND_ACK was due", wire_name(m->type));
+}
+
 /* Everything was put; the target says when the zero runs are done too. */
 static int end_round(struct ferry_session *s, unsigned round)
 {
@@ -343,7 +361,7 @@ static int end_round(struct ferry_session *s, unsigned round)
 	int err = link_send(s, WIRE_ROUND_END, &r, sizeof(r), NULL, 0);
 
 	if (!err)
-		err = link_expect(s, 1u << WIRE_ROUND_ACK, &m);
+		err = await_ack(s, &m);
 	if (err < 0)
 		return err;
 	s->src.ack_us = now_us() - t0;
@@ -368,11 +386,13 @@ int batch_finish(struct ferry_session *s, unsigned round)
 	int err = 0;
 
 	while (!err && crew_busy(&s->crew)) {
-		err = link_recv(s, &m, UINT64_MAX);
+		err = link_recv(s, &m, source_blackout_until(s));
 		if (err > 0)
 			err = fail(&s->fail, -EPROTO, "the target sent %s in the middle of a round", wire_name(m.type));
 		if (!err)
 			err = crew_failed(&s->crew);
+		if (!err)
+			err = source_stood_still(s, NO_END);
 	}
 	if (!err) /* the last one may have ended since */
 		err = crew_failed(&s->crew);

@@ -16,6 +16,11 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next);
 int source_commitment(struct ferry_session *s, enum ferry_phase *next);
 int source_activation(struct ferry_session *s, enum ferry_phase *next);
 
+/* Until when the VM may stand still; DEADLINE_NONE: it runs. */
+uint64_t source_blackout_until(const struct ferry_session *s);
+/* 0, or -ETIME once it has: "and ..." in the sentence says what was waited for. */
+int source_stood_still(struct ferry_session *s, const char *why);
+
 /* How many pages a target that is PREPARED may lack. */
 uint64_t source_missing_max(const struct ferry_session *s);
 

@@ -125,23 +125,35 @@ static int send_switchover(struct ferry_session *s, bool postcopy)
 	return link_send(s, WIRE_SWITCHOVER, &w, sizeof(w), NULL, 0);
 }
 
+uint64_t source_blackout_until(const struct ferry_session *s)
+{
+	return s->src.paused ? s->src.paused_at + s->cfg.blackout_limit_us : DEADLINE_NONE;
+}
+
+int source_stood_still(struct ferry_session *s, const char *why)
+{
+	if (now_us() < source_blackout_until(s))
+		return 0;
+	return fail(&s->fail, -ETIME, "the VM has stood still for %" PRIu64 " ms and %s; raise blackout_limit_us",
+		    s->cfg.blackout_limit_us / 1000, why);
+}
+
 /*
  * RUNNING or PREPARED: the guest stands still until it is here, so nothing is waited for but that; and not for ever,
  * whatever else the target has to say.
  */
 static int await_in_blackout(struct ferry_session *s, enum wire_type type, struct wire_msg *m)
 {
-	uint64_t until = s->src.paused_at + s->cfg.blackout_limit_us;
+	char why[80];
 	int err;
 
+	snprintf(why, sizeof(why), "the target has not said %s: it takes too long there to load it", wire_name(type));
 	do {
-		err = link_recv(s, m, until);
+		err = link_recv(s, m, source_blackout_until(s));
 		if (!err)
 			err = crew_failed(&s->crew);
-		if (!err && now_us() >= until)
-			err = fail(&s->fail, -ETIME, "the VM has stood still for %" PRIu64 " ms and the target has not said %s: "
-				   "it takes too long there to load it; raise blackout_limit_us", s->cfg.blackout_limit_us / 1000,
-				   wire_name(type));
+		if (!err)
+			err = source_stood_still(s, why);
 	} while (!err);
 	if (err == 1 && m->type != type)
 		err = fail(&s->fail, -EPROTO, "the target sent %s where %s was due", wire_name(m->type), wire_name(type));

@@ -94,9 +94,9 @@ static void hear_until(struct peer *p, enum wire_type t)
 }
 
 /* The decent part. */
-static void come_to(struct peer *p, enum target_stage upto)
+static void come_to_as(struct peer *p, void (*change)(struct rig *r), enum target_stage upto)
 {
-	start_source(p);
+	start_source_as(p, change);
 	accept_source(p);
 	peer_hear_only(p, WIRE_HELLO, NULL, 0);
 	if (upto >= ACKNOWLEDGED)
@@ -116,6 +116,11 @@ static void come_to(struct peer *p, enum target_stage upto)
 		SAY(p, WIRE_ROUND_ACK, (struct wire_round){ .round = 1 });
 		hear_until(p, WIRE_SWITCHOVER);
 	}
+}
+
+static void come_to(struct peer *p, enum target_stage upto)
+{
+	come_to_as(p, stops_and_copies, upto);
 }
 
 static void source_goes_on(struct peer *p, int err, const char *sentence)
@@ -387,28 +392,35 @@ static uint64_t fewer(uint64_t residue, uint64_t nth)
 }
 
 /* Says so until the source has had enough of it; cancel: behind the third. */
-static void hangs(void (*change)(struct rig *r), uint64_t (*left)(uint64_t residue, uint64_t nth), bool cancel, int err,
-		  const char *sentence)
+static void beat(struct peer *p, uint64_t (*left)(uint64_t residue, uint64_t nth), uint64_t residue, bool cancel)
 {
-	struct peer p;
-	uint64_t residue, nth = 0;
 	uint8_t msg[XPORT_MSG_MAX];
 	struct wire_hdr h = { 0 };
+	uint64_t nth = 0;
 	size_t len;
 	int got;
 
-	come_to_postcopy(&p, change, &residue);
-	cr_assert_gt(residue, 100);
 	do {
-		SAY(&p, WIRE_PING, (struct wire_ping){ .pages_left = left(residue, nth++) });
+		SAY(p, WIRE_PING, (struct wire_ping){ .pages_left = left(residue, nth++) });
 		if (cancel && nth == 3)
-			cr_assert_eq(ferry_cancel(p.rig.src.session), 0);
-		got = p.ctl->ops->recv(p.ctl, msg, sizeof(msg), &len, BEAT_US);
+			cr_assert_eq(ferry_cancel(p->rig.src.session), 0);
+		got = p->ctl->ops->recv(p->ctl, msg, sizeof(msg), &len, BEAT_US);
 		if (!got)
 			memcpy(&h, msg, sizeof(h));
 		cr_assert(got == 0 || got == -EAGAIN, "%d: the source hung up without a word", got);
 		cr_assert_lt(nth * BEAT_US, PEER_WAIT_US, "the source waits for ever");
 	} while (h.type != WIRE_ABORT);
+}
+
+static void hangs(void (*change)(struct rig *r), uint64_t (*left)(uint64_t residue, uint64_t nth), bool cancel, int err,
+		  const char *sentence)
+{
+	struct peer p;
+	uint64_t residue;
+
+	come_to_postcopy(&p, change, &residue);
+	cr_assert_gt(residue, 100);
+	beat(&p, left, residue, cancel);
 	source_goes_on(&p, err, sentence);
 }
 
@@ -447,6 +459,35 @@ Test(hostile_target, completes_in_post_copy_before_the_commit)
 	while (!p.heard[0] && peer_hear(&p, NULL, 0))
 		;
 	source_goes_on(&p, -EPROTO, "the target sent COMPLETE where PREPARED was due");
+}
+
+/* -- the blackout -- */
+
+static void stands_still_for_a_while(struct rig *r)
+{
+	stops_and_copies(r);
+	r->scfg.timeout_us = 2 * PEER_TIMEOUT_US;
+	r->scfg.blackout_limit_us = 2 * PEER_TIMEOUT_US;
+}
+
+Test(hung_target, never_acknowledges_the_last_round)
+{
+	struct peer p;
+
+	come_to_as(&p, stands_still_for_a_while, ROUND_DONE);
+	SAY(&p, WIRE_ROUND_ACK, (struct wire_round){ 0 });
+	hear_until(&p, WIRE_ROUND_END);
+	beat(&p, nothing, 0, false);
+	source_goes_on(&p, -ETIME, "and the last round has not ended: the link is too slow for it, or the target hangs");
+}
+
+Test(hung_target, never_is_prepared_in_the_blackout)
+{
+	struct peer p;
+
+	come_to_as(&p, stands_still_for_a_while, SWITCHED);
+	beat(&p, nothing, 0, false);
+	source_goes_on(&p, -ETIME, "and the target has not said PREPARED: it takes too long there to load it");
 }
 
 /* -- silence -- */
