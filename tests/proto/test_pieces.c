@@ -3,11 +3,7 @@
  * A source names much memory in one message, and the target is canceled while it does what the message asks for: it stops
  * behind the piece that it is at. What it does to its memory is watched where it asks the kernel for it.
  */
-#include <stdarg.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
-
+#include "../../runtime/reach.h"
 #include "peer.h"
 
 #define PIECE 512u /* pages at most between two looks */
@@ -18,10 +14,12 @@ static struct {
 	size_t pages;
 } watch;
 
+static _Thread_local bool in_vector; /* which has been seen as a whole */
+
 int __real_madvise(void *addr, size_t len, int advice);
 int __wrap_madvise(void *addr, size_t len, int advice);
-long __real_syscall(long nr, ...);
-long __wrap_syscall(long nr, ...);
+int __real_reach_advise(const struct reach *r, const struct iovec *v, unsigned n, int advice);
+int __wrap_reach_advise(const struct reach *r, const struct iovec *v, unsigned n, int advice);
 
 static void see(const void *addr, size_t len)
 {
@@ -34,23 +32,21 @@ static void see(const void *addr, size_t len)
 
 int __wrap_madvise(void *addr, size_t len, int advice)
 {
-	see(addr, len);
+	if (!in_vector)
+		see(addr, len);
 	return __real_madvise(addr, len, advice);
 }
 
-long __wrap_syscall(long nr, ...)
+int __wrap_reach_advise(const struct reach *r, const struct iovec *v, unsigned n, int advice)
 {
-	long a[6];
-	va_list ap;
+	int err;
 
-	va_start(ap, nr);
-	for (unsigned i = 0; i < 6; i++)
-		a[i] = va_arg(ap, long);
-	va_end(ap);
-	if (nr == SYS_process_madvise)
-		for (long i = 0; i < a[2]; i++)
-			see(((const struct iovec *)a[1])[i].iov_base, ((const struct iovec *)a[1])[i].iov_len);
-	return __real_syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+	for (unsigned i = 0; i < n; i++)
+		see(v[i].iov_base, v[i].iov_len);
+	in_vector = true;
+	err = __real_reach_advise(r, v, n, advice);
+	in_vector = false;
+	return err;
 }
 
 static void watch_memory(const struct peer *p)
