@@ -68,8 +68,8 @@ static int check_versions(struct ferry_session *s, const struct wire_msg *m)
 		return fail(&s->fail, -EPROTO, "the peer's %s has magic %#x; %#x was due", name, g.magic, WIRE_MAGIC);
 	if (g.version != WIRE_VERSION)
 		return fail(&s->fail, -EPROTONOSUPPORT,
-			    "the %s speaks protocol version %u, this %s version %u; use the same libferry.so "
-			    "major version on both hosts", s->is_source ? "target" : "source", g.version,
+			    "the %s speaks protocol version %u, this %s version %u; use the same version of "
+			    "the library on both hosts", s->is_source ? "target" : "source", g.version,
 			    s->is_source ? "source" : "target", WIRE_VERSION);
 	if (g.page_shift != 12)
 		return fail(&s->fail, -EOPNOTSUPP, "the %s moves pages of 1 << %u bytes, this %s of 1 << 12; use one version of "

@@ -53,7 +53,7 @@ SOURCE_DOES(has_another_magic, CONNECTED, -EPROTO, "HELLO has magic 0x1234567")
 }
 
 SOURCE_DOES(speaks_version_1, CONNECTED, -EPROTONOSUPPORT,
-	    "the source speaks protocol version 1, this target version 2; use the same libferry.so major version")
+	    "the source speaks protocol version 1, this target version 2; use the same version of the library on both hosts")
 {
 	struct wire_hello h = peer_hello(p);
 
