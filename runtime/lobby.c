@@ -25,6 +25,7 @@ struct lobby {
 	unsigned nmute;
 	struct caller *dying;
 	unsigned ndying;
+	struct caller *spare; /* for the next one: a look at which nobody comes needs no memory */
 	bool full; /* the listener is not in epfd: DYING_MAX */
 };
 
@@ -198,19 +199,18 @@ static struct caller *hear_all(struct lobby *l)
 /* One more who has connected: 0, or why there is none. */
 static int let_in(struct lobby *l, struct fail *f)
 {
-	struct caller *c = calloc(1, sizeof(*c)), **at;
+	struct caller *c = l->spare ? l->spare : calloc(1, sizeof(*c)), **at;
 	int err;
 
+	l->spare = c;
 	if (!c)
 		return fail(f, -ENOMEM, "no memory for a connection");
-	c->lobby = l;
+	fail_reset(&c->fail);
 	err = l->listener->ops->accept(l->listener, &c->link, &c->fail);
-	if (err) {
-		if (fail_err(&c->fail))
-			fail(f, err, "%s", fail_text(&c->fail));
-		free(c);
-		return err;
-	}
+	if (err)
+		return fail_err(&c->fail) ? fail(f, err, "%s", fail_text(&c->fail)) : err;
+	l->spare = NULL;
+	c->lobby = l;
 	if (l->nmute == MUTE_MAX)
 		turn_out(l, who_gives_way(l));
 	c->until_us = now_us() + l->patience_us;
@@ -260,5 +260,6 @@ void lobby_free(struct lobby *l)
 	lobby_close(l);
 	reap(l, true);
 	close(l->epfd);
+	free(l->spare);
 	free(l);
 }
