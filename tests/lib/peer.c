@@ -56,7 +56,7 @@ void peer_hear_only(struct peer *p, enum wire_type t, void *body, size_t cap)
 	cr_assert_eq(got, t, "%s came, %s was due: %s", wire_name(got), wire_name(t), p->heard);
 }
 
-struct wire_hello peer_hello(void)
+struct wire_hello peer_hello(const struct peer *p)
 {
 	struct wire_hello h = { .magic = WIRE_MAGIC,
 				.version = WIRE_VERSION,
@@ -64,7 +64,7 @@ struct wire_hello peer_hello(void)
 				.timeout_us = PEER_TIMEOUT_US,
 				.reconnect_us = PEER_RECONNECT_US };
 
-	memset(h.number, 0x51, sizeof(h.number));
+	memcpy(h.number, p->session, sizeof(h.number)); /* any number will do, as long as it stays that one */
 	return h;
 }
 
@@ -136,7 +136,7 @@ void peer_begin(struct peer *p, const struct rig_kind *kind, enum peer_stage upt
 	cr_assert_eq(xport_connect(&p->link, p->uri, &id, &p->param, PEER_WAIT_US, &p->fail), 0, "%s", fail_text(&p->fail));
 	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
 	if (upto >= GREETED) {
-		SAY(p, WIRE_HELLO, peer_hello());
+		SAY(p, WIRE_HELLO, peer_hello(p));
 		peer_hear_only(p, WIRE_HELLO_ACK, NULL, 0);
 	}
 	if (upto >= RESERVED) {
@@ -204,7 +204,8 @@ void peer_start_source(struct peer *p, const char *uri)
 			      .regions = p->rig.src.region,
 			      .nregions = FAKE_REGIONS };
 
-	p->rig.scfg.timeout_us = PEER_TIMEOUT_US;
+	if (!p->rig.scfg.timeout_us)
+		p->rig.scfg.timeout_us = PEER_TIMEOUT_US;
 	if (!p->rig.scfg.reconnect_us)
 		p->rig.scfg.reconnect_us = PEER_RECONNECT_US;
 	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };

@@ -47,7 +47,7 @@ void peer_hear_only(struct peer *p, enum wire_type t, void *body, size_t cap);
 /* How far a hostile source has come, decently, before it does its thing. */
 enum peer_stage { CONNECTED, GREETED, RESERVED };
 
-struct wire_hello peer_hello(void);
+struct wire_hello peer_hello(const struct peer *p);
 void peer_regions(const struct peer *p, struct wire_region r[FAKE_REGIONS]);
 uint64_t peer_no_needs(void); /* the checksum of no state at all */
 void peer_say_map(struct peer *p, uint32_t claimed, const struct wire_region *r, size_t n);

@@ -13,6 +13,8 @@
 #include "peer.h"
 
 #define ADDRESS "mem:comeback"
+#define SILENCE_US (2000000u * patience()) /* nobody here is silent for so long, if it is not meant */
+#define RECONNECT_US (300000u * patience()) /* somebody has answered by then */
 #define STRANGER "another program listens at " ADDRESS ": it is not the target of this migration"
 
 /* How far an honest target has come when it dies. */
@@ -69,20 +71,36 @@ static bool turn(struct peer *p, enum wire_type last)
 	return said == last;
 }
 
-static bool in_postcopy(struct peer *p)
+static enum ferry_phase phase_of(struct peer *p)
 {
 	struct ferry_stats st = { .size = sizeof(st) };
 
 	ferry_get_stats(p->rig.src.session, &st);
-	return st.phase == FERRY_POSTCOPY;
+	return st.phase;
+}
+
+static bool ended(struct peer *p)
+{
+	return phase_of(p) == FERRY_DONE || phase_of(p) == FERRY_FAILED;
+}
+
+/* Its words may be heard late: it is not silent meanwhile. */
+static void await_postcopy(struct peer *p)
+{
+	while (phase_of(p) != FERRY_POSTCOPY && !ended(p)) {
+		SAY(p, WIRE_PING, (struct wire_ping){ 0 });
+		poll(NULL, 0, 10);
+	}
 }
 
 /* A source whose target has died: its address is free. */
-static void start(struct peer *p, const struct death *d, bool arbiter)
+static void start_with(struct peer *p, const struct death *d, bool arbiter, uint64_t reconnect_us)
 {
 	peer_init(p, RIG_MEM_ANON);
+	p->rig.scfg.reconnect_us = reconnect_us;
 	if (d->mode == FERRY_MODE_POSTCOPY)
 		rig_postcopy(&p->rig, 0);
+	p->rig.scfg.timeout_us = SILENCE_US;
 	p->rig.scfg.mode = d->mode;
 	p->rig.scfg.commit_at = d->commit_at;
 	if (arbiter)
@@ -91,11 +109,16 @@ static void start(struct peer *p, const struct death *d, bool arbiter)
 	peer_accept(p);
 	while (!turn(p, d->last))
 		;
-	while ((d->last == WIRE_RUNNING || d->last == WIRE_COMMITTED) && !in_postcopy(p)) /* it has heard that, too */
-		sched_yield();
+	if (d->last == WIRE_RUNNING || d->last == WIRE_COMMITTED)
+		await_postcopy(p);
 	p->link->ops->kill(p->link);
 	p->link->ops->close(p->link);
 	p->listener->ops->close(p->listener);
+}
+
+static void start(struct peer *p, const struct death *d, bool arbiter)
+{
+	start_with(p, d, arbiter, RECONNECT_US);
 }
 
 /* As if nobody had been there at all. says: part of the sentence of what is no success. */
@@ -205,6 +228,31 @@ STARTED_ANEW(in_post_copy, IN_POSTCOPY)
 STARTED_ANEW(of_commit, COMMIT_HEARD)
 STARTED_ANEW(of_commit_with_pages_missing, COMMIT_HEARD_PAGES_MISSING)
 STARTED_ANEW(as_the_owner_with_pages_missing, AS_OWNER_PAGES_MISSING)
+
+/* In pre-copy until the other source has its end. */
+static void hold_on(struct fakevm *vm, enum ferry_phase phase)
+{
+	struct rig *r = vm->arg;
+
+	while (phase == FERRY_PRECOPY && !ended(r->arg))
+		poll(NULL, 0, 1);
+}
+
+/* And a source that has come there first: then the new one is busy. */
+Test(comeback, a_new_target_that_serves_another_source)
+{
+	const struct death *d = &deaths[IN_POSTCOPY];
+	struct anew a;
+	struct peer p;
+
+	start_with(&p, d, false, SILENCE_US);
+	start_anew(&a);
+	a.rig.arg = &p;
+	a.rig.src.phase_hook = hold_on;
+	serves(&a);
+	pthread_join(p.thread, NULL);
+	comes_to(&p, d, false, "busy with another migration");
+}
 
 /* ---- a program that answers what it likes ---- */
 
@@ -340,12 +388,19 @@ static void impostor(enum lie what, enum dies when, bool arbiter)
 	comes_to(&p, &deaths[when], arbiter, mute ? "did not come back within" : STRANGER);
 }
 
+/* A source that has decided with pages missing waits long, so that a target without them gives up first: not for every lie. */
+static bool with_arbiter(enum lie what, enum dies when)
+{
+	return when != COMMIT_HEARD_PAGES_MISSING || what == ACK_ABORTED || what == ABORTS || what == REFUSES;
+}
+
 #define IMPOSTOR(name, what)                                          \
 	Test(comeback, an_impostor_that_##name)                       \
 	{                                                             \
 		for (enum dies when = 0; when < DEATHS; when++) {     \
 			impostor(what, when, false);                  \
-			impostor(what, when, true);                   \
+			if (with_arbiter(what, when))                 \
+				impostor(what, when, true);           \
 		}                                                     \
 	}
 
@@ -373,22 +428,22 @@ static void canceled_during(enum lie what)
 
 	peer_init(&p, RIG_MEM_ANON);
 	rig_postcopy(&p.rig, 0);
+	p.rig.scfg.timeout_us = SILENCE_US;
 	p.rig.scfg.reconnect_us = PEER_WAIT_US;
 	peer_start_source(&p, ADDRESS);
 	peer_accept(&p);
 	while (!turn(&p, WIRE_RUNNING))
 		;
-	while (!in_postcopy(&p))
-		sched_yield();
+	await_postcopy(&p);
 	p.link->ops->kill(p.link);
 	p.link->ops->close(p.link);
 	p.listener->ops->close(p.listener);
 	start_impostor(&im, what);
-	while (!im.answered)
-		sched_yield();
+	while (!im.answered && !ended(&p))
+		poll(NULL, 0, 1);
 	cr_assert_eq(ferry_cancel(p.rig.src.session), 0);
-	while (p.rig.src.calls[FAKE_RESUME] == 0) /* then the target is told, which a second cancel cuts short */
-		sched_yield();
+	while (!world_source_runs(&p.rig.world) && !ended(&p)) /* then the target is told, which a second cancel cuts short */
+		poll(NULL, 0, 1);
 	ferry_cancel(p.rig.src.session);
 	pthread_join(p.thread, NULL);
 	stop_impostor(&im);
@@ -460,6 +515,8 @@ Test(comeback, a_program_that_is_no_target_at_all)
 	peer_init(&p, RIG_TCP_ANON);
 	p.rig.scfg.mode = FERRY_MODE_STOP_AND_COPY;
 	p.rig.scfg.channels = 1;
+	p.rig.scfg.timeout_us = SILENCE_US;
+	p.rig.scfg.reconnect_us = RECONNECT_US;
 	peer_start_source(&p, RIG_TCP);
 	peer_accept(&p);
 	while (!turn(&p, WIRE_ROUND_END)) {
@@ -484,7 +541,7 @@ Test(comeback, a_program_that_is_no_target_at_all)
 static void connect_again(struct peer *p, uint32_t generation, uint16_t flags)
 {
 	struct xport_link_id id = { .channels = 1, .generation = generation };
-	struct wire_hello h = peer_hello();
+	struct wire_hello h = peer_hello(p);
 
 	p->link->ops->kill(p->link);
 	p->link->ops->close(p->link);
@@ -561,8 +618,8 @@ enum forged { MUTE, ANOTHER_NUMBER, NO_NUMBER, GIVES_UP, NONSENSE };
 static void forge(struct rig *r, struct forgery *f, enum forged what)
 {
 	struct xport_link_id id = { .generation = UINT32_MAX - f->n, .channels = 1 };
-	struct wire_hello h = peer_hello();
 	struct peer p = { 0 };
+	struct wire_hello h = peer_hello(&p);
 
 	memcpy(id.session, r->scfg.session, sizeof(id.session));
 	if (xport_connect(&p.link, r->connect_to, &id, &f->param, PEER_WAIT_US, &f->fail)) {

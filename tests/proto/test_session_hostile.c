@@ -46,7 +46,7 @@ SOURCE_DOES(begins_with_map, CONNECTED, -EPROTO, "the peer sent MAP in pre-migra
 
 SOURCE_DOES(has_another_magic, CONNECTED, -EPROTO, "HELLO has magic 0x1234567")
 {
-	struct wire_hello h = peer_hello();
+	struct wire_hello h = peer_hello(p);
 
 	h.magic = 0x1234567;
 	SAY(p, WIRE_HELLO, h);
@@ -55,7 +55,7 @@ SOURCE_DOES(has_another_magic, CONNECTED, -EPROTO, "HELLO has magic 0x1234567")
 SOURCE_DOES(speaks_version_1, CONNECTED, -EPROTONOSUPPORT,
 	    "the source speaks protocol version 1, this target version 2; use the same libferry.so major version")
 {
-	struct wire_hello h = peer_hello();
+	struct wire_hello h = peer_hello(p);
 
 	h.version = 1;
 	SAY(p, WIRE_HELLO, h);
@@ -70,14 +70,14 @@ SOURCE_DOES(speaks_version_3_in_few_words, CONNECTED, -EPROTONOSUPPORT,
 
 SOURCE_DOES(greets_in_few_words, CONNECTED, -EPROTO, "HELLO has 71 bytes; it needs at least 72")
 {
-	struct wire_hello h = peer_hello();
+	struct wire_hello h = peer_hello(p);
 
 	peer_say(p, WIRE_HELLO, &h, sizeof(h) - 1, NULL, 0);
 }
 
 SOURCE_DOES(greets_in_too_many_words, CONNECTED, -EPROTO, "HELLO has 249 bytes behind its 8; it takes at most 248 times 1")
 {
-	struct wire_hello h = peer_hello();
+	struct wire_hello h = peer_hello(p);
 	uint8_t more[WIRE_GREETING_MAX + 1 - sizeof(h)] = { 1 };
 
 	peer_say(p, WIRE_HELLO, &h, sizeof(h), more, sizeof(more));
@@ -86,7 +86,7 @@ SOURCE_DOES(greets_in_too_many_words, CONNECTED, -EPROTO, "HELLO has 249 bytes b
 /* What a later one appends changes nothing. */
 SOURCE_DOES(greets_in_more_words_than_are_known, CONNECTED, -EPROTO, "MAP has 8 bytes; it needs at least 24")
 {
-	struct wire_hello h = peer_hello();
+	struct wire_hello h = peer_hello(p);
 	uint8_t more[WIRE_GREETING_MAX - sizeof(h)] = { 1 };
 
 	peer_say(p, WIRE_HELLO, &h, sizeof(h), more, sizeof(more));
@@ -96,7 +96,7 @@ SOURCE_DOES(greets_in_more_words_than_are_known, CONNECTED, -EPROTO, "MAP has 8 
 
 SOURCE_DOES(has_huge_pages, CONNECTED, -EOPNOTSUPP, "the source moves pages of 1 << 21 bytes")
 {
-	struct wire_hello h = peer_hello();
+	struct wire_hello h = peer_hello(p);
 
 	h.page_shift = 21;
 	SAY(p, WIRE_HELLO, h);
@@ -104,7 +104,7 @@ SOURCE_DOES(has_huge_pages, CONNECTED, -EOPNOTSUPP, "the source moves pages of 1
 
 SOURCE_DOES(greets_for_another_generation, CONNECTED, -EPROTO, "HELLO is of generation 9, its connection of 0")
 {
-	struct wire_hello h = peer_hello();
+	struct wire_hello h = peer_hello(p);
 
 	h.generation = 9;
 	SAY(p, WIRE_HELLO, h);
@@ -112,7 +112,7 @@ SOURCE_DOES(greets_for_another_generation, CONNECTED, -EPROTO, "HELLO is of gene
 
 SOURCE_DOES(asks_for_mode_9, CONNECTED, -EPROTO, "HELLO asks for mode 9")
 {
-	struct wire_hello h = peer_hello();
+	struct wire_hello h = peer_hello(p);
 
 	h.mode = 9;
 	SAY(p, WIRE_HELLO, h);
@@ -120,7 +120,7 @@ SOURCE_DOES(asks_for_mode_9, CONNECTED, -EPROTO, "HELLO asks for mode 9")
 
 SOURCE_DOES(asks_to_wait_for_ever, CONNECTED, -EPROTO, "out of range")
 {
-	struct wire_hello h = peer_hello();
+	struct wire_hello h = peer_hello(p);
 
 	h.reconnect_us = UINT64_MAX;
 	SAY(p, WIRE_HELLO, h);
@@ -128,7 +128,7 @@ SOURCE_DOES(asks_to_wait_for_ever, CONNECTED, -EPROTO, "out of range")
 
 SOURCE_DOES(greets_twice, GREETED, -EPROTO, "the peer sent HELLO in reservation, where it has no place")
 {
-	SAY(p, WIRE_HELLO, peer_hello());
+	SAY(p, WIRE_HELLO, peer_hello(p));
 }
 
 /* -- the frame -- */
