@@ -420,6 +420,49 @@ Test(get, replies_nobody_asked_for)
 	bad_reply(h, 1, "a put instead");
 }
 
+/* A reply's page data is taken with its head, to where the oldest get wants it: so replies come in the order of the gets. */
+Test(get, replies_in_another_order)
+{
+	struct tcp_frame h = { .magic = htole32(TCP_MAGIC_FRAME), .type = htole16(TCP_REPLY), .bytes = htole64(PAGE) };
+	const uint32_t tags[2] = { 3, 5 };
+	uint8_t page[PAGE] = { 0 };
+	struct tcp_frame request;
+	struct bench b;
+	uint32_t tag;
+
+	start(&b);
+	for (unsigned i = 0; i < 2; i++) {
+		struct page_run run = { .region = 1, .page = 2 + i, .npages = 1 };
+		void *dst = b.ram + i * PAGE;
+
+		cr_assert_eq(b.data->ops->get(b.data, &run, &dst, 1, tags[i]), 0);
+		cr_assert(get_all(b.raw[DATA], &request, sizeof(request)));
+	}
+	h.tag = htole32(tags[1]);
+	put_all(b.raw[DATA], &h, sizeof(h));
+	put_all(b.raw[DATA], page, sizeof(page));
+	cr_assert_eq(b.data->ops->reap(b.data, &tag, 1, 60000000), -EPROTO);
+	memset(b.ram, 0xee, PAGE);
+	untouched(&b);
+	stop(&b);
+}
+
+/* Only the fence under way may be acknowledged: with any other the puts before it have not landed. */
+Test(put, acks_of_another_fence)
+{
+	static const uint32_t tags[] = { 0, 2, 7, UINT32_MAX };
+
+	for (size_t i = 0; i < sizeof(tags) / sizeof(tags[0]); i++) {
+		struct tcp_frame h = { .magic = htole32(TCP_MAGIC_FRAME), .type = htole16(TCP_FENCE_ACK), .tag = htole32(tags[i]) };
+		struct bench b;
+
+		start(&b);
+		put_all(b.raw[DATA], &h, sizeof(h));
+		cr_expect_eq(b.data->ops->fence(b.data), -EPROTO, "an acknowledgement of fence %u counts for the first", tags[i]);
+		stop(&b);
+	}
+}
+
 Test(get, no_answer_is_a_timeout)
 {
 	struct page_run run = { .region = 1, .page = 2, .npages = 2 };

@@ -194,6 +194,24 @@ Test(wire, header)
 	free(m);
 }
 
+/* Neither more nor less, and whether or not what is there would do by itself. */
+Test(wire, the_header_says_as_much_as_is_there)
+{
+	for (size_t i = 0; i < KINDS; i++) {
+		const struct kind *k = &kinds[i];
+		size_t len = k->fixed + (k->max ? k->elem : 0), says[] = { k->fixed, len + k->elem, len - 1, len + 1, 0 };
+
+		for (size_t n = 0; n < sizeof(says) / sizeof(says[0]); n++) {
+			struct message *m = message(k, says[n], 0);
+			struct wire_msg msg;
+
+			cr_expect_eq(wire_check(&msg, m, sizeof(m->hdr) + len, a_sender(k), first_stage(k), 0, NULL),
+				     says[n] == len ? 0 : -EPROTO, "%s of %zu bytes says %zu", k->name, len, says[n]);
+			free(m);
+		}
+	}
+}
+
 Test(wire, sentences_have_the_values)
 {
 	struct wire_hdr h = wire_header(WIRE_COMMIT, 0, 3);
