@@ -714,14 +714,15 @@ static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool firs
 			if (err != -EPIPE)
 				return err;
 			part_caller(s);
-			continue;
-		}
-		if (err < 0 && err != -EAGAIN && (first || !out_of(err)))
+		} else if (err < 0 && err != -EAGAIN && (first || !out_of(err))) {
 			return transport_fail(s, err);
+		}
 		if (canceled(s))
 			return cancel_error(s);
 		if (now_us() >= deadline_us)
 			return -EPIPE;
+		if (c) /* the next one may have spoken, too */
+			continue;
 		if (!err || err == -EAGAIN)
 			wait_fds(s, lobby_fd(s->lobby), -1, sooner(deadline_us, lobby_until(s->lobby)));
 		else

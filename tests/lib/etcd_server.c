@@ -124,7 +124,11 @@ void etcd_start(struct etcd_server *e)
 
 void etcd_freeze(const struct etcd_server *e, bool frozen)
 {
+	siginfo_t stopped;
+
 	cr_assert_eq(kill(e->pid, frozen ? SIGSTOP : SIGCONT), 0);
+	if (frozen) /* one of its threads may still be answering */
+		cr_assert_eq(waitid(P_PID, (id_t)e->pid, &stopped, WSTOPPED), 0);
 }
 
 void etcd_stop(struct etcd_server *e)

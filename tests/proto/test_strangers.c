@@ -441,7 +441,7 @@ static void start_source(struct peer *p)
 static void acknowledge(struct peer *p)
 {
 	SAY(p, WIRE_HELLO_ACK, (struct wire_hello_ack){ .magic = WIRE_MAGIC, .version = WIRE_VERSION, .page_shift = 12,
-							.timeout_us = FAR_US });
+							.timeout_us = p->rig.scfg.timeout_us });
 }
 
 static void hear_until(struct peer *p, enum wire_type t)
