@@ -229,6 +229,68 @@ Test(kvm_state, all_of_it_arrives)
 	machine_end(&to);
 }
 
+/* A local APIC whose timer goes off at a TSC, which CPUID must promise and the guest choose. */
+static void use_deadline(struct machine *m, int i)
+{
+	struct kvm_cpuid2 *c = calloc(1, sizeof(*c) + KVM_CPUID_LIMIT * sizeof(*c->entries));
+	struct kvm_lapic_state lapic;
+	const uint32_t on = 0x1ff, at_a_tsc = 2u << 17 | 0xec;
+
+	c->nent = KVM_CPUID_LIMIT;
+	cr_assert_eq(ioctl(m->kvm, KVM_GET_SUPPORTED_CPUID, c), 0);
+	for (uint32_t n = 0; n < c->nent; n++)
+		if (c->entries[n].function == 1)
+			c->entries[n].ecx |= 1u << 24;
+	cr_assert_eq(ioctl(m->vcpus[i], KVM_SET_CPUID2, c), 0);
+	free(c);
+	cr_assert_eq(ioctl(m->vcpus[i], KVM_GET_LAPIC, &lapic), 0);
+	memcpy(lapic.regs + 0xf0, &on, sizeof(on));
+	memcpy(lapic.regs + 0x320, &at_a_tsc, sizeof(at_a_tsc));
+	cr_assert_eq(ioctl(m->vcpus[i], KVM_SET_LAPIC, &lapic), 0);
+}
+
+/* The guest's TSC is as far here as it would be there, give or take a second. */
+static void check_tsc(struct machine *from, struct machine *to, int i)
+{
+	uint64_t second = (uint64_t)ioctl(from->vcpus[i], KVM_GET_TSC_KHZ, 0) * 1000, before, here, after;
+
+	before = msr(from->vcpus[i], KVM_MSR_TSC);
+	here = msr(to->vcpus[i], KVM_MSR_TSC);
+	after = msr(from->vcpus[i], KVM_MSR_TSC);
+	cr_expect_geq(here + second, before, "%llu at the target, %llu at the source", (unsigned long long)here,
+		      (unsigned long long)before);
+	cr_expect_leq(here, after + second, "%llu at the target, %llu at the source", (unsigned long long)here,
+		      (unsigned long long)after);
+}
+
+/* A guest that sleeps until a TSC is woken by the target's timer, or never again. */
+Test(kvm_state, the_tsc_goes_on_and_so_does_a_timer_that_waits_for_it)
+{
+	const uint32_t msr_deadline = 0x6e0;
+	uint64_t deadline[NVCPUS];
+	struct machine from, to;
+	struct ferry_stream st;
+
+	machine(&from);
+	machine(&to);
+	for (int i = 0; i < NVCPUS; i++) {
+		use_deadline(&from, i);
+		deadline[i] = msr(from.vcpus[i], KVM_MSR_TSC) + (UINT64_C(1) << 42) + (unsigned)i;
+		set_msr(from.vcpus[i], msr_deadline, deadline[i]);
+		cr_assert_eq(msr(from.vcpus[i], msr_deadline), deadline[i], "vCPU %d has no such timer", i);
+	}
+	stream_init(&st);
+	cr_assert_eq(ferry_kvm_save(from.k, &st), 0, "%s", fail_text(&st.fail));
+	cr_assert_eq(load_all(&to, &st), 0, "%s", fail_text(&st.fail));
+	for (int i = 0; i < NVCPUS; i++) {
+		cr_expect_eq(msr(to.vcpus[i], msr_deadline), deadline[i], "vCPU %d would not wake", i);
+		check_tsc(&from, &to, i);
+	}
+	stream_destroy(&st);
+	machine_end(&from);
+	machine_end(&to);
+}
+
 static struct kvm_cpuid2 *shown(int vcpu)
 {
 	struct kvm_cpuid2 *c;
