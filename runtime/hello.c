@@ -191,10 +191,13 @@ bool hello_is_source(const struct ferry_session *s, const void *msg, size_t len,
 	struct fail f = { 0 };
 	struct wire_hello h;
 	struct wire_msg m;
+	bool is;
 
-	return !wire_check(&m, msg, len, FROM_SOURCE, FERRY_PRE_MIGRATION, seq, &f) && m.type == WIRE_HELLO &&
-	       !take_greeting(&h, sizeof(h), &m, &f) && h.magic == WIRE_MAGIC && h.version == WIRE_VERSION &&
-	       h.page_shift == 12 && h.generation == id->generation && same_number(h.number, s->peer_number);
+	is = !wire_check(&m, msg, len, FROM_SOURCE, FERRY_PRE_MIGRATION, seq, &f) && m.type == WIRE_HELLO &&
+	     !take_greeting(&h, sizeof(h), &m, &f) && h.magic == WIRE_MAGIC && h.version == WIRE_VERSION &&
+	     h.page_shift == 12 && h.generation == id->generation && same_number(h.number, s->peer_number);
+	explicit_bzero(&h, sizeof(h));
+	return is;
 }
 
 /* A source that comes back to a target which died here before this one: it is told, and this end waits for its own. */
@@ -220,6 +223,20 @@ static int hear_hello(struct ferry_session *s, struct wire_hello *ret, uint64_t 
 	return take_greeting(ret, sizeof(*ret), &m, &s->fail);
 }
 
+static int judge_hello(struct ferry_session *s, const struct wire_hello *h)
+{
+	int err;
+
+	if (!s->peer_known && h->flags & WIRE_COMES_BACK) /* whatever else it says was meant for another */
+		return refuse_stale(s);
+	if ((err = check_hello(s, h, &s->link->id)) < 0)
+		return err;
+	if (s->peer_known && s->link->id.channels != s->channels)
+		return fail(&s->fail, -EPROTO, "the source came back with %u data channels; it had %u",
+			    s->link->id.channels, s->channels);
+	return 0;
+}
+
 int hello_target(struct ferry_session *s, uint64_t deadline_us)
 {
 	struct wire_hello_ack ack = { .magic = WIRE_MAGIC,
@@ -232,13 +249,12 @@ int hello_target(struct ferry_session *s, uint64_t deadline_us)
 	struct wire_hello h;
 	int err = hear_hello(s, &h, deadline_us);
 
-	if (err < 0 || (err = check_hello(s, &h, &s->link->id)) < 0)
+	if (!err)
+		err = judge_hello(s, &h);
+	if (err < 0) {
+		explicit_bzero(&h, sizeof(h));
 		return err;
-	if (!s->peer_known && h.flags & WIRE_COMES_BACK)
-		return refuse_stale(s);
-	if (s->channels && s->link->id.channels != s->channels)
-		return fail(&s->fail, -EPROTO, "the source came back with %u data channels; it had %u",
-			    s->link->id.channels, s->channels);
+	}
 	s->channels = s->link->id.channels;
 	s->generation = h.generation;
 	s->tgt.hello = h;

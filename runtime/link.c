@@ -383,26 +383,13 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 	return HEARD_PING;
 }
 
-/* Has said HELLO, so that there is room for these words on its link, and reads them. */
-static void refuse_caller(struct caller *c)
-{
-	static const char busy[] = "busy with another migration";
-	struct wire_abort a = { .err = -EBUSY };
-	struct wire_hdr h = wire_header(WIRE_REFUSED, sizeof(a) + sizeof(busy) - 1, 0);
-	struct iovec iov[3] = { { &h, sizeof(h) }, { &a, sizeof(a) }, { (void *)(uintptr_t)busy, sizeof(busy) - 1 } };
-	struct xport_chan *ctl = c->link->ops->chan(c->link, XPORT_CONTROL, 0);
-
-	ctl->ops->send(ctl, iov, 3);
-	lobby_part(c);
-}
-
 /* Our source, come back on a newer connection: whoever else knows session and generation has not its number. */
 static bool is_ours(const struct ferry_session *s, const struct caller *c)
 {
 	const struct xport_link_id *id = &c->link->id;
 	uint32_t newest = s->pending ? s->pending->link->id.generation : s->generation;
 
-	return !memcmp(id->session, s->session, sizeof(s->session)) && id->generation > newest &&
+	return s->peer_known && !memcmp(id->session, s->session, sizeof(s->session)) && id->generation > newest &&
 	       hello_is_source(s, c->msg, c->len, c->pings, id);
 }
 
@@ -423,12 +410,16 @@ static int look_at_listener(struct ferry_session *s)
 		if (err)
 			break;
 		if (!is_ours(s, c)) {
-			refuse_caller(c);
+			lobby_refuse(c);
 			continue;
 		}
 		if (s->pending)
 			lobby_part(s->pending);
 		s->pending = c;
+	}
+	if (!s->link && fail_err(&why)) { /* accept_until() says it */
+		fail_reset(s->link_fail);
+		fail(s->link_fail, err, "%s", fail_text(&why));
 	}
 	return s->pending ? 1 : err == -EAGAIN ? 0 : err;
 }

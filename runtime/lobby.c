@@ -12,7 +12,7 @@
 #include "wire.h"
 
 #define MUTE_MAX 8u   /* then the first to come of the host that has most of them gives way */
-#define DYING_MAX 16u /* links being closed; until one is, nobody is let in */
+#define DYING_MAX 16u /* links being closed; until half of them are, nobody is let in */
 #define PINGS_MAX 8u  /* heard in one look: the rest is heard in the next */
 
 struct lobby {
@@ -77,11 +77,25 @@ static struct xport_chan *control(const struct caller *c)
 	return c->link->ops->chan(c->link, XPORT_CONTROL, 0);
 }
 
+/* Its link may have no room for these words: nobody but its closer waits for that. */
+static void say_busy(struct caller *c)
+{
+	static const char busy[] = "busy with another migration";
+	struct wire_abort a = { .err = -EBUSY };
+	struct wire_hdr h = wire_header(WIRE_REFUSED, sizeof(a) + sizeof(busy) - 1, 0);
+	struct iovec iov[3] = { { &h, sizeof(h) }, { &a, sizeof(a) }, { (void *)(uintptr_t)busy, sizeof(busy) - 1 } };
+	struct xport_chan *ctl = control(c);
+
+	ctl->ops->send(ctl, iov, 3);
+}
+
 static void *closer_main(void *arg)
 {
 	struct caller *c = arg;
 	struct lobby *l = c->lobby;
 
+	if (c->refused)
+		say_busy(c);
 	c->link->ops->close(c->link);
 	atomic_store(&c->closed, true);
 	l->wake(l->arg);
@@ -107,6 +121,12 @@ void lobby_part(struct caller *c)
 	c->next = l->dying;
 	l->dying = c;
 	l->ndying++;
+}
+
+void lobby_refuse(struct caller *c)
+{
+	c->refused = true;
+	lobby_part(c);
 }
 
 /* Frees those whose links are closed; all: waits for it. */

@@ -30,6 +30,7 @@ struct caller {
 	size_t len;
 	uint8_t msg[CALLER_MSG_MAX];
 	pthread_t closer;
+	bool refused; /* is to hear that this end is busy, before its link is closed */
 	_Atomic bool closed;
 };
 
@@ -45,6 +46,8 @@ int lobby_next(struct lobby *l, struct caller **ret, struct fail *f);
 void lobby_only(struct lobby *l, const struct xport_link_id *id);
 /* Closes the caller's link and frees the caller, neither of which main waits for. */
 void lobby_part(struct caller *c);
+/* The same, and says that this end is busy. */
+void lobby_refuse(struct caller *c);
 /* One whose link is closed. */
 void caller_free(struct caller *c);
 /* Parts with all who are still here, and listens no more. May be called twice. */

@@ -13,6 +13,7 @@
 #define SIFT_RUNS 256u
 #define SIFT_PAGES 512u /* a run: so many are looked at one by one for each that is poisoned */
 #define SEND_RUNS 512u
+#define LOOK_RUNS 64u /* of fewer pages than a piece: the VMM is asked for each */
 
 _Static_assert(SEND_RUNS <= WIRE_RUNS_MAX, "a POISON fits the wire");
 
@@ -194,6 +195,7 @@ int poison_install(struct ferry_session *s)
 {
 	struct page_cursor at = { 0 };
 	struct page_run run;
+	unsigned n = 0;
 	int err = 0;
 
 	while (!err && page_set_next(&s->tgt.poison, &at, PIECE_PAGES, &run)) {
@@ -207,7 +209,7 @@ int poison_install(struct ferry_session *s)
 		err = place_poison(&s->tgt.place, &run, &s->fail);
 		if (!err)
 			err = OP(s, poison, s->regions[run.region].id, run.page, run.npages);
-		if (!err && run.npages == PIECE_PAGES)
+		if (!err && (run.npages == PIECE_PAGES || ++n % LOOK_RUNS == 0))
 			err = link_still(s);
 	}
 	return err;

@@ -4,8 +4,8 @@
  *
  * Threads of a session: the embedder's thread inside ferry_run() ("main": all ops, all receiving on the
  * control channel, all stage changes), the pulse (a PING four times a timeout, so that a long op is not
- * taken for a dead host), the closer of a link that was lost, and a crew of workers while pages move (one
- * a data channel, one for faults).
+ * taken for a dead host), the closer of a link that was lost, at a target a closer for each stranger's link
+ * (lobby.c), and a crew of workers while pages move (one a data channel, one for faults).
  * Anyone may set a request flag and wake main.
  *
  * Locks, in the order of taking: send_lock (the control channel's sending side, and which link is the

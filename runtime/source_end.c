@@ -226,8 +226,9 @@ static uint64_t most_missing(const struct ferry_session *s)
 
 /*
  * Until the commit is decided the source can take the VM back at any time, so it does not wait without end for a target that
- * is heard: its heartbeat goes on while its main thread hangs, and it need not tell the truth. Two bounds, both of this end's
- * own configuration. The target's workers give up a link that brings no page after a timeout, so a new low of pages_left comes
+ * is heard: its heartbeat goes on while its main thread hangs, and it need not tell the truth. Two bounds, of this end's own
+ * configuration and the target's timeout_us, which the handshake bounds. The target's workers give up a link that brings no page after
+ * that timeout, so a new low of pages_left comes
  * within that and a reconnect, and so does PREPARED behind the last page. After the commit the target is waited for all the same:
  * giving up would lose a VM that may only be slow.
  */
@@ -238,7 +239,9 @@ static bool may_give_up(const struct ferry_session *s)
 
 static uint64_t pull_due(const struct ferry_session *s)
 {
-	return s->src.pulled_us + s->cfg.reconnect_us + 4 * s->cfg.timeout_us;
+	uint64_t theirs = atomic_load(&s->peer_timeout_us), own = s->cfg.timeout_us;
+
+	return s->src.pulled_us + s->cfg.reconnect_us + 4 * (theirs > own ? theirs : own);
 }
 
 /*
@@ -285,6 +288,7 @@ static int give_up(struct ferry_session *s)
 static int next_message(struct ferry_session *s, struct wire_msg *m)
 {
 	int err = link_recv(s, m, give_up_at(s));
+	uint64_t back;
 
 	if (!err)
 		err = crew_failed(&s->crew);
@@ -296,8 +300,12 @@ static int next_message(struct ferry_session *s, struct wire_msg *m)
 	if (err != -EPIPE)
 		return err;
 	err = link_recover(s);
+	back = now_us();
 	if (!err && s->src.reversed && !(err = source_expose(s, XPORT_PEER_READ)))
 		err = serve_start(s);
+	/* While a device is told of the memory again nothing can be fetched. */
+	s->src.pulled_us += now_us() - back;
+	s->outage.back_us += now_us() - back;
 	return err == -EPIPE && !fail_err(&s->fail) ? 0 : err;
 }
 

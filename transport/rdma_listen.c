@@ -142,8 +142,8 @@ static enum rdma_answer_code judge(const struct xr_listener *l, struct rdma_prea
 	return RDMA_ANSWER_OK;
 }
 
-/* p's link lives, and those of its session that were given up do not. When the link's first request came. */
-static uint64_t refresh(struct xr_listener *l, const struct rdma_preamble *p, uint64_t now)
+/* p's link lives, and those of its session that its end has given up do not: see tcp_listen.c. When the link's first request came. */
+static uint64_t refresh(struct xr_listener *l, const struct rdma_preamble *p, uint64_t from, uint64_t now)
 {
 	uint64_t first = now;
 	unsigned i;
@@ -156,7 +156,7 @@ static uint64_t refresh(struct xr_listener *l, const struct rdma_preamble *p, ui
 		if (same_link(&h->pre, p)) {
 			h->since_us = now;
 			first = h->first_us;
-		} else if (h->pre.generation < p->generation) {
+		} else if (h->from == from && h->pre.generation < p->generation) {
 			half_drop(h, RDMA_ANSWER_LATE);
 		}
 	}
@@ -167,7 +167,7 @@ static void take_request(struct xr_listener *l, struct rdma_cm_id *id, const str
 {
 	enum rdma_answer_code code;
 	struct rdma_preamble pre;
-	uint64_t first;
+	uint64_t first, from = dial_from(rdma_get_peer_addr(id));
 	struct half *h;
 
 	if (c->private_data_len < sizeof(pre)) {
@@ -186,9 +186,9 @@ static void take_request(struct xr_listener *l, struct rdma_cm_id *id, const str
 		answer_no(id, code);
 		return;
 	}
-	first = refresh(l, &pre, now);
+	first = refresh(l, &pre, from, now);
 	h = half_place(l);
-	*h = (struct half){ .id = id, .from = dial_from(rdma_get_peer_addr(id)), .since_us = now, .first_us = first, .initiator = c->initiator_depth,
+	*h = (struct half){ .id = id, .from = from, .since_us = now, .first_us = first, .initiator = c->initiator_depth,
 			    .responder = c->responder_resources, .pre = pre };
 }
 

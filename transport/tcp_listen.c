@@ -96,7 +96,7 @@ static bool known_twice(const struct tcp_listener *l, const struct half *h)
 	return false;
 }
 
-/* h belongs to a link that lives, and those of its session that were given up do not. */
+/* h belongs to a link that lives, and those of its session that its end has given up do not: who is elsewhere is another end. */
 static void refresh(struct tcp_listener *l, struct half *h, uint64_t now)
 {
 	unsigned i;
@@ -110,7 +110,7 @@ static void refresh(struct tcp_listener *l, struct half *h, uint64_t now)
 		if (same_link(&o->pre, &h->pre)) {
 			o->since_us = now;
 			h->first_us = o->first_us < h->first_us ? o->first_us : h->first_us;
-		} else if (o->pre.generation < h->pre.generation) {
+		} else if (o->from == h->from && o->pre.generation < h->pre.generation) {
 			half_drop(o);
 		}
 	}
