@@ -219,6 +219,30 @@ RIG_PAIR(target_is_not_held, by_the_mute)
 	target_freed(&p, -EPIPE, "the link to the source was lost in reservation");
 }
 
+/* Who says nothing does not stay: the target hangs up after its timeout_us, and a source is served all the same. */
+RIG_PAIR(target_is_not_held, but_hangs_up_on_the_mute)
+{
+	struct xport_link *mute;
+	struct xport_chan *c;
+	struct peer p;
+	uint8_t buf[64];
+	size_t len;
+
+	peer_init(&p, kind);
+	start_target(&p, FAR_US, PEER_TIMEOUT_US);
+	mute = dial(&p, 100);
+	c = mute->ops->chan(mute, XPORT_CONTROL, 0);
+	cr_assert_eq(c->ops->recv(c, buf, sizeof(buf), &len, PEER_WAIT_US), -EPIPE);
+	mute->ops->close(mute);
+	p.link = dial(&p, p.session[0]);
+	p.ctl = p.link->ops->chan(p.link, XPORT_CONTROL, 0);
+	SAY(&p, WIRE_HELLO, peer_hello(&p));
+	peer_hear_only(&p, WIRE_HELLO_ACK, NULL, 0);
+	p.link->ops->kill(p.link);
+	ends_meanwhile(&p, NULL);
+	target_freed(&p, -EPIPE, "the link to the source was lost in reservation");
+}
+
 /* A link of one channel by hand, from another address of this host: nothing is said on it. */
 static void dial_from_elsewhere(struct peer *p, uint8_t session, int fd[3])
 {
