@@ -369,8 +369,12 @@ static int dial(struct common *m, uint32_t role, uint32_t generation)
 	return -1;
 }
 
-/* What was answered to the second connection: the preamble's answer, then REFUSED; or nothing, by a target that has ended. */
-static void hear_refusal(struct common *m, int fd)
+/*
+ * What was answered to the second connection: that the preamble is of no newer generation; or that it is a connection, and then
+ * REFUSED; or nothing, by a target that has ended. Before the source's own HELLO was heard there is no session: a connection
+ * that is mute is hung up on after a while, and a source that comes back is told that this target knows nothing of it.
+ */
+static void hear_refusal(struct common *m, int fd, bool early)
 {
 	struct {
 		struct tcp_answer answer;
@@ -379,17 +383,20 @@ static void hear_refusal(struct common *m, int fd)
 		struct wire_abort abort;
 	} __attribute__((packed)) got = { 0 };
 	ssize_t n = recv(fd, &got, sizeof(got), MSG_WAITALL);
+	bool taken = n == (ssize_t)sizeof(got.answer) && got.answer.code == TCP_ANSWER_TAKEN;
 
-	if (n <= (ssize_t)sizeof(got.answer)) {
+	if (n <= (ssize_t)sizeof(got.answer) && !taken && !early) {
 		m->answer = ANSWER_HUNG_UP;
 		return;
 	}
 	m->answer = ANSWER_REFUSED;
+	if (n <= (ssize_t)sizeof(got.answer))
+		return;
 	if (n < (ssize_t)sizeof(got))
 		snprintf(m->intruder, sizeof(m->intruder), "%zd bytes were answered", n);
 	else if (got.hdr.type != WIRE_REFUSED)
 		snprintf(m->intruder, sizeof(m->intruder), "%s was answered", wire_name(got.hdr.type));
-	else if (got.abort.err != -EBUSY)
+	else if (got.abort.err != (early ? -ESTALE : -EBUSY) && got.abort.err != -EBUSY)
 		snprintf(m->intruder, sizeof(m->intruder), "REFUSED with error %d was answered", got.abort.err);
 }
 
@@ -404,6 +411,6 @@ _Noreturn void intruder_main(const struct cell *c, struct common *m, int fd)
 		claim(conn[0], generation);
 	say(fd, false, RECORD_INTRUDER_IN, 0);
 	if (!m->intruder[0])
-		hear_refusal(m, conn[0]);
+		hear_refusal(m, conn[0], c->point->type == WIRE_HELLO || c->point->type == WIRE_HELLO_ACK);
 	_exit(0);
 }
