@@ -303,9 +303,14 @@ static void take_observer(struct taking *t, struct observer *ob, const json_t *o
 	const json_t *list = json_object_get(o, "streams");
 
 	*ob = (struct observer){ .fd = -1, .last_end = -1 };
-	for (size_t i = 0; i < json_array_size(list) && i < VMM_VCPUS_MAX; i++)
-		take_fields(t, &ob->stream[ob->nstreams++], stream_fields, COUNT(stream_fields),
-			    json_array_get(list, i));
+	for (size_t i = 0; i < json_array_size(list) && i < VMM_VCPUS_MAX; i++) {
+		struct observer_stream *st = &ob->stream[ob->nstreams++];
+
+		take_fields(t, st, stream_fields, COUNT(stream_fields), json_array_get(list, i));
+		/* Every number before the next one was seen or is missing, from the first one on: observer_join() reckons back. */
+		if (st->repeated > st->seen || st->seen - st->repeated + st->missing > st->next)
+			refuse(t, "next", "a number");
+	}
 	ob->handovers = (unsigned)take_number(t, o, "handovers", 0, INT32_MAX);
 	ob->damaged = (uint64_t)take_number(t, o, "damaged", 0, (int64_t)PEER_NUMBER_MAX);
 }

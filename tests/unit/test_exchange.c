@@ -133,6 +133,8 @@ Test(exchange, numbers_that_no_migration_has)
 		"{\"observer\":{\"streams\":[{\"seen\":-3}]}}",
 		"{\"observer\":{\"handovers\":4294967297}}",
 		"{\"observer\":{\"damaged\":-1}}",
+		"{\"observer\":{\"streams\":[{\"seen\":5,\"missing\":0,\"repeated\":0,\"next\":0}]}}",
+		"{\"observer\":{\"streams\":[{\"seen\":5,\"missing\":0,\"repeated\":6,\"next\":9}]}}",
 		"{\"proof\":{\"pages_bad\":-1}}",
 		"{\"proof\":{\"err\":1000000}}",
 		"{\"end\":{\"have_result\":true,\"outcome\":0,\"owner\":1,\"phase\":1,\"errno\":99999,"
