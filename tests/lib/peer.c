@@ -96,7 +96,7 @@ void peer_say_map(struct peer *p, uint32_t claimed, const struct wire_region *r,
 	peer_say(p, WIRE_MAP, &m, sizeof(m), r, n * sizeof(*r));
 }
 
-static void *run_target(void *arg)
+void *peer_run_target(void *arg)
 {
 	struct peer *p = arg;
 
@@ -131,7 +131,7 @@ void peer_begin(struct peer *p, const struct rig_kind *kind, enum peer_stage upt
 	cr_assert_eq(ferry_target(&p->rig.tgt.session, &v, &p->rig.tcfg), 0);
 	cr_assert_eq(ferry_open(p->rig.tgt.session, kind->uri), 0);
 	cr_assert_eq(ferry_get_uri(p->rig.tgt.session, p->uri, sizeof(p->uri)), 0);
-	cr_assert(!pthread_create(&p->thread, NULL, run_target, p));
+	cr_assert(!pthread_create(&p->thread, NULL, peer_run_target, p));
 	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
 	cr_assert_eq(xport_connect(&p->link, p->uri, &id, &p->param, PEER_WAIT_US, &p->fail), 0, "%s", fail_text(&p->fail));
 	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);

@@ -56,6 +56,8 @@ void peer_connect(struct peer *p, const struct rig_kind *kind, enum peer_stage u
 /* The same in two steps, between which the target's VM may be changed. */
 void peer_init(struct peer *p, const struct rig_kind *kind);
 void peer_begin(struct peer *p, const struct rig_kind *kind, enum peer_stage upto);
+/* The thread of a real target, whose session is there: ferry_run(). */
+void *peer_run_target(void *peer);
 /* Hears it out, hangs up, and looks at what the target has come to; told: it said so itself. */
 void peer_target_ends(struct peer *p, int err, const char *sentence, bool told);
 

@@ -124,16 +124,6 @@ static void ends_meanwhile(struct peer *p, struct talker *t)
 
 /* ---- a real target ---- */
 
-static void *run_target(void *arg)
-{
-	struct peer *p = arg;
-
-	p->rig.tgt.thread = pthread_self();
-	p->rig.tres.size = sizeof(p->rig.tres);
-	ferry_run(p->rig.tgt.session, &p->rig.tres);
-	return NULL;
-}
-
 static void start_target(struct peer *p, uint64_t connect_us, uint64_t timeout_us)
 {
 	struct ferry_vm v = { FERRY_VM_INIT, .vm = &p->rig.tgt, .ops = &p->rig.tgt.ops };
@@ -145,7 +135,7 @@ static void start_target(struct peer *p, uint64_t connect_us, uint64_t timeout_u
 	cr_assert_eq(ferry_target(&p->rig.tgt.session, &v, &p->rig.tcfg), 0);
 	cr_assert_eq(ferry_open(p->rig.tgt.session, p->rig.uri), 0);
 	cr_assert_eq(ferry_get_uri(p->rig.tgt.session, p->rig.connect_to, sizeof(p->rig.connect_to)), 0);
-	cr_assert(!pthread_create(&p->thread, NULL, run_target, p));
+	cr_assert(!pthread_create(&p->thread, NULL, peer_run_target, p));
 }
 
 static struct xport_link *dial(struct peer *p, uint8_t session)
@@ -415,16 +405,6 @@ RIG_PAIR(target_is_not_held, by_pings_for_a_goodbye)
 
 /* ---- a real source ---- */
 
-static void *run_source(void *arg)
-{
-	struct peer *p = arg;
-
-	p->rig.src.thread = pthread_self();
-	p->rig.sres.size = sizeof(p->rig.sres);
-	ferry_run(p->rig.src.session, &p->rig.sres);
-	return NULL;
-}
-
 /* Its limits are far: a test sets the one that it is about before. */
 static void source_init_far(struct peer *p, const struct rig_kind *kind)
 {
@@ -439,32 +419,14 @@ static void source_init_far(struct peer *p, const struct rig_kind *kind)
 
 static void accept_source(struct peer *p)
 {
-	struct pollfd pfd = { .fd = p->listener->ops->fd(p->listener), .events = POLLIN };
-	int err;
-
-	while ((err = p->listener->ops->accept(p->listener, &p->link, &p->fail)) == -EAGAIN)
-		cr_assert_gt(poll(&pfd, 1, 60000), 0);
-	cr_assert_eq(err, 0);
-	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
-	p->seq = 0;
+	peer_accept(p);
 	p->heard[0] = 0;
 	peer_hear_only(p, WIRE_HELLO, NULL, 0);
 }
 
 static void start_source(struct peer *p)
 {
-	struct ferry_vm v = { FERRY_VM_INIT,
-			      .vm = &p->rig.src,
-			      .ops = &p->rig.src.ops,
-			      .regions = p->rig.src.region,
-			      .nregions = FAKE_REGIONS };
-
-	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
-	cr_assert_eq(xport_listen(&p->listener, p->rig.uri, &p->param, &p->fail), 0);
-	cr_assert_eq(p->listener->ops->uri(p->listener, p->rig.connect_to, sizeof(p->rig.connect_to)), 0);
-	cr_assert_eq(ferry_source(&p->rig.src.session, &v, &p->rig.scfg), 0);
-	cr_assert_eq(ferry_open(p->rig.src.session, p->rig.connect_to), 0);
-	cr_assert(!pthread_create(&p->thread, NULL, run_source, p));
+	peer_start_source(p, p->rig.uri);
 	accept_source(p);
 }
 
@@ -472,14 +434,6 @@ static void acknowledge(struct peer *p)
 {
 	SAY(p, WIRE_HELLO_ACK, (struct wire_hello_ack){ .magic = WIRE_MAGIC, .version = WIRE_VERSION, .page_shift = 12,
 							.timeout_us = p->rig.scfg.timeout_us });
-}
-
-static void hear_until(struct peer *p, enum wire_type t)
-{
-	unsigned got;
-
-	while ((got = peer_hear(p, NULL, 0)) != t)
-		cr_assert_neq(got, 0, "the source has hung up: %s", p->heard);
 }
 
 static void source_freed(struct peer *p, int err, const char *sentence)
@@ -539,10 +493,10 @@ Test(source_is_not_held, when_its_last_words_are_not_answered)
 	source_init_far(&p, RIG_TCP_ANON);
 	start_source(&p);
 	acknowledge(&p);
-	hear_until(&p, WIRE_MAP);
+	peer_hear_until(&p, WIRE_MAP);
 	pings_begin(&t, &p);
 	cr_assert_eq(ferry_cancel(p.rig.src.session), 0);
-	hear_until(&p, WIRE_ABORT);
+	peer_hear_until(&p, WIRE_ABORT);
 	cr_assert_eq(ferry_cancel(p.rig.src.session), -EALREADY);
 	ends_meanwhile(&p, &t);
 	source_freed(&p, -ECANCELED, "canceled by the embedder in reservation");
@@ -566,9 +520,9 @@ static void says_it_again(uint64_t reconnect_us, bool cancel)
 	p.rig.src.phase_hook = cancel_in_precopy;
 	start_source(&p);
 	acknowledge(&p);
-	hear_until(&p, WIRE_MAP);
+	peer_hear_until(&p, WIRE_MAP);
 	SAY(&p, WIRE_RESERVED, (struct wire_reserved){ .flags = WIRE_CAN_HOLD });
-	hear_until(&p, WIRE_ABORT);
+	peer_hear_until(&p, WIRE_ABORT);
 	first = p.link;
 	first->ops->kill(first);
 	accept_source(&p);
@@ -631,15 +585,15 @@ Test(source_in_a_flood, in_the_blackout)
 	p.rig.scfg.channels = 1;
 	start_source(&p);
 	acknowledge(&p);
-	hear_until(&p, WIRE_MAP);
+	peer_hear_until(&p, WIRE_MAP);
 	expose_for_puts(&p);
 	cr_assert(!pthread_create(&land, NULL, serve, &p));
 	SAY(&p, WIRE_RESERVED, (struct wire_reserved){ .flags = WIRE_CAN_HOLD });
 	for (unsigned round = 0; round < 2; round++) {
-		hear_until(&p, WIRE_ROUND_END);
+		peer_hear_until(&p, WIRE_ROUND_END);
 		SAY(&p, WIRE_ROUND_ACK, (struct wire_round){ .round = round });
 	}
-	hear_until(&p, WIRE_SWITCHOVER);
+	peer_hear_until(&p, WIRE_SWITCHOVER);
 	flood_of_pings(&t, &p);
 	ends_meanwhile(&p, &t);
 	pthread_join(land, NULL);

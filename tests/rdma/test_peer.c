@@ -213,16 +213,6 @@ Test(peer, who_is_not_of_the_session_gets_no_link)
 
 /* ---- a session's port ---- */
 
-static void *run_target(void *arg)
-{
-	struct peer *p = arg;
-
-	p->rig.tgt.thread = pthread_self();
-	p->rig.tres.size = sizeof(p->rig.tres);
-	ferry_run(p->rig.tgt.session, &p->rig.tres);
-	return NULL;
-}
-
 /* All requests of a link, each of which is answered so: none is completed. */
 static void ask_for_a_link(struct rdma_event_channel *ch, const char *uri, uint64_t attempt, bool taken, struct rdma_cm_id **id)
 {
@@ -255,7 +245,7 @@ Test(peer, who_does_not_complete_a_link_holds_no_session)
 	cr_assert_eq(ferry_target(&p.rig.tgt.session, &v, &p.rig.tcfg), 0);
 	cr_assert_eq(ferry_open(p.rig.tgt.session, p.rig.uri), 0);
 	cr_assert_eq(ferry_get_uri(p.rig.tgt.session, p.rig.connect_to, sizeof(p.rig.connect_to)), 0);
-	cr_assert(!pthread_create(&p.thread, NULL, run_target, &p));
+	cr_assert(!pthread_create(&p.thread, NULL, peer_run_target, &p));
 	for (unsigned i = 0; i < 2; i++)
 		ask_for_a_link(ch, p.rig.connect_to, i, false, id[i]);
 	memcpy(mine.session, p.session, sizeof(mine.session));
