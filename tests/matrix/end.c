@@ -403,14 +403,20 @@ static void hear_refusal(struct common *m, int fd, bool early)
 _Noreturn void intruder_main(const struct cell *c, struct common *m, int fd)
 {
 	uint32_t generation = c->claims ? NEWER : 0;
+	bool early = c->point->type == WIRE_HELLO || c->point->type == WIRE_HELLO_ACK;
+	/* Where a target that has nothing else to do owes an answer, the source stands still until it is there. */
+	bool first = c->point->at_source && !early && !last_words(c->point->type);
 	int conn[3];
 
 	for (unsigned i = 0; i < 3; i++)
 		conn[i] = dial(m, i, generation);
 	if (c->claims && !m->intruder[0])
 		claim(conn[0], generation);
-	say(fd, false, RECORD_INTRUDER_IN, 0);
+	if (!first)
+		say(fd, false, RECORD_INTRUDER_IN, 0);
 	if (!m->intruder[0])
-		hear_refusal(m, conn[0], c->point->type == WIRE_HELLO || c->point->type == WIRE_HELLO_ACK);
+		hear_refusal(m, conn[0], early);
+	if (first)
+		say(fd, false, RECORD_INTRUDER_IN, 0);
 	_exit(0);
 }

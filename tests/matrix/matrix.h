@@ -176,6 +176,8 @@ void observe(struct seen *s, const struct record *r);
 /* An end was killed: its VM runs no more. */
 void observe_death(struct seen *s, bool source);
 /* After both have gone: empty, or why the cell has failed. */
+/* Words with which the target ends, or after which it waits for an answer alone: it may not look who else has connected. */
+bool last_words(enum wire_type t);
 void judge_cell(char why[1200], const struct cell *c, const struct seen *s, const struct common *m, bool killed);
 void outcome_pair(char pair[3], const struct cell *c, const struct common *m, bool killed);
 

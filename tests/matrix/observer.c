@@ -117,8 +117,7 @@ static void judge_end(char *why, size_t cap, const struct common *m, const struc
 		snprintf(why, cap, "%s left behind: %s", end, m->end[i].left);
 }
 
-/* Words with which the target ends, or after which it waits for an answer alone: it may not look who else has connected. */
-static bool last_words(enum wire_type t)
+bool last_words(enum wire_type t)
 {
 	return t == WIRE_REFUSED || t == WIRE_ABORT || t == WIRE_COMMITTED || t == WIRE_COMPLETE || t == WIRE_BYE;
 }
