@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "link.h"
+#include "source.h"
 #include "target.h"
 #include "uffd.h"
 
@@ -157,7 +158,8 @@ int poison_send(struct ferry_session *s)
 	while (s->src.poisoned && n == SEND_RUNS && !err) {
 		for (n = 0; n < SEND_RUNS && page_set_next(&s->src.poison, &at, UINT32_MAX, &run[n]); n++)
 			run[n].region = s->regions[run[n].region].id;
-		if (n)
+		err = source_may_send(s);
+		if (n && !err)
 			err = link_send(s, WIRE_POISON, NULL, 0, run, n * sizeof(run[0]));
 	}
 	return err;

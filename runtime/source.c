@@ -111,7 +111,9 @@ int source_send_state(struct ferry_session *s)
 	for (size_t at = 0; at < st->len && !err; at += WIRE_STATE_CHUNK) {
 		size_t n = st->len - at;
 
-		err = link_send(s, WIRE_STATE, NULL, 0, st->buf + at, n < WIRE_STATE_CHUNK ? n : WIRE_STATE_CHUNK);
+		err = source_may_send(s);
+		if (!err)
+			err = link_send(s, WIRE_STATE, NULL, 0, st->buf + at, n < WIRE_STATE_CHUNK ? n : WIRE_STATE_CHUNK);
 	}
 	return err;
 }

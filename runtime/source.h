@@ -20,6 +20,8 @@ int source_activation(struct ferry_session *s, enum ferry_phase *next);
 uint64_t source_blackout_until(const struct ferry_session *s);
 /* 0, or -ETIME once it has: "and ..." in the sentence says what was waited for. */
 int source_stood_still(struct ferry_session *s, const char *why);
+/* Between two messages of many that main sends, also in the blackout: not 0 when there is a reason to send no more. */
+int source_may_send(struct ferry_session *s);
 
 /* How many pages a target that is PREPARED may lack. */
 uint64_t source_missing_max(const struct ferry_session *s);

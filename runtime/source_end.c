@@ -138,6 +138,13 @@ int source_stood_still(struct ferry_session *s, const char *why)
 		    s->cfg.blackout_limit_us / 1000, why);
 }
 
+int source_may_send(struct ferry_session *s)
+{
+	int err = link_still(s);
+
+	return err ? err : source_stood_still(s, "the target takes what is sent too slowly");
+}
+
 /*
  * RUNNING or PREPARED: the guest stands still until it is here, so nothing is waited for but that; and not for ever,
  * whatever else the target has to say.

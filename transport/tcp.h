@@ -28,7 +28,11 @@ struct tcp_link;
 /* Tells a slow transfer from one that stands still, by the connection's own byte counts. Zero to begin. */
 struct tcp_watch {
 	uint64_t since_us, bytes;
+	bool sent_only;	 /* what comes is no sign that what is sent is taken */
+	uint64_t end_us; /* not 0: however slowly it moves, it is over then */
 };
+
+#define TCP_MSG_TIMEOUTS 4u
 
 /* Carries references to pages from vmsplice() to splice(); empty between two calls. */
 struct tcp_pipe {
@@ -143,6 +147,11 @@ int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w);
  * takes what arrives on the same connection meanwhile: a peer that must send before it reads on does not block this end.
  */
 int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags, struct tcp_data *reader);
+/*
+ * As tcp_send_all, for a message: whatever the peer sends meanwhile, -ETIMEDOUT when it takes nothing of it for the link's
+ * timeout, or not all of it within TCP_MSG_TIMEOUTS.
+ */
+int tcp_send_msg(struct tcp_link *l, int fd, struct iovec *iov, int n);
 /* Waits for events on fd: 0, -EAGAIN after wait_us, -errno. */
 int tcp_poll(int fd, short events, uint64_t wait_us);
 

@@ -43,7 +43,7 @@ static int send_frame(struct tcp_ctl *c, const struct iovec *iov, int n, bool wh
 	}
 	head = (struct tcp_msg){ .magic = htole32(TCP_MAGIC_MSG), .len = htole32((uint32_t)len) };
 	v[0] = (struct iovec){ .iov_base = &head, .iov_len = sizeof(head) };
-	c->tx_err = tcp_send_all(c->link, c->fd, v, n + 1, 0, NULL);
+	c->tx_err = tcp_send_msg(c->link, c->fd, v, n + 1);
 	return c->tx_err;
 }
 

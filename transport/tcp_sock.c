@@ -99,7 +99,7 @@ bool tcp_watch_idle(struct tcp_watch *w, int fd, uint64_t timeout_us)
 	    len < offsetof(struct tcp_info, tcpi_bytes_received) + sizeof(info.tcpi_bytes_received))
 		bytes = 0;
 	else
-		bytes = info.tcpi_bytes_acked + info.tcpi_bytes_received;
+		bytes = info.tcpi_bytes_acked + (w->sent_only ? 0 : info.tcpi_bytes_received);
 	if (!w->since_us || bytes != w->bytes) {
 		w->since_us = now;
 		w->bytes = bytes;
@@ -142,6 +142,11 @@ int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w)
 {
 	int got = poll_until(fd, events == POLLOUT ? POLLOUT | POLLRDHUP : events, l->param.timeout_us / 4 + 1);
 
+	if (w->end_us && xp_now_us() >= w->end_us) {
+		fail_lost(l->link.fail, "%s: a message was not taken within %llu ms", name_of(l, fd).text,
+			  (unsigned long long)TCP_MSG_TIMEOUTS * l->param.timeout_us / 1000);
+		return -ETIMEDOUT;
+	}
 	if (got == -EAGAIN)
 		return tcp_watch_idle(w, fd, l->param.timeout_us) ? tcp_silent(l, fd) : 0;
 	if (got < 0)
@@ -149,9 +154,9 @@ int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w)
 	return (got & (POLLRDHUP | POLLOUT)) == POLLRDHUP ? tcp_closed(l, fd) : 0;
 }
 
-int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags, struct tcp_data *reader)
+static int send_watched(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags, struct tcp_data *reader,
+			struct tcp_watch *watch)
 {
-	struct tcp_watch watch = { 0 };
 	struct msghdr msg = { 0 };
 	ssize_t done;
 	int err;
@@ -165,7 +170,7 @@ int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags
 		done = sendmsg(fd, &msg, flags | MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (done >= 0) {
 			xp_iov_advance(&iov, &n, (size_t)done);
-			watch.since_us = 0;
+			watch->since_us = 0;
 			continue;
 		}
 		if (errno == EINTR)
@@ -175,9 +180,24 @@ int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags
 		err = reader ? tcp_data_take(reader) : 0;
 		if (err)
 			return err;
-		err = tcp_wait(l, fd, reader ? POLLIN | POLLOUT : POLLOUT, &watch);
+		err = tcp_wait(l, fd, reader ? POLLIN | POLLOUT : POLLOUT, watch);
 		if (err)
 			return err;
 	}
 	return 0;
+}
+
+int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags, struct tcp_data *reader)
+{
+	struct tcp_watch watch = { 0 };
+
+	return send_watched(l, fd, iov, n, flags, reader, &watch);
+}
+
+int tcp_send_msg(struct tcp_link *l, int fd, struct iovec *iov, int n)
+{
+	struct tcp_watch watch = { .sent_only = true,
+				   .end_us = xp_deadline(xp_now_us(), TCP_MSG_TIMEOUTS * l->param.timeout_us) };
+
+	return send_watched(l, fd, iov, n, 0, NULL, &watch);
 }

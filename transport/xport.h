@@ -160,7 +160,10 @@ struct xport_link_ops {
 };
 
 struct xport_chan_ops {
-	/* control: one whole message, at most XPORT_MSG_MAX bytes; gathered; blocks up to the timeout. */
+	/*
+	 * control: one whole message, at most XPORT_MSG_MAX bytes; gathered. Blocks up to the timeout while the peer takes nothing,
+	 * whatever it sends, and up to four times the timeout in all.
+	 */
 	int (*send)(struct xport_chan *c, const struct iovec *iov, int n);
 	/* control, optional, for drills: what a connection that breaks in the middle of a send leaves; -EPIPE. */
 	int (*tear)(struct xport_chan *c, const struct iovec *iov, int n);

@@ -4,6 +4,7 @@
  * soon, with an error and a sentence, and its VM goes on, from the stop point if it was paused.
  */
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "peer.h"
 
@@ -422,6 +423,26 @@ Test(hung_target, never_is_prepared_in_the_blackout)
 	come_to_as(&p, stands_still_for_a_while, SWITCHED);
 	beat(&p, nothing, 0, false);
 	source_goes_on(&p, -ETIME, "and the target has not said PREPARED: it takes too long there to load it");
+}
+
+static void has_much_state(struct rig *r)
+{
+	stands_still_for_a_while(r);
+	r->src.state_bytes = 8 << 20;
+}
+
+/* Each message comes in time, all of them do not. */
+Test(hung_target, takes_the_state_by_the_drop)
+{
+	struct peer p;
+
+	come_to_as(&p, has_much_state, ROUND_DONE);
+	SAY(&p, WIRE_ROUND_ACK, (struct wire_round){ 0 });
+	peer_hear_until(&p, WIRE_ROUND_END);
+	SAY(&p, WIRE_ROUND_ACK, (struct wire_round){ .round = 1 });
+	while (peer_hear(&p, NULL, 0) == WIRE_STATE)
+		usleep(PEER_TIMEOUT_US / 4);
+	source_goes_on(&p, -ETIME, "and the target takes what is sent too slowly");
 }
 
 /* -- silence -- */

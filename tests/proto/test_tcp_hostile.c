@@ -4,8 +4,10 @@
 #include <endian.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +36,16 @@ struct bench {
 	uint8_t *ram;
 };
 
+static bool small_windows; /* the raw end takes little at a time: a sip of a few pages opens its window again */
+
+static void make_small(int fd)
+{
+	int rcvbuf = 4096, maxseg = 536;
+
+	cr_assert(!setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &rcvbuf, sizeof(rcvbuf)));
+	cr_assert(!setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &maxseg, sizeof(maxseg)));
+}
+
 static int raw_connect_from(unsigned port, uint32_t from)
 {
 	struct sockaddr_in a = { .sin_family = AF_INET,
@@ -43,6 +55,8 @@ static int raw_connect_from(unsigned port, uint32_t from)
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 
 	cr_assert(fd >= 0 && !bind(fd, (struct sockaddr *)&mine, sizeof(mine)));
+	if (small_windows)
+		make_small(fd);
 	cr_assert(!connect(fd, (struct sockaddr *)&a, sizeof(a)));
 	return fd;
 }
@@ -634,18 +648,84 @@ Test(control, half_a_message_is_a_timeout_and_none_is_not)
 	stop(&b);
 }
 
-Test(control, a_peer_that_never_reads)
+/* Messages, until one of them is not taken. */
+static void send_until_it_fails(struct bench *b, const char *why)
 {
 	static uint8_t body[XPORT_MSG_MAX];
 	struct iovec iov = { body, sizeof(body) };
-	struct bench b;
 	int err;
 
-	start(&b);
 	do {
-		err = b.ctl->ops->send(b.ctl, &iov, 1);
+		err = b->ctl->ops->send(b->ctl, &iov, 1);
 	} while (!err);
 	cr_assert_eq(err, -ETIMEDOUT);
+	cr_assert(strstr(fail_lost_text(&b->fail), why), "%s", fail_lost_text(&b->fail));
+}
+
+Test(control, a_peer_that_never_reads)
+{
+	struct bench b;
+
+	start(&b);
+	send_until_it_fails(&b, "nothing has moved for");
+	stop(&b);
+}
+
+struct meanwhile {
+	int fd;
+	_Atomic bool over;
+};
+
+static void *talk(void *arg)
+{
+	struct meanwhile *m = arg;
+
+	while (!atomic_load(&m->over) && send(m->fd, "ping", 4, MSG_NOSIGNAL) == 4)
+		usleep(TIMEOUT_US / 20);
+	return NULL;
+}
+
+/* A target whose main thread hangs, and whose heartbeat does not. */
+Test(control, a_peer_that_talks_and_never_reads)
+{
+	struct meanwhile m;
+	struct bench b;
+	pthread_t t;
+
+	start(&b);
+	m = (struct meanwhile){ .fd = b.raw[CTL] };
+	cr_assert(!pthread_create(&t, NULL, talk, &m));
+	send_until_it_fails(&b, "nothing has moved for");
+	atomic_store(&m.over, true);
+	pthread_join(t, NULL);
+	stop(&b);
+}
+
+static void *drip(void *arg)
+{
+	struct meanwhile *m = arg;
+	uint8_t buf[2048];
+
+	while (!atomic_load(&m->over) && recv(m->fd, buf, sizeof(buf), 0) > 0)
+		usleep(TIMEOUT_US / 20);
+	return NULL;
+}
+
+/* No message of 128 KiB is out after 4 timeouts of 20 such sips of 2 KiB and a socket's buffer that stays full. */
+Test(control, a_peer_that_reads_by_the_drop)
+{
+	struct meanwhile m;
+	struct bench b;
+	pthread_t t;
+
+	small_windows = true;
+	start(&b);
+	m = (struct meanwhile){ .fd = b.raw[CTL] };
+	cr_assert(!pthread_create(&t, NULL, drip, &m));
+	send_until_it_fails(&b, "a message was not taken within");
+	atomic_store(&m.over, true);
+	shutdown(b.raw[CTL], SHUT_RDWR);
+	pthread_join(t, NULL);
 	stop(&b);
 }
 
