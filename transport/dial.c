@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../runtime/fail.h"
+#include "runtime/base/fail.h"
 #include "dial.h"
 
 int dial_check_scope(const struct sockaddr *a, const struct uri *u, struct fail *f)

@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "../runtime/fail.h"
+#include "runtime/base/fail.h"
 
 static bool is_network(const char *scheme)
 {

@@ -32,7 +32,7 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#include "../runtime/cure.h"
+#include "runtime/base/cure.h"
 #include "uri.h"
 
 struct fail;

@@ -77,7 +77,7 @@ while read -r name; do # every message of the protocol is taken, and what is wro
 		wrong '--uri takes tcp:HOST:PORT.*, not "nowhere"' run --kill "$who@$name" --uri nowhere
 	done
 	names=$((names + 1))
-done < <(sed -n 's/^\tX(\([A-Z_]*\), [0-9]*, FROM_.*/\1/p' "$1/runtime/wire.h")
+done < <(sed -n 's/^\tX(\([A-Z_]*\), [0-9]*, FROM_.*/\1/p' "$1/runtime/link/wire.h")
 [ $names -ge 21 ] || { echo "[FAIL] cli::names of $names messages were found in wire.h"; failed=1; }
 wrong '--repeat takes a number' run --repeat 0
 wrong '--quiet takes no value, not "yes"' run --quiet=yes

@@ -84,7 +84,7 @@ said "run --json beyond ulimit -f" $? 6 '--json .*/limited was not written: File
 verdict "no half object stays" "$(cmp "$tmp/whole" "$tmp/limited" 2>&1)"
 
 # The small programs
-for args in "zero 1" "scale 1" "faults 1 anon 1" "replay $1/bench/scenarios/idle.json" "replay --help"; do
+for args in "zero 1" "scale 1" "faults 1 anon 1" "replay $1/bench/micro/scenarios/idle.json" "replay --help"; do
 	out=$(timeout 300 "$build/bench/"$args 2>&1 >/dev/full)
 	verdict "bench/${args%% *} >/dev/full" "$([ $? = 0 ] || ! grep -q 'standard output was not written: No space left' <<<"$out" && echo "said: $out")"
 done

@@ -4,7 +4,7 @@
 
 #include "patience.h"
 #include "rig.h"
-#include "session.h"
+#include "runtime/session/session.h"
 
 #define SLOW 16000000u /* bytes a second: post-copy then takes a third of a second */
 

@@ -5,10 +5,10 @@
  */
 #include <stdatomic.h>
 
-#include "fail.h"
+#include "runtime/base/fail.h"
 #include "hugepool.h"
-#include "pages.h"
-#include "place.h"
+#include "runtime/memory/pages.h"
+#include "runtime/memory/place.h"
 #include "rig.h"
 
 #define POOL_PAGES 18

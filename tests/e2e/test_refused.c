@@ -19,7 +19,7 @@
 #include "cgroup.h"
 #include "refuse.h"
 #include "rig.h"
-#include "uffd_abi.h"
+#include "runtime/base/uffd_abi.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25

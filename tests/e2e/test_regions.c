@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 #include "rig.h"
-#include "uffd_abi.h"
+#include "runtime/base/uffd_abi.h"
 
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "../lib/left.h"
+#include "left.h"
 #include "fuzz.h"
 
 #include <stdarg.h>

@@ -10,10 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../runtime/fail.h"
-#include "../../runtime/stream.h"
-#include "../../runtime/wire.h"
-#include "../../transport/uri.h"
+#include "runtime/base/fail.h"
+#include "runtime/link/stream.h"
+#include "runtime/link/wire.h"
+#include "transport/uri.h"
 #include "fuzz.h"
 
 #define WIRE_AT 4u /* where the message begins */

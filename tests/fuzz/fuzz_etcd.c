@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <stdarg.h>
 
-#include "../../include/ferry/arbiter_etcd.h"
+#include "ferry/arbiter_etcd.h"
 #include "mutate_json.h"
 #include "told.h"
 

@@ -11,8 +11,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "../../bench/exchange.h"
-#include "../../bench/picture.h"
+#include "bench/cli/exchange.h"
+#include "bench/picture/picture.h"
 #include "mutate_json.h"
 #include "told.h"
 

@@ -24,8 +24,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "../../runtime/fail.h"
-#include "../../transport/rdma.h"
+#include "runtime/base/fail.h"
+#include "transport/rdma/rdma.h"
 #include "fuzz.h"
 
 #define NBUFFERS (RDMA_CREDITS + RDMA_SPARE)

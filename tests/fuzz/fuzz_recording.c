@@ -6,8 +6,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "../../bench/picture.h"
-#include "../../bench/replay/trace.h"
+#include "bench/picture/picture.h"
+#include "bench/micro/trace.h"
 #include "mutate_json.h"
 #include "told.h"
 

@@ -22,8 +22,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "../../runtime/fail.h"
-#include "../../transport/tcp.h"
+#include "runtime/base/fail.h"
+#include "transport/tcp/tcp.h"
 #include "fuzz.h"
 
 #define PAGES 70u

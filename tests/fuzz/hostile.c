@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "link.h"
+#include "runtime/link/link.h"
 
 #define MOST_US 1000000u
 

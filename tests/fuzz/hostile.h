@@ -11,8 +11,8 @@
 #ifndef TESTS_FUZZ_HOSTILE_H
 #define TESTS_FUZZ_HOSTILE_H
 
-#include "../../runtime/fail.h"
-#include "../../runtime/session.h"
+#include "runtime/base/fail.h"
+#include "runtime/session/session.h"
 #include "vm.h"
 
 #define PLAY_STEPS_MAX 64u

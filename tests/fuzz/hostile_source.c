@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "link.h"
+#include "runtime/link/link.h"
 
 #define SECTION_HEADER 16u
 #define STATE_BYTES 40u

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "link.h"
+#include "runtime/link/link.h"
 
 static size_t fill(uint8_t *body, const void *m, size_t len)
 {

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-#include "../../transport/tcp_wire.h"
+#include "transport/tcp/tcp_wire.h"
 #include "hostile.h"
 #include "seeds.h"
 

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../bench/exchange.h"
+#include "bench/cli/exchange.h"
 #include "seeds.h"
 
 #define HI "{\"hello\":\"rdma-migrate\",\"format\":1,\"session\":\"\",\"recording\":true}\n"
@@ -88,7 +88,7 @@ static void traces(void)
 	static char text[65536];
 	glob_t g;
 
-	if (glob(FERRY_SOURCE_DIR "/bench/scenarios/*.json", 0, NULL, &g))
+	if (glob(FERRY_SOURCE_DIR "/bench/micro/scenarios/*.json", 0, NULL, &g))
 		exit(1);
 	for (size_t i = 0; i < g.gl_pathc; i++) {
 		FILE *in = fopen(g.gl_pathv[i], "re");

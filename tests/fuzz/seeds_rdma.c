@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "../../transport/rdma_wire.h"
+#include "transport/rdma/rdma_wire.h"
 #include "seeds.h"
 
 /* One frame, with its length before it. Returns where the next begins. */

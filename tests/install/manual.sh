@@ -93,7 +93,7 @@ else
 fi
 
 # Completion: for each command exactly what the program does not refuse for it.
-. "$src/packaging/rdma-migrate.bash"
+. "$src/bench/cli/rdma-migrate.bash"
 complete_words() # WORDS...: the last is being typed
 {
 	COMP_WORDS=("$program" "$@")

@@ -14,8 +14,8 @@
 
 #include <ferry/kvm.h>
 
-#include "kvm_int.h"
-#include "stream.h"
+#include "runtime/kvm/kvm_int.h"
+#include "runtime/link/stream.h"
 
 #define NVCPUS 2
 #define RAM_PAGES 160

@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "observer.h"
-#include "util.h"
+#include "bench/cli/observer.h"
+#include "bench/cli/util.h"
 
 #define PAIRS 4u
 #define SPEAK_NS 60000000000ull

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "hugepool.h"
-#include "run.h"
+#include "bench/cli/run.h"
 
 #define POOL_PAGES (2 * (64 / 2) + 8) /* two guests of 64 MiB, and some to spare */
 

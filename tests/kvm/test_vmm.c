@@ -19,9 +19,9 @@
 
 #include <ferry/kvm.h>
 
-#include "vmm/vmm_int.h"
-#include "stamp.h"
-#include "stream.h"
+#include "bench/vmm/vmm_int.h"
+#include "bench/vmm/stamp.h"
+#include "runtime/link/stream.h"
 
 #define MIB (1ull << 20)
 #define WORKING_SET (32 * MIB)

@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "uffd.h"
+#include "runtime/memory/uffd.h"
 
 static volatile sig_atomic_t calls;
 static const pthread_t *guest;

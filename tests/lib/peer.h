@@ -3,10 +3,10 @@
 #ifndef TESTS_PEER_H
 #define TESTS_PEER_H
 
-#include "../../runtime/commit.h"
-#include "../../runtime/fail.h"
-#include "../../runtime/stream.h"
-#include "../../runtime/wire.h"
+#include "runtime/session/commit.h"
+#include "runtime/base/fail.h"
+#include "runtime/link/stream.h"
+#include "runtime/link/wire.h"
 #include "patience.h"
 #include "rig.h"
 

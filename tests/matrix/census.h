@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../lib/left.h"
+#include "left.h"
 
 #define HEAP_KEPT 32768u /* bytes that the C library keeps for names and streams once used */
 

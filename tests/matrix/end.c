@@ -9,9 +9,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "../../transport/tcp_wire.h"
-#include "../lib/left.h"
-#include "../lib/patience.h"
+#include "transport/tcp/tcp_wire.h"
+#include "left.h"
+#include "patience.h"
 #include "census.h"
 #include "fakevm_int.h"
 #include "inject.h"

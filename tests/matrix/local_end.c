@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../lib/left.h"
+#include "left.h"
 #include "census.h"
 #include "fakevm_int.h"
 #include "local.h"

@@ -26,7 +26,7 @@
 #include <stdio.h>
 #include <sys/types.h>
 
-#include "../../runtime/wire.h"
+#include "runtime/link/wire.h"
 #include "fakevm.h"
 
 #define TIMEOUT_US 2500000u /* silence; a machine that is busy with other cells must not look dead */

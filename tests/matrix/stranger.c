@@ -12,9 +12,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../../runtime/commit.h"
-#include "../../runtime/fail.h"
-#include "../../transport/xport.h"
+#include "runtime/session/commit.h"
+#include "runtime/base/fail.h"
+#include "transport/xport.h"
 #include "fakevm_int.h"
 #include "matrix.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Who owns the VM, from the last round of pre-copy on: what runtime/commit.c, source_end.c, target_end.c and link.c do,
+ * Who owns the VM, from the last round of pre-copy on: what runtime/session/commit.c, source/switchover.c, target/switchover.c and link.c do,
  * step by step, for spin. Each step that others can see is a statement of its own: between any two an end may die.
  *
  *	source()  target()	the two ends; an inline is named after its function in runtime/
@@ -64,7 +64,7 @@
 #ifdef MUTATE_ABORT_SAID_ONCE
 #define TELL_TRIES 0
 #else
-#define TELL_TRIES 2 /* source_end.c has 4: it is the same twice over */
+#define TELL_TRIES 2 /* source/switchover.c has 4: it is the same twice over */
 #endif
 
 mtype:msg = { SWITCHOVER, RUNNING, PREPARED, COMMIT, COMMITTED, COMPLETE, BYE, ABORT, HELLO_ACK };
@@ -476,7 +476,7 @@ inline ask_again(want, at_source)
 	}
 }
 
-/* ---- source_end.c ---- */
+/* ---- source/switchover.c ---- */
 
 /* link_say_failed() and its linger() */
 inline s_say_failed()
@@ -730,7 +730,7 @@ out:		s_settled = 1
 	}
 }
 
-/* ---- target_end.c ---- */
+/* ---- target/switchover.c ---- */
 
 inline t_ends(outcome)
 {

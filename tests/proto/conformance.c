@@ -16,8 +16,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "../../runtime/fail.h"
-#include "../../transport/xport.h"
+#include "runtime/base/fail.h"
+#include "transport/xport.h"
 #include "refuse.h"
 #ifdef CONFORMANCE_RDMA
 #include "rdma_left.h"

@@ -12,8 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../../runtime/fail.h"
-#include "../../transport/xport.h"
+#include "runtime/base/fail.h"
+#include "transport/xport.h"
 
 #define PAGE 4096u
 #define PAGES 4096u

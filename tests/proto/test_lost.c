@@ -19,8 +19,8 @@
 
 #include <unistd.h>
 
-#include "../../runtime/fail.h"
-#include "../../transport/tcp.h"
+#include "runtime/base/fail.h"
+#include "transport/tcp/tcp.h"
 #include "refuse.h"
 
 #define PAGE ((size_t)4096)

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../fuzz/hostile.h"
+#include "tests/fuzz/hostile.h"
 
 #define HARMLESS NULL /* as a sentence: any value will do */
 #define NATURAL (-1)

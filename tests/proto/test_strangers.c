@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../../transport/tcp_wire.h"
+#include "transport/tcp/tcp_wire.h"
 #include "peer.h"
 
 #define CONNECT_US (500000u * patience())

@@ -14,9 +14,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "../../runtime/fail.h"
-#include "../../transport/tcp_wire.h"
-#include "../../transport/xport.h"
+#include "runtime/base/fail.h"
+#include "transport/tcp/tcp_wire.h"
+#include "transport/xport.h"
 #include "patience.h"
 
 #define PAGE 4096u

@@ -98,7 +98,7 @@ test_link_cut_heals()
 }
 
 # The source's host cannot send the first packets of what is read from it, a few times for a moment: soft-RoCE then gives
-# up the queue pair, and says of the READ that it gave it up on that it went well (transport/rdma_io.c).
+# up the queue pair, and says of the READ that it gave it up on that it went well (transport/rdma/io.c).
 test_read_given_up()
 {
 	strike read_given_up 60s || return

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../runtime/fail.h"
-#include "../../transport/rdma.h"
+#include "runtime/base/fail.h"
+#include "transport/rdma/rdma.h"
 
 #define HOST "10.9.0.1"
 #define PAGE 4096u

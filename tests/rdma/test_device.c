@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "../../transport/dial.h"
+#include "transport/dial.h"
 #include "ends.h"
 #include "rdma_left.h"
 #include "rig.h"

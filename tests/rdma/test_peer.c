@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "../../transport/rdma_dial.h"
+#include "transport/rdma/rdma_dial.h"
 #include "ends.h"
 #include "peer.h"
 

@@ -13,10 +13,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../lib/left.h"
-#include "run.h"
+#include "tests/lib/left.h"
+#include "bench/cli/run.h"
 #include "soak.h"
-#include "util.h"
+#include "bench/cli/util.h"
 
 #define HANGS_S 300u /* a run takes a few seconds; an end that hangs is given up by run_once() after 120 */
 #define RSS_SLACK_KB 16384u

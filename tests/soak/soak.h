@@ -7,7 +7,7 @@
 #ifndef TESTS_SOAK_H
 #define TESTS_SOAK_H
 
-#include "report.h"
+#include "bench/cli/report.h"
 
 #define DRAW_ARGS 64
 #define DRAW_TEXT 2048

@@ -23,9 +23,9 @@ field()
 	grep -oE "\"$1\":[0-9.]*" | cut -d: -f2
 }
 
-out=$(timeout 600 "$build/bench/replay" "$src"/bench/scenarios/*.json 2>&1)
+out=$(timeout 600 "$build/bench/replay" "$src"/bench/micro/scenarios/*.json 2>&1)
 verdict "replay of all scenarios" "$([ $? = 0 ] && ! grep -q NOT <<<"$out" || echo "$out")"
-sed 's/"verdict": "[a-z-]*"/"verdict": "gave up"/' "$src/bench/scenarios/idle.json" >"$tmp/wrong.json"
+sed 's/"verdict": "[a-z-]*"/"verdict": "gave up"/' "$src/bench/micro/scenarios/idle.json" >"$tmp/wrong.json"
 out=$(timeout 600 "$build/bench/replay" "$tmp/wrong.json" 2>&1)
 verdict "replay that expects another verdict" "$([ $? = 1 ] && grep -q 'NOT AS EXPECTED' <<<"$out" || echo "$out")"
 echo '{"mode":' >"$tmp/half.json"

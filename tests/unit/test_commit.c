@@ -4,8 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "commit.h"
-#include "session.h"
+#include "runtime/session/commit.h"
+#include "runtime/session/session.h"
 
 #define STATES (COMMIT_ABORTED + 1)
 #define NO (-1)

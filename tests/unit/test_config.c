@@ -7,9 +7,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "config.h"
-#include "fail.h"
-#include "wire.h"
+#include "runtime/session/config.h"
+#include "runtime/base/fail.h"
+#include "runtime/link/wire.h"
 
 #define PAGE 4096u
 #define HUGE (UINT64_C(2) << 20)

@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../../runtime/cure.h"
-#include "../../runtime/fail.h"
+#include "runtime/base/cure.h"
+#include "runtime/base/fail.h"
 
 #define ERRNOS 134
 

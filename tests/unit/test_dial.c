@@ -3,7 +3,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 
-#include "../../transport/dial.h"
+#include "transport/dial.h"
 
 #define NOW UINT64_C(1000000000)
 

@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "exchange.h"
+#include "bench/cli/exchange.h"
 
 static void fill(struct run_report *r, struct options *o, enum vmm_end end)
 {

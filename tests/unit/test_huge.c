@@ -10,14 +10,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "fail.h"
+#include "runtime/base/fail.h"
 #include "hugepool.h"
-#include "mapping.h"
-#include "place.h"
-#include "populated.h"
+#include "runtime/memory/mapping.h"
+#include "runtime/memory/place.h"
+#include "runtime/memory/populated.h"
 #include "refuse.h"
-#include "uffd.h"
-#include "uffd_abi.h"
+#include "runtime/memory/uffd.h"
+#include "runtime/base/uffd_abi.h"
 
 #define PAGE 4096u
 #define UNIT (UINT64_C(2) << 20)

@@ -10,9 +10,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "../../runtime/fail.h"
-#include "../../runtime/pages.h"
-#include "../../runtime/place.h"
+#include "runtime/base/fail.h"
+#include "runtime/memory/pages.h"
+#include "runtime/memory/place.h"
 #include "cgroup.h"
 #include "hugepool.h"
 

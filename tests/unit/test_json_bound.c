@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "arbiter/json_bound.h"
+#include "runtime/arbiter/json_bound.h"
 
 static const struct json_bound wide = { .bytes = 64u << 20, .memory = 1u << 30 };
 

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "report.h"
+#include "bench/cli/report.h"
 
 #define DEAD -1
 

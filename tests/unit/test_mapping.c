@@ -14,9 +14,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "fail.h"
+#include "runtime/base/fail.h"
 #include "hugepool.h"
-#include "mapping.h"
+#include "runtime/memory/mapping.h"
 
 #define PAGE 4096u
 #define LEN (16u * PAGE)

@@ -11,9 +11,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "meet.h"
-#include "stream.h"
-#include "util.h"
+#include "bench/cli/meet.h"
+#include "runtime/link/stream.h"
+#include "bench/cli/util.h"
 
 #define MS UINT64_C(1000000)
 #define LONG (20000 * MS) /* in vain only */

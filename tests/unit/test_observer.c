@@ -3,7 +3,7 @@
 #include <criterion/criterion.h>
 #include <unistd.h>
 
-#include "observer.h"
+#include "bench/cli/observer.h"
 
 static void take(struct observer *o, unsigned stream, uint32_t number, enum vmm_end end)
 {

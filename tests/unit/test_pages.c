@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "pages.h"
+#include "runtime/memory/pages.h"
 
 static uint64_t random_next(uint64_t *state)
 {

@@ -12,10 +12,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "fail.h"
+#include "runtime/base/fail.h"
 #include "patience.h"
-#include "place_int.h"
-#include "uffd.h"
+#include "runtime/memory/place_int.h"
+#include "runtime/memory/uffd.h"
 
 #define N 16u
 #define PAGE ((size_t)4096)

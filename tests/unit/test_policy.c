@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "policy.h"
+#include "runtime/session/policy.h"
 
 #define PAGE 4096u
 #define MAX_ROUNDS 8

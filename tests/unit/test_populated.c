@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "ferry/ferry.h"
-#include "populated.h"
+#include "runtime/memory/populated.h"
 
 #define PAGE UINT64_C(4096)
 #define MIB (UINT64_C(1) << 20)

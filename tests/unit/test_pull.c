@@ -15,8 +15,8 @@
 #include <unistd.h>
 
 #include "patience.h"
-#include "place_int.h"
-#include "pull_int.h"
+#include "runtime/memory/place_int.h"
+#include "runtime/target/pull_int.h"
 
 #define N 1024u /* pages */
 #define WAIT_S 20u

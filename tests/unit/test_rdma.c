@@ -5,8 +5,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "../../runtime/fail.h"
-#include "../../transport/xport.h"
+#include "runtime/base/fail.h"
+#include "transport/xport.h"
 
 static int try_listen(const char *uri, struct fail *f)
 {

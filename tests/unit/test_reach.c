@@ -8,8 +8,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "fail.h"
-#include "reach.h"
+#include "runtime/base/fail.h"
+#include "runtime/base/reach.h"
 
 #define PAGE ((size_t)4096)
 #define PAGES 256u

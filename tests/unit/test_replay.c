@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* The recorded rounds of bench/scenarios through the policy: each comes to the verdict that its file says. */
+/* The recorded rounds of bench/micro/scenarios through the policy: each comes to the verdict that its file says. */
 #include <criterion/criterion.h>
 #include <glob.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "trace.h"
+#include "bench/micro/trace.h"
 
-#define SCENARIOS FERRY_SOURCE_DIR "/bench/scenarios/*.json"
+#define SCENARIOS FERRY_SOURCE_DIR "/bench/micro/scenarios/*.json"
 
 static struct trace *load(const char *file)
 {

@@ -3,7 +3,7 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 
-#include "session.h"
+#include "runtime/session/session.h"
 
 static struct ferry_session *with_faults(const uint64_t *ns, size_t n)
 {

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "ferry/ferry.h"
-#include "stream.h"
+#include "runtime/link/stream.h"
 
 static void copy(struct ferry_stream *to, const struct ferry_stream *from, size_t len)
 {

@@ -7,10 +7,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "populated.h"
+#include "runtime/memory/populated.h"
 #include "rig.h"
 #include "swap.h"
-#include "vmm.h"
+#include "bench/vmm/vmm.h"
 
 #define PAGES 4096u
 #define PAGE ((size_t)4096)

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <time.h>
 
-#include "place_int.h"
-#include "pull_int.h"
+#include "runtime/memory/place_int.h"
+#include "runtime/target/pull_int.h"
 
 #define NPAGES (UINT64_C(1) << 20)
 

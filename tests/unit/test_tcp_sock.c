@@ -8,8 +8,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "../../runtime/fail.h"
-#include "../../transport/tcp.h"
+#include "runtime/base/fail.h"
+#include "transport/tcp/tcp.h"
 
 /* A socket that had host's congestion control before it was tuned for text; what it has then. False: host's is not to be had. */
 static bool tuned(char now[16], const char *host, const char *text)

@@ -8,8 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "picture.h"
-#include "timeline.h"
+#include "bench/picture/picture.h"
+#include "bench/picture/timeline.h"
 
 #define RUN "{\"type\":\"run\",\"format\":1}\n"
 #define RESULT \

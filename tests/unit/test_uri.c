@@ -3,9 +3,9 @@
 #include <errno.h>
 #include <string.h>
 
-#include "../../runtime/fail.h"
-#include "../../transport/uri.h"
-#include "../../transport/xport.h"
+#include "runtime/base/fail.h"
+#include "transport/uri.h"
+#include "transport/xport.h"
 
 static void good(const char *text, const char *scheme, const char *host, unsigned port, unsigned nquery)
 {

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* Every message of runtime/wire.h at and beyond each of its limits; nothing else may come through wire_check(). */
+/* Every message of runtime/link/wire.h at and beyond each of its limits; nothing else may come through wire_check(). */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "fail.h"
-#include "wire.h"
+#include "runtime/base/fail.h"
+#include "runtime/link/wire.h"
 
 #define IN(stage) (1u << FERRY_##stage)
 #define PHASES (FERRY_FAILED + 1)

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "zero.h"
+#include "runtime/memory/zero.h"
 
 #define LEN 4096u
 

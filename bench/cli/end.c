@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "arbiter.h"
+#include "end.h"
+#include "bench/vmm/rhythm.h"
+#include "util.h"
+
+#define STATS_EVERY_MS 100
+#define DRILL_RECONNECT_US 1000000 /* a drill that breaks something for good need not wait for long */
+
+struct end {
+	enum vmm_end which;
+	const struct options *o;
+	int fd;
+	struct vmm *vmm;
+	struct ferry_ops ops;
+	struct ferry_session *session;
+	struct sampler *sampler;
+	struct rhythm *rhythm;
+	bool drilled;
+	uint64_t precopy_cpu_us, postcopy_cpu_us; /* the process's, when these began; 0: they have not */
+	struct end_cost cost;
+	struct meet_offer offer; /* target: what it tells; port 0: nothing */
+	char refusal[FERRY_DETAIL_MAX]; /* the library's sentence when it gives no session */
+	pthread_t stats_thread;
+	pthread_mutex_t lock; /* .done */
+	pthread_cond_t cond;
+	bool done;
+};
+
+int msg_send(int fd, const struct msg *m)
+{
+	ssize_t n;
+
+	do
+		n = send(fd, m, sizeof(*m), MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n == sizeof(*m) ? 0 : -EPIPE;
+}
+
+int msg_recv(int fd, struct msg *m, bool wait)
+{
+	ssize_t n;
+
+	do
+		n = recv(fd, m, sizeof(*m), wait ? 0 : MSG_DONTWAIT);
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && errno == EAGAIN)
+		return -EAGAIN;
+	if (n != sizeof(*m))
+		return -EPIPE;
+	m->text[sizeof(m->text) - 1] = 0;
+	return 0;
+}
+
+static void set_text(struct msg *m, const char *text)
+{
+	snprintf(m->text, sizeof(m->text), "%s", text ? text : "");
+}
+
+_Noreturn static void give_up(struct end *e, const char *what, const char *why)
+{
+	struct msg m = { .type = MSG_ERROR };
+
+	snprintf(m.text, sizeof(m.text), "%s: %.400s", what, why);
+	msg_send(e->fd, &m);
+	_exit(1);
+}
+
+/* The sentence at the end of a log line: text="...", with \" and \\ for what it quotes. */
+static void log_text(char *buf, size_t cap, const char *line)
+{
+	const char *p = strstr(line, " text=\"");
+	size_t n = 0;
+
+	for (p = p ? p + 7 : ""; *p && *p != '"' && n + 1 < cap; p++)
+		buf[n++] = *p == '\\' && p[1] ? *++p : *p;
+	buf[n] = 0;
+}
+
+static void on_log(void *ctx, int level, const char *line)
+{
+	struct end *e = ctx;
+	struct msg m = { .type = MSG_LOG, .number = level };
+
+	set_text(&m, line);
+	if (!e->session && level <= 3) /* no other thread logs yet */
+		log_text(e->refusal, sizeof(e->refusal), line);
+	msg_send(e->fd, &m);
+}
+
+static void drill(struct end *e)
+{
+	const struct kill_drill *k = &e->o->kill;
+	char fault[32] = "cut";
+
+	if (e->drilled)
+		return;
+	if (k->who == (e->which == VMM_END_SOURCE ? KILL_SOURCE : KILL_TARGET))
+		raise(SIGKILL);
+	if (k->who != KILL_LINK || e->which != VMM_END_SOURCE)
+		return;
+	e->drilled = true;
+	if (k->heal_ms)
+		snprintf(fault, sizeof(fault), "cut:%llu", (unsigned long long)k->heal_ms);
+	if (ferry_drill(e->session, fault))
+		on_log(e, 3, "the link could not be cut: ferry_drill() refused");
+}
+
+/* A drill at a message waits in the library from the beginning, at the end that sends it or, to die, reads it. */
+static void arm(struct end *e)
+{
+	const struct kill_drill *k = &e->o->kill;
+	char fault[64];
+	int n;
+
+	if (!k->message || k->who == (e->which == VMM_END_SOURCE ? KILL_TARGET : KILL_SOURCE))
+		return;
+	n = snprintf(fault, sizeof(fault), "%s:%s", k->who == KILL_LINK ? "cut-before" : "kill-at", k->message);
+	if (k->heal_ms)
+		snprintf(fault + n, sizeof(fault) - (size_t)n, ":%llu", (unsigned long long)k->heal_ms);
+	e->drilled = !ferry_drill(e->session, fault);
+	if (!e->drilled)
+		on_log(e, 3, "the drill could not be armed: ferry_drill() refused");
+}
+
+static uint64_t cpu_us(void)
+{
+	struct rusage u;
+
+	getrusage(RUSAGE_SELF, &u);
+	return (uint64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000000 +
+	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+}
+
+static void note_cpu(struct end *e, enum ferry_phase entered)
+{
+	if (entered == FERRY_PRECOPY) {
+		e->precopy_cpu_us = cpu_us();
+	} else if (e->precopy_cpu_us && !e->cost.precopy_us) {
+		e->cost.precopy_us = cpu_us() - e->precopy_cpu_us;
+	}
+	if (entered == FERRY_POSTCOPY)
+		e->postcopy_cpu_us = cpu_us();
+	else if (e->postcopy_cpu_us && !e->cost.postcopy_us)
+		e->cost.postcopy_us = cpu_us() - e->postcopy_cpu_us;
+}
+
+/* Bytes of memory that the process has: its anonymous pages, and of a shared RAM every page that is backed. */
+static uint64_t resident(struct end *e)
+{
+	const struct ferry_region *regions;
+	FILE *f = fopen("/proc/self/smaps_rollup", "re");
+	unsigned long long kb = 0;
+	char line[128];
+	struct stat st;
+
+	while (f && fgets(line, sizeof(line), f) && sscanf(line, "Anonymous: %llu", &kb) != 1)
+		;
+	if (f)
+		fclose(f);
+	if (!vmm_regions(e->vmm, &regions) || !(regions[0].flags & FERRY_REGION_SHARED) || fstat(regions[0].fd, &st))
+		return kb << 10;
+	return (kb << 10) + (uint64_t)st.st_blocks * 512;
+}
+
+static void on_event(void *ctx, const struct ferry_event *ev)
+{
+	struct end *e = ctx;
+	struct msg m = { .type = MSG_EVENT, .time_ns = clock_ns(), .event = *ev };
+
+	set_text(&m, ev->text);
+	m.event.text = NULL;
+	msg_send(e->fd, &m);
+	if (ev->type == FERRY_EVENT_PHASE)
+		note_cpu(e, ev->phase);
+	if (ev->type == FERRY_EVENT_PHASE && e->o->kill.who != KILL_NOBODY && ev->phase == e->o->kill.stage)
+		drill(e);
+}
+
+static int on_doubt(void *ctx, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is)
+{
+	struct end *e = ctx;
+	char why[400] = "", name[33];
+	int err = arbiter_ask(e->o->arbiter, session, want, is, why, sizeof(why));
+
+	if (err < 0) {
+		struct msg m = { .type = MSG_LOG, .number = 3 };
+
+		snprintf(m.text, sizeof(m.text), "session %s: %s", session_text(name, session), why);
+		msg_send(e->fd, &m);
+	}
+	return err;
+}
+
+static int on_offer(void *ctx, struct ferry_stream *out)
+{
+	struct end *e = ctx;
+	struct msg m = { .type = MSG_OFFER, .offer = e->offer };
+	int err = e->offer.port ? meet_offer_put(&e->offer, out) : 0;
+
+	msg_send(e->fd, &m);
+	return err;
+}
+
+static int on_offered(void *ctx, struct ferry_stream *in)
+{
+	struct end *e = ctx;
+	struct msg m = { .type = MSG_OFFER };
+	int err = meet_offer_take(&m.offer, in);
+
+	if (!err)
+		msg_send(e->fd, &m);
+	return err;
+}
+
+static void *stats_main(void *arg)
+{
+	struct end *e = arg;
+	struct timespec ts;
+
+	pthread_mutex_lock(&e->lock);
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	while (!e->done) {
+		struct msg m = { .type = MSG_STATS, .stats = { .size = sizeof(m.stats) } };
+
+		ts.tv_nsec += STATS_EVERY_MS * 1000000;
+		if (ts.tv_nsec >= 1000000000) {
+			ts.tv_nsec -= 1000000000;
+			ts.tv_sec++;
+		}
+		if (pthread_cond_timedwait(&e->cond, &e->lock, &ts) == ETIMEDOUT &&
+		    !ferry_get_stats(e->session, &m.stats))
+			msg_send(e->fd, &m);
+	}
+	pthread_mutex_unlock(&e->lock);
+	return NULL;
+}
+
+static void run_session(struct end *e)
+{
+	struct msg m = { .type = MSG_RESULT, .result = { .size = sizeof(m.result) } };
+	bool watched = !e->o->quiet;
+	pthread_condattr_t attr;
+	uint64_t begin, end;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_mutex_init(&e->lock, NULL);
+	pthread_cond_init(&e->cond, &attr);
+	pthread_condattr_destroy(&attr);
+	if (watched && pthread_create(&e->stats_thread, NULL, stats_main, e))
+		watched = false;
+	if (e->which == VMM_END_SOURCE && rhythm_start(&e->rhythm, e->vmm, e->o->dirty_rate, e->o->rhythm_us))
+		on_log(e, 4, "no thread for --rhythm");
+	if (e->which == VMM_END_SOURCE)
+		e->cost.resident = resident(e);
+	begin = cpu_us();
+	ferry_run(e->session, &m.result);
+	sampler_faults(e->sampler, e->session);
+	end = cpu_us();
+	rhythm_stop(e->rhythm);
+	e->cost.run_us = end - begin;
+	if (e->postcopy_cpu_us && !e->cost.postcopy_us)
+		e->cost.postcopy_us = end - e->postcopy_cpu_us;
+	if (e->which == VMM_END_TARGET)
+		e->cost.resident = resident(e);
+	else
+		e->cost.stood_us = vmm_stood_us(e->vmm);
+	m.cpu = e->cost;
+	pthread_mutex_lock(&e->lock);
+	e->done = true;
+	pthread_cond_signal(&e->cond);
+	pthread_mutex_unlock(&e->lock);
+	if (watched)
+		pthread_join(e->stats_thread, NULL);
+	m.number = e->o->kill.message && e->drilled && ferry_drill(e->session, "pending") == 0;
+	set_text(&m, vmm_mutator(e->vmm));
+	msg_send(e->fd, &m);
+}
+
+static void fill_config(struct ferry_config *cfg, const struct end *e)
+{
+	const struct options *o = e->o;
+
+	*cfg = (struct ferry_config){
+		FERRY_CONFIG_INIT,
+		.mode = (enum ferry_mode)o->mode,
+		.commit_at = (enum ferry_commit_at)o->commit_at,
+		.at_hold_limit = (enum ferry_hold_action)o->hold_action,
+		.channels = (uint32_t)o->channels,
+		.max_rounds = (uint32_t)o->max_rounds,
+		.poll_us = (uint32_t)o->poll_us,
+		.downtime_us = o->downtime_us,
+		.precopy_limit_us = o->precopy_limit_us,
+		.bandwidth = e->which == VMM_END_SOURCE ? o->bandwidth : 0, /* once, not at both ends */
+		.hold_limit_us = o->hold_limit_us,
+		.blackout_limit_us = o->blackout_limit_us,
+		.reconnect_us = o->reconnect_us,
+		.timeout_us = o->timeout_us,
+	};
+	if (o->reconnect_set && !o->reconnect_us)
+		cfg->flags |= FERRY_CONFIG_NO_RECONNECT;
+	if (!o->reconnect_set && o->kill.who != KILL_NOBODY && !o->kill.heal_ms)
+		cfg->reconnect_us = DRILL_RECONNECT_US;
+	if (o->kill.who == KILL_LINK || o->kill.message)
+		cfg->flags |= FERRY_CONFIG_DRILL;
+	if (o->command == CMD_TARGET)
+		cfg->connect_us = 3600000000; /* somebody types the other command by hand */
+}
+
+static void new_vmm(struct end *e, int observer_fd)
+{
+	const struct options *o = e->o;
+	struct vmm_config cfg = {
+		.memory = o->memory,
+		.working_set = o->working_set,
+		.dirty_rate = o->dirty_rate,
+		.seed = o->seed,
+		.pattern = (enum vmm_pattern)o->pattern,
+		.kind = (enum vmm_kind)o->kind,
+		.prealloc = o->prealloc == 0 && e->which == VMM_END_TARGET,
+		.thp = o->thp == 1,
+		.populate = (uint32_t)o->populate,
+		.vcpus = (uint32_t)o->vcpus,
+		.end = e->which,
+		.observer = observer_fd,
+		.ctx = e,
+		.event = on_event,
+		.log = on_log,
+		.arbiter = on_doubt,
+		.offer = on_offer,
+		.offered = on_offered,
+	};
+	char why[256] = "";
+	int err = e->which == VMM_END_SOURCE ? vmm_new_source(&e->vmm, &cfg, why, sizeof(why))
+					     : vmm_new_target(&e->vmm, &cfg, why, sizeof(why));
+
+	if (!err && e->which == VMM_END_SOURCE) {
+		err = vmm_start(e->vmm);
+		if (err)
+			snprintf(why, sizeof(why), "%s", vmm_error(e->vmm));
+	}
+	if (err)
+		give_up(e, "the VMM could not begin", why[0] ? why : strerror(-err));
+}
+
+static void new_session(struct end *e, const char *uri, struct msg *ready)
+{
+	struct ferry_vm vm = { FERRY_VM_INIT, .vm = e->vmm, .ops = &e->ops };
+	struct ferry_config cfg;
+	char why[FERRY_DETAIL_MAX];
+	int err;
+
+	e->ops = *vmm_ops();
+	e->ops.arbiter = e->o->arbiter ? vmm_arbiter : NULL;
+	e->ops.offer = e->o->command == CMD_TARGET ? vmm_offer : NULL;
+	e->ops.offered = e->o->command == CMD_SOURCE ? vmm_offered : NULL;
+	fill_config(&cfg, e);
+	if (e->which == VMM_END_SOURCE) {
+		vm.nregions = vmm_regions(e->vmm, &vm.regions);
+		err = ferry_source(&e->session, &vm, &cfg);
+	} else {
+		err = ferry_target(&e->session, &vm, &cfg);
+	}
+	if (err)
+		give_up(e, "the library refused to begin", e->refusal[0] ? e->refusal : strerror(-err));
+	err = ferry_open(e->session, uri);
+	if (!err && e->which == VMM_END_TARGET)
+		err = ferry_get_uri(e->session, ready->text, sizeof(ready->text));
+	if (err) {
+		snprintf(why, sizeof(why), "%s", ferry_get_detail(e->session));
+		give_up(e, uri, why[0] ? why : strerror(-err));
+	}
+}
+
+static void prove(struct end *e)
+{
+	struct msg m = { .type = MSG_PROOF };
+
+	m.number = vmm_proof(e->vmm, &m.proof);
+	if (m.number && !m.proof.text[0])
+		snprintf(m.proof.text, sizeof(m.proof.text), "%s", vmm_error(e->vmm));
+	set_text(&m, vmm_mutator(e->vmm));
+	msg_send(e->fd, &m);
+}
+
+_Noreturn void end_main(enum vmm_end which, const struct options *o, int fd, int observer_fd,
+			struct record_area *area)
+{
+	struct end e = { .which = which, .o = o, .fd = fd };
+	struct msg m, ready = { .type = MSG_READY };
+
+	signal(SIGPIPE, SIG_IGN);
+	new_vmm(&e, observer_fd);
+	if (sampler_start(&e.sampler, area, e.vmm))
+		on_log(&e, 4, "no thread to sample for --record");
+	if (which == VMM_END_SOURCE)
+		msg_send(fd, &ready);
+	while (!msg_recv(fd, &m, true) && m.type != MSG_QUIT) {
+		if (m.type == MSG_PROVE) {
+			sampler_stop(e.sampler); /* the proof is no part of it */
+			e.sampler = NULL;
+			prove(&e);
+		} else if (m.type == MSG_GO && !e.session) {
+			e.offer = m.offer;
+			new_session(&e, m.text, &ready);
+			sampler_watch(e.sampler, e.session);
+			if (which == VMM_END_TARGET)
+				msg_send(fd, &ready);
+			arm(&e);
+			run_session(&e);
+		}
+	}
+	sampler_stop(e.sampler);
+	ferry_free(e.session);
+	vmm_destroy(e.vmm);
+	exit(0);
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/* A recording (docs/recording.md) as read back, and what pictures need of it. */
+#ifndef BENCH_TIMELINE_H
+#define BENCH_TIMELINE_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <ferry/ferry.h>
+
+#include "bench/vmm/vmm.h"
+
+struct tl_sample {
+	double ms;
+	double stamps, bytes, remaining, faults;
+	bool running;
+};
+
+/* How far the guest was; between two points it is taken to have gone on evenly. */
+struct tl_point {
+	double ms, stamps;
+};
+
+struct tl_stage {
+	double ms;
+	enum ferry_phase phase;
+};
+
+struct tl_end {
+	struct tl_sample *sample;
+	size_t n, cap;
+	struct tl_point *progress;
+	size_t nprogress;
+	struct tl_stage stage[32];
+	unsigned nstages;
+	double samples_taken, period_us, cpu_us; /* what sampling cost */
+};
+
+struct tl_bucket {
+	double from_us, below_us, count;
+};
+
+/* One run. */
+struct timeline {
+	char name[256]; /* FILE, or FILE:N for the Nth run of a file that has several */
+	struct tl_end end[2];
+	struct tl_bucket bucket[FERRY_FAULT_BUCKETS];
+	unsigned nbuckets;
+	json_t *result; /* as by run --json */
+};
+
+struct timelines {
+	struct timeline *v;
+	size_t n, cap;
+};
+
+/* Appends the runs of a file: 0, or a negative errno after a sentence on stderr. */
+int timelines_load(struct timelines *t, const char *file);
+void timelines_free(struct timelines *t);
+
+/* Of the result: 0 or "" where there is none. path: "blackout.save_us". */
+double tl_number(const struct timeline *t, const char *path);
+const char *tl_text(const struct timeline *t, const char *name);
+
+/* The items of the blackout, in the order of their times. */
+#define TL_ITEMS 8u
+extern const char *const tl_item_names[TL_ITEMS];
+double tl_item_us(const struct timeline *t, unsigned item);
+
+/* When the end first entered the stage; -1: never. */
+double tl_stage_ms(const struct timeline *t, enum vmm_end end, enum ferry_phase phase);
+/* The end whose stages the picture shows: the source, if it was recorded. */
+enum vmm_end tl_main_end(const struct timeline *t);
+/* How long a VM that went on at the source had been stopped there; 0: it was not, or did not. */
+double tl_standstill_ms(const struct timeline *t);
+/* From before the migration until the guest has run on for a while. */
+void tl_span(const struct timeline *t, double *from, double *to);
+
+/* By what an end's guest came on, and what crossed the link, between two times. */
+double tl_stamps(const struct tl_end *e, double from, double to);
+double tl_bytes(const struct tl_end *e, double from, double to);
+
+#endif

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of runtime/kvm share: the object behind include/ferry/kvm.h. */
+#ifndef FERRY_KVM_INT_H
+#define FERRY_KVM_INT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <linux/kvm.h>
+
+#include <ferry/kvm.h>
+
+#define KVM_PAGE_SHIFT 12
+#define KVM_PAGE_SIZE (UINT64_C(1) << KVM_PAGE_SHIFT)
+#define KVM_VCPUS_LIMIT 4096
+#define KVM_CPUID_LIMIT 256 /* entries: KVM's own limit */
+#define KVM_MSRS_LIMIT 4096
+
+struct kvm_tsc {
+	uint64_t khz, value, offset;
+	uint64_t has_offset; /* bool */
+};
+
+struct ferry_kvm {
+	int kvm_fd, vm_fd;
+	size_t nvcpus;
+	int *vcpus;
+
+	struct ferry_kvm_slot *slots;
+	uint64_t **logs; /* a bitmap for each slot, as KVM fills it */
+	size_t nslots;
+	bool logging;
+	uint64_t manual; /* what is enabled of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
+
+	/* loading */
+	uint32_t *loaded;      /* per vCPU: a bit for each section taken, by the low five bits of its id */
+	uint32_t loaded_vm;    /* the same for the VM's sections */
+	uint32_t loaded_chips; /* a bit for each irqchip */
+	uint64_t clock_ns;     /* the source's kvmclock */
+	uint64_t tsc_shift;    /* what to add to every vCPU's TSC offset; known once vCPU 0's has come */
+};
+
+#define KVM_SECTION_VERSION 1
+
+/* The data of every section begins so; unaligned on the stream. */
+struct kvm_part {
+	uint32_t vcpu, count;
+};
+_Static_assert(sizeof(struct kvm_part) == 8, "on the link");
+
+/* State that is one struct of fixed size behind one pair of ioctls, of a vCPU or of the VM. */
+struct kvm_plain {
+	uint32_t id;
+	const char *name;
+	int cap; /* 0: always there */
+	unsigned long get, set;
+	size_t size;
+	bool may_lack; /* without the in-kernel device the getter fails: then there is nothing to save */
+};
+
+enum kvm_plain_id {
+	KVM_P_SREGS,
+	KVM_P_SREGS2,
+	KVM_P_XCRS,
+	KVM_P_FPU,
+	KVM_P_LAPIC,
+	KVM_P_REGS,
+	KVM_P_DEBUGREGS,
+	KVM_P_EVENTS,
+	KVM_P_MP_STATE,
+	KVM_P_PIT,
+	KVM_PLAINS
+};
+extern const struct kvm_plain kvm_plains[KVM_PLAINS];
+
+#define KVM_PLAIN_MAX sizeof(struct kvm_lapic_state) /* the largest */
+
+bool kvm_has_cap(const struct ferry_kvm *k, int cap);
+size_t kvm_xsave_size(const struct ferry_kvm *k);
+bool kvm_read_msr(int vcpu_fd, uint32_t index, uint64_t *ret);
+bool kvm_write_msr(int vcpu_fd, uint32_t index, uint64_t value);
+/*
+ * Many by one call; KVM stops at the first that it does not take. How many were read, or written, before that one: n
+ * when all were. -ENOMEM.
+ */
+int kvm_read_msrs(int vcpu_fd, struct kvm_msr_entry *e, uint32_t n);
+int kvm_write_msrs(int vcpu_fd, const struct kvm_msr_entry *e, uint32_t n);
+
+#define KVM_MSR_TSC 0x10u
+
+/* What a vCPU was shown: freed by the caller. */
+int kvm_get_cpuid(int vcpu_fd, struct kvm_cpuid2 **ret);
+/* Puts header and data as one section. */
+int kvm_put(struct ferry_stream *out, uint32_t id, uint32_t vcpu, uint32_t count, const void *data,
+	    size_t len);
+/* Splits a section; -EPROTO with a sentence when it is too short or of a newer version. */
+int kvm_part(struct ferry_stream *in, const struct ferry_section *sec, struct kvm_part *ret,
+	     const uint8_t **data, size_t *len);
+/* A section that is an array: its data, copied and aligned, freed by the caller. */
+int kvm_array(struct ferry_stream *in, const struct ferry_section *sec, size_t size, uint32_t limit,
+	      void **ret, uint32_t *count);
+/* -EOPNOTSUPP with a sentence when a vCPU is itself a host of VMs. */
+int kvm_refuse_nested(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *out);
+int kvm_tsc_save(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *out);
+int kvm_tsc_load(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in, const struct kvm_tsc *src);
+
+#endif

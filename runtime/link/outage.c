@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+#include <errno.h>
+#include <inttypes.h>
+
+#include "outage.h"
+#include "runtime/session/session.h"
+
+uint64_t outage_window(const struct ferry_session *s)
+{
+	uint64_t window = s->cfg.reconnect_us, timeout = s->cfg.timeout_us;
+
+	/* The target waits longer than the source, which may hear of the loss last: it must not find the target gone. */
+	if (!s->is_source && !(s->cfg.flags & FERRY_CONFIG_NO_RECONNECT)) {
+		/* But in doubt without all pages it gives up first (below): the source cannot know its reconnect_us. */
+		if (s->tgt.hello.reconnect_us > window || (s->left && commit_get(&s->commit) == COMMIT_PREPARED))
+			window = s->tgt.hello.reconnect_us;
+		if (s->tgt.hello.timeout_us > timeout)
+			timeout = s->tgt.hello.timeout_us;
+		window = window ? window + timeout : 0;
+	}
+	/* A source that cannot know whether a target that lacks pages has heard COMMIT lets that one give up first. */
+	if (s->is_source && s->left && !s->confirmed && s->ops.arbiter &&
+	    commit_get(&s->commit) == COMMIT_DECIDED)
+		window += 2 * (s->cfg.timeout_us + atomic_load(&s->peer_timeout_us));
+	return window;
+}
+
+static uint64_t progress(const struct ferry_session *s)
+{
+	uint64_t steps = atomic_load(&s->stats.steps);
+
+	return s->is_source ? steps : steps + atomic_load(&s->stats.pages) + atomic_load(&s->stats.zero);
+}
+
+/*
+ * Until when the link may be back: the outage began with the first loss since the last progress. A link that was there
+ * for much longer than it takes to see that it carries nothing was not the same outage: a peer's op took its time.
+ */
+uint64_t outage_until(struct ferry_session *s, uint64_t window)
+{
+	uint64_t reached = progress(s), now = now_us(), until;
+
+	if (!s->outage.since_us || s->outage.progress != reached ||
+	    (s->outage.back && now - s->outage.back_us > 4 * s->cfg.timeout_us)) {
+		s->outage.since_us = now;
+		s->outage.progress = reached;
+		s->outage.back = 0;
+	}
+	until = s->outage.since_us + window;
+	if (s->outage.back) /* it takes a timeout to see that a link carries nothing */
+		until += s->cfg.timeout_us;
+	/* Held output piles up while the link is down, too. */
+	if (s->tgt.hold_until_us && s->tgt.hello.at_hold_limit == FERRY_HOLD_FALLBACK &&
+	    commit_get(&s->commit) == COMMIT_OPEN && s->tgt.hold_until_us < until)
+		until = s->tgt.hold_until_us;
+	return until;
+}
+
+/* The pages that should have come while the link was there. A target knows it in pre-copy from the heartbeats. */
+static uint64_t pages_due(const struct ferry_session *s)
+{
+	if (s->phase == FERRY_POSTCOPY)
+		return atomic_load(&s->stats.remaining);
+	if (s->phase != FERRY_PRECOPY || s->src.reversed || s->tgt.pulling)
+		return 0;
+	return s->is_source ? page_set_count(&s->src.dirty) : atomic_load(&s->stats.peer_left);
+}
+
+int outage_final(struct ferry_session *s, uint64_t window, uint64_t silent)
+{
+	const char *peer = s->is_source ? "target" : "source", *stage = ferry_phase_name(s->phase);
+	const char *last = *s->stranger ? s->stranger : fail_text(s->link_fail), *why = s->lost_why;
+	uint64_t ms = (now_us() - s->outage.since_us) / 1000, due = pages_due(s);
+
+	if (s->outage.back && due && !*s->stranger)
+		return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
+			    " ms, and carried messages but no page, with %" PRIu64 " to go%s%s; packets of full size seem to be "
+			    "lost on the way: " OUTAGE_COMPARE_MTU, peer, stage, s->outage.back, ms, due, *why ? ": " : "", why);
+	if (s->outage.back && !*s->stranger)
+		return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
+			    " ms, and nothing that was waited for came%s%s; mend the network%s", peer, stage, s->outage.back, ms,
+			    *why ? ": " : "", why, OUTAGE_SHORT_ONES);
+	return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and did not come back within %" PRIu64
+		    " ms (last heard %" PRIu64 " ms before)%s%s%s%s", peer, stage, window / 1000, silent / 1000, *why ? ": " : "",
+		    why, *last ? "; at last: " : "", last);
+}

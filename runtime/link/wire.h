@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every byte that crosses the control channel. Little-endian, sizes asserted, enums numbered; wire_check()
+ * looks at every length before anything else looks at the message. docs/protocol.md is the normative text.
+ */
+#ifndef FERRY_WIRE_H
+#define FERRY_WIRE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "transport/xport.h"
+#include "ferry/ferry.h"
+
+struct fail;
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are the bytes on the link");
+
+#define WIRE_MAGIC 0x59525246u /* "FRRY" */
+#define WIRE_VERSION 2u
+#define WIRE_REGIONS_MAX 1024u
+#define WIRE_MEMORY_MAX (UINT64_C(1) << 46) /* bytes in all regions */
+#define WIRE_STATE_CHUNK (64u << 10)
+#define WIRE_RESIDUE_PAGES (UINT64_C(1) << 19) /* pages in one RESIDUE message: 64 KiB of bitmap */
+#define WIRE_RUNS_MAX 4096u
+#define WIRE_TEXT_MAX 400u
+#define WIRE_OFFER_MAX (64u << 10)
+#define WIRE_NUMBER 16u /* bytes of the number that an end is known by */
+#define WIRE_GREETING_MAX 256u /* HELLO, HELLO_ACK: who reads one ignores what lies behind the fields it knows */
+
+enum wire_from { FROM_SOURCE = 1, FROM_TARGET = 2, FROM_BOTH = 3 };
+
+/* name, number, who sends it, fixed part, size of a trailing element, how many at most, stages of the receiver */
+#define WIRE_MESSAGES(X)                                                                                    \
+	X(HELLO, 1, FROM_SOURCE, struct wire_greeting, 1, WIRE_GREETING_MAX - 8, IN(PRE_MIGRATION))         \
+	X(HELLO_ACK, 2, FROM_TARGET, struct wire_greeting, 1, WIRE_GREETING_MAX - 8, IN(PRE_MIGRATION))     \
+	X(REFUSED, 3, FROM_TARGET, struct wire_abort, 1, WIRE_TEXT_MAX, IN(PRE_MIGRATION) | IN(RESERVATION)) \
+	X(MAP, 4, FROM_SOURCE, struct wire_map, sizeof(struct wire_region), WIRE_REGIONS_MAX, IN(RESERVATION)) \
+	X(RESERVED, 5, FROM_TARGET, struct wire_reserved, 1, WIRE_OFFER_MAX, IN(RESERVATION))               \
+	X(ZERO, 6, FROM_SOURCE, struct wire_empty, sizeof(struct page_run), WIRE_RUNS_MAX, IN(PRECOPY))     \
+	X(ROUND_END, 7, FROM_SOURCE, struct wire_round, 1, 0, IN(PRECOPY))                                  \
+	X(ROUND_ACK, 8, FROM_TARGET, struct wire_round, 1, 0, IN(PRECOPY) | IN(STOP_AND_COPY))              \
+	X(STATE, 9, FROM_SOURCE, struct wire_empty, 1, WIRE_STATE_CHUNK, IN(RESERVATION) | IN(PRECOPY))     \
+	X(RESIDUE, 10, FROM_SOURCE, struct wire_residue, 8, WIRE_RESIDUE_PAGES / 64, IN(PRECOPY))           \
+	X(PREARM, 11, FROM_SOURCE, struct wire_count, 1, 0, IN(PRECOPY))                                    \
+	X(PREARMED, 12, FROM_TARGET, struct wire_count, 1, 0, IN(PRECOPY))                                  \
+	X(SWITCHOVER, 13, FROM_SOURCE, struct wire_switchover, 1, 0, IN(PRECOPY))                           \
+	X(RUNNING, 14, FROM_TARGET, struct wire_times, 1, 0, IN(STOP_AND_COPY))                                 \
+	X(PREPARED, 15, FROM_TARGET, struct wire_count, 1, 0, IN(POSTCOPY) | IN(COMMITMENT))                \
+	X(COMMIT, 16, FROM_SOURCE, struct wire_empty, 1, 0, IN(COMMITMENT))                                 \
+	X(COMMITTED, 17, FROM_TARGET, struct wire_times, 1, 0, IN(COMMITMENT))                              \
+	X(COMPLETE, 18, FROM_TARGET, struct wire_times, 1, 0, IN(POSTCOPY))                                 \
+	X(BYE, 19, FROM_SOURCE, struct wire_empty, 1, 0, IN(ACTIVATION) | IN(POSTCOPY))                     \
+	X(ABORT, 20, FROM_BOTH, struct wire_abort, 1, WIRE_TEXT_MAX, WIRE_ANY_STAGE)                        \
+	X(PING, 21, FROM_BOTH, struct wire_ping, 1, 0, WIRE_ANY_STAGE)                                      \
+	X(POISON, 22, FROM_SOURCE, struct wire_empty, sizeof(struct page_run), WIRE_RUNS_MAX, IN(PRECOPY))
+
+#define WIRE_ANY_STAGE (~0u)
+#define WIRE_ENUM(name, number, ...) WIRE_##name = (number),
+enum wire_type { WIRE_MESSAGES(WIRE_ENUM) WIRE_TYPES };
+
+struct wire_hdr {
+	uint16_t type;
+	uint16_t zero;
+	uint32_t len; /* of what follows the header */
+	uint32_t seq; /* 0 for the first message of a connection, each way */
+	uint32_t zero2;
+};
+_Static_assert(sizeof(struct wire_hdr) == 16, "");
+
+struct wire_empty {
+	uint8_t none[0];
+};
+
+/* What HELLO and HELLO_ACK begin with in every version: it is looked at before the length, and before anything else. */
+struct wire_greeting {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t page_shift;
+};
+_Static_assert(sizeof(struct wire_greeting) == 8, "");
+
+#define WIRE_COMES_BACK 1u /* the source has had a HELLO_ACK of this target's before */
+#define WIRE_HELLO_FLAGS WIRE_COMES_BACK
+/* Again after each reconnect, with the next generation. As long as in version 1, whose readers look at the length first. */
+struct wire_hello {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t page_shift;
+	uint8_t number[WIRE_NUMBER]; /* the source's; a secret of the two ends */
+	uint32_t generation;
+	uint32_t mode;	    /* enum ferry_mode */
+	uint32_t commit_at; /* enum ferry_commit_at */
+	uint16_t at_hold_limit;
+	uint16_t flags;
+	uint64_t hold_limit_us;
+	uint64_t timeout_us;
+	uint64_t reconnect_us;
+	uint64_t bandwidth;
+};
+_Static_assert(sizeof(struct wire_hello) == 72, "");
+
+struct wire_hello_ack {
+	uint32_t magic;
+	uint16_t version;
+	uint16_t page_shift;
+	uint32_t generation;
+	uint32_t commit; /* enum commit_state of the target */
+	uint64_t timeout_us;
+	uint64_t left; /* what its PREPARED said */
+	uint8_t number[WIRE_NUMBER]; /* the target's; a secret of the two ends */
+};
+_Static_assert(sizeof(struct wire_hello_ack) == 48, "");
+
+struct wire_abort { /* and REFUSED; the sentence follows, without a zero */
+	int32_t err;
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct wire_abort) == 8, "");
+
+#define WIRE_SOURCE_ARBITER 1u
+#define WIRE_SOURCE_POISON 2u
+#define WIRE_MAP_FLAGS (WIRE_SOURCE_ARBITER | WIRE_SOURCE_POISON)
+struct wire_map { /* nregions wire_region follow; the STATE messages before it are the needs */
+	uint32_t nregions;
+	uint32_t flags;
+	uint64_t needs_len;
+	uint64_t needs_sum;
+};
+_Static_assert(sizeof(struct wire_map) == 24, "");
+
+struct wire_region {
+	uint32_t id;
+	uint32_t page_shift;
+	uint32_t flags;
+	uint32_t reserved;
+	uint64_t gpa;
+	uint64_t len;
+};
+_Static_assert(sizeof(struct wire_region) == 32, "");
+_Static_assert(sizeof(struct page_run) == 16, "");
+
+#define WIRE_CAN_HOLD 1u
+#define WIRE_TARGET_ARBITER 2u
+#define WIRE_TARGET_POISON 4u
+#define WIRE_NO_POSTCOPY 8u /* mode auto only */
+#define WIRE_RESERVED_FLAGS (WIRE_CAN_HOLD | WIRE_TARGET_ARBITER | WIRE_TARGET_POISON | WIRE_NO_POSTCOPY)
+struct wire_reserved { /* the target's offer follows, as sections */
+	uint32_t flags;
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct wire_reserved) == 8, "");
+
+struct wire_round {
+	uint32_t round;
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct wire_round) == 8, "");
+
+struct wire_residue { /* a bitmap of npages bits in 8-byte words follows */
+	uint32_t region;
+	uint32_t reserved;
+	uint64_t first; /* a multiple of 64 */
+	uint64_t npages;
+};
+_Static_assert(sizeof(struct wire_residue) == 24, "");
+
+struct wire_count { /* PREARM: residue so far; PREARMED: what was dropped; PREPARED: pages not here yet */
+	uint64_t pages;
+};
+_Static_assert(sizeof(struct wire_count) == 8, "");
+
+struct wire_switchover {
+	uint64_t residue; /* pages named by all RESIDUE messages together */
+	uint64_t state_len;
+	uint64_t state_sum;
+	uint32_t commit_at; /* FERRY_COMMIT_AT_COMPLETE or _SWITCHOVER */
+	uint32_t reserved;
+};
+_Static_assert(sizeof(struct wire_switchover) == 32, "");
+
+struct wire_times { /* what the target measured, microseconds */
+	uint64_t arm_us, load_us, resume_us;
+	uint64_t faults, fault_p50_ns, fault_p99_ns, fault_max_ns, fault_total_ns;
+};
+_Static_assert(sizeof(struct wire_times) == 64, "");
+
+struct wire_ping {
+	uint64_t pages_left; /* target in post-copy: not here yet */
+	uint64_t faults;
+};
+_Static_assert(sizeof(struct wire_ping) == 16, "");
+
+struct wire_msg {
+	enum wire_type type;
+	const void *body;  /* the fixed part */
+	const void *elems; /* behind it */
+	size_t nelems;
+};
+
+const char *wire_name(enum wire_type t); /* "ROUND_END"; "?" for a number that is none */
+enum wire_type wire_by_name(const char *name, size_t len); /* 0: no message has that name */
+enum wire_from wire_from(enum wire_type t);		   /* who sends it */
+/* The type of a message that begins with these bytes; 0 when they are too few to tell. */
+unsigned wire_type_of(const void *msg, size_t len);
+
+/* The sentence of a REFUSED or ABORT; what is not printable is replaced. text: WIRE_TEXT_MAX + 1 bytes. */
+void wire_text(const struct wire_msg *m, char *text);
+
+/* The header for a message with len bytes behind it. */
+struct wire_hdr wire_header(enum wire_type t, size_t len, uint32_t seq);
+
+/*
+ * One received message of len bytes: header, sender, stage of the receiver, sequence number, every length and what is
+ * reserved are looked at. *ret points into buf. -EPROTO with a sentence that has the values.
+ */
+int wire_check(struct wire_msg *ret, const void *buf, size_t len, enum wire_from from, enum ferry_phase stage,
+	       uint32_t seq, struct fail *f);
+
+#endif

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Memory that arrives page by page ends up in small pages: where the residue was dropped the huge page was
+ * split, and a page cache filled through our second mapping may never have had any. MADV_COLLAPSE copies 2
+ * MiB into one page and maps it. That costs 1 to 6 ms a piece, in which at most the vCPUs wait for it: it
+ * is done last, when the VM has one owner and runs.
+ *
+ * What is worth collapsing is what holds something: pieces that are holes stay holes. Of shared memory our
+ * second mapping knows, into which everything came; the VM may have mapped only what it touched.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "collapse.h"
+#include "runtime/session/poison.h"
+#include "runtime/base/uffd_abi.h"
+
+#define PIECE (UINT64_C(1) << HUGE_SHIFT)
+#define SCAN_VEC 64u
+#define PAUSE_US 1000u		/* for a busy piece; then twice as long, and so on */
+#define PAUSE_MAX_US 128000u
+#define PATIENCE_US 1000000u	/* of pauses, in all: what is pinned stays busy */
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+/* At most n ranges of pages that are there, and huge if huge is 1, not huge if 0, either if -1; *walked: how
+ * far it looked. */
+static int scan(int fd, uint64_t begin, uint64_t end, int huge, struct page_region *v, unsigned n,
+		uint64_t *walked)
+{
+	struct pm_scan_arg arg = { .size = sizeof(arg),
+				   .start = begin,
+				   .end = end,
+				   .vec = (uintptr_t)v,
+				   .vec_len = n,
+				   .category_inverted = PAGE_IS_PFNZERO | (huge ? 0 : PAGE_IS_HUGE),
+				   .category_mask =
+					   PAGE_IS_PRESENT | PAGE_IS_PFNZERO | (huge < 0 ? 0 : PAGE_IS_HUGE),
+				   .return_mask = PAGE_IS_PRESENT };
+	int got = ioctl(fd, PAGEMAP_SCAN, &arg);
+
+	if (got < 0)
+		return -errno;
+	if (arg.walk_end <= begin)
+		return -EIO;
+	*walked = arg.walk_end;
+	return got;
+}
+
+static uint64_t huge_bytes(int fd, const struct ferry_region *r)
+{
+	uint64_t at = (uintptr_t)r->hva, end = at + r->len, sum = 0;
+	struct page_region v[SCAN_VEC];
+
+	while (at < end) {
+		int n = scan(fd, at, end, 1, v, SCAN_VEC, &at);
+
+		if (n < 0)
+			return 0;
+		for (int i = 0; i < n; i++)
+			sum += v[i].end - v[i].start;
+	}
+	return sum;
+}
+
+static int open_pagemap(void)
+{
+	return open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+}
+
+bool collapse_wanted(const struct ferry_session *s)
+{
+	for (size_t i = 0; i < s->nregions; i++)
+		if (s->regions[i].flags & FERRY_REGION_THP)
+			return true;
+	return false;
+}
+
+uint64_t collapse_count(const struct ferry_session *s)
+{
+	uint64_t sum = 0;
+	int fd = -1;
+
+	for (size_t i = 0; i < s->nregions; i++) {
+		if (!(s->regions[i].flags & FERRY_REGION_THP))
+			continue;
+		if (fd < 0 && (fd = open_pagemap()) < 0)
+			break;
+		sum += huge_bytes(fd, &s->regions[i]);
+	}
+	if (fd >= 0)
+		close(fd);
+	return sum;
+}
+
+/* The next piece of the VM's mapping at or after at that holds small pages; end: none, or *err says why it cannot be told. */
+static uint64_t next_piece(int fd, const struct place_region *r, uint64_t at, uint64_t end, int *err)
+{
+	uint64_t vm = (uintptr_t)r->vm, look = r->alias ? (uintptr_t)r->alias : vm;
+
+	while (at < end) {
+		struct page_region v;
+		uint64_t walked;
+		int n = scan(fd, at - vm + look, end - vm + look, r->alias ? -1 : 0, &v, 1, &walked);
+
+		if (n < 0) {
+			*err = n;
+			return end;
+		}
+		if (n)
+			return (v.start - look + vm) & ~(PIECE - 1);
+		at = walked - look + vm;
+	}
+	return end;
+}
+
+/*
+ * EAGAIN: a page of it was locked, held or being faulted in. Then and there again: the page cache may be collapsed by then
+ * and only the mapping not, and no scan would find the piece any more.
+ */
+static int collapse_piece(const struct ferry_session *s, uint64_t at, uint64_t *patience_us)
+{
+	uint64_t pause = PAUSE_US;
+	int err;
+
+	while ((err = madvise((void *)at, PIECE, MADV_COLLAPSE) ? errno : 0) == EAGAIN && pause <= PAUSE_MAX_US &&
+	       pause <= *patience_us && !atomic_load(&s->hurry)) {
+		usleep((useconds_t)pause); /* the VM runs meanwhile, and lets go of its pages */
+		*patience_us -= pause;
+		pause *= 2;
+	}
+	return err;
+}
+
+/* 0, or which call is refused, and how. */
+static int collapse_region(struct ferry_session *s, int fd, const struct place_region *r, uint64_t *patience_us, const char **call)
+{
+	uint64_t vm = (uintptr_t)r->vm, end = (vm + r->reg->len) & ~(PIECE - 1),
+		 at = (vm + PIECE - 1) & ~(PIECE - 1);
+	int err = 0;
+
+	*call = "PAGEMAP_SCAN";
+	for (; (at = next_piece(fd, r, at, end, &err)) < end && !atomic_load(&s->hurry); at += PIECE) {
+		if (poison_in(s, (uint32_t)(r - s->tgt.place.r), (at - vm) >> 12, PIECE >> 12))
+			continue;
+		err = collapse_piece(s, at, patience_us);
+		*call = "MADV_COLLAPSE";
+		if (err == EINVAL || cure_refused(err)) /* EINVAL: by its advice or its alignment no piece of this region can be */
+			break;
+		err = 0;
+	}
+	return cure_refused(err) ? -abs(err) : 0;
+}
+
+void collapse_regions(struct ferry_session *s)
+{
+	const struct place *p = &s->tgt.place;
+	uint64_t patience_us = PATIENCE_US;
+	const char *call = NULL;
+	int fd = -1, err = 0;
+	char what[80];
+
+	for (size_t i = 0; !err && i < p->n && !atomic_load(&s->hurry); i++) {
+		if (!(s->regions[i].flags & FERRY_REGION_THP))
+			continue;
+		if (fd < 0 && (fd = open_pagemap()) < 0)
+			break;
+		err = collapse_region(s, fd, &p->r[i], &patience_us, &call);
+	}
+	if (err) {
+		snprintf(what, sizeof(what), "memory stays in small pages, %s is refused", call);
+		session_slower(s, CURE_CALL, err, what);
+	}
+	if (fd >= 0)
+		close(fd);
+}

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: MIT
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "runtime/base/cure.h"
+#include "runtime/base/fail.h"
+#include "place_int.h"
+#include "uffd.h"
+
+#define DROP_VEC 512u
+#define MAP_BYTES ((off_t)256 << 20) /* between two looks of the caller */
+#define DROP_PAGES 65536u /* in a piece */
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+
+/* Linux 5.18 has an advice that drops memory whether it is locked or not. */
+static int drop_advice(void)
+{
+	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	bool has;
+
+	if (page == MAP_FAILED)
+		return MADV_DONTNEED;
+	has = !madvise(page, 4096, MADV_DONTNEED_LOCKED);
+	munmap(page, 4096);
+	return has ? MADV_DONTNEED_LOCKED : MADV_DONTNEED;
+}
+
+/*
+ * Pages that the VMM has allocated already are mapped now, in one go: here, not one fault each as they arrive, and for the
+ * VM, not one fault each when it runs.
+ */
+static int map_allocated(struct place_region *r, const struct place_look *look)
+{
+	off_t base = (off_t)r->reg->fd_offset, end = base + (off_t)r->reg->len, from = base, to;
+	int err = 0;
+
+	while (from < end && !err) {
+		from = lseek(r->reg->fd, from, SEEK_DATA);
+		if (from < 0 && errno != ENXIO)
+			r->mapped = true; /* who may not ask cannot know that the VM has nothing mapped */
+		if (from < 0 || from >= end)
+			break;
+		to = lseek(r->reg->fd, from, SEEK_HOLE);
+		if (to < 0 || to > end)
+			to = end;
+		if (to > from + MAP_BYTES)
+			to = from + MAP_BYTES;
+		r->mapped = true;
+		/* Only speed is lost where it fails. */
+		if (madvise(r->alias + (from - base), (size_t)(to - from), MADV_POPULATE_WRITE) ||
+		    madvise(r->vm + (from - base), (size_t)(to - from), MADV_POPULATE_WRITE))
+			break;
+		from = to;
+		err = look ? look->ask(look->arg) : 0;
+	}
+	return err;
+}
+
+static int open_region(struct place_region *r, const struct ferry_region *reg, bool pinned, const struct place_look *look,
+		       struct fail *f)
+{
+	*r = (struct place_region){ .reg = reg,
+				    .vm = reg->hva,
+				    .npages = reg->len >> SHIFT,
+				    .shared = reg->flags & FERRY_REGION_SHARED,
+				    .huge = reg->page_shift == HUGE_SHIFT };
+	r->mapped = !r->shared;
+	if (r->huge)
+		return huge_open(r, pinned, f);
+	if (!r->shared)
+		return 0;
+	r->alias = mmap(NULL, reg->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, reg->fd,
+			(off_t)reg->fd_offset);
+	if (r->alias != MAP_FAILED) {
+		r->inbox = r->alias;
+		return map_allocated(r, look);
+	}
+	r->alias = NULL;
+	return fail_cure(f, CURE_MAP, -errno, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d)", reg->id,
+			 reg->len, reg->fd);
+}
+
+/* Dropping is tried where it can fail. What is allocated beforehand loses one page by that. */
+static int try_drop(const struct place *p, const struct place_region *r, struct fail *f)
+{
+	if (!madvise(r->vm, r->huge ? HUGE_BYTES : 4096, p->advice))
+		return 0;
+	return fail_cure(f, CURE_DROP, -errno, "memory of region %u at %p cannot be dropped", r->reg->id, (void *)r->vm);
+}
+
+int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, const struct place_look *look,
+	       struct fail *f)
+{
+	int err = 0;
+
+	*p = (struct place){ .uffd = -1, .reach = REACH_NONE, .pinned = pinned };
+	p->r = calloc(n, sizeof(p->r[0]));
+	if (!p->r)
+		return fail(f, -ENOMEM, "no memory for %zu regions", n);
+	reach_open(&p->reach, false);
+	p->advice = drop_advice();
+	while (p->n < n && !err) {
+		err = open_region(&p->r[p->n], &regions[p->n], pinned, look, f);
+		p->n++; /* what it has of one that failed is closed too */
+	}
+	/* Zero pages are made by dropping too, in any mode. */
+	for (size_t i = 0; i < n && !err && p->advice == MADV_DONTNEED; i++)
+		if (!p->r[i].huge && p->r[i].mapped)
+			err = try_drop(p, &p->r[i], f);
+	if (!err)
+		err = huge_ready(p, f);
+	if (err < 0)
+		place_close(p);
+	return err;
+}
+
+void place_disarm(struct place *p)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		if (p->r[i].registered)
+			uffd_unregister(p->uffd, p->r[i].vm, bytes(p->r[i].npages));
+		p->r[i].registered = false;
+	}
+	if (p->uffd >= 0)
+		close(p->uffd);
+	p->uffd = -1;
+}
+
+void place_close(struct place *p)
+{
+	place_disarm(p);
+	for (size_t i = 0; i < p->n; i++) {
+		struct place_region *r = &p->r[i];
+
+		if (r->inbox && r->inbox != r->alias)
+			munmap(r->inbox, bytes(r->npages));
+		if (r->alias)
+			munmap(r->alias, bytes(r->npages));
+		free(r->owed);
+	}
+	if (p->zeros)
+		munmap((void *)p->zeros, HUGE_BYTES);
+	reach_close(&p->reach);
+	free(p->r);
+	*p = (struct place){ .uffd = -1, .reach = REACH_NONE };
+}
+
+void *place_landing(const struct place *p, uint32_t idx)
+{
+	return p->r[idx].shared ? p->r[idx].alias : p->r[idx].vm;
+}
+
+/* Names the first of the pages that cannot be written; 0: there is none. */
+static int unwritable(const struct place_region *r, const uint8_t *base, const struct page_run *run, struct fail *f)
+{
+	const uint8_t *bad = reach_find(base + bytes(run->page), bytes(run->npages), true);
+	uint64_t off = bad ? (uint64_t)(bad - base) : 0;
+
+	return bad ? reach_fail(f, &(struct reach_page){ r->reg->id, off >> SHIFT, r->reg->gpa + off, bad }, true) : 0;
+}
+
+static int cannot_zero(const struct place_region *r, const struct page_run *run, int err, struct fail *f)
+{
+	int why = err == EFAULT ? unwritable(r, r->shared ? r->alias : r->vm, run, f) : 0;
+
+	return why ? why : fail_cure(f, r->shared ? CURE_PUNCH : CURE_DROP, -err, "pages %" PRIu64 "+%u of region %u cannot be made zero",
+				     run->page, run->npages, r->reg->id);
+}
+
+int place_zero(struct place *p, const struct page_run *run, struct fail *f)
+{
+	struct place_region *r = &p->r[run->region];
+	size_t off = bytes(run->page), len = bytes(run->npages);
+	int err;
+
+	/* A huge page is kept: given back to the host, there might be none when it is written again. */
+	if (p->pinned || r->huge) {
+		err = reach_zero((uint8_t *)place_landing(p, run->region) + off, len);
+		return err ? cannot_zero(r, run, -err, f) : 0;
+	}
+	err = r->shared ? fallocate(r->reg->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				    (off_t)(r->reg->fd_offset + off), (off_t)len) :
+			  madvise(r->vm + off, len, p->advice);
+	return err ? cannot_zero(r, run, errno, f) : 0;
+}
+
+int place_drop(struct place *p, const struct page_set *set, struct page_cursor *at, struct fail *f)
+{
+	struct iovec v[DROP_VEC];
+	struct page_run run;
+	uint64_t pages = 0;
+	unsigned n = 0;
+	int err;
+
+	while (n < DROP_VEC && pages < DROP_PAGES && page_set_next(set, at, DROP_PAGES, &run)) {
+		struct place_region *r = &p->r[run.region];
+
+		if (!r->mapped)
+			continue;
+		if (r->huge) /* the walk goes on behind the huge page */
+			huge_around(&run, at);
+		v[n++] = (struct iovec){ r->vm + bytes(run.page), bytes(run.npages) };
+		pages += run.npages;
+	}
+	if (!n)
+		return 0;
+	err = reach_advise(&p->reach, v, n, p->advice);
+	if (err < 0)
+		return fail_cure(f, CURE_DROP, err, "the residual pages cannot be dropped");
+	return n == DROP_VEC || pages >= DROP_PAGES;
+}
+
+/* Armed or not: a marker stays when its range is unregistered. */
+static int poison_range(struct place *p, const struct place_region *r, uint8_t *at, size_t len, struct fail *f)
+{
+	int fd = p->uffd >= 0 ? p->uffd : uffd_open(place_kinds(p), f), err;
+	size_t done;
+
+	if (fd < 0)
+		return fd;
+	err = fd == p->uffd ? 0 : uffd_register(fd, at, len, r->shared);
+	if (!err)
+		err = uffd_poison(fd, at, len, &done);
+	if (fd != p->uffd)
+		close(fd); /* which unregisters it */
+	return err < 0 ? fail_cure(f, CURE_UFFD_REGISTER, err, "a page of region %u that is lost at the source cannot be poisoned", r->reg->id) : 0;
+}
+
+int place_poison(struct place *p, const struct page_run *run, struct fail *f)
+{
+	struct place_region *r = &p->r[run->region];
+	size_t off = bytes(run->page), len = bytes(run->npages);
+	int err;
+
+	/* A file's hole would not be looked at when the VM migrates again, and the marker in the mapping be missed. */
+	if (r->shared && (err = reach_zero(r->alias + off, len)) < 0)
+		return cannot_zero(r, run, -err, f);
+	if (madvise(r->vm + off, len, p->advice))
+		return fail_cure(f, CURE_DROP, -errno, "pages %" PRIu64 "+%u of region %u, which are lost at the source, cannot be dropped",
+				 run->page, run->npages, r->reg->id);
+	return poison_range(p, r, r->vm + off, len, f);
+}
+
+unsigned place_kinds(const struct place *p)
+{
+	unsigned kinds = p->poisons ? UFFD_POISON : 0;
+
+	for (size_t i = 0; i < p->n; i++)
+		kinds |= (p->r[i].shared ? UFFD_SHARED : 0) | (p->r[i].huge ? UFFD_HUGE : 0);
+	return kinds;
+}
+
+static int register_region(int fd, const struct place_region *r, struct fail *f)
+{
+	int err = uffd_register(fd, r->vm, bytes(r->npages), r->shared);
+
+	if (!err)
+		return 0;
+	return fail_cure(f, CURE_UFFD_REGISTER, err, "userfaultfd does not take region %u, %zu bytes at %p", r->reg->id,
+			 bytes(r->npages), (void *)r->vm);
+}
+
+int place_try(struct place *p, struct fail *f)
+{
+	int fd = uffd_open(place_kinds(p), f), err = 0;
+
+	if (fd < 0)
+		return fd;
+	for (size_t i = 0; i < p->n && !err; i++) {
+		if (p->r[i].huge && !p->r[i].shared)
+			err = try_drop(p, &p->r[i], f);
+		if (!err)
+			err = register_region(fd, &p->r[i], f);
+	}
+	close(fd); /* which unregisters all */
+	return err;
+}
+
+int place_arm(struct place *p, struct fail *f)
+{
+	int err;
+
+	if (p->uffd >= 0)
+		return 0;
+	p->uffd = uffd_open(place_kinds(p), f);
+	if (p->uffd < 0)
+		return p->uffd;
+	for (size_t i = 0; i < p->n; i++) {
+		err = register_region(p->uffd, &p->r[i], f);
+		if (err < 0)
+			return err;
+		p->r[i].registered = true;
+	}
+	return 0;
+}
+
+int place_resolve(struct place *p, const struct place_region *r, uint8_t *dst, const uint8_t *src, size_t len, bool wake)
+{
+	size_t at = 0, done, page = r->huge ? HUGE_BYTES : 4096;
+
+	while (at < len) {
+		int err = r->shared ? uffd_continue(p->uffd, dst + at, len - at, wake, &done) :
+				      uffd_copy(p->uffd, dst + at, src + at, len - at, wake, &done);
+
+		at += done;
+		if (!err)
+			break;
+		if (err == -EEXIST && r->huge)
+			err = huge_exists(dst + at);
+		if (err && err != -EEXIST)
+			return err;
+		uffd_wake(p->uffd, dst + at, page);
+		at += page;
+	}
+	return 0;
+}
+
+/* CONTINUE stops with EFAULT at a hole of the file: that page is zero, and mapped as such. */
+static int step_clean(int fd, uint8_t *dst, size_t len, size_t *done)
+{
+	int err = uffd_continue(fd, dst, len, true, done);
+	size_t one;
+
+	if (err != -EFAULT)
+		return err;
+	err = uffd_zero(fd, dst + *done, 4096, &one);
+	*done += one;
+	return err ? err : *done < len ? -EAGAIN : 0;
+}
+
+int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct page_set *missing,
+	      uint64_t *done, struct fail *f)
+{
+	struct place_region *r = &p->r[run->region];
+	int err;
+
+	if (r->huge)
+		return huge_run(p, run, wake, missing, done, f);
+	err = place_resolve(p, r, r->vm + bytes(run->page), buf, bytes(run->npages), wake);
+	if (!err) {
+		*done = page_set_del_run(missing, run);
+		return 0;
+	}
+	return fail_cure(f, CURE_PLACE, err, "pages %" PRIu64 "+%u of region %u have arrived and cannot be mapped", run->page,
+			 run->npages, r->reg->id);
+}
+
+int place_clean(struct place *p, const struct page_run *run, struct fail *f)
+{
+	struct place_region *r = &p->r[run->region];
+	size_t len = bytes(run->npages), at = 0, done;
+	uint8_t *dst = r->vm + bytes(run->page);
+	int err;
+
+	if (r->huge)
+		return huge_clean(p, run, f);
+	if (!r->shared) {
+		/* Anonymous and clean and absent: never sent, so it reads as zero. */
+		err = uffd_zero(p->uffd, dst, 4096, &done);
+		if (err == -EEXIST)
+			err = uffd_wake(p->uffd, dst, 4096);
+		return err ? fail_cure(f, CURE_PLACE, err, "a zero page cannot be mapped") : 0;
+	}
+	while (at < len) {
+		err = step_clean(p->uffd, dst + at, len - at, &done);
+		at += done;
+		if (!err)
+			break;
+		if (err == -EEXIST) {
+			uffd_wake(p->uffd, dst + at, 4096);
+			at += 4096;
+		} else if (err != -EAGAIN) {
+			int why = unwritable(r, r->alias, run, f);
+
+			return why ? why : fail_cure(f, CURE_PLACE, err, "clean pages %" PRIu64 "+%u of region %u cannot be mapped",
+						     run->page, run->npages, r->reg->id);
+		}
+	}
+	return 0;
+}
+
+void place_wake(struct place *p, const struct page_run *run)
+{
+	uffd_wake(p->uffd, p->r[run->region].vm + bytes(run->page), bytes(run->npages));
+}
+
+bool place_find(const struct place *p, uint64_t addr, struct page_run *ret)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		const struct place_region *r = &p->r[i];
+		uint64_t off = addr - (uintptr_t)r->vm, pages = r->huge ? HUGE_PAGES : 1;
+
+		if (off < bytes(r->npages)) {
+			*ret = (struct page_run){ .region = (uint32_t)i,
+						  .page = (off >> SHIFT) & ~(pages - 1),
+						  .npages = (uint32_t)pages };
+			return true;
+		}
+	}
+	return false;
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Pages of hugetlbfs in post-copy.
+ *
+ * The residue of a huge page is its dirty pieces of 4 KiB, and it crosses as such; but the kernel maps 2 MiB
+ *or nothing. So pieces are received in their place in the inbox (the page cache of a memfd; memory of our own
+ *beside private memory), each region counts what every huge page is still owed, and the worker whose piece
+ *makes that zero maps the whole: nobody else can, and before that nobody can see any of it. Only then do its
+ *pages leave `missing`: what is not missing is mapped, or was never sent.
+ *
+ *	memfd		the clean pieces are in the page cache already: only the dirty ones are pulled
+ *	private		the huge page had to be dropped to make it fault, its clean pieces with it: all 512
+ *are pulled. Keeping them would take a copy of 2 MiB for each huge page, in the blackout too, and up to as
+ *			much memory again as the guest has; docs/benchmarking.md has what the choice costs.
+ *
+ * After a lost link pieces may be pulled again that had arrived: the count begins anew with what is in
+ *`missing`.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "runtime/base/cure.h"
+#include "runtime/base/fail.h"
+#include "place_int.h"
+#include "uffd.h"
+
+static long pool(const char *name)
+{
+	char path[100];
+	long n = -1;
+	FILE *in;
+
+	snprintf(path, sizeof(path), "/sys/kernel/mm/hugepages/hugepages-2048kB/%s", name);
+	in = fopen(path, "re");
+	if (in && fscanf(in, "%ld", &n) != 1)
+		n = -1;
+	if (in)
+		fclose(in);
+	return n;
+}
+
+/* No huge page was to be had: the pool tells whether it is the host's fault or the cgroup's, which have one errno. */
+static enum cure cure_of(int err)
+{
+	if (err != -ENOMEM && err != -EFAULT)
+		return CURE_PLACE;
+	return pool("free_hugepages") > 0 ? CURE_HUGE_LIMIT : CURE_HUGE_EMPTY;
+}
+
+/* What is mapped without MAP_NORESERVE is certain to find its huge pages: none is missing in the middle. */
+static int map_alias(struct place_region *r, struct fail *f)
+{
+	const struct ferry_region *reg = r->reg;
+	long total = pool("nr_hugepages"), want = (long)(reg->len >> HUGE_SHIFT);
+	int err;
+
+	r->alias = mmap(NULL, reg->len, PROT_READ | PROT_WRITE, MAP_SHARED, reg->fd, (off_t)reg->fd_offset);
+	if (r->alias != MAP_FAILED) {
+		r->inbox = r->alias;
+		/* A VMM may have touched its own to be sure of its pages; what is mapped there would not fault. */
+		if (!madvise(r->vm, reg->len, MADV_DONTNEED))
+			return 0;
+		return fail_cure(f, CURE_DROP, -errno, "what is mapped of region %u, which is of huge pages, cannot be dropped",
+				 reg->id);
+	}
+	err = -errno;
+	r->alias = NULL;
+	if (err != -ENOMEM)
+		return fail_cure(f, CURE_MAP, err, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d)",
+				 reg->id, reg->len, reg->fd);
+	return fail(
+		f, err,
+		"region %u takes %ld huge pages of 2 MiB and this host has %ld, %ld of them free and %ld of these promised: "
+		"sysctl -w vm.nr_hugepages=%ld",
+		reg->id, want, total, pool("free_hugepages"), pool("resv_hugepages"), total + want);
+}
+
+static int map_inbox(struct place_region *r, struct fail *f)
+{
+	size_t len = bytes(r->npages), head;
+	uint8_t *p = mmap(NULL, len + HUGE_BYTES, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return fail_cure(f, CURE_MAP, -errno, "no address space for %zu bytes beside region %u", len, r->reg->id);
+	head = -(uintptr_t)p & (HUGE_BYTES - 1);
+	if (head)
+		munmap(p, head);
+	munmap(p + head + len, HUGE_BYTES - head);
+	r->inbox = p + head;
+	/* A wish: it is filled and given back by 2 MiB. */
+	madvise(r->inbox, len, MADV_HUGEPAGE);
+	return 0;
+}
+
+int huge_open(struct place_region *r, bool pinned, struct fail *f)
+{
+	if (pinned && !r->shared)
+		return fail(
+			f, -EOPNOTSUPP,
+			"region %u is private memory of huge pages, which a device that pins memory would hold "
+			"twice in post-copy; make it a memfd (MFD_HUGETLB), or migrate over a transport that does not pin memory",
+			r->reg->id);
+	r->owed = calloc(r->npages / HUGE_PAGES, sizeof(r->owed[0]));
+	if (!r->owed)
+		return fail(f, -ENOMEM, "no memory to count the huge pages of region %u", r->reg->id);
+	return r->shared ? map_alias(r, f) : map_inbox(r, f);
+}
+
+int huge_ready(struct place *p, struct fail *f)
+{
+	if (!(place_kinds(p) & UFFD_HUGE))
+		return 0;
+	p->zeros = mmap(NULL, HUGE_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p->zeros != MAP_FAILED)
+		return 0;
+	p->zeros = NULL;
+	return fail_cure(f, CURE_MAP, -errno, "no address space for 2 MiB");
+}
+
+int huge_exists(void *addr)
+{
+	unsigned char there;
+
+	if (mincore(addr, 4096, &there))
+		return -errno;
+	return there & 1 ? 0 : -ENOMEM;
+}
+
+void huge_around(struct page_run *run, struct page_cursor *at)
+{
+	uint64_t first = run->page & ~(HUGE_PAGES - 1);
+	uint64_t end = (run->page + run->npages + HUGE_PAGES - 1) & ~(HUGE_PAGES - 1);
+
+	run->page = first;
+	run->npages = (uint32_t)(end - first);
+	at->page = end;
+}
+
+void place_expect(struct place *p, struct page_set *missing)
+{
+	for (uint32_t i = 0; i < p->n; i++) {
+		struct place_region *r = &p->r[i];
+		struct page_cursor at = { .region = i, .end = r->npages };
+		struct page_run run;
+
+		if (!r->huge)
+			continue;
+		memset((void *)r->owed, 0, r->npages / HUGE_PAGES * sizeof(r->owed[0]));
+		while (page_set_next(missing, &at, UINT32_MAX, &run)) {
+			if (!r->shared) {
+				huge_around(&run, &at);
+				page_set_add_run(missing, &run);
+			}
+			for (uint32_t n; run.npages; run.page += n, run.npages -= n) {
+				n = (uint32_t)(HUGE_PAGES - run.page % HUGE_PAGES);
+				n = n < run.npages ? n : run.npages;
+				atomic_fetch_add_explicit(&r->owed[run.page / HUGE_PAGES], n,
+							  memory_order_relaxed);
+			}
+		}
+	}
+}
+
+/* A huge page has all of its pieces: the only caller for it. */
+static int map_whole(struct place *p, struct place_region *r, uint64_t unit, bool wake)
+{
+	uint8_t *from = r->inbox + unit * HUGE_BYTES;
+	int err = place_resolve(p, r, r->vm + unit * HUGE_BYTES, from, HUGE_BYTES, wake);
+
+	if (!err && !r->shared)
+		madvise(from, HUGE_BYTES, MADV_DONTNEED);
+	return err;
+}
+
+int huge_run(struct place *p, const struct page_run *run, bool wake, struct page_set *missing, uint64_t *done,
+	     struct fail *f)
+{
+	struct place_region *r = &p->r[run->region];
+	uint64_t page = run->page, end = page + run->npages;
+
+	*done = 0;
+	while (page < end) {
+		uint64_t unit = page / HUGE_PAGES, next = (unit + 1) * HUGE_PAGES;
+		uint16_t n = (uint16_t)((next < end ? next : end) - page);
+		struct page_run whole = { .region = run->region,
+					  .page = unit * HUGE_PAGES,
+					  .npages = HUGE_PAGES };
+		int err;
+
+		page += n;
+		if (atomic_fetch_sub(&r->owed[unit], n) != n)
+			continue;
+		err = map_whole(p, r, unit, wake);
+		if (err < 0)
+			return fail_cure(f, cure_of(err), err,
+					 "the huge page at page %" PRIu64 " of region %u has arrived and cannot be mapped",
+					 whole.page, r->reg->id);
+		*done += page_set_del_run(missing, &whole);
+	}
+	return 0;
+}
+
+/* Absent and clean: in the page cache, or a hole, which reads as zero. */
+int huge_clean(struct place *p, const struct page_run *run, struct fail *f)
+{
+	struct place_region *r = &p->r[run->region];
+	uint8_t *dst = r->vm + bytes(run->page);
+	size_t len = bytes(run->npages), at, done;
+
+	for (at = 0; at < len; at += HUGE_BYTES) {
+		int err = r->shared ? uffd_continue(p->uffd, dst + at, HUGE_BYTES, true, &done) : -EFAULT;
+
+		if (err == -EFAULT)
+			err = uffd_copy(p->uffd, dst + at, p->zeros, HUGE_BYTES, true, &done);
+		if (err == -EEXIST && !(err = huge_exists(dst + at)))
+			err = uffd_wake(p->uffd, dst + at, HUGE_BYTES);
+		if (err < 0)
+			return fail_cure(f, cure_of(err), err, "a clean huge page of region %u cannot be mapped", r->reg->id);
+	}
+	return 0;
+}

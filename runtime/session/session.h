@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What one end of a migration is made of. Internal to runtime/.
+ *
+ * Threads of a session: the embedder's thread inside ferry_run() ("main": all ops, all receiving on the
+ * control channel, all stage changes), the pulse (a PING four times a timeout, so that a long op is not
+ * taken for a dead host), the closer of a link that was lost, at a target a closer for each stranger's link
+ * (lobby.c), and a crew of workers while pages move (one a data channel, one for faults).
+ * Anyone may set a request flag and wake main.
+ *
+ * Locks, in the order of taking: send_lock (the control channel's sending side, and which link is the
+ * current one), then view_lock (what other threads read of the session: stats, phase, URI).
+ */
+#ifndef FERRY_SESSION_H
+#define FERRY_SESSION_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "runtime/base/api.h"
+#include "commit.h"
+#include "workers.h"
+#include "runtime/base/cure.h"
+#include "runtime/base/fail.h"
+#include "ferry/ferry.h"
+#include "runtime/memory/pages.h"
+#include "phase.h"
+#include "runtime/memory/place.h"
+#include "policy.h"
+#include "runtime/base/reach.h"
+#include "stats.h"
+#include "runtime/link/stream.h"
+#include "runtime/link/wire.h"
+
+#define ROUNDS_MAX 1000u
+
+struct caller;
+struct lobby;
+struct pull;
+
+struct source_state {
+	struct reach reach;
+	struct page_set dirty;	 /* to be sent in this round */
+	struct page_set sent;	 /* a bit a CHUNK of 64 pages: the target may hold something other than zero in it */
+	struct page_set zeros;	 /* ZERO went out in this round, no ROUND_ACK yet; between rounds: what was fetched */
+	struct page_set lost;	 /* met by workers: a hardware error, the VMM is still to be asked */
+	struct page_set poison;	 /* the VMM lets them cross as poison (poison.h) */
+	bool poisoned;		 /* poison has had pages; main writes it, between rounds */
+	bool repeats;		 /* a page may have been sent before: no longer the first round, or a link was lost */
+	struct page_set residue; /* named to the target: it will pull them */
+	_Atomic uint64_t ticket; /* pieces of memory that workers have taken in this round */
+	struct ferry_round *rounds; /* ROUNDS_MAX */
+	uint32_t nrounds;
+	bool tracking; /* dirty_start was called */
+	uint32_t throttle; /* percent that the guest is slowed by */
+	bool paused;
+	bool switched;	/* SWITCHOVER may have left: the target may be PREPARED */
+	bool reversed;	/* data channels serve the target's gets */
+	uint64_t residue_pages;
+	uint64_t paused_at; /* us */
+	uint64_t pulled_us; /* when the target was last known to have fetched pages */
+	uint64_t least_left; /* in post-copy: the fewest pages_left that it has said */
+	uint64_t hold_until_us; /* the hold limit, as this end counts it; 0: none */
+	uint64_t ack_us;    /* ROUND_END to ROUND_ACK, the last time: a round trip */
+	uint64_t bytes_acked;
+	uint64_t sent_at; /* us: SWITCHOVER */
+};
+
+struct target_state {
+	struct page_set missing; /* not here yet; only grows before SWITCHOVER, only shrinks after */
+	struct page_set poison;	 /* named by POISON */
+	_Atomic bool poisoned;	 /* any were; main writes it, before load, and the crew that pulls is there already */
+	struct page_set named;	 /* by RESIDUE since the last PREARM: not dropped yet */
+	struct place place;
+	struct pull *pull;
+	struct wire_hello hello; /* what the source asked for */
+	struct wire_switchover switchover;
+	bool reserved; /* reserve was called: discard will be */
+	bool no_postcopy; /* not possible here, and not asked for: mode auto */
+	bool armed;
+	bool pulling; /* the crew is the pull's; else it lands what is put */
+	uint64_t least_left; /* pages that the source had still to put in this round, + 1; 0: it has not said */
+	uint64_t zeroed; /* pages that the ZEROs of this round have named */
+	bool held;	/* output_hold was called */
+	bool running;	/* resume was called and no pause since */
+	bool loaded;
+	bool active; /* activate and output_release are behind us */
+	struct wire_times times;
+	uint64_t hold_until_us; /* 0: no limit */
+};
+
+struct ferry_session {
+	bool is_source;
+	void *vm;
+	struct ferry_ops ops;
+	struct ferry_config cfg;
+	struct ferry_region *regions;
+	size_t nregions;
+	_Atomic uint64_t pages_total; /* a target's grows with the MAP, while others ask */
+	uint8_t session[16];
+	/* What each end is known by. Secrets: never in a log or a sentence, and wiped by ferry_free(). */
+	uint8_t number[WIRE_NUMBER], peer_number[WIRE_NUMBER];
+	char uri[512];
+	bool opened;
+	_Atomic bool ran;
+
+	struct fail fail;
+	/* What the transport says of the current link; what matters of it moves to fail. */
+	struct fail own_link_fail, *link_fail; /* a target's link has a caller's */
+	struct commit commit;
+
+	pthread_mutex_t send_lock;
+	pthread_mutex_t view_lock;
+
+	/* link.c */
+	struct lobby *lobby;		 /* target: its listener, and who has come to it */
+	struct caller *caller;		 /* target: whose link is the current one, or was the last one */
+	const struct caller *first_words; /* the caller, until they are read */
+	struct xport_link *link;	 /* NULL while there is none; changed under send_lock */
+	struct xport_link *dying;	 /* the closer's */
+	pthread_t closer;
+	bool closing; /* the closer is to be joined */
+	_Atomic bool closed;
+	struct caller *pending;		 /* target: its source has come back, on a newer generation */
+	struct xport_chan *ctl;
+	struct chaos *chaos;
+	struct xport_addrs *addrs; /* source: the target's, since it was looked for first */
+	struct xport_param param;
+	uint32_t generation;
+	uint32_t channels; /* of the first link; a later one has as many */
+	uint32_t send_seq; /* send_lock */
+	uint32_t recv_seq;
+	/* The outage, or the row of outages with no progress between them: see link_recover(). */
+	struct {
+		uint64_t since_us; /* 0: none yet */
+		uint64_t progress; /* when it began */
+		uint64_t back_us;  /* when the link was last back, */
+		unsigned back;	   /* and how often since it began */
+	} outage;
+	char lost_why[FAIL_LOST_MAX]; /* what the last link was lost of, "" where nobody said */
+	char stranger[2 * FAIL_LOST_MAX]; /* who else came, or has answered in this outage; "": nobody */
+	enum commit_state peer_commit; /* at the last handshake */
+	uint64_t heard_us;	       /* when the peer was last heard */
+	uint64_t looked_us;	       /* when the listener was last looked at */
+	_Atomic uint64_t peer_timeout_us;
+	uint8_t *msg_buf;
+	pthread_t pulse;
+	bool pulsing;
+	_Atomic bool pulse_stop;
+	int pulse_fd;
+
+	/* requests, and what wakes main */
+	int wake_fd;
+	_Atomic bool want_cancel;
+	_Atomic bool want_switchover;
+	_Atomic bool hurry; /* canceled once it was settled: what is left to do is cut short */
+
+	enum ferry_phase phase; /* written by phase_enter() only, under view_lock */
+	enum ferry_phase last_phase;
+	uint64_t started_us;
+	uint64_t phase_us[FERRY_FAILED + 1]; /* when each was entered last */
+	struct crew crew;
+	struct stats stats;
+	struct ferry_stream stream; /* source: being sent; target: being received */
+	bool peer_can_hold;
+	bool peer_can_poison;
+	bool peer_no_postcopy; /* RESERVED said so */
+	bool peer_known;  /* a handshake has succeeded before: peer_number is the peer's */
+	int arbiter_err;  /* of the last time that it was asked */
+	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */
+	_Atomic bool last_words; /* being said: main alone ends the link */
+	bool peer_aborted; /* ABORT was heard: the peer has settled who owns the VM */
+	uint64_t left; /* pages that were not there when the target said PREPARED: then the source serves on */
+	bool confirmed; /* source: COMMITTED heard; target: BYE heard */
+	struct source_state src;
+	struct target_state tgt;
+};
+
+uint64_t now_us(void);
+uint64_t now_ns(void);
+void session_wake(struct ferry_session *s); /* any thread */
+/*
+ * One line for the embedder: "event=" and what fmt says (a name, then key=value), which end and session, and text
+ * where there is one. docs/observability.md lists them.
+ */
+void session_log(struct ferry_session *s, int level, const char *text, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+void session_event(struct ferry_session *s, enum ferry_event_type type, const char *text,
+		   const struct ferry_round *round);
+/* What is only for speed is refused here, and the migration goes on without: one line for the embedder. Any thread. */
+void session_slower(void *arg, enum cure doing, int err, const char *what);
+/* Calls one op and, when it fails, says which in a sentence. */
+#define OP(s, op, ...) op_result((s), #op, (s)->ops.op((s)->vm __VA_OPT__(, ) __VA_ARGS__))
+int op_result(struct ferry_session *s, const char *op, int err);
+/* The same for an op that was given s->stream: what it said on it comes first. */
+#define STREAM_OP(s, op, ...) op_stream_result((s), #op, (s)->ops.op((s)->vm, __VA_ARGS__))
+int op_stream_result(struct ferry_session *s, const char *op, int err);
+int region_index(const struct ferry_session *s, uint32_t id);
+
+#endif

@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The source's stages up to the switchover; source/switchover.c has what comes after it.
+ *
+ *	reservation	needs, MAP ->			<- RESERVED, offer | REFUSED
+ *	pre-copy	puts, ZERO, ROUND_END ->	<- ROUND_ACK		once a round
+ *			RESIDUE.., PREARM ->		<- PREARMED		post-copy only, the VM still runs
+ *	stop-and-copy	RESIDUE.. | puts, STATE.., SWITCHOVER ->
+ *
+ * A lost link in pre-copy: join the workers, link_recover(), go on with what is still dirty. From the pause to
+ * SWITCHOVER a lost link ends the migration: a blackout must not wait for a network.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "rounds.h"
+#include "runtime/link/link.h"
+#include "runtime/memory/mapping.h"
+#include "runtime/session/poison.h"
+#include "runtime/memory/populated.h"
+#include "runtime/base/probe.h"
+#include "runtime/session/residue.h"
+#include "runtime/session/session.h"
+#include "source.h"
+
+#define PREARM_TURNS 4u
+#define PREARM_ENOUGH 64u /* pages: dropping so few takes the blackout some 50 us, as many as another turn is worth */
+#define FIXED_US 1200u	   /* a blackout without residue and without a link: pause, save, load, resume */
+
+int source_init(struct ferry_session *s)
+{
+	struct source_state *src = &s->src;
+	uint64_t *n = calloc(s->nregions, sizeof(*n)), *chunks = calloc(s->nregions, sizeof(*n));
+	struct page_set *set[] = { &src->dirty, &src->zeros, &src->residue, &src->lost, &src->poison };
+	int err = n && chunks ? 0 : -ENOMEM;
+
+	reach_open(&src->reach, true);
+	for (size_t i = 0; i < s->nregions && !err; i++) {
+		n[i] = s->regions[i].len >> 12;
+		chunks[i] = (n[i] + 63) / 64;
+	}
+	for (size_t i = 0; i < sizeof(set) / sizeof(set[0]) && !err; i++)
+		err = page_set_init(set[i], n, s->nregions);
+	if (!err)
+		err = page_set_init(&src->sent, chunks, s->nregions);
+	free(n);
+	free(chunks);
+	src->rounds = calloc(ROUNDS_MAX + 1, sizeof(src->rounds[0]));
+	if (err || !src->rounds)
+		return fail(&s->fail, -ENOMEM, "no memory to track %" PRIu64 " pages", s->pages_total);
+	return 0;
+}
+
+void source_destroy(struct ferry_session *s)
+{
+	struct source_state *src = &s->src;
+
+	reach_close(&src->reach);
+	page_set_destroy(&src->dirty);
+	page_set_destroy(&src->sent);
+	page_set_destroy(&src->zeros);
+	page_set_destroy(&src->residue);
+	page_set_destroy(&src->lost);
+	page_set_destroy(&src->poison);
+	free(src->rounds);
+}
+
+int source_pre_migration(struct ferry_session *s, enum ferry_phase *next)
+{
+	int err = link_first(s);
+
+	*next = FERRY_RESERVATION;
+	return err;
+}
+
+int source_expose(struct ferry_session *s, enum xport_access access)
+{
+	struct xport_region *r = calloc(s->nregions, sizeof(*r));
+	int err = -ENOMEM;
+
+	for (size_t i = 0; r && i < s->nregions; i++)
+		r[i] = (struct xport_region){ .id = s->regions[i].id,
+					      .page_shift = 12,
+					      .npages = s->regions[i].len >> 12,
+					      .gpa = s->regions[i].gpa,
+					      .base = s->regions[i].hva };
+	if (r)
+		err = s->link->ops->expose(s->link, r, s->nregions, access);
+	free(r);
+	for (size_t i = 0; (err == -EFAULT || err == -EHWPOISON) && i < s->nregions; i++)
+		err = reach_region(&s->regions[i], s->regions[i].hva, false, err, &s->fail);
+	if (err < 0 && err != -EPIPE)
+		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", link_why(s, err));
+	return err;
+}
+
+/* Before the VMM may free it. */
+void source_unexpose(struct ferry_session *s)
+{
+	link_closed(s);
+	if (s->link)
+		s->link->ops->expose(s->link, NULL, 0, XPORT_LOCAL);
+}
+
+int source_send_state(struct ferry_session *s)
+{
+	const struct ferry_stream *st = &s->stream;
+	int err = 0;
+
+	for (size_t at = 0; at < st->len && !err; at += WIRE_STATE_CHUNK) {
+		size_t n = st->len - at;
+
+		err = source_may_send(s);
+		if (!err)
+			err = link_send(s, WIRE_STATE, NULL, 0, st->buf + at, n < WIRE_STATE_CHUNK ? n : WIRE_STATE_CHUNK);
+	}
+	return err;
+}
+
+static int send_map(struct ferry_session *s)
+{
+	struct wire_map m = { .nregions = (uint32_t)s->nregions,
+			      .flags = (s->ops.arbiter ? WIRE_SOURCE_ARBITER : 0) |
+				       (poison_able(s) ? WIRE_SOURCE_POISON : 0),
+			      .needs_len = s->stream.len,
+			      .needs_sum = stream_sum(&s->stream) };
+	struct wire_region *r = calloc(s->nregions, sizeof(*r));
+	int err;
+
+	if (!r)
+		return fail(&s->fail, -ENOMEM, "no memory for the map of %zu regions", s->nregions);
+	for (size_t i = 0; i < s->nregions; i++)
+		r[i] = (struct wire_region){ .id = s->regions[i].id,
+					     .page_shift = s->regions[i].page_shift,
+					     .flags = s->regions[i].flags,
+					     .gpa = s->regions[i].gpa,
+					     .len = s->regions[i].len };
+	err = link_send(s, WIRE_MAP, &m, sizeof(m), r, s->nregions * sizeof(*r));
+	free(r);
+	return err;
+}
+
+static int take_offer(struct ferry_session *s, const struct wire_msg *m)
+{
+	int err;
+
+	if (!s->ops.offered)
+		return 0;
+	stream_destroy(&s->stream);
+	err = stream_append(&s->stream, m->elems, m->nelems);
+	if (err < 0)
+		return fail(&s->fail, err, "no memory for an offer of %zu bytes", m->nelems);
+	return STREAM_OP(s, offered, &s->stream);
+}
+
+int source_reservation(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_reserved r;
+	struct wire_msg m;
+	int err = 0;
+
+	stream_init(&s->stream);
+	err = s->link->ops->fits(s->link, s->pages_total << 12);
+	if (err < 0)
+		return fail(&s->fail, err, "%s", link_why(s, err));
+	if ((err = mapping_check(s->regions, s->nregions, false, &s->fail)) < 0)
+		return err;
+	if (s->ops.needs && (err = STREAM_OP(s, needs, &s->stream)) < 0)
+		return err;
+	if (!(err = source_send_state(s)) && !(err = send_map(s)))
+		err = link_expect(s, 1u << WIRE_RESERVED, &m);
+	if (err < 0)
+		return link_lost(s, err);
+	memcpy(&r, m.body, sizeof(r));
+	if (r.flags & ~WIRE_RESERVED_FLAGS)
+		return fail(&s->fail, -EPROTO, "the target's RESERVED has flags %#x; %#x are known", r.flags,
+			    WIRE_RESERVED_FLAGS);
+	if (!!(r.flags & WIRE_TARGET_ARBITER) != !!s->ops.arbiter)
+		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "source" : "target");
+	if (r.flags & WIRE_NO_POSTCOPY && s->cfg.mode != FERRY_MODE_AUTO)
+		return fail(&s->fail, -EPROTO, "the target's RESERVED does without post-copy, which is for mode auto; this is %s",
+			    ferry_mode_name(s->cfg.mode));
+	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
+	s->peer_can_poison = r.flags & WIRE_TARGET_POISON && poison_able(s);
+	s->peer_no_postcopy = r.flags & WIRE_NO_POSTCOPY;
+	if (s->peer_no_postcopy)
+		session_log(s, 4, "the target cannot do post-copy, its log says why; this migration is stop-and-copy only",
+			    "no-postcopy");
+	*next = FERRY_PRECOPY;
+	return take_offer(s, &m);
+}
+
+/* ---- pre-copy ---- */
+
+/*
+ * Adds what was written since the last fetch to set; *fresh: pages that were not in it. After a round set is empty and takes
+ * the bits as they come; what was dirty at the pause is kept: then they come into `zeros`, which is empty between rounds.
+ */
+int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, uint64_t *fresh)
+{
+	struct page_set *into = flags & FERRY_DIRTY_LAST ? &s->src.zeros : set;
+	uint64_t n = 0;
+
+	*fresh = 0;
+	for (uint32_t i = 0; i < s->nregions; i++) {
+		int err = OP(s, dirty_fetch, s->regions[i].id, page_set_words(into, i), s->regions[i].len >> 12, flags);
+
+		n += page_set_trim(into, i); /* whatever it has set */
+		if (err < 0)
+			return err;
+	}
+	*fresh = into == set ? n : page_set_move(set, into);
+	return 0;
+}
+
+static int begin_tracking(struct ferry_session *s)
+{
+	uint64_t populated = 0, n;
+	int err = OP(s, dirty_start);
+
+	if (err < 0)
+		return err;
+	s->src.tracking = true;
+	for (size_t i = 0; i < s->nregions; i++) {
+		err = populated_pages(&s->src.dirty, (uint32_t)i, &s->regions[i], &n);
+		if (err < 0)
+			return fail_cure(&s->fail, CURE_POPULATED, err, "which pages of region %u are populated cannot be found",
+					 s->regions[i].id);
+		if (err > 0)
+			session_slower(s, CURE_CALL, -err, s->regions[i].flags & FERRY_REGION_SHARED ?
+				       "all huge pages are read to find those in use, userfaultfd is refused" :
+				       "the page table is read to find the pages in use, PAGEMAP_SCAN is refused");
+		populated += n;
+	}
+	atomic_store(&s->stats.hole, s->pages_total - populated);
+	/* Not before: a device that pins memory makes every page of it look populated. A lost link is the first round's. */
+	err = source_expose(s, XPORT_LOCAL);
+	return err == -EPIPE ? 0 : err;
+}
+
+static int send_dirty(struct ferry_session *s, unsigned round)
+{
+	int err = batch_start(s);
+
+	return err ? err : batch_finish(s, round);
+}
+
+/* One round with all its reconnects. */
+static int send_round(struct ferry_session *s, unsigned round)
+{
+	int err;
+
+	while ((err = send_dirty(s, round)) == -EPIPE) {
+		err = link_recover(s);
+		if (!err)
+			err = source_expose(s, XPORT_LOCAL);
+		if (err < 0 && err != -EPIPE)
+			break;
+		if (err == -EPIPE && fail_err(&s->fail))
+			break;
+	}
+	return err;
+}
+
+static bool postcopy_ok(const struct ferry_session *s)
+{
+	if (s->peer_no_postcopy)
+		return false;
+	return s->cfg.commit_at == FERRY_COMMIT_AT_SWITCHOVER || s->peer_can_hold;
+}
+
+static void ask_policy(struct ferry_session *s, struct policy_result *v)
+{
+	struct policy_limits lim = { .mode = s->cfg.mode,
+				     .postcopy_ok = postcopy_ok(s),
+				     .forced = atomic_load(&s->want_switchover),
+				     .can_throttle = s->ops.throttle,
+				     .throttle = s->src.throttle,
+				     .max_rounds = s->cfg.max_rounds,
+				     .downtime_us = s->cfg.downtime_us,
+				     .precopy_limit_us = s->cfg.precopy_limit_us,
+				     .page_size = 4096 };
+	uint64_t us = atomic_load(&s->stats.round_us);
+	struct policy_input in = { .history = s->src.rounds,
+				   .n = s->src.nrounds,
+				   .precopy_us = now_us() - s->phase_us[FERRY_PRECOPY],
+				   .fixed_us = FIXED_US,
+				   .rtt_us = s->src.ack_us,
+				   .last_throughput = us ? atomic_load(&s->stats.round_bytes) * 1000000 / us : 0 };
+
+	policy_decide(&lim, &in, v);
+	atomic_store(&s->stats.dirty_rate, v->dirty_rate);
+	atomic_store(&s->stats.predicted_us, v->predicted_us < UINT32_MAX ? (uint32_t)v->predicted_us : UINT32_MAX);
+}
+
+static int throttle(struct ferry_session *s, const struct policy_result *v)
+{
+	if (v->throttle == s->src.throttle)
+		return 0;
+	s->src.throttle = v->throttle;
+	session_event(s, FERRY_EVENT_POLICY, v->text, NULL);
+	session_log(s, 6, v->text, "throttle percent=%u", v->throttle);
+	return OP(s, throttle, v->throttle);
+}
+
+static int one_round(struct ferry_session *s, struct policy_result *v)
+{
+	struct stats *c = &s->stats;
+	struct ferry_round *r = &s->src.rounds[s->src.nrounds];
+	uint64_t t0 = now_us(), bytes = atomic_load(&c->bytes), zero = atomic_load(&c->zero), fresh;
+	int err;
+
+	*r = (struct ferry_round){ .round = s->src.nrounds };
+	atomic_store(&c->round, s->src.nrounds);
+	err = send_round(s, s->src.nrounds);
+	if (!err)
+		err = poison_ask(s);
+	if (err < 0)
+		return err;
+	r->duration_us = now_us() - t0;
+	r->bytes = atomic_load(&c->bytes) - bytes;
+	r->pages_sent = r->bytes / 4096;
+	r->pages_zero = atomic_load(&c->zero) - zero;
+	count(&c->round_us, r->duration_us);
+	count(&c->round_bytes, r->bytes);
+	err = source_fetch(s, &s->src.dirty, 0, &fresh);
+	if (err < 0)
+		return err;
+	r->pages_dirty = fresh;
+	PROBE6(round, s, r->round, r->pages_sent, r->bytes, r->duration_us, r->pages_dirty);
+	s->src.nrounds++;
+	session_event(s, FERRY_EVENT_ROUND, NULL, r);
+	ask_policy(s, v);
+	session_log(s, 6, NULL,
+		    "round round=%u pages_sent=%" PRIu64 " pages_zero=%" PRIu64 " duration_us=%" PRIu64 " pages_dirty=%" PRIu64,
+		    r->round, r->pages_sent, r->pages_zero, r->duration_us, r->pages_dirty);
+	return throttle(s, v);
+}
+
+static int check_prearmed(struct ferry_session *s, const struct wire_msg *m, uint64_t pages)
+{
+	struct wire_count n;
+
+	memcpy(&n, m->body, sizeof(n));
+	if (n.pages == pages)
+		return 0;
+	return fail(&s->fail, -EPROTO, "the target's PREARMED counts %" PRIu64 " pages; %" PRIu64 " were named", n.pages, pages);
+}
+
+/*
+ * The VM still runs: name what will be the residue, so that the target drops it now. What is dirtied while it
+ * does so is named in the next turn; each turn is shorter than the one before.
+ */
+static int prearm(struct ferry_session *s)
+{
+	struct page_set *dirty = &s->src.dirty, *residue = &s->src.residue;
+	uint64_t fresh = UINT64_MAX;
+	int err = 0;
+
+	page_set_merge(dirty, residue); /* after a reconnect all of it is named again; what has an error by then refuses */
+	for (unsigned turn = 0; turn < PREARM_TURNS && fresh >= PREARM_ENOUGH && !err; turn++) {
+		struct wire_count n;
+		struct wire_msg m;
+
+		err = poison_sift(s, dirty, !turn);
+		if (err < 0)
+			return err;
+		page_set_merge(residue, dirty);
+		n.pages = page_set_count(residue);
+		err = residue_send(s, dirty);
+		if (!err)
+			err = link_send(s, WIRE_PREARM, &n, sizeof(n), NULL, 0);
+		if (!err)
+			err = link_expect(s, 1u << WIRE_PREARMED, &m);
+		if (!err)
+			err = check_prearmed(s, &m, n.pages);
+		if (!err) {
+			page_set_clear(dirty);
+			err = source_fetch(s, dirty, 0, &fresh);
+			page_set_subtract(dirty, residue);
+			fresh = page_set_count(dirty);
+		}
+	}
+	return err;
+}
+
+/* No more puts: from here on the data channels carry the target's gets. */
+int source_reverse(struct ferry_session *s)
+{
+	int err = 0;
+
+	for (unsigned i = 0; i < s->link->id.channels && !err; i++) {
+		struct xport_chan *c = s->link->ops->chan(s->link, XPORT_DATA, i);
+
+		err = c->ops->end(c);
+	}
+	if (err == -ETIMEDOUT)
+		err = -EPIPE;
+	s->src.reversed = !err;
+	return err;
+}
+
+static int prepare_postcopy(struct ferry_session *s)
+{
+	int err;
+
+	for (;;) {
+		err = source_reverse(s);
+		if (!err)
+			err = prearm(s);
+		if (!err && !(err = source_expose(s, XPORT_PEER_READ)))
+			err = serve_start(s);
+		if (err != -EPIPE)
+			return err;
+		err = crew_lost(s);
+		if (err == -EPIPE)
+			err = link_recover(s);
+		if (err < 0)
+			return err;
+	}
+}
+
+int source_precopy(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct policy_result v = { .verdict = POLICY_AGAIN };
+	int err = begin_tracking(s);
+
+	while (!err && v.verdict == POLICY_AGAIN) {
+		err = one_round(s, &v);
+		if (!err && atomic_load(&s->want_cancel))
+			err = fail(&s->fail, -ECANCELED, "canceled by the embedder in pre-copy");
+	}
+	if (err < 0)
+		return err;
+	session_event(s, FERRY_EVENT_POLICY, v.text, NULL);
+	session_log(s, 6, v.text, "policy verdict=%d", v.verdict);
+	if (v.verdict == POLICY_GIVE_UP)
+		return fail(&s->fail, -ETIME, "%s", v.text);
+	*next = FERRY_STOP_AND_COPY;
+	return v.verdict == POLICY_POSTCOPY ? prepare_postcopy(s) : 0;
+}

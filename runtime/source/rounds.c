@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Pre-copy's inner loop: claim dirty pages, see that they can be read, drop zeros, make runs, put.
+ *
+ * A worker takes the guest's memory piece by piece (an atomic ticket), so that neighbouring pages travel
+ * together. What it has put since its last fence stays in its log; on a lost link the log goes back into the
+ * dirty set. So a reconnect repeats at most one log a channel, not the round.
+ *
+ * A zero page crosses only where the target may hold something else (is_fresh()): as a run in a ZERO message on the control
+ * channel. The ROUND_ACK that ends the round says that these have been done.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "rounds.h"
+#include "runtime/link/link.h"
+#include "runtime/session/poison.h"
+#include "runtime/session/session.h"
+#include "source.h"
+#include "runtime/memory/zero.h"
+
+#define PAGE ((size_t)4096)
+#define PIECE_PAGES UINT64_C(4096) /* 16 MiB a ticket */
+#define PUT_PAGES 256u		   /* 1 MiB a put */
+#define LOG_RUNS 8192u
+#define LOG_PAGES (UINT64_C(64) << 10) /* 256 MiB between fences */
+/*
+ * On a slow link that breaks now and then a long log would be sent again and again: a fence after so much time as well, or
+ * after so many times what the last one took, whichever is longer, since a fence empties a long link.
+ */
+#define FENCE_US 1000000u
+#define FENCE_SHARE 16u
+#define ZERO_RUNS 512u
+#define CHUNK UINT64_C(64) /* pages that share a bit of src.sent */
+
+struct sender {
+	struct ferry_session *s;
+	struct xport_chan *chan;
+	struct page_run claimed[PUT_PAGES]; /* taken out of the dirty set and not looked at; region: index */
+	unsigned nclaimed;
+	uint32_t claimed_pages;
+	bool by_copy; /* pages are looked at in look[] */
+	uint8_t *look;
+	struct page_run put[PUT_PAGES]; /* region: index */
+	unsigned nput;
+	uint32_t put_pages;
+	struct page_run zero[ZERO_RUNS];
+	unsigned nzero;
+	struct page_run *log;
+	uint64_t fence_at_us;
+	unsigned nlog;
+	uint64_t log_pages;
+};
+
+_Static_assert(PUT_PAGES <= XPORT_RUNS_MAX && PUT_PAGES * PAGE <= XPORT_XFER_MAX, "a put fits the transport");
+_Static_assert(ZERO_RUNS <= WIRE_RUNS_MAX, "a ZERO fits the wire");
+
+static const uint8_t *page_at(const struct ferry_session *s, uint32_t region, uint64_t page)
+{
+	return (const uint8_t *)s->regions[region].hva + page * PAGE;
+}
+
+static int flush_zeros(struct sender *w)
+{
+	struct ferry_session *s = w->s;
+	int err;
+
+	if (!w->nzero)
+		return 0;
+	for (unsigned i = 0; i < w->nzero; i++) {
+		page_set_add_run(&s->src.zeros, &w->zero[i]);
+		w->zero[i].region = s->regions[w->zero[i].region].id;
+	}
+	err = link_send(s, WIRE_ZERO, NULL, 0, w->zero, w->nzero * sizeof(w->zero[0]));
+	w->nzero = 0;
+	return err;
+}
+
+static int fence(struct sender *w)
+{
+	uint64_t begin = now_us();
+	int err = w->chan->ops->fence(w->chan);
+
+	if (!err) {
+		if (w->nlog)
+			count(&w->s->stats.steps, 1);
+		w->fence_at_us = now_us();
+		w->fence_at_us += FENCE_US + FENCE_SHARE * (w->fence_at_us - begin);
+		w->nlog = 0;
+		w->log_pages = 0;
+	}
+	return err;
+}
+
+static int flush_puts(struct sender *w)
+{
+	struct ferry_session *s = w->s;
+	struct page_run out[PUT_PAGES];
+	int err;
+
+	if (!w->nput)
+		return 0;
+	for (unsigned i = 0; i < w->nput; i++) {
+		out[i] = w->put[i];
+		out[i].region = s->regions[out[i].region].id;
+		w->log[w->nlog++] = w->put[i];
+	}
+	w->log_pages += w->put_pages;
+	err = w->chan->ops->put(w->chan, out, w->nput);
+	if (err < 0)
+		return err;
+	count(&s->stats.bytes, w->put_pages * PAGE);
+	count(&s->stats.pages, w->put_pages);
+	atomic_fetch_sub_explicit(&s->stats.remaining, w->put_pages, memory_order_relaxed);
+	w->nput = 0;
+	w->put_pages = 0;
+	if (w->nlog + PUT_PAGES > LOG_RUNS || w->log_pages >= LOG_PAGES || now_us() >= w->fence_at_us)
+		err = fence(w);
+	return err;
+}
+
+static void mark_sent(struct ferry_session *s, uint32_t region, uint64_t page, uint32_t npages)
+{
+	for (uint64_t c = page / CHUNK; c <= (page + npages - 1) / CHUNK; c++)
+		if (!page_set_test(&s->src.sent, region, c))
+			page_set_add(&s->src.sent, region, c);
+}
+
+/*
+ * The target's memory is fresh: where nothing was sent it is zero. In the first pass no page comes twice; after it a chunk's
+ * word counts, because a bit for each page would cost as much memory as the dirty set, to save a ZERO now and then.
+ */
+static bool is_fresh(const struct ferry_session *s, uint32_t region, uint64_t page)
+{
+	return !s->src.repeats || !page_set_test(&s->src.sent, region, page / CHUNK);
+}
+
+static int add_put(struct sender *w, uint32_t region, uint64_t page, uint32_t npages)
+{
+	struct page_run *last = w->nput ? &w->put[w->nput - 1] : NULL;
+
+	mark_sent(w->s, region, page, npages);
+	poison_read(w->s, &(struct page_run){ .region = region, .page = page, .npages = npages });
+	if (last && last->region == region && last->page + last->npages == page)
+		last->npages += npages;
+	else
+		w->put[w->nput++] = (struct page_run){ .region = region, .page = page, .npages = npages };
+	w->put_pages += npages;
+	return w->put_pages >= PUT_PAGES || w->nput == PUT_PAGES ? flush_puts(w) : 0;
+}
+
+static int add_zero(struct sender *w, uint32_t region, uint64_t page)
+{
+	struct page_run *last = w->nzero ? &w->zero[w->nzero - 1] : NULL;
+	struct ferry_session *s = w->s;
+
+	poison_read(s, &(struct page_run){ .region = region, .page = page, .npages = 1 });
+	count(&s->stats.zero, 1);
+	atomic_fetch_sub_explicit(&s->stats.remaining, 1, memory_order_relaxed);
+	if (is_fresh(s, region, page))
+		return 0;
+	if (last && last->region == region && last->page + last->npages == page) {
+		last->npages++;
+		return 0;
+	}
+	w->zero[w->nzero++] = (struct page_run){ .region = region, .page = page, .npages = 1 };
+	return w->nzero == ZERO_RUNS ? flush_zeros(w) : 0;
+}
+
+/* A run that can be read: split into what is zero and what is not. */
+static int add_run(struct sender *w, const struct page_run *run)
+{
+	uint32_t i = 0, from;
+	int err = 0;
+
+	while (i < run->npages && !err) {
+		for (from = i; i < run->npages && !is_zero(page_at(w->s, run->region, run->page + i), PAGE); i++)
+			;
+		if (i > from)
+			err = add_put(w, run->region, run->page + from, i - from);
+		else
+			err = add_zero(w, run->region, run->page + i++);
+	}
+	return err;
+}
+
+/* Page by page, in a copy: what one of them is found to be. Where a filter forbids copies too, pages cross whatever they hold. */
+static int add_copied(struct sender *w, const struct page_run *run)
+{
+	int err = 0;
+
+	for (uint32_t i = 0; i < run->npages && !err; i++) {
+		uint64_t page = run->page + i;
+
+		err = reach_copy(w->look, page_at(w->s, run->region, page), PAGE);
+		if (err == -EFAULT) {
+			err = poison_unreadable(w->s, run->region, page);
+			continue;
+		}
+		err = err || !is_zero(w->look, PAGE) ? add_put(w, run->region, page, 1) : add_zero(w, run->region, page);
+	}
+	return err;
+}
+
+/*
+ * What was claimed is looked at. The kernel is asked for many runs at once whether they can be read (reach.h); where it says no,
+ * or does not know, they are looked at one by one.
+ */
+static int add_claimed(struct sender *w)
+{
+	struct iovec v[PUT_PAGES];
+	bool copy = w->by_copy;
+	int err = 0;
+
+	for (unsigned i = 0; i < w->nclaimed; i++)
+		v[i] = (struct iovec){ (void *)(uintptr_t)page_at(w->s, w->claimed[i].region, w->claimed[i].page),
+				       w->claimed[i].npages * PAGE };
+	if (!copy && w->nclaimed) {
+		err = reach_readable(&w->s->src.reach, v, w->nclaimed);
+		copy = err < 0;
+		w->by_copy = err == -EINVAL || err == -EPERM || err == -ENOSYS;
+		err = 0;
+	}
+	for (unsigned i = 0; i < w->nclaimed && !err; i++)
+		err = copy ? add_copied(w, &w->claimed[i]) : add_run(w, &w->claimed[i]);
+	if (err < 0)
+		return err; /* hand_back() has them */
+	w->nclaimed = 0;
+	w->claimed_pages = 0;
+	return 0;
+}
+
+/* After an error: nothing that this worker has claimed and not seen land may be lost. */
+static void hand_back(struct sender *w)
+{
+	struct page_set *dirty = &w->s->src.dirty;
+
+	for (unsigned i = 0; i < w->nclaimed; i++)
+		page_set_add_run(dirty, &w->claimed[i]);
+	for (unsigned i = 0; i < w->nlog; i++)
+		page_set_add_run(dirty, &w->log[i]);
+	for (unsigned i = 0; i < w->nput; i++)
+		page_set_add_run(dirty, &w->put[i]);
+	for (unsigned i = 0; i < w->nzero; i++)
+		page_set_add_run(dirty, &w->zero[i]);
+}
+
+static uint64_t pieces(const struct ferry_session *s, size_t region)
+{
+	return (s->regions[region].len / PAGE + PIECE_PAGES - 1) / PIECE_PAGES;
+}
+
+/* Piece number n of the regions laid end to end, each begun with a piece of its own. */
+static bool piece(const struct ferry_session *s, uint64_t n, struct page_cursor *at)
+{
+	for (size_t i = 0; i < s->nregions; i++) {
+		uint64_t pages = s->regions[i].len / PAGE;
+
+		if (n < pieces(s, i)) {
+			uint64_t end = (n + 1) * PIECE_PAGES;
+
+			*at = (struct page_cursor){ .region = (uint32_t)i,
+						    .page = n * PIECE_PAGES,
+						    .end = end < pages ? end : pages };
+			return true;
+		}
+		n -= pieces(s, i);
+	}
+	return false;
+}
+
+/* The next piece that has anything dirty, for this worker alone; false: none is left. Nothing gets dirty in a round. */
+static bool next_piece(struct ferry_session *s, struct page_cursor *at)
+{
+	uint64_t n = atomic_load(&s->src.ticket), found;
+	struct page_run run;
+
+	do {
+		if (!piece(s, n, at))
+			return false;
+		at->end = 0;
+		if (!page_set_next(&s->src.dirty, at, 1, &run))
+			return false;
+		found = run.page / PIECE_PAGES;
+		for (size_t i = 0; i < run.region; i++)
+			found += pieces(s, i);
+	} while (!atomic_compare_exchange_weak(&s->src.ticket, &n, found + 1));
+	return piece(s, found, at);
+}
+
+static int send_pieces(struct sender *w)
+{
+	struct ferry_session *s = w->s;
+	struct page_cursor at;
+	struct page_run run;
+	int err = 0;
+
+	while (!err && next_piece(s, &at)) {
+		while (!err && page_set_claim(&s->src.dirty, &at, PUT_PAGES - w->put_pages - w->claimed_pages, &run)) {
+			w->claimed[w->nclaimed++] = run;
+			w->claimed_pages += run.npages;
+			if (w->put_pages + w->claimed_pages == PUT_PAGES)
+				err = add_claimed(w);
+		}
+	}
+	if (!err)
+		err = add_claimed(w);
+	if (!err)
+		err = flush_puts(w);
+	if (!err)
+		err = flush_zeros(w);
+	return err ? err : fence(w);
+}
+
+static int sender_job(struct ferry_session *s, unsigned i)
+{
+	struct sender *w = calloc(1, sizeof(*w));
+	int err = -ENOMEM;
+
+	if (w) {
+		w->s = s;
+		w->fence_at_us = now_us() + FENCE_US;
+		w->chan = s->link->ops->chan(s->link, XPORT_DATA, i);
+		w->log = malloc(LOG_RUNS * sizeof(w->log[0]));
+		w->look = aligned_alloc(PAGE, PAGE);
+		err = w->log && w->look ? send_pieces(w) : -ENOMEM;
+		if (err < 0)
+			hand_back(w);
+		free(w->log);
+		free(w->look);
+	}
+	if (err == -ENOMEM)
+		fail(&s->fail, err, "no memory to send with");
+	free(w);
+	return err;
+}
+
+/* The VM waits for the last round. */
+#define NO_END "the last round has not ended: the link is too slow for it, or the target hangs"
+
+static int await_ack(struct ferry_session *s, struct wire_msg *m)
+{
+	int err;
+
+	do {
+		err = link_recv(s, m, source_blackout_until(s));
+		if (!err)
+			err = source_stood_still(s, NO_END);
+	} while (!err);
+	if (err < 0 || m->type == WIRE_ROUND_ACK)
+		return err < 0 ? err : 0;
+	return fail(&s->fail, -EPROTO, "the target sent %s where ROUND_ACK was due", wire_name(m->type));
+}
+
+/* Everything was put; the target says when the zero runs are done too. */
+static int end_round(struct ferry_session *s, unsigned round)
+{
+	struct wire_round r = { .round = round };
+	struct wire_msg m;
+	uint64_t t0 = now_us();
+	int err = link_send(s, WIRE_ROUND_END, &r, sizeof(r), NULL, 0);
+
+	if (!err)
+		err = await_ack(s, &m);
+	if (err < 0)
+		return err;
+	s->src.ack_us = now_us() - t0;
+	memcpy(&r, m.body, sizeof(r));
+	if (r.round != round)
+		return fail(&s->fail, -EPROTO, "the target acknowledged round %u; %u was due", r.round, round);
+	page_set_clear(&s->src.zeros);
+	count(&s->stats.steps, 1);
+	return 0;
+}
+
+int batch_start(struct ferry_session *s)
+{
+	atomic_store(&s->src.ticket, 0);
+	atomic_store(&s->stats.remaining, page_set_count(&s->src.dirty));
+	return crew_start(&s->crew, s, sender_job, s->link->id.channels);
+}
+
+int batch_finish(struct ferry_session *s, unsigned round)
+{
+	struct wire_msg m;
+	int err = 0;
+
+	while (!err && crew_busy(&s->crew)) {
+		err = link_recv(s, &m, source_blackout_until(s));
+		if (err > 0)
+			err = fail(&s->fail, -EPROTO, "the target sent %s in the middle of a round", wire_name(m.type));
+		if (!err)
+			err = crew_failed(&s->crew);
+		if (!err)
+			err = source_stood_still(s, NO_END);
+	}
+	if (!err) /* the last one may have ended since */
+		err = crew_failed(&s->crew);
+	if (err < 0 && err != -EPIPE)
+		return err; /* the target is still to be told: nothing is torn down yet */
+	if (err < 0)
+		err = crew_lost(s);
+	else
+		crew_join(&s->crew);
+	if (!err)
+		page_set_tidy(&s->src.dirty);
+	if (!err)
+		err = end_round(s, round);
+	if (err == -EPIPE)
+		page_set_move(&s->src.dirty, &s->src.zeros);
+	s->src.repeats = true;
+	return err;
+}

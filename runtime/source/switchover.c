@@ -1,0 +1,554 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The source from the pause on.
+ *
+ *	stop-and-copy	pause, last fetch, save; SWITCHOVER ->	<- RUNNING	(commit at completion)
+ *	post-copy	serves the target's gets		<- PREPARED
+ *	commitment	commit_decide(), COMMIT ->		<- COMMITTED
+ *	activation	retire, BYE ->
+ *	post-copy	serves on				<- COMPLETE	(commit at switchover)
+ *
+ * Every way out before commit_decide() is source_fail(): commit_abort(), then the VM runs here again before
+ * anything else is tidied up. After it, the VM never runs here again, whatever is heard.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "rounds.h"
+#include "runtime/link/link.h"
+#include "runtime/session/poison.h"
+#include "runtime/session/residue.h"
+#include "runtime/session/session.h"
+#include "source.h"
+
+static void served(void *arg, uint64_t npages)
+{
+	struct ferry_session *s = arg;
+
+	count(&s->stats.bytes, npages << 12);
+	count(&s->stats.pages, npages);
+}
+
+/* One thread a data channel; the first serves the faults too. */
+static int serve_job(struct ferry_session *s, unsigned i)
+{
+	struct xport_link *l = s->link;
+	struct xport_chan *c = l->ops->chan(l, XPORT_DATA, i);
+	int err = i ? 0 : c->ops->pair(c, l->ops->chan(l, XPORT_URGENT, 0));
+
+	return err ? err : c->ops->serve(c, served, s);
+}
+
+int serve_start(struct ferry_session *s)
+{
+	return crew_start(&s->crew, s, serve_job, s->link->id.channels);
+}
+
+static uint64_t up_to(uint64_t v, uint64_t max)
+{
+	return v < max ? v : max;
+}
+
+/*
+ * What the target measured, beside what was measured here; what is left of the total is the link's. It is believed as far
+ * as the items still sum up.
+ */
+static void note_times(struct ferry_session *s, const struct wire_msg *m)
+{
+	struct ferry_blackout *b = &s->stats.blackout;
+	uint64_t left, now = now_us();
+	struct wire_times t;
+
+	memcpy(&t, m->body, sizeof(t));
+	atomic_store(&s->stats.peer_faults, t.faults);
+	atomic_store(&s->stats.fault_p50, t.fault_p50_ns);
+	atomic_store(&s->stats.fault_p99, t.fault_p99_ns);
+	atomic_store(&s->stats.fault_max, t.fault_max_ns);
+	atomic_store(&s->stats.fault_total, t.fault_total_ns);
+	if (m->type == WIRE_COMPLETE || b->total_us)
+		return;
+	pthread_mutex_lock(&s->view_lock);
+	b->total_us = now - s->src.paused_at;
+	left = b->total_us - up_to(b->pause_us + b->fetch_us + b->residue_us + b->save_us, b->total_us);
+	left -= b->arm_us = up_to(t.arm_us, left);
+	left -= b->load_us = up_to(t.load_us, left);
+	left -= b->resume_us = up_to(t.resume_us, left);
+	b->send_us = left;
+	pthread_mutex_unlock(&s->view_lock);
+}
+
+/* Post-copy: its bitmap; else the pages themselves, which are on their way while the state is saved. */
+static int begin_residue(struct ferry_session *s)
+{
+	if (s->src.reversed) {
+		int err;
+
+		page_set_subtract(&s->src.dirty, &s->src.residue);
+		err = poison_sift(s, &s->src.dirty, false);
+		if (err < 0)
+			return err;
+		page_set_merge(&s->src.residue, &s->src.dirty);
+		return residue_send(s, &s->src.dirty);
+	}
+	return page_set_count(&s->src.dirty) ? batch_start(s) : 0;
+}
+
+static int finish_residue(struct ferry_session *s)
+{
+	int err;
+
+	if (s->src.reversed)
+		return 0;
+	err = s->crew.n ? batch_finish(s, s->src.nrounds) : 0;
+	if (!err)
+		err = poison_ask(s);
+	return err ? err : source_reverse(s);
+}
+
+static int send_switchover(struct ferry_session *s, bool postcopy)
+{
+	bool hold = s->peer_can_hold && s->cfg.commit_at != FERRY_COMMIT_AT_SWITCHOVER;
+	struct wire_switchover w = { .residue = s->src.residue_pages,
+				     .state_len = s->stream.len,
+				     .state_sum = stream_sum(&s->stream),
+				     .commit_at = !postcopy || hold ? FERRY_COMMIT_AT_COMPLETE :
+								      FERRY_COMMIT_AT_SWITCHOVER };
+	int err = source_send_state(s);
+
+	if (!err)
+		err = poison_send(s);
+	if (err < 0)
+		return err;
+	s->src.switched = true;
+	s->cfg.commit_at = w.commit_at;
+	return link_send(s, WIRE_SWITCHOVER, &w, sizeof(w), NULL, 0);
+}
+
+uint64_t source_blackout_until(const struct ferry_session *s)
+{
+	return s->src.paused ? s->src.paused_at + s->cfg.blackout_limit_us : DEADLINE_NONE;
+}
+
+int source_stood_still(struct ferry_session *s, const char *why)
+{
+	if (now_us() < source_blackout_until(s))
+		return 0;
+	return fail(&s->fail, -ETIME, "the VM has stood still for %" PRIu64 " ms and %s; raise blackout_limit_us",
+		    s->cfg.blackout_limit_us / 1000, why);
+}
+
+int source_may_send(struct ferry_session *s)
+{
+	int err = link_still(s);
+
+	return err ? err : source_stood_still(s, "the target takes what is sent too slowly");
+}
+
+/*
+ * RUNNING or PREPARED: the guest stands still until it is here, so nothing is waited for but that; and not for ever,
+ * whatever else the target has to say.
+ */
+static int await_in_blackout(struct ferry_session *s, enum wire_type type, struct wire_msg *m)
+{
+	char why[80];
+	int err;
+
+	snprintf(why, sizeof(why), "the target has not said %s: it takes too long there to load it", wire_name(type));
+	do {
+		err = link_recv(s, m, source_blackout_until(s));
+		if (!err)
+			err = crew_failed(&s->crew);
+		if (!err)
+			err = source_stood_still(s, why);
+	} while (!err);
+	if (err == 1 && m->type != type)
+		err = fail(&s->fail, -EPROTO, "the target sent %s where %s was due", wire_name(m->type), wire_name(type));
+	if (err < 0)
+		return link_lost(s, err);
+	if (type == WIRE_RUNNING)
+		note_times(s, m);
+	return 0;
+}
+
+int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct ferry_blackout b = { 0 };
+	bool postcopy = s->src.reversed;
+	uint64_t t[6], fresh;
+	struct wire_msg m;
+	int err;
+
+	t[0] = now_us();
+	s->src.paused_at = t[0];
+	s->src.paused = true; /* from here a fallback resumes, even if pause fails half-way */
+	err = OP(s, pause);
+	t[1] = now_us();
+	if (!err)
+		err = source_fetch(s, &s->src.dirty, FERRY_DIRTY_LAST, &fresh);
+	t[2] = now_us();
+	if (!err)
+		err = begin_residue(s);
+	t[3] = now_us();
+	stream_destroy(&s->stream);
+	stream_init(&s->stream);
+	if (!err)
+		err = OP(s, save, &s->stream);
+	t[4] = now_us();
+	if (!err)
+		err = finish_residue(s);
+	t[5] = now_us();
+	s->src.residue_pages = postcopy ? page_set_count(&s->src.residue) : 0;
+	if (!err)
+		err = send_switchover(s, postcopy);
+	if (err < 0)
+		return link_lost(s, err); /* a reconnect would only make the blackout longer */
+	b.pause_us = t[1] - t[0];
+	b.fetch_us = t[2] - t[1];
+	b.residue_us = t[3] - t[2] + t[5] - t[4];
+	b.save_us = t[4] - t[3];
+	pthread_mutex_lock(&s->view_lock);
+	s->stats.blackout = b;
+	pthread_mutex_unlock(&s->view_lock);
+	atomic_store(&s->stats.residue, s->src.residue_pages);
+	atomic_store(&s->stats.remaining, s->src.residue_pages);
+	*next = FERRY_COMMITMENT;
+	if (!postcopy || s->cfg.commit_at != FERRY_COMMIT_AT_COMPLETE)
+		return 0;
+	*next = FERRY_POSTCOPY;
+	return await_in_blackout(s, WIRE_RUNNING, &m);
+}
+
+/* What can be missing at the target at most once it has loaded the state. */
+static uint64_t most_missing(const struct ferry_session *s)
+{
+	uint64_t most = s->src.residue_pages;
+
+	/* Private huge pages that lack a piece lack all of them: what the target held of them was dropped. */
+	for (size_t i = 0; most && i < s->nregions; i++)
+		if (s->regions[i].page_shift != 12 && !(s->regions[i].flags & FERRY_REGION_SHARED))
+			most += s->regions[i].len >> 12;
+	return most;
+}
+
+/*
+ * Until the commit is decided the source can take the VM back at any time, so it does not wait without end for a target that
+ * is heard: its heartbeat goes on while its main thread hangs, and it need not tell the truth. Two bounds, of this end's own
+ * configuration and the target's timeout_us, which the handshake bounds. The target's workers give up a link that brings no page after
+ * that timeout, so a new low of pages_left comes
+ * within that and a reconnect, and so does PREPARED behind the last page. After the commit the target is waited for all the same:
+ * giving up would lose a VM that may only be slow.
+ */
+static bool may_give_up(const struct ferry_session *s)
+{
+	return s->phase == FERRY_POSTCOPY && commit_get(&s->commit) == COMMIT_OPEN;
+}
+
+static uint64_t pull_due(const struct ferry_session *s)
+{
+	uint64_t theirs = atomic_load(&s->peer_timeout_us), own = s->cfg.timeout_us;
+
+	return s->src.pulled_us + s->cfg.reconnect_us + 4 * (theirs > own ? theirs : own);
+}
+
+/*
+ * The target ends the tentative run at the hold limit, or says PREPARED; twice timeout_us is for its word to come, or for a link
+ * to be found silent. Where that link has come back, its word has as long again, but a link that is lost again and again
+ * does not make the limit longer than one reconnect.
+ */
+static uint64_t hold_due(const struct ferry_session *s)
+{
+	uint64_t word = 2 * s->cfg.timeout_us, due = s->src.hold_until_us + word, most = due + s->cfg.reconnect_us + word;
+
+	if (!s->src.hold_until_us)
+		return DEADLINE_NONE;
+	if (s->outage.back && s->outage.back_us + word > due)
+		due = s->outage.back_us + word;
+	return due < most ? due : most;
+}
+
+static uint64_t give_up_at(const struct ferry_session *s)
+{
+	uint64_t pull = pull_due(s), hold = hold_due(s);
+
+	if (!may_give_up(s))
+		return DEADLINE_NONE;
+	return pull < hold ? pull : hold;
+}
+
+/* The time of give_up_at() has passed. */
+static int give_up(struct ferry_session *s)
+{
+	uint64_t now = now_us(), ms = (now - s->src.pulled_us) / 1000, left = s->src.least_left;
+
+	if (now >= hold_due(s))
+		return fail(&s->fail, -ETIME, "output may be held for %" PRIu64 " ms (hold_limit_us), and the target, which is heard, has not "
+			    "ended the tentative run at that limit; it hangs: see what its host does", s->cfg.hold_limit_us / 1000);
+	if (left)
+		return fail(&s->fail, -ETIME, "the target is heard but has fetched no page for %" PRIu64 " ms, with %" PRIu64
+			    " to go; it hangs: see what its host does", ms, left);
+	return fail(&s->fail, -ETIME, "the target is heard and has all pages, but has not said PREPARED for %" PRIu64
+		    " ms; it hangs: see what its host does", ms);
+}
+
+/* A message, or the link lost (by main's channel or by a worker's): recovered, with the gets served again. */
+static int next_message(struct ferry_session *s, struct wire_msg *m)
+{
+	int err = link_recv(s, m, give_up_at(s));
+	uint64_t back;
+
+	if (!err)
+		err = crew_failed(&s->crew);
+	if (!err && now_us() >= give_up_at(s))
+		return give_up(s);
+	if (err != -EPIPE)
+		return err; /* after an error the target is still to be told: nothing is torn down yet */
+	err = crew_lost(s);
+	if (err != -EPIPE)
+		return err;
+	err = link_recover(s);
+	back = now_us();
+	if (!err && s->src.reversed && !(err = source_expose(s, XPORT_PEER_READ)))
+		err = serve_start(s);
+	/* While a device is told of the memory again nothing can be fetched. */
+	s->src.pulled_us += now_us() - back;
+	s->outage.back_us += now_us() - back;
+	return err == -EPIPE && !fail_err(&s->fail) ? 0 : err;
+}
+
+/* The VMM may free the memory in it: no device may know it any more. */
+static void retire(struct ferry_session *s)
+{
+	int err;
+
+	source_unexpose(s);
+	err = s->ops.retire ? OP(s, retire) : 0;
+	if (err < 0)
+		session_log(s, 3, NULL, "op-failed op=retire errno=%d", -err);
+}
+
+static int page_server(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_msg m;
+	int err;
+
+	for (;;) {
+		err = next_message(s, &m);
+		if (err < 0)
+			return err;
+		if (err == 1 && m.type == WIRE_COMPLETE)
+			break;
+	}
+	note_times(s, &m);
+	link_send(s, WIRE_BYE, NULL, 0, NULL, 0);
+	*next = FERRY_DONE;
+	crew_stop(s);
+	retire(s);
+	return 0;
+}
+
+uint64_t source_missing_max(const struct ferry_session *s)
+{
+	bool early = s->cfg.at_hold_limit == FERRY_HOLD_COMMIT && s->cfg.hold_limit_us;
+
+	return early || s->cfg.commit_at == FERRY_COMMIT_AT_SWITCHOVER ? most_missing(s) : 0;
+}
+
+static int note_prepared(struct ferry_session *s, const struct wire_msg *m)
+{
+	struct wire_count n;
+
+	memcpy(&n, m->body, sizeof(n));
+	if (n.pages > source_missing_max(s))
+		return fail(&s->fail, -EPROTO, "the target's PREPARED counts %" PRIu64 " pages as missing; at most %" PRIu64
+			    " can be", n.pages, source_missing_max(s));
+	s->left = n.pages;
+	s->peer_commit = COMMIT_PREPARED;
+	return 0;
+}
+
+int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
+{
+	uint64_t now = now_us();
+	struct wire_msg m;
+	int err;
+
+	s->src.pulled_us = now;
+	s->src.least_left = most_missing(s);
+	if (commit_get(&s->commit) == COMMIT_DECIDED)
+		return page_server(s, next);
+	s->src.hold_until_us = s->cfg.hold_limit_us ? now + s->cfg.hold_limit_us : 0;
+	*next = FERRY_COMMITMENT;
+	for (;;) {
+		err = next_message(s, &m);
+		if (err < 0)
+			return err;
+		if (s->peer_commit == COMMIT_PREPARED)
+			return 0;
+		if (err == 1 && m.type == WIRE_PREPARED)
+			return note_prepared(s, &m);
+		if (err == 1)
+			return fail(&s->fail, -EPROTO, "the target sent %s where PREPARED was due", wire_name(m.type));
+	}
+}
+
+/* Commit at completion without residue, and commit at switchover: PREPARED comes within the blackout. */
+static int await_prepared(struct ferry_session *s)
+{
+	struct wire_msg m;
+	int err;
+
+	if (s->peer_commit == COMMIT_PREPARED)
+		return 0;
+	err = await_in_blackout(s, WIRE_PREPARED, &m);
+	return err ? err : note_prepared(s, &m);
+}
+
+int source_commitment(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_msg m;
+	int err = await_prepared(s);
+
+	if (err < 0)
+		return err;
+	if (atomic_load(&s->want_cancel))
+		return fail(&s->fail, -ECANCELED, "canceled by the embedder before the commit");
+	if (!commit_decide(&s->commit))
+		return fail(&s->fail, -ECANCELED, "the migration was given up before the commit");
+	link_send_or_end(s, WIRE_COMMIT, NULL, 0);
+	for (;;) {
+		uint32_t generation = s->generation;
+
+		err = next_message(s, &m);
+		if (err < 0)
+			return err;
+		if (err == 1 && m.type == WIRE_COMMITTED)
+			break;
+		if (s->peer_commit == COMMIT_DECIDED)
+			goto confirmed;
+		if (s->generation != generation)
+			link_send_or_end(s, WIRE_COMMIT, NULL, 0);
+	}
+	note_times(s, &m);
+confirmed:
+	s->confirmed = true;
+	*next = FERRY_ACTIVATION;
+	return 0;
+}
+
+/* Pre-copy is over for good: the guest, if it is here, at full speed and unwatched. */
+static void stop_tracking(struct ferry_session *s)
+{
+	int err;
+
+	if (s->src.throttle) {
+		s->src.throttle = 0;
+		err = s->ops.throttle(s->vm, 0);
+		if (err < 0)
+			session_log(s, 4, NULL, "op-failed op=throttle errno=%d", -err);
+	}
+	if (!s->src.tracking)
+		return;
+	s->src.tracking = false;
+	err = s->ops.dirty_stop(s->vm);
+	if (err < 0)
+		session_log(s, 4, NULL, "op-failed op=dirty_stop errno=%d", -err);
+}
+
+int source_activation(struct ferry_session *s, enum ferry_phase *next)
+{
+	stop_tracking(s);
+	if (s->left) {
+		*next = FERRY_POSTCOPY;
+		return 0;
+	}
+	*next = FERRY_DONE;
+	link_send(s, WIRE_BYE, NULL, 0, NULL, 0);
+	if (s->crew.n)
+		crew_stop(s);
+	retire(s);
+	return 0;
+}
+
+/* From the stop point. */
+static void run_again(struct ferry_session *s, struct ferry_result *res)
+{
+	int err = s->ops.resume(s->vm);
+
+	if (err < 0)
+		session_log(s, 2, "the VM stands still at the source", "op-failed op=resume errno=%d", -err);
+	res->outcome = FERRY_FELL_BACK;
+	res->owner = FERRY_SOURCE;
+}
+
+/* The commit was decided and nobody confirmed it: only the arbiter can still tell. */
+static void in_doubt(struct ferry_session *s, struct ferry_result *res)
+{
+	enum ferry_owner is;
+
+	res->outcome = FERRY_IN_DOUBT;
+	res->owner = FERRY_UNKNOWN;
+	if (s->confirmed) {
+		/* A page server whose target is out of reach: the target owns a VM that lacks memory. */
+		res->outcome = FERRY_LOST;
+		res->owner = FERRY_TARGET;
+		return;
+	}
+	if (commit_arbitrate(s, FERRY_TARGET, &is) < 0 || is == FERRY_UNKNOWN)
+		return;
+	if (is == FERRY_TARGET) {
+		/* A target that lacks memory which only this end has cannot go on. */
+		res->outcome = s->left ? FERRY_LOST : FERRY_MIGRATED;
+		res->owner = FERRY_TARGET;
+	} else if (s->left && commit_return(&s->commit)) {
+		run_again(s, res);
+	}
+}
+
+/* The VM was stopped, and may run here unless the arbiter says otherwise, or nothing. */
+static void fall_back(struct ferry_session *s, struct ferry_result *res)
+{
+	enum ferry_owner is = FERRY_SOURCE;
+
+	/* A target that has said ABORT never asks for the VM. */
+	if (s->src.switched && s->ops.arbiter && !s->peer_aborted)
+		commit_arbitrate(s, FERRY_SOURCE, &is);
+	if (is == FERRY_SOURCE) {
+		run_again(s, res);
+		return;
+	}
+	crew_stop(s);
+	res->outcome = is == FERRY_TARGET ? FERRY_MIGRATED : FERRY_IN_DOUBT;
+	res->owner = is;
+}
+
+/* The VM runs here again; a target that may be PREPARED should not be left in doubt about it. */
+static void tell_target(struct ferry_session *s)
+{
+	bool told = !link_say_failed(s);
+
+	crew_stop(s);
+	if (!told)
+		link_tell_again(s);
+}
+
+void source_fail(struct ferry_session *s, int err, struct ferry_result *res)
+{
+	if (!fail_err(&s->fail))
+		fail(&s->fail, err, "%s failed: %s", ferry_phase_name(s->phase), strerror(-err));
+	if (!commit_abort(&s->commit)) {
+		crew_stop(s);
+		stop_tracking(s);
+		in_doubt(s, res);
+	} else {
+		res->outcome = FERRY_REFUSED;
+		res->owner = FERRY_SOURCE;
+		if (s->src.paused)
+			fall_back(s, res);
+		stop_tracking(s);
+		if (res->owner == FERRY_SOURCE)
+			tell_target(s);
+	}
+	if (res->outcome == FERRY_MIGRATED)
+		retire(s);
+}

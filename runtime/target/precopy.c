@@ -1,0 +1,518 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The target's stages up to the switchover; target/switchover.c has what comes after it.
+ *
+ * In pre-copy a crew lends a thread a data channel to the transport (serve), which lands what the source puts in
+ * the exposed memory; main does the rest: zero runs, round acknowledgements, the residue as it is named. The
+ * crew ends by the source's end() on each channel, before PREARM or SWITCHOVER.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "runtime/session/config.h"
+#include "runtime/link/link.h"
+#include "runtime/memory/mapping.h"
+#include "runtime/session/poison.h"
+#include "pull.h"
+#include "runtime/session/residue.h"
+#include "runtime/session/session.h"
+#include "target.h"
+
+void target_destroy(struct ferry_session *s)
+{
+	pull_free(s->tgt.pull);
+	place_close(&s->tgt.place);
+	page_set_destroy(&s->tgt.missing);
+	page_set_destroy(&s->tgt.named);
+	page_set_destroy(&s->tgt.poison);
+}
+
+int target_pre_migration(struct ferry_session *s, enum ferry_phase *next)
+{
+	*next = FERRY_RESERVATION;
+	return link_first(s);
+}
+
+/* What came as STATE so far, checked against what the source says it sent. */
+int target_check_state(struct ferry_session *s, uint64_t len, uint64_t sum)
+{
+	if (s->stream.len != len || stream_sum(&s->stream) != sum)
+		return fail(&s->fail, -EPROTO,
+			    "%zu bytes of state with checksum %016" PRIx64 " have arrived; the source sent %" PRIu64
+			    " with %016" PRIx64,
+			    s->stream.len, stream_sum(&s->stream), len, sum);
+	return 0;
+}
+
+static int append_state(struct ferry_session *s, const struct wire_msg *m)
+{
+	int err = stream_append(&s->stream, m->elems, m->nelems);
+
+	if (err == -ENOMEM)
+		return fail(&s->fail, err, "no memory for the state that the source sends: %zu bytes have come", s->stream.len);
+	if (err < 0)
+		return fail(&s->fail, err, "the source sends more than %u MiB of state", STREAM_MAX >> 20);
+	return 0;
+}
+
+static int take_map(struct ferry_session *s, const struct wire_msg *m)
+{
+	struct wire_map map;
+
+	memcpy(&map, m->body, sizeof(map));
+	if (map.nregions != m->nelems || !map.nregions)
+		return fail(&s->fail, -EPROTO, "the source's MAP says %u regions and has %zu", map.nregions, m->nelems);
+	if (map.flags & ~WIRE_MAP_FLAGS)
+		return fail(&s->fail, -EPROTO, "the source's MAP has flags %#x; %#x are known", map.flags, WIRE_MAP_FLAGS);
+	s->regions = calloc(m->nelems, sizeof(*s->regions));
+	if (!s->regions)
+		return fail(&s->fail, -ENOMEM, "no memory for a map of %zu regions", m->nelems);
+	s->nregions = m->nelems;
+	for (size_t i = 0; i < s->nregions; i++) {
+		struct wire_region w;
+
+		memcpy(&w, (const struct wire_region *)m->elems + i, sizeof(w));
+		/* hva and fd are the VMM's to fill; until then stand-ins that pass the check of the rest. */
+		s->regions[i] = (struct ferry_region){ .gpa = w.gpa,
+						       .len = w.len,
+						       .id = w.id,
+						       .page_shift = w.page_shift,
+						       .flags = w.flags,
+						       .hva = (void *)(UINT64_C(1) << HUGE_SHIFT),
+						       .fd = w.flags & FERRY_REGION_SHARED ? 0 : -1 };
+		s->pages_total += w.len >> 12;
+	}
+	s->peer_can_poison = map.flags & WIRE_SOURCE_POISON;
+	if (!!(map.flags & WIRE_SOURCE_ARBITER) != !!s->ops.arbiter)
+		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "target" : "source");
+	return target_check_state(s, map.needs_len, map.needs_sum);
+}
+
+static int call_reserve(struct ferry_session *s)
+{
+	struct ferry_region *was = calloc(s->nregions, sizeof(*was));
+	int err;
+
+	if (!was)
+		return fail(&s->fail, -ENOMEM, "no memory for %zu regions", s->nregions);
+	for (size_t i = 0; i < s->nregions; i++) {
+		s->regions[i].hva = NULL;
+		s->regions[i].fd = -1;
+		was[i] = s->regions[i];
+	}
+	s->tgt.reserved = true;
+	err = s->ops.reserve(s->vm, s->regions, s->nregions, &s->stream);
+	for (size_t i = 0; i < s->nregions && err >= 0; i++) {
+		const struct ferry_region *a = &was[i], *b = &s->regions[i];
+
+		if (a->gpa != b->gpa || a->len != b->len || a->id != b->id || a->page_shift != b->page_shift ||
+		    a->flags != b->flags)
+			err = fail(&s->fail, -EINVAL, "reserve changed more than hva, fd and fd_offset of region %u",
+				   a->id);
+	}
+	free(was);
+	if (err < 0)
+		return op_stream_result(s, "reserve", err);
+	err = config_regions(s->regions, s->nregions, &s->fail);
+	return err ? err : mapping_check(s->regions, s->nregions, true, &s->fail);
+}
+
+static int make_sets(struct ferry_session *s)
+{
+	uint64_t *n = calloc(s->nregions, sizeof(*n));
+	int err = -ENOMEM;
+
+	for (size_t i = 0; n && i < s->nregions; i++)
+		n[i] = s->regions[i].len >> 12;
+	if (n)
+		err = page_set_init(&s->tgt.missing, n, s->nregions);
+	if (!err)
+		err = page_set_init(&s->tgt.named, n, s->nregions);
+	if (!err)
+		err = page_set_init(&s->tgt.poison, n, s->nregions);
+	free(n);
+	return err < 0 ? fail(&s->fail, err, "no memory to track %" PRIu64 " pages", s->pages_total) : 0;
+}
+
+static int offered(struct ferry_session *s, int err)
+{
+	if (err < 0 && err != -EPIPE)
+		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", link_why(s, err));
+	return err;
+}
+
+/* Only what the source may write to is shown to the transport at all: this end puts nothing. */
+int target_expose(struct ferry_session *s, enum xport_access access)
+{
+	struct xport_region *r = calloc(s->nregions, sizeof(*r));
+	int err = -ENOMEM;
+
+	for (size_t i = 0; r && i < s->nregions; i++)
+		r[i] = (struct xport_region){ .id = s->regions[i].id,
+					      .page_shift = 12,
+					      .npages = s->regions[i].len >> 12,
+					      .gpa = s->regions[i].gpa,
+					      .base = access ? place_landing(&s->tgt.place, (uint32_t)i) : NULL };
+	if (r)
+		err = s->link->ops->expose(s->link, r, s->nregions, access);
+	free(r);
+	for (size_t i = 0; access && (err == -EFAULT || err == -EHWPOISON) && i < s->nregions; i++)
+		err = reach_region(&s->regions[i], place_landing(&s->tgt.place, (uint32_t)i), true, err, &s->fail);
+	return offered(s, err);
+}
+
+/*
+ * What the gets of post-copy land in: the second mapping of shared memory, staging for the rest. all: everything that
+ * the source wrote to, so that taking back its access costs no blackout.
+ */
+int target_lend(struct ferry_session *s, bool all)
+{
+	struct iovec *v = calloc(s->nregions + 1, sizeof(*v));
+	int err = -ENOMEM;
+	size_t n = 0;
+
+	for (uint32_t i = 0; v && i < s->nregions; i++)
+		if (all || place_direct(&s->tgt.place, i))
+			v[n++] = (struct iovec){ all ? place_landing(&s->tgt.place, i) : place_inbox(&s->tgt.place, i), s->regions[i].len };
+	if (v && s->tgt.pull)
+		v[n++] = pull_staging(s->tgt.pull);
+	if (v)
+		err = s->link->ops->lend(s->link, v, n);
+	free(v);
+	return offered(s, err);
+}
+
+/* Found out here rather than after all of pre-copy. In mode auto the source is told, and does without post-copy. */
+static int try_postcopy(struct ferry_session *s)
+{
+	struct fail why = { 0 };
+	int err;
+
+	if (s->tgt.hello.mode == FERRY_MODE_STOP_AND_COPY)
+		return 0;
+	err = place_try(&s->tgt.place, &why);
+	if (err < 0 && s->tgt.hello.mode == FERRY_MODE_POSTCOPY)
+		return fail(&s->fail, err, "%s", fail_text(&why));
+	s->tgt.no_postcopy = err < 0;
+	if (err < 0)
+		session_log(s, 4, fail_text(&why), "no-postcopy errno=%d", -err);
+	return 0;
+}
+
+/* Nothing but the link can refuse any more: what the source's VMM hears of stays true. */
+static int say_reserved(struct ferry_session *s)
+{
+	struct wire_reserved r = { .flags = (s->ops.output_hold ? WIRE_CAN_HOLD : 0) |
+					    (s->ops.arbiter ? WIRE_TARGET_ARBITER : 0) |
+					    (s->tgt.place.poisons ? WIRE_TARGET_POISON : 0) |
+					    (s->tgt.no_postcopy ? WIRE_NO_POSTCOPY : 0) };
+	int err = 0;
+
+	stream_destroy(&s->stream);
+	if (s->ops.offer)
+		err = STREAM_OP(s, offer, &s->stream);
+	if (!err && s->stream.len > WIRE_OFFER_MAX)
+		err = fail(&s->fail, -E2BIG, "offer: the VMM wrote %zu bytes; RESERVED carries %u", s->stream.len, WIRE_OFFER_MAX);
+	if (!err)
+		err = link_send(s, WIRE_RESERVED, &r, sizeof(r), s->stream.buf, s->stream.len);
+	stream_destroy(&s->stream);
+	return err;
+}
+
+static int look(void *arg)
+{
+	return link_still(arg);
+}
+
+static int reserve(struct ferry_session *s, const struct wire_msg *m)
+{
+	const struct place_look l = { look, s };
+	int err = take_map(s, m);
+
+	if (!err)
+		err = config_regions(s->regions, s->nregions, &s->fail);
+	if (!err && (err = s->link->ops->fits(s->link, (s->pages_total << 12) + pull_staging_len(s->link->id.channels))) < 0)
+		fail(&s->fail, err, "%s", link_why(s, err));
+	if (!err)
+		err = call_reserve(s);
+	if (!err)
+		err = make_sets(s);
+	if (!err)
+		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link->caps & XPORT_PINS, &l, &s->fail);
+	if (!err)
+		err = try_postcopy(s);
+	if (err)
+		return err;
+	s->tgt.place.poisons = s->peer_can_poison && poison_able(s);
+	return say_reserved(s);
+}
+
+int target_reservation(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_msg m;
+	int err;
+
+	stream_init(&s->stream);
+	do {
+		err = link_expect(s, 1u << WIRE_STATE | 1u << WIRE_MAP, &m);
+		if (!err && m.type == WIRE_STATE)
+			err = append_state(s, &m);
+	} while (!err && m.type == WIRE_STATE);
+	if (!err)
+		err = reserve(s, &m);
+	*next = FERRY_PRECOPY;
+	return link_lost(s, err);
+}
+
+/* ---- pre-copy ---- */
+
+static void landed(void *arg, uint64_t npages)
+{
+	struct ferry_session *s = arg;
+
+	count(&s->stats.bytes, npages << 12);
+	count(&s->stats.pages, npages);
+}
+
+static int land_job(struct ferry_session *s, unsigned i)
+{
+	struct xport_link *l = s->link;
+	struct xport_chan *c = l->ops->chan(l, XPORT_DATA, i);
+
+	return c->ops->serve(c, landed, s);
+}
+
+/* Once armed, nothing may be put any more: then the crew only hears the end. */
+static int land_start(struct ferry_session *s)
+{
+	int err = target_expose(s, s->tgt.armed ? XPORT_LOCAL : XPORT_PEER_WRITE);
+
+	return err ? err : crew_start(&s->crew, s, land_job, s->link->id.channels);
+}
+
+/* Whatever the crew does (lands, pulls), it is over. */
+int target_crew_lost(struct ferry_session *s)
+{
+	if (s->tgt.pull)
+		pull_stop(s->tgt.pull);
+	return crew_lost(s);
+}
+
+/* The source has ended its puts: each END is here, or on its way, but not for ever. */
+int target_puts_ended(struct ferry_session *s)
+{
+	uint64_t now = now_us(), end = now + s->cfg.timeout_us, n;
+	struct pollfd p = { .fd = s->wake_fd, .events = POLLIN };
+	bool busy;
+	int err;
+
+	for (; crew_busy(&s->crew) && !crew_failed(&s->crew) && now < end; now = now_us())
+		if (poll(&p, 1, (int)((end - now) / 1000 < INT32_MAX ? (end - now) / 1000 + 1 : INT32_MAX)) > 0 &&
+		    read(s->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
+			break;
+	busy = crew_busy(&s->crew); /* before what they came to: one may end in between */
+	err = crew_failed(&s->crew);
+	if (err < 0 && err != -EPIPE)
+		return err; /* the source is still to be told: nothing is torn down yet */
+	return err < 0 || busy ? target_crew_lost(s) : crew_join(&s->crew);
+}
+
+/* Each page at most once a round; so a peer keeps main at it no longer than all memory takes. */
+static int check_zero(struct ferry_session *s, const struct page_run *run, int idx)
+{
+	uint64_t npages = idx < 0 ? 0 : s->tgt.missing.r[idx].npages;
+
+	if (!run->npages || run->page >= npages || run->npages > npages - run->page)
+		return fail(&s->fail, -EPROTO,
+			    "the source's ZERO names pages %" PRIu64 "+%u of region %u, which its map does not have",
+			    run->page, run->npages, run->region);
+	if (s->tgt.armed)
+		return fail(&s->fail, -EPROTO, "the source sent ZERO after PREARM");
+	s->tgt.zeroed += run->npages;
+	if (s->tgt.zeroed > s->pages_total)
+		return fail(&s->fail, -EPROTO, "the source's ZEROs of one round name %" PRIu64 " pages; all memory has %" PRIu64,
+			    s->tgt.zeroed, atomic_load(&s->pages_total));
+	return 0;
+}
+
+/* Of a run that may be all of memory: up to the next boundary of PIECE_PAGES, so that a huge page is in one piece. */
+static uint32_t piece_of(const struct page_run *run)
+{
+	uint64_t n = PIECE_PAGES - run->page % PIECE_PAGES;
+
+	return n < run->npages ? (uint32_t)n : run->npages;
+}
+
+/* *since: pages since main last looked whether it should go on. */
+static int zero_run(struct ferry_session *s, struct page_run run, uint64_t *since)
+{
+	int err = 0;
+
+	for (struct page_run piece = run; run.npages && !err; run.page += piece.npages, run.npages -= piece.npages) {
+		if (*since >= PIECE_PAGES && (err = link_still(s)) < 0)
+			return err;
+		piece.page = run.page;
+		piece.npages = piece_of(&run);
+		*since = *since < PIECE_PAGES ? *since + piece.npages : piece.npages;
+		err = place_zero(&s->tgt.place, &piece, &s->fail);
+		if (!err)
+			count(&s->stats.zero, piece.npages);
+	}
+	return err;
+}
+
+static int zero_runs(struct ferry_session *s, const struct wire_msg *m)
+{
+	uint64_t since = 0;
+	int err = 0;
+
+	for (size_t i = 0; i < m->nelems && !err; i++) {
+		struct page_run run;
+		int idx;
+
+		memcpy(&run, (const struct page_run *)m->elems + i, sizeof(run));
+		idx = region_index(s, run.region);
+		err = check_zero(s, &run, idx);
+		run.region = (uint32_t)idx;
+		if (!err)
+			err = zero_run(s, run, &since);
+	}
+	return err;
+}
+
+/* What was named since the last time: every touch of it will fault. After a loss in the middle all of it is named again. */
+int target_drop_named(struct ferry_session *s)
+{
+	struct page_cursor at = { 0 };
+	int err;
+
+	page_set_merge(&s->tgt.missing, &s->tgt.named);
+	while ((err = place_drop(&s->tgt.place, &s->tgt.named, &at, &s->fail)) == 1)
+		if ((err = link_still(s)) < 0)
+			return err;
+	page_set_clear(&s->tgt.named);
+	return err;
+}
+
+/* Everything that post-copy needs is made here, while the VM still runs at the source. */
+static int make_ready(struct ferry_session *s)
+{
+	int err = s->tgt.pull ? 0 : pull_new(&s->tgt.pull, s);
+
+	/* The transport lets go of what will be dropped before it is armed, and of what it must not fault in. */
+	if (!err)
+		err = target_lend(s, false);
+	if (!err)
+		err = target_expose(s, XPORT_LOCAL);
+	/* Armed before anything is dropped: khugepaged then leaves the dropped pages alone. */
+	if (!err)
+		err = place_arm(&s->tgt.place, &s->fail);
+	s->tgt.armed = !err;
+	return err ? err : pull_start(s);
+}
+
+static int prearm(struct ferry_session *s, const struct wire_msg *m)
+{
+	struct wire_count want, n;
+	int err = 0;
+
+	if (!s->tgt.pulling) {
+		err = target_puts_ended(s);
+		if (!err)
+			err = make_ready(s);
+		s->tgt.pulling = !err;
+	}
+	if (!err)
+		err = target_drop_named(s);
+	if (err < 0)
+		return err;
+	n.pages = page_set_count(&s->tgt.missing);
+	memcpy(&want, m->body, sizeof(want));
+	if (want.pages != n.pages)
+		return fail(&s->fail, -EPROTO, "the source's PREARM counts %" PRIu64 " pages; its RESIDUEs named %" PRIu64,
+			    want.pages, n.pages);
+	return link_send(s, WIRE_PREARMED, &n, sizeof(n), NULL, 0);
+}
+
+/* Rounds count up; the last one may come again after a reconnect, when its ROUND_ACK was lost. */
+static int round_end(struct ferry_session *s, const struct wire_msg *m)
+{
+	uint32_t due = (uint32_t)atomic_load(&s->stats.round);
+	struct wire_round r;
+
+	memcpy(&r, m->body, sizeof(r));
+	if (r.round != due && !(due && r.round == due - 1 && atomic_load(&s->stats.reconnects)))
+		return fail(&s->fail, -EPROTO, "the source's ROUND_END is of round %u; %u was due", r.round, due);
+	if (r.round == due)
+		count(&s->stats.steps, 1);
+	s->tgt.least_left = 0;
+	s->tgt.zeroed = 0;
+	atomic_store(&s->stats.round, r.round + 1);
+	return link_send(s, WIRE_ROUND_ACK, &r, sizeof(r), NULL, 0);
+}
+
+static int precopy_message(struct ferry_session *s, const struct wire_msg *m)
+{
+	switch (m->type) {
+	case WIRE_ZERO:
+		return zero_runs(s, m);
+	case WIRE_ROUND_END:
+		return round_end(s, m);
+	case WIRE_RESIDUE:
+		return residue_recv(s, m, &s->tgt.named);
+	case WIRE_PREARM:
+		return prearm(s, m);
+	case WIRE_POISON:
+		return poison_recv(s, m);
+	case WIRE_STATE:
+		return append_state(s, m);
+	case WIRE_SWITCHOVER:
+		memcpy(&s->tgt.switchover, m->body, sizeof(s->tgt.switchover));
+		return 1;
+	default:
+		return fail(&s->fail, -EPROTO, "the source sent %s in pre-copy", wire_name(m->type));
+	}
+}
+
+/* The link is lost: everything that was under way when it broke is sent again by the source. */
+static int precopy_recover(struct ferry_session *s)
+{
+	int err = link_recover(s);
+
+	if (err < 0)
+		return err;
+	s->stream.len = 0;
+	s->tgt.pulling = false;
+	s->tgt.zeroed = 0;
+	return land_start(s);
+}
+
+int target_precopy(struct ferry_session *s, enum ferry_phase *next)
+{
+	struct wire_msg m;
+	int err = land_start(s);
+
+	*next = FERRY_STOP_AND_COPY;
+	for (;;) {
+		if (!err)
+			err = link_recv(s, &m, DEADLINE_NONE);
+		if (err == 1)
+			err = precopy_message(s, &m);
+		if (err == 1)
+			return 0;
+		if (!err)
+			err = crew_failed(&s->crew);
+		if (!err)
+			continue;
+		if (err != -EPIPE)
+			return err; /* the source is still to be told: nothing is torn down yet */
+		err = target_crew_lost(s);
+		if (err == -EPIPE)
+			err = precopy_recover(s);
+		if (err < 0 && (err != -EPIPE || fail_err(&s->fail)))
+			return err;
+	}
+}

@@ -1,0 +1,600 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Pulling the residue.
+ *
+ * Two sets decide everything: `missing` (tgt.missing: pages whose bytes are not here) and `todo` (those of them
+ * that nobody has asked for). Taking a page out of `todo` is the claim on it: one worker alone asks for it, so no
+ * page crosses twice; placing it takes it out of `missing`.
+ *
+ *	a fault		not missing: it is clean, map it and its neighbours from here
+ *			in todo: claim it, get on the urgent channel
+ *			else: it is under way, its placing wakes the vCPU
+ *	the sweep	claim the next runs of todo, a few gets in flight on each data channel, place what comes
+ *
+ * Worker 0 serves the faults and sweeps over the first data channel, in one loop that polls while faults are hot and
+ * nobody else wants its core (spin.h): a fault costs no thread switch at this end, and the page that follows it no
+ * wake-up. Further data channels have a sweeping worker each. The sweep goes on from where the last fault was, so a guest that walks
+ * through memory finds it there.
+ *
+ * A vCPU blocked on a page is woken by the placing of that page, whoever does it. After a lost link the workers
+ * have left; `todo` becomes `missing` again, and the faults whose answer was under way are asked for first.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "runtime/session/poison.h"
+#include "runtime/base/probe.h"
+#include "pull_int.h"
+#include "runtime/session/session.h"
+#include "runtime/memory/uffd.h"
+
+#define CLEAN_PAGES 512u	/* clean neighbours mapped because of a fault */
+#define FAULT_SLACK_US 50000u
+#define NO_FD_NS 50000u	/* a channel that cannot be waited for (shape's latency) is looked at so often */
+#define EXPECT_NS 50000u	/* the sweep asks for nothing so long while the answer to a fault is due */
+#define PACE_US 10000u		/* a sweeper that must wait for the limit looks up so often */
+#define CLEAN_PIECE 32u		/* of them at once: no fault waits for more */
+#define SLICE_RUNS 6u		/* of the sweep are placed between two looks for faults and answers, */
+#define SLICE_PAGES 16u		/* and so many pages */
+
+/* Whether main is inside load, where a fault of its own must not outlive the link; DEAD: nobody serves faults. */
+enum { LOAD_NO, LOAD_NOW, LOAD_DEAD };
+
+static uint8_t *urgent_buf(struct pull *p, unsigned i)
+{
+	return p->staging + i * PAGE;
+}
+
+size_t pull_staging_len(unsigned channels)
+{
+	return (URGENT_MAX + channels * SWEEP_DEPTH_MAX * SWEEP_PAGES) * PAGE;
+}
+
+int pull_new(struct pull **ret, struct ferry_session *s)
+{
+	unsigned chans = s->link->id.channels;
+	uint64_t *n = calloc(s->nregions, sizeof(*n));
+	struct pull *p = calloc(1, sizeof(*p));
+	int err = -ENOMEM;
+
+	if (!n || !p)
+		goto out;
+	for (size_t i = 0; i < s->nregions; i++)
+		n[i] = s->regions[i].len >> 12;
+	p->s = s;
+	p->channels = chans;
+	p->want = calloc(URGENT_MAX, sizeof(p->want[0]));
+	p->staging_len = pull_staging_len(chans);
+	p->staging = mmap(NULL, p->staging_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (p->staging == MAP_FAILED)
+		p->staging = NULL;
+	if (!p->want || !p->staging)
+		goto out;
+	p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (p->stop_fd >= 0)
+		p->go_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	err = p->stop_fd < 0 || p->go_fd < 0 ? -errno : page_set_init(&p->todo, n, s->nregions);
+out:
+	free(n);
+	if (!err) {
+		*ret = p;
+		return 0;
+	}
+	pull_free(p);
+	return fail_cure(&s->fail, CURE_CALL, err, "no memory or descriptors for post-copy");
+}
+
+struct iovec pull_staging(const struct pull *p)
+{
+	return (struct iovec){ p->staging, p->staging_len };
+}
+
+void pull_free(struct pull *p)
+{
+	if (!p)
+		return;
+	page_set_destroy(&p->todo);
+	if (p->staging)
+		munmap(p->staging, p->staging_len);
+	if (p->stop_fd > 0)
+		close(p->stop_fd);
+	if (p->go_fd > 0)
+		close(p->go_fd);
+	free(p->want);
+	free(p);
+}
+
+void pull_residue(struct pull *p)
+{
+	struct ferry_session *s = p->s;
+
+	place_expect(&s->tgt.place, &s->tgt.missing);
+	atomic_store(&p->left, page_set_count(&s->tgt.missing));
+	atomic_store(&s->stats.residue, atomic_load(&p->left));
+	atomic_store(&s->stats.remaining, atomic_load(&p->left));
+	page_set_merge(&p->todo, &s->tgt.missing);
+}
+
+bool pull_loading(struct pull *p)
+{
+	int no = LOAD_NO;
+
+	return atomic_compare_exchange_strong(&p->loading, &no, LOAD_NOW);
+}
+
+bool pull_loaded(struct pull *p)
+{
+	int now = LOAD_NOW;
+
+	return atomic_compare_exchange_strong(&p->loading, &now, LOAD_NO);
+}
+
+bool pull_complete(const struct pull *p)
+{
+	return atomic_load(&p->left) == 0;
+}
+
+static void ring(int fd)
+{
+	uint64_t one = 1;
+
+	/* Cannot fail but when the counter is full, and then it is readable anyway. */
+	if (write(fd, &one, sizeof(one)) < 0)
+		return;
+}
+
+void pull_stop(struct pull *p)
+{
+	atomic_store(&p->stop, true);
+	ring(p->stop_fd);
+	ring(p->go_fd);
+}
+
+void pull_release(struct ferry_session *s)
+{
+	if (atomic_exchange(&s->tgt.pull->released, true))
+		return;
+	ring(s->tgt.pull->go_fd);
+	ring(s->tgt.pull->stop_fd);
+}
+
+int pull_placed(struct pull *p, const struct page_run *run, const void *buf, bool wake)
+{
+	struct ferry_session *s = p->s;
+	uint64_t before, done;
+	int err = place_run(&s->tgt.place, run, buf, wake, &s->tgt.missing, &done, &s->fail);
+
+	if (err < 0)
+		return err;
+	count(&s->stats.bytes, (uint64_t)run->npages << 12);
+	count(&s->stats.pages, run->npages);
+	atomic_fetch_sub_explicit(&s->stats.remaining, done, memory_order_relaxed);
+	before = atomic_fetch_sub(&p->left, done);
+	if (done && before == done)
+		session_wake(s);
+	return 0;
+}
+
+/* ---- faults ---- */
+
+static bool missing_any(const struct page_set *missing, const struct page_run *unit)
+{
+	struct page_cursor at = { .region = unit->region, .page = unit->page, .end = unit->page + unit->npages };
+	struct page_run run;
+
+	return unit->npages == 1 ? page_set_test(missing, unit->region, unit->page) :
+				   page_set_next(missing, &at, unit->npages, &run);
+}
+
+/* Claims what nobody has asked for of the slot's page; false: there is nothing. */
+static bool claim_urgent(struct pull *p, struct urgent_slot *u)
+{
+	struct page_cursor at = { .region = u->run.region, .page = u->run.page, .end = u->run.page + u->run.npages };
+	struct page_run *want = p->want[u - p->slot];
+
+	u->n = 0;
+	while (u->n < URGENT_RUNS && page_set_claim(&p->todo, &at, u->run.npages, &want[u->n]))
+		u->n++;
+	return u->n;
+}
+
+static int ask_urgent(struct pull *p, struct xport_chan *c, unsigned i)
+{
+	struct place *pl = &p->s->tgt.place;
+	struct page_run out[URGENT_RUNS];
+	void *dst[URGENT_RUNS];
+
+	for (unsigned k = 0; k < p->slot[i].n; k++) {
+		const struct page_run *run = &p->want[i][k];
+
+		out[k] = *run;
+		out[k].region = p->s->regions[run->region].id;
+		dst[k] = place_direct(pl, run->region) ? place_inbox(pl, run->region) + run->page * PAGE : urgent_buf(p, i);
+		PROBE5(pull, p->s, out[k].region, out[k].page, out[k].npages, 1);
+		pull_pay(p, out[k].npages);
+	}
+	return c->ops->get(c, out, dst, p->slot[i].n, i);
+}
+
+static struct urgent_slot *free_slot(struct urgent_slot *slot)
+{
+	for (unsigned i = 0; i < URGENT_MAX; i++)
+		if (!slot[i].used)
+			return &slot[i];
+	return NULL;
+}
+
+/* A fault that waits for what others have asked for. */
+static void fall_behind(struct pull *p, const struct urgent_slot *fault)
+{
+	struct urgent_slot *u = free_slot(p->behind);
+
+	if (u)
+		*u = *fault;
+	if (u)
+		u->used = true;
+}
+
+/* The clean pages around some, as far as they are clean, at most max, aligned to so many. */
+static struct page_run clean_around(struct pull *p, const struct page_run *run, uint64_t max)
+{
+	const struct page_set *missing = &p->s->tgt.missing;
+	uint64_t first = run->page, end = first + run->npages, low = first & ~(max - 1);
+	uint64_t high = low + max;
+
+	if (high > missing->r[run->region].npages)
+		high = missing->r[run->region].npages;
+	while (first > low && !page_set_test(missing, run->region, first - 1) && !poison_in(p->s, run->region, first - 1, 1))
+		first--;
+	while (end < high && !page_set_test(missing, run->region, end) && !poison_in(p->s, run->region, end, 1))
+		end++;
+	return (struct page_run){ .region = run->region, .page = first, .npages = (uint32_t)(end - first) };
+}
+
+/*
+ * Anonymous memory that is clean and absent was never sent: the page alone, for its neighbours may be there. Shared
+ * memory is in the page cache: the piece around the page now, the others when there is nothing better to do. A huge
+ * page is piece enough.
+ */
+static int clean_fault(struct pull *p, const struct page_run *fault)
+{
+	struct page_run run = *fault;
+
+	if (run.npages == 1 && place_direct(&p->s->tgt.place, run.region)) {
+		p->clean = clean_around(p, &run, CLEAN_PAGES);
+		run = clean_around(p, &run, CLEAN_PIECE);
+	}
+	return place_clean(&p->s->tgt.place, &run, &p->s->fail);
+}
+
+/* The next piece of what the last clean fault was in the middle of: 1, or 0 when there is none. */
+static int clean_step(struct pull *p)
+{
+	struct page_run run = p->clean;
+	int err;
+
+	if (!run.npages)
+		return 0;
+	if (run.npages > CLEAN_PIECE)
+		run.npages = CLEAN_PIECE;
+	err = place_clean(&p->s->tgt.place, &run, &p->s->fail);
+	p->clean.page += run.npages;
+	p->clean.npages -= run.npages;
+	return err < 0 ? err : 1;
+}
+
+static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64_t now)
+{
+	struct ferry_session *s = p->s;
+	struct urgent_slot *u;
+	struct page_run run;
+
+	if (!place_find(&s->tgt.place, addr, &run))
+		return fail(&s->fail, -EFAULT, "userfaultfd reports a fault at %#llx, which is in no region",
+			    (unsigned long long)addr);
+	if (!missing_any(&s->tgt.missing, &run)) {
+		count(&s->stats.faults_local, 1);
+		return clean_fault(p, &run);
+	}
+	count(&s->stats.faults, 1);
+	atomic_store_explicit(&p->hint, ((uint64_t)run.region << 48 | run.page) + 1, memory_order_relaxed);
+	u = free_slot(p->slot);
+	*u = (struct urgent_slot){ .run = run, .since_ns = now, .asked_ns = now };
+	if (!claim_urgent(p, u)) {
+		/* Under way; it may even have been placed between the two looks: then nobody would wake the vCPU. */
+		if (!missing_any(&s->tgt.missing, &run))
+			place_wake(&s->tgt.place, &run);
+		else
+			fall_behind(p, u);
+		return 0;
+	}
+	u->used = true;
+	p->expect_ns = now + EXPECT_NS;
+	return ask_urgent(p, c, (unsigned)(u - p->slot));
+}
+
+static void fault_placed(struct pull *p, const struct urgent_slot *u)
+{
+	uint64_t ns = now_ns() - u->since_ns;
+
+	hist_add(&p->s->stats.fault_ns, ns);
+	PROBE4(fault, p->s, p->s->regions[u->run.region].id, u->run.page, ns);
+}
+
+static int reap_urgent(struct pull *p, struct xport_chan *c)
+{
+	uint32_t tag[URGENT_MAX];
+	int n = c->ops->reap(c, tag, URGENT_MAX, 0);
+
+	if (n == -EAGAIN)
+		return 0;
+	for (int k = 0; k < n; k++) {
+		unsigned i = tag[k] % URGENT_MAX;
+		struct urgent_slot *u = &p->slot[i];
+		int err = 0;
+
+		for (unsigned r = 0; r < u->n && !err; r++)
+			err = pull_placed(p, &p->want[i][r], urgent_buf(p, i), false);
+		if (err < 0)
+			return err;
+		u->used = false;
+		if (missing_any(&p->s->tgt.missing, &u->run)) {
+			fall_behind(p, u);
+			continue;
+		}
+		fault_placed(p, u);
+		/* Apart from the mapping: a woken vCPU may take this very CPU. */
+		place_wake(&p->s->tgt.place, &u->run);
+		p->expect_ns = 0;
+	}
+	return n;
+}
+
+/* Faults go before the limit on the link, but not without end: so far ahead of it that they wait, too. */
+static bool over_limit(const struct pull *p)
+{
+	return sweep_due(p) > FAULT_SLACK_US;
+}
+
+static int read_faults(struct pull *p, struct xport_chan *c)
+{
+	uint64_t addr[16], now;
+	unsigned room = 0;
+	int n, err = 0;
+
+	for (unsigned i = 0; i < URGENT_MAX && room < 16; i++)
+		room += !p->slot[i].used;
+	if (!room || over_limit(p))
+		return 0;
+	n = uffd_read(p->s->tgt.place.uffd, addr, room);
+	if (n < 0)
+		return fail_cure(&p->s->fail, CURE_CALL, n, "userfaultfd cannot be read");
+	now = now_ns();
+	/* All of them, whatever happens to one: what was read here nobody will read again. */
+	for (int i = 0; i < n; i++) {
+		int e = one_fault(p, c, addr[i], now);
+
+		err = err ? err : e;
+	}
+	return err ? err : n;
+}
+
+/* Faults that waited for a page of the sweep: those that it has brought. */
+static void settle_behind(struct pull *p)
+{
+	for (unsigned i = 0; i < URGENT_MAX; i++) {
+		struct urgent_slot *u = &p->behind[i];
+
+		if (!u->used || missing_any(&p->s->tgt.missing, &u->run))
+			continue;
+		fault_placed(p, u);
+		u->used = false;
+	}
+}
+
+/* A peer that answers nothing for so long is as good as gone, and main may be the one that waits. */
+static int check_patience(struct pull *p, const struct sweep *w)
+{
+	uint64_t now = now_ns(), limit = p->s->cfg.timeout_us * 1000;
+
+	for (unsigned i = 0; i < URGENT_MAX; i++)
+		if (p->slot[i].used && now - p->slot[i].asked_ns > limit)
+			return -ETIMEDOUT;
+	return w->flying && now / 1000 - w->moved_us > p->s->cfg.timeout_us ? -ETIMEDOUT : 0;
+}
+
+/* ---- the workers ---- */
+
+/* Worker 0's part of the sweep: one look, without waiting; what it moved. */
+static int sweep_step(struct pull *p, struct sweep *w)
+{
+	uint64_t due;
+	int asked;
+
+	if (w->ended || !atomic_load_explicit(&p->released, memory_order_relaxed))
+		return 0;
+	due = sweep_due(p);
+	asked = due ? 0 : sweep_ask(p, w, 1);
+	if (asked < 0 || asked > 0)
+		return asked;
+	if (!w->flying)
+		return due ? 0 : sweep_end(w);
+	return sweep_reap(w, 0);
+}
+
+/* Once round: answers, faults, the sweep. What was done, or the error. */
+static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
+{
+	int done = 0, n;
+
+	if ((n = reap_urgent(p, c)) < 0)
+		return n;
+	done += n;
+	if ((n = read_faults(p, c)) < 0)
+		return n;
+	done += n;
+	if ((n = sweep_place(p, w, SLICE_RUNS, SLICE_PAGES)) < 0)
+		return n;
+	if (n)
+		settle_behind(p);
+	done += n;
+	if (w->ncame)
+		return done;
+	/* An answer that is due at any moment goes first: it finds this thread looking for it. */
+	if (p->expect_ns && now_ns() < p->expect_ns)
+		return done;
+	p->expect_ns = 0;
+	if ((n = clean_step(p)) < 0)
+		return n;
+	done += n;
+	n = sweep_step(p, w);
+	return n < 0 ? n : done + n;
+}
+
+/* An answer that is due has the sweep wait for it, but not for longer than it is worth. */
+static struct timespec wait_ns(const struct pull *p, uint64_t patience_ns)
+{
+	uint64_t now = now_ns(), ns = patience_ns, due = sweep_due(p) * 1000, expect;
+
+	/* Over the limit the faults are looked at again when they are no longer. */
+	if (due > FAULT_SLACK_US * 1000)
+		due -= FAULT_SLACK_US * 1000;
+	if (due && due < ns)
+		ns = due;
+	expect = p->expect_ns > now ? p->expect_ns - now : 0;
+	if (p->expect_ns && expect < ns)
+		ns = expect;
+	return (struct timespec){ (time_t)(ns / 1000000000u), (long)(ns % 1000000000u) };
+}
+
+static int serve_faults(struct pull *p, struct xport_chan *c, struct sweep *w)
+{
+	struct pollfd fds[4] = { { .fd = p->s->tgt.place.uffd, .events = POLLIN },
+				 { .events = POLLIN },
+				 { .events = POLLIN },
+				 { .fd = p->stop_fd, .events = POLLIN } };
+	uint64_t hot = now_ns(), poll_ns = (uint64_t)p->s->cfg.poll_us * 1000;
+	uint64_t patience_ns = p->s->cfg.timeout_us * 250 + 1000000, woken;
+	struct timespec wait;
+	int n;
+
+	while (!atomic_load_explicit(&p->stop, memory_order_relaxed)) {
+		n = look_around(p, c, w);
+		if (n < 0)
+			return n;
+		if (n > 0) {
+			hot = now_ns();
+			continue;
+		}
+		if (now_ns() - hot < poll_ns && spin_on(&p->spin))
+			continue;
+		fds[1].fd = c->ops->fd(c);
+		fds[2].fd = w->c->ops->fd(w->c);
+		fds[0].events = over_limit(p) ? 0 : POLLIN;
+		fds[2].events = p->expect_ns ? 0 : POLLIN;
+		wait = wait_ns(p, fds[1].fd < 0 || fds[2].fd < 0 ? NO_FD_NS : patience_ns);
+		n = ppoll(fds, 4, &wait, NULL);
+		if (n < 0 && errno != EINTR)
+			return fail_cure(&p->s->fail, CURE_CALL, -errno, "waiting for faults failed");
+		settle_behind(p);
+		if (!n && (n = check_patience(p, w)) < 0)
+			return n;
+		if (fds[3].revents && read(p->stop_fd, &woken, sizeof(woken)) < 0 && errno != EAGAIN)
+			return fail_cure(&p->s->fail, CURE_CALL, -errno, "an eventfd cannot be read");
+	}
+	return 0;
+}
+
+static int first_worker(struct ferry_session *s)
+{
+	struct pull *p = s->tgt.pull;
+	struct xport_chan *c = s->link->ops->chan(s->link, XPORT_URGENT, 0);
+	struct sweep w = { .c = s->link->ops->chan(s->link, XPORT_DATA, 0) };
+	int err = 0, n, end;
+
+	for (unsigned i = 0; i < URGENT_MAX && !err; i++) {
+		if (!p->slot[i].used)
+			continue;
+		p->slot[i].asked_ns = now_ns();
+		err = ask_urgent(p, c, i);
+	}
+	if (!err)
+		err = serve_faults(p, c, &w);
+	/* What is here may be the last that was missing, and the link be gone. */
+	n = sweep_place(p, &w, UINT_MAX, UINT32_MAX);
+	if (n < 0 && !err)
+		err = n;
+	if (atomic_exchange(&p->loading, LOAD_DEAD) == LOAD_NOW)
+		place_disarm(&s->tgt.place);
+	if (err < 0)
+		return err;
+	end = c->ops->end(c);
+	if (!end && !w.ended)
+		end = sweep_end(&w);
+	return end < 0 && !pull_complete(p) ? end : 0;
+}
+
+static int sweep_worker(struct ferry_session *s, unsigned chan)
+{
+	struct pull *p = s->tgt.pull;
+	struct sweep w = { .c = s->link->ops->chan(s->link, XPORT_DATA, chan), .chan = chan };
+	struct pollfd go = { .fd = p->go_fd, .events = POLLIN };
+	uint64_t timeout = s->cfg.timeout_us, due;
+	int n;
+
+	while (!atomic_load(&p->released) && !atomic_load(&p->stop))
+		poll(&go, 1, -1);
+	while (!atomic_load(&p->stop)) {
+		due = sweep_due(p);
+		n = due ? 0 : sweep_ask(p, &w, SWEEP_DEPTH_MAX);
+		if (n < 0)
+			return n;
+		if (!w.flying && !due)
+			break;
+		if (!w.flying)
+			usleep(due < PACE_US ? (useconds_t)due : PACE_US);
+		n = sweep_reap(&w, due && due < timeout ? due : timeout);
+		if (n > 0)
+			n = sweep_place(p, &w, UINT_MAX, UINT32_MAX);
+		if (n < 0 || (!n && w.flying && now_us() - w.moved_us > timeout))
+			return n < 0 ? n : -ETIMEDOUT;
+	}
+	return sweep_end(&w);
+}
+
+static int pull_job(struct ferry_session *s, unsigned i)
+{
+	int err = i == 0 ? first_worker(s) : sweep_worker(s, i);
+
+	/* Who waits for the sweep's release does not look at the link. */
+	if (err == -EPIPE || err == -ETIMEDOUT)
+		pull_stop(s->tgt.pull);
+	return err;
+}
+
+int pull_start(struct ferry_session *s)
+{
+	struct pull *p = s->tgt.pull;
+	uint64_t n;
+
+	atomic_store(&p->stop, false);
+	atomic_store(&p->loading, LOAD_NO);
+	while (read(p->stop_fd, &n, sizeof(n)) > 0)
+		;
+	p->bandwidth = s->cfg.bandwidth;
+	if (s->tgt.hello.bandwidth && (!p->bandwidth || s->tgt.hello.bandwidth < p->bandwidth))
+		p->bandwidth = s->tgt.hello.bandwidth;
+	page_set_clear(&p->todo);
+	if (!pull_complete(p)) /* again, on a new link */
+		place_expect(&s->tgt.place, &s->tgt.missing);
+	page_set_merge(&p->todo, &s->tgt.missing);
+	for (unsigned i = 0; i < URGENT_MAX; i++)
+		if (p->slot[i].used)
+			claim_urgent(p, &p->slot[i]);
+	return crew_start(&s->crew, s, pull_job, p->channels);
+}

@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: MIT
+/* The links, channels and listeners of the chaos filter; chaos_fault.c says what can be asked of it. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/base/fail.h"
+#include "chaos.h"
+
+struct chaos_listener {
+	struct xport_listener listener;
+	struct xport_listener *inner;
+	struct chaos *chaos;
+	struct xport_param param;
+};
+
+static struct chaos_chan *chan_of(struct xport_chan *c)
+{
+	return (struct chaos_chan *)c;
+}
+
+static int moves(struct chaos_chan *c, bool pages)
+{
+	return chaos_stalled(c->link, pages, c->link->timeout_us, -ETIMEDOUT);
+}
+
+static int send_damaged(struct chaos_chan *c, const struct iovec *iov, int n, enum strike what)
+{
+	struct iovec one = { .iov_len = 0 };
+	uint8_t *copy;
+	int i, err;
+
+	for (i = 0; i < n; i++) {
+		if (iov[i].iov_len > XPORT_MSG_MAX - one.iov_len)
+			return -EMSGSIZE;
+		one.iov_len += iov[i].iov_len;
+	}
+	copy = malloc(one.iov_len + 1);
+	if (!copy)
+		return -ENOMEM;
+	one.iov_base = copy;
+	for (one.iov_len = 0, i = 0; i < n; one.iov_len += iov[i].iov_len, i++) {
+		if (iov[i].iov_len)
+			memcpy(copy + one.iov_len, iov[i].iov_base, iov[i].iov_len);
+	}
+	copy[one.iov_len / 2] ^= 0xff;
+	if (what == STRIKE_SHORT)
+		one.iov_len /= 2;
+	err = c->inner->ops->send(c->inner, &one, 1);
+	free(copy);
+	return err;
+}
+
+static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
+{
+	struct chaos_chan *c = chan_of(chan);
+	struct xport_chan *inner = c->inner;
+	enum strike what;
+	int err;
+
+	if (chaos_is_hole(c->link))
+		return 0;
+	err = moves(c, false);
+	if (err)
+		return err;
+	what = chaos_strike(c->link, iov, n);
+	switch (what) {
+	case STRIKE_CUT:
+		return -EPIPE;
+	case STRIKE_LOST:
+		return 0;
+	case STRIKE_SHORT:
+	case STRIKE_CORRUPT:
+		return send_damaged(c, iov, n, what);
+	case STRIKE_TEAR:
+		err = inner->ops->tear ? inner->ops->tear(inner, iov, n) : 0;
+		chaos_after(c->link->chaos, what);
+		return err ? err : -EPIPE;
+	default:
+		err = inner->ops->send(inner, iov, n);
+		chaos_after(c->link->chaos, what);
+		return err;
+	}
+}
+
+/* What arrives is thrown away, so that nobody who polls the descriptor spins. */
+static int hole_recv(struct chaos_chan *c, void *buf, size_t cap, size_t *len, uint64_t wait_us)
+{
+	uint64_t now = xp_now_us(), end = xp_deadline(now, wait_us);
+	int err;
+
+	do {
+		err = c->inner->ops->recv(c->inner, buf, cap, len, end > now ? end - now : 0);
+		now = xp_now_us();
+	} while (!err);
+	return err;
+}
+
+static int chan_recv(struct xport_chan *chan, void *buf, size_t cap, size_t *len, uint64_t wait_us)
+{
+	struct chaos_chan *c = chan_of(chan);
+	int err;
+
+	if (chaos_is_hole(c->link))
+		return hole_recv(c, buf, cap, len, wait_us);
+	err = chaos_stalled(c->link, false, wait_us, -EAGAIN);
+	if (!err)
+		err = c->inner->ops->recv(c->inner, buf, cap, len, wait_us);
+	if (!err)
+		chaos_heard(c->link->chaos, buf, *len);
+	return err;
+}
+
+static int chan_fd(struct xport_chan *chan)
+{
+	struct xport_chan *inner = chan_of(chan)->inner;
+
+	return inner->ops->fd(inner);
+}
+
+static int chan_put(struct xport_chan *chan, const struct page_run *runs, unsigned n)
+{
+	struct chaos_chan *c = chan_of(chan);
+	int err = moves(c, true);
+
+	return err ? err : c->inner->ops->put(c->inner, runs, n);
+}
+
+static int chan_fence(struct xport_chan *chan)
+{
+	struct chaos_chan *c = chan_of(chan);
+	int err = moves(c, true);
+
+	return err ? err : c->inner->ops->fence(c->inner);
+}
+
+static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
+{
+	struct chaos_chan *c = chan_of(chan);
+	int err = moves(c, true);
+
+	return err ? err : c->inner->ops->get(c->inner, runs, dst, n, tag);
+}
+
+static int chan_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint64_t wait_us)
+{
+	struct chaos_chan *c = chan_of(chan);
+	int err;
+
+	if (chaos_is_hole(c->link))
+		c->inner->ops->reap(c->inner, tags, max, 0); /* they are lost */
+	err = chaos_stalled(c->link, true, wait_us, -EAGAIN);
+	return err ? err : c->inner->ops->reap(c->inner, tags, max, wait_us);
+}
+
+static int chan_end(struct xport_chan *chan)
+{
+	struct chaos_chan *c = chan_of(chan);
+	int err = moves(c, false); /* it is short */
+
+	return err ? err : c->inner->ops->end(c->inner);
+}
+
+struct serving {
+	struct chaos_chan *chan;
+	void (*moved)(void *arg, uint64_t npages);
+	void *arg;
+};
+
+static void served(void *arg, uint64_t npages)
+{
+	struct serving *s = arg;
+
+	if (s->moved)
+		s->moved(s->arg, npages);
+	chaos_stalled(s->chan->link, true, UINT64_MAX, 0); /* killed: serve() will see it */
+}
+
+static int chan_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages), void *arg)
+{
+	struct chaos_chan *c = chan_of(chan);
+	struct serving s = { .chan = c, .moved = moved, .arg = arg };
+	int err = chaos_stalled(c->link, true, UINT64_MAX, 0);
+
+	return err ? err : c->inner->ops->serve(c->inner, served, &s);
+}
+
+static int chan_pair(struct xport_chan *chan, struct xport_chan *urgent)
+{
+	struct xport_chan *inner = chan_of(chan)->inner;
+
+	return inner->ops->pair(inner, chan_of(urgent)->inner);
+}
+
+static const struct xport_chan_ops ctl_ops = { .send = chan_send, .recv = chan_recv, .fd = chan_fd };
+
+static const struct xport_chan_ops data_ops = {
+	.fd = chan_fd,
+	.put = chan_put,
+	.fence = chan_fence,
+	.get = chan_get,
+	.reap = chan_reap,
+	.end = chan_end,
+	.serve = chan_serve,
+	.pair = chan_pair,
+};
+
+static int link_expose(struct xport_link *xl, const struct xport_region *r, size_t n, enum xport_access access)
+{
+	struct xport_link *inner = ((struct chaos_link *)xl)->inner;
+
+	return inner->ops->expose(inner, r, n, access);
+}
+
+static struct xport_chan *link_chan(struct xport_link *xl, enum xport_role role, unsigned index)
+{
+	struct chaos_link *l = (struct chaos_link *)xl;
+
+	if (role == XPORT_CONTROL)
+		return &l->ctl.chan;
+	if (role == XPORT_URGENT)
+		return &l->urgent.chan;
+	return index < xl->id.channels ? &l->data[index].chan : NULL;
+}
+
+static void link_kill(struct xport_link *xl)
+{
+	struct chaos_link *l = (struct chaos_link *)xl;
+
+	l->inner->ops->kill(l->inner);
+	pthread_mutex_lock(&l->chaos->lock);
+	l->killed = true;
+	pthread_cond_broadcast(&l->chaos->cond);
+	pthread_mutex_unlock(&l->chaos->lock);
+}
+
+static void link_close(struct xport_link *xl)
+{
+	struct chaos_link *l = (struct chaos_link *)xl;
+
+	chaos_kept(l->chaos);
+	pthread_mutex_lock(&l->chaos->lock);
+	*l->prev = l->next;
+	if (l->next)
+		l->next->prev = l->prev;
+	pthread_mutex_unlock(&l->chaos->lock);
+	l->inner->ops->close(l->inner);
+	free(l);
+}
+
+static int link_lend(struct xport_link *xl, const struct iovec *mem, size_t n)
+{
+	struct xport_link *inner = ((struct chaos_link *)xl)->inner;
+
+	return inner->ops->lend(inner, mem, n);
+}
+
+static int link_fits(struct xport_link *xl, uint64_t bytes)
+{
+	struct xport_link *inner = ((struct chaos_link *)xl)->inner;
+
+	return inner->ops->fits(inner, bytes);
+}
+
+static const struct xport_link_ops link_ops = {
+	.expose = link_expose,
+	.lend = link_lend,
+	.fits = link_fits,
+	.chan = link_chan,
+	.kill = link_kill,
+	.close = link_close,
+};
+
+static void chan_init(struct chaos_chan *c, struct chaos_link *l, enum xport_role role, unsigned index)
+{
+	c->chan.ops = role == XPORT_CONTROL ? &ctl_ops : &data_ops;
+	c->inner = l->inner->ops->chan(l->inner, role, index);
+	c->link = l;
+}
+
+int chaos_link(struct xport_link **ret, struct xport_link *inner, struct chaos *c, const struct xport_param *p,
+	       struct fail *f)
+{
+	struct chaos_link *l = calloc(1, sizeof(*l));
+	unsigned i;
+
+	if (!l) {
+		inner->ops->close(inner);
+		return fail(f, -ENOMEM, "chaos: no memory for a link");
+	}
+	l->link = *inner;
+	l->link.ops = &link_ops;
+	l->inner = inner;
+	l->chaos = c;
+	l->timeout_us = p->timeout_us;
+	chan_init(&l->ctl, l, XPORT_CONTROL, 0);
+	chan_init(&l->urgent, l, XPORT_URGENT, 0);
+	for (i = 0; i < inner->id.channels; i++)
+		chan_init(&l->data[i], l, XPORT_DATA, i);
+	pthread_mutex_lock(&c->lock);
+	l->killed = c->cut_until_us > xp_now_us(); /* cut while it was being made */
+	if (l->killed)
+		inner->ops->kill(inner);
+	l->prev = &c->links;
+	l->next = c->links;
+	if (l->next)
+		l->next->prev = &l->next;
+	c->links = l;
+	pthread_mutex_unlock(&c->lock);
+	*ret = &l->link;
+	return 0;
+}
+
+static int listener_accept(struct xport_listener *xl, struct xport_link **ret, struct fail *f)
+{
+	struct chaos_listener *l = (struct chaos_listener *)xl;
+	struct xport_link *inner;
+	int err;
+
+	for (;;) {
+		err = l->inner->ops->accept(l->inner, &inner, f);
+		if (err)
+			return err;
+		if (!chaos_is_cut(l->chaos))
+			return chaos_link(ret, inner, l->chaos, &l->param, f);
+		inner->ops->kill(inner); /* nobody gets through */
+		inner->ops->close(inner);
+	}
+}
+
+static int listener_fd(struct xport_listener *xl)
+{
+	struct xport_listener *inner = ((struct chaos_listener *)xl)->inner;
+
+	return inner->ops->fd(inner);
+}
+
+static int listener_uri(struct xport_listener *xl, char *buf, size_t cap)
+{
+	struct xport_listener *inner = ((struct chaos_listener *)xl)->inner;
+
+	return inner->ops->uri(inner, buf, cap);
+}
+
+static void listener_only(struct xport_listener *xl, const struct xport_link_id *id)
+{
+	struct xport_listener *inner = ((struct chaos_listener *)xl)->inner;
+
+	inner->ops->only(inner, id);
+}
+
+static void listener_close(struct xport_listener *xl)
+{
+	struct chaos_listener *l = (struct chaos_listener *)xl;
+
+	l->inner->ops->close(l->inner);
+	free(l);
+}
+
+static const struct xport_listener_ops listener_ops = {
+	.accept = listener_accept,
+	.fd = listener_fd,
+	.uri = listener_uri,
+	.only = listener_only,
+	.close = listener_close,
+};
+
+int chaos_listener(struct xport_listener **ret, struct xport_listener *inner, struct chaos *c,
+		   const struct xport_param *p, struct fail *f)
+{
+	struct chaos_listener *l = calloc(1, sizeof(*l));
+
+	if (!l) {
+		inner->ops->close(inner);
+		return fail(f, -ENOMEM, "chaos: no memory for a listener");
+	}
+	l->listener.ops = &listener_ops;
+	l->inner = inner;
+	l->chaos = c;
+	l->param = *p;
+	*ret = &l->listener;
+	return 0;
+}

@@ -1,0 +1,439 @@
+// SPDX-License-Identifier: MIT
+/*
+ * shape: a filter that makes a link slower. Production uses it as the rate limit, the bench as a slow link.
+ *
+ * Bandwidth. One bucket a link, in bytes of page data, over all its data channels. An end pays for what its
+ * own calls move: put and get before they start, and what serve() moved right after it. Data channels wait
+ * for their turn; the urgent channel pays but never waits, so a fault is served at once and the sweep slows
+ * down for it instead. A thread that gets or serves pages of a data channel may have faults to look after: who pulls
+ * keeps to the limit by itself (runtime/target/sweep.c), and only one that does not is waited for here, when it is
+ * PULL_SLACK_US ahead. A fence ends when what was put before it is paid, so that a round takes the time it is
+ * measured by, and leaves no debt to the blackout.
+ *
+ * Latency, one way. A message waits that long before it is sent; a fence, and a get from its start to its
+ * completion, take at least twice as long. With latency the data channels' fd is -1: a reply that is here may
+ * not be due yet, so it cannot be polled for.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "runtime/base/fail.h"
+#include "transport/xport_int.h"
+
+#define BURST_US 5000u /* of unused bandwidth that may be caught up with */
+#define PULL_SLACK_US 50000u
+
+struct shape_link;
+
+struct shape_chan {
+	struct xport_chan chan;
+	struct xport_chan *inner;
+	struct shape_link *link;
+	enum xport_role role;
+	uint64_t due_us[XPORT_GETS_MAX];
+	uint32_t held[XPORT_GETS_MAX]; /* completed gets in order, from held_head */
+	unsigned held_head, nheld, inflight;
+};
+
+struct shape_link {
+	struct xport_link link;
+	struct xport_link *inner;
+	struct shape_param param;
+	struct xp_table table; /* for the page sizes */
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	bool killed;	  /* lock */
+	uint64_t free_us; /* when the bucket is level again; lock */
+	struct shape_chan ctl, urgent, data[XPORT_CHANNELS_MAX];
+};
+
+struct shape_listener {
+	struct xport_listener listener;
+	struct xport_listener *inner;
+	struct shape_param param;
+};
+
+static struct shape_chan *chan_of(struct xport_chan *c)
+{
+	return (struct shape_chan *)c;
+}
+
+/* Until a point in time: 0, or -EPIPE when the link is killed before. */
+static int wait_until(struct shape_link *l, uint64_t end_us)
+{
+	struct timespec ts = xp_timespec(end_us);
+	bool killed;
+
+	pthread_mutex_lock(&l->lock);
+	while (!l->killed && xp_now_us() < end_us)
+		pthread_cond_timedwait(&l->cond, &l->lock, &ts);
+	killed = l->killed;
+	pthread_mutex_unlock(&l->lock);
+	return killed ? -EPIPE : 0;
+}
+
+/* slack_us: debt that is not waited for. */
+static int pay(struct shape_chan *c, uint64_t bytes, uint64_t slack_us)
+{
+	struct shape_link *l = c->link;
+	uint64_t start, now, us;
+
+	if (!l->param.bandwidth || !bytes)
+		return 0;
+	us = bytes * 1000000 / l->param.bandwidth; /* bytes <= XPORT_XFER_MAX: no overflow */
+	pthread_mutex_lock(&l->lock);
+	now = xp_now_us();
+	if (l->free_us + BURST_US < now)
+		l->free_us = now - BURST_US;
+	start = l->free_us;
+	l->free_us += us;
+	pthread_mutex_unlock(&l->lock);
+	return c->role == XPORT_URGENT || start <= now + slack_us ? 0 : wait_until(l, start - slack_us);
+}
+
+static uint64_t bytes_of(struct shape_link *l, const struct page_run *runs, unsigned n)
+{
+	uint64_t bytes = 0;
+	char why[XP_WHY_MAX];
+
+	return xp_runs_check(&l->table, runs, n, false, &bytes, why) ? 0 : bytes; /* a bad one is refused further down */
+}
+
+static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
+{
+	struct shape_chan *c = chan_of(chan);
+	int err = 0;
+
+	if (c->link->param.latency_us)
+		err = wait_until(c->link, xp_now_us() + c->link->param.latency_us);
+	return err ? err : c->inner->ops->send(c->inner, iov, n);
+}
+
+static int chan_tear(struct xport_chan *chan, const struct iovec *iov, int n)
+{
+	struct xport_chan *inner = chan_of(chan)->inner;
+
+	return inner->ops->tear ? inner->ops->tear(inner, iov, n) : -EPIPE;
+}
+
+static int chan_recv(struct xport_chan *chan, void *buf, size_t cap, size_t *len, uint64_t wait_us)
+{
+	struct xport_chan *inner = chan_of(chan)->inner;
+
+	return inner->ops->recv(inner, buf, cap, len, wait_us);
+}
+
+static int chan_fd(struct xport_chan *chan)
+{
+	struct shape_chan *c = chan_of(chan);
+
+	if (c->role != XPORT_CONTROL && c->link->param.latency_us)
+		return -1;
+	return c->inner->ops->fd(c->inner);
+}
+
+static int chan_put(struct xport_chan *chan, const struct page_run *runs, unsigned n)
+{
+	struct shape_chan *c = chan_of(chan);
+	int err = pay(c, bytes_of(c->link, runs, n), 0);
+
+	return err ? err : c->inner->ops->put(c->inner, runs, n);
+}
+
+static int chan_fence(struct xport_chan *chan)
+{
+	struct shape_chan *c = chan_of(chan);
+	struct shape_link *l = c->link;
+	uint64_t end = xp_now_us() + 2 * l->param.latency_us;
+	int err = c->inner->ops->fence(c->inner);
+
+	if (err || (!l->param.latency_us && !l->param.bandwidth))
+		return err;
+	pthread_mutex_lock(&l->lock);
+	if (l->free_us > end)
+		end = l->free_us;
+	pthread_mutex_unlock(&l->lock);
+	return wait_until(l, end);
+}
+
+static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
+{
+	struct shape_chan *c = chan_of(chan);
+	int err;
+
+	if (c->inflight == XPORT_GETS_MAX)
+		return -EAGAIN;
+	err = pay(c, bytes_of(c->link, runs, n), PULL_SLACK_US);
+	if (!err)
+		err = c->inner->ops->get(c->inner, runs, dst, n, tag);
+	if (!err) {
+		c->due_us[tag] = xp_now_us() + 2 * c->link->param.latency_us;
+		c->inflight++;
+	}
+	return err;
+}
+
+/* With latency: takes what has completed into held, gives out what is due. */
+static int reap_late(struct shape_chan *c, uint32_t *tags, unsigned max, uint64_t wait_us)
+{
+	uint64_t end = xp_deadline(xp_now_us(), wait_us), now, until;
+	uint32_t got[XPORT_GETS_MAX];
+	int n, i, err;
+
+	for (;;) {
+		now = xp_now_us();
+		until = end;
+		if (c->nheld && c->due_us[c->held[c->held_head]] < until)
+			until = c->due_us[c->held[c->held_head]];
+		n = c->inner->ops->reap(c->inner, got, XPORT_GETS_MAX,
+					!c->nheld && until > now ? until - now : 0);
+		if (n < 0 && n != -EAGAIN && !c->nheld)
+			return n;
+		for (i = 0; i < n; i++)
+			c->held[(c->held_head + c->nheld++) % XPORT_GETS_MAX] = got[i];
+		now = xp_now_us();
+		for (i = 0; (unsigned)i < max && c->nheld && c->due_us[c->held[c->held_head]] <= now; i++) {
+			tags[i] = c->held[c->held_head];
+			c->held_head = (c->held_head + 1) % XPORT_GETS_MAX;
+			c->nheld--;
+		}
+		if (i) {
+			c->inflight -= (unsigned)i;
+			return i;
+		}
+		if (now >= end)
+			return -EAGAIN;
+		if (!c->nheld)
+			continue;
+		until = c->due_us[c->held[c->held_head]];
+		err = wait_until(c->link, until < end ? until : end);
+		if (err)
+			return err;
+	}
+}
+
+static int chan_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint64_t wait_us)
+{
+	struct shape_chan *c = chan_of(chan);
+	int n;
+
+	if (c->link->param.latency_us)
+		return max ? reap_late(c, tags, max, wait_us) : -EINVAL;
+	n = c->inner->ops->reap(c->inner, tags, max, wait_us);
+	if (n > 0)
+		c->inflight -= (unsigned)n;
+	return n;
+}
+
+static int chan_end(struct xport_chan *chan)
+{
+	struct xport_chan *inner = chan_of(chan)->inner;
+
+	return inner->ops->end(inner);
+}
+
+struct serving {
+	struct shape_chan *chan;
+	void (*moved)(void *arg, uint64_t npages);
+	void *arg;
+};
+
+static void served(void *arg, uint64_t npages)
+{
+	struct serving *s = arg;
+	struct shape_link *l = s->chan->link;
+
+	pay(s->chan, npages << (l->table.n ? l->table.r[0].page_shift : 12), PULL_SLACK_US); /* killed: serve() will see it */
+	if (s->moved)
+		s->moved(s->arg, npages);
+}
+
+static int chan_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages), void *arg)
+{
+	struct shape_chan *c = chan_of(chan);
+	struct serving s = { .chan = c, .moved = moved, .arg = arg };
+
+	return c->inner->ops->serve(c->inner, served, &s);
+}
+
+static int chan_pair(struct xport_chan *chan, struct xport_chan *urgent)
+{
+	struct xport_chan *inner = chan_of(chan)->inner;
+
+	return inner->ops->pair(inner, chan_of(urgent)->inner);
+}
+
+static const struct xport_chan_ops ctl_ops = { .send = chan_send, .tear = chan_tear, .recv = chan_recv, .fd = chan_fd };
+
+static const struct xport_chan_ops data_ops = {
+	.fd = chan_fd,
+	.put = chan_put,
+	.fence = chan_fence,
+	.get = chan_get,
+	.reap = chan_reap,
+	.end = chan_end,
+	.serve = chan_serve,
+	.pair = chan_pair,
+};
+
+static int link_expose(struct xport_link *xl, const struct xport_region *r, size_t n, enum xport_access access)
+{
+	struct shape_link *l = (struct shape_link *)xl;
+	int err = l->inner->ops->expose(l->inner, r, n, access);
+
+	return err ? err : xp_table_set(&l->table, r, n, access);
+}
+
+static struct xport_chan *link_chan(struct xport_link *xl, enum xport_role role, unsigned index)
+{
+	struct shape_link *l = (struct shape_link *)xl;
+
+	if (role == XPORT_CONTROL)
+		return &l->ctl.chan;
+	if (role == XPORT_URGENT)
+		return &l->urgent.chan;
+	return index < xl->id.channels ? &l->data[index].chan : NULL;
+}
+
+static void link_kill(struct xport_link *xl)
+{
+	struct shape_link *l = (struct shape_link *)xl;
+
+	l->inner->ops->kill(l->inner);
+	pthread_mutex_lock(&l->lock);
+	l->killed = true;
+	pthread_cond_broadcast(&l->cond);
+	pthread_mutex_unlock(&l->lock);
+}
+
+static void link_close(struct xport_link *xl)
+{
+	struct shape_link *l = (struct shape_link *)xl;
+
+	l->inner->ops->close(l->inner);
+	xp_table_clear(&l->table);
+	pthread_cond_destroy(&l->cond);
+	pthread_mutex_destroy(&l->lock);
+	free(l);
+}
+
+static int link_lend(struct xport_link *xl, const struct iovec *mem, size_t n)
+{
+	struct xport_link *inner = ((struct shape_link *)xl)->inner;
+
+	return inner->ops->lend(inner, mem, n);
+}
+
+static int link_fits(struct xport_link *xl, uint64_t bytes)
+{
+	struct xport_link *inner = ((struct shape_link *)xl)->inner;
+
+	return inner->ops->fits(inner, bytes);
+}
+
+static const struct xport_link_ops link_ops = {
+	.expose = link_expose,
+	.lend = link_lend,
+	.fits = link_fits,
+	.chan = link_chan,
+	.kill = link_kill,
+	.close = link_close,
+};
+
+static void chan_init(struct shape_chan *c, struct shape_link *l, enum xport_role role, unsigned index)
+{
+	c->chan.ops = role == XPORT_CONTROL ? &ctl_ops : &data_ops;
+	c->inner = l->inner->ops->chan(l->inner, role, index);
+	c->link = l;
+	c->role = role;
+}
+
+int shape_link(struct xport_link **ret, struct xport_link *inner, const struct shape_param *p, struct fail *f)
+{
+	struct shape_link *l = calloc(1, sizeof(*l));
+	pthread_condattr_t attr;
+	unsigned i;
+
+	if (!l) {
+		inner->ops->close(inner);
+		return fail(f, -ENOMEM, "shape: no memory for a link");
+	}
+	l->link = *inner;
+	l->link.ops = &link_ops;
+	l->inner = inner;
+	l->param = *p;
+	pthread_mutex_init(&l->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&l->cond, &attr);
+	pthread_condattr_destroy(&attr);
+	chan_init(&l->ctl, l, XPORT_CONTROL, 0);
+	chan_init(&l->urgent, l, XPORT_URGENT, 0);
+	for (i = 0; i < inner->id.channels; i++)
+		chan_init(&l->data[i], l, XPORT_DATA, i);
+	*ret = &l->link;
+	return 0;
+}
+
+static int listener_accept(struct xport_listener *xl, struct xport_link **ret, struct fail *f)
+{
+	struct shape_listener *l = (struct shape_listener *)xl;
+	struct xport_link *inner;
+	int err = l->inner->ops->accept(l->inner, &inner, f);
+
+	return err ? err : shape_link(ret, inner, &l->param, f);
+}
+
+static int listener_fd(struct xport_listener *xl)
+{
+	struct xport_listener *inner = ((struct shape_listener *)xl)->inner;
+
+	return inner->ops->fd(inner);
+}
+
+static int listener_uri(struct xport_listener *xl, char *buf, size_t cap)
+{
+	struct xport_listener *inner = ((struct shape_listener *)xl)->inner;
+
+	return inner->ops->uri(inner, buf, cap);
+}
+
+static void listener_only(struct xport_listener *xl, const struct xport_link_id *id)
+{
+	struct xport_listener *inner = ((struct shape_listener *)xl)->inner;
+
+	inner->ops->only(inner, id);
+}
+
+static void listener_close(struct xport_listener *xl)
+{
+	struct shape_listener *l = (struct shape_listener *)xl;
+
+	l->inner->ops->close(l->inner);
+	free(l);
+}
+
+static const struct xport_listener_ops listener_ops = {
+	.accept = listener_accept,
+	.fd = listener_fd,
+	.uri = listener_uri,
+	.only = listener_only,
+	.close = listener_close,
+};
+
+int shape_listener(struct xport_listener **ret, struct xport_listener *inner, const struct shape_param *p,
+		   struct fail *f)
+{
+	struct shape_listener *l = calloc(1, sizeof(*l));
+
+	if (!l) {
+		inner->ops->close(inner);
+		return fail(f, -ENOMEM, "shape: no memory for a listener");
+	}
+	l->listener.ops = &listener_ops;
+	l->inner = inner;
+	l->param = *p;
+	*ret = &l->listener;
+	return 0;
+}

@@ -1,0 +1,466 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Data and urgent channels: puts as WRITEs, gets as READs, a fence as a READ behind the puts.
+ *
+ * Work requests are posted in lists, of which the last is signalled: completions come in the order of posting, so the
+ * oldest mark says what a completion stands for. A get whose requests do not all fit waits in a queue; what completes
+ * makes room, and reap() goes on posting. wait.c takes completions.
+ *
+ * Soft-RoCE (link->seals) may complete as a success the very READ on which it gives its queue pair up, though no byte of
+ * it has come: when an answer is out of sequence, as after its peer could not send the first packet. That completion is
+ * the last success of the queue pair. So there each get ends with one more READ, a seal: when that succeeds, in truth or
+ * not, all before it have. A fence needs none: what is answered in whatever way is behind the puts.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "runtime/base/fail.h"
+#include "rdma.h"
+
+#define LIST 64u /* work requests in one list */
+
+struct transfer { /* what is still to be posted of a put or get */
+	const struct page_run *runs;
+	void *const *dst; /* NULL: a put */
+	unsigned n, i;
+	uint64_t off;
+};
+
+static struct xr_data *data_of(struct xport_chan *c)
+{
+	return (struct xr_data *)c;
+}
+
+/* ---- posting ---- */
+
+static bool room(const struct xr_data *d)
+{
+	return d->posted + LIST <= XR_DEPTH && d->nmark < XR_MARKS && d->flying < XR_FLIGHT;
+}
+
+/* One list; its last request is signalled. */
+static int post(struct xr_data *d, struct ibv_send_wr *wr, unsigned n, uint64_t bytes, int tag)
+{
+	struct ibv_send_wr *bad;
+	int err;
+
+	wr[n - 1].next = NULL;
+	wr[n - 1].send_flags = IBV_SEND_SIGNALED;
+	if (!d->nmark)
+		d->stamp_us = xp_now_us();
+	err = ibv_post_send(d->conn->qp, wr, &bad);
+	if (err) {
+		d->err = xr_err(d->link, "ibv_post_send", err);
+		return d->err;
+	}
+	d->mark[(d->mark_head + d->nmark++) % XR_MARKS] = (struct xr_mark){ n, bytes, tag };
+	d->posted += n;
+	d->flying += bytes;
+	return 0;
+}
+
+static int local_key(struct xr_data *d, const void *addr, bool landing, uint32_t *lkey, uint64_t *span)
+{
+	int err;
+
+	if (d->link->opt.pin == XR_PIN_LAZY)
+		err = xr_near(d, addr, landing, lkey, span);
+	else
+		err = xr_mr_find(d->link, addr, landing, lkey, span) ? 0 : -EINVAL;
+	if (err == -EINVAL)
+		return fail(d->link->link.fail, err, "rdma: memory at %p was not %s", addr, landing ? "lent" : "exposed");
+	return err;
+}
+
+static int remote_key(struct xr_data *d, uint32_t region, uint64_t off, uint64_t *addr, uint32_t *rkey, uint64_t *span)
+{
+	struct xr_link *l = d->link;
+	const struct xport_region *r;
+	bool chunks = false;
+
+	pthread_mutex_lock(&l->lock);
+	r = xp_table_find(&l->keys.table, region);
+	if (r && r->base) {
+		*addr = (uintptr_t)r->base + off;
+		*rkey = l->keys.rkey[r - l->keys.table.r];
+		chunks = l->keys.chunk_shift;
+		*span = (r->npages << r->page_shift) - off;
+	}
+	pthread_mutex_unlock(&l->lock);
+	if (!r || !*addr)
+		return fail(l->link.fail, -EPROTO, "rdma: the peer has taken region %u back", region);
+	return chunks ? xr_far(d, region, off, rkey, span) : 0;
+}
+
+/* The next request of a transfer. */
+static int make_wr(struct xr_data *d, struct transfer *t, struct ibv_send_wr *wr, struct ibv_sge *sge)
+{
+	const struct page_run *run = &t->runs[t->i];
+	const struct xport_region *r = xp_table_find(&d->link->table, run->region);
+	uint64_t at = (run->page << r->page_shift) + t->off, left = ((uint64_t)run->npages << r->page_shift) - t->off;
+	uint8_t *mine = t->dst ? (uint8_t *)t->dst[t->i] + t->off : (uint8_t *)r->base + at;
+	uint64_t near = 0, far = 0, len = left;
+	uint32_t lkey = 0, rkey = 0;
+	uint64_t addr = 0;
+	int err;
+
+	err = local_key(d, mine, t->dst, &lkey, &near);
+	if (!err)
+		err = remote_key(d, run->region, at, &addr, &rkey, &far);
+	if (err)
+		return err;
+	len = near < len ? near : len;
+	len = far < len ? far : len;
+	len = d->link->max_msg < len ? d->link->max_msg : len;
+	*sge = (struct ibv_sge){ (uintptr_t)mine, (uint32_t)len, lkey };
+	*wr = (struct ibv_send_wr){ .sg_list = sge,
+				    .num_sge = 1,
+				    .opcode = t->dst ? IBV_WR_RDMA_READ : IBV_WR_RDMA_WRITE,
+				    .wr.rdma = { .remote_addr = addr, .rkey = rkey } };
+	t->off += len;
+	if (len == left) {
+		t->off = 0;
+		t->i++;
+	}
+	return 0;
+}
+
+static bool by_chunk(struct xr_link *l)
+{
+	bool chunks;
+
+	pthread_mutex_lock(&l->lock);
+	chunks = l->keys.chunk_shift;
+	pthread_mutex_unlock(&l->lock);
+	return chunks;
+}
+
+/* A READ of the peer's board: what was posted before it is done when it is. */
+static struct ibv_send_wr board_read(const struct xr_data *d, struct ibv_sge *sge)
+{
+	struct xr_link *l = d->link;
+
+	*sge = (struct ibv_sge){ (uintptr_t)xr_board(l) + 64 + d->index * RDMA_BOARD, RDMA_BOARD, l->slots_mr->lkey };
+	return (struct ibv_send_wr){ .sg_list = sge, .num_sge = 1, .opcode = IBV_WR_RDMA_READ,
+				     .wr.rdma = { .remote_addr = d->conn->board, .rkey = d->conn->board_key } };
+}
+
+/* One list of a transfer; tag goes with its last. There is room. */
+static int post_some(struct xr_data *d, struct transfer *t, int tag)
+{
+	struct ibv_send_wr wr[LIST];
+	struct ibv_sge sge[LIST];
+	uint64_t bytes = 0;
+	/*
+	 * Where chunks are pinned as they are used, a request is on its way before the next may unpin its chunk. Else the
+	 * last place is the seal's.
+	 */
+	unsigned n = 0, max = d->link->opt.pin == XR_PIN_LAZY || by_chunk(d->link) ? 1 : LIST - 1;
+	int err = 0;
+
+	while (t->i < t->n && n < max && d->flying + bytes < XR_FLIGHT) {
+		err = make_wr(d, t, &wr[n], &sge[n]);
+		if (err)
+			return err;
+		if (n)
+			wr[n - 1].next = &wr[n];
+		bytes += sge[n++].length;
+	}
+	if (n && t->i == t->n && t->dst && d->link->seals) {
+		wr[n] = board_read(d, &sge[n]);
+		wr[n - 1].next = &wr[n];
+		n++;
+	}
+	return n ? post(d, wr, n, bytes, t->i == t->n ? tag : -1) : 0;
+}
+
+static int await_peer(struct xr_data *d)
+{
+	struct xr_link *l = d->link;
+	uint64_t end = xp_deadline(xp_now_us(), l->param.timeout_us);
+	int err = 0;
+
+	pthread_mutex_lock(&l->lock);
+	while (!err && (!atomic_load(&d->conn->established) || !l->keys.seq)) {
+		err = xr_broken(l);
+		if (!err && !xr_wait(l, end))
+			err = -ETIMEDOUT;
+	}
+	pthread_mutex_unlock(&l->lock);
+	return err;
+}
+
+static int check_peer(struct xr_data *d, const struct page_run *runs, unsigned n, enum xport_access need)
+{
+	const char *what = need == XPORT_PEER_READ ? "get" : "put";
+	struct xr_link *l = d->link;
+	char why[XP_WHY_MAX];
+	uint64_t bytes;
+	unsigned i;
+	int err = 0;
+
+	pthread_mutex_lock(&l->lock);
+	if (!(l->keys.table.access & need))
+		err = fail(l->link.fail, -EPROTO, "rdma: %s of memory that the peer does not expose for it", what);
+	else if (xp_runs_check(&l->keys.table, runs, n, true, &bytes, why))
+		err = fail(l->link.fail, -EPROTO, "rdma: %s of memory that the peer does not expose: %s", what, why);
+	for (i = 0; i < n && !err; i++)
+		if (xp_table_find(&l->keys.table, runs[i].region)->page_shift !=
+		    xp_table_find(&l->table, runs[i].region)->page_shift)
+			err = fail(l->link.fail, -EPROTO, "rdma: region %u has another page size at the peer", runs[i].region);
+	pthread_mutex_unlock(&l->lock);
+	return err;
+}
+
+static int check(struct xr_data *d, const struct page_run *runs, unsigned n, enum xport_access need)
+{
+	bool put = need == XPORT_PEER_WRITE;
+	char why[XP_WHY_MAX];
+	uint64_t bytes;
+	int err = xr_data_broken(d);
+
+	if (err)
+		return err;
+	if (xp_runs_check(&d->link->table, runs, n, put, &bytes, why))
+		return fail(d->link->link.fail, -EINVAL, "rdma: %s of memory that is not exposed: %s", put ? "put" : "get",
+			    why);
+	err = await_peer(d);
+	return err ? err : check_peer(d, runs, n, need);
+}
+
+/* ---- the calls ---- */
+
+static int data_put(struct xport_chan *chan, const struct page_run *runs, unsigned n)
+{
+	struct xr_data *d = data_of(chan);
+	struct transfer t = { .runs = runs, .n = n };
+	int err = check(d, runs, n, XPORT_PEER_WRITE);
+
+	while (!err && t.i < t.n) {
+		err = xr_take(d);
+		err = err < 0 ? err : 0;
+		while (!err && !room(d))
+			err = xr_wait_some(d);
+		if (!err)
+			err = post_some(d, &t, -1);
+	}
+	return err;
+}
+
+static int data_fence(struct xport_chan *chan)
+{
+	struct xr_data *d = data_of(chan);
+	struct xr_link *l = d->link;
+	struct ibv_send_wr wr;
+	struct ibv_sge sge;
+	int err = xr_data_broken(d);
+
+	pthread_mutex_lock(&l->lock);
+	while (!err && !atomic_load(&d->conn->established)) {
+		err = xr_broken(l);
+		if (!err && !xr_wait(l, xp_deadline(xp_now_us(), l->param.timeout_us)))
+			err = -ETIMEDOUT;
+	}
+	pthread_mutex_unlock(&l->lock);
+	while (!err && !room(d))
+		err = xr_wait_some(d);
+	wr = board_read(d, &sge);
+	if (!err)
+		err = post(d, &wr, 1, 0, -1);
+	while (!err && d->nmark)
+		err = xr_wait_some(d);
+	return err;
+}
+
+/* Posts what there is room for, in order. */
+static int go_on(struct xr_data *d)
+{
+	int err = 0;
+
+	while (!err && d->nqueue && room(d)) {
+		uint32_t tag = d->queue[d->queue_head];
+		struct xr_get *g = &d->gets[tag];
+		struct transfer t = { .runs = g->runs, .dst = g->dst, .n = g->n, .i = g->i, .off = g->off };
+
+		err = post_some(d, &t, (int)tag);
+		g->i = t.i;
+		g->off = t.off;
+		if (g->i < g->n)
+			continue;
+		d->queue_head = (d->queue_head + 1) % XPORT_GETS_MAX;
+		d->nqueue--;
+	}
+	if (err)
+		d->err = err;
+	return err;
+}
+
+/* Every buffer lies in lent memory: found out before anything is under way. */
+static int check_landing(struct xr_data *d, const struct page_run *runs, void *const *dst, unsigned n)
+{
+	struct xr_link *l = d->link;
+	unsigned i;
+	size_t k;
+
+	for (i = 0; i < n; i++) {
+		uint64_t len = (uint64_t)runs[i].npages << xp_table_find(&l->table, runs[i].region)->page_shift, off = 0;
+
+		for (k = 0; k < l->nlent; k++) {
+			off = (uintptr_t)dst[i] - (uintptr_t)l->lent[k].iov_base;
+			if (off < l->lent[k].iov_len && len <= l->lent[k].iov_len - off)
+				break;
+		}
+		if (k == l->nlent)
+			return fail(l->link.fail, -EINVAL, "rdma: get of %" PRIu64 " bytes to %p, which was not lent", len,
+				    dst[i]);
+	}
+	return 0;
+}
+
+static int data_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
+{
+	struct xr_data *d = data_of(chan);
+	struct xr_get *g;
+	int err = xr_data_broken(d);
+
+	if (err)
+		return err;
+	if (d->inflight + d->ndone == XPORT_GETS_MAX)
+		return -EAGAIN;
+	if (tag >= XPORT_GETS_MAX || d->gets[tag].busy)
+		return fail(d->link->link.fail, -EINVAL, "rdma: get with tag %u, which is %s", tag,
+			    tag < XPORT_GETS_MAX ? "under way" : "too large");
+	err = check(d, runs, n, XPORT_PEER_READ);
+	if (!err)
+		err = check_landing(d, runs, dst, n);
+	if (err)
+		return err;
+	g = &d->gets[tag];
+	g->busy = true;
+	g->n = n;
+	g->i = 0;
+	g->off = 0;
+	memcpy(g->runs, runs, n * sizeof(*runs));
+	memcpy(g->dst, dst, n * sizeof(*dst));
+	d->queue[(d->queue_head + d->nqueue++) % XPORT_GETS_MAX] = tag;
+	if (!d->inflight++)
+		d->stamp_us = xp_now_us();
+	return go_on(d);
+}
+
+static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint64_t wait_us)
+{
+	struct xr_data *d = data_of(chan);
+	uint64_t now = xp_now_us(), end = xp_deadline(now, wait_us), until;
+	unsigned n;
+	int err;
+
+	if (!max)
+		return -EINVAL;
+	for (;;) {
+		err = xr_broken(d->link);
+		if (err)
+			return err;
+		err = xr_take(d);
+		if (err >= 0)
+			err = go_on(d);
+		if (d->ndone || err)
+			break;
+		now = xp_now_us();
+		until = d->inflight ? xp_deadline(d->stamp_us, d->link->param.timeout_us) : end;
+		if (d->inflight && now >= until) {
+			d->err = -ETIMEDOUT;
+			return -ETIMEDOUT;
+		}
+		if (now >= end)
+			return -EAGAIN;
+		err = xr_wait_cq(d, until < end ? until : end);
+		if (err < 0)
+			break;
+	}
+	if (!d->ndone)
+		return err; /* what has completed counts; the next call says the error */
+	for (n = 0; n < max && d->ndone; n++, d->ndone--) {
+		tags[n] = d->done[d->done_head];
+		d->gets[tags[n]].busy = false;
+		d->done_head = (d->done_head + 1) % XPORT_GETS_MAX;
+	}
+	return (int)n;
+}
+
+/* Nobody serves: only the link's state counts. */
+static int data_end(struct xport_chan *chan)
+{
+	return xr_data_broken(data_of(chan));
+}
+
+static int data_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages), void *arg)
+{
+	(void)moved;
+	(void)arg;
+	return xr_data_broken(data_of(chan));
+}
+
+static int data_pair(struct xport_chan *chan, struct xport_chan *urgent)
+{
+	return data_of(chan)->urgent || !data_of(urgent)->urgent ? -EINVAL : 0;
+}
+
+static const struct xport_chan_ops data_ops = {
+	.fd = xr_data_fd,
+	.put = data_put,
+	.fence = data_fence,
+	.get = data_get,
+	.reap = data_reap,
+	.end = data_end,
+	.serve = data_serve,
+	.pair = data_pair,
+};
+
+int xr_data_new(struct xr_data **ret, struct xr_link *l, unsigned index, struct fail *f)
+{
+	struct epoll_event ev = { .events = EPOLLIN };
+	struct xr_data *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return fail(f, -ENOMEM, "rdma: no memory for a channel");
+	*ret = d; /* the link's from here on */
+	d->chan.ops = &data_ops;
+	d->link = l;
+	d->conn = &l->conn[1 + index];
+	d->index = index;
+	d->urgent = index == l->link.id.channels;
+	d->epfd = epoll_create1(EPOLL_CLOEXEC);
+	d->ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	d->comp = ibv_create_comp_channel(l->ctx);
+	if (!d->comp || d->epfd < 0 || d->ready_fd < 0 || xr_nonblock(d->comp->fd) ||
+	    epoll_ctl(d->epfd, EPOLL_CTL_ADD, d->comp->fd, &ev) || epoll_ctl(d->epfd, EPOLL_CTL_ADD, d->ready_fd, &ev) ||
+	    epoll_ctl(d->epfd, EPOLL_CTL_ADD, l->dead_fd, &ev))
+		return fail_cure(f, CURE_CALL, -errno, "rdma: no descriptors for a channel");
+	/* After an error each request completes, signalled or not. */
+	d->cq = ibv_create_cq(l->ctx, (int)XR_DEPTH + 8, NULL, d->comp, 0);
+	if (!d->cq)
+		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: device %s makes no completion queue of %u",
+				 l->ctx->device->name, XR_DEPTH + 8);
+	return 0;
+}
+
+void xr_data_free(struct xr_data *d)
+{
+	if (!d)
+		return;
+	if (d->cq)
+		ibv_destroy_cq(d->cq);
+	if (d->comp)
+		ibv_destroy_comp_channel(d->comp);
+	if (d->epfd >= 0)
+		close(d->epfd);
+	if (d->ready_fd >= 0)
+		close(d->ready_fd);
+	free(d);
+}

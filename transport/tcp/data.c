@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Data and urgent channels, the end that puts and gets (serve.c is the other one).
+ *
+ * put() returns when the socket has head, runs and (by reference, pages.c) page data. What comes back
+ * (replies, fence acks) is read by rx_step(), which never waits and resumes where it was: reap(0) is one
+ * recv, and a reply's page data lands in the buffers given to get().
+ *
+ * A get whose request does not fit into the socket takes replies while it waits: the peer may be waiting
+ * for this end to read them.
+ */
+#include <endian.h>
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "runtime/base/fail.h"
+#include "tcp.h"
+
+static struct tcp_data *data_of(struct xport_chan *chan)
+{
+	return (struct tcp_data *)chan;
+}
+
+static int broken(struct tcp_data *c)
+{
+	return atomic_load(&c->link->killed) ? -EPIPE : c->err;
+}
+
+/* Head and runs of a frame into tx; iov[0], and iov[1] when not all runs are inline. The count of them. */
+static int tx_frame(struct tcp_data *c, enum tcp_frame_type type, uint32_t tag, const struct page_run *runs,
+		    unsigned n, uint64_t bytes)
+{
+	unsigned i;
+
+	c->tx.head = (struct tcp_frame){
+		.magic = htole32(TCP_MAGIC_FRAME),
+		.type = htole16(type),
+		.nruns = htole16((uint16_t)n),
+		.tag = htole32(tag),
+		.bytes = htole64(bytes),
+	};
+	for (i = 0; i < n; i++) {
+		struct tcp_run *to = i < TCP_RUNS_INLINE ? &c->tx.head.runs[i] : &c->tx.more[i - TCP_RUNS_INLINE];
+
+		*to = (struct tcp_run){ .region = htole32(runs[i].region),
+					.npages = htole32(runs[i].npages),
+					.page = htole64(runs[i].page) };
+	}
+	c->tx.iov[0] = (struct iovec){ .iov_base = &c->tx.head, .iov_len = sizeof(c->tx.head) };
+	if (n <= TCP_RUNS_INLINE)
+		return 1;
+	c->tx.iov[1] = (struct iovec){ .iov_base = c->tx.more,
+				       .iov_len = (n - TCP_RUNS_INLINE) * sizeof(c->tx.more[0]) };
+	return 2;
+}
+
+static int tx_small(struct tcp_data *c, enum tcp_frame_type type, uint32_t tag, const struct page_run *runs,
+		    unsigned n, uint64_t bytes)
+{
+	int k = tx_frame(c, type, tag, runs, n, bytes);
+
+	c->err = tcp_send_all(c->link, c->fd, c->tx.iov, k, 0, c);
+	return c->err;
+}
+
+/* put: their memory must be here; a get brings its own. */
+static int check_runs(struct tcp_data *c, bool put, const struct page_run *runs, unsigned n, uint64_t *bytes)
+{
+	char why[XP_WHY_MAX];
+
+	if (xp_runs_check(&c->link->table, runs, n, put, bytes, why))
+		return fail(c->link->link.fail, -EINVAL, "tcp: %s of memory that is not exposed: %s",
+			    put ? "put" : "get", why);
+	return 0;
+}
+
+static int data_put(struct xport_chan *chan, const struct page_run *runs, unsigned n)
+{
+	struct tcp_data *c = data_of(chan);
+	uint64_t bytes;
+	int err, k;
+
+	err = broken(c);
+	if (!err)
+		err = check_runs(c, true, runs, n, &bytes);
+	if (err)
+		return err;
+	k = tx_frame(c, TCP_PUT, 0, runs, n, bytes);
+	xp_runs_iov(&c->link->table, runs, n, c->tx.iov + k);
+	err = tcp_send_all(c->link, c->fd, c->tx.iov, k, MSG_MORE, NULL);
+	if (!err)
+		err = tcp_send_pages(c, c->tx.iov + k, (int)n);
+	if (err == -EFAULT)
+		err = xp_unreachable(&c->link->table, runs, n, NULL, false, c->link->link.fail);
+	c->err = err;
+	return err;
+}
+
+static int rx_bad(struct tcp_data *c, const char *what)
+{
+	const struct tcp_frame *h = &c->rx.head;
+
+	return fail(c->link->link.fail, -EPROTO,
+		    "tcp: the peer sent a frame of type %u, tag %u, %llu bytes, %u runs: %s", le16toh(h->type),
+		    le32toh(h->tag), (unsigned long long)le64toh(h->bytes), le16toh(h->nruns), what);
+}
+
+/* A whole head is here: what does it announce? */
+static int rx_head(struct tcp_data *c)
+{
+	const struct tcp_frame *h = &c->rx.head;
+	uint32_t tag = le32toh(h->tag);
+	struct tcp_get *g;
+
+	c->rx.got = 0;
+	if (le32toh(h->magic) != TCP_MAGIC_FRAME || h->nruns || h->reserved0 || h->reserved1)
+		return rx_bad(c, "not an answer");
+	switch (le16toh(h->type)) {
+	case TCP_FENCE_ACK:
+		if (tag != c->fence_sent || c->fence_acked == c->fence_sent)
+			return rx_bad(c, "no such fence is under way");
+		c->fence_acked = tag;
+		return 0;
+	case TCP_REPLY:
+		if (tag >= XPORT_GETS_MAX || !c->gets[tag].busy)
+			return rx_bad(c, "no such get is under way");
+		if (tag != c->asked[c->asked_head])
+			return rx_bad(c, "another get was asked before");
+		g = &c->gets[tag];
+		if (le64toh(h->bytes) != g->bytes)
+			return rx_bad(c, "not as long as the get");
+		c->rx.tag = tag;
+		c->rx.at = g->iov + 1;
+		c->rx.n = (int)g->n;
+		c->rx.left = g->bytes;
+		return 0;
+	default:
+		return rx_bad(c, "not an answer");
+	}
+}
+
+/*
+ * What has arrived, at most to the end of a frame. While only replies can come, the next one's page data is taken with
+ * its head, to where it would go: one call for a page that a vCPU waits for.
+ */
+static ssize_t rx_recv(struct tcp_data *c)
+{
+	struct iovec head = { (char *)&c->rx.head + c->rx.got, sizeof(c->rx.head) - c->rx.got };
+	struct msghdr msg = { .msg_iov = &head, .msg_iovlen = 1 };
+	struct tcp_get *g;
+
+	if (c->rx.at) {
+		msg.msg_iov = c->rx.at;
+		msg.msg_iovlen = (size_t)c->rx.n;
+	} else if (c->inflight && c->fence_acked == c->fence_sent) {
+		g = &c->gets[c->asked[c->asked_head]];
+		g->iov[0] = head;
+		msg.msg_iov = g->iov;
+		msg.msg_iovlen = 1 + g->n;
+	}
+	return recvmsg(c->fd, &msg, MSG_DONTWAIT);
+}
+
+static void rx_data(struct tcp_data *c, size_t n)
+{
+	c->rx.left -= n;
+	xp_iov_advance(&c->rx.at, &c->rx.n, n);
+	if (c->rx.left)
+		return;
+	c->rx.at = NULL;
+	c->gets[c->rx.tag].busy = false;
+	c->asked_head = (c->asked_head + 1) % XPORT_GETS_MAX;
+	c->inflight--;
+	c->done[(c->done_head + c->ndone++) % XPORT_GETS_MAX] = c->rx.tag;
+}
+
+/* n bytes have come; 1: that was the end of a frame, 0, or what is wrong with it. */
+static int rx_got(struct tcp_data *c, size_t n)
+{
+	size_t of_head = sizeof(c->rx.head) - c->rx.got;
+	int err;
+
+	if (!c->rx.at) {
+		of_head = n < of_head ? n : of_head;
+		c->rx.got += of_head;
+		if (c->rx.got < sizeof(c->rx.head))
+			return 0;
+		err = rx_head(c);
+		if (err || !c->rx.at)
+			return err ? err : 1;
+		n -= of_head;
+	}
+	if (n)
+		rx_data(c, n);
+	return !c->rx.at;
+}
+
+/* The memory that replies are to land in cannot be written: of those under way, the first that shows it. */
+static int rx_unreachable(struct tcp_data *c)
+{
+	const struct tcp_get *g = &c->gets[c->rx.at ? c->rx.tag : c->asked[c->asked_head]];
+	void *dst[XPORT_RUNS_MAX];
+
+	for (unsigned i = 0; i < g->n; i++) { /* an entry begins behind the bytes that have come, and ends where it did */
+		const struct xport_region *r = xp_table_find(&c->link->table, g->runs[i].region);
+
+		dst[i] = (uint8_t *)g->iov[1 + i].iov_base + g->iov[1 + i].iov_len -
+			 ((size_t)g->runs[i].npages << r->page_shift);
+	}
+	return xp_unreachable(&c->link->table, g->runs, g->n, dst, true, c->link->link.fail);
+}
+
+/* Takes what has arrived, up to the end of one frame: 0, -EAGAIN: nothing more, or what broke. */
+static int rx_step(struct tcp_data *c)
+{
+	ssize_t n;
+	int end = 0;
+
+	do {
+		n = rx_recv(c);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno == EFAULT)
+			return rx_unreachable(c);
+		if (n < 0)
+			return errno == EAGAIN ? -EAGAIN : tcp_err(c->link, c->fd, "recvmsg", errno);
+		if (!n)
+			return tcp_closed(c->link, c->fd);
+		c->rx.stamp_us = 0; /* it moves */
+		end = rx_got(c, (size_t)n);
+	} while (!end);
+	return end < 0 ? end : 0;
+}
+
+int tcp_data_take(struct tcp_data *c)
+{
+	int err;
+
+	do {
+		err = rx_step(c);
+	} while (!err);
+	return err == -EAGAIN ? 0 : err;
+}
+
+/* Nothing to read now: 0 after a wait that may have brought something, -EAGAIN at end, -ETIMEDOUT. */
+static int rx_wait(struct tcp_data *c, uint64_t begin, uint64_t end)
+{
+	uint64_t now = xp_now_us(), left, timeout = c->link->param.timeout_us;
+	int err;
+
+	if (!c->rx.stamp_us)
+		c->rx.stamp_us = now;
+	if (now - c->rx.stamp_us > timeout && (c->inflight || c->rx.got))
+		return tcp_silent(c->link, c->fd);
+	if (now >= end)
+		return -EAGAIN;
+	if (c->urgent && now - begin < c->link->param.poll_us) {
+		sched_yield();
+		return 0;
+	}
+	left = end - now < timeout ? end - now : timeout;
+	err = tcp_poll(c->fd, POLLIN, left);
+	return !err || err == -EAGAIN ? 0 : tcp_err(c->link, c->fd, "poll", err);
+}
+
+static int data_fence(struct xport_chan *chan)
+{
+	struct tcp_data *c = data_of(chan);
+	struct tcp_watch watch = { 0 };
+	int err = broken(c);
+
+	if (err)
+		return err;
+	c->fence_sent++;
+	err = tx_small(c, TCP_FENCE, c->fence_sent, NULL, 0, 0);
+	while (!err && c->fence_acked != c->fence_sent) {
+		if (atomic_load(&c->link->killed))
+			return -EPIPE;
+		err = rx_step(c);
+		if (err != -EAGAIN)
+			continue;
+		err = tcp_wait(c->link, c->fd, POLLIN, &watch);
+	}
+	if (err)
+		c->err = err;
+	return err;
+}
+
+static int data_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
+{
+	struct tcp_data *c = data_of(chan);
+	struct tcp_get *g;
+	uint64_t bytes;
+	unsigned i;
+	int err;
+
+	err = broken(c);
+	if (err)
+		return err;
+	if (c->inflight + c->ndone == XPORT_GETS_MAX)
+		return -EAGAIN;
+	if (tag >= XPORT_GETS_MAX || c->gets[tag].busy)
+		return fail(c->link->link.fail, -EINVAL, "tcp: get with tag %u, which is %s", tag,
+			    tag < XPORT_GETS_MAX ? "under way" : "too large");
+	err = check_runs(c, false, runs, n, &bytes);
+	if (err)
+		return err;
+	g = &c->gets[tag];
+	xp_runs_iov(&c->link->table, runs, n, g->iov + 1);
+	for (i = 0; i < n; i++) {
+		g->iov[1 + i].iov_base = dst[i];
+		g->runs[i] = runs[i];
+	}
+	g->n = n;
+	g->bytes = bytes;
+	err = tx_small(c, TCP_GET, tag, runs, n, bytes);
+	if (err)
+		return err;
+	g->busy = true;
+	c->asked[(c->asked_head + c->inflight) % XPORT_GETS_MAX] = tag;
+	if (!c->inflight++)
+		c->rx.stamp_us = 0; /* the clock starts with the first one */
+	return 0;
+}
+
+static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint64_t wait_us)
+{
+	struct tcp_data *c = data_of(chan);
+	uint64_t begin = 0, end = 0;
+	unsigned n = 0;
+	int err;
+
+	if (!max)
+		return -EINVAL;
+	for (;;) {
+		err = broken(c);
+		if (err)
+			return err;
+		while (c->ndone < max && (c->inflight || !c->ndone)) {
+			err = rx_step(c);
+			if (err)
+				break;
+		}
+		if (c->ndone)
+			break;
+		if (err == -EAGAIN) {
+			if (!begin) {
+				begin = xp_now_us();
+				end = xp_deadline(begin, wait_us);
+			}
+			err = rx_wait(c, begin, end);
+			if (err == -EAGAIN)
+				return err;
+		}
+		if (err) {
+			c->err = err;
+			return err;
+		}
+	}
+	if (err && err != -EAGAIN)
+		c->err = err; /* what has completed counts; the next call says it */
+	for (; n < max && c->ndone; n++, c->ndone--) {
+		tags[n] = c->done[c->done_head];
+		c->done_head = (c->done_head + 1) % XPORT_GETS_MAX;
+	}
+	return (int)n;
+}
+
+static int data_end(struct xport_chan *chan)
+{
+	struct tcp_data *c = data_of(chan);
+	int err = broken(c);
+
+	return err ? err : tx_small(c, TCP_END, 0, NULL, 0, 0);
+}
+
+static int data_fd(struct xport_chan *chan)
+{
+	return data_of(chan)->fd;
+}
+
+static const struct xport_chan_ops data_ops = {
+	.fd = data_fd,
+	.put = data_put,
+	.fence = data_fence,
+	.get = data_get,
+	.reap = data_reap,
+	.end = data_end,
+	.serve = tcp_serve,
+	.pair = tcp_pair,
+};
+
+int tcp_data_new(struct tcp_data **ret, struct tcp_link *l, int fd, bool urgent)
+{
+	struct tcp_data *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return -ENOMEM;
+	c->chan.ops = &data_ops;
+	c->link = l;
+	c->fd = fd;
+	c->urgent = urgent;
+	*ret = c;
+	return 0;
+}
+
+void tcp_data_free(struct tcp_data *c)
+{
+	const struct linger now = { .l_onoff = 1 };
+
+	if (!c)
+		return;
+	/* What is still queued refers to memory that a guest may write again: after a failure none of it is sent any more. */
+	if (broken(c))
+		setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+	tcp_pipe_close(&c->pipe);
+	close(c->fd);
+	free(c);
+}
