@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/base/fail.h"
 #include "dial.h"
+#include "runtime/base/fail.h"
 
 int dial_check_scope(const struct sockaddr *a, const struct uri *u, struct fail *f)
 {
@@ -196,7 +196,7 @@ uint64_t dial_due(const struct dial *d)
 
 int dial_poll(struct pollfd *p, nfds_t n, uint64_t deadline, const struct xport_param *param)
 {
-	uint64_t now = xp_now_us();
+	uint64_t now = now_us();
 
 	p[n] = (struct pollfd){ .fd = param->woken ? param->wake_fd : -1, .events = POLLIN };
 	if (poll(p, n + 1, now < deadline ? xp_poll_ms(deadline - now) : 0) < 0)

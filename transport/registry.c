@@ -3,8 +3,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "runtime/base/fail.h"
 #include "xport_int.h"
+#include "runtime/base/fail.h"
 
 static const struct scheme {
 	const char *name, *options; /* beside the filters' */

@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "xport_int.h"
 #include "runtime/base/fail.h"
 #include "runtime/base/reach.h"
-#include "xport_int.h"
 
 int xp_table_set(struct xp_table *t, const struct xport_region *r, size_t n, enum xport_access access)
 {

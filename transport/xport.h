@@ -32,8 +32,9 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#include "runtime/base/cure.h"
 #include "uri.h"
+#include "runtime/base/cure.h"
+#include "runtime/base/page.h"
 
 struct fail;
 struct chaos;
@@ -57,12 +58,6 @@ enum xport_cap {
 enum xport_role { XPORT_CONTROL, XPORT_DATA, XPORT_URGENT };
 
 enum xport_access { XPORT_LOCAL = 0, XPORT_PEER_READ = 1, XPORT_PEER_WRITE = 2 };
-
-struct page_run {
-	uint32_t region; /* id */
-	uint32_t npages;
-	uint64_t page; /* first, within the region */
-};
 
 struct xport_region {
 	uint32_t id, page_shift;

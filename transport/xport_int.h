@@ -5,9 +5,9 @@
 
 #include <stdbool.h>
 #include <string.h>
-#include <time.h>
 
 #include "xport.h"
+#include "runtime/base/clock.h"
 
 #define XP_WHY_MAX 160
 
@@ -50,20 +50,6 @@ int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsign
 
 /* Drops done bytes from the front of *iov; the entries are changed. */
 void xp_iov_advance(struct iovec **iov, int *n, size_t done);
-
-static inline uint64_t xp_now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
-/* Never wraps: "for ever" added to now stays for ever. */
-static inline uint64_t xp_deadline(uint64_t now, uint64_t wait_us)
-{
-	return wait_us > UINT64_MAX - now ? UINT64_MAX : now + wait_us;
-}
 
 /* Microseconds to a poll(2) timeout, rounded up, at most a minute (callers look at the clock again). */
 static inline int xp_poll_ms(uint64_t us)

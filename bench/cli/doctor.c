@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "commands.h"
 #include "doctor.h"
+#include "commands.h"
 #include "report.h"
 
 static const char *const health_names[] = { "ok", "works without", "missing" };

@@ -11,10 +11,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "arbiter.h"
 #include "end.h"
-#include "bench/vmm/rhythm.h"
+#include "arbiter.h"
 #include "util.h"
+#include "bench/vmm/rhythm.h"
 
 #define STATS_EVERY_MS 100
 #define DRILL_RECONNECT_US 1000000 /* a drill that breaks something for good need not wait for long */

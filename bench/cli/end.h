@@ -7,8 +7,8 @@
 #ifndef BENCH_END_H
 #define BENCH_END_H
 
-#include "options.h"
 #include "meet.h"
+#include "options.h"
 #include "record.h"
 #include "bench/vmm/vmm.h"
 

@@ -7,10 +7,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "runtime/arbiter/json_bound.h"
-#include "arbiter.h"
 #include "exchange.h"
+#include "arbiter.h"
 #include "util.h"
+#include "runtime/arbiter/json_bound.h"
 
 #define HELLO "rdma-migrate"
 #define FORMAT 1

@@ -9,9 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "runtime/arbiter/json_bound.h"
 #include "arbiter.h"
 #include "exchange.h"
+#include "runtime/arbiter/json_bound.h"
 
 struct field {
 	const char *name;

@@ -11,8 +11,8 @@
 #include <unistd.h>
 
 #include "arbiter.h"
-#include "options_int.h"
 #include "meet.h"
+#include "options_int.h"
 #include "util.h"
 #include "bench/vmm/vmm.h"
 

@@ -3,9 +3,9 @@
 #define BENCH_REPORT_H
 
 #include "end.h"
-#include "bench/floor/floor.h"
 #include "observer.h"
 #include "options.h"
+#include "bench/floor/floor.h"
 
 #define ROUNDS_KEPT 1024
 #define POLICY_KEPT 4

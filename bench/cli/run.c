@@ -16,9 +16,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "run.h"
 #include "end.h"
 #include "exchange.h"
-#include "run.h"
 #include "util.h"
 
 #define FIRST_OUTPUTS 3 /* of each stream before the migration begins */

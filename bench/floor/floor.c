@@ -18,9 +18,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "transport/tcp/congestion.h"
 #include "floor.h"
 #include "bench/cli/util.h"
+#include "transport/tcp/congestion.h"
 
 #define PIECE (1u << 20)
 #define PASSES FLOOR_PASSES

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench/cli/out.h"
 #include "trace.h"
+#include "bench/cli/out.h"
 
 static void print_rounds(const struct trace *t)
 {

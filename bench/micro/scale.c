@@ -16,12 +16,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "runtime/source/rounds.h"
-#include "runtime/link/link.h"
 #include "bench/cli/out.h"
+#include "runtime/link/link.h"
 #include "runtime/memory/populated.h"
-#include "runtime/session/residue.h"
+#include "runtime/phase.h"
 #include "runtime/session/session.h"
+#include "runtime/source/rounds.h"
+#include "runtime/source/source_int.h"
 
 #define PIECE (UINT64_C(64) << 20) /* the data */
 #define TIB (UINT64_C(1) << 40)

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/arbiter/json_bound.h"
 #include "trace.h"
+#include "runtime/arbiter/json_bound.h"
 
 #define NUMBER_MAX (INT64_C(1) << 50) /* bytes of a round, microseconds: sums of all rounds fit 64 bits */
 

@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench/cli/commands.h"
 #include "page.h"
+#include "bench/cli/commands.h"
 #include "bench/cli/report.h"
 
 enum output { OUTPUT_SVG, OUTPUT_PNG, OUTPUT_HTML, OUTPUT_NONE };

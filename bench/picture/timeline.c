@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/arbiter/json_bound.h"
-#include "bench/cli/record.h"
 #include "timeline.h"
+#include "bench/cli/record.h"
+#include "runtime/arbiter/json_bound.h"
 
 #define FORMAT 1
 #define RUNS_MAX 4096u

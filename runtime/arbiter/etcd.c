@@ -24,9 +24,10 @@
 #include <string.h>
 #include <time.h>
 
-#include "runtime/base/api.h"
-#include "ferry/arbiter_etcd.h"
 #include "json_bound.h"
+#include "ferry/arbiter_etcd.h"
+#include "runtime/base/api.h"
+#include "runtime/base/clock.h"
 
 #define TIMEOUT_US 3000000u
 #define TIMEOUT_US_MAX (UINT64_C(86400) * 1000000)
@@ -50,14 +51,6 @@ struct ask {
 	char *why;
 	size_t cap;
 };
-
-static uint64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000;
-}
 
 /* The last sentence counts: earlier members' were about other members. What a member said in it commands no terminal. */
 static int say(struct ask *q, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -29,12 +29,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ferry/arbiter_file.h"
 #include "runtime/base/api.h"
-#include "runtime/session/config.h"
-#include "runtime/session/workers.h"
 #include "runtime/base/cure.h"
 #include "runtime/base/fail.h"
-#include "ferry/arbiter_file.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/grow.h"
+#include "runtime/base/thread.h"
 
 #define TIMEOUT_US 3000000u
 #define RECORD_LEN (7 + 33) /* "source\n", 32 digits, "\n" */
@@ -250,7 +251,7 @@ static int ask(const struct ferry_arbiter_file *a, const uint8_t session[16], en
 	struct job *j;
 	int err;
 
-	if (!a->dir || !*a->dir || (want != FERRY_SOURCE && want != FERRY_TARGET) || timeout > CONFIG_TIME_US_MAX)
+	if (!a->dir || !*a->dir || (want != FERRY_SOURCE && want != FERRY_TARGET) || timeout > DURATION_US_MAX)
 		return fail(f, -EINVAL, "an arbiter on a directory needs a directory, an owner to record (source or target, "
 			    "not %s) and a timeout of at most a day", ferry_owner_name(want));
 	j = job_new(a->dir, session, want);

@@ -15,10 +15,9 @@
 
 #include "cure.h"
 #include "fail.h"
-#include "ferry/ferry.h"
+#include "page.h"
 #include "uffd_abi.h"
 
-#define PAGE ((size_t)4096)
 #define ZERO_VEC 256u
 #define CALL_BYTES ((size_t)1 << 30) /* a vector is taken up to 2 GiB, less a page; what comes back short is done again */
 #define FIND_BYTES ((size_t)2 << 20)
@@ -32,14 +31,14 @@
 /* Linux 6.13 lets a process give itself any advice for a vector; older kernels get one madvise a range. */
 static bool probe_vectored(int self)
 {
-	void *p = self < 0 ? MAP_FAILED : mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct iovec v = { p, PAGE };
+	void *p = self < 0 ? MAP_FAILED : mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct iovec v = { p, PAGE_BYTES };
 	bool ok;
 
 	if (p == MAP_FAILED)
 		return false;
-	ok = syscall(SYS_process_madvise, self, &v, 1, MADV_DONTNEED, 0) == (long)PAGE;
-	munmap(p, PAGE);
+	ok = syscall(SYS_process_madvise, self, &v, 1, MADV_DONTNEED, 0) == (long)PAGE_BYTES;
+	munmap(p, PAGE_BYTES);
 	return ok;
 }
 
@@ -143,7 +142,7 @@ int reach_readable(const struct reach *r, const struct iovec *v, unsigned n)
 /* The pages that these bytes lie in. */
 static int populate(const void *p, size_t len, bool write)
 {
-	uintptr_t first = (uintptr_t)p & ~(PAGE - 1), end = ((uintptr_t)p + len + PAGE - 1) & ~(PAGE - 1);
+	uintptr_t first = (uintptr_t)p & ~(PAGE_BYTES - 1), end = ((uintptr_t)p + len + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
 	struct iovec v = { (void *)first, end - first };
 
 	return reach_advise(&REACH_NONE, &v, 1, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
@@ -164,7 +163,7 @@ const void *reach_find(const void *base, size_t len, bool write)
 		piece = len - at < FIND_BYTES ? len - at : FIND_BYTES;
 		if (!populate(p + at, piece, write))
 			continue;
-		for (size_t in = 0; in < piece; in += PAGE)
+		for (size_t in = 0; in < piece; in += PAGE_BYTES)
 			if (reach_page(p + at + in, write))
 				return p + at + in;
 	}
@@ -216,7 +215,7 @@ int reach_copy(void *dst, const void *src, size_t len)
 
 int reach_zero(void *dst, size_t len)
 {
-	static const uint8_t zeros[PAGE];
+	static const uint8_t zeros[PAGE_BYTES];
 	struct iovec from[ZERO_VEC];
 	int err = 0;
 
@@ -225,7 +224,7 @@ int reach_zero(void *dst, size_t len)
 		unsigned k = 0;
 
 		for (n = 0; k < ZERO_VEC && at + n < len; n += from[k++].iov_len)
-			from[k] = (struct iovec){ (void *)(uintptr_t)zeros, len - at - n < PAGE ? len - at - n : PAGE };
+			from[k] = (struct iovec){ (void *)(uintptr_t)zeros, len - at - n < PAGE_BYTES ? len - at - n : PAGE_BYTES };
 		err = copy_vec(to, from, k, n);
 		if (!forbidden(err))
 			continue;
@@ -326,12 +325,4 @@ int reach_fail(struct fail *f, const struct reach_page *p, bool write)
 					   "to go without that page; where both have it, it was met too late for that: migrate again");
 	return fail(f, err, "page %" PRIu64 " of region %u (guest address %#" PRIx64 ", mapped at %p) cannot be %s: %s", p->page,
 		    p->region, p->gpa, p->addr, write ? "written" : "read", why);
-}
-
-int reach_region(const struct ferry_region *reg, const void *base, bool write, int err, struct fail *f)
-{
-	const uint8_t *bad = reach_find(base, reg->len, write);
-	uint64_t off = bad ? (uint64_t)(bad - (const uint8_t *)base) : 0;
-
-	return bad ? reach_fail(f, &(struct reach_page){ reg->id, off / PAGE, reg->gpa + off, bad }, write) : err;
 }

@@ -16,7 +16,6 @@
 #include <sys/uio.h>
 
 struct fail;
-struct ferry_region;
 
 /* Advice for many ranges of our own memory at once. */
 struct reach {
@@ -61,7 +60,5 @@ const void *reach_find(const void *base, size_t len, bool write);
  * else -EFAULT.
  */
 int reach_fail(struct fail *f, const struct reach_page *p, bool write);
-/* A call that wants all of a region has said err: the same for the first page of it that shows why, if any does; else err. */
-int reach_region(const struct ferry_region *reg, const void *base, bool write, int err, struct fail *f);
 
 #endif

@@ -13,7 +13,8 @@
 #include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <time.h>
+
+#include "clock.h"
 
 #define SPIN_ALONE_NS 3000u
 #define SPIN_BAR 8u
@@ -23,23 +24,15 @@ struct spin {
 	uint64_t barred_ns; /* somebody else had the core: block until then */
 };
 
-static inline uint64_t spin_now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* Gives the core up once. Whether to go on polling; else block. */
 static inline bool spin_on(struct spin *s)
 {
-	uint64_t begin = spin_now_ns(), took, bar;
+	uint64_t begin = now_ns(), took, bar;
 
 	if (begin < s->barred_ns)
 		return false;
 	sched_yield();
-	took = spin_now_ns() - begin;
+	took = now_ns() - begin;
 	if (took < SPIN_ALONE_NS)
 		return true;
 	bar = SPIN_BAR * took;

@@ -21,8 +21,8 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#include "runtime/base/api.h"
 #include "kvm_int.h"
+#include "runtime/base/api.h"
 
 #define SLICE_PAGES (UINT64_C(1) << 16) /* in one CLEAR: 256 MiB, about 2 ms */
 

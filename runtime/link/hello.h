@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * The first exchange on a new link, by main: 0, -EPIPE (the link is lost, the deadline has passed, or its source is another
- * target's), -ESTALE at a source that comes back (its target is not there, link_stranger()), or what is wrong with the peer.
- */
+/* What HELLO and HELLO_ACK may say. The checks return 0, or an error with its sentence in s->fail. */
 #ifndef FERRY_HELLO_H
 #define FERRY_HELLO_H
 
 #include "runtime/session/session.h"
 
-int hello_source(struct ferry_session *s, uint64_t deadline_us);
-int hello_target(struct ferry_session *s, uint64_t deadline_us);
+int hello_check_versions(struct ferry_session *s, const struct wire_msg *m);
+int hello_check(struct ferry_session *s, const struct wire_hello *h, const struct xport_link_id *id);
+int hello_check_ack(struct ferry_session *s, const struct wire_hello_ack *ack);
+/* The len bytes of m that are known here, into ret: it may have more. */
+int hello_take(void *ret, size_t len, const struct wire_msg *m, struct fail *f);
+/* Takes as long however much of it is right. */
+bool hello_same_number(const uint8_t a[WIRE_NUMBER], const uint8_t b[WIRE_NUMBER]);
 /*
  * Target: whether this first message (with number seq) of a connection with that id is the HELLO of the source that was here
  * before. Until it is, nothing that the connection says changes anything.

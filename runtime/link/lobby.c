@@ -5,11 +5,11 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#include "runtime/session/workers.h"
-#include "runtime/base/cure.h"
 #include "lobby.h"
-#include "runtime/session/session.h"
 #include "wire.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/cure.h"
+#include "runtime/base/thread.h"
 
 #define MUTE_MAX 8u   /* then the first to come of the host that has most of them gives way */
 #define DYING_MAX 16u /* links being closed; until half of them are, nobody is let in */

@@ -13,8 +13,8 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
-#include "transport/xport.h"
 #include "runtime/base/fail.h"
+#include "transport/xport.h"
 
 #define CALLER_MSG_MAX 512u /* a HELLO is shorter, and so is what may be sent in its place */
 

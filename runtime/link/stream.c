@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/base/api.h"
 #include "ferry/ferry.h"
+#include "runtime/base/api.h"
 
 /* Before each section: id, version (32 bits each), length of the data (64 bits). Little-endian, not aligned. */
 #define SECTION_HEADER 16u

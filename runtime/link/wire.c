@@ -4,8 +4,9 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "runtime/base/fail.h"
 #include "wire.h"
+#include "runtime/base/fail.h"
+#include "transport/xport.h"
 
 #define IN(stage) (1u << FERRY_##stage)
 

@@ -9,8 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "transport/xport.h"
 #include "ferry/ferry.h"
+#include "runtime/base/page.h"
 
 struct fail;
 

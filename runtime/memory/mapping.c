@@ -25,10 +25,12 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "runtime/base/cure.h"
-#include "runtime/base/fail.h"
 #include "pages.h"
 #include "uffd.h"
+#include "runtime/base/cure.h"
+#include "runtime/base/fail.h"
+#include "runtime/base/page.h"
+#include "runtime/base/reach.h"
 
 #define NAME_MAX_SAID 100 /* of a mapping's name in a sentence */
 
@@ -456,4 +458,12 @@ int mapping_check(const struct ferry_region *r, size_t n, bool target, struct fa
 	free(k.file);
 	free(at);
 	return err;
+}
+
+int mapping_unreachable(const struct ferry_region *reg, const void *base, bool write, int err, struct fail *f)
+{
+	const uint8_t *bad = reach_find(base, reg->len, write);
+	uint64_t off = bad ? (uint64_t)(bad - (const uint8_t *)base) : 0;
+
+	return bad ? reach_fail(f, &(struct reach_page){ reg->id, off / PAGE_BYTES, reg->gpa + off, bad }, write) : err;
 }

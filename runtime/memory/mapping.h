@@ -24,5 +24,10 @@ int mapping_files(const struct ferry_region *r, size_t n, struct fail *f);
  * page.
  */
 int mapping_check(const struct ferry_region *r, size_t n, bool target, struct fail *f);
+/*
+ * A call that wants all of a region, mapped at base, has said err: names the first page of it that cannot be read (or written),
+ * if there is one. -EFAULT, or -EHWPOISON for a hardware error; else err.
+ */
+int mapping_unreachable(const struct ferry_region *reg, const void *base, bool write, int err, struct fail *f);
 
 #endif

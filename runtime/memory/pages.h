@@ -15,11 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "transport/xport.h" /* struct page_run; region is the region's INDEX inside the runtime's sets */
-
-/* hugetlbfs: what is mapped as one piece; the bits are of 4 KiB pages all the same. */
-#define HUGE_SHIFT 21u
-#define HUGE_PAGES (UINT64_C(1) << (HUGE_SHIFT - 12))
+#include "runtime/base/page.h"
 
 struct page_set_region {
 	uint64_t npages;

@@ -9,10 +9,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "runtime/base/cure.h"
-#include "runtime/base/fail.h"
 #include "place_int.h"
 #include "uffd.h"
+#include "runtime/base/cure.h"
+#include "runtime/base/fail.h"
 
 #define DROP_VEC 512u
 #define MAP_BYTES ((off_t)256 << 20) /* between two looks of the caller */
@@ -24,13 +24,13 @@
 /* Linux 5.18 has an advice that drops memory whether it is locked or not. */
 static int drop_advice(void)
 {
-	void *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	bool has;
 
 	if (page == MAP_FAILED)
 		return MADV_DONTNEED;
-	has = !madvise(page, 4096, MADV_DONTNEED_LOCKED);
-	munmap(page, 4096);
+	has = !madvise(page, PAGE_BYTES, MADV_DONTNEED_LOCKED);
+	munmap(page, PAGE_BYTES);
 	return has ? MADV_DONTNEED_LOCKED : MADV_DONTNEED;
 }
 
@@ -70,7 +70,7 @@ static int open_region(struct place_region *r, const struct ferry_region *reg, b
 {
 	*r = (struct place_region){ .reg = reg,
 				    .vm = reg->hva,
-				    .npages = reg->len >> SHIFT,
+				    .npages = reg->len >> PAGE_SHIFT,
 				    .shared = reg->flags & FERRY_REGION_SHARED,
 				    .huge = reg->page_shift == HUGE_SHIFT };
 	r->mapped = !r->shared;
@@ -92,7 +92,7 @@ static int open_region(struct place_region *r, const struct ferry_region *reg, b
 /* Dropping is tried where it can fail. What is allocated beforehand loses one page by that. */
 static int try_drop(const struct place *p, const struct place_region *r, struct fail *f)
 {
-	if (!madvise(r->vm, r->huge ? HUGE_BYTES : 4096, p->advice))
+	if (!madvise(r->vm, r->huge ? HUGE_BYTES : PAGE_BYTES, p->advice))
 		return 0;
 	return fail_cure(f, CURE_DROP, -errno, "memory of region %u at %p cannot be dropped", r->reg->id, (void *)r->vm);
 }
@@ -165,7 +165,7 @@ static int unwritable(const struct place_region *r, const uint8_t *base, const s
 	const uint8_t *bad = reach_find(base + bytes(run->page), bytes(run->npages), true);
 	uint64_t off = bad ? (uint64_t)(bad - base) : 0;
 
-	return bad ? reach_fail(f, &(struct reach_page){ r->reg->id, off >> SHIFT, r->reg->gpa + off, bad }, true) : 0;
+	return bad ? reach_fail(f, &(struct reach_page){ r->reg->id, off >> PAGE_SHIFT, r->reg->gpa + off, bad }, true) : 0;
 }
 
 static int cannot_zero(const struct place_region *r, const struct page_run *run, int err, struct fail *f)
@@ -305,7 +305,7 @@ int place_arm(struct place *p, struct fail *f)
 
 int place_resolve(struct place *p, const struct place_region *r, uint8_t *dst, const uint8_t *src, size_t len, bool wake)
 {
-	size_t at = 0, done, page = r->huge ? HUGE_BYTES : 4096;
+	size_t at = 0, done, page = r->huge ? HUGE_BYTES : PAGE_BYTES;
 
 	while (at < len) {
 		int err = r->shared ? uffd_continue(p->uffd, dst + at, len - at, wake, &done) :
@@ -332,7 +332,7 @@ static int step_clean(int fd, uint8_t *dst, size_t len, size_t *done)
 
 	if (err != -EFAULT)
 		return err;
-	err = uffd_zero(fd, dst + *done, 4096, &one);
+	err = uffd_zero(fd, dst + *done, PAGE_BYTES, &one);
 	*done += one;
 	return err ? err : *done < len ? -EAGAIN : 0;
 }
@@ -365,9 +365,9 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 		return huge_clean(p, run, f);
 	if (!r->shared) {
 		/* Anonymous and clean and absent: never sent, so it reads as zero. */
-		err = uffd_zero(p->uffd, dst, 4096, &done);
+		err = uffd_zero(p->uffd, dst, PAGE_BYTES, &done);
 		if (err == -EEXIST)
-			err = uffd_wake(p->uffd, dst, 4096);
+			err = uffd_wake(p->uffd, dst, PAGE_BYTES);
 		return err ? fail_cure(f, CURE_PLACE, err, "a zero page cannot be mapped") : 0;
 	}
 	while (at < len) {
@@ -376,8 +376,8 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 		if (!err)
 			break;
 		if (err == -EEXIST) {
-			uffd_wake(p->uffd, dst + at, 4096);
-			at += 4096;
+			uffd_wake(p->uffd, dst + at, PAGE_BYTES);
+			at += PAGE_BYTES;
 		} else if (err != -EAGAIN) {
 			int why = unwritable(r, r->alias, run, f);
 
@@ -401,7 +401,7 @@ bool place_find(const struct place *p, uint64_t addr, struct page_run *ret)
 
 		if (off < bytes(r->npages)) {
 			*ret = (struct page_run){ .region = (uint32_t)i,
-						  .page = (off >> SHIFT) & ~(pages - 1),
+						  .page = (off >> PAGE_SHIFT) & ~(pages - 1),
 						  .npages = (uint32_t)pages };
 			return true;
 		}

@@ -21,8 +21,8 @@
 #ifndef FERRY_PLACE_H
 #define FERRY_PLACE_H
 
-#include "ferry/ferry.h"
 #include "pages.h"
+#include "ferry/ferry.h"
 #include "runtime/base/reach.h"
 
 struct fail;

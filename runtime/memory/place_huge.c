@@ -24,10 +24,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "runtime/base/cure.h"
-#include "runtime/base/fail.h"
 #include "place_int.h"
 #include "uffd.h"
+#include "runtime/base/cure.h"
+#include "runtime/base/fail.h"
 
 static long pool(const char *name)
 {
@@ -127,7 +127,7 @@ int huge_exists(void *addr)
 {
 	unsigned char there;
 
-	if (mincore(addr, 4096, &there))
+	if (mincore(addr, PAGE_BYTES, &there))
 		return -errno;
 	return there & 1 ? 0 : -ENOMEM;
 }

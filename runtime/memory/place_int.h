@@ -5,12 +5,10 @@
 
 #include "place.h"
 
-#define SHIFT 12u
-#define HUGE_BYTES ((size_t)1 << HUGE_SHIFT)
 
 static inline size_t bytes(uint64_t pages)
 {
-	return (size_t)(pages << SHIFT);
+	return (size_t)(pages << PAGE_SHIFT);
 }
 
 /* UFFD_*: what the regions need of userfaultfd. */

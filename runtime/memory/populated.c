@@ -8,16 +8,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "uffd.h"
+#include "zero.h"
+#include "ferry/ferry.h"
 #include "runtime/base/cure.h"
 #include "runtime/base/fail.h"
-#include "ferry/ferry.h"
-#include "uffd.h"
 #include "runtime/base/uffd_abi.h"
-#include "zero.h"
 
 #define SCAN_REGIONS 512
 #define PAGEMAP_ENTRIES 16384
-#define SHIFT 12 /* the sets count pages of 4 KiB, whatever the kernel maps */
 #define PAGEMAP_PRESENT (UINT64_C(1) << 63)
 #define PAGEMAP_SWAPPED (UINT64_C(1) << 62)
 
@@ -48,7 +47,7 @@ static int reopen(int fd)
 
 int populated_by_seek(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
 {
-	uint64_t page_size = UINT64_C(1) << SHIFT, added = 0, begin = reg->fd_offset, end;
+	uint64_t page_size = UINT64_C(1) << PAGE_SHIFT, added = 0, begin = reg->fd_offset, end;
 	off_t data, hole;
 	int fd, err = 0;
 
@@ -116,8 +115,8 @@ int populated_by_scan(struct page_set *set, uint32_t idx, const struct ferry_reg
 			break;
 		}
 		for (int i = 0; i < n; i++)
-			added += add_pages(set, idx, (found[i].start - base) >> SHIFT,
-					   (found[i].end - found[i].start) >> SHIFT);
+			added += add_pages(set, idx, (found[i].start - base) >> PAGE_SHIFT,
+					   (found[i].end - found[i].start) >> PAGE_SHIFT);
 		if (arg.walk_end <= arg.start) { /* no progress: would go on for ever */
 			err = -EIO;
 			break;
@@ -133,8 +132,8 @@ int populated_by_scan(struct page_set *set, uint32_t idx, const struct ferry_reg
 
 int populated_by_pagemap(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
 {
-	uint64_t npages = reg->len >> SHIFT, at = 0, added = 0;
-	uint64_t first = (uintptr_t)reg->hva >> SHIFT;
+	uint64_t npages = reg->len >> PAGE_SHIFT, at = 0, added = 0;
+	uint64_t first = (uintptr_t)reg->hva >> PAGE_SHIFT;
 	uint64_t *entries;
 	int fd, err = 0;
 
@@ -201,10 +200,10 @@ int populated_by_continue(struct page_set *set, uint32_t idx, const struct ferry
 		size_t done;
 
 		err = uffd_continue(fd, map + at, reg->len - at, false, &done);
-		added += add_pages(set, idx, at >> SHIFT, done >> SHIFT);
+		added += add_pages(set, idx, at >> PAGE_SHIFT, done >> PAGE_SHIFT);
 		at += done;
 		if (is_lost(err))
-			added += add_pages(set, idx, at >> SHIFT, HUGE_PAGES);
+			added += add_pages(set, idx, at >> PAGE_SHIFT, HUGE_PAGES);
 		if (is_lost(err) || err == -EFAULT) { /* EFAULT: a hole */
 			at += UINT64_C(1) << HUGE_SHIFT;
 			err = 0;
@@ -222,7 +221,7 @@ int populated_by_continue(struct page_set *set, uint32_t idx, const struct ferry
 int populated_by_read(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
 {
 	size_t unit = (size_t)1 << HUGE_SHIFT;
-	uint8_t *buf = aligned_alloc(4096, unit);
+	uint8_t *buf = aligned_alloc(PAGE_BYTES, unit);
 	uint64_t added = 0;
 	int err = buf ? 0 : -ENOMEM;
 
@@ -234,7 +233,7 @@ int populated_by_read(struct page_set *set, uint32_t idx, const struct ferry_reg
 		if (got != (ssize_t)unit && !lost)
 			err = got < 0 ? -errno : -EIO;
 		else if (lost || !is_zero(buf, unit))
-			added += add_pages(set, idx, at >> SHIFT, unit >> SHIFT);
+			added += add_pages(set, idx, at >> PAGE_SHIFT, unit >> PAGE_SHIFT);
 	}
 	free(buf);
 	if (!err)

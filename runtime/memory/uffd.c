@@ -5,9 +5,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "uffd.h"
 #include "runtime/base/cure.h"
 #include "runtime/base/fail.h"
-#include "uffd.h"
 #include "runtime/base/uffd_abi.h"
 
 #ifndef USERFAULTFD_IOC_NEW

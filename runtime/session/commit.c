@@ -23,7 +23,6 @@
 
 #include "commit.h"
 #include "runtime/base/probe.h"
-#include "session.h"
 
 void commit_init(struct commit *c, bool source)
 {
@@ -92,22 +91,4 @@ enum ferry_owner commit_claim(const struct commit *c, uint64_t left)
 	if (c->source)
 		return commit_get(c) == COMMIT_DECIDED ? FERRY_TARGET : FERRY_SOURCE;
 	return left ? FERRY_SOURCE : FERRY_TARGET;
-}
-
-int commit_arbitrate(struct ferry_session *s, enum ferry_owner want, enum ferry_owner *is)
-{
-	int err;
-
-	*is = FERRY_UNKNOWN;
-	if (!s->ops.arbiter)
-		return 0;
-	err = s->ops.arbiter(s->vm, s->session, want, is);
-	if (err >= 0 && *is != FERRY_SOURCE && *is != FERRY_TARGET)
-		err = -EPROTO;
-	if (err < 0)
-		*is = FERRY_UNKNOWN;
-	session_log(s, err < 0 ? 3 : 5, NULL, "arbiter want=%s is=%s errno=%d", ferry_owner_name(want), ferry_owner_name(*is),
-		    err < 0 ? -err : 0);
-	s->arbiter_err = err < 0 ? err : 0;
-	return s->arbiter_err;
 }

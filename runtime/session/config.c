@@ -6,28 +6,12 @@
 
 #include "config.h"
 #include "runtime/base/cure.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/fail.h"
-#include "runtime/memory/pages.h"
+#include "runtime/base/grow.h"
+#include "transport/xport.h"
 #include "runtime/link/wire.h"
-
-int struct_grow(void *ret, size_t ours, const void *theirs, const char *what, struct fail *f)
-{
-	size_t size;
-
-	memcpy(&size, theirs, sizeof(size));
-	if (size < sizeof(size_t))
-		return fail(f, -EINVAL, "%s.size is %zu; set it to sizeof(struct ferry_%s)", what, size, what);
-	for (size_t i = ours; i < size; i++)
-		if (((const uint8_t *)theirs)[i])
-			return fail(f, -EINVAL,
-				    "%s.size is %zu and byte %zu is set; this library knows %zu bytes: it is older than "
-				    "the header the program was built with",
-				    what, size, i, ours);
-	memset(ret, 0, ours);
-	memcpy(ret, theirs, size < ours ? size : ours);
-	memcpy(ret, &ours, sizeof(ours));
-	return 0;
-}
+#include "runtime/memory/pages.h"
 
 static int bound(struct fail *f, const char *name, uint64_t v, uint64_t min, uint64_t max)
 {
@@ -49,13 +33,13 @@ static int check_limits(const struct ferry_config *c, struct fail *f)
 		{ "max_rounds", c->max_rounds, 1, CONFIG_ROUNDS_MAX },
 		{ "poll_us", c->poll_us, 0, CONFIG_POLL_US_MAX },
 		{ "flags", c->flags, 0, FERRY_CONFIG_NO_RECONNECT | FERRY_CONFIG_DRILL },
-		{ "downtime_us", c->downtime_us, 1, CONFIG_TIME_US_MAX },
-		{ "precopy_limit_us", c->precopy_limit_us, 0, CONFIG_TIME_US_MAX },
-		{ "hold_limit_us", c->hold_limit_us, 0, CONFIG_TIME_US_MAX },
-		{ "connect_us", c->connect_us, 1, CONFIG_TIME_US_MAX },
-		{ "reconnect_us", c->reconnect_us, 0, CONFIG_TIME_US_MAX },
-		{ "timeout_us", c->timeout_us, CONFIG_TIMEOUT_US_MIN, CONFIG_TIME_US_MAX },
-		{ "blackout_limit_us", c->blackout_limit_us, 1, CONFIG_TIME_US_MAX },
+		{ "downtime_us", c->downtime_us, 1, DURATION_US_MAX },
+		{ "precopy_limit_us", c->precopy_limit_us, 0, DURATION_US_MAX },
+		{ "hold_limit_us", c->hold_limit_us, 0, DURATION_US_MAX },
+		{ "connect_us", c->connect_us, 1, DURATION_US_MAX },
+		{ "reconnect_us", c->reconnect_us, 0, DURATION_US_MAX },
+		{ "timeout_us", c->timeout_us, CONFIG_TIMEOUT_US_MIN, DURATION_US_MAX },
+		{ "blackout_limit_us", c->blackout_limit_us, 1, DURATION_US_MAX },
 	};
 
 	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
@@ -136,13 +120,13 @@ static int check_region(const struct ferry_region *r, size_t i, struct fail *f)
 {
 	unsigned long mask = (1ul << (r->page_shift & 31)) - 1;
 
-	if (r->page_shift != 12 && r->page_shift != HUGE_SHIFT)
+	if (r->page_shift != PAGE_SHIFT && r->page_shift != HUGE_SHIFT)
 		return fail(f, -EOPNOTSUPP, "region %u has page_shift %u; set 12 for pages of 4 KiB (transparent huge pages too), 21 for "
 			    "2 MiB of hugetlbfs", r->id, r->page_shift);
 	if (r->flags & ~(FERRY_REGION_SHARED | FERRY_REGION_THP))
 		return fail(f, -EOPNOTSUPP, "region %u has flags %#x; set 0 for private anonymous memory, %#x for a memfd, and add %#x "
 			    "for transparent huge pages", r->id, r->flags, FERRY_REGION_SHARED, FERRY_REGION_THP);
-	if (r->flags & FERRY_REGION_THP && r->page_shift != 12)
+	if (r->flags & FERRY_REGION_THP && r->page_shift != PAGE_SHIFT)
 		return fail(f, -EINVAL, "region %u is to have transparent huge pages and is of hugetlbfs already (page_shift %u); "
 			    "leave FERRY_REGION_THP out", r->id, r->page_shift);
 	if (!r->len || (r->len | r->gpa) & mask || r->len > WIRE_MEMORY_MAX || r->gpa > UINT64_MAX - r->len)

@@ -20,13 +20,7 @@ struct fail;
 #define CONFIG_TIMEOUT_US 3000000u
 #define CONFIG_TIMEOUT_US_MIN 10000u
 #define CONFIG_PEER_TIMES 10u /* a peer's waiting times are at most so many times this end's own */
-#define CONFIG_TIME_US_MAX (UINT64_C(86400) * 1000000) /* a day: for every duration */
 
-/*
- * Copies a caller's struct that begins with its size into ours: fields that it does not have become zero; a
- * larger one is taken when everything beyond ours is zero. -EINVAL with a sentence naming what.
- */
-int struct_grow(void *ret, size_t ours, const void *theirs, const char *what, struct fail *f);
 /* The caller's configuration (NULL: all defaults) with defaults filled in and limits checked. */
 int config_load(struct ferry_config *ret, const struct ferry_config *cfg, struct fail *f);
 /* Every op that this end must have. */

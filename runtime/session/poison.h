@@ -24,38 +24,11 @@ bool poison_able(struct ferry_session *s);
 /* What is lost with this page: it alone, or its huge page. */
 static inline struct page_run poison_unit(const struct ferry_session *s, uint32_t region, uint64_t page)
 {
-	uint64_t n = UINT64_C(1) << (s->regions[region].page_shift - 12);
+	uint64_t n = UINT64_C(1) << (s->regions[region].page_shift - PAGE_SHIFT);
 
 	return (struct page_run){ .region = region, .page = page & ~(n - 1), .npages = (uint32_t)n };
 }
 
-/* Worker: a page could not be read. 0: it crosses as poison; else the error, with its sentence. */
-int poison_unreadable(struct ferry_session *s, uint32_t region, uint64_t page);
-/* Worker: these pages have been read. */
-static inline void poison_read(struct ferry_session *s, const struct page_run *run)
-{
-	struct page_run first, last;
-
-	if (!s->src.poisoned)
-		return;
-	first = poison_unit(s, run->region, run->page);
-	last = poison_unit(s, run->region, run->page + run->npages - 1);
-	first.npages = (uint32_t)(last.page + last.npages - first.page);
-	page_set_del_run(&s->src.poison, &first);
-}
-/* Main, no worker about: the VMM is asked about what was met. */
-int poison_ask(struct ferry_session *s);
-/*
- * Main, source: takes out of set, which is to be named as residue, what is poisoned. all: each page of it is looked at, else only
- * those that were poisoned before.
- */
-int poison_sift(struct ferry_session *s, struct page_set *set, bool all);
-int poison_send(struct ferry_session *s);
-
-/* Target. */
-int poison_recv(struct ferry_session *s, const struct wire_msg *m);
-/* The source's memory is here but for the residue, and nothing has touched it. */
-int poison_install(struct ferry_session *s);
 /* Any thread, after that: whether one of these pages is poisoned. UFFDIO_CONTINUE and MADV_COLLAPSE would take that away. */
 static inline bool poison_in(const struct ferry_session *s, uint32_t region, uint64_t page, uint64_t npages)
 {

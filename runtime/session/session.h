@@ -3,9 +3,9 @@
  * What one end of a migration is made of. Internal to runtime/.
  *
  * Threads of a session: the embedder's thread inside ferry_run() ("main": all ops, all receiving on the
- * control channel, all stage changes), the pulse (a PING four times a timeout, so that a long op is not
+ * control channel, all stage changes), the heartbeat (a PING four times a timeout, so that a long op is not
  * taken for a dead host), the closer of a link that was lost, at a target a closer for each stranger's link
- * (lobby.c), and a crew of workers while pages move (one a data channel, one for faults).
+ * (lobby.c), and workers while pages move (one a data channel, one for faults).
  * Anyone may set a request flag and wake main.
  *
  * Locks, in the order of taking: send_lock (the control channel's sending side, and which link is the
@@ -19,20 +19,21 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "runtime/base/api.h"
 #include "commit.h"
+#include "policy.h"
+#include "stats.h"
 #include "workers.h"
+#include "ferry/ferry.h"
+#include "runtime/base/api.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/cure.h"
 #include "runtime/base/fail.h"
-#include "ferry/ferry.h"
-#include "runtime/memory/pages.h"
-#include "phase.h"
-#include "runtime/memory/place.h"
-#include "policy.h"
 #include "runtime/base/reach.h"
-#include "stats.h"
 #include "runtime/link/stream.h"
 #include "runtime/link/wire.h"
+#include "runtime/memory/pages.h"
+#include "runtime/memory/place.h"
+#include "transport/xport.h"
 
 #define ROUNDS_MAX 1000u
 
@@ -64,14 +65,12 @@ struct source_state {
 	uint64_t least_left; /* in post-copy: the fewest pages_left that it has said */
 	uint64_t hold_until_us; /* the hold limit, as this end counts it; 0: none */
 	uint64_t ack_us;    /* ROUND_END to ROUND_ACK, the last time: a round trip */
-	uint64_t bytes_acked;
-	uint64_t sent_at; /* us: SWITCHOVER */
 };
 
 struct target_state {
 	struct page_set missing; /* not here yet; only grows before SWITCHOVER, only shrinks after */
 	struct page_set poison;	 /* named by POISON */
-	_Atomic bool poisoned;	 /* any were; main writes it, before load, and the crew that pulls is there already */
+	_Atomic bool poisoned;	 /* any were; main writes it, before load, and the workers that pull are there already */
 	struct page_set named;	 /* by RESIDUE since the last PREARM: not dropped yet */
 	struct place place;
 	struct pull *pull;
@@ -80,13 +79,11 @@ struct target_state {
 	bool reserved; /* reserve was called: discard will be */
 	bool no_postcopy; /* not possible here, and not asked for: mode auto */
 	bool armed;
-	bool pulling; /* the crew is the pull's; else it lands what is put */
+	bool pulling; /* the workers are the pull's; else they land what is put */
 	uint64_t least_left; /* pages that the source had still to put in this round, + 1; 0: it has not said */
 	uint64_t zeroed; /* pages that the ZEROs of this round have named */
 	bool held;	/* output_hold was called */
 	bool running;	/* resume was called and no pause since */
-	bool loaded;
-	bool active; /* activate and output_release are behind us */
 	struct wire_times times;
 	uint64_t hold_until_us; /* 0: no limit */
 };
@@ -146,10 +143,10 @@ struct ferry_session {
 	uint64_t looked_us;	       /* when the listener was last looked at */
 	_Atomic uint64_t peer_timeout_us;
 	uint8_t *msg_buf;
-	pthread_t pulse;
-	bool pulsing;
-	_Atomic bool pulse_stop;
-	int pulse_fd;
+	pthread_t heart;
+	bool beating;
+	_Atomic bool heart_stop;
+	int heart_fd;
 
 	/* requests, and what wakes main */
 	int wake_fd;
@@ -161,7 +158,7 @@ struct ferry_session {
 	enum ferry_phase last_phase;
 	uint64_t started_us;
 	uint64_t phase_us[FERRY_FAILED + 1]; /* when each was entered last */
-	struct crew crew;
+	struct workers workers;
 	struct stats stats;
 	struct ferry_stream stream; /* source: being sent; target: being received */
 	bool peer_can_hold;
@@ -178,8 +175,6 @@ struct ferry_session {
 	struct target_state tgt;
 };
 
-uint64_t now_us(void);
-uint64_t now_ns(void);
 void session_wake(struct ferry_session *s); /* any thread */
 /*
  * One line for the embedder: "event=" and what fmt says (a name, then key=value), which end and session, and text

@@ -18,6 +18,8 @@ struct hist {
 };
 
 void hist_add(struct hist *h, uint64_t v);
+/* The smallest value in bucket i; of i + 1: what no value of i reaches. */
+uint64_t hist_from(unsigned i);
 uint64_t hist_quantile(const struct hist *h, unsigned permille); /* 0 when empty */
 
 struct stats {

@@ -14,15 +14,14 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "poison.h"
 #include "rounds.h"
+#include "source_int.h"
+#include "runtime/base/probe.h"
 #include "runtime/link/link.h"
 #include "runtime/memory/mapping.h"
-#include "runtime/session/poison.h"
 #include "runtime/memory/populated.h"
-#include "runtime/base/probe.h"
-#include "runtime/session/residue.h"
-#include "runtime/session/session.h"
-#include "source.h"
+#include "runtime/session/arbitrate.h"
 
 #define PREARM_TURNS 4u
 #define PREARM_ENOUGH 64u /* pages: dropping so few takes the blackout some 50 us, as many as another turn is worth */
@@ -37,7 +36,7 @@ int source_init(struct ferry_session *s)
 
 	reach_open(&src->reach, true);
 	for (size_t i = 0; i < s->nregions && !err; i++) {
-		n[i] = s->regions[i].len >> 12;
+		n[i] = s->regions[i].len >> PAGE_SHIFT;
 		chunks[i] = (n[i] + 63) / 64;
 	}
 	for (size_t i = 0; i < sizeof(set) / sizeof(set[0]) && !err; i++)
@@ -81,15 +80,15 @@ int source_expose(struct ferry_session *s, enum xport_access access)
 
 	for (size_t i = 0; r && i < s->nregions; i++)
 		r[i] = (struct xport_region){ .id = s->regions[i].id,
-					      .page_shift = 12,
-					      .npages = s->regions[i].len >> 12,
+					      .page_shift = PAGE_SHIFT,
+					      .npages = s->regions[i].len >> PAGE_SHIFT,
 					      .gpa = s->regions[i].gpa,
 					      .base = s->regions[i].hva };
 	if (r)
 		err = s->link->ops->expose(s->link, r, s->nregions, access);
 	free(r);
 	for (size_t i = 0; (err == -EFAULT || err == -EHWPOISON) && i < s->nregions; i++)
-		err = reach_region(&s->regions[i], s->regions[i].hva, false, err, &s->fail);
+		err = mapping_unreachable(&s->regions[i], s->regions[i].hva, false, err, &s->fail);
 	if (err < 0 && err != -EPIPE)
 		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", link_why(s, err));
 	return err;
@@ -161,7 +160,7 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	int err = 0;
 
 	stream_init(&s->stream);
-	err = s->link->ops->fits(s->link, s->pages_total << 12);
+	err = s->link->ops->fits(s->link, s->pages_total << PAGE_SHIFT);
 	if (err < 0)
 		return fail(&s->fail, err, "%s", link_why(s, err));
 	if ((err = mapping_check(s->regions, s->nregions, false, &s->fail)) < 0)
@@ -204,7 +203,7 @@ int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, 
 
 	*fresh = 0;
 	for (uint32_t i = 0; i < s->nregions; i++) {
-		int err = OP(s, dirty_fetch, s->regions[i].id, page_set_words(into, i), s->regions[i].len >> 12, flags);
+		int err = OP(s, dirty_fetch, s->regions[i].id, page_set_words(into, i), s->regions[i].len >> PAGE_SHIFT, flags);
 
 		n += page_set_trim(into, i); /* whatever it has set */
 		if (err < 0)
@@ -280,7 +279,7 @@ static void ask_policy(struct ferry_session *s, struct policy_result *v)
 				     .max_rounds = s->cfg.max_rounds,
 				     .downtime_us = s->cfg.downtime_us,
 				     .precopy_limit_us = s->cfg.precopy_limit_us,
-				     .page_size = 4096 };
+				     .page_size = PAGE_BYTES };
 	uint64_t us = atomic_load(&s->stats.round_us);
 	struct policy_input in = { .history = s->src.rounds,
 				   .n = s->src.nrounds,
@@ -320,7 +319,7 @@ static int one_round(struct ferry_session *s, struct policy_result *v)
 		return err;
 	r->duration_us = now_us() - t0;
 	r->bytes = atomic_load(&c->bytes) - bytes;
-	r->pages_sent = r->bytes / 4096;
+	r->pages_sent = r->bytes / PAGE_BYTES;
 	r->pages_zero = atomic_load(&c->zero) - zero;
 	count(&c->round_us, r->duration_us);
 	count(&c->round_bytes, r->bytes);
@@ -410,10 +409,10 @@ static int prepare_postcopy(struct ferry_session *s)
 		if (!err)
 			err = prearm(s);
 		if (!err && !(err = source_expose(s, XPORT_PEER_READ)))
-			err = serve_start(s);
+			err = source_serve(s);
 		if (err != -EPIPE)
 			return err;
-		err = crew_lost(s);
+		err = link_workers_lost(s);
 		if (err == -EPIPE)
 			err = link_recover(s);
 		if (err < 0)

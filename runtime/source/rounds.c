@@ -13,13 +13,11 @@
 #include <stdlib.h>
 
 #include "rounds.h"
+#include "poison.h"
+#include "source_int.h"
 #include "runtime/link/link.h"
-#include "runtime/session/poison.h"
-#include "runtime/session/session.h"
-#include "source.h"
 #include "runtime/memory/zero.h"
 
-#define PAGE ((size_t)4096)
 #define PIECE_PAGES UINT64_C(4096) /* 16 MiB a ticket */
 #define PUT_PAGES 256u		   /* 1 MiB a put */
 #define LOG_RUNS 8192u
@@ -52,12 +50,12 @@ struct sender {
 	uint64_t log_pages;
 };
 
-_Static_assert(PUT_PAGES <= XPORT_RUNS_MAX && PUT_PAGES * PAGE <= XPORT_XFER_MAX, "a put fits the transport");
+_Static_assert(PUT_PAGES <= XPORT_RUNS_MAX && PUT_PAGES * PAGE_BYTES <= XPORT_XFER_MAX, "a put fits the transport");
 _Static_assert(ZERO_RUNS <= WIRE_RUNS_MAX, "a ZERO fits the wire");
 
 static const uint8_t *page_at(const struct ferry_session *s, uint32_t region, uint64_t page)
 {
-	return (const uint8_t *)s->regions[region].hva + page * PAGE;
+	return (const uint8_t *)s->regions[region].hva + page * PAGE_BYTES;
 }
 
 static int flush_zeros(struct sender *w)
@@ -109,7 +107,7 @@ static int flush_puts(struct sender *w)
 	err = w->chan->ops->put(w->chan, out, w->nput);
 	if (err < 0)
 		return err;
-	count(&s->stats.bytes, w->put_pages * PAGE);
+	count(&s->stats.bytes, w->put_pages * PAGE_BYTES);
 	count(&s->stats.pages, w->put_pages);
 	atomic_fetch_sub_explicit(&s->stats.remaining, w->put_pages, memory_order_relaxed);
 	w->nput = 0;
@@ -174,7 +172,7 @@ static int add_run(struct sender *w, const struct page_run *run)
 	int err = 0;
 
 	while (i < run->npages && !err) {
-		for (from = i; i < run->npages && !is_zero(page_at(w->s, run->region, run->page + i), PAGE); i++)
+		for (from = i; i < run->npages && !is_zero(page_at(w->s, run->region, run->page + i), PAGE_BYTES); i++)
 			;
 		if (i > from)
 			err = add_put(w, run->region, run->page + from, i - from);
@@ -192,12 +190,12 @@ static int add_copied(struct sender *w, const struct page_run *run)
 	for (uint32_t i = 0; i < run->npages && !err; i++) {
 		uint64_t page = run->page + i;
 
-		err = reach_copy(w->look, page_at(w->s, run->region, page), PAGE);
+		err = reach_copy(w->look, page_at(w->s, run->region, page), PAGE_BYTES);
 		if (err == -EFAULT) {
 			err = poison_unreadable(w->s, run->region, page);
 			continue;
 		}
-		err = err || !is_zero(w->look, PAGE) ? add_put(w, run->region, page, 1) : add_zero(w, run->region, page);
+		err = err || !is_zero(w->look, PAGE_BYTES) ? add_put(w, run->region, page, 1) : add_zero(w, run->region, page);
 	}
 	return err;
 }
@@ -214,7 +212,7 @@ static int add_claimed(struct sender *w)
 
 	for (unsigned i = 0; i < w->nclaimed; i++)
 		v[i] = (struct iovec){ (void *)(uintptr_t)page_at(w->s, w->claimed[i].region, w->claimed[i].page),
-				       w->claimed[i].npages * PAGE };
+				       w->claimed[i].npages * PAGE_BYTES };
 	if (!copy && w->nclaimed) {
 		err = reach_readable(&w->s->src.reach, v, w->nclaimed);
 		copy = err < 0;
@@ -247,14 +245,14 @@ static void hand_back(struct sender *w)
 
 static uint64_t pieces(const struct ferry_session *s, size_t region)
 {
-	return (s->regions[region].len / PAGE + PIECE_PAGES - 1) / PIECE_PAGES;
+	return (s->regions[region].len / PAGE_BYTES + PIECE_PAGES - 1) / PIECE_PAGES;
 }
 
 /* Piece number n of the regions laid end to end, each begun with a piece of its own. */
 static bool piece(const struct ferry_session *s, uint64_t n, struct page_cursor *at)
 {
 	for (size_t i = 0; i < s->nregions; i++) {
-		uint64_t pages = s->regions[i].len / PAGE;
+		uint64_t pages = s->regions[i].len / PAGE_BYTES;
 
 		if (n < pieces(s, i)) {
 			uint64_t end = (n + 1) * PIECE_PAGES;
@@ -322,7 +320,7 @@ static int sender_job(struct ferry_session *s, unsigned i)
 		w->fence_at_us = now_us() + FENCE_US;
 		w->chan = s->link->ops->chan(s->link, XPORT_DATA, i);
 		w->log = malloc(LOG_RUNS * sizeof(w->log[0]));
-		w->look = aligned_alloc(PAGE, PAGE);
+		w->look = aligned_alloc(PAGE_BYTES, PAGE_BYTES);
 		err = w->log && w->look ? send_pieces(w) : -ENOMEM;
 		if (err < 0)
 			hand_back(w);
@@ -377,7 +375,7 @@ int batch_start(struct ferry_session *s)
 {
 	atomic_store(&s->src.ticket, 0);
 	atomic_store(&s->stats.remaining, page_set_count(&s->src.dirty));
-	return crew_start(&s->crew, s, sender_job, s->link->id.channels);
+	return workers_start(&s->workers, sender_job, s->link->id.channels, &s->fail);
 }
 
 int batch_finish(struct ferry_session *s, unsigned round)
@@ -385,23 +383,23 @@ int batch_finish(struct ferry_session *s, unsigned round)
 	struct wire_msg m;
 	int err = 0;
 
-	while (!err && crew_busy(&s->crew)) {
+	while (!err && workers_busy(&s->workers)) {
 		err = link_recv(s, &m, source_blackout_until(s));
 		if (err > 0)
 			err = fail(&s->fail, -EPROTO, "the target sent %s in the middle of a round", wire_name(m.type));
 		if (!err)
-			err = crew_failed(&s->crew);
+			err = link_workers_failed(s);
 		if (!err)
 			err = source_stood_still(s, NO_END);
 	}
 	if (!err) /* the last one may have ended since */
-		err = crew_failed(&s->crew);
+		err = link_workers_failed(s);
 	if (err < 0 && err != -EPIPE)
 		return err; /* the target is still to be told: nothing is torn down yet */
 	if (err < 0)
-		err = crew_lost(s);
+		err = link_workers_lost(s);
 	else
-		crew_join(&s->crew);
+		workers_join(&s->workers);
 	if (!err)
 		page_set_tidy(&s->src.dirty);
 	if (!err)

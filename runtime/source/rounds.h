@@ -4,7 +4,7 @@
 
 struct ferry_session;
 
-/* Begins to send everything in src.dirty over the data channels, one worker (of the crew) a channel. */
+/* Begins to send everything in src.dirty over the data channels, one worker a channel. */
 int batch_start(struct ferry_session *s);
 /*
  * Waits until all of it has landed (fence), zero runs included (ROUND_END, ROUND_ACK). -EPIPE: the link is lost; what

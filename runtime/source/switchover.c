@@ -15,18 +15,18 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "poison.h"
 #include "rounds.h"
+#include "source_int.h"
 #include "runtime/link/link.h"
-#include "runtime/session/poison.h"
-#include "runtime/session/residue.h"
-#include "runtime/session/session.h"
-#include "source.h"
+#include "runtime/session/arbitrate.h"
+#include "runtime/session/missing.h"
 
 static void served(void *arg, uint64_t npages)
 {
 	struct ferry_session *s = arg;
 
-	count(&s->stats.bytes, npages << 12);
+	count(&s->stats.bytes, npages << PAGE_SHIFT);
 	count(&s->stats.pages, npages);
 }
 
@@ -40,9 +40,9 @@ static int serve_job(struct ferry_session *s, unsigned i)
 	return err ? err : c->ops->serve(c, served, s);
 }
 
-int serve_start(struct ferry_session *s)
+int source_serve(struct ferry_session *s)
 {
-	return crew_start(&s->crew, s, serve_job, s->link->id.channels);
+	return workers_start(&s->workers, serve_job, s->link->id.channels, &s->fail);
 }
 
 static uint64_t up_to(uint64_t v, uint64_t max)
@@ -100,7 +100,7 @@ static int finish_residue(struct ferry_session *s)
 
 	if (s->src.reversed)
 		return 0;
-	err = s->crew.n ? batch_finish(s, s->src.nrounds) : 0;
+	err = s->workers.n ? batch_finish(s, s->src.nrounds) : 0;
 	if (!err)
 		err = poison_ask(s);
 	return err ? err : source_reverse(s);
@@ -158,7 +158,7 @@ static int await_in_blackout(struct ferry_session *s, enum wire_type type, struc
 	do {
 		err = link_recv(s, m, source_blackout_until(s));
 		if (!err)
-			err = crew_failed(&s->crew);
+			err = link_workers_failed(s);
 		if (!err)
 			err = source_stood_still(s, why);
 	} while (!err);
@@ -217,18 +217,6 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 		return 0;
 	*next = FERRY_POSTCOPY;
 	return await_in_blackout(s, WIRE_RUNNING, &m);
-}
-
-/* What can be missing at the target at most once it has loaded the state. */
-static uint64_t most_missing(const struct ferry_session *s)
-{
-	uint64_t most = s->src.residue_pages;
-
-	/* Private huge pages that lack a piece lack all of them: what the target held of them was dropped. */
-	for (size_t i = 0; most && i < s->nregions; i++)
-		if (s->regions[i].page_shift != 12 && !(s->regions[i].flags & FERRY_REGION_SHARED))
-			most += s->regions[i].len >> 12;
-	return most;
 }
 
 /*
@@ -298,18 +286,18 @@ static int next_message(struct ferry_session *s, struct wire_msg *m)
 	uint64_t back;
 
 	if (!err)
-		err = crew_failed(&s->crew);
+		err = link_workers_failed(s);
 	if (!err && now_us() >= give_up_at(s))
 		return give_up(s);
 	if (err != -EPIPE)
 		return err; /* after an error the target is still to be told: nothing is torn down yet */
-	err = crew_lost(s);
+	err = link_workers_lost(s);
 	if (err != -EPIPE)
 		return err;
 	err = link_recover(s);
 	back = now_us();
 	if (!err && s->src.reversed && !(err = source_expose(s, XPORT_PEER_READ)))
-		err = serve_start(s);
+		err = source_serve(s);
 	/* While a device is told of the memory again nothing can be fetched. */
 	s->src.pulled_us += now_us() - back;
 	s->outage.back_us += now_us() - back;
@@ -342,16 +330,9 @@ static int page_server(struct ferry_session *s, enum ferry_phase *next)
 	note_times(s, &m);
 	link_send(s, WIRE_BYE, NULL, 0, NULL, 0);
 	*next = FERRY_DONE;
-	crew_stop(s);
+	link_workers_stop(s);
 	retire(s);
 	return 0;
-}
-
-uint64_t source_missing_max(const struct ferry_session *s)
-{
-	bool early = s->cfg.at_hold_limit == FERRY_HOLD_COMMIT && s->cfg.hold_limit_us;
-
-	return early || s->cfg.commit_at == FERRY_COMMIT_AT_SWITCHOVER ? most_missing(s) : 0;
 }
 
 static int note_prepared(struct ferry_session *s, const struct wire_msg *m)
@@ -359,9 +340,9 @@ static int note_prepared(struct ferry_session *s, const struct wire_msg *m)
 	struct wire_count n;
 
 	memcpy(&n, m->body, sizeof(n));
-	if (n.pages > source_missing_max(s))
+	if (n.pages > missing_max(s))
 		return fail(&s->fail, -EPROTO, "the target's PREPARED counts %" PRIu64 " pages as missing; at most %" PRIu64
-			    " can be", n.pages, source_missing_max(s));
+			    " can be", n.pages, missing_max(s));
 	s->left = n.pages;
 	s->peer_commit = COMMIT_PREPARED;
 	return 0;
@@ -374,7 +355,7 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
 	int err;
 
 	s->src.pulled_us = now;
-	s->src.least_left = most_missing(s);
+	s->src.least_left = missing_most(s);
 	if (commit_get(&s->commit) == COMMIT_DECIDED)
 		return page_server(s, next);
 	s->src.hold_until_us = s->cfg.hold_limit_us ? now + s->cfg.hold_limit_us : 0;
@@ -464,8 +445,8 @@ int source_activation(struct ferry_session *s, enum ferry_phase *next)
 	}
 	*next = FERRY_DONE;
 	link_send(s, WIRE_BYE, NULL, 0, NULL, 0);
-	if (s->crew.n)
-		crew_stop(s);
+	if (s->workers.n)
+		link_workers_stop(s);
 	retire(s);
 	return 0;
 }
@@ -494,7 +475,7 @@ static void in_doubt(struct ferry_session *s, struct ferry_result *res)
 		res->owner = FERRY_TARGET;
 		return;
 	}
-	if (commit_arbitrate(s, FERRY_TARGET, &is) < 0 || is == FERRY_UNKNOWN)
+	if (arbitrate(s, FERRY_TARGET, &is) < 0 || is == FERRY_UNKNOWN)
 		return;
 	if (is == FERRY_TARGET) {
 		/* A target that lacks memory which only this end has cannot go on. */
@@ -512,12 +493,12 @@ static void fall_back(struct ferry_session *s, struct ferry_result *res)
 
 	/* A target that has said ABORT never asks for the VM. */
 	if (s->src.switched && s->ops.arbiter && !s->peer_aborted)
-		commit_arbitrate(s, FERRY_SOURCE, &is);
+		arbitrate(s, FERRY_SOURCE, &is);
 	if (is == FERRY_SOURCE) {
 		run_again(s, res);
 		return;
 	}
-	crew_stop(s);
+	link_workers_stop(s);
 	res->outcome = is == FERRY_TARGET ? FERRY_MIGRATED : FERRY_IN_DOUBT;
 	res->owner = is;
 }
@@ -527,7 +508,7 @@ static void tell_target(struct ferry_session *s)
 {
 	bool told = !link_say_failed(s);
 
-	crew_stop(s);
+	link_workers_stop(s);
 	if (!told)
 		link_tell_again(s);
 }
@@ -537,7 +518,7 @@ void source_fail(struct ferry_session *s, int err, struct ferry_result *res)
 	if (!fail_err(&s->fail))
 		fail(&s->fail, err, "%s failed: %s", ferry_phase_name(s->phase), strerror(-err));
 	if (!commit_abort(&s->commit)) {
-		crew_stop(s);
+		link_workers_stop(s);
 		stop_tracking(s);
 		in_doubt(s, res);
 	} else {

@@ -2,7 +2,7 @@
 /*
  * The target's stages up to the switchover; target/switchover.c has what comes after it.
  *
- * In pre-copy a crew lends a thread a data channel to the transport (serve), which lands what the source puts in
+ * In pre-copy workers lend a thread a data channel to the transport (serve), which lands what the source puts in
  * the exposed memory; main does the rest: zero runs, round acknowledgements, the residue as it is named. The
  * crew ends by the source's end() on each channel, before PREARM or SWITCHOVER.
  */
@@ -12,14 +12,14 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "runtime/session/config.h"
-#include "runtime/link/link.h"
-#include "runtime/memory/mapping.h"
-#include "runtime/session/poison.h"
 #include "pull.h"
-#include "runtime/session/residue.h"
-#include "runtime/session/session.h"
-#include "target.h"
+#include "target_int.h"
+#include "runtime/link/link.h"
+#include "runtime/link/listener.h"
+#include "runtime/memory/mapping.h"
+#include "runtime/session/arbitrate.h"
+#include "runtime/session/config.h"
+#include "runtime/session/poison.h"
 
 void target_destroy(struct ferry_session *s)
 {
@@ -83,7 +83,7 @@ static int take_map(struct ferry_session *s, const struct wire_msg *m)
 						       .flags = w.flags,
 						       .hva = (void *)(UINT64_C(1) << HUGE_SHIFT),
 						       .fd = w.flags & FERRY_REGION_SHARED ? 0 : -1 };
-		s->pages_total += w.len >> 12;
+		s->pages_total += w.len >> PAGE_SHIFT;
 	}
 	s->peer_can_poison = map.flags & WIRE_SOURCE_POISON;
 	if (!!(map.flags & WIRE_SOURCE_ARBITER) != !!s->ops.arbiter)
@@ -126,7 +126,7 @@ static int make_sets(struct ferry_session *s)
 	int err = -ENOMEM;
 
 	for (size_t i = 0; n && i < s->nregions; i++)
-		n[i] = s->regions[i].len >> 12;
+		n[i] = s->regions[i].len >> PAGE_SHIFT;
 	if (n)
 		err = page_set_init(&s->tgt.missing, n, s->nregions);
 	if (!err)
@@ -152,15 +152,15 @@ int target_expose(struct ferry_session *s, enum xport_access access)
 
 	for (size_t i = 0; r && i < s->nregions; i++)
 		r[i] = (struct xport_region){ .id = s->regions[i].id,
-					      .page_shift = 12,
-					      .npages = s->regions[i].len >> 12,
+					      .page_shift = PAGE_SHIFT,
+					      .npages = s->regions[i].len >> PAGE_SHIFT,
 					      .gpa = s->regions[i].gpa,
 					      .base = access ? place_landing(&s->tgt.place, (uint32_t)i) : NULL };
 	if (r)
 		err = s->link->ops->expose(s->link, r, s->nregions, access);
 	free(r);
 	for (size_t i = 0; access && (err == -EFAULT || err == -EHWPOISON) && i < s->nregions; i++)
-		err = reach_region(&s->regions[i], place_landing(&s->tgt.place, (uint32_t)i), true, err, &s->fail);
+		err = mapping_unreachable(&s->regions[i], place_landing(&s->tgt.place, (uint32_t)i), true, err, &s->fail);
 	return offered(s, err);
 }
 
@@ -234,7 +234,7 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 
 	if (!err)
 		err = config_regions(s->regions, s->nregions, &s->fail);
-	if (!err && (err = s->link->ops->fits(s->link, (s->pages_total << 12) + pull_staging_len(s->link->id.channels))) < 0)
+	if (!err && (err = s->link->ops->fits(s->link, (s->pages_total << PAGE_SHIFT) + pull_staging_len(s->link->id.channels))) < 0)
 		fail(&s->fail, err, "%s", link_why(s, err));
 	if (!err)
 		err = call_reserve(s);
@@ -273,7 +273,7 @@ static void landed(void *arg, uint64_t npages)
 {
 	struct ferry_session *s = arg;
 
-	count(&s->stats.bytes, npages << 12);
+	count(&s->stats.bytes, npages << PAGE_SHIFT);
 	count(&s->stats.pages, npages);
 }
 
@@ -285,20 +285,20 @@ static int land_job(struct ferry_session *s, unsigned i)
 	return c->ops->serve(c, landed, s);
 }
 
-/* Once armed, nothing may be put any more: then the crew only hears the end. */
+/* Once armed, nothing may be put any more: then the workers only hear the end. */
 static int land_start(struct ferry_session *s)
 {
 	int err = target_expose(s, s->tgt.armed ? XPORT_LOCAL : XPORT_PEER_WRITE);
 
-	return err ? err : crew_start(&s->crew, s, land_job, s->link->id.channels);
+	return err ? err : workers_start(&s->workers, land_job, s->link->id.channels, &s->fail);
 }
 
-/* Whatever the crew does (lands, pulls), it is over. */
-int target_crew_lost(struct ferry_session *s)
+/* Whatever the workers do (land, pull), it is over. */
+int target_workers_lost(struct ferry_session *s)
 {
 	if (s->tgt.pull)
 		pull_stop(s->tgt.pull);
-	return crew_lost(s);
+	return link_workers_lost(s);
 }
 
 /* The source has ended its puts: each END is here, or on its way, but not for ever. */
@@ -309,15 +309,15 @@ int target_puts_ended(struct ferry_session *s)
 	bool busy;
 	int err;
 
-	for (; crew_busy(&s->crew) && !crew_failed(&s->crew) && now < end; now = now_us())
+	for (; workers_busy(&s->workers) && !link_workers_failed(s) && now < end; now = now_us())
 		if (poll(&p, 1, (int)((end - now) / 1000 < INT32_MAX ? (end - now) / 1000 + 1 : INT32_MAX)) > 0 &&
 		    read(s->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
 			break;
-	busy = crew_busy(&s->crew); /* before what they came to: one may end in between */
-	err = crew_failed(&s->crew);
+	busy = workers_busy(&s->workers); /* before what they came to: one may end in between */
+	err = link_workers_failed(s);
 	if (err < 0 && err != -EPIPE)
 		return err; /* the source is still to be told: nothing is torn down yet */
-	return err < 0 || busy ? target_crew_lost(s) : crew_join(&s->crew);
+	return err < 0 || busy ? target_workers_lost(s) : workers_join(&s->workers);
 }
 
 /* Each page at most once a round; so a peer keeps main at it no longer than all memory takes. */
@@ -504,12 +504,12 @@ int target_precopy(struct ferry_session *s, enum ferry_phase *next)
 		if (err == 1)
 			return 0;
 		if (!err)
-			err = crew_failed(&s->crew);
+			err = link_workers_failed(s);
 		if (!err)
 			continue;
 		if (err != -EPIPE)
 			return err; /* the source is still to be told: nothing is torn down yet */
-		err = target_crew_lost(s);
+		err = target_workers_lost(s);
 		if (err == -EPIPE)
 			err = precopy_recover(s);
 		if (err < 0 && (err != -EPIPE || fail_err(&s->fail)))

@@ -27,11 +27,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "runtime/session/poison.h"
-#include "runtime/base/probe.h"
 #include "pull_int.h"
-#include "runtime/session/session.h"
+#include "runtime/base/probe.h"
 #include "runtime/memory/uffd.h"
+#include "runtime/session/poison.h"
+#include "runtime/session/session.h"
 
 #define CLEAN_PAGES 512u	/* clean neighbours mapped because of a fault */
 #define FAULT_SLACK_US 50000u
@@ -47,12 +47,12 @@ enum { LOAD_NO, LOAD_NOW, LOAD_DEAD };
 
 static uint8_t *urgent_buf(struct pull *p, unsigned i)
 {
-	return p->staging + i * PAGE;
+	return p->staging + i * PAGE_BYTES;
 }
 
 size_t pull_staging_len(unsigned channels)
 {
-	return (URGENT_MAX + channels * SWEEP_DEPTH_MAX * SWEEP_PAGES) * PAGE;
+	return (URGENT_MAX + channels * SWEEP_DEPTH_MAX * SWEEP_PAGES) * PAGE_BYTES;
 }
 
 int pull_new(struct pull **ret, struct ferry_session *s)
@@ -65,7 +65,7 @@ int pull_new(struct pull **ret, struct ferry_session *s)
 	if (!n || !p)
 		goto out;
 	for (size_t i = 0; i < s->nregions; i++)
-		n[i] = s->regions[i].len >> 12;
+		n[i] = s->regions[i].len >> PAGE_SHIFT;
 	p->s = s;
 	p->channels = chans;
 	p->want = calloc(URGENT_MAX, sizeof(p->want[0]));
@@ -171,7 +171,7 @@ int pull_placed(struct pull *p, const struct page_run *run, const void *buf, boo
 
 	if (err < 0)
 		return err;
-	count(&s->stats.bytes, (uint64_t)run->npages << 12);
+	count(&s->stats.bytes, (uint64_t)run->npages << PAGE_SHIFT);
 	count(&s->stats.pages, run->npages);
 	atomic_fetch_sub_explicit(&s->stats.remaining, done, memory_order_relaxed);
 	before = atomic_fetch_sub(&p->left, done);
@@ -214,7 +214,7 @@ static int ask_urgent(struct pull *p, struct xport_chan *c, unsigned i)
 
 		out[k] = *run;
 		out[k].region = p->s->regions[run->region].id;
-		dst[k] = place_direct(pl, run->region) ? place_inbox(pl, run->region) + run->page * PAGE : urgent_buf(p, i);
+		dst[k] = place_direct(pl, run->region) ? place_inbox(pl, run->region) + run->page * PAGE_BYTES : urgent_buf(p, i);
 		PROBE5(pull, p->s, out[k].region, out[k].page, out[k].npages, 1);
 		pull_pay(p, out[k].npages);
 	}
@@ -596,5 +596,5 @@ int pull_start(struct ferry_session *s)
 	for (unsigned i = 0; i < URGENT_MAX; i++)
 		if (p->slot[i].used)
 			claim_urgent(p, &p->slot[i]);
-	return crew_start(&s->crew, s, pull_job, p->channels);
+	return workers_start(&s->workers, pull_job, p->channels, &s->fail);
 }

@@ -16,7 +16,7 @@ int pull_new(struct pull **ret, struct ferry_session *s);
 struct iovec pull_staging(const struct pull *p); /* where gets land that do not land in place */
 void pull_free(struct pull *p); /* NULL is fine; no worker may run */
 /*
- * The crew of post-copy: worker 0 serves faults and sweeps the first data channel, the others one each. Starts anew after a reconnect: what had been
+ * The workers of post-copy: worker 0 serves faults and sweeps the first data channel, the others one each. Starts anew after a reconnect: what had been
  * asked for and did not come is asked for again, faults first. Workers end when nothing is missing (main is
  * woken) or with -EPIPE.
  */

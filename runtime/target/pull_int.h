@@ -4,10 +4,9 @@
 #define FERRY_PULL_INT_H
 
 #include "pull.h"
-#include "runtime/session/session.h"
 #include "runtime/base/spin.h"
+#include "runtime/session/session.h"
 
-#define PAGE ((size_t)4096)
 #define URGENT_MAX 64u		/* faults in flight */
 #define URGENT_RUNS XPORT_RUNS_MAX /* at most every second piece of a huge page */
 /*
@@ -27,7 +26,7 @@
 #define SWEEP_SHARE 512u
 #define SWEEP_PAID_US 10000u
 
-_Static_assert(URGENT_RUNS >= HUGE_PAGES / 2 && HUGE_PAGES * PAGE <= XPORT_XFER_MAX, "one get for a huge page");
+_Static_assert(URGENT_RUNS >= HUGE_PAGES / 2 && HUGE_PAGES * PAGE_BYTES <= XPORT_XFER_MAX, "one get for a huge page");
 
 struct urgent_slot {
 	bool used;

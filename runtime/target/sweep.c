@@ -6,8 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "runtime/base/probe.h"
 #include "pull_int.h"
+#include "runtime/base/probe.h"
 
 #define BURST_US 5000u /* of unused bandwidth that may be caught up with */
 
@@ -19,7 +19,7 @@ void pull_pay(struct pull *p, uint64_t pages)
 		return;
 	now = now_us();
 	do {
-		next = (was + BURST_US < now ? now - BURST_US : was) + pages * PAGE * 1000000 / p->bandwidth;
+		next = (was + BURST_US < now ? now - BURST_US : was) + pages * PAGE_BYTES * 1000000 / p->bandwidth;
 		/* The peer names the limit, too: whatever it says, no fault waits for longer than for a peer that is gone. */
 		if (next > now + p->s->cfg.timeout_us / 4)
 			next = now + p->s->cfg.timeout_us / 4;
@@ -38,7 +38,7 @@ uint64_t sweep_due(const struct pull *p)
 
 static uint8_t *sweep_buf(struct pull *p, unsigned chan, unsigned slot)
 {
-	return p->staging + (URGENT_MAX + (chan * SWEEP_DEPTH_MAX + slot) * SWEEP_PAGES) * PAGE;
+	return p->staging + (URGENT_MAX + (chan * SWEEP_DEPTH_MAX + slot) * SWEEP_PAGES) * PAGE_BYTES;
 }
 
 static void follow_hint(struct pull *p, struct page_cursor *at)
@@ -59,7 +59,7 @@ static uint32_t clamp(uint64_t pages)
 static uint32_t batch_pages(const struct pull *p, const struct sweep *w)
 {
 	uint64_t share = atomic_load_explicit(&p->left, memory_order_relaxed) / SWEEP_SHARE;
-	uint64_t paid = p->bandwidth ? p->bandwidth / PAGE * SWEEP_PAID_US / 1000000 : SWEEP_PAGES;
+	uint64_t paid = p->bandwidth ? p->bandwidth / PAGE_BYTES * SWEEP_PAID_US / 1000000 : SWEEP_PAGES;
 
 	share = share < w->fit ? share : w->fit;
 	return clamp(share < paid ? share : paid);
@@ -104,8 +104,8 @@ static int ask_batch(struct pull *p, struct sweep *w, unsigned slot)
 		out[i].region = p->s->regions[r->region].id;
 		PROBE5(pull, p->s, out[i].region, out[i].page, out[i].npages, 0);
 		pull_pay(p, out[i].npages);
-		dst[i] = place_direct(pl, r->region) ? place_inbox(pl, r->region) + r->page * PAGE : buf;
-		buf += r->npages * PAGE;
+		dst[i] = place_direct(pl, r->region) ? place_inbox(pl, r->region) + r->page * PAGE_BYTES : buf;
+		buf += r->npages * PAGE_BYTES;
 	}
 	return w->c->ops->get(w->c, out, dst, g->n, slot);
 }
@@ -188,7 +188,7 @@ int sweep_place(struct pull *p, struct sweep *w, unsigned max_runs, uint32_t max
 			return err;
 		done++;
 		max_pages -= run.npages;
-		g->buf += run.npages * PAGE;
+		g->buf += run.npages * PAGE_BYTES;
 		left->page += run.npages;
 		left->npages -= run.npages;
 		if (left->npages || ++g->placed < g->n)

@@ -6,18 +6,18 @@
  *	commit at completion, none	load, PREPARED; COMMIT; activate, resume
  *	commit at switchover		load, PREPARED; COMMIT; activate, resume; pull; COMPLETE
  *
- * The crew that pulls runs from before load (which may touch guest memory) until nothing is missing, across
+ * The workers that pull run from before load (which may touch guest memory) until nothing is missing, across
  * stages; main only waits. Between PREPARED and the answer the VM may run tentatively, but once the link is lost
  * there it is paused: in doubt nobody runs.
  */
 #include <errno.h>
 #include <inttypes.h>
 
-#include "runtime/link/link.h"
-#include "runtime/session/poison.h"
 #include "pull.h"
-#include "runtime/session/session.h"
-#include "target.h"
+#include "target_int.h"
+#include "runtime/link/link.h"
+#include "runtime/session/arbitrate.h"
+#include "runtime/session/poison.h"
 
 static int quiet_op(struct ferry_session *s, const char *name, int (*op)(void *vm))
 {
@@ -141,7 +141,6 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	if (!err)
 		err = load(s);
 	t[2] = now_us();
-	s->tgt.loaded = !err;
 	s->tgt.times.arm_us = t[1] - t[0];
 	s->tgt.times.load_us = t[2] - t[1];
 	*next = FERRY_COMMITMENT;
@@ -153,16 +152,16 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	return link_lost(s, err); /* before the VM has run, the source resumes at once */
 }
 
-/* Waits for a message, the crew, or the deadline; a lost link is recovered, with the pull going on. */
+/* Waits for a message, the workers, or the deadline; a lost link is recovered, with the pull going on. */
 static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t deadline_us)
 {
 	int err = link_recv(s, m, deadline_us);
 
 	if (!err)
-		err = crew_failed(&s->crew);
+		err = link_workers_failed(s);
 	if (err != -EPIPE)
 		return err; /* after an error the source is still to be told: nothing is torn down yet */
-	err = target_crew_lost(s);
+	err = target_workers_lost(s);
 	if (err != -EPIPE)
 		return err;
 	/* In doubt nobody runs. */
@@ -191,13 +190,13 @@ static int hold_limit(struct ferry_session *s)
 		    " pages to go; raise hold_limit_us or commit at the limit", s->tgt.hello.hold_limit_us / 1000, left);
 }
 
-/* Every page is here: the crew goes home, and whatever one of it met on its way changes nothing. */
+/* Every page is here: the workers go home, and whatever one of them met on its way changes nothing. */
 static void end_pull(struct ferry_session *s)
 {
 	int err;
 
 	pull_stop(s->tgt.pull);
-	err = crew_join(&s->crew);
+	err = workers_join(&s->workers);
 	if (err < 0)
 		session_log(s, 4, NULL, "late-error errno=%d", -err);
 	place_disarm(&s->tgt.place);
@@ -318,7 +317,6 @@ int target_activation(struct ferry_session *s, enum ferry_phase *next)
 		err = resume(s);
 	if (s->tgt.held)
 		quiet_op(s, "output_release", s->ops.output_release);
-	s->tgt.active = true;
 	if (err < 0)
 		return err;
 	say_running(s, WIRE_COMMITTED);
@@ -344,7 +342,7 @@ static void discard(struct ferry_session *s)
 	if (s->tgt.reserved)
 		quiet_op(s, "discard", s->ops.discard);
 	s->tgt.reserved = false;
-	target_crew_lost(s);
+	target_workers_lost(s);
 	place_disarm(&s->tgt.place);
 }
 
@@ -359,10 +357,10 @@ static void settle(struct ferry_session *s)
 	if (s->tgt.running)
 		quiet_op(s, "pause", s->ops.pause);
 	s->tgt.running = false;
-	target_crew_lost(s);
+	target_workers_lost(s);
 	if (s->left && pull_complete(s->tgt.pull)) /* the rest came behind PREPARED: this end could run alone */
 		s->left = 0;
-	commit_arbitrate(s, commit_claim(&s->commit, s->left), &is);
+	arbitrate(s, commit_claim(&s->commit, s->left), &is);
 	if (is == FERRY_TARGET)
 		commit_receive(&s->commit);
 	else if (is == FERRY_SOURCE)

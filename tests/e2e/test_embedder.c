@@ -3,8 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "rig.h"
 #include "left.h"
+#include "rig.h"
 
 static int make_source(struct rig *r)
 {

@@ -5,11 +5,11 @@
  */
 #include <stdatomic.h>
 
-#include "runtime/base/fail.h"
 #include "hugepool.h"
+#include "rig.h"
+#include "runtime/base/fail.h"
 #include "runtime/memory/pages.h"
 #include "runtime/memory/place.h"
-#include "rig.h"
 
 #define POOL_PAGES 18
 

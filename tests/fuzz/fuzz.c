@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-#include "left.h"
 #include "fuzz.h"
+#include "left.h"
 
 #include <stdarg.h>
 #include <stdatomic.h>

@@ -10,11 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz.h"
 #include "runtime/base/fail.h"
 #include "runtime/link/stream.h"
 #include "runtime/link/wire.h"
 #include "transport/uri.h"
-#include "fuzz.h"
 
 #define WIRE_AT 4u /* where the message begins */
 

@@ -10,9 +10,9 @@
 #include <errno.h>
 #include <stdarg.h>
 
-#include "ferry/arbiter_etcd.h"
 #include "mutate_json.h"
 #include "told.h"
+#include "ferry/arbiter_etcd.h"
 
 #define HEAD 5u
 

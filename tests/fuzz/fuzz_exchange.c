@@ -11,10 +11,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "bench/cli/exchange.h"
-#include "bench/picture/picture.h"
 #include "mutate_json.h"
 #include "told.h"
+#include "bench/cli/exchange.h"
+#include "bench/picture/picture.h"
 
 #define BUFFER (1 << 20)
 

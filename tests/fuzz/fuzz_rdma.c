@@ -24,9 +24,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "fuzz.h"
 #include "runtime/base/fail.h"
 #include "transport/rdma/rdma.h"
-#include "fuzz.h"
 
 #define NBUFFERS (RDMA_CREDITS + RDMA_SPARE)
 #define PAGES 10240u /* 40 MiB: three chunks of 16 MiB */

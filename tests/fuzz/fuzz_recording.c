@@ -6,10 +6,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "bench/picture/picture.h"
-#include "bench/micro/trace.h"
 #include "mutate_json.h"
 #include "told.h"
+#include "bench/micro/trace.h"
+#include "bench/picture/picture.h"
 
 static void draw(const struct timelines *all)
 {

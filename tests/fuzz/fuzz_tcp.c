@@ -22,9 +22,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fuzz.h"
 #include "runtime/base/fail.h"
 #include "transport/tcp/tcp.h"
-#include "fuzz.h"
 
 #define PAGES 70u
 #define REGION 10u

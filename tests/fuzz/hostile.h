@@ -11,9 +11,9 @@
 #ifndef TESTS_FUZZ_HOSTILE_H
 #define TESTS_FUZZ_HOSTILE_H
 
+#include "vm.h"
 #include "runtime/base/fail.h"
 #include "runtime/session/session.h"
-#include "vm.h"
 
 #define PLAY_STEPS_MAX 64u
 #define PLAY_MAX (sizeof(struct play) + PLAY_STEPS_MAX * sizeof(struct play_step))

@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-#include "transport/tcp/tcp_wire.h"
-#include "hostile.h"
 #include "seeds.h"
+#include "hostile.h"
+#include "transport/tcp/tcp_wire.h"
 
 #define STEPS 4u
 

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench/cli/exchange.h"
 #include "seeds.h"
+#include "bench/cli/exchange.h"
 
 #define HI "{\"hello\":\"rdma-migrate\",\"format\":1,\"session\":\"\",\"recording\":true}\n"
 

@@ -3,8 +3,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "transport/rdma/rdma_wire.h"
 #include "seeds.h"
+#include "transport/rdma/rdma_wire.h"
 
 /* One frame, with its length before it. Returns where the next begins. */
 static uint8_t *put(uint8_t *at, enum rdma_frame_type type, uint32_t left, const void *body, size_t len)

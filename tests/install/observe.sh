@@ -60,7 +60,7 @@ else
 fi
 
 # Log lines: the events in the sources are those of the table (their form is checked by every test under e2e)
-cat "$src"/runtime/*/*.c | tr -d '\n\t' | grep -oE 'session_log\(s, [^;]*;' | grep -oE '"[a-z-]+( [a-z_]+=|")' |
+cat "$src"/runtime/*.c "$src"/runtime/*/*.c | tr -d '\n\t' | grep -oE 'session_log\(s, [^;]*;' | grep -oE '"[a-z-]+( [a-z_]+=|")' |
 	sed 's/^"\([a-z-]*\).*/\1/' | sort -u >"$tmp/logged"
 awk -F'|' '/^\| level / { on = 1; next } /^$/ { on = 0 } on && $3 ~ /`/ { gsub(/[` ]/, "", $3); print $3 }' "$doc" |
 	sort -u >"$tmp/listed"

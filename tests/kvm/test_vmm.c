@@ -19,8 +19,8 @@
 
 #include <ferry/kvm.h>
 
-#include "bench/vmm/vmm_int.h"
 #include "bench/vmm/stamp.h"
+#include "bench/vmm/vmm_int.h"
 #include "runtime/link/stream.h"
 
 #define MIB (1ull << 20)

@@ -3,12 +3,13 @@
 #ifndef TESTS_PEER_H
 #define TESTS_PEER_H
 
-#include "runtime/session/commit.h"
+#include "patience.h"
+#include "rig.h"
 #include "runtime/base/fail.h"
 #include "runtime/link/stream.h"
 #include "runtime/link/wire.h"
-#include "patience.h"
-#include "rig.h"
+#include "runtime/session/commit.h"
+#include "transport/xport.h"
 
 #define PEER_WAIT_US 60000000u
 #define PEER_TIMEOUT_US (300000u * patience())

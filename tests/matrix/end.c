@@ -9,13 +9,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "transport/tcp/tcp_wire.h"
-#include "left.h"
-#include "patience.h"
 #include "census.h"
 #include "fakevm_int.h"
 #include "inject.h"
+#include "left.h"
 #include "matrix.h"
+#include "patience.h"
+#include "transport/tcp/tcp_wire.h"
 
 #define BANDWIDTH 64000000u /* so that a round takes its time and there are two of them */
 #define NEWER 1000u /* generation than any that the source comes to */

@@ -11,9 +11,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "left.h"
 #include "census.h"
 #include "fakevm_int.h"
+#include "left.h"
 #include "local.h"
 
 #define BANDWIDTH 64000000u /* so that a round takes its time and there are two of them, and post-copy lasts */

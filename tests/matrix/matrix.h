@@ -26,8 +26,8 @@
 #include <stdio.h>
 #include <sys/types.h>
 
-#include "runtime/link/wire.h"
 #include "fakevm.h"
+#include "runtime/link/wire.h"
 
 #define TIMEOUT_US 2500000u /* silence; a machine that is busy with other cells must not look dead */
 #define RECONNECT_US 1000000u

@@ -12,11 +12,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "runtime/session/commit.h"
-#include "runtime/base/fail.h"
-#include "transport/xport.h"
 #include "fakevm_int.h"
 #include "matrix.h"
+#include "runtime/base/fail.h"
+#include "runtime/session/commit.h"
+#include "transport/xport.h"
 
 #define TICK_MS 5
 

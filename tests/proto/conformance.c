@@ -16,9 +16,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "refuse.h"
 #include "runtime/base/fail.h"
 #include "transport/xport.h"
-#include "refuse.h"
 #ifdef CONFORMANCE_RDMA
 #include "rdma_left.h"
 #endif

@@ -17,10 +17,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "hole.h"
 #include "runtime/base/fail.h"
 #include "transport/dial.h"
 #include "transport/tcp/tcp_wire.h"
-#include "hole.h"
 
 #define FOREVER_US UINT64_C(3600000000) /* a test that waits for it fails by ctest's limit */
 #define HOLES_MAX 4u

@@ -19,9 +19,9 @@
 
 #include <unistd.h>
 
+#include "refuse.h"
 #include "runtime/base/fail.h"
 #include "transport/tcp/tcp.h"
-#include "refuse.h"
 
 #define PAGE ((size_t)4096)
 #define PAGES 1024u

@@ -3,8 +3,8 @@
  * A source names much memory in one message, and the target is canceled while it does what the message asks for: it stops
  * behind the piece that it is at. What it does to its memory is watched where it asks the kernel for it.
  */
-#include "runtime/base/reach.h"
 #include "peer.h"
+#include "runtime/base/reach.h"
 
 #define PIECE 512u /* pages at most between two looks */
 

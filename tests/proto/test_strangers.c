@@ -12,8 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "transport/tcp/tcp_wire.h"
 #include "peer.h"
+#include "transport/tcp/tcp_wire.h"
 
 #define CONNECT_US (500000u * patience())
 #define FAR_US 3600000000u /* a limit that is not what ends the wait */

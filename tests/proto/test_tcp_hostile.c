@@ -14,10 +14,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "patience.h"
 #include "runtime/base/fail.h"
 #include "transport/tcp/tcp_wire.h"
 #include "transport/xport.h"
-#include "patience.h"
 
 #define PAGE 4096u
 #define PAGES 1024u

@@ -12,10 +12,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "transport/dial.h"
 #include "ends.h"
 #include "rdma_left.h"
 #include "rig.h"
+#include "transport/dial.h"
 
 static int try_uri(const char *uri, bool listens, struct fail *f)
 {

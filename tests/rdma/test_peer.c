@@ -10,9 +10,9 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "transport/rdma/rdma_dial.h"
 #include "ends.h"
 #include "peer.h"
+#include "transport/rdma/rdma_dial.h"
 
 /* A connection manager that fails is an error at once: no wait for it would end before the deadline. */
 Test(peer, a_channel_that_fails)
@@ -432,7 +432,7 @@ Test(peer, a_pin_of_a_channel_that_is_not_there)
 /* The slot of send_raw() is free again. */
 static void await_slot(struct xr_link *l)
 {
-	uint64_t end = xp_now_us() + WAIT_US;
+	uint64_t end = now_us() + WAIT_US;
 
 	pthread_mutex_lock(&l->lock);
 	while (!(l->tx_free & 1) && xr_wait(l, end))
@@ -465,7 +465,7 @@ Test(peer, more_messages_than_it_has_credits)
 			send_raw(b, raw, sizeof(h) + le32toh(h.len));
 			h.left = htole32(le32toh(h.left) - le32toh(h.len));
 		}
-		end = xp_now_us() + WAIT_US;
+		end = now_us() + WAIT_US;
 		pthread_mutex_lock(&a->lock);
 		while (!(gone = atomic_load(&a->gone)) && xr_wait(a, end))
 			;
@@ -508,7 +508,7 @@ static uint32_t rkey_of(struct xend *x)
 static void await_keys(struct xend *x, uint64_t seq)
 {
 	struct xr_link *l = ends_inside(x);
-	uint64_t end = xp_now_us() + WAIT_US;
+	uint64_t end = now_us() + WAIT_US;
 	bool there = false;
 
 	pthread_mutex_lock(&l->lock);
@@ -632,7 +632,7 @@ Test(peer, a_pin_outside_what_is_exposed)
 	await_keys(&e.b, 1);
 	for (i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		struct rdma_pin p = { .region = htole32(bad[i].region), .chunk = htole64(bad[i].chunk) };
-		uint64_t end = xp_now_us() + WAIT_US;
+		uint64_t end = now_us() + WAIT_US;
 
 		pthread_mutex_lock(&b->lock);
 		b->pins[0].asked = true;

@@ -13,9 +13,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "soak.h"
 #include "tests/lib/left.h"
 #include "bench/cli/run.h"
-#include "soak.h"
 #include "bench/cli/util.h"
 
 #define HANGS_S 300u /* a run takes a few seconds; an end that hangs is given up by run_once() after 120 */

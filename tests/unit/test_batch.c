@@ -9,10 +9,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "runtime/source/rounds.h"
-#include "runtime/link/link.h"
 #include "rig.h"
+#include "runtime/link/link.h"
 #include "runtime/session/session.h"
+#include "runtime/source/rounds.h"
 
 #define N 20000u /* pages, of which every other one is dirty: more runs than the log of a channel holds */
 #define CHANNELS_MAX 3u

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runtime/session/commit.h"
+#include "runtime/session/arbitrate.h"
 #include "runtime/session/session.h"
 
 #define STATES (COMMIT_ABORTED + 1)
@@ -117,7 +118,7 @@ static int answer(void *vm, const uint8_t session[16], enum ferry_owner want, en
 	return a->err;
 }
 
-static int arbitrate(struct answer a, bool has, enum ferry_owner *is)
+static int arbitrated(struct answer a, bool has, enum ferry_owner *is)
 {
 	struct ferry_session *s = calloc(1, sizeof(*s));
 	int err;
@@ -125,7 +126,7 @@ static int arbitrate(struct answer a, bool has, enum ferry_owner *is)
 	cr_assert_not_null(s);
 	s->vm = &a;
 	s->ops.arbiter = has ? answer : NULL;
-	err = commit_arbitrate(s, FERRY_TARGET, is);
+	err = arbitrate(s, FERRY_TARGET, is);
 	cr_expect_eq(s->arbiter_err, err, "%d is kept for the result, %d was returned", s->arbiter_err, err);
 	free(s);
 	return err;
@@ -151,10 +152,10 @@ Test(commit, no_answer_of_an_arbiter_names_an_owner_but_a_good_one)
 
 	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
 		is = FERRY_SOURCE;
-		cr_expect_eq(arbitrate(row[i].a, true, &is), row[i].err, "row %zu", i);
+		cr_expect_eq(arbitrated(row[i].a, true, &is), row[i].err, "row %zu", i);
 		cr_expect_eq(is, row[i].is, "row %zu: %d", i, is);
 	}
 	is = FERRY_TARGET;
-	cr_expect_eq(arbitrate((struct answer){ 0, FERRY_TARGET }, false, &is), 0);
+	cr_expect_eq(arbitrated((struct answer){ 0, FERRY_TARGET }, false, &is), 0);
 	cr_expect_eq(is, FERRY_UNKNOWN, "without an arbiter: %d", is);
 }

@@ -7,9 +7,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "runtime/session/config.h"
+#include "runtime/base/clock.h"
 #include "runtime/base/fail.h"
 #include "runtime/link/wire.h"
+#include "runtime/session/config.h"
 
 #define PAGE 4096u
 #define HUGE (UINT64_C(2) << 20)
@@ -152,8 +153,8 @@ Test(config, limits)
 	LIMIT(max_rounds, 1000, 1001);
 	LIMIT(poll_us, 10000, 10001);
 	LIMIT(flags, 3, 4);
-	LIMIT(downtime_us, CONFIG_TIME_US_MAX, CONFIG_TIME_US_MAX + 1);
-	LIMIT(precopy_limit_us, CONFIG_TIME_US_MAX, UINT64_MAX);
+	LIMIT(downtime_us, DURATION_US_MAX, DURATION_US_MAX + 1);
+	LIMIT(precopy_limit_us, DURATION_US_MAX, UINT64_MAX);
 	LIMIT(hold_limit_us, 1, UINT64_MAX);
 	LIMIT(connect_us, 1, UINT64_MAX);
 	LIMIT(reconnect_us, 1, UINT64_MAX);

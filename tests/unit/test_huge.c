@@ -10,14 +10,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "runtime/base/fail.h"
 #include "hugepool.h"
+#include "refuse.h"
+#include "runtime/base/fail.h"
+#include "runtime/base/uffd_abi.h"
 #include "runtime/memory/mapping.h"
 #include "runtime/memory/place.h"
 #include "runtime/memory/populated.h"
-#include "refuse.h"
 #include "runtime/memory/uffd.h"
-#include "runtime/base/uffd_abi.h"
 
 #define PAGE 4096u
 #define UNIT (UINT64_C(2) << 20)

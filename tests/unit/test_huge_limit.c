@@ -10,11 +10,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "cgroup.h"
+#include "hugepool.h"
 #include "runtime/base/fail.h"
 #include "runtime/memory/pages.h"
 #include "runtime/memory/place.h"
-#include "cgroup.h"
-#include "hugepool.h"
 
 #define UNITS UINT64_C(4)
 #define UNIT (UINT64_C(1) << 21)

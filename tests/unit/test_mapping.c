@@ -14,8 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "runtime/base/fail.h"
 #include "hugepool.h"
+#include "runtime/base/fail.h"
 #include "runtime/memory/mapping.h"
 
 #define PAGE 4096u

@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #include "bench/cli/meet.h"
-#include "runtime/link/stream.h"
 #include "bench/cli/util.h"
+#include "runtime/link/stream.h"
 
 #define MS UINT64_C(1000000)
 #define LONG (20000 * MS) /* in vain only */

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "runtime/session/phase.h"
+#include "runtime/phase.h"
 
 #define PHASES (FERRY_FAILED + 1)
 

@@ -12,8 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "runtime/base/fail.h"
 #include "patience.h"
+#include "runtime/base/fail.h"
 #include "runtime/memory/place_int.h"
 #include "runtime/memory/uffd.h"
 

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "patience.h"
+#include "runtime/link/current.h"
 #include "runtime/memory/place_int.h"
 #include "runtime/target/pull_int.h"
 
@@ -64,7 +65,7 @@ static int answer_get(struct xport_chan *chan, const struct page_run *runs, void
 
 	pthread_mutex_lock(&a->src->lock);
 	for (unsigned i = 0; i < n; i++) {
-		memcpy(dst[i], a->src->ram + runs[i].page * PAGE, runs[i].npages * PAGE);
+		memcpy(dst[i], a->src->ram + runs[i].page * PAGE_BYTES, runs[i].npages * PAGE_BYTES);
 		for (uint64_t page = runs[i].page; page < runs[i].page + runs[i].npages; page++)
 			a->src->asked[page]++;
 	}
@@ -120,9 +121,9 @@ static void make_source(struct source *src, unsigned channels)
 {
 	*src = (struct source){ .link = { .ops = &source_ops, .id.channels = channels } };
 	pthread_mutex_init(&src->lock, NULL);
-	src->ram = malloc(N * PAGE);
+	src->ram = malloc(N * PAGE_BYTES);
 	for (unsigned i = 0; i < N; i++)
-		memset(src->ram + i * PAGE, 1 + (int)(i % 250), PAGE);
+		memset(src->ram + i * PAGE_BYTES, 1 + (int)(i % 250), PAGE_BYTES);
 	src->urgent = (struct answers){ .chan.ops = &answer_ops, .src = src };
 	for (unsigned i = 0; i < CHANNELS_MAX; i++)
 		src->data[i] = (struct answers){ .chan.ops = &answer_ops, .src = src };
@@ -180,10 +181,11 @@ static void make_target(struct target *t, unsigned channels)
 	memset(t, 0, sizeof(*t));
 	make_source(&t->src, channels);
 	t->s = s;
-	t->region = (struct ferry_region){ .len = N * PAGE, .page_shift = 12, .fd = -1 };
-	t->region.hva = mmap(NULL, N * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	t->region = (struct ferry_region){ .len = N * PAGE_BYTES, .page_shift = 12, .fd = -1 };
+	t->region.hva = mmap(NULL, N * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	cr_assert_neq(t->region.hva, MAP_FAILED);
 	s->link_fail = &s->own_link_fail;
+	s->workers = (struct workers){ .s = s, .lost = link_worker_lost, .ended = session_wake };
 	s->link = &t->src.link;
 	s->regions = &t->region;
 	s->nregions = 1;
@@ -202,9 +204,9 @@ static void make_target(struct target *t, unsigned channels)
 static void *vcpu_main(void *arg)
 {
 	struct vcpu *v = arg;
-	volatile uint8_t *page = (uint8_t *)v->t->region.hva + v->page * PAGE;
+	volatile uint8_t *page = (uint8_t *)v->t->region.hva + v->page * PAGE_BYTES;
 
-	atomic_store(&v->saw, *page == v->t->src.ram[v->page * PAGE]);
+	atomic_store(&v->saw, *page == v->t->src.ram[v->page * PAGE_BYTES]);
 	return NULL;
 }
 
@@ -232,9 +234,9 @@ static void complete(struct target *t)
 		pthread_join(t->vcpu[i].thread, NULL);
 	}
 	pull_stop(s->tgt.pull);
-	cr_assert_eq(crew_join(&s->crew), 0, "%s", fail_text(&s->fail));
+	cr_assert_eq(workers_join(&s->workers), 0, "%s", fail_text(&s->fail));
 	cr_assert_eq(page_set_count(&s->tgt.missing), 0);
-	cr_assert(!memcmp(t->region.hva, t->src.ram, N * PAGE));
+	cr_assert(!memcmp(t->region.hva, t->src.ram, N * PAGE_BYTES));
 }
 
 static void free_target(struct target *t)
@@ -246,7 +248,7 @@ static void free_target(struct target *t)
 	page_set_destroy(&s->tgt.missing);
 	close(s->wake_fd);
 	free(s);
-	munmap(t->region.hva, N * PAGE);
+	munmap(t->region.hva, N * PAGE_BYTES);
 	free(t->src.ram);
 }
 
@@ -313,7 +315,7 @@ Test(pull, asks_on_a_new_link_for_what_has_not_come)
 	pull_release(t.s);
 	WAIT_FOR(under_way(&t, 0) > 0);
 	pull_stop(t.s->tgt.pull);
-	cr_assert_eq(crew_join(&t.s->crew), 0);
+	cr_assert_eq(workers_join(&t.s->workers), 0);
 	memset(t.src.asked, 0, sizeof(t.src.asked));
 	t.src.asked[700] = 1;
 	t.src.urgent.n = t.src.data[0].n = 0;
@@ -387,7 +389,7 @@ bool __wrap_page_set_claim(struct page_set *s, struct page_cursor *at, uint32_t 
 
 	if (fault && !got) {
 		atomic_store(&meanwhile.p, NULL);
-		pull_placed(p, &(struct page_run){ .page = meanwhile.page, .npages = 1 }, src->ram + meanwhile.page * PAGE, false);
+		pull_placed(p, &(struct page_run){ .page = meanwhile.page, .npages = 1 }, src->ram + meanwhile.page * PAGE_BYTES, false);
 	}
 	return got;
 }

@@ -7,10 +7,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "runtime/memory/populated.h"
 #include "rig.h"
 #include "swap.h"
 #include "bench/vmm/vmm.h"
+#include "runtime/memory/populated.h"
 
 #define PAGES 4096u
 #define PAGE ((size_t)4096)

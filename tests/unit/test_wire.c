@@ -8,6 +8,7 @@
 
 #include "runtime/base/fail.h"
 #include "runtime/link/wire.h"
+#include "transport/xport.h"
 
 #define IN(stage) (1u << FERRY_##stage)
 #define PHASES (FERRY_FAILED + 1)

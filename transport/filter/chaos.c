@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/base/fail.h"
 #include "chaos.h"
+#include "runtime/base/fail.h"
 
 struct chaos_listener {
 	struct xport_listener listener;
@@ -86,12 +86,12 @@ static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
 /* What arrives is thrown away, so that nobody who polls the descriptor spins. */
 static int hole_recv(struct chaos_chan *c, void *buf, size_t cap, size_t *len, uint64_t wait_us)
 {
-	uint64_t now = xp_now_us(), end = xp_deadline(now, wait_us);
+	uint64_t now = now_us(), end = deadline_after(now, wait_us);
 	int err;
 
 	do {
 		err = c->inner->ops->recv(c->inner, buf, cap, len, end > now ? end - now : 0);
-		now = xp_now_us();
+		now = now_us();
 	} while (!err);
 	return err;
 }
@@ -298,7 +298,7 @@ int chaos_link(struct xport_link **ret, struct xport_link *inner, struct chaos *
 	for (i = 0; i < inner->id.channels; i++)
 		chan_init(&l->data[i], l, XPORT_DATA, i);
 	pthread_mutex_lock(&c->lock);
-	l->killed = c->cut_until_us > xp_now_us(); /* cut while it was being made */
+	l->killed = c->cut_until_us > now_us(); /* cut while it was being made */
 	if (l->killed)
 		inner->ops->kill(inner);
 	l->prev = &c->links;

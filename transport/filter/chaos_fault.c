@@ -45,8 +45,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/base/fail.h"
 #include "chaos.h"
+#include "runtime/base/fail.h"
 
 #define FOR_GOOD UINT64_MAX /* milliseconds */
 #define MS_MAX 86400000u
@@ -80,7 +80,7 @@ void xport_chaos_free(struct chaos *c)
 
 static uint64_t ends_at(uint64_t ms)
 {
-	return ms == FOR_GOOD ? UINT64_MAX : xp_now_us() + ms * 1000;
+	return ms == FOR_GOOD ? UINT64_MAX : now_us() + ms * 1000;
 }
 
 /* With the lock held. */
@@ -224,7 +224,7 @@ bool chaos_is_cut(struct chaos *c)
 	bool yes;
 
 	pthread_mutex_lock(&c->lock);
-	yes = c->cut_until_us > xp_now_us();
+	yes = c->cut_until_us > now_us();
 	pthread_mutex_unlock(&c->lock);
 	return yes;
 }
@@ -265,11 +265,11 @@ int chaos_stalled(struct chaos_link *l, bool pages, uint64_t wait_us, int late)
 
 	pthread_mutex_lock(&c->lock);
 	while (!l->killed && (until = stalled_until(l, pages))) {
-		now = xp_now_us();
+		now = now_us();
 		if (until <= now)
 			break;
 		if (!end)
-			end = xp_deadline(now, wait_us);
+			end = deadline_after(now, wait_us);
 		if (now >= end) {
 			err = late;
 			break;
@@ -285,7 +285,7 @@ int chaos_stalled(struct chaos_link *l, bool pages, uint64_t wait_us, int late)
 void chaos_kept(struct chaos *c)
 {
 	pthread_mutex_lock(&c->lock);
-	while (c->keep_until_us > xp_now_us())
+	while (c->keep_until_us > now_us())
 		wait_until(c, c->keep_until_us);
 	pthread_mutex_unlock(&c->lock);
 }
@@ -315,7 +315,7 @@ static bool too_long(const struct chaos *c, const struct iovec *iov, int n)
 
 	for (int i = 0; i < n; i++)
 		len += iov[i].iov_len;
-	return len > SMALL_PACKET && c->mtu_until_us > xp_now_us();
+	return len > SMALL_PACKET && c->mtu_until_us > now_us();
 }
 
 enum strike chaos_strike(struct chaos_link *l, const struct iovec *iov, int n)

@@ -66,7 +66,7 @@ static int wait_until(struct shape_link *l, uint64_t end_us)
 	bool killed;
 
 	pthread_mutex_lock(&l->lock);
-	while (!l->killed && xp_now_us() < end_us)
+	while (!l->killed && now_us() < end_us)
 		pthread_cond_timedwait(&l->cond, &l->lock, &ts);
 	killed = l->killed;
 	pthread_mutex_unlock(&l->lock);
@@ -83,7 +83,7 @@ static int pay(struct shape_chan *c, uint64_t bytes, uint64_t slack_us)
 		return 0;
 	us = bytes * 1000000 / l->param.bandwidth; /* bytes <= XPORT_XFER_MAX: no overflow */
 	pthread_mutex_lock(&l->lock);
-	now = xp_now_us();
+	now = now_us();
 	if (l->free_us + BURST_US < now)
 		l->free_us = now - BURST_US;
 	start = l->free_us;
@@ -106,7 +106,7 @@ static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
 	int err = 0;
 
 	if (c->link->param.latency_us)
-		err = wait_until(c->link, xp_now_us() + c->link->param.latency_us);
+		err = wait_until(c->link, now_us() + c->link->param.latency_us);
 	return err ? err : c->inner->ops->send(c->inner, iov, n);
 }
 
@@ -145,7 +145,7 @@ static int chan_fence(struct xport_chan *chan)
 {
 	struct shape_chan *c = chan_of(chan);
 	struct shape_link *l = c->link;
-	uint64_t end = xp_now_us() + 2 * l->param.latency_us;
+	uint64_t end = now_us() + 2 * l->param.latency_us;
 	int err = c->inner->ops->fence(c->inner);
 
 	if (err || (!l->param.latency_us && !l->param.bandwidth))
@@ -168,7 +168,7 @@ static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *
 	if (!err)
 		err = c->inner->ops->get(c->inner, runs, dst, n, tag);
 	if (!err) {
-		c->due_us[tag] = xp_now_us() + 2 * c->link->param.latency_us;
+		c->due_us[tag] = now_us() + 2 * c->link->param.latency_us;
 		c->inflight++;
 	}
 	return err;
@@ -177,12 +177,12 @@ static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *
 /* With latency: takes what has completed into held, gives out what is due. */
 static int reap_late(struct shape_chan *c, uint32_t *tags, unsigned max, uint64_t wait_us)
 {
-	uint64_t end = xp_deadline(xp_now_us(), wait_us), now, until;
+	uint64_t end = deadline_after(now_us(), wait_us), now, until;
 	uint32_t got[XPORT_GETS_MAX];
 	int n, i, err;
 
 	for (;;) {
-		now = xp_now_us();
+		now = now_us();
 		until = end;
 		if (c->nheld && c->due_us[c->held[c->held_head]] < until)
 			until = c->due_us[c->held[c->held_head]];
@@ -192,7 +192,7 @@ static int reap_late(struct shape_chan *c, uint32_t *tags, unsigned max, uint64_
 			return n;
 		for (i = 0; i < n; i++)
 			c->held[(c->held_head + c->nheld++) % XPORT_GETS_MAX] = got[i];
-		now = xp_now_us();
+		now = now_us();
 		for (i = 0; (unsigned)i < max && c->nheld && c->due_us[c->held[c->held_head]] <= now; i++) {
 			tags[i] = c->held[c->held_head];
 			c->held_head = (c->held_head + 1) % XPORT_GETS_MAX;

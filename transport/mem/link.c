@@ -6,9 +6,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "mem.h"
 #include "runtime/base/fail.h"
 #include "runtime/base/reach.h"
-#include "mem.h"
 
 #define QUEUE_MAX (1u << 20) /* bytes of messages under way before send() waits */
 
@@ -171,7 +171,7 @@ static void link_close(struct xport_link *xl)
 static int ctl_send(struct xport_chan *chan, const struct iovec *iov, int n)
 {
 	struct mem_link *l = chan_of(chan)->link;
-	uint64_t end = xp_deadline(xp_now_us(), l->timeout_us);
+	uint64_t end = deadline_after(now_us(), l->timeout_us);
 	struct message *m;
 	size_t len = 0;
 	int i, err = 0;
@@ -237,7 +237,7 @@ static int take(struct mem_link *l, void *buf, size_t cap, size_t *len)
 static int ctl_recv(struct xport_chan *chan, void *buf, size_t cap, size_t *len, uint64_t wait_us)
 {
 	struct mem_link *l = chan_of(chan)->link;
-	uint64_t end = wait_us ? xp_deadline(xp_now_us(), wait_us) : 0;
+	uint64_t end = wait_us ? deadline_after(now_us(), wait_us) : 0;
 	int err = -EAGAIN;
 
 	pthread_mutex_lock(&l->pair->lock);
@@ -274,7 +274,7 @@ static bool is_dead(struct mem_link *l)
 /* 0 once the peer has exposed something. */
 static int await_expose(struct mem_link *l)
 {
-	uint64_t end = xp_deadline(xp_now_us(), l->timeout_us);
+	uint64_t end = deadline_after(now_us(), l->timeout_us);
 	int err = 0;
 
 	pthread_mutex_lock(&l->pair->lock);
@@ -402,7 +402,7 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 	if (is_dead(c->link))
 		return -EPIPE;
 	if (!c->ndone) { /* nothing was asked for, so only a kill can end the wait */
-		end = xp_deadline(xp_now_us(), wait_us);
+		end = deadline_after(now_us(), wait_us);
 		pthread_mutex_lock(&p->lock);
 		while (wait_us && !c->link->me->dead && !c->link->peer->dead && mem_pair_wait(p, end))
 			;

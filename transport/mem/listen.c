@@ -10,8 +10,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "runtime/base/fail.h"
 #include "mem.h"
+#include "runtime/base/fail.h"
 
 #define WAKE_US 20000u
 
@@ -193,7 +193,7 @@ static int await_taken(struct pair *p, uint64_t end, const struct xport_param *p
 	uint64_t now;
 	int err;
 
-	while (p->state == PAIR_OFFERED && (now = xp_now_us()) < end) {
+	while (p->state == PAIR_OFFERED && (now = now_us()) < end) {
 		mem_pair_wait(p, now + WAKE_US < end ? now + WAKE_US : end);
 		if (poll(&wake, 1, 0) <= 0)
 			continue;
@@ -209,7 +209,7 @@ static int await_taken(struct pair *p, uint64_t end, const struct xport_param *p
 int mem_connect(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
 		const struct xport_param *param, uint64_t wait_us, struct fail *f)
 {
-	uint64_t end = xp_deadline(xp_now_us(), wait_us);
+	uint64_t end = deadline_after(now_us(), wait_us);
 	struct sockaddr_un addr;
 	enum pair_state state;
 	struct mem_link *l;

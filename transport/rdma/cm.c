@@ -14,8 +14,8 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "runtime/base/fail.h"
 #include "rdma_dial.h"
+#include "runtime/base/fail.h"
 
 #define STILL_US 2000000u /* two devices make the queue pairs of a whole link meanwhile, and the way may be long */
 
@@ -40,7 +40,7 @@ int xr_next_event(struct rdma_cm_event **ret, struct rdma_event_channel *ch, uin
 		err = *ret ? 0 : -errno;
 		if (err && err != -EAGAIN)
 			return fail_cure(d->f, CURE_CALL, err, "rdma:%s:%u: rdma_get_cm_event", d->u->host, d->u->port);
-		if (!err || xp_now_us() >= until)
+		if (!err || now_us() >= until)
 			return 0;
 		err = dial_poll(p, 1, until, d->param);
 		if (err)
@@ -72,7 +72,7 @@ static int address_error(const struct rdma_cm_event *ev, const struct uri *u, st
 
 static unsigned left_ms(uint64_t deadline)
 {
-	uint64_t now = xp_now_us();
+	uint64_t now = now_us();
 
 	return now < deadline ? (unsigned)xp_poll_ms(deadline - now) + 1 : 1;
 }
@@ -107,7 +107,7 @@ int xr_route(struct rdma_cm_id *id, const struct xr_dialer *d)
 /* The next event of an attempt that is not to stand still: 0, or why there is none. what: was waited for. */
 static int hear(struct rdma_cm_event **ret, struct xr_link *l, const struct xr_dialer *d, const char *what)
 {
-	uint64_t still = xp_deadline(xp_now_us(), STILL_US);
+	uint64_t still = deadline_after(now_us(), STILL_US);
 	int err = xr_next_event(ret, l->events, still < d->deadline ? still : d->deadline, d);
 
 	if (err || *ret)
@@ -314,7 +314,7 @@ static int connect_to(struct xport_link **ret, const struct dial_addr *to, const
 int xr_connect(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
 	       const struct xport_param *p, uint64_t wait_us, struct fail *f)
 {
-	struct xr_dialer d = { .u = u, .param = p, .f = f, .deadline = xp_deadline(xp_now_us(), wait_us) };
+	struct xr_dialer d = { .u = u, .param = p, .f = f, .deadline = deadline_after(now_us(), wait_us) };
 	unsigned at = 0;
 	int err;
 

@@ -14,8 +14,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "runtime/base/fail.h"
 #include "rdma.h"
+#include "runtime/base/fail.h"
 
 #define TX UINT64_C(0x100000000) /* in wr_id: a send slot, else a receive buffer */
 #define DRAIN_US 1000000u	 /* last words have so long to leave */
@@ -108,7 +108,7 @@ int xr_send_small(struct xr_link *l, enum rdma_frame_type type, const void *body
 /* A message may have one of the slots that are not for the service thread, and one of the peer's buffers. */
 static int wait_room(struct xr_link *l)
 {
-	uint64_t end = xp_deadline(xp_now_us(), l->param.timeout_us);
+	uint64_t end = deadline_after(now_us(), l->param.timeout_us);
 	int err;
 
 	for (;;) {
@@ -201,7 +201,7 @@ static int take(struct xr_link *l, void *buf, size_t cap, size_t *len)
 static int ctl_recv(struct xport_chan *chan, void *buf, size_t cap, size_t *len, uint64_t wait_us)
 {
 	struct xr_link *l = link_of(chan);
-	uint64_t end = wait_us ? xp_deadline(xp_now_us(), wait_us) : 0;
+	uint64_t end = wait_us ? deadline_after(now_us(), wait_us) : 0;
 	int err;
 
 	pthread_mutex_lock(&l->lock);
@@ -436,12 +436,12 @@ static bool tx_idle(struct xr_link *l)
 /* The link was killed here: what was sent may leave, then the peer hears of it. */
 static void part(struct xr_link *l)
 {
-	uint64_t end = xp_now_us() + (l->param.timeout_us < DRAIN_US ? l->param.timeout_us : DRAIN_US), now;
+	uint64_t end = now_us() + (l->param.timeout_us < DRAIN_US ? l->param.timeout_us : DRAIN_US), now;
 	struct pollfd p = { .fd = l->comp->fd, .events = POLLIN };
 	unsigned i;
 	int more;
 
-	while (!atomic_load(&l->gone) && (more = drain_and_arm(l)) >= 0 && !tx_idle(l) && (now = xp_now_us()) < end)
+	while (!atomic_load(&l->gone) && (more = drain_and_arm(l)) >= 0 && !tx_idle(l) && (now = now_us()) < end)
 		if (!more)
 			poll(&p, 1, xp_poll_ms(end - now));
 	for (i = 0; i < l->nconns; i++)

@@ -19,8 +19,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "runtime/base/fail.h"
 #include "rdma.h"
+#include "runtime/base/fail.h"
 
 #define LIST 64u /* work requests in one list */
 
@@ -52,7 +52,7 @@ static int post(struct xr_data *d, struct ibv_send_wr *wr, unsigned n, uint64_t 
 	wr[n - 1].next = NULL;
 	wr[n - 1].send_flags = IBV_SEND_SIGNALED;
 	if (!d->nmark)
-		d->stamp_us = xp_now_us();
+		d->stamp_us = now_us();
 	err = ibv_post_send(d->conn->qp, wr, &bad);
 	if (err) {
 		d->err = xr_err(d->link, "ibv_post_send", err);
@@ -182,7 +182,7 @@ static int post_some(struct xr_data *d, struct transfer *t, int tag)
 static int await_peer(struct xr_data *d)
 {
 	struct xr_link *l = d->link;
-	uint64_t end = xp_deadline(xp_now_us(), l->param.timeout_us);
+	uint64_t end = deadline_after(now_us(), l->param.timeout_us);
 	int err = 0;
 
 	pthread_mutex_lock(&l->lock);
@@ -263,7 +263,7 @@ static int data_fence(struct xport_chan *chan)
 	pthread_mutex_lock(&l->lock);
 	while (!err && !atomic_load(&d->conn->established)) {
 		err = xr_broken(l);
-		if (!err && !xr_wait(l, xp_deadline(xp_now_us(), l->param.timeout_us)))
+		if (!err && !xr_wait(l, deadline_after(now_us(), l->param.timeout_us)))
 			err = -ETIMEDOUT;
 	}
 	pthread_mutex_unlock(&l->lock);
@@ -349,14 +349,14 @@ static int data_get(struct xport_chan *chan, const struct page_run *runs, void *
 	memcpy(g->dst, dst, n * sizeof(*dst));
 	d->queue[(d->queue_head + d->nqueue++) % XPORT_GETS_MAX] = tag;
 	if (!d->inflight++)
-		d->stamp_us = xp_now_us();
+		d->stamp_us = now_us();
 	return go_on(d);
 }
 
 static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint64_t wait_us)
 {
 	struct xr_data *d = data_of(chan);
-	uint64_t now = xp_now_us(), end = xp_deadline(now, wait_us), until;
+	uint64_t now = now_us(), end = deadline_after(now, wait_us), until;
 	unsigned n;
 	int err;
 
@@ -371,8 +371,8 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 			err = go_on(d);
 		if (d->ndone || err)
 			break;
-		now = xp_now_us();
-		until = d->inflight ? xp_deadline(d->stamp_us, d->link->param.timeout_us) : end;
+		now = now_us();
+		until = d->inflight ? deadline_after(d->stamp_us, d->link->param.timeout_us) : end;
 		if (d->inflight && now >= until) {
 			d->err = -ETIMEDOUT;
 			return -ETIMEDOUT;

@@ -10,8 +10,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "runtime/base/fail.h"
 #include "rdma_dial.h"
+#include "runtime/base/fail.h"
 
 #define KNOCKS_MAX 32u
 
@@ -67,7 +67,7 @@ static struct knock *place(struct knocks *n)
 static void failed(struct knocks *n, struct knock *k, int err)
 {
 	drop(k);
-	dial_failed(&n->dial, k->addr, err, xp_now_us());
+	dial_failed(&n->dial, k->addr, err, now_us());
 }
 
 /* What an address is refused with is told when all are; the dialer's own words are for the link. */
@@ -173,13 +173,13 @@ int xr_knock(unsigned *at, const struct xr_dialer *d)
 
 	if (!n.events)
 		return -EOPNOTSUPP;
-	dial_start(&n.dial, 0, d->addrs.n, xp_now_us());
+	dial_start(&n.dial, 0, d->addrs.n, now_us());
 	while (!err && n.won < 0) {
-		while ((addr = dial_next(&n.dial, xp_now_us())) >= 0)
-			begin(&n, (unsigned)addr, xp_now_us());
+		while ((addr = dial_next(&n.dial, now_us())) >= 0)
+			begin(&n, (unsigned)addr, now_us());
 		if (dial_over(&n.dial) && !is_knocking(&n))
 			err = none_answers(d, n.dial.err);
-		else if (xp_now_us() >= d->deadline)
+		else if (now_us() >= d->deadline)
 			err = none_answers(d, -ETIMEDOUT);
 		else
 			err = await(&n);

@@ -8,8 +8,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "runtime/base/fail.h"
 #include "rdma.h"
+#include "runtime/base/fail.h"
 
 #define VENDOR_RXE 0xffffffu /* soft-RoCE; of an older kernel: 0 */
 

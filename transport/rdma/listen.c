@@ -20,9 +20,9 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "rdma.h"
 #include "runtime/base/fail.h"
 #include "transport/dial.h"
-#include "rdma.h"
 
 #define HALF_MAX 64
 #define HALF_US 5000000u
@@ -349,7 +349,7 @@ static int listener_accept(struct xport_listener *xl, struct xport_link **ret, s
 {
 	struct xr_listener *l = listener_of(xl);
 	struct half *parts[XR_CONNS_MAX];
-	uint64_t now = xp_now_us();
+	uint64_t now = now_us();
 	unsigned i;
 	int err;
 
@@ -395,7 +395,7 @@ static void listener_close(struct xport_listener *xl)
 	unsigned i;
 
 	if (l->events)
-		take_events(l, xp_now_us(), NULL);
+		take_events(l, now_us(), NULL);
 	for (i = 0; i < HALF_MAX; i++)
 		if (l->half[i].id)
 			half_drop(&l->half[i], RDMA_ANSWER_LATE);

@@ -12,8 +12,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "runtime/base/fail.h"
 #include "rdma.h"
+#include "runtime/base/fail.h"
 
 /* Before a slot is used for something else, nothing may be under way in it. */
 static int settle(struct xr_data *d)
@@ -88,7 +88,7 @@ void xr_pin_drop_near(struct xr_link *l)
 static int ask(struct xr_data *d, struct rdma_pin *p)
 {
 	struct xr_link *l = d->link;
-	uint64_t end = xp_deadline(xp_now_us(), l->param.timeout_us);
+	uint64_t end = deadline_after(now_us(), l->param.timeout_us);
 	int err = 0;
 
 	pthread_mutex_lock(&l->lock);

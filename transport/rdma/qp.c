@@ -7,8 +7,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "runtime/base/fail.h"
 #include "rdma.h"
+#include "runtime/base/fail.h"
 
 #define ACK_TIMEOUT 16u /* 4.096 us << 16: 0.27 s; a device may wait up to four times as long */
 #define RETRIES 6u

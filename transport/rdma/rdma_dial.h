@@ -3,8 +3,8 @@
 #ifndef FERRY_RDMA_DIAL_H
 #define FERRY_RDMA_DIAL_H
 
-#include "transport/dial.h"
 #include "rdma.h"
+#include "transport/dial.h"
 
 #define XR_REJ_NO_LISTENER 8 /* the connection manager's reasons: nobody has this service */
 #define XR_REJ_CONSUMER 28   /* the accepting program said so */

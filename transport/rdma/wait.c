@@ -11,15 +11,15 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#include "runtime/base/fail.h"
 #include "rdma.h"
+#include "runtime/base/fail.h"
 
 #define PROBE_US 2000000u /* a live peer answers within this */
 
 /* Whether the peer's service thread answers: a process that is being killed loses its registrations first. */
 static bool peer_lives(struct xr_link *l)
 {
-	uint64_t end = xp_now_us() + (l->param.timeout_us < PROBE_US ? l->param.timeout_us : PROBE_US);
+	uint64_t end = now_us() + (l->param.timeout_us < PROBE_US ? l->param.timeout_us : PROBE_US);
 	unsigned before;
 	bool lives;
 
@@ -86,7 +86,7 @@ int xr_take(struct xr_data *d)
 		d->err = xr_err(d->link, "ibv_poll_cq", EIO);
 	if (n > 0) {
 		d->stale = true;
-		d->stamp_us = xp_now_us();
+		d->stamp_us = now_us();
 	}
 	return d->err ? d->err : n;
 }
@@ -124,7 +124,7 @@ int xr_data_fd(struct xport_chan *chan)
 
 int xr_wait_cq(struct xr_data *d, uint64_t end)
 {
-	uint64_t begin = xp_now_us(), now = begin, spin = d->urgent ? d->link->param.poll_us : 0, count;
+	uint64_t begin = now_us(), now = begin, spin = d->urgent ? d->link->param.poll_us : 0, count;
 	struct pollfd p = { .fd = d->epfd, .events = POLLIN };
 	int n;
 
@@ -136,7 +136,7 @@ int xr_wait_cq(struct xr_data *d, uint64_t end)
 			return n;
 		if (spin)
 			sched_yield();
-		now = xp_now_us();
+		now = now_us();
 	} while (now - begin < spin && now < end);
 	n = arm(d);
 	if (n || now >= end)
@@ -150,11 +150,11 @@ int xr_wait_cq(struct xr_data *d, uint64_t end)
 
 int xr_wait_some(struct xr_data *d)
 {
-	uint64_t end = xp_deadline(d->stamp_us, d->link->param.timeout_us);
+	uint64_t end = deadline_after(d->stamp_us, d->link->param.timeout_us);
 	int n;
 
 	while (!(n = xr_wait_cq(d, end)))
-		if (xp_now_us() >= end) {
+		if (now_us() >= end) {
 			fail_lost(d->link->link.fail, "channel %u: nothing has moved for %llu ms", d->index,
 				  (unsigned long long)d->link->param.timeout_us / 1000);
 			d->err = -ETIMEDOUT;

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "runtime/base/fail.h"
 #include "tcp.h"
+#include "runtime/base/fail.h"
 
 #define CTL_IOV_MAX 15
 
@@ -90,7 +90,7 @@ static int ctl_fill(struct tcp_ctl *c)
 		if (!n)
 			return tcp_closed(c->link, c->fd);
 		c->rx_got += (size_t)n;
-		c->rx_stamp_us = xp_now_us();
+		c->rx_stamp_us = now_us();
 	}
 }
 
@@ -113,9 +113,9 @@ static int ctl_recv(struct xport_chan *chan, void *buf, size_t cap, size_t *len,
 			c->rx_err = err;
 			return err;
 		}
-		now = xp_now_us();
+		now = now_us();
 		if (!end)
-			end = xp_deadline(now, wait_us);
+			end = deadline_after(now, wait_us);
 		if (c->rx_got && now - c->rx_stamp_us > c->link->param.timeout_us) {
 			c->rx_err = tcp_silent(c->link, c->fd);
 			return c->rx_err;

@@ -18,8 +18,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "runtime/base/fail.h"
 #include "tcp.h"
+#include "runtime/base/fail.h"
 
 static struct tcp_data *data_of(struct xport_chan *chan)
 {
@@ -250,7 +250,7 @@ int tcp_data_take(struct tcp_data *c)
 /* Nothing to read now: 0 after a wait that may have brought something, -EAGAIN at end, -ETIMEDOUT. */
 static int rx_wait(struct tcp_data *c, uint64_t begin, uint64_t end)
 {
-	uint64_t now = xp_now_us(), left, timeout = c->link->param.timeout_us;
+	uint64_t now = now_us(), left, timeout = c->link->param.timeout_us;
 	int err;
 
 	if (!c->rx.stamp_us)
@@ -350,8 +350,8 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 			break;
 		if (err == -EAGAIN) {
 			if (!begin) {
-				begin = xp_now_us();
-				end = xp_deadline(begin, wait_us);
+				begin = now_us();
+				end = deadline_after(begin, wait_us);
 			}
 			err = rx_wait(c, begin, end);
 			if (err == -EAGAIN)

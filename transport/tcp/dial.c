@@ -21,10 +21,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tcp.h"
 #include "runtime/base/cure.h"
 #include "runtime/base/fail.h"
 #include "transport/dial.h"
-#include "tcp.h"
 
 #define CONNS_MAX (XPORT_CHANNELS_MAX + 2)
 #define TRIES_MAX 64u
@@ -256,7 +256,7 @@ static int read_answer(struct dialer *d, struct conn *c, uint64_t now)
 
 static uint64_t still_at(const struct dialer *d)
 {
-	return d->up ? xp_deadline(d->moved_us, STILL_US + STILL_RTTS * d->rtt_us) : UINT64_MAX;
+	return d->up ? deadline_after(d->moved_us, STILL_US + STILL_RTTS * d->rtt_us) : UINT64_MAX;
 }
 
 static int check_time(struct dialer *d, uint64_t now)
@@ -290,7 +290,7 @@ static int await(struct dialer *d)
 		at[n++] = i;
 	}
 	err = dial_poll(p, ntry + n, until, d->param);
-	now = xp_now_us();
+	now = now_us();
 	for (i = 0; i < n && !err; i++)
 		if (p[ntry + i].revents)
 			err = read_answer(d, &d->conn[at[i]], now);
@@ -303,7 +303,7 @@ static int await(struct dialer *d)
 
 static int dial_all(struct dialer *d)
 {
-	uint64_t now = xp_now_us();
+	uint64_t now = now_us();
 	unsigned i;
 	int err = 0;
 
@@ -313,7 +313,7 @@ static int dial_all(struct dialer *d)
 		dial_start(&d->conn[i].dial, 0, !i || d->addrs.n == 1 ? d->addrs.n : 0, now);
 	}
 	while (!err && d->answered < d->nconns) {
-		now = xp_now_us();
+		now = now_us();
 		err = begin_tries(d, now);
 		if (!err)
 			err = check_time(d, now);
@@ -326,7 +326,7 @@ static int dial_all(struct dialer *d)
 int tcp_connect(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
 		const struct xport_param *p, uint64_t wait_us, struct fail *f)
 {
-	struct dialer d = { .u = u, .id = id, .param = p, .f = f, .deadline = xp_deadline(xp_now_us(), wait_us),
+	struct dialer d = { .u = u, .id = id, .param = p, .f = f, .deadline = deadline_after(now_us(), wait_us),
 			    .nconns = id->channels + 2 };
 	int fds[CONNS_MAX], err;
 	unsigned i;

@@ -6,8 +6,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "runtime/base/fail.h"
 #include "tcp.h"
+#include "runtime/base/fail.h"
 
 static struct tcp_link *link_of(struct xport_link *l)
 {

@@ -23,9 +23,9 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "tcp.h"
 #include "runtime/base/fail.h"
 #include "transport/dial.h"
-#include "tcp.h"
 
 #define HALF_MAX 64
 #define HALF_US 5000000u
@@ -336,7 +336,7 @@ static int listener_accept(struct xport_listener *xl, struct xport_link **ret, s
 {
 	struct tcp_listener *l = listener_of(xl);
 	struct half *parts[XPORT_CHANNELS_MAX + 2];
-	uint64_t now = xp_now_us();
+	uint64_t now = now_us();
 	unsigned i;
 	int err;
 

@@ -11,9 +11,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "tcp.h"
 #include "runtime/base/fail.h"
 #include "runtime/base/spin.h"
-#include "tcp.h"
 
 #define PIECE (32u << 10) /* of a reply beside the urgent channel: a request there waits no longer */
 
@@ -152,7 +152,7 @@ static int next_frame(struct tcp_data *c, struct tcp_frame *h)
 		served = serve_beside(c);
 		if (served < 0)
 			return served;
-		now = xp_now_us();
+		now = now_us();
 		if (!cold || served)
 			cold = now + (c->urgent || c->beside ? c->link->param.poll_us : 0);
 		ready = 1;

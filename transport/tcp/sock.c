@@ -9,9 +9,9 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "runtime/base/fail.h"
 #include "congestion.h"
 #include "tcp.h"
+#include "runtime/base/fail.h"
 
 struct chan_name {
 	char text[24];
@@ -93,7 +93,7 @@ bool tcp_watch_idle(struct tcp_watch *w, int fd, uint64_t timeout_us)
 {
 	struct tcp_info info = { .tcpi_state = 0 };
 	socklen_t len = sizeof(info);
-	uint64_t bytes, now = xp_now_us();
+	uint64_t bytes, now = now_us();
 
 	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ||
 	    len < offsetof(struct tcp_info, tcpi_bytes_received) + sizeof(info.tcpi_bytes_received))
@@ -111,12 +111,12 @@ bool tcp_watch_idle(struct tcp_watch *w, int fd, uint64_t timeout_us)
 /* What of it has come, or an error. */
 static int poll_until(int fd, short events, uint64_t wait_us)
 {
-	uint64_t end = xp_deadline(xp_now_us(), wait_us), now;
+	uint64_t end = deadline_after(now_us(), wait_us), now;
 	struct pollfd p = { .fd = fd, .events = events };
 	int n;
 
 	for (;;) {
-		now = xp_now_us();
+		now = now_us();
 		n = poll(&p, 1, now >= end ? 0 : xp_poll_ms(end - now));
 		if (n > 0)
 			return p.revents;
@@ -142,7 +142,7 @@ int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w)
 {
 	int got = poll_until(fd, events == POLLOUT ? POLLOUT | POLLRDHUP : events, l->param.timeout_us / 4 + 1);
 
-	if (w->end_us && xp_now_us() >= w->end_us) {
+	if (w->end_us && now_us() >= w->end_us) {
 		fail_lost(l->link.fail, "%s: a message was not taken within %llu ms", name_of(l, fd).text,
 			  (unsigned long long)TCP_MSG_TIMEOUTS * l->param.timeout_us / 1000);
 		return -ETIMEDOUT;
@@ -197,7 +197,7 @@ int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags
 int tcp_send_msg(struct tcp_link *l, int fd, struct iovec *iov, int n)
 {
 	struct tcp_watch watch = { .sent_only = true,
-				   .end_us = xp_deadline(xp_now_us(), TCP_MSG_TIMEOUTS * l->param.timeout_us) };
+				   .end_us = deadline_after(now_us(), TCP_MSG_TIMEOUTS * l->param.timeout_us) };
 
 	return send_watched(l, fd, iov, n, 0, NULL, &watch);
 }

@@ -16,8 +16,8 @@
 #include <unistd.h>
 
 #include "collapse.h"
-#include "runtime/session/poison.h"
 #include "runtime/base/uffd_abi.h"
+#include "runtime/session/poison.h"
 
 #define PIECE (UINT64_C(1) << HUGE_SHIFT)
 #define SCAN_VEC 64u
@@ -147,7 +147,7 @@ static int collapse_region(struct ferry_session *s, int fd, const struct place_r
 
 	*call = "PAGEMAP_SCAN";
 	for (; (at = next_piece(fd, r, at, end, &err)) < end && !atomic_load(&s->hurry); at += PIECE) {
-		if (poison_in(s, (uint32_t)(r - s->tgt.place.r), (at - vm) >> 12, PIECE >> 12))
+		if (poison_in(s, (uint32_t)(r - s->tgt.place.r), (at - vm) >> PAGE_SHIFT, PIECE >> PAGE_SHIFT))
 			continue;
 		err = collapse_piece(s, at, patience_us);
 		*call = "MADV_COLLAPSE";

@@ -5,7 +5,7 @@
 
 #include "phase.h"
 #include "runtime/base/probe.h"
-#include "session.h"
+#include "runtime/session/session.h"
 #include "runtime/source/source.h"
 #include "runtime/target/target.h"
 

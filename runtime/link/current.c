@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+/* The link that a session has now: what ends it, and what main waits for. */
+#include <errno.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "current.h"
+
+_Static_assert(WORKERS_MAX == XPORT_CHANNELS_MAX + 1, "as many as the most that are started");
+
+const char *link_why(struct ferry_session *s, int err)
+{
+	return fail_err(s->link_fail) == err ? fail_text(s->link_fail) : strerror(-err);
+}
+
+int link_transport_fail(struct ferry_session *s, int err)
+{
+	if (err == -EPIPE || err == -ETIMEDOUT)
+		return -EPIPE;
+	return fail(&s->fail, err, "%s", link_why(s, err));
+}
+
+static int workers_error(struct ferry_session *s, int err)
+{
+	return err < 0 && err != -EPIPE ? fail(&s->fail, err, "%s", link_why(s, err)) : err;
+}
+
+int link_workers_failed(struct ferry_session *s)
+{
+	return workers_error(s, workers_err(&s->workers));
+}
+
+int link_lost(struct ferry_session *s, int err)
+{
+	const char *why = fail_lost_text(s->link_fail);
+	int worker;
+
+	if (err != -EPIPE)
+		return err;
+	worker = link_workers_failed(s);
+	if (worker < 0 && worker != -EPIPE)
+		return worker;
+	return fail(&s->fail, err, "the link to the %s was lost in %s%s%s", s->is_source ? "target" : "source",
+		    ferry_phase_name(s->phase), *why ? ": " : "", why);
+}
+
+int link_wait(struct ferry_session *s, int fd, int fd2, uint64_t deadline_us)
+{
+	struct pollfd p[3] = { { .fd = s->wake_fd, .events = POLLIN },
+			       { .fd = fd, .events = POLLIN },
+			       { .fd = fd2, .events = POLLIN } };
+	uint64_t now = now_us(), left = deadline_us > now ? deadline_us - now : 0;
+	struct timespec ts = { .tv_sec = (time_t)(left / 1000000), .tv_nsec = (long)(left % 1000000 * 1000) };
+	uint64_t n;
+
+	ppoll(p, 3, deadline_us == DEADLINE_NONE ? NULL : &ts, NULL);
+	if (!(p[0].revents & POLLIN))
+		return 0;
+	if (read(s->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
+		return 0;
+	return 1;
+}
+
+bool link_canceled(struct ferry_session *s)
+{
+	enum commit_state c = commit_get(&s->commit);
+
+	return c == COMMIT_OPEN ? atomic_load(&s->want_cancel) : c == COMMIT_ABORTED && atomic_load(&s->hurry);
+}
+
+int link_cancel_error(struct ferry_session *s)
+{
+	return fail(&s->fail, -ECANCELED, "canceled by the embedder in %s", ferry_phase_name(s->phase));
+}
+
+/* The transport's, while it connects: wake_fd is readable. */
+int link_woken(void *arg)
+{
+	struct ferry_session *s = arg;
+
+	link_wait(s, -1, -1, 0);
+	return link_canceled(s) ? link_cancel_error(s) : 0;
+}
+
+void link_install(struct ferry_session *s, struct xport_link *l)
+{
+	pthread_mutex_lock(&s->send_lock);
+	s->link = l;
+	s->ctl = l ? l->ops->chan(l, XPORT_CONTROL, 0) : NULL;
+	s->send_seq = 0;
+	pthread_mutex_unlock(&s->send_lock);
+	s->recv_seq = 0;
+	s->first_words = NULL;
+	s->heard_us = now_us();
+}
+
+void link_kill(struct ferry_session *s)
+{
+	if (s->link)
+		s->link->ops->kill(s->link);
+}
+
+int link_workers_stop(struct ferry_session *s)
+{
+	link_kill(s);
+	return workers_join(&s->workers);
+}
+
+int link_workers_lost(struct ferry_session *s)
+{
+	int err = workers_error(s, link_workers_stop(s));
+
+	return err < 0 ? err : -EPIPE;
+}
+
+void link_worker_lost(struct ferry_session *s)
+{
+	/* The end of a data channel may overtake the peer's answer to our ABORT. */
+	if (!atomic_load(&s->last_words))
+		s->link->ops->kill(s->link);
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+/* The heartbeat: a PING four times a timeout, so that a long op is not taken for a dead host. */
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "heartbeat.h"
+#include "message.h"
+#include "runtime/base/thread.h"
+#include "runtime/session/config.h"
+
+/* What it says is read under the lock, so that it is never older than a message that went out before it. */
+void heartbeat_send(struct ferry_session *s)
+{
+	struct wire_ping ping;
+
+	pthread_mutex_lock(&s->send_lock);
+	ping = (struct wire_ping){ .pages_left = atomic_load(&s->stats.remaining), .faults = atomic_load(&s->stats.faults) };
+	link_send_locked(s, WIRE_PING, &ping, sizeof(ping), NULL, 0); /* main will meet what is wrong with the link */
+	pthread_mutex_unlock(&s->send_lock);
+}
+
+static void *heartbeat_main(void *arg)
+{
+	struct ferry_session *s = arg;
+	struct pollfd p = { .fd = s->heart_fd, .events = POLLIN };
+
+	while (!atomic_load(&s->heart_stop)) {
+		uint64_t t = atomic_load(&s->peer_timeout_us);
+		if (!t || t > s->cfg.timeout_us)
+			t = s->cfg.timeout_us;
+		if (t < CONFIG_TIMEOUT_US_MIN)
+			t = CONFIG_TIMEOUT_US_MIN;
+		if (poll(&p, 1, (int)((t / 4000) < INT32_MAX ? t / 4000 : INT32_MAX)) > 0)
+			break;
+		heartbeat_send(s);
+	}
+	return NULL;
+}
+
+int heartbeat_start(struct ferry_session *s)
+{
+	int err = thread_start(&s->heart, heartbeat_main, s);
+
+	if (err < 0)
+		return fail_cure(&s->fail, CURE_THREAD, err, "the heartbeat thread cannot be started");
+	s->beating = true;
+	return 0;
+}
+
+void heartbeat_stop(struct ferry_session *s)
+{
+	uint64_t one = 1;
+
+	if (!s->beating)
+		return;
+	atomic_store(&s->heart_stop, true);
+	if (write(s->heart_fd, &one, sizeof(one)) < 0)
+		session_log(s, 3, NULL, "wake-failed errno=%d", errno);
+	pthread_join(s->heart, NULL);
+	s->beating = false;
+}

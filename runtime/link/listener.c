@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+/* A target's listener: who of those that connect becomes the session's source, and who is refused. */
+#include <errno.h>
+
+#include "listener.h"
+#include "current.h"
+#include "hello.h"
+#include "lobby.h"
+
+#define LOOK_MAX 8u /* callers who are answered in one look at the listener */
+
+void link_forget_caller(struct ferry_session *s)
+{
+	caller_free(s->caller);
+	s->caller = NULL;
+	s->link_fail = &s->own_link_fail;
+}
+
+void link_take_caller(struct ferry_session *s, struct caller *c)
+{
+	link_forget_caller(s);
+	s->caller = c;
+	s->link_fail = &c->fail;
+	link_install(s, c->link);
+	s->recv_seq = c->pings;
+	s->first_words = c;
+}
+
+void link_part_caller(struct ferry_session *s)
+{
+	struct caller *c = s->caller;
+
+	link_install(s, NULL);
+	s->caller = NULL;
+	link_forget_caller(s);
+	lobby_part(c);
+}
+
+static void wake_main(void *arg)
+{
+	session_wake(arg);
+}
+
+int link_listen(struct ferry_session *s)
+{
+	struct xport_listener *l;
+	int err = xport_listen(&l, s->uri, &s->param, &s->fail);
+
+	if (err)
+		return err;
+	err = lobby_new(&s->lobby, l, s->cfg.timeout_us, wake_main, s, &s->fail);
+	if (err < 0) {
+		l->ops->close(l);
+		return err;
+	}
+	pthread_mutex_lock(&s->view_lock);
+	err = l->ops->uri(l, s->uri, sizeof(s->uri));
+	pthread_mutex_unlock(&s->view_lock);
+	if (err) {
+		lobby_free(s->lobby);
+		s->lobby = NULL;
+	}
+	return err;
+}
+
+/* Our source, come back on a newer connection: whoever else knows session and generation has not its number. */
+static bool is_ours(const struct ferry_session *s, const struct caller *c)
+{
+	const struct xport_link_id *id = &c->link->id;
+	uint32_t newest = s->pending ? s->pending->link->id.generation : s->generation;
+
+	return s->peer_known && !memcmp(id->session, s->session, sizeof(s->session)) && id->generation > newest &&
+	       hello_is_source(s, c->msg, c->len, c->pings, id);
+}
+
+int link_look(struct ferry_session *s)
+{
+	struct fail why = { 0 };
+	struct caller *c;
+	int err = s->lobby ? 0 : -EAGAIN;
+
+	s->looked_us = now_us();
+	for (unsigned n = 0; !err && n < LOOK_MAX; n++) {
+		err = lobby_next(s->lobby, &c, &why);
+		if (err)
+			break;
+		if (!is_ours(s, c)) {
+			lobby_refuse(c);
+			continue;
+		}
+		if (s->pending)
+			lobby_part(s->pending);
+		s->pending = c;
+	}
+	if (!s->link && fail_err(&why)) { /* accept_until() says it */
+		fail_reset(s->link_fail);
+		fail(s->link_fail, err, "%s", fail_text(&why));
+	}
+	return s->pending ? 1 : err == -EAGAIN ? 0 : err;
+}

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: MIT
+/* How many pages a target may lack, as its source counts them. */
+#include "missing.h"
+
+uint64_t missing_most(const struct ferry_session *s)
+{
+	uint64_t most = s->src.residue_pages;
+
+	/* Private huge pages that lack a piece lack all of them: what the target held of them was dropped. */
+	for (size_t i = 0; most && i < s->nregions; i++)
+		if (s->regions[i].page_shift != PAGE_SHIFT && !(s->regions[i].flags & FERRY_REGION_SHARED))
+			most += s->regions[i].len >> PAGE_SHIFT;
+	return most;
+}
+
+uint64_t missing_max(const struct ferry_session *s)
+{
+	bool early = s->cfg.at_hold_limit == FERRY_HOLD_COMMIT && s->cfg.hold_limit_us;
+
+	return early || s->cfg.commit_at == FERRY_COMMIT_AT_SWITCHOVER ? missing_most(s) : 0;
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of the source share. */
+#ifndef FERRY_SOURCE_INT_H
+#define FERRY_SOURCE_INT_H
+
+#include "source.h"
+#include "runtime/session/session.h"
+
+int source_expose(struct ferry_session *s, enum xport_access access);
+void source_unexpose(struct ferry_session *s);
+int source_send_state(struct ferry_session *s);
+int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, uint64_t *fresh);
+/* No more puts on this link: from here on its data channels carry the target's gets. */
+int source_reverse(struct ferry_session *s);
+/* The workers that answer the target's gets: one thread a data channel; the first looks after faults too. */
+int source_serve(struct ferry_session *s);
+
+
+/* Until when the VM may stand still; DEADLINE_NONE: it runs. */
+uint64_t source_blackout_until(const struct ferry_session *s);
+/* 0, or -ETIME once it has: "and ..." in the sentence says what was waited for. */
+int source_stood_still(struct ferry_session *s, const char *why);
+/* Between two messages of many that main sends, also in the blackout: not 0 when there is a reason to send no more. */
+int source_may_send(struct ferry_session *s);
+
+
+/* The residue, or more of it: RESIDUE messages, one a stretch of pages that has any bit set. */
+int residue_send(struct ferry_session *s, const struct page_set *set);
+
+#endif

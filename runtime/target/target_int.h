@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of the target share. */
+#ifndef FERRY_TARGET_INT_H
+#define FERRY_TARGET_INT_H
+
+#include "target.h"
+#include "runtime/session/session.h"
+
+/* A peer names runs of up to all memory: what main does to so many pages is one piece, and then it looks up (link_still()). */
+#define PIECE_PAGES HUGE_PAGES
+
+int target_check_state(struct ferry_session *s, uint64_t len, uint64_t sum);
+int target_expose(struct ferry_session *s, enum xport_access access);
+int target_lend(struct ferry_session *s, bool all);
+int target_drop_named(struct ferry_session *s);
+int target_puts_ended(struct ferry_session *s); /* joins the crew that lands puts; -EPIPE: they do not end */
+int target_workers_lost(struct ferry_session *s);	/* link_workers_lost(), wherever the workers wait */
+void target_await_bye(struct ferry_session *s, enum wire_type again);
+
+
+/* One RESIDUE message's bits into set; -EPROTO when it names what is not there. */
+int residue_recv(struct ferry_session *s, const struct wire_msg *m, struct page_set *set);
+/* What one POISON message names: poison.h. */
+int poison_recv(struct ferry_session *s, const struct wire_msg *m);
+/* The source's memory is here but for the residue, and nothing has touched it. */
+int poison_install(struct ferry_session *s);
+
+#endif
