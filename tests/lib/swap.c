@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -137,10 +138,32 @@ static size_t swapped(const uint8_t *mem, size_t len)
 	return n;
 }
 
+/*
+ * A page that was touched last on some processor may wait in a batch there for its place in the list of pages, and is not
+ * taken from it; the call empties the batch of the processor that it is made on.
+ */
+static bool page_out(void *mem, size_t len)
+{
+	cpu_set_t may, one;
+	bool ok;
+
+	CPU_ZERO(&may);
+	ok = !sched_getaffinity(0, sizeof(may), &may);
+
+	for (int cpu = 0; ok && cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET(cpu, &may))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		ok = !sched_setaffinity(0, sizeof(one), &one) && !madvise(mem, len, MADV_PAGEOUT);
+	}
+	return !sched_setaffinity(0, sizeof(may), &may) && ok;
+}
+
 bool swap_out(void *mem, size_t len, size_t at_least)
 {
 	for (int tries = 0; tries < 50; tries++) {
-		if (madvise(mem, len, MADV_PAGEOUT))
+		if (!page_out(mem, len))
 			return false;
 		if (swapped(mem, len) >= at_least)
 			return true;
