@@ -179,17 +179,17 @@ FERRY_API int ferry_get_uri(struct ferry_session *s, char *buf, size_t cap)
 static void fill_result(struct ferry_session *s, struct ferry_result *r)
 {
 	r->phase = s->last_phase;
-	r->error = r->outcome == FERRY_MIGRATED ? 0 : fail_err(&s->fail);
+	r->error = r->outcome == FERRY_OUTCOME_MIGRATED ? 0 : fail_err(&s->fail);
 	memcpy(r->session, s->session, sizeof(r->session));
-	if (r->outcome == FERRY_MIGRATED)
+	if (r->outcome == FERRY_OUTCOME_MIGRATED)
 		snprintf(r->detail, sizeof(r->detail), "migrated: %" PRIu64 " pages sent, %" PRIu64 " of them after the switchover",
 			 atomic_load(&s->stats.pages), atomic_load(&s->stats.residue));
-	else if (r->outcome == FERRY_IN_DOUBT && s->arbiter_err)
+	else if (r->outcome == FERRY_OUTCOME_IN_DOUBT && s->arbiter_err)
 		snprintf(r->detail, sizeof(r->detail), "%.400s; the arbiter gave no answer: %s", fail_text(&s->fail),
 			 strerror(-s->arbiter_err));
 	else
 		snprintf(r->detail, sizeof(r->detail), "%s", fail_text(&s->fail));
-	r->claim = r->outcome == FERRY_IN_DOUBT ? commit_claim(&s->commit, s->left) : r->owner;
+	r->claim = r->outcome == FERRY_OUTCOME_IN_DOUBT ? commit_claim(&s->commit, s->left) : r->owner;
 	r->stats.size = sizeof(r->stats);
 	ferry_get_stats(s, &r->stats);
 }
@@ -204,22 +204,22 @@ static void run(struct ferry_session *s, struct ferry_result *r)
 	err = s->opened ? heartbeat_start(s) : fail(&s->fail, -EINVAL, "ferry_run() was called before ferry_open(): open a URI first");
 	if (!err)
 		err = phase_walk(s);
-	r->outcome = FERRY_MIGRATED;
-	r->owner = FERRY_TARGET;
+	r->outcome = FERRY_OUTCOME_MIGRATED;
+	r->owner = FERRY_OWNER_TARGET;
 	if (s->opened && err < 0) {
 		if (s->is_source)
 			source_fail(s, err, r);
 		else
 			target_fail(s, err, r);
 	} else if (err < 0) {
-		r->outcome = FERRY_REFUSED;
-		r->owner = FERRY_SOURCE;
+		r->outcome = FERRY_OUTCOME_REFUSED;
+		r->owner = FERRY_OWNER_SOURCE;
 	}
 	heartbeat_stop(s);
 	link_workers_stop(s);
 	link_close(s);
-	if (s->phase != FERRY_IDLE)
-		phase_enter(s, err < 0 ? FERRY_FAILED : FERRY_DONE);
+	if (s->phase != FERRY_PHASE_IDLE)
+		phase_enter(s, err < 0 ? FERRY_PHASE_FAILED : FERRY_PHASE_DONE);
 }
 
 /* The peer knows how it ended, and the VM runs: what is left to do here disturbs nobody. */
@@ -230,7 +230,7 @@ static void huge_again(struct ferry_session *s, struct ferry_result *r)
 	if (!collapse_wanted(s))
 		return;
 	r->thp_before = r->thp_after = collapse_count(s);
-	if (r->outcome != FERRY_MIGRATED || !s->tgt.place.n)
+	if (r->outcome != FERRY_OUTCOME_MIGRATED || !s->tgt.place.n)
 		return;
 	collapse_regions(s);
 	r->thp_after = collapse_count(s);
@@ -267,7 +267,7 @@ FERRY_API int ferry_switchover(struct ferry_session *s)
 	pthread_mutex_lock(&s->view_lock);
 	phase = s->phase;
 	pthread_mutex_unlock(&s->view_lock);
-	if (phase > FERRY_PRECOPY)
+	if (phase > FERRY_PHASE_PRECOPY)
 		return -EALREADY;
 	atomic_store(&s->want_switchover, true);
 	session_wake(s);
@@ -343,15 +343,15 @@ static uint64_t span(const struct ferry_session *s, enum ferry_phase from, uint6
 
 static void fill_times(struct ferry_session *s, struct ferry_stats *st)
 {
-	uint64_t now = now_us(), stop = s->phase_us[FERRY_STOP_AND_COPY], end = s->phase_us[FERRY_DONE];
+	uint64_t now = now_us(), stop = s->phase_us[FERRY_PHASE_STOP_AND_COPY], end = s->phase_us[FERRY_PHASE_DONE];
 
 	if (!end)
-		end = s->phase_us[FERRY_FAILED];
+		end = s->phase_us[FERRY_PHASE_FAILED];
 	if (!end)
 		end = now;
 	st->elapsed_us = s->started_us ? end - s->started_us : 0;
-	st->precopy_us = span(s, FERRY_PRECOPY, stop ? stop : end);
-	st->postcopy_us = span(s, FERRY_POSTCOPY, end);
+	st->precopy_us = span(s, FERRY_PHASE_PRECOPY, stop ? stop : end);
+	st->postcopy_us = span(s, FERRY_PHASE_POSTCOPY, end);
 }
 
 FERRY_API int ferry_get_stats(struct ferry_session *s, struct ferry_stats *st)
@@ -432,18 +432,18 @@ FERRY_API const char *ferry_phase_name(enum ferry_phase p)
 
 FERRY_API const char *ferry_owner_name(enum ferry_owner o)
 {
-	static const char *const names[] = { "source", "target", "none", "unknown" };
+	static const char *const names[] = { "?", "source", "target", "none", "unknown" };
 
-	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_UNKNOWN + 1, "a name an owner");
-	return name_of(names, FERRY_UNKNOWN + 1, o);
+	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_OWNER_UNKNOWN + 1, "a name an owner");
+	return name_of(names, FERRY_OWNER_UNKNOWN + 1, o);
 }
 
 FERRY_API const char *ferry_outcome_name(enum ferry_outcome o)
 {
-	static const char *const names[] = { "migrated", "refused", "fell-back", "discarded", "in-doubt", "lost" };
+	static const char *const names[] = { "?", "migrated", "refused", "fell-back", "discarded", "in-doubt", "lost" };
 
-	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_LOST + 1, "a name an outcome");
-	return name_of(names, FERRY_LOST + 1, o);
+	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_OUTCOME_LOST + 1, "a name an outcome");
+	return name_of(names, FERRY_OUTCOME_LOST + 1, o);
 }
 
 FERRY_API const char *ferry_mode_name(enum ferry_mode m)

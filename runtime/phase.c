@@ -9,40 +9,40 @@
 #include "runtime/source/source.h"
 #include "runtime/target/target.h"
 
-#define TO(stage) (1u << FERRY_##stage)
+#define TO(stage) (1u << FERRY_PHASE_##stage)
 
 static const struct phase_row rows[] = {
-	[FERRY_IDLE] = { "idle", NULL, NULL, TO(PRE_MIGRATION) },
-	[FERRY_PRE_MIGRATION] = { "pre-migration", source_pre_migration, target_pre_migration,
+	[FERRY_PHASE_IDLE] = { "idle", NULL, NULL, TO(PRE_MIGRATION) },
+	[FERRY_PHASE_PRE_MIGRATION] = { "pre-migration", source_pre_migration, target_pre_migration,
 				  TO(RESERVATION) | TO(FAILED) },
-	[FERRY_RESERVATION] = { "reservation", source_reservation, target_reservation, TO(PRECOPY) | TO(FAILED) },
-	[FERRY_PRECOPY] = { "pre-copy", source_precopy, target_precopy, TO(STOP_AND_COPY) | TO(FAILED) },
-	[FERRY_STOP_AND_COPY] = { "stop-and-copy", source_stop_and_copy, target_stop_and_copy,
+	[FERRY_PHASE_RESERVATION] = { "reservation", source_reservation, target_reservation, TO(PRECOPY) | TO(FAILED) },
+	[FERRY_PHASE_PRECOPY] = { "pre-copy", source_precopy, target_precopy, TO(STOP_AND_COPY) | TO(FAILED) },
+	[FERRY_PHASE_STOP_AND_COPY] = { "stop-and-copy", source_stop_and_copy, target_stop_and_copy,
 				  TO(POSTCOPY) | TO(COMMITMENT) | TO(FAILED) },
-	[FERRY_POSTCOPY] = { "post-copy", source_postcopy, target_postcopy, TO(COMMITMENT) | TO(DONE) | TO(FAILED) },
-	[FERRY_COMMITMENT] = { "commitment", source_commitment, target_commitment, TO(ACTIVATION) | TO(FAILED) },
-	[FERRY_ACTIVATION] = { "activation", source_activation, target_activation,
+	[FERRY_PHASE_POSTCOPY] = { "post-copy", source_postcopy, target_postcopy, TO(COMMITMENT) | TO(DONE) | TO(FAILED) },
+	[FERRY_PHASE_COMMITMENT] = { "commitment", source_commitment, target_commitment, TO(ACTIVATION) | TO(FAILED) },
+	[FERRY_PHASE_ACTIVATION] = { "activation", source_activation, target_activation,
 			       TO(DONE) | TO(POSTCOPY) | TO(FAILED) },
-	[FERRY_DONE] = { "done", NULL, NULL, 0 },
-	[FERRY_FAILED] = { "failed", NULL, NULL, 0 },
+	[FERRY_PHASE_DONE] = { "done", NULL, NULL, 0 },
+	[FERRY_PHASE_FAILED] = { "failed", NULL, NULL, 0 },
 };
-_Static_assert(sizeof(rows) / sizeof(rows[0]) == FERRY_FAILED + 1, "a row a phase");
+_Static_assert(sizeof(rows) / sizeof(rows[0]) == FERRY_PHASE_FAILED + 1, "a row a phase");
 
 const struct phase_row *phase_row(enum ferry_phase p)
 {
-	return p <= FERRY_FAILED ? &rows[p] : NULL;
+	return p <= FERRY_PHASE_FAILED ? &rows[p] : NULL;
 }
 
 bool phase_may_follow(enum ferry_phase from, enum ferry_phase to)
 {
-	return from <= FERRY_FAILED && to <= FERRY_FAILED && rows[from].next & (1u << to);
+	return from <= FERRY_PHASE_FAILED && to <= FERRY_PHASE_FAILED && rows[from].next & (1u << to);
 }
 
 void phase_enter(struct ferry_session *s, enum ferry_phase to)
 {
 	assert(phase_may_follow(s->phase, to));
 	pthread_mutex_lock(&s->view_lock);
-	if (to < FERRY_DONE)
+	if (to < FERRY_PHASE_DONE)
 		s->last_phase = to;
 	s->phase = to;
 	s->phase_us[to] = now_us();
@@ -55,9 +55,9 @@ void phase_enter(struct ferry_session *s, enum ferry_phase to)
 
 int phase_walk(struct ferry_session *s)
 {
-	enum ferry_phase next = FERRY_PRE_MIGRATION;
+	enum ferry_phase next = FERRY_PHASE_PRE_MIGRATION;
 
-	while (next != FERRY_DONE) {
+	while (next != FERRY_PHASE_DONE) {
 		const struct phase_row *row = &rows[next];
 		int err;
 

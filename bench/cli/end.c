@@ -146,12 +146,12 @@ static uint64_t cpu_us(void)
 
 static void note_cpu(struct end *e, enum ferry_phase entered)
 {
-	if (entered == FERRY_PRECOPY) {
+	if (entered == FERRY_PHASE_PRECOPY) {
 		e->precopy_cpu_us = cpu_us();
 	} else if (e->precopy_cpu_us && !e->cost.precopy_us) {
 		e->cost.precopy_us = cpu_us() - e->precopy_cpu_us;
 	}
-	if (entered == FERRY_POSTCOPY)
+	if (entered == FERRY_PHASE_POSTCOPY)
 		e->postcopy_cpu_us = cpu_us();
 	else if (e->postcopy_cpu_us && !e->cost.postcopy_us)
 		e->cost.postcopy_us = cpu_us() - e->postcopy_cpu_us;

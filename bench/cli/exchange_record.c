@@ -103,7 +103,7 @@ static int take_samples(struct taking *t, struct record_area *a, const json_t *l
 			.faults = at(t, v, 5),
 			.faults_local = at(t, v, 6),
 			.round = (uint32_t)number(t, json_array_get(v, 7), UINT32_MAX),
-			.phase = (uint16_t)number(t, json_array_get(v, 8), FERRY_FAILED),
+			.phase = (uint16_t)number(t, json_array_get(v, 8), FERRY_PHASE_FAILED),
 			.running = at(t, v, 9) != 0,
 		};
 
@@ -125,7 +125,7 @@ static int take_events(struct taking *t, const json_t *list)
 		uint64_t time = time_at(t, v, 0);
 
 		ev.type = (enum ferry_event_type)number(t, json_array_get(v, 1), FERRY_EVENT_LINK);
-		ev.phase = (enum ferry_phase)number(t, json_array_get(v, 2), FERRY_FAILED);
+		ev.phase = (enum ferry_phase)number(t, json_array_get(v, 2), FERRY_PHASE_FAILED);
 		ev.round = (struct ferry_round){ .round = (uint32_t)number(t, json_array_get(v, 4), UINT32_MAX),
 						 .pages_sent = at(t, v, 5),
 						 .bytes = at(t, v, 6),

@@ -239,11 +239,11 @@ static json_t *make_end(const struct run_report *r, enum vmm_end own)
 	return o;
 }
 
-static int take_enum(struct taking *t, const json_t *o, const char *name, int max)
+static int take_enum(struct taking *t, const json_t *o, const char *name, int min, int max)
 {
 	if (!json_object_get(o, name))
 		refuse(t, name, "no");
-	return (int)take_number(t, o, name, 0, max);
+	return (int)take_number(t, o, name, min, max);
 }
 
 static void take_session(struct taking *t, uint8_t session[16], const json_t *o)
@@ -274,9 +274,9 @@ static void take_end(struct taking *t, struct end_report *e, const json_t *o)
 	if (!e->have_result)
 		return;
 	e->result = (struct ferry_result){ .size = sizeof(e->result),
-					   .outcome = (enum ferry_outcome)take_enum(t, o, "outcome", FERRY_LOST),
-					   .owner = (enum ferry_owner)take_enum(t, o, "owner", FERRY_UNKNOWN),
-					   .phase = (enum ferry_phase)take_enum(t, o, "phase", FERRY_FAILED),
+					   .outcome = (enum ferry_outcome)take_enum(t, o, "outcome", FERRY_OUTCOME_MIGRATED, FERRY_OUTCOME_LOST),
+					   .owner = (enum ferry_owner)take_enum(t, o, "owner", FERRY_OWNER_SOURCE, FERRY_OWNER_UNKNOWN),
+					   .phase = (enum ferry_phase)take_enum(t, o, "phase", FERRY_PHASE_IDLE, FERRY_PHASE_FAILED),
 					   .stats = e->live };
 	e->result.error = take_errno(t, o, "errno");
 	take_text(e->result.detail, sizeof(e->result.detail), o, "detail");

@@ -55,15 +55,15 @@ static void settle_dead(struct run_report *r, int end)
 	enum ferry_phase last = r->end[end].last;
 	bool arbiter = r->o->arbiter != NULL;
 
-	r->outcome = ferry_outcome_name(FERRY_IN_DOUBT);
-	r->owner = FERRY_UNKNOWN;
-	if (end == VMM_END_TARGET && last < FERRY_COMMITMENT) {
-		r->outcome = ferry_outcome_name(FERRY_DISCARDED);
-		r->owner = FERRY_SOURCE;
-	} else if (end == VMM_END_TARGET ? last == FERRY_ACTIVATION && !arbiter
-					 : last < (arbiter ? FERRY_STOP_AND_COPY : FERRY_COMMITMENT)) {
-		r->outcome = ferry_outcome_name(FERRY_LOST);
-		r->owner = FERRY_NONE;
+	r->outcome = ferry_outcome_name(FERRY_OUTCOME_IN_DOUBT);
+	r->owner = FERRY_OWNER_UNKNOWN;
+	if (end == VMM_END_TARGET && last < FERRY_PHASE_COMMITMENT) {
+		r->outcome = ferry_outcome_name(FERRY_OUTCOME_DISCARDED);
+		r->owner = FERRY_OWNER_SOURCE;
+	} else if (end == VMM_END_TARGET ? last == FERRY_PHASE_ACTIVATION && !arbiter
+					 : last < (arbiter ? FERRY_PHASE_STOP_AND_COPY : FERRY_PHASE_COMMITMENT)) {
+		r->outcome = ferry_outcome_name(FERRY_OUTCOME_LOST);
+		r->owner = FERRY_OWNER_NONE;
 	}
 }
 
@@ -78,18 +78,18 @@ static void settle(struct run_report *r)
 		return;
 	}
 	r->outcome = "lost";
-	r->owner = FERRY_NONE;
+	r->owner = FERRY_OWNER_NONE;
 	if (!says)
 		return;
 	r->owner = says->owner;
-	if (s && t && s->owner == FERRY_UNKNOWN && t->owner != FERRY_UNKNOWN)
+	if (s && t && s->owner == FERRY_OWNER_UNKNOWN && t->owner != FERRY_OWNER_UNKNOWN)
 		says = t; /* the other end knows; ask it */
 	r->outcome = ferry_outcome_name(says->outcome);
 	r->owner = says->owner;
 	/* An owner that has died owns nothing any more. */
 	if (r->whole &&
-	    ((r->owner == FERRY_SOURCE && !s) || (r->owner == FERRY_TARGET && !t)))
-		r->owner = FERRY_NONE;
+	    ((r->owner == FERRY_OWNER_SOURCE && !s) || (r->owner == FERRY_OWNER_TARGET && !t)))
+		r->owner = FERRY_OWNER_NONE;
 }
 
 static bool two_owners(const struct run_report *r)
@@ -97,8 +97,8 @@ static bool two_owners(const struct run_report *r)
 	const struct ferry_result *s = result_of(r, VMM_END_SOURCE), *t = result_of(r, VMM_END_TARGET);
 
 	/* Two hosts have two observers: that the target spoke at all is known, not when. */
-	return (s && t && s->owner == FERRY_SOURCE && t->owner == FERRY_TARGET) || r->observer.handovers > 1 ||
-	       (r->o->command != CMD_RUN && r->whole && s && s->owner == FERRY_SOURCE && r->observer.handovers);
+	return (s && t && s->owner == FERRY_OWNER_SOURCE && t->owner == FERRY_OWNER_TARGET) || r->observer.handovers > 1 ||
+	       (r->o->command != CMD_RUN && r->whole && s && s->owner == FERRY_OWNER_SOURCE && r->observer.handovers);
 }
 
 static const char *detail(const struct run_report *r)
@@ -140,22 +140,22 @@ static bool proof_clean(const struct run_report *r, char *why, size_t cap)
 	return false;
 }
 
-/* Which end must hold the VM when a drill struck in a stage; FERRY_UNKNOWN: both are right. */
+/* Which end must hold the VM when a drill struck in a stage; FERRY_OWNER_UNKNOWN: both are right. */
 static enum ferry_owner expected_owner(const struct run_report *r)
 {
 	const struct kill_drill *k = &r->o->kill;
 
 	if (k->message) /* docs/failure-model.md has a row for each */
-		return FERRY_UNKNOWN;
+		return FERRY_OWNER_UNKNOWN;
 	/* A blackout does not wait for a link: cut there, the VM goes on where it was. */
-	if (k->who == KILL_LINK && k->stage == FERRY_STOP_AND_COPY)
-		return FERRY_SOURCE;
+	if (k->who == KILL_LINK && k->stage == FERRY_PHASE_STOP_AND_COPY)
+		return FERRY_OWNER_SOURCE;
 	if (k->who == KILL_NOBODY || (k->who == KILL_LINK && k->heal_ms))
-		return FERRY_TARGET;
-	if (k->stage >= FERRY_COMMITMENT ||
-	    (k->stage == FERRY_POSTCOPY && r->o->commit_at == FERRY_COMMIT_AT_SWITCHOVER))
-		return FERRY_UNKNOWN;
-	return k->who == KILL_SOURCE ? FERRY_NONE : FERRY_SOURCE;
+		return FERRY_OWNER_TARGET;
+	if (k->stage >= FERRY_PHASE_COMMITMENT ||
+	    (k->stage == FERRY_PHASE_POSTCOPY && r->o->commit_at == FERRY_COMMIT_AT_SWITCHOVER))
+		return FERRY_OWNER_UNKNOWN;
+	return k->who == KILL_SOURCE ? FERRY_OWNER_NONE : FERRY_OWNER_SOURCE;
 }
 
 static bool drill_took_place(const struct run_report *r)
@@ -181,10 +181,10 @@ static void say(struct run_report *r, enum verdict v, const char *text, const ch
 static void where(const struct run_report *r, char *text, size_t cap)
 {
 	static const char *const by_owner[] = {
-		[FERRY_SOURCE] = "The VM went on at the source",
-		[FERRY_TARGET] = "The VM runs at the target",
-		[FERRY_NONE] = "The VM died with its host",
-		[FERRY_UNKNOWN] = "Who owns the VM is in doubt",
+		[FERRY_OWNER_SOURCE] = "The VM went on at the source",
+		[FERRY_OWNER_TARGET] = "The VM runs at the target",
+		[FERRY_OWNER_NONE] = "The VM died with its host",
+		[FERRY_OWNER_UNKNOWN] = "Who owns the VM is in doubt",
 	};
 	int only = only_end(r);
 	const char *end = only == VMM_END_TARGET ? "target" : "source", *stage;
@@ -193,16 +193,16 @@ static void where(const struct run_report *r, char *text, size_t cap)
 	if (only < 0)
 		return;
 	if (result_of(r, (enum vmm_end)only)) {
-		if (only == VMM_END_TARGET && r->owner == FERRY_SOURCE) /* all that a target knows */
+		if (only == VMM_END_TARGET && r->owner == FERRY_OWNER_SOURCE) /* all that a target knows */
 			snprintf(text, cap, "The VM is not here");
-		if (only == VMM_END_SOURCE && r->owner == FERRY_TARGET)
+		if (only == VMM_END_SOURCE && r->owner == FERRY_OWNER_TARGET)
 			snprintf(text, cap, "The VM is the target's");
 		return;
 	}
 	stage = ferry_phase_name(r->end[only].last);
-	if (r->owner == FERRY_NONE)
+	if (r->owner == FERRY_OWNER_NONE)
 		snprintf(text, cap, "The VM died with the %s's process, in %s", end, stage);
-	else if (r->owner == FERRY_SOURCE)
+	else if (r->owner == FERRY_OWNER_SOURCE)
 		snprintf(text, cap, "The target's process died in %s, before the VM could be its own: it is the source's", stage);
 	else
 		snprintf(text, cap, "The %s's process died in %s; which end has the VM cannot be known here", end, stage);
@@ -219,16 +219,16 @@ static void judge_owner(struct run_report *r)
 	snprintf(text, sizeof(text), "%s", at);
 	if (k->who != KILL_NOBODY && drill_took_place(r))
 		snprintf(text, sizeof(text), "%s%s after %s", at, k->message ? "" : ", as it must", kill_text(drill, k));
-	if (r->owner == FERRY_UNKNOWN || (!strcmp(r->outcome, ferry_outcome_name(FERRY_LOST)) && !died_alone))
+	if (r->owner == FERRY_OWNER_UNKNOWN || (!strcmp(r->outcome, ferry_outcome_name(FERRY_OUTCOME_LOST)) && !died_alone))
 		say(r, VERDICT_LOST, at, detail(r));
 	else if (!drill_took_place(r))
 		say(r, VERDICT_NOT_AS_ASKED,
 		    k->message ? "The message that --kill names was never sent"
 			       : "The stage that --kill names was never entered",
 		    detail(r));
-	else if (expected == FERRY_UNKNOWN || r->owner == expected)
-		say(r, VERDICT_OK, text, r->owner == FERRY_TARGET ? "" : detail(r));
-	else if (r->owner == FERRY_NONE)
+	else if (expected == FERRY_OWNER_UNKNOWN || r->owner == expected)
+		say(r, VERDICT_OK, text, r->owner == FERRY_OWNER_TARGET ? "" : detail(r));
+	else if (r->owner == FERRY_OWNER_NONE)
 		say(r, VERDICT_LOST, at, detail(r));
 	else
 		say(r, VERDICT_NOT_AS_ASKED, at, detail(r));
@@ -242,7 +242,7 @@ void judge(struct run_report *r)
 	for (int end = 0; end < 2; end++) {
 		if (!r->end[end].error[0])
 			continue;
-		r->outcome = ferry_outcome_name(FERRY_REFUSED);
+		r->outcome = ferry_outcome_name(FERRY_OUTCOME_REFUSED);
 		say(r, VERDICT_ENVIRONMENT,
 		    end == VMM_END_SOURCE ? "The source could not begin" : "The target could not begin",
 		    r->end[end].error);
@@ -251,7 +251,7 @@ void judge(struct run_report *r)
 	judge_owner(r);
 	if (!proof_clean(r, why, sizeof(why)))
 		say(r, VERDICT_PROOF, "The proof failed", why);
-	else if (!r->have_proof && r->verdict == VERDICT_OK && r->owner <= FERRY_TARGET &&
+	else if (!r->have_proof && r->verdict == VERDICT_OK && r->owner <= FERRY_OWNER_TARGET &&
 		 r->whole)
 		say(r, VERDICT_LOST, "The VM's owner died before the proof", detail(r));
 }

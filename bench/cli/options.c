@@ -196,7 +196,7 @@ static int parse_kill(const char *text, struct kill_drill *ret)
 		return -EINVAL;
 	if (k.heal_ms > HOUR / 1000)
 		return -EINVAL;
-	for (enum ferry_phase p = FERRY_PRE_MIGRATION; p <= FERRY_ACTIVATION; p++) {
+	for (enum ferry_phase p = FERRY_PHASE_PRE_MIGRATION; p <= FERRY_PHASE_ACTIVATION; p++) {
 		if (!same_stage(text, len, ferry_phase_name(p)))
 			continue;
 		k.stage = p;
@@ -206,7 +206,7 @@ static int parse_kill(const char *text, struct kill_drill *ret)
 	for (unsigned i = 1; (k.message = ferry_message_name(i)); i++) {
 		if (strlen(k.message) != len || strncmp(text, k.message, len))
 			continue;
-		k.stage = FERRY_IDLE;
+		k.stage = FERRY_PHASE_IDLE;
 		*ret = k;
 		return 0;
 	}

@@ -261,7 +261,7 @@ void report_progress(FILE *out, const struct run_report *r)
 	const struct ferry_stats *s = &r->end[VMM_END_SOURCE].live, *t = &r->end[VMM_END_TARGET].live;
 	const struct ferry_stats *lead = s->elapsed_us ? s : t;
 	uint64_t left =
-		lead->phase == FERRY_POSTCOPY && t->elapsed_us ? t->pages_remaining : lead->pages_remaining;
+		lead->phase == FERRY_PHASE_POSTCOPY && t->elapsed_us ? t->pages_remaining : lead->pages_remaining;
 
 	fprintf(out, "\r\033[K%s round %u  %.0f MB/s  %.1f MB left  %llu pages/s dirty  %llu faults",
 		ferry_phase_name(lead->phase), lead->round,

@@ -75,9 +75,9 @@ static void take_event(struct run *x, int end, const struct msg *m)
 	case FERRY_EVENT_PHASE:
 		if (k->who != KILL_NOBODY && m->event.phase == k->stage)
 			r->end[end].drilled = true;
-		if (m->event.phase <= FERRY_ACTIVATION && m->event.phase > r->end[end].last)
+		if (m->event.phase <= FERRY_PHASE_ACTIVATION && m->event.phase > r->end[end].last)
 			r->end[end].last = m->event.phase;
-		x->reserved = x->reserved || m->event.phase == FERRY_RESERVATION;
+		x->reserved = x->reserved || m->event.phase == FERRY_PHASE_RESERVATION;
 		break;
 	case FERRY_EVENT_ROUND:
 		if (end == VMM_END_SOURCE && r->nrounds < ROUNDS_KEPT)
@@ -390,9 +390,9 @@ static int owner_end(const struct run *x)
 {
 	const struct end_report *s = &x->r->end[VMM_END_SOURCE], *t = &x->r->end[VMM_END_TARGET];
 
-	if (s->have_result && s->result.owner == FERRY_SOURCE)
+	if (s->have_result && s->result.owner == FERRY_OWNER_SOURCE)
 		return VMM_END_SOURCE;
-	return t->have_result && t->result.owner == FERRY_TARGET && t->result.outcome != FERRY_LOST ? VMM_END_TARGET : -1;
+	return t->have_result && t->result.owner == FERRY_OWNER_TARGET && t->result.outcome != FERRY_OUTCOME_LOST ? VMM_END_TARGET : -1;
 }
 
 static void prove(struct run *x)

@@ -69,7 +69,7 @@ void summary_add(struct summary *s, const struct run_report *r)
 	observer_total(&r->observer, &seen, &missing, &repeated);
 	s->runs++;
 	s->ok += r->verdict == VERDICT_OK;
-	s->migrated += r->owner == FERRY_TARGET;
+	s->migrated += r->owner == FERRY_OWNER_TARGET;
 	s->pages_bad += r->have_proof ? r->proof.pages_bad : 0;
 	s->missing += missing;
 	s->repeated += repeated;

@@ -215,7 +215,7 @@ static int open_session(struct bench *b)
 	s->ctl = &b->ctl;
 	s->cfg.timeout_us = UINT64_C(3600) * 1000000;
 	s->heard_us = now_us();
-	for (enum ferry_phase p = FERRY_PRE_MIGRATION; p <= FERRY_PRECOPY; p++)
+	for (enum ferry_phase p = FERRY_PHASE_PRE_MIGRATION; p <= FERRY_PHASE_PRECOPY; p++)
 		phase_enter(s, p);
 	return 0;
 }
@@ -300,7 +300,7 @@ static void close_session(struct bench *b)
 {
 	b->s->link = NULL;
 	b->s->ctl = NULL;
-	phase_enter(b->s, FERRY_FAILED);
+	phase_enter(b->s, FERRY_PHASE_FAILED);
 	ferry_free(b->s);
 	close(b->event);
 	munmap(b->region.hva, b->region.len);

@@ -222,7 +222,7 @@ static void faults(const struct canvas *c, unsigned top, unsigned bottom)
 /* When the curve begins and ends, and the moment that is its 0. */
 static double curve_span(const struct timeline *t, double *from, double *to)
 {
-	double stop = tl_stage_ms(t, tl_main_end(t), FERRY_STOP_AND_COPY), first = *to;
+	double stop = tl_stage_ms(t, tl_main_end(t), FERRY_PHASE_STOP_AND_COPY), first = *to;
 
 	tl_span(t, from, to);
 	for (int end = 0; end < 2; end++) {

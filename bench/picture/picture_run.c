@@ -19,12 +19,12 @@ const char *const picture_item_colours[TL_ITEMS] = { "#6b7280", "#9ca3af", "#a16
 						     "#7c3aed", "#be123c", "#0e7490", "#15803d" };
 
 static const char *const stage_colours[] = {
-	[FERRY_IDLE] = "#ffffff",	[FERRY_PRE_MIGRATION] = "#eef0f3", [FERRY_RESERVATION] = "#e4e7ec",
-	[FERRY_PRECOPY] = "#dbe9fb",	[FERRY_STOP_AND_COPY] = "#f6a5a5", [FERRY_POSTCOPY] = "#fdebd0",
-	[FERRY_COMMITMENT] = "#d3efdb", [FERRY_ACTIVATION] = "#d3efdb",	   [FERRY_DONE] = "#ffffff",
-	[FERRY_FAILED] = "#f3d9d9",
+	[FERRY_PHASE_IDLE] = "#ffffff",	[FERRY_PHASE_PRE_MIGRATION] = "#eef0f3", [FERRY_PHASE_RESERVATION] = "#e4e7ec",
+	[FERRY_PHASE_PRECOPY] = "#dbe9fb",	[FERRY_PHASE_STOP_AND_COPY] = "#f6a5a5", [FERRY_PHASE_POSTCOPY] = "#fdebd0",
+	[FERRY_PHASE_COMMITMENT] = "#d3efdb", [FERRY_PHASE_ACTIVATION] = "#d3efdb",	   [FERRY_PHASE_DONE] = "#ffffff",
+	[FERRY_PHASE_FAILED] = "#f3d9d9",
 };
-_Static_assert(sizeof(stage_colours) / sizeof(*stage_colours) == FERRY_FAILED + 1, "a colour a stage");
+_Static_assert(sizeof(stage_colours) / sizeof(*stage_colours) == FERRY_PHASE_FAILED + 1, "a colour a stage");
 
 /* The bands are the source's: it enters each stage first, and the blackout counts from its pause. */
 static void bands(FILE *out, const struct timeline *t, double from, double to)
@@ -56,7 +56,7 @@ static bool wide_enough(const struct tl_end *e, unsigned i, double from, double 
 static void blackout_mark(FILE *out, const struct timeline *t, double from)
 {
 	double blackout = tl_number(t, "blackout_us") / 1000, stood = tl_standstill_ms(t);
-	double stop = tl_stage_ms(t, tl_main_end(t), FERRY_STOP_AND_COPY);
+	double stop = tl_stage_ms(t, tl_main_end(t), FERRY_PHASE_STOP_AND_COPY);
 
 	if (stop < from)
 		return;
@@ -97,7 +97,7 @@ static void key_entries(FILE *out, const struct timeline *t, double from, double
 	for (unsigned i = 0; i < e->nstages; i++) {
 		enum ferry_phase p = e->stage[i].phase;
 
-		if (!wide_enough(e, i, from, to) && p >= FERRY_RESERVATION && p < FERRY_DONE)
+		if (!wide_enough(e, i, from, to) && p >= FERRY_PHASE_RESERVATION && p < FERRY_PHASE_DONE)
 			fprintf(out,
 				", keyentry with boxes fillcolor rgb '%s' fillstyle solid 1 noborder title '%s'",
 				stage_colours[p], ferry_phase_name(p));
@@ -156,7 +156,7 @@ static double higher(double a, double b)
 static void data(FILE *out, const struct timeline *t, double from, double to, struct heights *h)
 {
 	const struct tl_end *s = &t->end[VMM_END_SOURCE], *g = &t->end[VMM_END_TARGET];
-	double switched = tl_stage_ms(t, VMM_END_TARGET, FERRY_POSTCOPY);
+	double switched = tl_stage_ms(t, VMM_END_TARGET, FERRY_PHASE_POSTCOPY);
 
 	if (switched < 0)
 		switched = to;
@@ -260,7 +260,7 @@ static void moment(FILE *out, const char *name, const struct tl_end *e, double s
 static void moment_panel(FILE *out, const struct timeline *t)
 {
 	enum vmm_end main_end = tl_main_end(t);
-	double stop = tl_stage_ms(t, main_end, FERRY_STOP_AND_COPY),
+	double stop = tl_stage_ms(t, main_end, FERRY_PHASE_STOP_AND_COPY),
 	       black = tl_number(t, "blackout_us") / 1000;
 	double before = black * 2 > 8 ? black * 2 : 8, after = black * 4 > 32 ? black * 4 : 32, zero = 0;
 	const struct tl_end *e = &t->end[main_end];

@@ -84,7 +84,7 @@ static int phase_of(const json_t *o)
 {
 	const char *name = json_string_value(json_object_get(o, "phase"));
 
-	for (enum ferry_phase p = FERRY_IDLE; name && p <= FERRY_FAILED; p++) {
+	for (enum ferry_phase p = FERRY_PHASE_IDLE; name && p <= FERRY_PHASE_FAILED; p++) {
 		if (!strcmp(name, ferry_phase_name(p)))
 			return (int)p;
 	}
@@ -399,7 +399,7 @@ enum vmm_end tl_main_end(const struct timeline *t)
 double tl_standstill_ms(const struct timeline *t)
 {
 	const struct tl_end *e = &t->end[VMM_END_SOURCE];
-	double stop = tl_stage_ms(t, VMM_END_SOURCE, FERRY_STOP_AND_COPY);
+	double stop = tl_stage_ms(t, VMM_END_SOURCE, FERRY_PHASE_STOP_AND_COPY);
 	bool stood = false;
 
 	for (size_t i = 0; i < e->n && stop >= 0; i++) {

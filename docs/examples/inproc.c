@@ -139,5 +139,5 @@ int main(void)
 	       ferry_owner_name(target.result.owner), bad ? "differs" : "is the same");
 	ferry_free(source.session);
 	ferry_free(target.session);
-	return bad || source.result.owner != FERRY_TARGET;
+	return bad || source.result.owner != FERRY_OWNER_TARGET;
 }

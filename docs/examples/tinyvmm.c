@@ -264,8 +264,8 @@ static void migrate(struct vm *vm, bool away, const char *uri)
 	ferry_run(s, &res);
 	fprintf(stderr, "tinyvmm: the VM is the %s's: %s\n", ferry_owner_name(res.owner), res.detail);
 	ferry_free(s);
-	if (res.owner != (away ? FERRY_SOURCE : FERRY_TARGET))
-		exit(res.owner != FERRY_TARGET);
+	if (res.owner != (away ? FERRY_OWNER_SOURCE : FERRY_OWNER_TARGET))
+		exit(res.owner != FERRY_OWNER_TARGET);
 }
 
 int main(int argc, char **argv)

@@ -41,7 +41,7 @@ struct ferry_arbiter_etcd {
 };
 
 /*
- * If nothing is recorded for session, records want (FERRY_SOURCE or FERRY_TARGET); *is is what is recorded then.
+ * If nothing is recorded for session, records want (FERRY_OWNER_SOURCE or FERRY_OWNER_TARGET); *is is what is recorded then.
  * Any thread; proxies from the environment are not used. Members that are away, slow or without a leader are tried in
  * turn until timeout_us has passed. On failure *is is untouched and why, of cap bytes, holds one sentence: -EINVAL;
  * -ETIMEDOUT or -ECONNREFUSED when none has answered; -EACCES when it may not; -EPROTO when what answers is no etcd

@@ -34,7 +34,7 @@ struct ferry_arbiter_file {
 };
 
 /*
- * If nothing is recorded for session, records want (FERRY_SOURCE or FERRY_TARGET); *is is what is recorded then.
+ * If nothing is recorded for session, records want (FERRY_OWNER_SOURCE or FERRY_OWNER_TARGET); *is is what is recorded then.
  * Any thread. On failure *is is untouched and why, of cap bytes, holds one sentence:
  * -EINVAL; -ENOENT, -EACCES, -ENOSPC, -EROFS ... as the file system says; -EPERM, -EOPNOTSUPP where it has no hard
  * links; -EPROTO where a record is none of ours; -ETIMEDOUT. A call that has timed out may still record want as

@@ -30,28 +30,28 @@ struct ferry_stream;  /* device state: sections, in order */
 
 /* The stages of Clark et al. (NSDI 2005), with post-copy between stop-and-copy and commitment. */
 enum ferry_phase {
-	FERRY_IDLE,
-	FERRY_PRE_MIGRATION,
-	FERRY_RESERVATION,
-	FERRY_PRECOPY,
-	FERRY_STOP_AND_COPY,
-	FERRY_POSTCOPY,
-	FERRY_COMMITMENT,
-	FERRY_ACTIVATION,
-	FERRY_DONE,
-	FERRY_FAILED
+	FERRY_PHASE_IDLE,
+	FERRY_PHASE_PRE_MIGRATION,
+	FERRY_PHASE_RESERVATION,
+	FERRY_PHASE_PRECOPY,
+	FERRY_PHASE_STOP_AND_COPY,
+	FERRY_PHASE_POSTCOPY,
+	FERRY_PHASE_COMMITMENT,
+	FERRY_PHASE_ACTIVATION,
+	FERRY_PHASE_DONE,
+	FERRY_PHASE_FAILED
 };
 
-/* Who may run the VM, as far as this end can know. */
-enum ferry_owner { FERRY_SOURCE, FERRY_TARGET, FERRY_NONE, FERRY_UNKNOWN };
+/* Who may run the VM, as far as this end can know. 0 is nobody's: a result that was never filled names no owner. */
+enum ferry_owner { FERRY_OWNER_SOURCE = 1, FERRY_OWNER_TARGET, FERRY_OWNER_NONE, FERRY_OWNER_UNKNOWN };
 
 enum ferry_outcome {
-	FERRY_MIGRATED,	 /* the target owns the VM */
-	FERRY_REFUSED,	 /* never left pre-copy: the VM was not stopped for a moment */
-	FERRY_FELL_BACK, /* stopped, perhaps run tentatively at the target, and resumed at the source */
-	FERRY_DISCARDED, /* target only: what had been received is gone, the VM is elsewhere or dead */
-	FERRY_IN_DOUBT,	 /* PREPARED and COMMIT did not both arrive: owner FERRY_UNKNOWN */
-	FERRY_LOST	 /* commit at switchover only: the owner is left without some of its memory */
+	FERRY_OUTCOME_MIGRATED = 1, /* the target owns the VM */
+	FERRY_OUTCOME_REFUSED,	 /* never left pre-copy: the VM was not stopped for a moment */
+	FERRY_OUTCOME_FELL_BACK, /* stopped, perhaps run tentatively at the target, and resumed at the source */
+	FERRY_OUTCOME_DISCARDED, /* target only: what had been received is gone, the VM is elsewhere or dead */
+	FERRY_OUTCOME_IN_DOUBT,	 /* PREPARED and COMMIT did not both arrive: owner FERRY_OWNER_UNKNOWN */
+	FERRY_OUTCOME_LOST	 /* commit at switchover only: the owner is left without some of its memory */
 };
 
 enum ferry_mode {
@@ -61,7 +61,7 @@ enum ferry_mode {
 };
 
 enum ferry_commit_at {
-	FERRY_COMMIT_DEFAULT,	     /* COMPLETE where the target can hold output; see ferry_ops.output_hold */
+	FERRY_COMMIT_AT_DEFAULT,	     /* COMPLETE where the target can hold output; see ferry_ops.output_hold */
 	FERRY_COMMIT_AT_COMPLETE,    /* the source stays a fallback until the last page has arrived */
 	FERRY_COMMIT_AT_SWITCHOVER   /* classic post-copy: no way back once the target runs */
 };
@@ -230,7 +230,7 @@ struct ferry_ops {
 
 	/*
 	 * Optional, both ends or neither: settle an in-doubt ending by a compare-and-swap outside both hosts: if
-	 * nothing is recorded for session, record want; *is is what is recorded then, FERRY_SOURCE or FERRY_TARGET.
+	 * nothing is recorded for session, record want; *is is what is recorded then, FERRY_OWNER_SOURCE or FERRY_OWNER_TARGET.
 	 * ferry/arbiter_file.h and ferry/arbiter_etcd.h are ready ones; docs/failure-model.md says when it is asked.
 	 */
 	int (*arbiter)(void *vm, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is);
@@ -307,7 +307,7 @@ struct ferry_result {
 	uint8_t session[16];
 	char detail[FERRY_DETAIL_MAX]; /* one sentence: what happened, with the values */
 	struct ferry_stats stats;
-	enum ferry_owner claim; /* FERRY_IN_DOUBT: what an arbiter may be asked for later, here; else as owner */
+	enum ferry_owner claim; /* FERRY_OUTCOME_IN_DOUBT: what an arbiter may be asked for later, here; else as owner */
 	/*
 	 * Of FERRY_REGION_THP regions, the bytes that the VM's mapping has as huge pages (0 before Linux 6.7). Source: when
 	 * ferry_run() began, both. Target: before and after they were collapsed, which took so long and is a part of
@@ -340,7 +340,7 @@ int ferry_get_uri(struct ferry_session *s, char *buf, size_t cap);
 
 /*
  * The migration; blocks until it has ended at this end, calling the ops on this thread. Once a session.
- * Returns res->error. res is filled whatever happens; on FERRY_MIGRATED the error is 0.
+ * Returns res->error. res is filled whatever happens; on FERRY_OUTCOME_MIGRATED the error is 0.
  */
 int ferry_run(struct ferry_session *s, struct ferry_result *res);
 

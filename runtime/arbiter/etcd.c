@@ -90,7 +90,7 @@ static void base64(char *to, const char *from)
 /* "source" and "target" in base64 */
 static const char *value(enum ferry_owner o)
 {
-	return o == FERRY_SOURCE ? "c291cmNl" : "dGFyZ2V0";
+	return o == FERRY_OWNER_SOURCE ? "c291cmNl" : "dGFyZ2V0";
 }
 
 /* ---- one request ---- */
@@ -279,7 +279,7 @@ static int read_answer(struct ask *q, const char *member, json_t *answer)
 	if (!key || !found || strcmp(key, q->key))
 		return say(q, -EPROTO, "what answers at %s is no etcd, or one that does not know version 3 of its API: a "
 			   "transaction was answered without its result", member);
-	for (q->is = FERRY_SOURCE; q->is <= FERRY_TARGET; q->is++)
+	for (q->is = FERRY_OWNER_SOURCE; q->is <= FERRY_OWNER_TARGET; q->is++)
 		if (!strcmp(found, value(q->is)))
 			return 0;
 	return say(q, -EPROTO, "etcd at %s holds %.40s (base64) for this migration, which is no owner; find out who wrote it "
@@ -421,7 +421,7 @@ FERRY_API int ferry_arbiter_etcd_ask(const struct ferry_arbiter_etcd *a, const u
 	struct ask q = { .want = want, .why = why, .cap = cap };
 	int err = take_struct(&q, a);
 
-	if (!err && want != FERRY_SOURCE && want != FERRY_TARGET)
+	if (!err && want != FERRY_OWNER_SOURCE && want != FERRY_OWNER_TARGET)
 		err = say(&q, -EINVAL, "an arbiter records source or target as the owner, not %d", (int)want);
 	if (!err)
 		err = take_members(&q);

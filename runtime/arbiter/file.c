@@ -54,7 +54,7 @@ struct job {
 
 static const char *word(enum ferry_owner o)
 {
-	return o == FERRY_SOURCE ? "source\n" : "target\n";
+	return o == FERRY_OWNER_SOURCE ? "source\n" : "target\n";
 }
 
 static void job_free(struct job *j)
@@ -104,7 +104,7 @@ static int read_record(struct job *j, int dir, const char *name, enum ferry_owne
 		return err;
 	}
 	close(fd);
-	for (*is = FERRY_SOURCE; *is <= FERRY_TARGET; (*is)++)
+	for (*is = FERRY_OWNER_SOURCE; *is <= FERRY_OWNER_TARGET; (*is)++)
 		if (n == RECORD_LEN && !memcmp(buf, word(*is), 7) && !memcmp(buf + 7, j->session, 32) && buf[39] == '\n')
 			return 1;
 	return fail(&j->fail, -EPROTO,
@@ -251,7 +251,7 @@ static int ask(const struct ferry_arbiter_file *a, const uint8_t session[16], en
 	struct job *j;
 	int err;
 
-	if (!a->dir || !*a->dir || (want != FERRY_SOURCE && want != FERRY_TARGET) || timeout > DURATION_US_MAX)
+	if (!a->dir || !*a->dir || (want != FERRY_OWNER_SOURCE && want != FERRY_OWNER_TARGET) || timeout > DURATION_US_MAX)
 		return fail(f, -EINVAL, "an arbiter on a directory needs a directory, an owner to record (source or target, "
 			    "not %s) and a timeout of at most a day", ferry_owner_name(want));
 	j = job_new(a->dir, session, want);

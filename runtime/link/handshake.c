@@ -37,7 +37,7 @@ static int take_ack(struct ferry_session *s, struct wire_hello_ack *ack, const s
 static int given_up(struct ferry_session *s, uint64_t deadline_us)
 {
 	struct wire_msg m;
-	int err = link_expect_in(s, 1u << WIRE_ABORT, &m, FERRY_PRE_MIGRATION, deadline_us);
+	int err = link_expect_in(s, 1u << WIRE_ABORT, &m, FERRY_PHASE_PRE_MIGRATION, deadline_us);
 
 	return err == -EPIPE ? fail(&s->fail, -ECONNABORTED, "the target has given up while the link was lost") : err;
 }
@@ -67,7 +67,7 @@ int handshake_source(struct ferry_session *s, uint64_t deadline_us)
 	} else {
 		err = link_send(s, WIRE_HELLO, &h, sizeof(h), NULL, 0);
 		if (!err)
-			err = link_expect_in(s, 1u << WIRE_HELLO_ACK, &m, FERRY_PRE_MIGRATION, deadline_us);
+			err = link_expect_in(s, 1u << WIRE_HELLO_ACK, &m, FERRY_PHASE_PRE_MIGRATION, deadline_us);
 	}
 	explicit_bzero(&h, sizeof(h));
 	if (err < 0 || (err = take_ack(s, &ack, &m)) < 0)
@@ -97,7 +97,7 @@ static int refuse_stale(struct ferry_session *s)
 static int hear_hello(struct ferry_session *s, struct wire_hello *ret, uint64_t deadline_us)
 {
 	struct wire_msg m;
-	int err = link_expect_in(s, 1u << WIRE_HELLO, &m, FERRY_PRE_MIGRATION, deadline_us);
+	int err = link_expect_in(s, 1u << WIRE_HELLO, &m, FERRY_PHASE_PRE_MIGRATION, deadline_us);
 
 	if (err < 0 || (err = hello_check_versions(s, &m)) < 0)
 		return err;

@@ -116,7 +116,7 @@ bool hello_is_source(const struct ferry_session *s, const void *msg, size_t len,
 	struct wire_msg m;
 	bool is;
 
-	is = !wire_check(&m, msg, len, FROM_SOURCE, FERRY_PRE_MIGRATION, seq, &f) && m.type == WIRE_HELLO &&
+	is = !wire_check(&m, msg, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, seq, &f) && m.type == WIRE_HELLO &&
 	     !hello_take(&h, sizeof(h), &m, &f) && h.magic == WIRE_MAGIC && h.version == WIRE_VERSION &&
 	     h.page_shift == PAGE_SHIFT && h.generation == id->generation && hello_same_number(h.number, s->peer_number);
 	explicit_bzero(&h, sizeof(h));

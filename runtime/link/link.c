@@ -259,7 +259,7 @@ void link_tell_again(struct ferry_session *s)
 	unsigned tries = 0;
 	bool told = false;
 
-	if (s->phase <= FERRY_RESERVATION || !window)
+	if (s->phase <= FERRY_PHASE_RESERVATION || !window)
 		return; /* the peer has given up, too */
 	/* The peer waits since the outage began. A target that is PREPARED does so however long it takes. */
 	if (!s->link && s->outage.since_us && !(s->is_source && s->src.switched))

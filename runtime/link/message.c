@@ -92,9 +92,9 @@ static void hear_ping(struct ferry_session *s, const struct wire_msg *m)
 	struct wire_ping p;
 
 	memcpy(&p, m->body, sizeof(p));
-	if (!s->is_source && s->phase == FERRY_PRECOPY)
+	if (!s->is_source && s->phase == FERRY_PHASE_PRECOPY)
 		note_puts(s, p.pages_left);
-	if (s->is_source && s->phase == FERRY_POSTCOPY) {
+	if (s->is_source && s->phase == FERRY_PHASE_POSTCOPY) {
 		if (p.pages_left < s->src.least_left) { /* up and down again is no progress */
 			s->src.least_left = p.pages_left;
 			count(&s->stats.steps, 1);
@@ -174,14 +174,14 @@ static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadl
 			return err;
 		if (link_canceled(s))
 			return link_cancel_error(s);
-		if (stage != FERRY_PRE_MIGRATION && (!err || now - s->looked_us >= LOOK_US) && (looked = link_look(s)) > 0)
+		if (stage != FERRY_PHASE_PRE_MIGRATION && (!err || now - s->looked_us >= LOOK_US) && (looked = link_look(s)) > 0)
 			return -EPIPE;
 		if (err)
 			return err == HEARD_PING ? 0 : 1;
 		if (now >= silent_at) {
 			session_log(s, 4, NULL, "silent silent_us=%" PRIu64, now - s->heard_us);
 			return fail_lost(s->link_fail, "nothing was heard of it for %" PRIu64 " ms%s",
-					 (now - s->heard_us) / 1000, stage == FERRY_RESERVATION ? OUTAGE_SHORT_ONES : "");
+					 (now - s->heard_us) / 1000, stage == FERRY_PHASE_RESERVATION ? OUTAGE_SHORT_ONES : "");
 		}
 		if (now_us() >= deadline_us)
 			return 0;
@@ -251,7 +251,7 @@ int link_say_failed(struct ferry_session *s)
 {
 	struct wire_abort a = { .err = fail_err(&s->fail) };
 	const char *text = fail_text(&s->fail);
-	bool early = s->phase == FERRY_PRE_MIGRATION || s->phase == FERRY_RESERVATION;
+	bool early = s->phase == FERRY_PHASE_PRE_MIGRATION || s->phase == FERRY_PHASE_RESERVATION;
 	size_t len = strlen(text);
 	int err;
 
@@ -291,7 +291,7 @@ static int hear_answer(struct ferry_session *s, enum wire_type want, struct wire
 		return fail(f, -ESTALE, "what it says is no message of this protocol");
 	if (err < 0)
 		return err;
-	if (wire_check(msg, s->msg_buf, len, wire_from(want), FERRY_PRE_MIGRATION, s->recv_seq++, f) < 0)
+	if (wire_check(msg, s->msg_buf, len, wire_from(want), FERRY_PHASE_PRE_MIGRATION, s->recv_seq++, f) < 0)
 		return -ESTALE;
 	if (msg->type == want)
 		return 1;

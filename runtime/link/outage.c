@@ -59,9 +59,9 @@ uint64_t outage_until(struct ferry_session *s, uint64_t window)
 /* The pages that should have come while the link was there. A target knows it in pre-copy from the heartbeats. */
 static uint64_t pages_due(const struct ferry_session *s)
 {
-	if (s->phase == FERRY_POSTCOPY)
+	if (s->phase == FERRY_PHASE_POSTCOPY)
 		return atomic_load(&s->stats.remaining);
-	if (s->phase != FERRY_PRECOPY || s->src.reversed || s->tgt.pulling)
+	if (s->phase != FERRY_PHASE_PRECOPY || s->src.reversed || s->tgt.pulling)
 		return 0;
 	return s->is_source ? page_set_count(&s->src.dirty) : atomic_load(&s->stats.peer_left);
 }

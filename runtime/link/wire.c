@@ -8,7 +8,7 @@
 #include "runtime/base/fail.h"
 #include "transport/xport.h"
 
-#define IN(stage) (1u << FERRY_##stage)
+#define IN(stage) (1u << FERRY_PHASE_##stage)
 
 struct wire_kind {
 	const char *name;

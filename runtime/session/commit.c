@@ -76,19 +76,19 @@ enum ferry_owner commit_owner(const struct commit *c, bool done)
 {
 	switch (commit_get(c)) {
 	case COMMIT_DECIDED:
-		return !c->source || done ? FERRY_TARGET : FERRY_UNKNOWN;
+		return !c->source || done ? FERRY_OWNER_TARGET : FERRY_OWNER_UNKNOWN;
 	case COMMIT_PREPARED:
-		return FERRY_UNKNOWN;
+		return FERRY_OWNER_UNKNOWN;
 	case COMMIT_OPEN:
 	case COMMIT_ABORTED:
 		break;
 	}
-	return FERRY_SOURCE;
+	return FERRY_OWNER_SOURCE;
 }
 
 enum ferry_owner commit_claim(const struct commit *c, uint64_t left)
 {
 	if (c->source)
-		return commit_get(c) == COMMIT_DECIDED ? FERRY_TARGET : FERRY_SOURCE;
-	return left ? FERRY_SOURCE : FERRY_TARGET;
+		return commit_get(c) == COMMIT_DECIDED ? FERRY_OWNER_TARGET : FERRY_OWNER_SOURCE;
+	return left ? FERRY_OWNER_SOURCE : FERRY_OWNER_TARGET;
 }

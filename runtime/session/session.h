@@ -157,7 +157,7 @@ struct ferry_session {
 	enum ferry_phase phase; /* written by phase_enter() only, under view_lock */
 	enum ferry_phase last_phase;
 	uint64_t started_us;
-	uint64_t phase_us[FERRY_FAILED + 1]; /* when each was entered last */
+	uint64_t phase_us[FERRY_PHASE_FAILED + 1]; /* when each was entered last */
 	struct workers workers;
 	struct stats stats;
 	struct ferry_stream stream; /* source: being sent; target: being received */

@@ -69,7 +69,7 @@ int source_pre_migration(struct ferry_session *s, enum ferry_phase *next)
 {
 	int err = link_first(s);
 
-	*next = FERRY_RESERVATION;
+	*next = FERRY_PHASE_RESERVATION;
 	return err;
 }
 
@@ -186,7 +186,7 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	if (s->peer_no_postcopy)
 		session_log(s, 4, "the target cannot do post-copy, its log says why; this migration is stop-and-copy only",
 			    "no-postcopy");
-	*next = FERRY_PRECOPY;
+	*next = FERRY_PHASE_PRECOPY;
 	return take_offer(s, &m);
 }
 
@@ -283,7 +283,7 @@ static void ask_policy(struct ferry_session *s, struct policy_result *v)
 	uint64_t us = atomic_load(&s->stats.round_us);
 	struct policy_input in = { .history = s->src.rounds,
 				   .n = s->src.nrounds,
-				   .precopy_us = now_us() - s->phase_us[FERRY_PRECOPY],
+				   .precopy_us = now_us() - s->phase_us[FERRY_PHASE_PRECOPY],
 				   .fixed_us = FIXED_US,
 				   .rtt_us = s->src.ack_us,
 				   .last_throughput = us ? atomic_load(&s->stats.round_bytes) * 1000000 / us : 0 };
@@ -436,6 +436,6 @@ int source_precopy(struct ferry_session *s, enum ferry_phase *next)
 	session_log(s, 6, v.text, "policy verdict=%d", v.verdict);
 	if (v.verdict == POLICY_GIVE_UP)
 		return fail(&s->fail, -ETIME, "%s", v.text);
-	*next = FERRY_STOP_AND_COPY;
+	*next = FERRY_PHASE_STOP_AND_COPY;
 	return v.verdict == POLICY_POSTCOPY ? prepare_postcopy(s) : 0;
 }

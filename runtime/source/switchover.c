@@ -212,10 +212,10 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	pthread_mutex_unlock(&s->view_lock);
 	atomic_store(&s->stats.residue, s->src.residue_pages);
 	atomic_store(&s->stats.remaining, s->src.residue_pages);
-	*next = FERRY_COMMITMENT;
+	*next = FERRY_PHASE_COMMITMENT;
 	if (!postcopy || s->cfg.commit_at != FERRY_COMMIT_AT_COMPLETE)
 		return 0;
-	*next = FERRY_POSTCOPY;
+	*next = FERRY_PHASE_POSTCOPY;
 	return await_in_blackout(s, WIRE_RUNNING, &m);
 }
 
@@ -229,7 +229,7 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
  */
 static bool may_give_up(const struct ferry_session *s)
 {
-	return s->phase == FERRY_POSTCOPY && commit_get(&s->commit) == COMMIT_OPEN;
+	return s->phase == FERRY_PHASE_POSTCOPY && commit_get(&s->commit) == COMMIT_OPEN;
 }
 
 static uint64_t pull_due(const struct ferry_session *s)
@@ -329,7 +329,7 @@ static int page_server(struct ferry_session *s, enum ferry_phase *next)
 	}
 	note_times(s, &m);
 	link_send(s, WIRE_BYE, NULL, 0, NULL, 0);
-	*next = FERRY_DONE;
+	*next = FERRY_PHASE_DONE;
 	link_workers_stop(s);
 	retire(s);
 	return 0;
@@ -359,7 +359,7 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
 	if (commit_get(&s->commit) == COMMIT_DECIDED)
 		return page_server(s, next);
 	s->src.hold_until_us = s->cfg.hold_limit_us ? now + s->cfg.hold_limit_us : 0;
-	*next = FERRY_COMMITMENT;
+	*next = FERRY_PHASE_COMMITMENT;
 	for (;;) {
 		err = next_message(s, &m);
 		if (err < 0)
@@ -413,7 +413,7 @@ int source_commitment(struct ferry_session *s, enum ferry_phase *next)
 	note_times(s, &m);
 confirmed:
 	s->confirmed = true;
-	*next = FERRY_ACTIVATION;
+	*next = FERRY_PHASE_ACTIVATION;
 	return 0;
 }
 
@@ -440,10 +440,10 @@ int source_activation(struct ferry_session *s, enum ferry_phase *next)
 {
 	stop_tracking(s);
 	if (s->left) {
-		*next = FERRY_POSTCOPY;
+		*next = FERRY_PHASE_POSTCOPY;
 		return 0;
 	}
-	*next = FERRY_DONE;
+	*next = FERRY_PHASE_DONE;
 	link_send(s, WIRE_BYE, NULL, 0, NULL, 0);
 	if (s->workers.n)
 		link_workers_stop(s);
@@ -458,8 +458,8 @@ static void run_again(struct ferry_session *s, struct ferry_result *res)
 
 	if (err < 0)
 		session_log(s, 2, "the VM stands still at the source", "op-failed op=resume errno=%d", -err);
-	res->outcome = FERRY_FELL_BACK;
-	res->owner = FERRY_SOURCE;
+	res->outcome = FERRY_OUTCOME_FELL_BACK;
+	res->owner = FERRY_OWNER_SOURCE;
 }
 
 /* The commit was decided and nobody confirmed it: only the arbiter can still tell. */
@@ -467,20 +467,20 @@ static void in_doubt(struct ferry_session *s, struct ferry_result *res)
 {
 	enum ferry_owner is;
 
-	res->outcome = FERRY_IN_DOUBT;
-	res->owner = FERRY_UNKNOWN;
+	res->outcome = FERRY_OUTCOME_IN_DOUBT;
+	res->owner = FERRY_OWNER_UNKNOWN;
 	if (s->confirmed) {
 		/* A page server whose target is out of reach: the target owns a VM that lacks memory. */
-		res->outcome = FERRY_LOST;
-		res->owner = FERRY_TARGET;
+		res->outcome = FERRY_OUTCOME_LOST;
+		res->owner = FERRY_OWNER_TARGET;
 		return;
 	}
-	if (arbitrate(s, FERRY_TARGET, &is) < 0 || is == FERRY_UNKNOWN)
+	if (arbitrate(s, FERRY_OWNER_TARGET, &is) < 0 || is == FERRY_OWNER_UNKNOWN)
 		return;
-	if (is == FERRY_TARGET) {
+	if (is == FERRY_OWNER_TARGET) {
 		/* A target that lacks memory which only this end has cannot go on. */
-		res->outcome = s->left ? FERRY_LOST : FERRY_MIGRATED;
-		res->owner = FERRY_TARGET;
+		res->outcome = s->left ? FERRY_OUTCOME_LOST : FERRY_OUTCOME_MIGRATED;
+		res->owner = FERRY_OWNER_TARGET;
 	} else if (s->left && commit_return(&s->commit)) {
 		run_again(s, res);
 	}
@@ -489,17 +489,17 @@ static void in_doubt(struct ferry_session *s, struct ferry_result *res)
 /* The VM was stopped, and may run here unless the arbiter says otherwise, or nothing. */
 static void fall_back(struct ferry_session *s, struct ferry_result *res)
 {
-	enum ferry_owner is = FERRY_SOURCE;
+	enum ferry_owner is = FERRY_OWNER_SOURCE;
 
 	/* A target that has said ABORT never asks for the VM. */
 	if (s->src.switched && s->ops.arbiter && !s->peer_aborted)
-		arbitrate(s, FERRY_SOURCE, &is);
-	if (is == FERRY_SOURCE) {
+		arbitrate(s, FERRY_OWNER_SOURCE, &is);
+	if (is == FERRY_OWNER_SOURCE) {
 		run_again(s, res);
 		return;
 	}
 	link_workers_stop(s);
-	res->outcome = is == FERRY_TARGET ? FERRY_MIGRATED : FERRY_IN_DOUBT;
+	res->outcome = is == FERRY_OWNER_TARGET ? FERRY_OUTCOME_MIGRATED : FERRY_OUTCOME_IN_DOUBT;
 	res->owner = is;
 }
 
@@ -522,14 +522,14 @@ void source_fail(struct ferry_session *s, int err, struct ferry_result *res)
 		stop_tracking(s);
 		in_doubt(s, res);
 	} else {
-		res->outcome = FERRY_REFUSED;
-		res->owner = FERRY_SOURCE;
+		res->outcome = FERRY_OUTCOME_REFUSED;
+		res->owner = FERRY_OWNER_SOURCE;
 		if (s->src.paused)
 			fall_back(s, res);
 		stop_tracking(s);
-		if (res->owner == FERRY_SOURCE)
+		if (res->owner == FERRY_OWNER_SOURCE)
 			tell_target(s);
 	}
-	if (res->outcome == FERRY_MIGRATED)
+	if (res->outcome == FERRY_OUTCOME_MIGRATED)
 		retire(s);
 }

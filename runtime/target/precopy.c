@@ -32,7 +32,7 @@ void target_destroy(struct ferry_session *s)
 
 int target_pre_migration(struct ferry_session *s, enum ferry_phase *next)
 {
-	*next = FERRY_RESERVATION;
+	*next = FERRY_PHASE_RESERVATION;
 	return link_first(s);
 }
 
@@ -263,7 +263,7 @@ int target_reservation(struct ferry_session *s, enum ferry_phase *next)
 	} while (!err && m.type == WIRE_STATE);
 	if (!err)
 		err = reserve(s, &m);
-	*next = FERRY_PRECOPY;
+	*next = FERRY_PHASE_PRECOPY;
 	return link_lost(s, err);
 }
 
@@ -495,7 +495,7 @@ int target_precopy(struct ferry_session *s, enum ferry_phase *next)
 	struct wire_msg m;
 	int err = land_start(s);
 
-	*next = FERRY_STOP_AND_COPY;
+	*next = FERRY_PHASE_STOP_AND_COPY;
 	for (;;) {
 		if (!err)
 			err = link_recv(s, &m, DEADLINE_NONE);

@@ -143,9 +143,9 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	t[2] = now_us();
 	s->tgt.times.arm_us = t[1] - t[0];
 	s->tgt.times.load_us = t[2] - t[1];
-	*next = FERRY_COMMITMENT;
+	*next = FERRY_PHASE_COMMITMENT;
 	if (tentative(s)) {
-		*next = FERRY_POSTCOPY;
+		*next = FERRY_PHASE_POSTCOPY;
 		if (!err)
 			err = start_tentative(s);
 	}
@@ -240,10 +240,10 @@ int target_postcopy(struct ferry_session *s, enum ferry_phase *next)
 	int err = 0;
 
 	if (commit_get(&s->commit) == COMMIT_DECIDED) {
-		*next = FERRY_DONE;
+		*next = FERRY_PHASE_DONE;
 		return finish_page_server(s);
 	}
-	*next = FERRY_COMMITMENT;
+	*next = FERRY_PHASE_COMMITMENT;
 	while (!err && !pull_complete(s->tgt.pull)) {
 		uint64_t until = s->tgt.hold_until_us;
 
@@ -265,7 +265,7 @@ int target_commitment(struct ferry_session *s, enum ferry_phase *next)
 	struct wire_msg m;
 	int err = 0;
 
-	*next = FERRY_ACTIVATION;
+	*next = FERRY_PHASE_ACTIVATION;
 	s->left = n.pages;
 	if (atomic_load(&s->want_cancel))
 		return fail(&s->fail, -ECANCELED, "canceled by the embedder before the commit");
@@ -321,10 +321,10 @@ int target_activation(struct ferry_session *s, enum ferry_phase *next)
 		return err;
 	say_running(s, WIRE_COMMITTED);
 	if (s->left) {
-		*next = FERRY_POSTCOPY;
+		*next = FERRY_PHASE_POSTCOPY;
 		return 0;
 	}
-	*next = FERRY_DONE;
+	*next = FERRY_PHASE_DONE;
 	if (s->tgt.pull)
 		end_pull(s);
 	target_await_bye(s, WIRE_COMMITTED);
@@ -361,9 +361,9 @@ static void settle(struct ferry_session *s)
 	if (s->left && pull_complete(s->tgt.pull)) /* the rest came behind PREPARED: this end could run alone */
 		s->left = 0;
 	arbitrate(s, commit_claim(&s->commit, s->left), &is);
-	if (is == FERRY_TARGET)
+	if (is == FERRY_OWNER_TARGET)
 		commit_receive(&s->commit);
-	else if (is == FERRY_SOURCE)
+	else if (is == FERRY_OWNER_SOURCE)
 		commit_abort(&s->commit);
 }
 
@@ -378,7 +378,7 @@ static void take_over(struct ferry_session *s, struct ferry_result *res)
 	}
 	if (s->tgt.held)
 		quiet_op(s, "output_release", s->ops.output_release);
-	res->outcome = FERRY_MIGRATED;
+	res->outcome = FERRY_OUTCOME_MIGRATED;
 }
 
 void target_fail(struct ferry_session *s, int err, struct ferry_result *res)
@@ -392,14 +392,14 @@ void target_fail(struct ferry_session *s, int err, struct ferry_result *res)
 		settled = true;
 	}
 	if (settled && commit_get(&s->commit) == COMMIT_PREPARED) {
-		res->outcome = FERRY_IN_DOUBT;
-		res->owner = FERRY_UNKNOWN;
+		res->outcome = FERRY_OUTCOME_IN_DOUBT;
+		res->owner = FERRY_OWNER_UNKNOWN;
 		return;
 	}
 	if (commit_get(&s->commit) == COMMIT_DECIDED) {
 		/* Owner; lost where the rest of the memory cannot come. */
-		res->outcome = FERRY_LOST;
-		res->owner = FERRY_TARGET;
+		res->outcome = FERRY_OUTCOME_LOST;
+		res->owner = FERRY_OWNER_TARGET;
 		if (settled && !s->left)
 			take_over(s, res);
 		else
@@ -411,6 +411,6 @@ void target_fail(struct ferry_session *s, int err, struct ferry_result *res)
 	discard(s);
 	if (!told && !settled)
 		link_tell_again(s);
-	res->outcome = s->phase <= FERRY_RESERVATION ? FERRY_REFUSED : FERRY_DISCARDED;
-	res->owner = FERRY_SOURCE;
+	res->outcome = s->phase <= FERRY_PHASE_RESERVATION ? FERRY_OUTCOME_REFUSED : FERRY_OUTCOME_DISCARDED;
+	res->owner = FERRY_OWNER_SOURCE;
 }

@@ -51,12 +51,12 @@ static void lose_commit_when_pulled(struct fakevm *vm, enum ferry_phase p)
 	struct ferry_stats st = { .size = sizeof(st) };
 	int err;
 
-	if (p != FERRY_COMMITMENT)
+	if (p != FERRY_PHASE_COMMITMENT)
 		return;
 	do {
 		usleep(1000);
 		err = ferry_get_stats(r->tgt.session, &st);
-	} while (!err && st.phase <= FERRY_COMMITMENT && (st.phase < FERRY_COMMITMENT || st.pages_remaining));
+	} while (!err && st.phase <= FERRY_PHASE_COMMITMENT && (st.phase < FERRY_PHASE_COMMITMENT || st.pages_remaining));
 	if (!err)
 		err = ferry_drill(r->src.session, "lost:COMMIT");
 	if (err)
@@ -73,9 +73,9 @@ Test(settled_by_a_file, all_pages_came_behind_prepared)
 	r->src.phase_hook = lose_commit_when_pulled;
 	rig_run(r);
 	rig_no_trouble(r);
-	cr_assert_eq(r->tres.outcome, FERRY_MIGRATED, "%s: %s", ferry_outcome_name(r->tres.outcome), r->tres.detail);
-	cr_assert_eq(r->sres.outcome, FERRY_LOST, "%s: %s", ferry_outcome_name(r->sres.outcome), r->sres.detail);
-	cr_assert_eq(r->sres.owner, FERRY_TARGET);
+	cr_assert_eq(r->tres.outcome, FERRY_OUTCOME_MIGRATED, "%s: %s", ferry_outcome_name(r->tres.outcome), r->tres.detail);
+	cr_assert_eq(r->sres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r->sres.outcome), r->sres.detail);
+	cr_assert_eq(r->sres.owner, FERRY_OWNER_TARGET);
 	cr_assert(!world_source_runs(&r->world) && world_target_runs(&r->world));
 	cr_assert_eq(r->src.calls[FAKE_RESUME] + r->src.calls[FAKE_RETIRE], 0);
 	fakevm_finish(&r->tgt);
@@ -170,14 +170,14 @@ static int no_answer(const uint8_t session[16], enum ferry_owner want, enum ferr
 static int rubbish(const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is)
 {
 	(void)session, (void)want;
-	*is = FERRY_NONE;
+	*is = FERRY_OWNER_NONE;
 	return 0;
 }
 
 static void stays(const struct ferry_result *res, enum ferry_owner claim, const char *sentence)
 {
-	cr_assert_eq(res->outcome, FERRY_IN_DOUBT, "%s: %s", ferry_outcome_name(res->outcome), res->detail);
-	cr_assert_eq(res->owner, FERRY_UNKNOWN);
+	cr_assert_eq(res->outcome, FERRY_OUTCOME_IN_DOUBT, "%s: %s", ferry_outcome_name(res->outcome), res->detail);
+	cr_assert_eq(res->owner, FERRY_OWNER_UNKNOWN);
 	cr_assert_eq(res->claim, claim, "%s", ferry_owner_name(res->claim));
 	rig_says(res->detail, sentence);
 }
@@ -203,27 +203,27 @@ static void stays_in_doubt(const struct rig_kind *kind, enum doubt_way way, cons
 
 RIG_PAIR(no_answer, to_a_lost_prepared)
 {
-	stays_in_doubt(kind, DOUBT_TENTATIVE, "PREPARED", true, no_answer, FERRY_SOURCE, FERRY_TARGET);
+	stays_in_doubt(kind, DOUBT_TENTATIVE, "PREPARED", true, no_answer, FERRY_OWNER_SOURCE, FERRY_OWNER_TARGET);
 }
 
 RIG_PAIR(no_answer, to_a_lost_commit)
 {
-	stays_in_doubt(kind, DOUBT_TENTATIVE, "COMMIT", false, no_answer, FERRY_TARGET, FERRY_TARGET);
+	stays_in_doubt(kind, DOUBT_TENTATIVE, "COMMIT", false, no_answer, FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
 }
 
 RIG_PAIR(no_answer, to_a_lost_prepared_with_pages_missing)
 {
-	stays_in_doubt(kind, DOUBT_SWITCHOVER, "PREPARED", true, no_answer, FERRY_SOURCE, FERRY_SOURCE);
+	stays_in_doubt(kind, DOUBT_SWITCHOVER, "PREPARED", true, no_answer, FERRY_OWNER_SOURCE, FERRY_OWNER_SOURCE);
 }
 
 RIG_PAIR(no_answer, to_a_lost_commit_with_pages_missing)
 {
-	stays_in_doubt(kind, DOUBT_HOLD_LIMIT, "COMMIT", false, no_answer, FERRY_TARGET, FERRY_SOURCE);
+	stays_in_doubt(kind, DOUBT_HOLD_LIMIT, "COMMIT", false, no_answer, FERRY_OWNER_TARGET, FERRY_OWNER_SOURCE);
 }
 
 RIG_PAIR(no_answer, but_rubbish)
 {
-	stays_in_doubt(kind, DOUBT_STOP_AND_COPY, "COMMIT", false, rubbish, FERRY_TARGET, FERRY_TARGET);
+	stays_in_doubt(kind, DOUBT_STOP_AND_COPY, "COMMIT", false, rubbish, FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
 }
 
 /* One end reaches it, the other does not: the one goes on by its answer, the other stands still. */
@@ -243,8 +243,8 @@ RIG_PAIR(no_answer, to_the_second_who_asks)
 	asked = 0;
 	doubt_init(&d, kind, DOUBT_TENTATIVE, "cut-before", "PREPARED", true, first_only);
 	rig_run(r);
-	cr_assert_eq(r->sres.outcome, FERRY_FELL_BACK, "%s", r->sres.detail);
-	stays(&r->tres, FERRY_TARGET, "the arbiter gave no answer: No route to host");
+	cr_assert_eq(r->sres.outcome, FERRY_OUTCOME_FELL_BACK, "%s", r->sres.detail);
+	stays(&r->tres, FERRY_OWNER_TARGET, "the arbiter gave no answer: No route to host");
 	cr_assert(world_source_runs(&r->world) && !world_target_runs(&r->world));
 	fakevm_run_on(&r->src);
 	fakevm_check_memory(&r->src);
@@ -256,7 +256,7 @@ RIG_PAIR(no_answer, to_the_second_who_asks)
 static int target_first(const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is)
 {
 	(void)session, (void)want;
-	*is = FERRY_TARGET;
+	*is = FERRY_OWNER_TARGET;
 	return 0;
 }
 
@@ -276,7 +276,7 @@ RIG_PAIR(overruled, a_source_that_would_resume)
 static int source_first(const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is)
 {
 	(void)session, (void)want;
-	*is = FERRY_SOURCE;
+	*is = FERRY_OWNER_SOURCE;
 	return 0;
 }
 
@@ -288,8 +288,8 @@ RIG_PAIR(overruled, not_a_source_that_has_decided_with_nothing_missing)
 
 	doubt_init(&d, kind, DOUBT_TENTATIVE, "cut-before", "COMMITTED", true, source_first);
 	rig_run(r);
-	cr_assert_eq(r->sres.outcome, FERRY_IN_DOUBT, "%s: %s", ferry_outcome_name(r->sres.outcome), r->sres.detail);
-	cr_assert_eq(r->tres.outcome, FERRY_MIGRATED);
+	cr_assert_eq(r->sres.outcome, FERRY_OUTCOME_IN_DOUBT, "%s: %s", ferry_outcome_name(r->sres.outcome), r->sres.detail);
+	cr_assert_eq(r->tres.outcome, FERRY_OUTCOME_MIGRATED);
 	cr_assert(!world_source_runs(&r->world) && world_target_runs(&r->world));
 	rig_free(r);
 }

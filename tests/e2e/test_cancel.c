@@ -68,12 +68,12 @@ static void cancel_in(const struct rig_kind *kind, enum ferry_phase at, bool at_
 	}
 }
 
-RIG_PAIR(cancel_at_source, in_reservation) { cancel_in(kind, FERRY_RESERVATION, true, false); }
-RIG_PAIR(cancel_at_source, in_pre_copy) { cancel_in(kind, FERRY_PRECOPY, true, false); }
-RIG_PAIR(cancel_at_source, in_post_copy) { cancel_in(kind, FERRY_POSTCOPY, true, true); }
-RIG_PAIR(cancel_at_target, in_reservation) { cancel_in(kind, FERRY_RESERVATION, false, false); }
-RIG_PAIR(cancel_at_target, in_pre_copy) { cancel_in(kind, FERRY_PRECOPY, false, false); }
-RIG_PAIR(cancel_at_target, in_post_copy) { cancel_in(kind, FERRY_POSTCOPY, false, true); }
+RIG_PAIR(cancel_at_source, in_reservation) { cancel_in(kind, FERRY_PHASE_RESERVATION, true, false); }
+RIG_PAIR(cancel_at_source, in_pre_copy) { cancel_in(kind, FERRY_PHASE_PRECOPY, true, false); }
+RIG_PAIR(cancel_at_source, in_post_copy) { cancel_in(kind, FERRY_PHASE_POSTCOPY, true, true); }
+RIG_PAIR(cancel_at_target, in_reservation) { cancel_in(kind, FERRY_PHASE_RESERVATION, false, false); }
+RIG_PAIR(cancel_at_target, in_pre_copy) { cancel_in(kind, FERRY_PHASE_PRECOPY, false, false); }
+RIG_PAIR(cancel_at_target, in_post_copy) { cancel_in(kind, FERRY_PHASE_POSTCOPY, false, true); }
 
 /* What was taken before the decision is kept: the VM never runs at the target after it, however near the commit is. */
 static void cancel_late(const struct rig_kind *kind, enum ferry_phase at, bool at_source, bool postcopy)
@@ -90,19 +90,19 @@ static void cancel_late(const struct rig_kind *kind, enum ferry_phase at, bool a
 	rig_free(&r);
 }
 
-RIG_PAIR(cancel_at_source, in_stop_and_copy) { cancel_late(kind, FERRY_STOP_AND_COPY, true, false); }
-RIG_PAIR(cancel_at_source, in_stop_and_copy_before_post_copy) { cancel_late(kind, FERRY_STOP_AND_COPY, true, true); }
-RIG_PAIR(cancel_at_source, in_commitment) { cancel_late(kind, FERRY_COMMITMENT, true, false); }
-RIG_PAIR(cancel_at_source, in_commitment_after_post_copy) { cancel_late(kind, FERRY_COMMITMENT, true, true); }
-RIG_PAIR(cancel_at_target, in_stop_and_copy) { cancel_late(kind, FERRY_STOP_AND_COPY, false, false); }
-RIG_PAIR(cancel_at_target, in_stop_and_copy_before_post_copy) { cancel_late(kind, FERRY_STOP_AND_COPY, false, true); }
-RIG_PAIR(cancel_at_target, in_commitment) { cancel_late(kind, FERRY_COMMITMENT, false, false); }
-RIG_PAIR(cancel_at_target, in_commitment_after_post_copy) { cancel_late(kind, FERRY_COMMITMENT, false, true); }
+RIG_PAIR(cancel_at_source, in_stop_and_copy) { cancel_late(kind, FERRY_PHASE_STOP_AND_COPY, true, false); }
+RIG_PAIR(cancel_at_source, in_stop_and_copy_before_post_copy) { cancel_late(kind, FERRY_PHASE_STOP_AND_COPY, true, true); }
+RIG_PAIR(cancel_at_source, in_commitment) { cancel_late(kind, FERRY_PHASE_COMMITMENT, true, false); }
+RIG_PAIR(cancel_at_source, in_commitment_after_post_copy) { cancel_late(kind, FERRY_PHASE_COMMITMENT, true, true); }
+RIG_PAIR(cancel_at_target, in_stop_and_copy) { cancel_late(kind, FERRY_PHASE_STOP_AND_COPY, false, false); }
+RIG_PAIR(cancel_at_target, in_stop_and_copy_before_post_copy) { cancel_late(kind, FERRY_PHASE_STOP_AND_COPY, false, true); }
+RIG_PAIR(cancel_at_target, in_commitment) { cancel_late(kind, FERRY_PHASE_COMMITMENT, false, false); }
+RIG_PAIR(cancel_at_target, in_commitment_after_post_copy) { cancel_late(kind, FERRY_PHASE_COMMITMENT, false, true); }
 
 /* Once the commit is decided there is nothing to take back. */
 static void too_late(const struct rig_kind *kind, bool at_source)
 {
-	struct plan plan = { .at = FERRY_ACTIVATION };
+	struct plan plan = { .at = FERRY_PHASE_ACTIVATION };
 	struct rig r;
 
 	setup(&r, &plan, kind, true);
@@ -119,7 +119,7 @@ RIG_PAIR(cancel_at_target, is_too_late_in_activation) { too_late(kind, false); }
 /* A source that is looking for its target, a target that nobody has found. */
 static void cancel_alone(bool at_source, const char *to)
 {
-	struct plan plan = { .at = FERRY_PRE_MIGRATION, .got = 1 };
+	struct plan plan = { .at = FERRY_PHASE_PRE_MIGRATION, .got = 1 };
 	struct ferry_vm v = { FERRY_VM_INIT };
 	struct ferry_result *res;
 	struct fakevm *vm;
@@ -141,8 +141,8 @@ static void cancel_alone(bool at_source, const char *to)
 	res->size = sizeof(*res);
 	cr_assert_eq(ferry_run(vm->session, res), -ECANCELED);
 	cr_assert_eq(plan.got, 0);
-	cr_assert_eq(res->outcome, FERRY_REFUSED);
-	cr_assert_eq(res->owner, FERRY_SOURCE);
+	cr_assert_eq(res->outcome, FERRY_OUTCOME_REFUSED);
+	cr_assert_eq(res->owner, FERRY_OWNER_SOURCE);
 	cr_assert_str_eq(res->detail, "canceled by the embedder in pre-migration");
 	ferry_free(vm->session);
 	rig_free(&r);

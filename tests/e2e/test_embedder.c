@@ -124,8 +124,8 @@ Test(arguments, run_before_open_and_twice)
 	cr_assert_eq(ferry_run(r.src.session, NULL), -EINVAL);
 	cr_assert_eq(ferry_run(r.src.session, &res), -EINVAL);
 	cr_assert_str_eq(res.detail, "ferry_run() was called before ferry_open(): open a URI first");
-	cr_assert_eq(res.outcome, FERRY_REFUSED);
-	cr_assert_eq(res.owner, FERRY_SOURCE);
+	cr_assert_eq(res.outcome, FERRY_OUTCOME_REFUSED);
+	cr_assert_eq(res.owner, FERRY_OWNER_SOURCE);
 	cr_assert_eq(ferry_run(r.src.session, &res), -EALREADY);
 	ferry_free(r.src.session);
 	rig_free(&r);
@@ -183,7 +183,7 @@ Test(alone, a_target_that_no_source_finds)
 	r.tres.size = sizeof(r.tres);
 	r.tgt.thread = pthread_self();
 	cr_assert_eq(ferry_run(r.tgt.session, &r.tres), -ETIMEDOUT);
-	cr_assert_eq(r.tres.outcome, FERRY_REFUSED);
+	cr_assert_eq(r.tres.outcome, FERRY_OUTCOME_REFUSED);
 	rig_says(r.tres.detail, "no source connected to tcp:127.0.0.1:");
 	rig_says(r.tres.detail, "for 50 ms");
 	cr_assert_eq(r.tgt.calls[FAKE_DISCARD], 0);
@@ -202,8 +202,8 @@ Test(alone, a_source_that_finds_no_target)
 	r.sres.size = sizeof(r.sres);
 	r.src.thread = pthread_self();
 	cr_assert_eq(ferry_run(r.src.session, &r.sres), -ETIMEDOUT);
-	cr_assert_eq(r.sres.outcome, FERRY_REFUSED);
-	cr_assert_eq(r.sres.owner, FERRY_SOURCE);
+	cr_assert_eq(r.sres.outcome, FERRY_OUTCOME_REFUSED);
+	cr_assert_eq(r.sres.owner, FERRY_OWNER_SOURCE);
 	rig_says(r.sres.detail, "the target at tcp:127.0.0.1:1 could not be reached for 50 ms");
 	cr_assert(world_source_runs(&r.world));
 	ferry_free(r.src.session);
@@ -252,7 +252,7 @@ static void intrude(struct fakevm *vm, enum ferry_phase p)
 	struct intruder *i = r->arg;
 	struct rig *o = &i->second;
 
-	if (p != FERRY_PRECOPY || i->done)
+	if (p != FERRY_PHASE_PRECOPY || i->done)
 		return;
 	i->done = true;
 	o->src.thread = pthread_self();
@@ -277,7 +277,7 @@ RIG_PAIR(two_at_once, a_second_source_hears_that_the_target_is_busy)
 	rig_run(&r);
 	rig_migrated(&r);
 	cr_assert(i.done);
-	cr_assert_eq(i.second.sres.outcome, FERRY_REFUSED);
+	cr_assert_eq(i.second.sres.outcome, FERRY_OUTCOME_REFUSED);
 	cr_assert_eq(i.second.sres.error, -EBUSY, "%d: %s", i.second.sres.error, i.second.sres.detail);
 	rig_says(i.second.sres.detail, "busy with another migration");
 	cr_assert(world_source_runs(&i.second.world));

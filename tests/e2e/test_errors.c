@@ -155,7 +155,7 @@ static int try_run(struct rig *r, const struct row *row, char *said, size_t cap)
 	if (row->uri)
 		cr_assert_eq(ferry_open(r->src.session, row->uri), 0);
 	err = ferry_run(r->src.session, &res);
-	cr_expect_eq(res.owner, FERRY_SOURCE, "%s: the VM stays where it is", row->name);
+	cr_expect_eq(res.owner, FERRY_OWNER_SOURCE, "%s: the VM stays where it is", row->name);
 	snprintf(said, cap, "%s", res.detail);
 	ferry_free(r->src.session);
 	return err;

@@ -212,9 +212,9 @@ RIG_PAIR(op_fails, resume_after_the_commit_is_a_lost_vm)
 	fails(&r.tgt, FAKE_RESUME, 1);
 	rig_impatient(&r);
 	rig_run(&r);
-	cr_assert_eq(r.tres.outcome, FERRY_LOST, "%s", ferry_outcome_name(r.tres.outcome));
-	cr_assert_eq(r.tres.owner, FERRY_TARGET);
-	cr_assert_neq(r.sres.owner, FERRY_SOURCE);
+	cr_assert_eq(r.tres.outcome, FERRY_OUTCOME_LOST, "%s", ferry_outcome_name(r.tres.outcome));
+	cr_assert_eq(r.tres.owner, FERRY_OWNER_TARGET);
+	cr_assert_neq(r.sres.owner, FERRY_OWNER_SOURCE);
 	cr_assert(!world_source_runs(&r.world));
 	cr_assert_eq(r.src.calls[FAKE_RESUME], 0);
 	rig_says(r.tres.detail, "resume: the VMM answered -5");
@@ -280,7 +280,7 @@ static void refused_by(struct rig *r, int err, const char *sentence)
 	rig_says(r->sres.detail, "the target refused: ");
 	rig_says(r->sres.detail, sentence);
 	cr_assert_eq(r->src.calls[FAKE_DIRTY_START], 0);
-	cr_assert_eq(r->tres.phase, FERRY_RESERVATION);
+	cr_assert_eq(r->tres.phase, FERRY_PHASE_RESERVATION);
 	rig_free(r);
 }
 

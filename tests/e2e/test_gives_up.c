@@ -61,7 +61,7 @@ static void both_say_so(const struct ferry_result *failed, const struct ferry_re
 
 Test(told_at_once, by_a_target_that_cannot_land_a_page)
 {
-	struct harm h = { .at = FERRY_PRECOPY, .at_target = true };
+	struct harm h = { .at = FERRY_PHASE_PRECOPY, .at_target = true };
 	struct rig r;
 
 	setup(&r, &h, RIG_TCP_ANON);
@@ -74,7 +74,7 @@ Test(told_at_once, by_a_target_that_cannot_land_a_page)
 
 Test(told_at_once, by_a_source_that_cannot_serve_a_page)
 {
-	struct harm h = { .at = FERRY_POSTCOPY };
+	struct harm h = { .at = FERRY_PHASE_POSTCOPY };
 	struct rig r;
 
 	setup(&r, &h, RIG_TCP_ANON);
@@ -107,13 +107,13 @@ static void heal(struct fakevm *vm, enum fake_op op)
 
 static void cut_in_postcopy(struct fakevm *vm, enum ferry_phase p)
 {
-	if (p == FERRY_POSTCOPY)
+	if (p == FERRY_PHASE_POSTCOPY)
 		cut(vm->arg);
 }
 
 static void cut_and_cancel(struct fakevm *vm, enum ferry_phase p)
 {
-	if (p != FERRY_POSTCOPY)
+	if (p != FERRY_PHASE_POSTCOPY)
 		return;
 	cut(vm->arg);
 	ferry_cancel(((struct rig *)vm->arg)->tgt.session);

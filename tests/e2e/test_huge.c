@@ -153,7 +153,7 @@ HUGE_TESTS(huge_post_copy, commits_at_switchover)
 
 static void cut(struct fakevm *vm, enum ferry_phase p, const char *fault)
 {
-	if (p == FERRY_POSTCOPY && ferry_drill(vm->session, fault))
+	if (p == FERRY_PHASE_POSTCOPY && ferry_drill(vm->session, fault))
 		world_trouble(vm->w, "%s was refused", fault);
 }
 
@@ -216,7 +216,7 @@ static unsigned pipes(void)
 
 static void count_pipes(struct fakevm *vm, enum ferry_phase p)
 {
-	if (p == FERRY_STOP_AND_COPY)
+	if (p == FERRY_PHASE_STOP_AND_COPY)
 		*(unsigned *)vm->arg = pipes();
 }
 

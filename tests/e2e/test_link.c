@@ -58,7 +58,7 @@ static void heals(const struct rig_kind *kind, struct drill d, bool postcopy, en
 
 	setup(&r, &d, kind);
 	if (postcopy)
-		rig_postcopy(&r, d.at == FERRY_POSTCOPY ? SLOW : 0);
+		rig_postcopy(&r, d.at == FERRY_PHASE_POSTCOPY ? SLOW : 0);
 	r.scfg.commit_at = commit;
 	rig_run(&r);
 	cr_assert(d.done);
@@ -69,44 +69,44 @@ static void heals(const struct rig_kind *kind, struct drill d, bool postcopy, en
 
 RIG_TESTS(heals, in_pre_copy)
 {
-	heals(kind, (struct drill){ .at = FERRY_PRECOPY, .fault = "cut:100" }, false, 0);
+	heals(kind, (struct drill){ .at = FERRY_PHASE_PRECOPY, .fault = "cut:100" }, false, 0);
 }
 
 RIG_PAIR(heals, in_pre_copy_broken_by_the_target)
 {
-	heals(kind, (struct drill){ .at = FERRY_PRECOPY, .fault = "cut:100", .break_target = true }, false, 0);
+	heals(kind, (struct drill){ .at = FERRY_PHASE_PRECOPY, .fault = "cut:100", .break_target = true }, false, 0);
 }
 
 RIG_TESTS(heals, in_post_copy)
 {
-	heals(kind, (struct drill){ .at = FERRY_POSTCOPY, .fault = "cut:100" }, true, 0);
+	heals(kind, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut:100" }, true, 0);
 }
 
 RIG_PAIR(heals, in_post_copy_broken_by_the_target)
 {
-	heals(kind, (struct drill){ .at = FERRY_POSTCOPY, .fault = "cut:100", .break_target = true }, true, 0);
+	heals(kind, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut:100", .break_target = true }, true, 0);
 }
 
 RIG_TESTS(heals, in_commitment_with_the_commit_lost)
 {
-	heals(kind, (struct drill){ .at = FERRY_COMMITMENT, .fault = "cut:100" }, true, 0);
+	heals(kind, (struct drill){ .at = FERRY_PHASE_COMMITMENT, .fault = "cut:100" }, true, 0);
 }
 
 RIG_PAIR(heals, in_activation_with_committed_lost)
 {
-	heals(kind, (struct drill){ .at = FERRY_ACTIVATION, .at_target = true, .break_target = true, .fault = "cut:100" },
+	heals(kind, (struct drill){ .at = FERRY_PHASE_ACTIVATION, .at_target = true, .break_target = true, .fault = "cut:100" },
 	      true, 0);
 }
 
 static void cut_in_second_postcopy(struct fakevm *vm, enum ferry_phase p)
 {
-	if (p == FERRY_POSTCOPY && vm->calls[FAKE_DIRTY_STOP])
+	if (p == FERRY_PHASE_POSTCOPY && vm->calls[FAKE_DIRTY_STOP])
 		do_drill(vm, p);
 }
 
 RIG_TESTS(heals, under_a_page_server)
 {
-	struct drill d = { .at = FERRY_POSTCOPY, .fault = "cut:100" };
+	struct drill d = { .at = FERRY_PHASE_POSTCOPY, .fault = "cut:100" };
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -122,13 +122,13 @@ RIG_TESTS(heals, under_a_page_server)
 /* Two links at once would pin all memory twice: the next one waits until the last is closed. */
 RIG_PAIR(heals, in_post_copy_when_the_close_takes_longer_than_the_cut)
 {
-	heals(kind, (struct drill){ .at = FERRY_POSTCOPY, .keep = "keep:100", .fault = "cut:1" }, true, 0);
+	heals(kind, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .keep = "keep:100", .fault = "cut:1" }, true, 0);
 }
 
 /* In doubt nobody runs: the tentative run stands still until the COMMIT is here. */
 RIG_PAIR(heals, in_commitment_with_prepared_lost)
 {
-	struct drill d = { .at = FERRY_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut:100" };
+	struct drill d = { .at = FERRY_PHASE_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut:100" };
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -144,12 +144,12 @@ RIG_PAIR(heals, in_commitment_with_prepared_lost)
 static void cut_at_fetch(struct fakevm *vm, enum fake_op op)
 {
 	if (op == FAKE_DIRTY_FETCH && vm->calls[op] == 1)
-		do_drill(vm, FERRY_PRECOPY);
+		do_drill(vm, FERRY_PHASE_PRECOPY);
 }
 
 RIG_PAIR(heals, between_rounds)
 {
-	struct drill d = { .at = FERRY_PRECOPY, .fault = "cut:50" };
+	struct drill d = { .at = FERRY_PHASE_PRECOPY, .fault = "cut:50" };
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -167,7 +167,7 @@ RIG_PAIR(heals, between_rounds)
 
 RIG_PAIR(heals, a_pause_of_the_network_shorter_than_the_timeout)
 {
-	struct drill d = { .at = FERRY_PRECOPY, .fault = "stall:100" };
+	struct drill d = { .at = FERRY_PHASE_PRECOPY, .fault = "stall:100" };
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -208,10 +208,10 @@ static void with_other_channels(const struct rig_kind *kind, enum ferry_phase at
 	rig_free(&r);
 }
 
-RIG_PAIR(refused_back, with_more_channels_in_pre_copy) { with_other_channels(kind, FERRY_PRECOPY, 3); }
-RIG_PAIR(refused_back, with_fewer_channels_in_pre_copy) { with_other_channels(kind, FERRY_PRECOPY, 1); }
-RIG_PAIR(refused_back, with_more_channels_in_post_copy) { with_other_channels(kind, FERRY_POSTCOPY, 3); }
-RIG_PAIR(refused_back, with_fewer_channels_in_post_copy) { with_other_channels(kind, FERRY_POSTCOPY, 1); }
+RIG_PAIR(refused_back, with_more_channels_in_pre_copy) { with_other_channels(kind, FERRY_PHASE_PRECOPY, 3); }
+RIG_PAIR(refused_back, with_fewer_channels_in_pre_copy) { with_other_channels(kind, FERRY_PHASE_PRECOPY, 1); }
+RIG_PAIR(refused_back, with_more_channels_in_post_copy) { with_other_channels(kind, FERRY_PHASE_POSTCOPY, 3); }
+RIG_PAIR(refused_back, with_fewer_channels_in_post_copy) { with_other_channels(kind, FERRY_PHASE_POSTCOPY, 1); }
 
 /* Not by its own free will: as a program would be that lies, or has lost its way. */
 static void says_that_it_gave_up(struct fakevm *vm, const char *what)
@@ -223,7 +223,7 @@ static void says_that_it_gave_up(struct fakevm *vm, const char *what)
 /* A target that answers ABORTED and says no more: the VM goes on at the source, which waits for no words that do not come. */
 static void answers_aborted(const struct rig_kind *kind)
 {
-	struct drill d = { .at = FERRY_POSTCOPY, .fault = "cut:100" };
+	struct drill d = { .at = FERRY_PHASE_POSTCOPY, .fault = "cut:100" };
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -233,7 +233,7 @@ static void answers_aborted(const struct rig_kind *kind)
 	r.tgt.link_hook = says_that_it_gave_up;
 	rig_run(&r);
 	cr_assert(d.done);
-	cr_assert_eq(r.sres.outcome, FERRY_FELL_BACK, "%s", ferry_outcome_name(r.sres.outcome));
+	cr_assert_eq(r.sres.outcome, FERRY_OUTCOME_FELL_BACK, "%s", ferry_outcome_name(r.sres.outcome));
 	cr_assert_eq(r.sres.error, -ECONNABORTED, "%s", r.sres.detail);
 	rig_says(r.sres.detail, "the target has given up while the link was lost");
 	rig_free(&r);
@@ -271,60 +271,60 @@ static void source_keeps(const struct rig_kind *kind, struct drill d, bool postc
 
 RIG_PAIR(lost, in_pre_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_PRECOPY, .fault = "cut" }, false);
+	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_PRECOPY, .fault = "cut" }, false);
 }
 
 RIG_PAIR(lost, in_stop_and_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_STOP_AND_COPY, .fault = "cut" }, false);
+	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_STOP_AND_COPY, .fault = "cut" }, false);
 }
 
 RIG_PAIR(lost, in_stop_and_copy_before_post_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_STOP_AND_COPY, .fault = "cut" }, true);
+	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_STOP_AND_COPY, .fault = "cut" }, true);
 }
 
 RIG_PAIR(lost, in_stop_and_copy_at_the_target)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_STOP_AND_COPY, .at_target = true, .break_target = true,
+	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_STOP_AND_COPY, .at_target = true, .break_target = true,
 					   .fault = "cut" }, true);
 }
 
 RIG_TESTS(lost, in_post_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_POSTCOPY, .fault = "cut" }, true);
+	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut" }, true);
 }
 
 RIG_PAIR(lost, in_post_copy_before_running_was_heard)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_POSTCOPY, .at_target = true, .break_target = true, .fault = "cut" },
+	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .at_target = true, .break_target = true, .fault = "cut" },
 		     true);
 }
 
 RIG_PAIR(silent, in_pre_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_PRECOPY, .fault = "stall:60000" }, false);
+	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_PRECOPY, .fault = "stall:60000" }, false);
 }
 
 RIG_PAIR(silent, target_in_pre_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_PRECOPY, .break_target = true, .fault = "stall:60000" }, false);
+	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_PRECOPY, .break_target = true, .fault = "stall:60000" }, false);
 }
 
 RIG_PAIR(silent, in_stop_and_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_STOP_AND_COPY, .fault = "stall:60000" }, true);
+	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_STOP_AND_COPY, .fault = "stall:60000" }, true);
 }
 
 /* Over tcp only: mem needs nobody at the source to move pages, so there the pull would go on to its end. */
 Test(silent, in_post_copy_tcp_memfd)
 {
-	source_keeps(RIG_TCP_SHARED, (struct drill){ .at = FERRY_POSTCOPY, .fault = "stall:60000" }, true);
+	source_keeps(RIG_TCP_SHARED, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .fault = "stall:60000" }, true);
 }
 
 RIG_PAIR(silent, target_in_post_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_POSTCOPY, .break_target = true, .fault = "stall:60000" }, true);
+	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .break_target = true, .fault = "stall:60000" }, true);
 }
 
 static void let_go_when_it_runs(struct fakevm *vm, enum fake_op op)
@@ -336,7 +336,7 @@ static void let_go_when_it_runs(struct fakevm *vm, enum fake_op op)
 /* The device lets go of the lost link when the VM runs again, and not before: waiting for it would be for ever. */
 RIG_PAIR(lost, the_vm_waits_for_no_device)
 {
-	struct drill d = { .at = FERRY_POSTCOPY, .keep = "keep", .fault = "cut" };
+	struct drill d = { .at = FERRY_PHASE_POSTCOPY, .keep = "keep", .fault = "cut" };
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -351,7 +351,7 @@ RIG_PAIR(lost, the_vm_waits_for_no_device)
 
 RIG_PAIR(lost, without_a_reconnect_at_once)
 {
-	struct drill d = { .at = FERRY_POSTCOPY, .fault = "cut" };
+	struct drill d = { .at = FERRY_PHASE_POSTCOPY, .fault = "cut" };
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -368,15 +368,15 @@ RIG_PAIR(lost, without_a_reconnect_at_once)
 
 static void in_doubt(const struct rig *r, const struct ferry_result *res)
 {
-	cr_assert_eq(res->outcome, FERRY_IN_DOUBT, "%s (%s)", ferry_outcome_name(res->outcome), res->detail);
-	cr_assert_eq(res->owner, FERRY_UNKNOWN);
+	cr_assert_eq(res->outcome, FERRY_OUTCOME_IN_DOUBT, "%s (%s)", ferry_outcome_name(res->outcome), res->detail);
+	cr_assert_eq(res->owner, FERRY_OWNER_UNKNOWN);
 	cr_assert_str_eq(r->world.trouble, "");
 }
 
 /* The source has decided, and nobody tells it whether the target has heard: nobody runs. */
 RIG_PAIR(around_commit, lost_after_the_decision)
 {
-	struct drill d = { .at = FERRY_COMMITMENT, .fault = "cut" };
+	struct drill d = { .at = FERRY_PHASE_COMMITMENT, .fault = "cut" };
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -394,14 +394,14 @@ RIG_PAIR(around_commit, lost_after_the_decision)
 
 RIG_PAIR(around_commit, lost_with_prepared)
 {
-	struct drill d = { .at = FERRY_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut" };
+	struct drill d = { .at = FERRY_PHASE_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut" };
 	struct rig r;
 
 	setup(&r, &d, kind);
 	rig_impatient(&r);
 	rig_postcopy(&r, 0);
 	rig_run(&r);
-	cr_assert_eq(r.sres.outcome, FERRY_FELL_BACK, "%s", r.sres.detail);
+	cr_assert_eq(r.sres.outcome, FERRY_OUTCOME_FELL_BACK, "%s", r.sres.detail);
 	in_doubt(&r, &r.tres);
 	cr_assert(world_source_runs(&r.world) && !world_target_runs(&r.world));
 	cr_assert_eq(r.tgt.calls[FAKE_DISCARD] + r.tgt.calls[FAKE_RELEASE] + r.tgt.calls[FAKE_ACTIVATE], 0);
@@ -413,7 +413,7 @@ RIG_PAIR(around_commit, lost_with_prepared)
 /* The blackout does not wait for the network; the target is told as soon as it is back. */
 RIG_PAIR(around_commit, prepared_lost_in_the_blackout_falls_back)
 {
-	struct drill d = { .at = FERRY_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut:100" };
+	struct drill d = { .at = FERRY_PHASE_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut:100" };
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -425,7 +425,7 @@ RIG_PAIR(around_commit, prepared_lost_in_the_blackout_falls_back)
 
 RIG_PAIR(around_commit, goodbye_lost_changes_nothing)
 {
-	struct drill d = { .at = FERRY_ACTIVATION, .fault = "cut" };
+	struct drill d = { .at = FERRY_PHASE_ACTIVATION, .fault = "cut" };
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -448,7 +448,7 @@ static void cancel_and_drill(struct fakevm *vm, enum ferry_phase p)
 /* An ABORT that was sent is not yet one that was heard: the target, which is PREPARED, is told again. */
 RIG_PAIR(around_commit, abort_lost_is_said_again)
 {
-	struct drill d = { .at = FERRY_COMMITMENT, .fault = "lost:ABORT:100" };
+	struct drill d = { .at = FERRY_PHASE_COMMITMENT, .fault = "lost:ABORT:100" };
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -477,7 +477,7 @@ static void arbitrated(const struct rig_kind *kind, struct drill d)
 	cr_assert_eq(r.tgt.calls[FAKE_ARBITER], 1);
 	cr_assert_eq(r.sres.owner, r.world.record);
 	cr_assert_eq(r.tres.owner, r.world.record);
-	if (r.world.record == FERRY_TARGET)
+	if (r.world.record == FERRY_OWNER_TARGET)
 		rig_migrated(&r);
 	else
 		rig_fell_back(&r);
@@ -486,25 +486,25 @@ static void arbitrated(const struct rig_kind *kind, struct drill d)
 
 RIG_PAIR(arbiter, settles_a_commit_that_was_lost)
 {
-	arbitrated(kind, (struct drill){ .at = FERRY_COMMITMENT, .fault = "cut" });
+	arbitrated(kind, (struct drill){ .at = FERRY_PHASE_COMMITMENT, .fault = "cut" });
 }
 
 RIG_PAIR(arbiter, settles_a_prepared_that_was_lost)
 {
-	arbitrated(kind, (struct drill){ .at = FERRY_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut" });
+	arbitrated(kind, (struct drill){ .at = FERRY_PHASE_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut" });
 }
 
 /* A target that breaks off in doubt for another reason than a lost link asks, too. */
 RIG_PAIR(arbiter, settles_a_commit_that_was_damaged)
 {
-	arbitrated(kind, (struct drill){ .at = FERRY_COMMITMENT, .fault = "corrupt@1" });
+	arbitrated(kind, (struct drill){ .at = FERRY_PHASE_COMMITMENT, .fault = "corrupt@1" });
 }
 
 /* ---- commit before all memory is there ---- */
 
 RIG_PAIR(page_server, lost_for_good_loses_the_vm)
 {
-	struct drill d = { .at = FERRY_POSTCOPY, .fault = "cut" };
+	struct drill d = { .at = FERRY_PHASE_POSTCOPY, .fault = "cut" };
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -513,9 +513,9 @@ RIG_PAIR(page_server, lost_for_good_loses_the_vm)
 	r.scfg.commit_at = FERRY_COMMIT_AT_SWITCHOVER;
 	r.src.phase_hook = cut_in_second_postcopy;
 	rig_run(&r);
-	cr_assert_eq(r.sres.outcome, FERRY_LOST, "%s: %s", ferry_outcome_name(r.sres.outcome), r.sres.detail);
-	cr_assert_eq(r.tres.outcome, FERRY_LOST, "%s: %s", ferry_outcome_name(r.tres.outcome), r.tres.detail);
-	cr_assert(r.sres.owner == FERRY_TARGET && r.tres.owner == FERRY_TARGET);
+	cr_assert_eq(r.sres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r.sres.outcome), r.sres.detail);
+	cr_assert_eq(r.tres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r.tres.outcome), r.tres.detail);
+	cr_assert(r.sres.owner == FERRY_OWNER_TARGET && r.tres.owner == FERRY_OWNER_TARGET);
 	cr_assert(!world_source_runs(&r.world) && !world_target_runs(&r.world));
 	cr_assert_eq(r.tgt.calls[FAKE_DISCARD], 1);
 	cr_assert_eq(r.src.calls[FAKE_RESUME], 0);
@@ -554,7 +554,7 @@ static void cancel_at_discard(struct fakevm *vm, enum fake_op op)
 /* Held output piles up while the link is down, too: the VM is given up then, not when the link's hour is over. */
 static void counts_while_the_link_is_down(const struct rig_kind *kind)
 {
-	struct drill d = { .at = FERRY_POSTCOPY, .fault = "cut" };
+	struct drill d = { .at = FERRY_PHASE_POSTCOPY, .fault = "cut" };
 	struct rig r;
 
 	setup(&r, &d, kind);

@@ -19,9 +19,9 @@ static void meet(struct fakevm *vm, enum ferry_phase p)
 	struct rig *r = vm->arg;
 	struct crowd *c = r->arg;
 
-	if (p == FERRY_PRECOPY)
+	if (p == FERRY_PHASE_PRECOPY)
 		pthread_barrier_wait(&c->in_precopy);
-	if (p == FERRY_POSTCOPY && r == &c->rig[3])
+	if (p == FERRY_PHASE_POSTCOPY && r == &c->rig[3])
 		ferry_drill(r->src.session, "cut");
 }
 

@@ -413,9 +413,9 @@ RIG_PAIR(modes, a_state_of_several_messages)
 
 static void ask_switchover(struct fakevm *vm, enum ferry_phase p)
 {
-	if (p == FERRY_PRECOPY && ferry_switchover(vm->session))
+	if (p == FERRY_PHASE_PRECOPY && ferry_switchover(vm->session))
 		world_trouble(vm->w, "ferry_switchover() was refused in pre-copy");
-	if (p == FERRY_STOP_AND_COPY && ferry_switchover(vm->session) != -EALREADY)
+	if (p == FERRY_PHASE_STOP_AND_COPY && ferry_switchover(vm->session) != -EALREADY)
 		world_trouble(vm->w, "ferry_switchover() was taken in stop-and-copy");
 }
 
@@ -450,7 +450,7 @@ RIG_PAIR(forced_switchover, is_stop_and_copy_where_that_was_asked_for)
 
 static void ask_at_target(struct fakevm *vm, enum ferry_phase p)
 {
-	if (p == FERRY_PRECOPY && ferry_switchover(vm->session) != -EINVAL)
+	if (p == FERRY_PHASE_PRECOPY && ferry_switchover(vm->session) != -EINVAL)
 		world_trouble(vm->w, "a target took ferry_switchover()");
 }
 

@@ -219,7 +219,7 @@ Test(unreadable, a_file_that_becomes_shorter_tcp)
 
 static void shorter_at_the_target(struct fakevm *vm, enum ferry_phase p)
 {
-	if (p == FERRY_PRECOPY)
+	if (p == FERRY_PHASE_PRECOPY)
 		cut_file(vm, 600);
 }
 
@@ -249,7 +249,7 @@ Test(unwritable, a_file_that_becomes_shorter_tcp)
 
 static void poisoned_at_the_target(struct fakevm *vm, enum ferry_phase p)
 {
-	if (p == FERRY_PRECOPY)
+	if (p == FERRY_PHASE_PRECOPY)
 		broken_poison(fake_page(vm, 0, BAD), FAKE_PAGE);
 }
 
@@ -343,17 +343,17 @@ static void full_file_system(const struct rig_kind *kind, enum ferry_phase when)
 	fs.reserve = r.tgt.ops.reserve;
 	r.tgt.ops.reserve = reserve_in_tmpfs;
 	r.tgt.phase_hook = fill;
-	if (when == FERRY_POSTCOPY) {
+	if (when == FERRY_PHASE_POSTCOPY) {
 		rig_postcopy(&r, 32000000); /* the target's limit holds in pre-copy, too: not for longer than a timeout */
 		broken_guest(&r.tgt.cpu, make_room);
 	}
 	rig_run(&r);
 	broken_untouched();
-	if (when == FERRY_PRECOPY)
+	if (when == FERRY_PHASE_PRECOPY)
 		rig_refused(&r);
 	else
 		rig_fell_back(&r);
-	rig_says(when == FERRY_PRECOPY && kind->uri[0] == 'm' ? r.sres.detail : r.tres.detail,
+	rig_says(when == FERRY_PHASE_PRECOPY && kind->uri[0] == 'm' ? r.sres.detail : r.tres.detail,
 		 "cannot be written: the file system behind it is full");
 	rig_free(&r);
 	close(fs.filler);
@@ -362,22 +362,22 @@ static void full_file_system(const struct rig_kind *kind, enum ferry_phase when)
 
 Test(unwritable, a_full_file_system_mem)
 {
-	full_file_system(RIG_MEM_SHARED, FERRY_PRECOPY);
+	full_file_system(RIG_MEM_SHARED, FERRY_PHASE_PRECOPY);
 }
 
 Test(unwritable, a_full_file_system_tcp)
 {
-	full_file_system(RIG_TCP_SHARED, FERRY_PRECOPY);
+	full_file_system(RIG_TCP_SHARED, FERRY_PHASE_PRECOPY);
 }
 
 Test(unwritable, a_full_file_system_in_post_copy_mem)
 {
-	full_file_system(RIG_MEM_SHARED, FERRY_POSTCOPY);
+	full_file_system(RIG_MEM_SHARED, FERRY_PHASE_POSTCOPY);
 }
 
 Test(unwritable, a_full_file_system_in_post_copy_tcp)
 {
-	full_file_system(RIG_TCP_SHARED, FERRY_POSTCOPY);
+	full_file_system(RIG_TCP_SHARED, FERRY_PHASE_POSTCOPY);
 }
 
 /* ---- carried over ---- */

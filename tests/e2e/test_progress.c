@@ -44,7 +44,7 @@ static void begin(struct fakevm *vm, enum ferry_phase p)
 static void begin_before_prearm(struct fakevm *vm, enum fake_op op)
 {
 	if (op == FAKE_DIRTY_FETCH && vm->calls[op] == 1)
-		begin(vm, FERRY_DONE);
+		begin(vm, FERRY_PHASE_DONE);
 }
 
 static void link_event(struct fakevm *vm, const char *what)
@@ -69,9 +69,9 @@ static void setup(struct rig *r, struct trouble *t, const struct rig_kind *kind)
 	r->src.link_hook = link_event;
 	if (t->page_server)
 		r->scfg.commit_at = FERRY_COMMIT_AT_SWITCHOVER;
-	if (t->at != FERRY_PRECOPY)
+	if (t->at != FERRY_PHASE_PRECOPY)
 		rig_postcopy(r, 16000000);
-	if (t->at == FERRY_DONE)
+	if (t->at == FERRY_PHASE_DONE)
 		r->src.hook = begin_before_prearm;
 }
 
@@ -103,8 +103,8 @@ static void loses_the_vm(const struct rig_kind *kind, struct trouble t, const ch
 	t.page_server = true;
 	setup(&r, &t, kind);
 	rig_run(&r);
-	cr_assert_eq(r.sres.outcome, FERRY_LOST, "%s: %s", ferry_outcome_name(r.sres.outcome), r.sres.detail);
-	cr_assert_eq(r.tres.outcome, FERRY_LOST, "%s: %s", ferry_outcome_name(r.tres.outcome), r.tres.detail);
+	cr_assert_eq(r.sres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r.sres.outcome), r.sres.detail);
+	cr_assert_eq(r.tres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r.tres.outcome), r.tres.detail);
 	cr_assert(!world_source_runs(&r.world) && !world_target_runs(&r.world));
 	cr_assert_gt(r.tres.stats.pages_remaining, 0);
 	ended(&r, &t, says, says);
@@ -115,35 +115,35 @@ static void loses_the_vm(const struct rig_kind *kind, struct trouble t, const ch
 
 RIG_TESTS(no_page, in_pre_copy)
 {
-	source_owns(kind, (struct trouble){ .at = FERRY_PRECOPY, .fault = "mtu" }, "MTU");
+	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_PRECOPY, .fault = "mtu" }, "MTU");
 }
 
 /* Over mem nobody at the target lands pages in pre-copy, */
 Test(no_page, in_pre_copy_at_the_target_tcp_anon)
 {
-	source_owns(RIG_TCP_ANON, (struct trouble){ .at = FERRY_PRECOPY, .at_target = true, .fault = "mtu" }, "MTU");
+	source_owns(RIG_TCP_ANON, (struct trouble){ .at = FERRY_PHASE_PRECOPY, .at_target = true, .fault = "mtu" }, "MTU");
 }
 
 RIG_TESTS(no_page, in_post_copy)
 {
-	source_owns(kind, (struct trouble){ .at = FERRY_POSTCOPY, .at_target = true, .fault = "mtu" }, "MTU");
+	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .at_target = true, .fault = "mtu" }, "MTU");
 }
 
 /* and nobody at the source moves any in post-copy. */
 Test(no_page, in_post_copy_at_the_source_tcp_memfd)
 {
-	source_owns(RIG_TCP_SHARED, (struct trouble){ .at = FERRY_POSTCOPY, .fault = "mtu" }, "MTU");
+	source_owns(RIG_TCP_SHARED, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .fault = "mtu" }, "MTU");
 }
 
 RIG_TESTS(no_page, under_a_page_server)
 {
-	loses_the_vm(kind, (struct trouble){ .at = FERRY_POSTCOPY, .at_target = true, .fault = "mtu" }, "MTU");
+	loses_the_vm(kind, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .at_target = true, .fault = "mtu" }, "MTU");
 }
 
 /* A link that comes back for ever is no reason not to listen. */
 RIG_PAIR(no_page, is_canceled)
 {
-	struct trouble t = { .at = FERRY_POSTCOPY, .at_target = true, .fault = "mtu", .cancel = true };
+	struct trouble t = { .at = FERRY_PHASE_POSTCOPY, .at_target = true, .fault = "mtu", .cancel = true };
 	struct rig r;
 
 	setup(&r, &t, kind);
@@ -176,53 +176,53 @@ static void goes_on(const struct rig_kind *kind, struct trouble t)
 /* Twice as long as a link without pages is believed, and less than all that is waited for. */
 RIG_PAIR(no_page, in_pre_copy_for_a_while)
 {
-	goes_on(kind, (struct trouble){ .at = FERRY_PRECOPY });
+	goes_on(kind, (struct trouble){ .at = FERRY_PHASE_PRECOPY });
 }
 
 RIG_PAIR(no_page, in_post_copy_for_a_while)
 {
-	goes_on(kind, (struct trouble){ .at = FERRY_POSTCOPY, .at_target = true });
+	goes_on(kind, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .at_target = true });
 }
 
 /* ---- each link is lost before anything has come of it ---- */
 
 RIG_PAIR(again_and_again, in_pre_copy)
 {
-	source_owns(kind, (struct trouble){ .at = FERRY_PRECOPY, .fault = "cut:1", .again = "cut:1" }, "came back");
+	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_PRECOPY, .fault = "cut:1", .again = "cut:1" }, "came back");
 }
 
 RIG_PAIR(again_and_again, before_the_residue_is_dropped)
 {
-	source_owns(kind, (struct trouble){ .at = FERRY_DONE, .fault = "cut:1", .again = "cut:1" }, "came back");
+	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_DONE, .fault = "cut:1", .again = "cut:1" }, "came back");
 }
 
 /* Each link stands until it is silent: PREARM takes it along, and the heartbeats behind it. */
 RIG_PAIR(again_and_again, at_prearm)
 {
-	source_owns(kind, (struct trouble){ .at = FERRY_DONE, .fault = "lost:PREARM:1", .again = "lost:PREARM:1" },
+	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_DONE, .fault = "lost:PREARM:1", .again = "lost:PREARM:1" },
 		    "came back");
 }
 
 RIG_PAIR(again_and_again, in_post_copy)
 {
-	source_owns(kind, (struct trouble){ .at = FERRY_POSTCOPY, .fault = "cut:1", .again = "cut:1" }, "came back");
+	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut:1", .again = "cut:1" }, "came back");
 }
 
 RIG_PAIR(again_and_again, under_a_page_server)
 {
-	loses_the_vm(kind, (struct trouble){ .at = FERRY_POSTCOPY, .fault = "cut:1", .again = "cut:1" }, "came back");
+	loses_the_vm(kind, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut:1", .again = "cut:1" }, "came back");
 }
 
 /* Each COMMIT is lost: both are in doubt, and say so after a while. */
 RIG_PAIR(again_and_again, in_commitment)
 {
-	struct trouble t = { .at = FERRY_COMMITMENT, .fault = "cut:1", .again = "cut:1" };
+	struct trouble t = { .at = FERRY_PHASE_COMMITMENT, .fault = "cut:1", .again = "cut:1" };
 	struct rig r;
 
 	setup(&r, &t, kind);
 	rig_run(&r);
-	cr_assert_eq(r.sres.outcome, FERRY_IN_DOUBT, "%s: %s", ferry_outcome_name(r.sres.outcome), r.sres.detail);
-	cr_assert_eq(r.tres.outcome, FERRY_IN_DOUBT, "%s: %s", ferry_outcome_name(r.tres.outcome), r.tres.detail);
+	cr_assert_eq(r.sres.outcome, FERRY_OUTCOME_IN_DOUBT, "%s: %s", ferry_outcome_name(r.sres.outcome), r.sres.detail);
+	cr_assert_eq(r.tres.outcome, FERRY_OUTCOME_IN_DOUBT, "%s: %s", ferry_outcome_name(r.tres.outcome), r.tres.detail);
 	cr_assert(!world_source_runs(&r.world) && !world_target_runs(&r.world));
 	ended(&r, &t, "came back", "came back");
 	rig_free(&r);
@@ -249,11 +249,11 @@ static void limps(const struct rig_kind *kind, struct trouble t, uint64_t bandwi
 	setup(&r, &t, kind);
 	r.scfg.timeout_us = r.tcfg.timeout_us = 600000; /* a heartbeat each 150 ms */
 	r.scfg.reconnect_us = r.tcfg.reconnect_us = 500000;
-	if (t.at == FERRY_PRECOPY)
+	if (t.at == FERRY_PHASE_PRECOPY)
 		r.src.hook = begin_with_a_heartbeat;
-	if (t.at == FERRY_PRECOPY)
+	if (t.at == FERRY_PHASE_PRECOPY)
 		r.scfg.timeout_us = r.tcfg.timeout_us = 1000000;
-	*(t.at == FERRY_PRECOPY ? &r.scfg.bandwidth : &r.tcfg.bandwidth) = bandwidth;
+	*(t.at == FERRY_PHASE_PRECOPY ? &r.scfg.bandwidth : &r.tcfg.bandwidth) = bandwidth;
 	rig_run(&r);
 	cr_assert(t.began, "%s; %s", r.sres.detail, r.tres.detail);
 	rig_migrated(&r);
@@ -264,17 +264,17 @@ static void limps(const struct rig_kind *kind, struct trouble t, uint64_t bandwi
 /* Of a round, what no fence has confirmed is sent again; there is one a second. */
 RIG_PAIR(a_little_each_time, in_pre_copy)
 {
-	limps(kind, (struct trouble){ .at = FERRY_PRECOPY, .fault = "cut-before:PING@11:50", .times = 3 }, 1000000);
+	limps(kind, (struct trouble){ .at = FERRY_PHASE_PRECOPY, .fault = "cut-before:PING@11:50", .times = 3 }, 1000000);
 }
 
 /* Over mem: at a limit that slow the pre-copy before it would stand in tcp's buffers for longer than the timeout. */
 Test(a_little_each_time, in_post_copy_mem_anon)
 {
-	limps(RIG_MEM_ANON, (struct trouble){ .at = FERRY_POSTCOPY, .fault = "cut-before:PING@3:50" }, 4000000);
+	limps(RIG_MEM_ANON, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut-before:PING@3:50" }, 4000000);
 }
 
 Test(a_little_each_time, under_a_page_server_mem_memfd)
 {
-	limps(RIG_MEM_SHARED, (struct trouble){ .at = FERRY_POSTCOPY, .page_server = true,
+	limps(RIG_MEM_SHARED, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .page_server = true,
 						.fault = "cut-before:PING@3:50" }, 4000000);
 }

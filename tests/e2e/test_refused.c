@@ -127,7 +127,7 @@ static void migrate_without(const struct rig_kind *kind, enum ferry_mode mode, i
 	if (b.made) {
 		cr_assert(!(flags & GOES), "%d: %s", b.made, b.said);
 		named(b.said, call, err);
-	} else if (r.sres.outcome == FERRY_MIGRATED) {
+	} else if (r.sres.outcome == FERRY_OUTCOME_MIGRATED) {
 		unsigned is = mode == FERRY_MODE_POSTCOPY ? (kind->shared ? MEMFD_POST : ANON_POST) :
 							    (kind->shared ? MEMFD_STOP : ANON_STOP);
 

@@ -304,11 +304,11 @@ static void refused(struct rig *r, int err, const char *says)
 {
 	rig_run(r);
 	let_go();
-	cr_assert(r->sres.outcome == FERRY_REFUSED && r->tres.outcome == FERRY_REFUSED, "%s (%s), %s (%s)",
+	cr_assert(r->sres.outcome == FERRY_OUTCOME_REFUSED && r->tres.outcome == FERRY_OUTCOME_REFUSED, "%s (%s), %s (%s)",
 		  ferry_outcome_name(r->sres.outcome), r->sres.detail, ferry_outcome_name(r->tres.outcome),
 		  r->tres.detail);
 	cr_assert_eq(r->sres.error, err, "%d: %s", r->sres.error, r->sres.detail);
-	cr_assert(r->sres.phase == FERRY_RESERVATION && !r->src.calls[FAKE_DIRTY_START]);
+	cr_assert(r->sres.phase == FERRY_PHASE_RESERVATION && !r->src.calls[FAKE_DIRTY_START]);
 	rig_says(r->sres.detail, says);
 	rig_says(r->tres.detail, says);
 	rig_says(r->sres.detail, "region 13");
@@ -539,7 +539,7 @@ Test(source_region, overlap_in_a_file)
 /* A file that no longer is what ferry_source() saw. */
 static void becomes_short(struct fakevm *vm, enum ferry_phase p)
 {
-	if (p == FERRY_RESERVATION)
+	if (p == FERRY_PHASE_RESERVATION)
 		too_short(&vm->region[1]);
 }
 
@@ -613,7 +613,7 @@ Test(no_userfaultfd, auto_that_converges)
 
 static void switch_over(struct fakevm *vm, enum ferry_phase p)
 {
-	if (p == FERRY_PRECOPY)
+	if (p == FERRY_PHASE_PRECOPY)
 		ferry_switchover(vm->session);
 }
 
@@ -641,7 +641,7 @@ Test(no_userfaultfd, post_copy_is_refused)
 	rig_postcopy(&r, 0);
 	rig_run(&r);
 	rig_refused(&r);
-	cr_assert_eq(r.sres.phase, FERRY_RESERVATION);
+	cr_assert_eq(r.sres.phase, FERRY_PHASE_RESERVATION);
 	rig_says(r.sres.detail, "userfaultfd cannot be opened");
 	rig_says(r.tres.detail, "userfaultfd cannot be opened");
 	rig_free(&r);

@@ -69,7 +69,7 @@ THP_TESTS(is_there_after_stop_and_copy)
 
 static void cancel_when_done(struct fakevm *vm, enum ferry_phase p)
 {
-	if (p == FERRY_DONE && ferry_cancel(vm->session) != -EALREADY)
+	if (p == FERRY_PHASE_DONE && ferry_cancel(vm->session) != -EALREADY)
 		world_trouble(vm->w, "ferry_cancel() after the commit was taken");
 }
 

@@ -26,7 +26,7 @@ static struct ferry_arbiter_etcd at(const char *endpoints, uint64_t timeout_us)
 
 static void hears_from(const struct ferry_arbiter_etcd *a, enum ferry_owner want, enum ferry_owner due)
 {
-	enum ferry_owner is = FERRY_UNKNOWN;
+	enum ferry_owner is = FERRY_OWNER_UNKNOWN;
 	char why[300] = "";
 
 	cr_assert_eq(ferry_arbiter_etcd_ask(a, session, want, &is, why, sizeof(why)), 0, "%s", why);
@@ -42,13 +42,13 @@ static void hears(const char *endpoints, enum ferry_owner want, enum ferry_owner
 
 static void fails_at(const struct ferry_arbiter_etcd *a, int err, const char *sentence)
 {
-	enum ferry_owner is = FERRY_UNKNOWN;
+	enum ferry_owner is = FERRY_OWNER_UNKNOWN;
 	char why[400] = "";
-	int got = ferry_arbiter_etcd_ask(a, session, FERRY_TARGET, &is, why, sizeof(why));
+	int got = ferry_arbiter_etcd_ask(a, session, FERRY_OWNER_TARGET, &is, why, sizeof(why));
 
 	cr_assert_eq(got, err, "%d: %s", got, why);
 	cr_assert(strstr(why, sentence), "\"%s\"", why);
-	cr_assert_eq(is, FERRY_UNKNOWN);
+	cr_assert_eq(is, FERRY_OWNER_UNKNOWN);
 }
 
 static void fails(const char *endpoints, uint64_t timeout_us, int err, const char *sentence)
@@ -70,9 +70,9 @@ Test(etcd, the_first_decides)
 	struct etcd_server e;
 
 	etcd_start(&e);
-	hears(e.url, FERRY_TARGET, FERRY_TARGET);
-	hears(e.url, FERRY_SOURCE, FERRY_TARGET);
-	hears(e.url, FERRY_TARGET, FERRY_TARGET);
+	hears(e.url, FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
+	hears(e.url, FERRY_OWNER_SOURCE, FERRY_OWNER_TARGET);
+	hears(e.url, FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
 	etcd_stop(&e);
 }
 
@@ -85,10 +85,10 @@ Test(etcd, the_record_has_a_name)
 	etcd_start(&e);
 	a = at(e.url, LONG);
 	a.prefix = "site/migrations/";
-	hears_from(&a, FERRY_SOURCE, FERRY_SOURCE);
-	hears(e.url, FERRY_TARGET, FERRY_TARGET);
+	hears_from(&a, FERRY_OWNER_SOURCE, FERRY_OWNER_SOURCE);
+	hears(e.url, FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
 	cr_assert_eq(ctl3(&e, "del", "site/migrations/" SESSION, NULL), 0);
-	hears_from(&a, FERRY_TARGET, FERRY_TARGET);
+	hears_from(&a, FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
 	cr_assert_eq(ctl3(&e, "put", "ferry/" SESSION, "nobody"), 0);
 	fails(e.url, LONG, -EPROTO, "holds bm9ib2R5 (base64) for this migration, which is no owner");
 	etcd_stop(&e);
@@ -118,7 +118,7 @@ Test(etcd, a_race_has_one_winner)
 	etcd_start(&e);
 	for (unsigned turn = 0; turn < 5; turn++) {
 		for (unsigned i = 0; i < 12; i++) {
-			r[i] = (struct racer){ .url = e.url, .want = (i + turn) & 1 ? FERRY_TARGET : FERRY_SOURCE };
+			r[i] = (struct racer){ .url = e.url, .want = (i + turn) & 1 ? FERRY_OWNER_TARGET : FERRY_OWNER_SOURCE };
 			pthread_create(&r[i].thread, NULL, race, &r[i]);
 		}
 		for (unsigned i = 0; i < 12; i++) {
@@ -151,7 +151,7 @@ Test(etcd, frozen)
 	cr_assert_leq(to.tv_sec - from.tv_sec, 30);
 	/* What was asked before it froze may be recorded when it goes on; that, and nothing else, stands. */
 	etcd_freeze(&e, false);
-	hears(e.url, FERRY_TARGET, FERRY_TARGET);
+	hears(e.url, FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
 	etcd_stop(&e);
 }
 
@@ -172,7 +172,7 @@ Test(etcd, slow)
 	etcd_start(&e);
 	etcd_freeze(&e, true);
 	cr_assert(!pthread_create(&t, NULL, thaw, &e));
-	hears(e.url, FERRY_SOURCE, FERRY_SOURCE);
+	hears(e.url, FERRY_OWNER_SOURCE, FERRY_OWNER_SOURCE);
 	pthread_join(t, NULL);
 	etcd_stop(&e);
 }
@@ -190,8 +190,8 @@ Test(etcd, one_member_of_three_is_enough)
 	etcd_pretend(pretender, "HTTP/1.0 503 Unavailable\r\n\r\n{\"error\":\"no leader\",\"code\":14}");
 	snprintf(all, sizeof(all), "%s,%s/,%s,%s", nobody, frozen.url, pretender, e.url);
 	a = at(all, 4000000);
-	hears_from(&a, FERRY_SOURCE, FERRY_SOURCE);
-	hears(e.url, FERRY_TARGET, FERRY_SOURCE);
+	hears_from(&a, FERRY_OWNER_SOURCE, FERRY_OWNER_SOURCE);
+	hears(e.url, FERRY_OWNER_TARGET, FERRY_OWNER_SOURCE);
 	etcd_stop(&frozen);
 	etcd_stop(&e);
 }
@@ -202,10 +202,10 @@ Test(etcd, one_member_of_three_is_enough)
 static void fails_or(const char *endpoints, uint64_t timeout_us, int err, const char *sentence, const char *other)
 {
 	struct ferry_arbiter_etcd a = at(endpoints, timeout_us);
-	enum ferry_owner is = FERRY_UNKNOWN;
+	enum ferry_owner is = FERRY_OWNER_UNKNOWN;
 	char why[400] = "";
 
-	cr_assert_eq(ferry_arbiter_etcd_ask(&a, session, FERRY_TARGET, &is, why, sizeof(why)), err, "%s", why);
+	cr_assert_eq(ferry_arbiter_etcd_ask(&a, session, FERRY_OWNER_TARGET, &is, why, sizeof(why)), err, "%s", why);
 	cr_assert(strstr(why, sentence) || strstr(why, other), "\"%s\"", why);
 }
 
@@ -226,9 +226,9 @@ Test(etcd, no_leader_and_no_time)
 	snprintf(two, sizeof(two), "%s,%s,%s,%s", url, url, url, url);
 	for (uint64_t us = 1; us < 100000; us *= 3) {
 		struct ferry_arbiter_etcd a = at(two, us);
-		enum ferry_owner is = FERRY_UNKNOWN;
+		enum ferry_owner is = FERRY_OWNER_UNKNOWN;
 
-		cr_assert_eq(ferry_arbiter_etcd_ask(&a, session, FERRY_TARGET, &is, NULL, 0), -ETIMEDOUT);
+		cr_assert_eq(ferry_arbiter_etcd_ask(&a, session, FERRY_OWNER_TARGET, &is, NULL, 0), -ETIMEDOUT);
 	}
 }
 
@@ -297,8 +297,8 @@ Test(etcd, with_a_password)
 	a.password = "wrong";
 	fails_at(&a, -EACCES, "authentication failed");
 	a.password = "secret";
-	hears_from(&a, FERRY_TARGET, FERRY_TARGET);
-	hears_from(&a, FERRY_SOURCE, FERRY_TARGET);
+	hears_from(&a, FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
+	hears_from(&a, FERRY_OWNER_SOURCE, FERRY_OWNER_TARGET);
 	etcd_stop(&e);
 }
 
@@ -311,14 +311,14 @@ Test(etcd, the_environment_has_no_say)
 	etcd_nobody(nobody);
 	setenv("http_proxy", nobody, 1);
 	setenv("ALL_PROXY", nobody, 1);
-	hears(e.url, FERRY_TARGET, FERRY_TARGET);
+	hears(e.url, FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
 	etcd_stop(&e);
 }
 
 Test(etcd, wrong_arguments)
 {
 	struct ferry_arbiter_etcd a = at(NULL, 0);
-	enum ferry_owner is = FERRY_UNKNOWN;
+	enum ferry_owner is = FERRY_OWNER_UNKNOWN;
 	char tiny[4] = "xyz", prefix[400];
 
 	fails_at(&a, -EINVAL, "needs endpoints");
@@ -335,7 +335,7 @@ Test(etcd, wrong_arguments)
 	a.prefix = prefix;
 	fails_at(&a, -EINVAL, "longer than 256 bytes");
 	a.prefix = NULL;
-	cr_assert_eq(ferry_arbiter_etcd_ask(&a, session, FERRY_UNKNOWN, &is, tiny, sizeof(tiny)), -EINVAL);
+	cr_assert_eq(ferry_arbiter_etcd_ask(&a, session, FERRY_OWNER_UNKNOWN, &is, tiny, sizeof(tiny)), -EINVAL);
 	cr_assert_eq(strlen(tiny), 3);
 	a.size = 4;
 	fails_at(&a, -EINVAL, "arbiter_etcd.size is 4");

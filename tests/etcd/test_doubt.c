@@ -35,36 +35,36 @@ DOUBT_ROWS(BY_ETCD)
 /* Nobody runs meanwhile; asked again when it is back, with what each end may claim, both hear the same. */
 static void later(bool by_target, enum ferry_owner source_claims)
 {
-	enum ferry_owner s = FERRY_NONE, t = FERRY_NONE;
+	enum ferry_owner s = FERRY_OWNER_NONE, t = FERRY_OWNER_NONE;
 	struct doubt d;
 	struct rig *r = &d.rig;
 
 	timeout_us = 200000;
 	doubt_init(&d, RIG_TCP_ANON, DOUBT_TENTATIVE, "cut-before", by_target ? "PREPARED" : "COMMIT", by_target, ask_etcd);
 	rig_run(r);
-	cr_assert(r->sres.outcome == FERRY_IN_DOUBT && r->tres.outcome == FERRY_IN_DOUBT, "%s; %s", r->sres.detail,
+	cr_assert(r->sres.outcome == FERRY_OUTCOME_IN_DOUBT && r->tres.outcome == FERRY_OUTCOME_IN_DOUBT, "%s; %s", r->sres.detail,
 		  r->tres.detail);
 	cr_assert(!world_source_runs(&r->world) && !world_target_runs(&r->world));
-	cr_assert(r->sres.claim == source_claims && r->tres.claim == FERRY_TARGET);
+	cr_assert(r->sres.claim == source_claims && r->tres.claim == FERRY_OWNER_TARGET);
 	etcd_freeze(&server, false);
 	endpoints = server.url;
 	timeout_us = 60000000;
 	cr_assert_eq(ask_etcd(r->tres.session, r->tres.claim, &t), 0);
 	cr_assert_eq(ask_etcd(r->sres.session, r->sres.claim, &s), 0);
-	cr_assert(s == t && (s == FERRY_SOURCE || s == FERRY_TARGET));
+	cr_assert(s == t && (s == FERRY_OWNER_SOURCE || s == FERRY_OWNER_TARGET));
 	rig_free(r);
 }
 
 Test(settled_by_etcd, later_when_it_was_frozen)
 {
 	etcd_freeze(&server, true);
-	later(true, FERRY_SOURCE);
+	later(true, FERRY_OWNER_SOURCE);
 }
 
 Test(settled_by_etcd, later_when_it_was_frozen_at_a_lost_commit)
 {
 	etcd_freeze(&server, true);
-	later(false, FERRY_TARGET);
+	later(false, FERRY_OWNER_TARGET);
 }
 
 Test(settled_by_etcd, later_when_it_was_away)
@@ -73,7 +73,7 @@ Test(settled_by_etcd, later_when_it_was_away)
 
 	etcd_nobody(nobody);
 	endpoints = nobody;
-	later(true, FERRY_SOURCE);
+	later(true, FERRY_OWNER_SOURCE);
 }
 
 Test(settled_by_etcd, later_when_another_had_its_port)
@@ -82,5 +82,5 @@ Test(settled_by_etcd, later_when_another_had_its_port)
 
 	etcd_pretend(pretender, "HTTP/1.0 200 OK\r\n\r\n<html>It works!</html>");
 	endpoints = pretender;
-	later(false, FERRY_TARGET);
+	later(false, FERRY_OWNER_TARGET);
 }

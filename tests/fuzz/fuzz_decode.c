@@ -38,7 +38,7 @@ static void wire(const uint8_t *data, size_t size)
 {
 	struct fuzz_in in = { data, size };
 	enum wire_from from = fuzz_u8(&in) & 1 ? FROM_TARGET : FROM_SOURCE;
-	enum ferry_phase stage = fuzz_u8(&in) % (FERRY_FAILED + 1);
+	enum ferry_phase stage = fuzz_u8(&in) % (FERRY_PHASE_FAILED + 1);
 	uint32_t seq = fuzz_u8(&in);
 	uint8_t *msg = malloc(in.left + 1); /* not aligned, and as long as the message */
 	struct wire_msg m = { 0 };

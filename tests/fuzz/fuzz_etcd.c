@@ -105,7 +105,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static const uint8_t session[16] = { 1, 2, 3 };
 	struct fuzz_in in = { data, size };
 	uint8_t flags = fuzz_u8(&in);
-	enum ferry_owner want = flags & 4 ? FERRY_TARGET : FERRY_SOURCE, is = FERRY_UNKNOWN;
+	enum ferry_owner want = flags & 4 ? FERRY_OWNER_TARGET : FERRY_OWNER_SOURCE, is = FERRY_OWNER_UNKNOWN;
 	struct ferry_arbiter_etcd a = { .size = sizeof(a), .timeout_us = 1000,
 					.endpoints = flags & 2 ? "http://one:1,http://two:2" : "http://one:1" };
 	char why[600] = "";
@@ -120,15 +120,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	err = ferry_arbiter_etcd_ask(&a, session, want, &is, why, sizeof(why));
 	promise(peer.requests && peer.requests <= 8, "%u requests within a millisecond", peer.requests);
 	if (err) {
-		promise(err < 0 && why[0] && is == FERRY_UNKNOWN, "error %d, owner %d: %s", err, is, why);
+		promise(err < 0 && why[0] && is == FERRY_OWNER_UNKNOWN, "error %d, owner %d: %s", err, is, why);
 		told_check(why);
 		return 0;
 	}
-	promise(is == FERRY_SOURCE || is == FERRY_TARGET, "owner %d", is);
+	promise(is == FERRY_OWNER_SOURCE || is == FERRY_OWNER_TARGET, "owner %d", is);
 	promise(peer.status == 200 && peer.len, "an owner out of nothing");
 	/* Escapes hide a word; where there are none, the owner is in the answer. */
 	if (!says("\\u"))
-		promise((is == want && says("succeeded") && says("response_put")) || says(is == FERRY_SOURCE ? "c291cmNl" : "dGFyZ2V0"),
+		promise((is == want && says("succeeded") && says("response_put")) || says(is == FERRY_OWNER_SOURCE ? "c291cmNl" : "dGFyZ2V0"),
 			"the owner is %d, and the answer was %.*s", is, (int)peer.len, (const char *)peer.body);
 	return 0;
 }

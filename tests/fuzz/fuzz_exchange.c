@@ -32,13 +32,13 @@ static struct options asked(enum vmm_end own)
 /* An end that has migrated; its record, where it records, has a sample and an event. */
 static void honest(struct run_report *r, const struct options *o, struct record *rec, enum vmm_end own)
 {
-	struct ferry_event ev = { .type = FERRY_EVENT_PHASE, .phase = FERRY_PRECOPY };
+	struct ferry_event ev = { .type = FERRY_EVENT_PHASE, .phase = FERRY_PHASE_PRECOPY };
 
 	memset(r, 0, sizeof(*r));
 	r->o = o;
 	observer_init(&r->observer, -1, own == VMM_END_TARGET ? VMM_VCPUS_MAX : 1, own == VMM_END_SOURCE);
 	r->end[own].begun = r->end[own].have_result = true;
-	r->end[own].result = (struct ferry_result){ .outcome = FERRY_MIGRATED, .owner = FERRY_TARGET };
+	r->end[own].result = (struct ferry_result){ .outcome = FERRY_OUTCOME_MIGRATED, .owner = FERRY_OWNER_TARGET };
 	if (!rec)
 		return;
 	record_event(rec, own, &ev, "pre-copy", 6000000);

@@ -91,7 +91,7 @@ unsigned hostile_hear(struct hostile *h)
 			return 0;
 		promise(h->heard_len >= sizeof(struct wire_hdr), "the session sent %zu bytes", h->heard_len);
 		if (hostile_tap)
-			hostile_tap(h->msg, h->heard_len, !h->is_source, FERRY_IDLE);
+			hostile_tap(h->msg, h->heard_len, !h->is_source, FERRY_PHASE_IDLE);
 		t = wire_type_of(h->msg, h->heard_len);
 		h->over |= t == WIRE_REFUSED || t == WIRE_ABORT;
 		if (t != WIRE_PING)

@@ -236,15 +236,15 @@ static void judge(struct hostile *h)
 {
 	const struct ferry_result *r = &h->res;
 	const struct vm *vm = &h->vm;
-	bool may_own = h->said[WIRE_COMMIT] || vm->record == FERRY_TARGET;
+	bool may_own = h->said[WIRE_COMMIT] || vm->record == FERRY_OWNER_TARGET;
 	const char *how = ferry_outcome_name(r->outcome);
 
-	promise((r->error == 0) == (r->outcome == FERRY_MIGRATED), "%s with error %d", how, r->error);
+	promise((r->error == 0) == (r->outcome == FERRY_OUTCOME_MIGRATED), "%s with error %d", how, r->error);
 	promise(r->detail[0], "%s without a sentence", how);
 	if (!may_own) {
 		promise(!vm->calls[VM_RELEASE] && !vm->calls[VM_ACTIVATE] && !vm->ran_free,
 			"%s: something was let out without COMMIT", how);
-		promise(r->owner != FERRY_TARGET, "%s: owner target without COMMIT", how);
+		promise(r->owner != FERRY_OWNER_TARGET, "%s: owner target without COMMIT", how);
 	}
 	promise(vm->calls[VM_RELEASE] <= vm->calls[VM_HOLD] && vm->calls[VM_ACTIVATE] <= 1,
 		"%s: released %u of %u, activated %u", how, vm->calls[VM_RELEASE], vm->calls[VM_HOLD],
@@ -254,22 +254,22 @@ static void judge(struct hostile *h)
 		"%s: %u reserve, %u load, %u discard", how, vm->calls[VM_RESERVE], vm->calls[VM_LOAD],
 		vm->calls[VM_DISCARD]);
 	switch (r->outcome) {
-	case FERRY_MIGRATED:
-		promise(r->owner == FERRY_TARGET && vm->runs && !vm->held && vm->calls[VM_ACTIVATE],
+	case FERRY_OUTCOME_MIGRATED:
+		promise(r->owner == FERRY_OWNER_TARGET && vm->runs && !vm->held && vm->calls[VM_ACTIVATE],
 			"migrated and not running");
 		break;
-	case FERRY_REFUSED:
-	case FERRY_DISCARDED:
-		promise(r->owner == FERRY_SOURCE && !vm->runs &&
+	case FERRY_OUTCOME_REFUSED:
+	case FERRY_OUTCOME_DISCARDED:
+		promise(r->owner == FERRY_OWNER_SOURCE && !vm->runs &&
 				vm->calls[VM_DISCARD] == vm->calls[VM_RESERVE],
 			"%s: owner %s, %u discards of %u", how, ferry_owner_name(r->owner),
 			vm->calls[VM_DISCARD], vm->calls[VM_RESERVE]);
 		break;
-	case FERRY_IN_DOUBT:
-		promise(r->owner == FERRY_UNKNOWN && !vm->runs, "in doubt and running");
+	case FERRY_OUTCOME_IN_DOUBT:
+		promise(r->owner == FERRY_OWNER_UNKNOWN && !vm->runs, "in doubt and running");
 		break;
-	case FERRY_LOST:
-		promise(r->owner == FERRY_TARGET && !vm->runs, "lost and running");
+	case FERRY_OUTCOME_LOST:
+		promise(r->owner == FERRY_OWNER_TARGET && !vm->runs, "lost and running");
 		break;
 	default:
 		broken("a target that %s", how);
@@ -278,7 +278,7 @@ static void judge(struct hostile *h)
 
 void play_hostile_source(const uint8_t *data, size_t size, struct ferry_result *res)
 {
-	static const enum ferry_owner record[4] = { FERRY_UNKNOWN, FERRY_SOURCE, FERRY_TARGET, FERRY_NONE };
+	static const enum ferry_owner record[4] = { FERRY_OWNER_UNKNOWN, FERRY_OWNER_SOURCE, FERRY_OWNER_TARGET, FERRY_OWNER_NONE };
 	struct fuzz_before before = fuzz_before();
 	struct ferry_vm v = { FERRY_VM_INIT };
 	struct fuzz_in in = { data, size };

@@ -204,40 +204,40 @@ static void judge(struct hostile *h)
 	const struct vm *vm = &h->vm;
 	bool decided = commit_get(&h->session->commit) == COMMIT_DECIDED;
 	bool confirmed =
-		h->said[WIRE_COMMITTED] || h->said_commit == COMMIT_DECIDED || vm->record == FERRY_TARGET;
+		h->said[WIRE_COMMITTED] || h->said_commit == COMMIT_DECIDED || vm->record == FERRY_OWNER_TARGET;
 	const char *how = ferry_outcome_name(r->outcome);
 
-	promise((r->error == 0) == (r->outcome == FERRY_MIGRATED), "%s with error %d", how, r->error);
+	promise((r->error == 0) == (r->outcome == FERRY_OUTCOME_MIGRATED), "%s with error %d", how, r->error);
 	promise(r->detail[0], "%s without a sentence", how);
 	promise(vm->calls[VM_DIRTY_STOP] == vm->calls[VM_DIRTY_START],
 		"%s: tracking was begun %u times, ended %u", how, vm->calls[VM_DIRTY_START],
 		vm->calls[VM_DIRTY_STOP]);
-	promise(vm->calls[VM_RETIRE] == (r->outcome == FERRY_MIGRATED), "%s: retired %u times", how,
+	promise(vm->calls[VM_RETIRE] == (r->outcome == FERRY_OUTCOME_MIGRATED), "%s: retired %u times", how,
 		vm->calls[VM_RETIRE]);
 	promise(vm->calls[VM_RESUME] <= vm->calls[VM_PAUSE] && vm->calls[VM_PAUSE] <= 1,
 		"%s: %u resumes of %u pauses", how, vm->calls[VM_RESUME], vm->calls[VM_PAUSE]);
 	if (decided) {
 		promise(h->said[WIRE_PREPARED] || h->said_commit >= COMMIT_PREPARED,
 			"%s: decided without PREPARED", how);
-		promise(!vm->calls[VM_RESUME] && !vm->runs && r->owner != FERRY_SOURCE,
+		promise(!vm->calls[VM_RESUME] && !vm->runs && r->owner != FERRY_OWNER_SOURCE,
 			"%s: decided, and owner %s", how, ferry_owner_name(r->owner));
-		promise(r->outcome != FERRY_MIGRATED || confirmed, "migrated, and nobody confirmed it");
+		promise(r->outcome != FERRY_OUTCOME_MIGRATED || confirmed, "migrated, and nobody confirmed it");
 		return;
 	}
-	if (h->play.flags & PLAY_ARBITER && r->owner != FERRY_SOURCE) {
+	if (h->play.flags & PLAY_ARBITER && r->owner != FERRY_OWNER_SOURCE) {
 		promise(vm->calls[VM_ARBITER] && !vm->runs, "%s: owner %s without the arbiter", how,
 			ferry_owner_name(r->owner));
 		return;
 	}
-	promise(r->owner == FERRY_SOURCE && vm->runs, "%s: not decided, owner %s, %s", how,
+	promise(r->owner == FERRY_OWNER_SOURCE && vm->runs, "%s: not decided, owner %s, %s", how,
 		ferry_owner_name(r->owner), vm->runs ? "runs" : "stands still");
-	promise(r->outcome == (vm->calls[VM_PAUSE] ? FERRY_FELL_BACK : FERRY_REFUSED), "%s after %u pauses",
+	promise(r->outcome == (vm->calls[VM_PAUSE] ? FERRY_OUTCOME_FELL_BACK : FERRY_OUTCOME_REFUSED), "%s after %u pauses",
 		how, vm->calls[VM_PAUSE]);
 }
 
 void play_hostile_target(const uint8_t *data, size_t size, struct ferry_result *res)
 {
-	static const enum ferry_owner record[4] = { FERRY_UNKNOWN, FERRY_SOURCE, FERRY_TARGET, FERRY_NONE };
+	static const enum ferry_owner record[4] = { FERRY_OWNER_UNKNOWN, FERRY_OWNER_SOURCE, FERRY_OWNER_TARGET, FERRY_OWNER_NONE };
 	struct fuzz_before before = fuzz_before();
 	struct ferry_vm v = { FERRY_VM_INIT };
 	struct fuzz_in in = { data, size };

@@ -42,8 +42,8 @@ static void tap(const void *msg, size_t len, bool from_source, enum ferry_phase 
 
 	memcpy(&h, msg, sizeof(h));
 	head[3] = (uint8_t)h.seq;
-	for (unsigned s = FERRY_IDLE; s <= FERRY_FAILED; s++)
-		if (stage == FERRY_IDLE || s == stage) {
+	for (unsigned s = FERRY_PHASE_IDLE; s <= FERRY_PHASE_FAILED; s++)
+		if (stage == FERRY_PHASE_IDLE || s == stage) {
 			head[2] = (uint8_t)s;
 			seed("decode", head, sizeof(head), msg, len < 2000 ? len : 2000);
 		}

@@ -26,7 +26,7 @@ static void fill(struct run_report *r, struct options *o, struct record *rec, en
 	strcpy(r->mutator, "kvm-native");
 	observer_init(&r->observer, -1, 1, !end);
 	r->end[end].begun = r->end[end].have_result = true;
-	r->end[end].result = (struct ferry_result){ .outcome = FERRY_MIGRATED, .owner = FERRY_TARGET, .phase = FERRY_DONE };
+	r->end[end].result = (struct ferry_result){ .outcome = FERRY_OUTCOME_MIGRATED, .owner = FERRY_OWNER_TARGET, .phase = FERRY_PHASE_DONE };
 	r->end[end].result.stats.blackout.load_us = 33;
 	r->nrounds = r->npolicy = 1;
 	r->rounds[0] = (struct ferry_round){ .bytes = 4096, .duration_us = 7 };
@@ -39,7 +39,7 @@ static void fill(struct run_report *r, struct options *o, struct record *rec, en
 	rec->area[end]->bucket[0] = (struct ferry_fault_bucket){ 0, 1, 3 };
 	rec->area[end]->bucket[1] = (struct ferry_fault_bucket){ 16, 17, 3 };
 	atomic_store(&rec->area[end]->nbuckets, 2);
-	for (ev.phase = FERRY_PRE_MIGRATION; ev.phase <= FERRY_DONE; ev.phase++)
+	for (ev.phase = FERRY_PHASE_PRE_MIGRATION; ev.phase <= FERRY_PHASE_DONE; ev.phase++)
 		record_event(rec, end, &ev, "a stage", 5000000 + (uint64_t)ev.phase * 1000000);
 }
 

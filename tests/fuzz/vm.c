@@ -296,9 +296,9 @@ static int op_arbiter(void *v, const uint8_t session[16], enum ferry_owner want,
 
 	(void)session;
 	vm->calls[VM_ARBITER]++;
-	if (vm->record == FERRY_NONE)
+	if (vm->record == FERRY_OWNER_NONE)
 		return -EHOSTUNREACH;
-	if (vm->record == FERRY_UNKNOWN)
+	if (vm->record == FERRY_OWNER_UNKNOWN)
 		vm->record = want;
 	*is = vm->record;
 	return 0;
@@ -306,7 +306,7 @@ static int op_arbiter(void *v, const uint8_t session[16], enum ferry_owner want,
 
 static void set_up(struct vm *vm, bool source, bool arbiter)
 {
-	*vm = (struct vm){ .is_source = source, .record = FERRY_UNKNOWN };
+	*vm = (struct vm){ .is_source = source, .record = FERRY_OWNER_UNKNOWN };
 	vm->ops = (struct ferry_ops){ FERRY_OPS_INIT, .pause = op_pause, .resume = op_resume };
 	if (arbiter)
 		vm->ops.arbiter = op_arbiter;

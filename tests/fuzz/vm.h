@@ -47,7 +47,7 @@ struct vm {
 	bool is_source, shared;
 	unsigned writes; /* pages that the source's guest writes in each of its first rounds */
 	enum ferry_owner
-		record; /* the arbiter's: FERRY_UNKNOWN: nothing yet, FERRY_NONE: it does not answer */
+		record; /* the arbiter's: FERRY_OWNER_UNKNOWN: nothing yet, FERRY_OWNER_NONE: it does not answer */
 
 	struct ferry_ops ops;
 	struct ferry_session *session;

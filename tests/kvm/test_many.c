@@ -34,7 +34,7 @@ static pthread_barrier_t in_precopy;
 static void meet(void *ctx, const struct ferry_event *ev)
 {
 	(void)ctx;
-	if (ev->type == FERRY_EVENT_PHASE && ev->phase == FERRY_PRECOPY)
+	if (ev->type == FERRY_EVENT_PHASE && ev->phase == FERRY_PHASE_PRECOPY)
 		pthread_barrier_wait(&in_precopy);
 }
 
@@ -113,8 +113,8 @@ static void prove(struct pair *p, bool falls_back)
 	uint64_t seen, missing, repeated;
 	struct vmm_proof proof = { 0 };
 
-	cr_assert_eq(p->sres.outcome, falls_back ? FERRY_FELL_BACK : FERRY_MIGRATED, "%s", p->sres.detail);
-	cr_assert_eq(p->tres.outcome, falls_back ? FERRY_DISCARDED : FERRY_MIGRATED, "%s", p->tres.detail);
+	cr_assert_eq(p->sres.outcome, falls_back ? FERRY_OUTCOME_FELL_BACK : FERRY_OUTCOME_MIGRATED, "%s", p->sres.detail);
+	cr_assert_eq(p->tres.outcome, falls_back ? FERRY_OUTCOME_DISCARDED : FERRY_OUTCOME_MIGRATED, "%s", p->tres.detail);
 	ferry_free(p->s);
 	ferry_free(p->t);
 	hear(p, 20);

@@ -46,7 +46,7 @@ static void clean(const struct run_report *r, const char *outcome, enum ferry_ow
 		struct run_report r;                                                     \
 		struct options o;                                                        \
 		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv);               \
-		clean(&r, "migrated", FERRY_TARGET);                                     \
+		clean(&r, "migrated", FERRY_OWNER_TARGET);                                     \
 	}
 
 #define MIGRATES_HUGE(name, ...)                                                         \
@@ -57,7 +57,7 @@ static void clean(const struct run_report *r, const char *outcome, enum ferry_ow
 		struct options o;                                                        \
 		hugepool_or_skip(POOL_PAGES);                                            \
 		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv);               \
-		clean(&r, "migrated", FERRY_TARGET);                                     \
+		clean(&r, "migrated", FERRY_OWNER_TARGET);                                     \
 	}
 
 #define FALLS_BACK_HUGE(name, ...)                                                       \
@@ -68,7 +68,7 @@ static void clean(const struct run_report *r, const char *outcome, enum ferry_ow
 		struct options o;                                                        \
 		hugepool_or_skip(POOL_PAGES);                                            \
 		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv);               \
-		clean(&r, "fell-back", FERRY_SOURCE);                                    \
+		clean(&r, "fell-back", FERRY_OWNER_SOURCE);                                    \
 	}
 
 #define FALLS_BACK(name, ...)                                                            \
@@ -78,7 +78,7 @@ static void clean(const struct run_report *r, const char *outcome, enum ferry_ow
 		struct run_report r;                                                     \
 		struct options o;                                                        \
 		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv);               \
-		clean(&r, "fell-back", FERRY_SOURCE);                                    \
+		clean(&r, "fell-back", FERRY_OWNER_SOURCE);                                    \
 	}
 
 MIGRATES(stop_and_copy_anon, "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind", "anon")

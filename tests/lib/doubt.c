@@ -26,13 +26,13 @@ static void on_phase(struct fakevm *vm, enum ferry_phase p)
 	struct doubt *d = r->arg;
 	int err;
 
-	if (p == FERRY_PRECOPY && !d->armed) {
+	if (p == FERRY_PHASE_PRECOPY && !d->armed) {
 		d->armed = true;
 		err = ferry_drill(d->by_target ? r->tgt.session : r->src.session, d->fault);
 		if (err)
 			world_trouble(vm->w, "ferry_drill(%s): %d", d->fault, err);
 	}
-	if (p == FERRY_COMMITMENT && !strcmp(d->message, "ABORT"))
+	if (p == FERRY_PHASE_COMMITMENT && !strcmp(d->message, "ABORT"))
 		ferry_cancel(r->src.session);
 }
 
@@ -65,10 +65,10 @@ void doubt_init(struct doubt *d, const struct rig_kind *kind, enum doubt_way way
 
 static void lost(struct rig *r)
 {
-	cr_assert(r->sres.outcome == FERRY_LOST && r->tres.outcome == FERRY_LOST, "source: %s \"%s\"; target: %s \"%s\"",
+	cr_assert(r->sres.outcome == FERRY_OUTCOME_LOST && r->tres.outcome == FERRY_OUTCOME_LOST, "source: %s \"%s\"; target: %s \"%s\"",
 		  ferry_outcome_name(r->sres.outcome), r->sres.detail, ferry_outcome_name(r->tres.outcome),
 		  r->tres.detail);
-	cr_assert(r->sres.owner == FERRY_TARGET && r->tres.owner == FERRY_TARGET);
+	cr_assert(r->sres.owner == FERRY_OWNER_TARGET && r->tres.owner == FERRY_OWNER_TARGET);
 	cr_assert(!world_source_runs(&r->world) && !world_target_runs(&r->world));
 	cr_assert_eq(r->tgt.calls[FAKE_DISCARD], 1);
 	cr_assert_eq(r->src.calls[FAKE_RESUME] + r->src.calls[FAKE_RETIRE], 0);
@@ -76,7 +76,7 @@ static void lost(struct rig *r)
 
 void doubt_check(struct doubt *d, enum doubt_end end)
 {
-	enum ferry_owner due = end == DOUBT_SOURCE_OWNS ? FERRY_SOURCE : FERRY_TARGET, is = FERRY_NONE;
+	enum ferry_owner due = end == DOUBT_SOURCE_OWNS ? FERRY_OWNER_SOURCE : FERRY_OWNER_TARGET, is = FERRY_OWNER_NONE;
 	struct rig *r = &d->rig;
 
 	cr_assert(d->armed);
@@ -91,6 +91,6 @@ void doubt_check(struct doubt *d, enum doubt_end end)
 	cr_assert_eq(r->src.calls[FAKE_ARBITER], 1, "the source asked %u times: %s; %s", r->src.calls[FAKE_ARBITER],
 		     r->sres.detail, r->tres.detail);
 	cr_assert_leq(r->tgt.calls[FAKE_ARBITER], strcmp(d->message, "COMMITTED") ? 1 : 0);
-	cr_assert_eq(d->ask(r->sres.session, due == FERRY_SOURCE ? FERRY_TARGET : FERRY_SOURCE, &is), 0);
+	cr_assert_eq(d->ask(r->sres.session, due == FERRY_OWNER_SOURCE ? FERRY_OWNER_TARGET : FERRY_OWNER_SOURCE, &is), 0);
 	cr_assert_eq(is, due);
 }

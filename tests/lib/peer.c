@@ -176,9 +176,9 @@ void peer_target_ends(struct peer *p, int err, const char *sentence, bool told)
 	rig_says(res->detail, sentence);
 	if (told)
 		rig_says(p->heard, sentence);
-	cr_assert(res->outcome == FERRY_REFUSED || res->outcome == FERRY_DISCARDED, "%s",
+	cr_assert(res->outcome == FERRY_OUTCOME_REFUSED || res->outcome == FERRY_OUTCOME_DISCARDED, "%s",
 		  ferry_outcome_name(res->outcome));
-	cr_assert_eq(res->owner, FERRY_SOURCE);
+	cr_assert_eq(res->owner, FERRY_OWNER_SOURCE);
 	cr_assert_eq(p->rig.tgt.calls[FAKE_DISCARD], p->rig.tgt.calls[FAKE_RESERVE]);
 	cr_assert_eq(p->rig.tgt.calls[FAKE_ACTIVATE] + p->rig.tgt.calls[FAKE_RELEASE], 0);
 	check_outside(&p->rig.tgt);

@@ -111,7 +111,7 @@ void rig_run(struct rig *r)
 	cr_assert(!pthread_create(&t, NULL, run_target, r) && !pthread_create(&s, NULL, run_source, r));
 	pthread_join(s, NULL);
 	pthread_join(t, NULL);
-	if (r->tres.outcome == FERRY_MIGRATED)
+	if (r->tres.outcome == FERRY_OUTCOME_MIGRATED)
 		fakevm_finish(&r->tgt);
 	ferry_free(r->src.session);
 	ferry_free(r->tgt.session);
@@ -157,7 +157,7 @@ static void called(const struct fakevm *vm, enum fake_op op, unsigned times)
 
 void rig_migrated(struct rig *r)
 {
-	outcome(r, FERRY_MIGRATED, FERRY_MIGRATED, FERRY_TARGET);
+	outcome(r, FERRY_OUTCOME_MIGRATED, FERRY_OUTCOME_MIGRATED, FERRY_OWNER_TARGET);
 	cr_assert(!r->sres.error && !r->tres.error);
 	cr_assert_arr_eq(r->sres.session, r->tres.session, 16);
 	called(&r->src, FAKE_RETIRE, 1);
@@ -192,16 +192,16 @@ static void source_goes_on(struct rig *r)
 
 void rig_fell_back(struct rig *r)
 {
-	outcome(r, FERRY_FELL_BACK, FERRY_DISCARDED, FERRY_SOURCE);
+	outcome(r, FERRY_OUTCOME_FELL_BACK, FERRY_OUTCOME_DISCARDED, FERRY_OWNER_SOURCE);
 	called(&r->src, FAKE_RESUME, 1);
 	source_goes_on(r);
 }
 
 void rig_refused(struct rig *r)
 {
-	bool reserved = r->tres.phase > FERRY_RESERVATION;
+	bool reserved = r->tres.phase > FERRY_PHASE_RESERVATION;
 
-	outcome(r, FERRY_REFUSED, reserved ? FERRY_DISCARDED : FERRY_REFUSED, FERRY_SOURCE);
+	outcome(r, FERRY_OUTCOME_REFUSED, reserved ? FERRY_OUTCOME_DISCARDED : FERRY_OUTCOME_REFUSED, FERRY_OWNER_SOURCE);
 	called(&r->src, FAKE_PAUSE, 0);
 	source_goes_on(r);
 }

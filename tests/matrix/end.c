@@ -75,7 +75,7 @@ static void on_phase(struct fakevm *vm, enum ferry_phase p)
 	char fault[64];
 
 	if (e->c->fault == KILL_HEARD)
-		arm = at->heard_arm ? at->heard_arm : FERRY_PRE_MIGRATION;
+		arm = at->heard_arm ? at->heard_arm : FERRY_PHASE_PRE_MIGRATION;
 	if (e->victim && p == arm && !e->armed) {
 		fault_text(fault, e->c);
 		if (ferry_drill(vm->session, fault))
@@ -83,10 +83,10 @@ static void on_phase(struct fakevm *vm, enum ferry_phase p)
 		atomic_store(&e->m->armed, 1);
 		e->armed = true; /* last: the watcher takes a fault that is not pending for one that has struck */
 	}
-	if (e->source && e->c->stranger && p == FERRY_RESERVATION)
+	if (e->source && e->c->stranger && p == FERRY_PHASE_RESERVATION)
 		inject_divert(e->m->stranger_uri, &e->m->diverted);
-	if (e->source && ((p == FERRY_PRECOPY && at->provoke == CANCEL_IN_PRECOPY) ||
-			  (p == FERRY_COMMITMENT && at->provoke == CANCEL_IN_COMMITMENT)))
+	if (e->source && ((p == FERRY_PHASE_PRECOPY && at->provoke == CANCEL_IN_PRECOPY) ||
+			  (p == FERRY_PHASE_COMMITMENT && at->provoke == CANCEL_IN_COMMITMENT)))
 		ferry_cancel(vm->session);
 }
 
@@ -226,17 +226,17 @@ static void check_arbiter(struct end *e, enum ferry_outcome o)
 
 	if (asked > 1)
 		world_trouble(&e->w, "the arbiter was asked %u times", asked);
-	if (e->c->arbiter && o == FERRY_IN_DOUBT)
+	if (e->c->arbiter && o == FERRY_OUTCOME_IN_DOUBT)
 		world_trouble(&e->w, "in doubt, and there is an arbiter that answers");
 }
 
 static void check_source(struct end *e, enum ferry_outcome o)
 {
-	bool goes_on = o == FERRY_REFUSED || o == FERRY_FELL_BACK;
+	bool goes_on = o == FERRY_OUTCOME_REFUSED || o == FERRY_OUTCOME_FELL_BACK;
 
-	due(e, FAKE_RETIRE, o == FERRY_MIGRATED);
-	due(e, FAKE_RESUME, o == FERRY_FELL_BACK);
-	due(e, FAKE_PAUSE, o != FERRY_REFUSED);
+	due(e, FAKE_RETIRE, o == FERRY_OUTCOME_MIGRATED);
+	due(e, FAKE_RESUME, o == FERRY_OUTCOME_FELL_BACK);
+	due(e, FAKE_PAUSE, o != FERRY_OUTCOME_REFUSED);
 	due(e, FAKE_DIRTY_STOP, e->vm.calls[FAKE_DIRTY_START]);
 	if (!goes_on)
 		return;
@@ -247,12 +247,12 @@ static void check_source(struct end *e, enum ferry_outcome o)
 static void check_target(struct end *e, enum ferry_outcome o)
 {
 	/* Lost by the arbiter's word, it was never the target's to run. */
-	bool ours = o == FERRY_MIGRATED || (o == FERRY_LOST && !e->vm.calls[FAKE_ARBITER]);
+	bool ours = o == FERRY_OUTCOME_MIGRATED || (o == FERRY_OUTCOME_LOST && !e->vm.calls[FAKE_ARBITER]);
 
 	due(e, FAKE_ACTIVATE, ours);
 	due(e, FAKE_RELEASE, ours ? e->vm.calls[FAKE_HOLD] : 0);
-	due(e, FAKE_DISCARD, o == FERRY_MIGRATED || o == FERRY_IN_DOUBT ? 0 : e->vm.calls[FAKE_RESERVE]);
-	if (o != FERRY_MIGRATED)
+	due(e, FAKE_DISCARD, o == FERRY_OUTCOME_MIGRATED || o == FERRY_OUTCOME_IN_DOUBT ? 0 : e->vm.calls[FAKE_RESERVE]);
+	if (o != FERRY_OUTCOME_MIGRATED)
 		return;
 	fakevm_finish(&e->vm);
 	fakevm_run_on(&e->vm);

@@ -102,7 +102,7 @@ static void note(struct inject *x, enum kind kind, uintptr_t site)
 	for (uint64_t i = key * UINT64_C(0x9e3779b97f4a7c15) >> 52;; i = (i + 1) % MET_MAX) {
 		uint64_t is = 0;
 
-		if (stage >= FERRY_DONE || atomic_compare_exchange_strong(&x->met[i], &is, key) || is == key)
+		if (stage >= FERRY_PHASE_DONE || atomic_compare_exchange_strong(&x->met[i], &is, key) || is == key)
 			return;
 	}
 }

@@ -22,73 +22,73 @@ struct row {
 };
 
 static const struct row rows[] = {
-	{ NO_MEMORY, true, FERRY_IDLE, "any", NULL },
-	{ NO_MEMORY, true, FERRY_PRE_MIGRATION, "any", NULL },
-	{ NO_MEMORY, true, FERRY_RESERVATION, "any", NULL },
-	{ NO_MEMORY, true, FERRY_PRECOPY, "any", NULL },
-	{ NO_MEMORY, true, FERRY_STOP_AND_COPY, "any", NULL },
-	{ NO_MEMORY, true, FERRY_POSTCOPY, "mem commit at switchover", "mem" },
-	{ NO_MEMORY, true, FERRY_COMMITMENT, "mem", NULL },
-	{ NO_MEMORY, true, FERRY_ACTIVATION, "mem stop-and-copy, mem commit at completion", "mem" },
-	{ NO_MEMORY, false, FERRY_IDLE, "any", NULL },
-	{ NO_MEMORY, false, FERRY_PRE_MIGRATION, "any", NULL },
-	{ NO_MEMORY, false, FERRY_RESERVATION, "any", NULL },
-	{ NO_MEMORY, false, FERRY_PRECOPY, "any", NULL },
-	{ NO_MEMORY, false, FERRY_STOP_AND_COPY, "stop-and-copy, mem commit at completion", "mem" },
-	{ NO_MEMORY, false, FERRY_POSTCOPY, "mem", NULL },
-	{ NO_MEMORY, false, FERRY_COMMITMENT, "mem", NULL },
-	{ NO_MEMORY, false, FERRY_ACTIVATION, "mem", NULL },
-	{ NO_KERNEL_MEMORY, true, FERRY_IDLE, "any", NULL },
-	{ NO_KERNEL_MEMORY, true, FERRY_RESERVATION, "any", NULL },
-	{ NO_KERNEL_MEMORY, true, FERRY_PRECOPY, "any", NULL },
-	{ NO_KERNEL_MEMORY, true, FERRY_STOP_AND_COPY, "stop-and-copy", "tcp" },
-	{ NO_KERNEL_MEMORY, true, FERRY_POSTCOPY, "tcp", NULL },
-	{ NO_KERNEL_MEMORY, true, FERRY_COMMITMENT, NULL, "tcp" },
-	{ NO_KERNEL_MEMORY, false, FERRY_RESERVATION, "any", NULL },
-	{ NO_KERNEL_MEMORY, false, FERRY_PRECOPY, "tcp, anon, commit at completion, commit at switchover", NULL },
-	{ NO_KERNEL_MEMORY, false, FERRY_STOP_AND_COPY, NULL, "commit at completion, commit at switchover" },
-	{ NO_KERNEL_MEMORY, false, FERRY_POSTCOPY, "any", NULL },
-	{ NO_KERNEL_MEMORY, false, FERRY_COMMITMENT, NULL, "commit at switchover" },
-	{ NO_KERNEL_MEMORY, false, FERRY_ACTIVATION, NULL, "commit at completion, commit at switchover" },
-	{ NO_SPACE, true, FERRY_RESERVATION, "any", NULL },
-	{ NO_SPACE, false, FERRY_RESERVATION, "any", NULL },
-	{ NO_SPACE, false, FERRY_PRECOPY, "memfd", NULL },
-	{ NO_SPACE, false, FERRY_STOP_AND_COPY, NULL, "commit at completion, commit at switchover" },
-	{ NO_SPACE, false, FERRY_POSTCOPY, "any", NULL },
-	{ NO_SPACE, false, FERRY_COMMITMENT, NULL, "commit at switchover" },
-	{ NO_SPACE, false, FERRY_ACTIVATION, NULL, "commit at completion, commit at switchover" },
-	{ FILE_FULL, false, FERRY_PRECOPY, "any", NULL },
-	{ FILE_FULL, false, FERRY_POSTCOPY, "any", NULL },
-	{ BAD_PAGE, true, FERRY_PRECOPY, "any", NULL },
-	{ BAD_PAGE, true, FERRY_STOP_AND_COPY, "stop-and-copy", "tcp" },
-	{ BAD_PAGE, true, FERRY_POSTCOPY, "tcp", NULL },
-	{ BAD_PAGE, true, FERRY_COMMITMENT, NULL, "tcp" },
-	{ BAD_PAGE, false, FERRY_PRECOPY, "tcp", NULL },
-	{ BAD_PAGE, false, FERRY_STOP_AND_COPY, NULL, "commit at completion, commit at switchover" },
-	{ BAD_PAGE, false, FERRY_POSTCOPY, "any", NULL },
-	{ BAD_PAGE, false, FERRY_COMMITMENT, NULL, "commit at switchover" },
-	{ BAD_PAGE, false, FERRY_ACTIVATION, NULL, "commit at completion, commit at switchover" },
-	{ PAGE_GONE, true, FERRY_PRECOPY, "any", NULL },
-	{ PAGE_GONE, true, FERRY_STOP_AND_COPY, "any", NULL },
-	{ PAGE_GONE, true, FERRY_POSTCOPY, "any", NULL },
-	{ NO_DESCRIPTOR, true, FERRY_IDLE, "any", NULL },
-	{ NO_DESCRIPTOR, true, FERRY_PRE_MIGRATION, "any", NULL },
-	{ NO_DESCRIPTOR, true, FERRY_RESERVATION, "any", NULL },
-	{ NO_DESCRIPTOR, true, FERRY_PRECOPY, "any", NULL },
-	{ NO_DESCRIPTOR, false, FERRY_IDLE, "any", NULL },
-	{ NO_DESCRIPTOR, false, FERRY_PRE_MIGRATION, "tcp", NULL },
-	{ NO_DESCRIPTOR, false, FERRY_RESERVATION, "any", NULL },
-	{ NO_DESCRIPTOR, false, FERRY_PRECOPY, "tcp, commit at completion, commit at switchover", NULL },
-	{ NO_DESCRIPTOR, false, FERRY_POSTCOPY, "tcp", NULL },
-	{ NO_DESCRIPTOR, false, FERRY_COMMITMENT, NULL, "tcp" },
-	{ NO_DESCRIPTOR, false, FERRY_ACTIVATION, NULL, "tcp" },
-	{ NO_THREAD, true, FERRY_PRE_MIGRATION, "any", NULL },
-	{ NO_THREAD, true, FERRY_PRECOPY, "any", NULL },
-	{ NO_THREAD, true, FERRY_STOP_AND_COPY, "stop-and-copy", NULL },
-	{ NO_THREAD, true, FERRY_POSTCOPY, "commit at switchover", NULL },
-	{ NO_THREAD, true, FERRY_ACTIVATION, "stop-and-copy, commit at completion", NULL },
-	{ NO_THREAD, false, FERRY_PRE_MIGRATION, "any", NULL },
-	{ NO_THREAD, false, FERRY_PRECOPY, "any", NULL },
+	{ NO_MEMORY, true, FERRY_PHASE_IDLE, "any", NULL },
+	{ NO_MEMORY, true, FERRY_PHASE_PRE_MIGRATION, "any", NULL },
+	{ NO_MEMORY, true, FERRY_PHASE_RESERVATION, "any", NULL },
+	{ NO_MEMORY, true, FERRY_PHASE_PRECOPY, "any", NULL },
+	{ NO_MEMORY, true, FERRY_PHASE_STOP_AND_COPY, "any", NULL },
+	{ NO_MEMORY, true, FERRY_PHASE_POSTCOPY, "mem commit at switchover", "mem" },
+	{ NO_MEMORY, true, FERRY_PHASE_COMMITMENT, "mem", NULL },
+	{ NO_MEMORY, true, FERRY_PHASE_ACTIVATION, "mem stop-and-copy, mem commit at completion", "mem" },
+	{ NO_MEMORY, false, FERRY_PHASE_IDLE, "any", NULL },
+	{ NO_MEMORY, false, FERRY_PHASE_PRE_MIGRATION, "any", NULL },
+	{ NO_MEMORY, false, FERRY_PHASE_RESERVATION, "any", NULL },
+	{ NO_MEMORY, false, FERRY_PHASE_PRECOPY, "any", NULL },
+	{ NO_MEMORY, false, FERRY_PHASE_STOP_AND_COPY, "stop-and-copy, mem commit at completion", "mem" },
+	{ NO_MEMORY, false, FERRY_PHASE_POSTCOPY, "mem", NULL },
+	{ NO_MEMORY, false, FERRY_PHASE_COMMITMENT, "mem", NULL },
+	{ NO_MEMORY, false, FERRY_PHASE_ACTIVATION, "mem", NULL },
+	{ NO_KERNEL_MEMORY, true, FERRY_PHASE_IDLE, "any", NULL },
+	{ NO_KERNEL_MEMORY, true, FERRY_PHASE_RESERVATION, "any", NULL },
+	{ NO_KERNEL_MEMORY, true, FERRY_PHASE_PRECOPY, "any", NULL },
+	{ NO_KERNEL_MEMORY, true, FERRY_PHASE_STOP_AND_COPY, "stop-and-copy", "tcp" },
+	{ NO_KERNEL_MEMORY, true, FERRY_PHASE_POSTCOPY, "tcp", NULL },
+	{ NO_KERNEL_MEMORY, true, FERRY_PHASE_COMMITMENT, NULL, "tcp" },
+	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_RESERVATION, "any", NULL },
+	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_PRECOPY, "tcp, anon, commit at completion, commit at switchover", NULL },
+	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_STOP_AND_COPY, NULL, "commit at completion, commit at switchover" },
+	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_POSTCOPY, "any", NULL },
+	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_COMMITMENT, NULL, "commit at switchover" },
+	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_ACTIVATION, NULL, "commit at completion, commit at switchover" },
+	{ NO_SPACE, true, FERRY_PHASE_RESERVATION, "any", NULL },
+	{ NO_SPACE, false, FERRY_PHASE_RESERVATION, "any", NULL },
+	{ NO_SPACE, false, FERRY_PHASE_PRECOPY, "memfd", NULL },
+	{ NO_SPACE, false, FERRY_PHASE_STOP_AND_COPY, NULL, "commit at completion, commit at switchover" },
+	{ NO_SPACE, false, FERRY_PHASE_POSTCOPY, "any", NULL },
+	{ NO_SPACE, false, FERRY_PHASE_COMMITMENT, NULL, "commit at switchover" },
+	{ NO_SPACE, false, FERRY_PHASE_ACTIVATION, NULL, "commit at completion, commit at switchover" },
+	{ FILE_FULL, false, FERRY_PHASE_PRECOPY, "any", NULL },
+	{ FILE_FULL, false, FERRY_PHASE_POSTCOPY, "any", NULL },
+	{ BAD_PAGE, true, FERRY_PHASE_PRECOPY, "any", NULL },
+	{ BAD_PAGE, true, FERRY_PHASE_STOP_AND_COPY, "stop-and-copy", "tcp" },
+	{ BAD_PAGE, true, FERRY_PHASE_POSTCOPY, "tcp", NULL },
+	{ BAD_PAGE, true, FERRY_PHASE_COMMITMENT, NULL, "tcp" },
+	{ BAD_PAGE, false, FERRY_PHASE_PRECOPY, "tcp", NULL },
+	{ BAD_PAGE, false, FERRY_PHASE_STOP_AND_COPY, NULL, "commit at completion, commit at switchover" },
+	{ BAD_PAGE, false, FERRY_PHASE_POSTCOPY, "any", NULL },
+	{ BAD_PAGE, false, FERRY_PHASE_COMMITMENT, NULL, "commit at switchover" },
+	{ BAD_PAGE, false, FERRY_PHASE_ACTIVATION, NULL, "commit at completion, commit at switchover" },
+	{ PAGE_GONE, true, FERRY_PHASE_PRECOPY, "any", NULL },
+	{ PAGE_GONE, true, FERRY_PHASE_STOP_AND_COPY, "any", NULL },
+	{ PAGE_GONE, true, FERRY_PHASE_POSTCOPY, "any", NULL },
+	{ NO_DESCRIPTOR, true, FERRY_PHASE_IDLE, "any", NULL },
+	{ NO_DESCRIPTOR, true, FERRY_PHASE_PRE_MIGRATION, "any", NULL },
+	{ NO_DESCRIPTOR, true, FERRY_PHASE_RESERVATION, "any", NULL },
+	{ NO_DESCRIPTOR, true, FERRY_PHASE_PRECOPY, "any", NULL },
+	{ NO_DESCRIPTOR, false, FERRY_PHASE_IDLE, "any", NULL },
+	{ NO_DESCRIPTOR, false, FERRY_PHASE_PRE_MIGRATION, "tcp", NULL },
+	{ NO_DESCRIPTOR, false, FERRY_PHASE_RESERVATION, "any", NULL },
+	{ NO_DESCRIPTOR, false, FERRY_PHASE_PRECOPY, "tcp, commit at completion, commit at switchover", NULL },
+	{ NO_DESCRIPTOR, false, FERRY_PHASE_POSTCOPY, "tcp", NULL },
+	{ NO_DESCRIPTOR, false, FERRY_PHASE_COMMITMENT, NULL, "tcp" },
+	{ NO_DESCRIPTOR, false, FERRY_PHASE_ACTIVATION, NULL, "tcp" },
+	{ NO_THREAD, true, FERRY_PHASE_PRE_MIGRATION, "any", NULL },
+	{ NO_THREAD, true, FERRY_PHASE_PRECOPY, "any", NULL },
+	{ NO_THREAD, true, FERRY_PHASE_STOP_AND_COPY, "stop-and-copy", NULL },
+	{ NO_THREAD, true, FERRY_PHASE_POSTCOPY, "commit at switchover", NULL },
+	{ NO_THREAD, true, FERRY_PHASE_ACTIVATION, "stop-and-copy, commit at completion", NULL },
+	{ NO_THREAD, false, FERRY_PHASE_PRE_MIGRATION, "any", NULL },
+	{ NO_THREAD, false, FERRY_PHASE_PRECOPY, "any", NULL },
 };
 
 /* An op, and what comes of it. NULL: what comes of everything in that stage. */
@@ -101,31 +101,31 @@ struct op_row {
 };
 
 static const struct op_row op_rows[] = {
-	{ FAKE_NEEDS, true, FERRY_RESERVATION, "any", NULL },
-	{ FAKE_DIRTY_START, true, FERRY_PRECOPY, "any", NULL },
-	{ FAKE_DIRTY_FETCH, true, FERRY_PRECOPY, "any", NULL },
+	{ FAKE_NEEDS, true, FERRY_PHASE_RESERVATION, "any", NULL },
+	{ FAKE_DIRTY_START, true, FERRY_PHASE_PRECOPY, "any", NULL },
+	{ FAKE_DIRTY_FETCH, true, FERRY_PHASE_PRECOPY, "any", NULL },
 	/* Behind the two rounds: while the residue is named. */
-	{ FAKE_DIRTY_FETCH, true, FERRY_PRECOPY, "commit at completion, commit at switchover", NULL, 2 * FAKE_REGIONS },
-	{ FAKE_PAUSE, true, FERRY_STOP_AND_COPY, "any", NULL },
-	{ FAKE_DIRTY_FETCH, true, FERRY_STOP_AND_COPY, "any", NULL },
-	{ FAKE_SAVE, true, FERRY_STOP_AND_COPY, "any", NULL },
-	{ FAKE_DIRTY_STOP, true, FERRY_ACTIVATION, "any", "mm" },
-	{ FAKE_RETIRE, true, FERRY_ACTIVATION, "stop-and-copy, commit at completion", "mm" },
-	{ FAKE_RETIRE, true, FERRY_POSTCOPY, "commit at switchover", "mm" },
-	{ FAKE_RESERVE, false, FERRY_RESERVATION, "any", NULL },
-	{ FAKE_LOAD, false, FERRY_STOP_AND_COPY, "any", NULL },
-	{ FAKE_HOLD, false, FERRY_STOP_AND_COPY, "commit at completion", NULL },
-	{ FAKE_RESUME, false, FERRY_STOP_AND_COPY, "commit at completion", NULL },
-	{ FAKE_ACTIVATE, false, FERRY_ACTIVATION, "any", "mm" },
-	{ FAKE_RESUME, false, FERRY_ACTIVATION, "stop-and-copy, commit at switchover", "?l|ll" },
-	{ FAKE_RELEASE, false, FERRY_ACTIVATION, "commit at completion", "mm" },
+	{ FAKE_DIRTY_FETCH, true, FERRY_PHASE_PRECOPY, "commit at completion, commit at switchover", NULL, 2 * FAKE_REGIONS },
+	{ FAKE_PAUSE, true, FERRY_PHASE_STOP_AND_COPY, "any", NULL },
+	{ FAKE_DIRTY_FETCH, true, FERRY_PHASE_STOP_AND_COPY, "any", NULL },
+	{ FAKE_SAVE, true, FERRY_PHASE_STOP_AND_COPY, "any", NULL },
+	{ FAKE_DIRTY_STOP, true, FERRY_PHASE_ACTIVATION, "any", "mm" },
+	{ FAKE_RETIRE, true, FERRY_PHASE_ACTIVATION, "stop-and-copy, commit at completion", "mm" },
+	{ FAKE_RETIRE, true, FERRY_PHASE_POSTCOPY, "commit at switchover", "mm" },
+	{ FAKE_RESERVE, false, FERRY_PHASE_RESERVATION, "any", NULL },
+	{ FAKE_LOAD, false, FERRY_PHASE_STOP_AND_COPY, "any", NULL },
+	{ FAKE_HOLD, false, FERRY_PHASE_STOP_AND_COPY, "commit at completion", NULL },
+	{ FAKE_RESUME, false, FERRY_PHASE_STOP_AND_COPY, "commit at completion", NULL },
+	{ FAKE_ACTIVATE, false, FERRY_PHASE_ACTIVATION, "any", "mm" },
+	{ FAKE_RESUME, false, FERRY_PHASE_ACTIVATION, "stop-and-copy, commit at switchover", "?l|ll" },
+	{ FAKE_RELEASE, false, FERRY_PHASE_ACTIVATION, "commit at completion", "mm" },
 };
 
 #define N(a) (sizeof(a) / sizeof((a)[0]))
 
 static const char *stage_name(enum ferry_phase p)
 {
-	return p == FERRY_IDLE ? "opening" : ferry_phase_name(p);
+	return p == FERRY_PHASE_IDLE ? "opening" : ferry_phase_name(p);
 }
 
 static const char *end_name(bool source)
@@ -212,21 +212,21 @@ bool local_has_row(const struct local *c, bool sometimes)
 
 bool local_is_cell(const struct local *c)
 {
-	bool pages = c->stage == FERRY_PRECOPY || c->stage == FERRY_STOP_AND_COPY || c->stage == FERRY_POSTCOPY;
+	bool pages = c->stage == FERRY_PHASE_PRECOPY || c->stage == FERRY_PHASE_STOP_AND_COPY || c->stage == FERRY_PHASE_POSTCOPY;
 
 	/* Up to the reservation the ways to finish are one. */
-	if (c->stage <= FERRY_RESERVATION && c->way != WAY_TENTATIVE)
+	if (c->stage <= FERRY_PHASE_RESERVATION && c->way != WAY_TENTATIVE)
 		return false;
-	if (c->stage == FERRY_POSTCOPY && c->way == WAY_STOP)
+	if (c->stage == FERRY_PHASE_POSTCOPY && c->way == WAY_STOP)
 		return false;
 	if (c->kind == THROTTLE_FAILS)
-		return c->at_source && c->way == WAY_STOP && c->stage == FERRY_PRECOPY;
+		return c->at_source && c->way == WAY_STOP && c->stage == FERRY_PHASE_PRECOPY;
 	/* What stays full, or out of reach, fails a commit at switchover only behind the commit. */
-	if (in_earnest(c->kind) && c->way == WAY_SERVER && c->stage == FERRY_STOP_AND_COPY)
+	if (in_earnest(c->kind) && c->way == WAY_SERVER && c->stage == FERRY_PHASE_STOP_AND_COPY)
 		return false;
 	/* The target enters stop-and-copy when all pages of the last round are there. */
 	if (c->kind == FILE_FULL)
-		return !c->at_source && c->shared && pages && c->stage != FERRY_STOP_AND_COPY;
+		return !c->at_source && c->shared && pages && c->stage != FERRY_PHASE_STOP_AND_COPY;
 	if (c->kind == PAGE_GONE)
 		return c->at_source && pages;
 	return true;
@@ -238,17 +238,17 @@ static const char *due_of(const struct local *c)
 	bool server = c->way == WAY_SERVER;
 
 	switch (c->stage) {
-	case FERRY_PRE_MIGRATION:
+	case FERRY_PHASE_PRE_MIGRATION:
 		return "rr";
-	case FERRY_RESERVATION:
+	case FERRY_PHASE_RESERVATION:
 		return "rr|rd";
-	case FERRY_PRECOPY: /* the target is in it until SWITCHOVER, when the VM stands still already */
+	case FERRY_PHASE_PRECOPY: /* the target is in it until SWITCHOVER, when the VM stands still already */
 		return c->at_source ? "rd" : "rd|fd";
-	case FERRY_STOP_AND_COPY:
+	case FERRY_PHASE_STOP_AND_COPY:
 		return "fd";
-	case FERRY_POSTCOPY:
+	case FERRY_PHASE_POSTCOPY:
 		return server ? "ll|lm|?l" : "fd";
-	case FERRY_COMMITMENT:
+	case FERRY_PHASE_COMMITMENT:
 		/* A message that cannot be sent ends the link, and what it said is said on the next one. */
 		return server ? "fd|?l|ll" : "fd";
 	default:
@@ -265,8 +265,8 @@ static const char *cell_due_of(const struct local *c)
 
 static char letter(const struct local_seen *m, unsigned i)
 {
-	static const char letters[] = { [FERRY_MIGRATED] = 'm', [FERRY_REFUSED] = 'r', [FERRY_FELL_BACK] = 'f',
-					[FERRY_DISCARDED] = 'd', [FERRY_IN_DOUBT] = '?', [FERRY_LOST] = 'l' };
+	static const char letters[] = { [FERRY_OUTCOME_MIGRATED] = 'm', [FERRY_OUTCOME_REFUSED] = 'r', [FERRY_OUTCOME_FELL_BACK] = 'f',
+					[FERRY_OUTCOME_DISCARDED] = 'd', [FERRY_OUTCOME_IN_DOUBT] = '?', [FERRY_OUTCOME_LOST] = 'l' };
 
 	return m->end[i].ended ? letters[m->end[i].res.outcome] : '-';
 }
@@ -294,7 +294,7 @@ void local_text(char buf[300], const struct local *c)
 
 static const char *owner_trouble(const struct local_seen *m, unsigned i, char outcome)
 {
-	enum ferry_owner due = strchr("ml", outcome) ? FERRY_TARGET : outcome == '?' ? FERRY_UNKNOWN : FERRY_SOURCE;
+	enum ferry_owner due = strchr("ml", outcome) ? FERRY_OWNER_TARGET : outcome == '?' ? FERRY_OWNER_UNKNOWN : FERRY_OWNER_SOURCE;
 	bool should = i ? outcome == 'm' : outcome == 'r' || outcome == 'f';
 
 	if (m->end[i].res.owner != due)
@@ -307,8 +307,8 @@ static const char *owner_trouble(const struct local_seen *m, unsigned i, char ou
 
 static bool late(const struct local *c)
 {
-	return c->stage == FERRY_COMMITMENT || c->stage == FERRY_ACTIVATION ||
-	       (c->stage == FERRY_POSTCOPY && c->way == WAY_SERVER);
+	return c->stage == FERRY_PHASE_COMMITMENT || c->stage == FERRY_PHASE_ACTIVATION ||
+	       (c->stage == FERRY_PHASE_POSTCOPY && c->way == WAY_SERVER);
 }
 
 /* Over mem a real failure is met by whoever copies, which may be the other end. */
@@ -334,7 +334,7 @@ static void judge_words(char what[600], const struct local *c, const struct loca
 	const char *me = end_name(at_source), *peer = end_name(!at_source);
 	int err = kind_errno(c->kind);
 
-	if (mine->outcome == FERRY_MIGRATED) /* the other did not hear that all went well */
+	if (mine->outcome == FERRY_OUTCOME_MIGRATED) /* the other did not hear that all went well */
 		return;
 	if (!mine->error || (err && mine->error != -err))
 		snprintf(what, 600, "the %s ends with error %d, %d was due", me, mine->error, -err);
@@ -368,7 +368,7 @@ static void judge_outcome(char what[600], const struct local *c, const struct lo
 	char pair[3] = { letter(m, 0), letter(m, 1), 0 };
 	const char *due = cell_due_of(c), *owner;
 	/* Before a link there is nobody to tell, and once the commit is decided nothing that might be said. */
-	bool told = c->stage >= FERRY_RESERVATION && strchr("rf", pair[0]), whole = among(pair, "mm");
+	bool told = c->stage >= FERRY_PHASE_RESERVATION && strchr("rf", pair[0]), whole = among(pair, "mm");
 
 	for (unsigned i = 0; i < 2; i++)
 		if ((owner = owner_trouble(m, i, pair[i]))) {
@@ -388,7 +388,7 @@ static void judge_outcome(char what[600], const struct local *c, const struct lo
 
 void local_judge(char why[1400], const struct local *c, const struct local_seen *m, int died, bool *reached)
 {
-	bool opening = c->stage == FERRY_IDLE;
+	bool opening = c->stage == FERRY_PHASE_IDLE;
 	char what[600] = "";
 
 	why[0] = 0;
@@ -450,7 +450,7 @@ static void put_due(FILE *out, const char *due)
 static void table_of_stages(FILE *out)
 {
 	fprintf(out, "| in | the source fails | the target fails | the other end says so too |\n|---|---|---|---|\n");
-	for (enum ferry_phase p = FERRY_PRE_MIGRATION; p <= FERRY_ACTIVATION; p++)
+	for (enum ferry_phase p = FERRY_PHASE_PRE_MIGRATION; p <= FERRY_PHASE_ACTIVATION; p++)
 		for (int server = 0; server < 2; server++) {
 			struct local c = { .stage = p, .way = server ? WAY_SERVER : WAY_TENTATIVE, .at_source = true };
 			struct local t = c, o = c;
@@ -462,10 +462,10 @@ static void table_of_stages(FILE *out)
 			fprintf(out, "| %s%s |", stage_name(p), server ? ", commit at switchover" : "");
 			put_due(out, due_of(&c));
 			put_due(out, due_of(&t));
-			fprintf(out, " %s |\n", p < FERRY_RESERVATION	? "there may be no link" :
-						p == FERRY_COMMITMENT	? "the target" :
+			fprintf(out, " %s |\n", p < FERRY_PHASE_RESERVATION	? "there may be no link" :
+						p == FERRY_PHASE_COMMITMENT	? "the target" :
 						due_of(&c)[1] == 'd'	? "yes" :
-						p == FERRY_RESERVATION	? "yes" :
+						p == FERRY_PHASE_RESERVATION	? "yes" :
 									  "the commit stands");
 		}
 }
@@ -473,13 +473,13 @@ static void table_of_stages(FILE *out)
 static void table_of_kinds(FILE *out)
 {
 	fprintf(out, "| what fails | at the |");
-	for (enum ferry_phase p = FERRY_IDLE; p <= FERRY_ACTIVATION; p++)
+	for (enum ferry_phase p = FERRY_PHASE_IDLE; p <= FERRY_PHASE_ACTIVATION; p++)
 		fprintf(out, " %s |", stage_name(p));
 	fprintf(out, "\n|---|---|---|---|---|---|---|---|---|---|\n");
 	for (enum kind k = 0; k < OP_FAILS; k++)
 		for (int source = 1; source >= 0; source--) {
 			fprintf(out, "| %s | %s |", kind_name(k), end_name(source));
-			for (enum ferry_phase p = FERRY_IDLE; p <= FERRY_ACTIVATION; p++) {
+			for (enum ferry_phase p = FERRY_PHASE_IDLE; p <= FERRY_PHASE_ACTIVATION; p++) {
 				const struct row *r = NULL;
 
 				for (size_t i = 0; i < N(rows); i++)

@@ -26,7 +26,7 @@
 
 struct local {
 	enum kind kind;
-	enum ferry_phase stage; /* FERRY_IDLE: while the sessions are made and opened */
+	enum ferry_phase stage; /* FERRY_PHASE_IDLE: while the sessions are made and opened */
 	bool at_source, shared, mem;
 	enum way way;
 	bool dry;	/* nothing fails: what could is noted */

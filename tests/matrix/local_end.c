@@ -178,9 +178,9 @@ static void dawdle(struct pair *p)
 /* A tmpfs is full before the first page of post-copy is asked for, or the one that needs space might be there. */
 static enum ferry_phase begins(const struct local *c)
 {
-	if (c->kind != FILE_FULL || c->stage != FERRY_POSTCOPY)
+	if (c->kind != FILE_FULL || c->stage != FERRY_PHASE_POSTCOPY)
 		return c->stage;
-	return c->way == WAY_SERVER ? FERRY_ACTIVATION : FERRY_STOP_AND_COPY;
+	return c->way == WAY_SERVER ? FERRY_PHASE_ACTIVATION : FERRY_PHASE_STOP_AND_COPY;
 }
 
 static void on_phase(struct fakevm *vm, enum ferry_phase phase)
@@ -249,14 +249,14 @@ static int throttle(void *v, unsigned percent)
 /* Behind the decision a link that is lost is waited for, and there is nothing that could be said. */
 static bool late(const struct local *c)
 {
-	return c->stage == FERRY_COMMITMENT || c->stage == FERRY_ACTIVATION ||
-	       (c->stage == FERRY_POSTCOPY && c->way == WAY_SERVER);
+	return c->stage == FERRY_PHASE_COMMITMENT || c->stage == FERRY_PHASE_ACTIVATION ||
+	       (c->stage == FERRY_PHASE_POSTCOPY && c->way == WAY_SERVER);
 }
 
 static void configure(struct pair *p, bool source, struct ferry_config *cfg)
 {
 	const struct local *c = p->c;
-	bool alone = !c->dry && (c->stage == FERRY_IDLE || c->stage == FERRY_PRE_MIGRATION);
+	bool alone = !c->dry && (c->stage == FERRY_PHASE_IDLE || c->stage == FERRY_PHASE_PRE_MIGRATION);
 	struct fakevm *vm = &p->vm[!source];
 
 	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT,
@@ -317,7 +317,7 @@ static bool open_end(struct pair *p, bool source)
 	int err;
 
 	inject_thread(source);
-	if (!p->c->dry && p->c->stage == FERRY_IDLE && p->c->at_source == source)
+	if (!p->c->dry && p->c->stage == FERRY_PHASE_IDLE && p->c->at_source == source)
 		enter_stage(p);
 	err = source ? open_source(p) : open_target(p);
 	atomic_store(&p->m->inject.armed, false);
@@ -337,8 +337,8 @@ static void run(struct pair *p, bool source)
 	inject_thread(source);
 	vm->thread = pthread_self();
 	/* What ferry_run() does before its first stage is that stage's. */
-	atomic_store(&p->m->inject.stage[!source], FERRY_PRE_MIGRATION);
-	if (!p->c->dry && p->c->stage == FERRY_PRE_MIGRATION && p->c->at_source == source)
+	atomic_store(&p->m->inject.stage[!source], FERRY_PHASE_PRE_MIGRATION);
+	if (!p->c->dry && p->c->stage == FERRY_PHASE_PRE_MIGRATION && p->c->at_source == source)
 		enter_stage(p);
 	p->res[!source]->size = sizeof(*p->res[0]);
 	ferry_run(vm->session, p->res[!source]);
@@ -392,12 +392,12 @@ static void check_source(struct pair *p)
 	enum ferry_outcome o = p->res[0]->outcome;
 	const struct fakevm *vm = &p->vm[0];
 
-	due(p, 0, FAKE_RETIRE, o == FERRY_MIGRATED, o == FERRY_MIGRATED);
-	due(p, 0, FAKE_RESUME, o == FERRY_FELL_BACK, o == FERRY_FELL_BACK);
-	due(p, 0, FAKE_PAUSE, o != FERRY_REFUSED, o != FERRY_REFUSED);
+	due(p, 0, FAKE_RETIRE, o == FERRY_OUTCOME_MIGRATED, o == FERRY_OUTCOME_MIGRATED);
+	due(p, 0, FAKE_RESUME, o == FERRY_OUTCOME_FELL_BACK, o == FERRY_OUTCOME_FELL_BACK);
+	due(p, 0, FAKE_PAUSE, o != FERRY_OUTCOME_REFUSED, o != FERRY_OUTCOME_REFUSED);
 	/* One that failed to start may be left alone. */
-	due(p, 0, FAKE_DIRTY_STOP, vm->calls[FAKE_DIRTY_START] && o != FERRY_REFUSED, vm->calls[FAKE_DIRTY_START]);
-	if (o != FERRY_FELL_BACK && o != FERRY_REFUSED)
+	due(p, 0, FAKE_DIRTY_STOP, vm->calls[FAKE_DIRTY_START] && o != FERRY_OUTCOME_REFUSED, vm->calls[FAKE_DIRTY_START]);
+	if (o != FERRY_OUTCOME_FELL_BACK && o != FERRY_OUTCOME_REFUSED)
 		return;
 	fakevm_run_on(&p->vm[0]);
 	fakevm_check_memory(&p->vm[0]);
@@ -406,14 +406,14 @@ static void check_source(struct pair *p)
 static void check_target(struct pair *p)
 {
 	enum ferry_outcome o = p->res[1]->outcome;
-	bool ours = o == FERRY_MIGRATED || o == FERRY_LOST;
+	bool ours = o == FERRY_OUTCOME_MIGRATED || o == FERRY_OUTCOME_LOST;
 	struct fakevm *vm = &p->vm[1];
-	unsigned given_up = o == FERRY_MIGRATED || o == FERRY_IN_DOUBT ? 0 : vm->calls[FAKE_RESERVE];
+	unsigned given_up = o == FERRY_OUTCOME_MIGRATED || o == FERRY_OUTCOME_IN_DOUBT ? 0 : vm->calls[FAKE_RESERVE];
 
 	due(p, 1, FAKE_ACTIVATE, ours, ours);
 	due(p, 1, FAKE_RELEASE, ours ? vm->calls[FAKE_HOLD] : 0, ours ? vm->calls[FAKE_HOLD] : 0);
 	due(p, 1, FAKE_DISCARD, given_up, given_up);
-	if (o != FERRY_MIGRATED)
+	if (o != FERRY_OUTCOME_MIGRATED)
 		return;
 	fakevm_finish(vm);
 	fakevm_run_on(vm);

@@ -41,7 +41,7 @@ struct runs {
 	unsigned nslots, busy;
 	struct local *cell;
 	size_t ncells, room, next;
-	struct tally by_kind[KINDS][2], by_stage[FERRY_DONE][2];
+	struct tally by_kind[KINDS][2], by_stage[FERRY_PHASE_DONE][2];
 	unsigned cells, failed, without, missed, cannot;
 	char why_cannot[200];
 };
@@ -56,7 +56,7 @@ static uint64_t now(void)
 
 static const char *stage_name(enum ferry_phase p)
 {
-	return p == FERRY_IDLE ? "opening" : ferry_phase_name(p);
+	return p == FERRY_PHASE_IDLE ? "opening" : ferry_phase_name(p);
 }
 
 static bool in_earnest(enum kind k)
@@ -153,7 +153,7 @@ static void lay_out_rest(struct runs *x, struct local c)
 static void lay_out(struct runs *x)
 {
 	for (enum kind k = 0; k < KINDS; k++)
-		for (enum ferry_phase p = FERRY_IDLE; p <= FERRY_ACTIVATION; p++)
+		for (enum ferry_phase p = FERRY_PHASE_IDLE; p <= FERRY_PHASE_ACTIVATION; p++)
 			for (unsigned i = 0; i < 2 * 2 * 2 * WAYS; i++)
 				lay_out_rest(x, (struct local){ .kind = k,
 								.stage = p,
@@ -202,7 +202,7 @@ static void count(struct tally *t, const struct slot *s, bool failed)
 {
 	t->cells++;
 	t->failed += failed;
-	t->migrated += s->m->end[0].res.outcome == FERRY_MIGRATED && s->m->end[0].ended;
+	t->migrated += s->m->end[0].res.outcome == FERRY_OUTCOME_MIGRATED && s->m->end[0].ended;
 	if (s->m->still_us > t->still_us)
 		t->still_us = s->m->still_us;
 }
@@ -286,7 +286,7 @@ static void report(const struct runs *x)
 				printf("[PASS] %s at the %s: %u cells\n", kind_name(k), end, t->cells);
 		}
 	printf("%-16s %-8s %6s %9s %s\n", "fails in", "at the", "cells", "migrated", "the VM stood still after it, at most");
-	for (enum ferry_phase p = FERRY_IDLE; p < FERRY_DONE; p++)
+	for (enum ferry_phase p = FERRY_PHASE_IDLE; p < FERRY_PHASE_DONE; p++)
 		for (unsigned e = 0; e < 2; e++)
 			if (x->by_stage[p][e].cells)
 				printf("%-16s %-8s %6u %9u %.1f ms\n", stage_name(p), e ? "target" : "source",

@@ -138,7 +138,7 @@ struct common {
 	char uri[200];
 	_Atomic int armed;  /* the victim has entered the stage from which the fault waits */
 	_Atomic int struck; /* the fault has */
-	_Atomic int record; /* the arbiter's: who owns the VM; FERRY_NONE + 1 and so on, 0 nobody yet */
+	_Atomic int record; /* the arbiter's: who owns the VM; FERRY_OWNER_NONE + 1 and so on, 0 nobody yet */
 	struct {
 		bool ended;
 		struct ferry_result res;

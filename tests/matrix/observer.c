@@ -57,10 +57,10 @@ void observe_death(struct seen *s, bool source)
 
 static char letter(enum ferry_outcome o)
 {
-	static const char letters[] = { [FERRY_MIGRATED] = 'm', [FERRY_REFUSED] = 'r', [FERRY_FELL_BACK] = 'f',
-					[FERRY_DISCARDED] = 'd', [FERRY_IN_DOUBT] = '?', [FERRY_LOST] = 'l' };
+	static const char letters[] = { [FERRY_OUTCOME_MIGRATED] = 'm', [FERRY_OUTCOME_REFUSED] = 'r', [FERRY_OUTCOME_FELL_BACK] = 'f',
+					[FERRY_OUTCOME_DISCARDED] = 'd', [FERRY_OUTCOME_IN_DOUBT] = '?', [FERRY_OUTCOME_LOST] = 'l' };
 
-	return o <= FERRY_LOST ? letters[o] : '!';
+	return o <= FERRY_OUTCOME_LOST ? letters[o] : '!';
 }
 
 void outcome_pair(char pair[3], const struct cell *c, const struct common *m, bool killed)
@@ -87,11 +87,11 @@ static enum ferry_owner owner_of(char outcome)
 	switch (outcome) {
 	case 'm':
 	case 'l':
-		return FERRY_TARGET;
+		return FERRY_OWNER_TARGET;
 	case '?':
-		return FERRY_UNKNOWN;
+		return FERRY_OWNER_UNKNOWN;
 	default:
-		return FERRY_SOURCE;
+		return FERRY_OWNER_SOURCE;
 	}
 }
 

@@ -29,13 +29,13 @@ struct death {
 };
 
 static const struct death deaths[DEATHS] = {
-	[IN_PRECOPY] = { FERRY_MODE_STOP_AND_COPY, 0, WIRE_ROUND_END, FERRY_REFUSED, FERRY_REFUSED, FERRY_SOURCE },
-	[IN_POSTCOPY] = { FERRY_MODE_POSTCOPY, 0, WIRE_RUNNING, FERRY_FELL_BACK, FERRY_FELL_BACK, FERRY_SOURCE },
-	[COMMIT_HEARD] = { FERRY_MODE_STOP_AND_COPY, 0, WIRE_COMMIT, FERRY_IN_DOUBT, FERRY_MIGRATED, FERRY_UNKNOWN },
-	[COMMIT_HEARD_PAGES_MISSING] = { FERRY_MODE_POSTCOPY, FERRY_COMMIT_AT_SWITCHOVER, WIRE_COMMIT, FERRY_IN_DOUBT, FERRY_LOST,
-					 FERRY_UNKNOWN },
-	[AS_OWNER_PAGES_MISSING] = { FERRY_MODE_POSTCOPY, FERRY_COMMIT_AT_SWITCHOVER, WIRE_COMMITTED, FERRY_LOST, FERRY_LOST,
-				     FERRY_TARGET },
+	[IN_PRECOPY] = { FERRY_MODE_STOP_AND_COPY, 0, WIRE_ROUND_END, FERRY_OUTCOME_REFUSED, FERRY_OUTCOME_REFUSED, FERRY_OWNER_SOURCE },
+	[IN_POSTCOPY] = { FERRY_MODE_POSTCOPY, 0, WIRE_RUNNING, FERRY_OUTCOME_FELL_BACK, FERRY_OUTCOME_FELL_BACK, FERRY_OWNER_SOURCE },
+	[COMMIT_HEARD] = { FERRY_MODE_STOP_AND_COPY, 0, WIRE_COMMIT, FERRY_OUTCOME_IN_DOUBT, FERRY_OUTCOME_MIGRATED, FERRY_OWNER_UNKNOWN },
+	[COMMIT_HEARD_PAGES_MISSING] = { FERRY_MODE_POSTCOPY, FERRY_COMMIT_AT_SWITCHOVER, WIRE_COMMIT, FERRY_OUTCOME_IN_DOUBT, FERRY_OUTCOME_LOST,
+					 FERRY_OWNER_UNKNOWN },
+	[AS_OWNER_PAGES_MISSING] = { FERRY_MODE_POSTCOPY, FERRY_COMMIT_AT_SWITCHOVER, WIRE_COMMITTED, FERRY_OUTCOME_LOST, FERRY_OUTCOME_LOST,
+				     FERRY_OWNER_TARGET },
 };
 
 /* A decent target: one answer. Whether it was the last one that it gives. */
@@ -81,13 +81,13 @@ static enum ferry_phase phase_of(struct peer *p)
 
 static bool ended(struct peer *p)
 {
-	return phase_of(p) == FERRY_DONE || phase_of(p) == FERRY_FAILED;
+	return phase_of(p) == FERRY_PHASE_DONE || phase_of(p) == FERRY_PHASE_FAILED;
 }
 
 /* Its words may be heard late: it is not silent meanwhile. */
 static void await_postcopy(struct peer *p)
 {
-	while (phase_of(p) != FERRY_POSTCOPY && !ended(p)) {
+	while (phase_of(p) != FERRY_PHASE_POSTCOPY && !ended(p)) {
 		SAY(p, WIRE_PING, (struct wire_ping){ 0 });
 		poll(NULL, 0, 10);
 	}
@@ -127,18 +127,18 @@ static void comes_to(struct peer *p, const struct death *d, bool arbiter, const 
 	const struct ferry_result *res = &p->rig.sres;
 	const struct fakevm *vm = &p->rig.src;
 	enum ferry_outcome due = arbiter ? d->arbitrated : d->outcome;
-	bool back = due == FERRY_FELL_BACK || due == FERRY_REFUSED;
+	bool back = due == FERRY_OUTCOME_FELL_BACK || due == FERRY_OUTCOME_REFUSED;
 
 	ferry_free(p->rig.src.session);
 	cr_expect_eq(res->outcome, due, "%s was due, %s came: %s", ferry_outcome_name(due), ferry_outcome_name(res->outcome),
 		     res->detail);
-	cr_expect_eq(res->owner, arbiter && d->owner == FERRY_UNKNOWN ? FERRY_TARGET : d->owner);
-	cr_expect_eq(vm->calls[FAKE_RESUME], due == FERRY_FELL_BACK);
-	cr_expect_eq(vm->calls[FAKE_RETIRE], due == FERRY_MIGRATED, "retired %u times", vm->calls[FAKE_RETIRE]);
-	cr_expect_eq(vm->calls[FAKE_ARBITER], arbiter && d->outcome != FERRY_REFUSED && d->outcome != FERRY_LOST,
+	cr_expect_eq(res->owner, arbiter && d->owner == FERRY_OWNER_UNKNOWN ? FERRY_OWNER_TARGET : d->owner);
+	cr_expect_eq(vm->calls[FAKE_RESUME], due == FERRY_OUTCOME_FELL_BACK);
+	cr_expect_eq(vm->calls[FAKE_RETIRE], due == FERRY_OUTCOME_MIGRATED, "retired %u times", vm->calls[FAKE_RETIRE]);
+	cr_expect_eq(vm->calls[FAKE_ARBITER], arbiter && d->outcome != FERRY_OUTCOME_REFUSED && d->outcome != FERRY_OUTCOME_LOST,
 		     "the arbiter was asked %u times", vm->calls[FAKE_ARBITER]);
 	cr_expect_eq(res->stats.reconnects, 0);
-	if (due != FERRY_MIGRATED)
+	if (due != FERRY_OUTCOME_MIGRATED)
 		cr_expect(strstr(res->detail, says), "\"%s\" does not say \"%s\"", res->detail, says);
 	if (back) {
 		fakevm_run_on(&p->rig.src);
@@ -197,7 +197,7 @@ static void serves(struct anew *a)
 	cr_assert(!pthread_create(&a->source, NULL, run_anew_source, a));
 	pthread_join(a->source, NULL);
 	pthread_join(a->target, NULL);
-	if (a->rig.tres.outcome == FERRY_MIGRATED)
+	if (a->rig.tres.outcome == FERRY_OUTCOME_MIGRATED)
 		fakevm_finish(&a->rig.tgt);
 	ferry_free(a->rig.src.session);
 	ferry_free(a->rig.tgt.session);
@@ -234,7 +234,7 @@ static void hold_on(struct fakevm *vm, enum ferry_phase phase)
 {
 	struct rig *r = vm->arg;
 
-	while (phase == FERRY_PRECOPY && !ended(r->arg))
+	while (phase == FERRY_PHASE_PRECOPY && !ended(r->arg))
 		poll(NULL, 0, 1);
 }
 
@@ -665,7 +665,7 @@ static void forged(const struct rig_kind *kind, enum ferry_phase in, bool cut)
 	memset(r.scfg.session, 0x42, sizeof(r.scfg.session));
 	r.arg = &f;
 	r.src.phase_hook = forge_all;
-	if (in == FERRY_POSTCOPY)
+	if (in == FERRY_PHASE_POSTCOPY)
 		rig_postcopy(&r, 16000000);
 	rig_run(&r);
 	for (unsigned i = 0; i < f.n; i++) {
@@ -683,15 +683,15 @@ static void forged(const struct rig_kind *kind, enum ferry_phase in, bool cut)
 
 RIG_PAIR(comeback, a_forged_source_in_pre_copy)
 {
-	forged(kind, FERRY_PRECOPY, false);
+	forged(kind, FERRY_PHASE_PRECOPY, false);
 }
 
 RIG_PAIR(comeback, a_forged_source_in_post_copy)
 {
-	forged(kind, FERRY_POSTCOPY, false);
+	forged(kind, FERRY_PHASE_POSTCOPY, false);
 }
 
 RIG_PAIR(comeback, a_forged_source_before_the_source_comes_back)
 {
-	forged(kind, FERRY_POSTCOPY, true);
+	forged(kind, FERRY_PHASE_POSTCOPY, true);
 }

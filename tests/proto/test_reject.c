@@ -32,30 +32,30 @@ struct way {
 };
 
 static const struct way ways[] = {
-	{ WIRE_HELLO, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_REFUSED },
-	{ WIRE_HELLO_ACK, FROM_TARGET, HOLD, 2, NATURAL, FERRY_REFUSED },
-	{ WIRE_REFUSED, FROM_TARGET, HOLD, 2, 1, FERRY_REFUSED },
-	{ WIRE_MAP, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_REFUSED },
-	{ WIRE_RESERVED, FROM_TARGET, HOLD, 2, NATURAL, FERRY_REFUSED },
-	{ WIRE_ZERO, FROM_SOURCE, HOLD, 2, 3, FERRY_DISCARDED },
-	{ WIRE_POISON, FROM_SOURCE, HOLD, 2, 4, FERRY_DISCARDED },
-	{ WIRE_ROUND_END, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_DISCARDED },
-	{ WIRE_ROUND_ACK, FROM_TARGET, HOLD, 2, NATURAL, FERRY_REFUSED },
-	{ WIRE_STATE, FROM_SOURCE, HOLD, 2, 4, FERRY_DISCARDED },
-	{ WIRE_RESIDUE, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_DISCARDED },
-	{ WIRE_PREARM, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_DISCARDED },
-	{ WIRE_PREARMED, FROM_TARGET, HOLD, 2, NATURAL, FERRY_REFUSED },
-	{ WIRE_SWITCHOVER, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_DISCARDED },
-	{ WIRE_RUNNING, FROM_TARGET, HOLD, 2, NATURAL, FERRY_FELL_BACK },
-	{ WIRE_PREPARED, FROM_TARGET, HOLD, 2, NATURAL, FERRY_FELL_BACK },
-	{ WIRE_COMMIT, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_IN_DOUBT },
-	{ WIRE_COMMITTED, FROM_TARGET, HOLD, 2, NATURAL, FERRY_IN_DOUBT },
-	{ WIRE_COMPLETE, FROM_TARGET, LATE, 2, NATURAL, FERRY_LOST },
-	{ WIRE_BYE, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_MIGRATED },
-	{ WIRE_ABORT, FROM_SOURCE, HOLD, 2, 3, FERRY_DISCARDED },
-	{ WIRE_ABORT, FROM_TARGET, HOLD, 2, 3, FERRY_REFUSED },
-	{ WIRE_PING, FROM_SOURCE, HOLD, 2, 3, FERRY_DISCARDED },
-	{ WIRE_PING, FROM_TARGET, HOLD, 2, 3, FERRY_REFUSED },
+	{ WIRE_HELLO, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_OUTCOME_REFUSED },
+	{ WIRE_HELLO_ACK, FROM_TARGET, HOLD, 2, NATURAL, FERRY_OUTCOME_REFUSED },
+	{ WIRE_REFUSED, FROM_TARGET, HOLD, 2, 1, FERRY_OUTCOME_REFUSED },
+	{ WIRE_MAP, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_OUTCOME_REFUSED },
+	{ WIRE_RESERVED, FROM_TARGET, HOLD, 2, NATURAL, FERRY_OUTCOME_REFUSED },
+	{ WIRE_ZERO, FROM_SOURCE, HOLD, 2, 3, FERRY_OUTCOME_DISCARDED },
+	{ WIRE_POISON, FROM_SOURCE, HOLD, 2, 4, FERRY_OUTCOME_DISCARDED },
+	{ WIRE_ROUND_END, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_OUTCOME_DISCARDED },
+	{ WIRE_ROUND_ACK, FROM_TARGET, HOLD, 2, NATURAL, FERRY_OUTCOME_REFUSED },
+	{ WIRE_STATE, FROM_SOURCE, HOLD, 2, 4, FERRY_OUTCOME_DISCARDED },
+	{ WIRE_RESIDUE, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_OUTCOME_DISCARDED },
+	{ WIRE_PREARM, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_OUTCOME_DISCARDED },
+	{ WIRE_PREARMED, FROM_TARGET, HOLD, 2, NATURAL, FERRY_OUTCOME_REFUSED },
+	{ WIRE_SWITCHOVER, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_OUTCOME_DISCARDED },
+	{ WIRE_RUNNING, FROM_TARGET, HOLD, 2, NATURAL, FERRY_OUTCOME_FELL_BACK },
+	{ WIRE_PREPARED, FROM_TARGET, HOLD, 2, NATURAL, FERRY_OUTCOME_FELL_BACK },
+	{ WIRE_COMMIT, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_OUTCOME_IN_DOUBT },
+	{ WIRE_COMMITTED, FROM_TARGET, HOLD, 2, NATURAL, FERRY_OUTCOME_IN_DOUBT },
+	{ WIRE_COMPLETE, FROM_TARGET, LATE, 2, NATURAL, FERRY_OUTCOME_LOST },
+	{ WIRE_BYE, FROM_SOURCE, HOLD, 2, NATURAL, FERRY_OUTCOME_MIGRATED },
+	{ WIRE_ABORT, FROM_SOURCE, HOLD, 2, 3, FERRY_OUTCOME_DISCARDED },
+	{ WIRE_ABORT, FROM_TARGET, HOLD, 2, 3, FERRY_OUTCOME_REFUSED },
+	{ WIRE_PING, FROM_SOURCE, HOLD, 2, 3, FERRY_OUTCOME_DISCARDED },
+	{ WIRE_PING, FROM_TARGET, HOLD, 2, 3, FERRY_OUTCOME_REFUSED },
 };
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
 
@@ -286,7 +286,7 @@ static void one_row(const struct way *w, const struct row *r)
 	judge(w, &res, r->err, r->says, what);
 	if (r->says)
 		return;
-	cr_expect_eq(res.outcome, FERRY_MIGRATED, "%s, %s: %s", kind_of(w->type)->name, what, ferry_outcome_name(res.outcome));
+	cr_expect_eq(res.outcome, FERRY_OUTCOME_MIGRATED, "%s, %s: %s", kind_of(w->type)->name, what, ferry_outcome_name(res.outcome));
 }
 
 static void fields(enum wire_from from)
@@ -318,7 +318,7 @@ Test(reject, durations_that_a_target_makes_up, .init = patient)
 		lies[i] = (struct play_step){ STEP_PATCH, .type = WIRE_RUNNING, .at = (uint8_t)(8 * i), .width = 3, .v = MAX - i };
 	send_patched(&ways[WIRE_RUNNING - 1], lies, 3, &res);
 	b = res.stats.blackout;
-	cr_assert_eq(res.outcome, FERRY_MIGRATED);
+	cr_assert_eq(res.outcome, FERRY_OUTCOME_MIGRATED);
 	cr_assert_eq(b.total_us, b.pause_us + b.fetch_us + b.residue_us + b.save_us + b.send_us + b.arm_us + b.load_us + b.resume_us);
 	cr_assert_lt(b.total_us, UINT64_C(20000000));
 }
@@ -340,7 +340,7 @@ static void headers(enum wire_from from)
 	for (size_t k = 0; k < WAYS; k++)
 		for (size_t i = 0; ways[k].from == from && i < sizeof(field) / sizeof(field[0]); i++) {
 			struct play_step p = { STEP_PATCH_HDR, (uint8_t)ways[k].type, field[i].at, field[i].width, 0, field[i].v };
-			bool over = ways[k].outcome == FERRY_MIGRATED; /* the VM has moved: nothing is wrong any more */
+			bool over = ways[k].outcome == FERRY_OUTCOME_MIGRATED; /* the VM has moved: nothing is wrong any more */
 			struct ferry_result res;
 
 			send_patched(&ways[k], &p, 1, &res);

@@ -587,7 +587,7 @@ static void never_ends_its_puts(bool prearm)
 	cr_assert_eq(p.rig.tres.error, -EPIPE, "%d: %s", p.rig.tres.error, p.rig.tres.detail);
 	p.link->ops->close(p.link);
 	ferry_free(p.rig.tgt.session);
-	cr_assert_eq(p.rig.tres.outcome, FERRY_DISCARDED);
+	cr_assert_eq(p.rig.tres.outcome, FERRY_OUTCOME_DISCARDED);
 	cr_assert_eq(p.rig.tgt.calls[FAKE_DISCARD], 1);
 	rig_free(&p.rig);
 }

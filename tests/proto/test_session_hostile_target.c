@@ -71,9 +71,9 @@ static void source_goes_on(struct peer *p, int err, const char *sentence)
 	ferry_free(p->rig.src.session);
 	cr_assert_eq(res->error, err, "%d: %s", res->error, res->detail);
 	rig_says(res->detail, sentence);
-	cr_assert_eq(res->owner, FERRY_SOURCE);
+	cr_assert_eq(res->owner, FERRY_OWNER_SOURCE);
 	paused = p->rig.src.calls[FAKE_PAUSE];
-	cr_assert_eq(res->outcome, paused ? FERRY_FELL_BACK : FERRY_REFUSED, "%s", ferry_outcome_name(res->outcome));
+	cr_assert_eq(res->outcome, paused ? FERRY_OUTCOME_FELL_BACK : FERRY_OUTCOME_REFUSED, "%s", ferry_outcome_name(res->outcome));
 	cr_assert_eq(p->rig.src.calls[FAKE_RESUME], paused);
 	cr_assert_eq(p->rig.src.calls[FAKE_RETIRE], 0);
 	cr_assert_eq(p->rig.src.calls[FAKE_DIRTY_STOP], p->rig.src.calls[FAKE_DIRTY_START]);

@@ -398,7 +398,7 @@ RIG_PAIR(target_is_not_held, by_pings_for_a_goodbye)
 	ends_meanwhile(&p, &t);
 	p.link->ops->close(p.link);
 	ferry_free(p.rig.tgt.session);
-	cr_assert_eq(p.rig.tres.outcome, FERRY_MIGRATED, "%s", p.rig.tres.detail);
+	cr_assert_eq(p.rig.tres.outcome, FERRY_OUTCOME_MIGRATED, "%s", p.rig.tres.detail);
 	p.rig.world.trouble[0] = 0; /* a guest without state and memory, whose source was never paused */
 	rig_free(&p.rig);
 }
@@ -445,7 +445,7 @@ static void source_freed(struct peer *p, int err, const char *sentence)
 	ferry_free(p->rig.src.session);
 	cr_assert_eq(res->error, err, "%d: %s", res->error, res->detail);
 	rig_says(res->detail, sentence);
-	cr_assert_eq(res->owner, FERRY_SOURCE);
+	cr_assert_eq(res->owner, FERRY_OWNER_SOURCE);
 	cr_assert_eq(p->rig.src.calls[FAKE_RESUME], p->rig.src.calls[FAKE_PAUSE]);
 	cr_assert_eq(p->rig.src.calls[FAKE_RETIRE], 0);
 	rig_free(&p->rig);
@@ -504,7 +504,7 @@ Test(source_is_not_held, when_its_last_words_are_not_answered)
 
 static void cancel_in_precopy(struct fakevm *vm, enum ferry_phase p)
 {
-	if (p == FERRY_PRECOPY)
+	if (p == FERRY_PHASE_PRECOPY)
 		ferry_cancel(vm->session);
 }
 

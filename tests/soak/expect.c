@@ -15,16 +15,16 @@ static bool says(const struct run_report *r, enum vmm_end end, enum ferry_outcom
 
 enum ending ending_of(const struct run_report *r)
 {
-	if (says(r, VMM_END_SOURCE, FERRY_LOST) || says(r, VMM_END_TARGET, FERRY_LOST))
+	if (says(r, VMM_END_SOURCE, FERRY_OUTCOME_LOST) || says(r, VMM_END_TARGET, FERRY_OUTCOME_LOST))
 		return END_LOST;
 	switch (r->owner) {
-	case FERRY_SOURCE:
+	case FERRY_OWNER_SOURCE:
 		return END_SOURCE;
-	case FERRY_TARGET:
+	case FERRY_OWNER_TARGET:
 		return END_TARGET;
-	case FERRY_NONE:
+	case FERRY_OWNER_NONE:
 		return END_DEAD;
-	case FERRY_UNKNOWN:
+	case FERRY_OWNER_UNKNOWN:
 		break;
 	}
 	return END_DOUBT;
@@ -46,11 +46,11 @@ static unsigned page_server_gone(void)
 static unsigned link_cut(const struct options *o)
 {
 	switch (o->kill.stage) {
-	case FERRY_POSTCOPY: /* at the source: tentative, or a page server */
+	case FERRY_PHASE_POSTCOPY: /* at the source: tentative, or a page server */
 		return o->commit_at == FERRY_COMMIT_AT_SWITCHOVER ? page_server_gone() : END_SOURCE;
-	case FERRY_COMMITMENT: /* PREPARED lost in a blackout, else COMMIT lost */
+	case FERRY_PHASE_COMMITMENT: /* PREPARED lost in a blackout, else COMMIT lost */
 		return END_SOURCE | (o->arbiter ? END_TARGET : END_DOUBT);
-	case FERRY_ACTIVATION: /* nothing but BYE, or the pages that are missing */
+	case FERRY_PHASE_ACTIVATION: /* nothing but BYE, or the pages that are missing */
 		return END_TARGET | (may_lack(o) ? END_LOST : 0);
 	default:
 		return END_SOURCE;
@@ -61,10 +61,10 @@ static unsigned link_cut(const struct options *o)
 static unsigned link_heals(const struct options *o)
 {
 	switch (o->kill.stage) {
-	case FERRY_RESERVATION:
-	case FERRY_STOP_AND_COPY:
+	case FERRY_PHASE_RESERVATION:
+	case FERRY_PHASE_STOP_AND_COPY:
 		return END_SOURCE;
-	case FERRY_COMMITMENT: /* a blackout does not wait for PREPARED */
+	case FERRY_PHASE_COMMITMENT: /* a blackout does not wait for PREPARED */
 		return END_TARGET | END_SOURCE;
 	default:
 		return END_TARGET;
@@ -74,11 +74,11 @@ static unsigned link_heals(const struct options *o)
 static unsigned source_killed(const struct options *o)
 {
 	switch (o->kill.stage) {
-	case FERRY_POSTCOPY:
+	case FERRY_PHASE_POSTCOPY:
 		return o->commit_at == FERRY_COMMIT_AT_SWITCHOVER ? page_server_gone() : END_DEAD;
-	case FERRY_COMMITMENT: /* before or after the target has said PREPARED */
+	case FERRY_PHASE_COMMITMENT: /* before or after the target has said PREPARED */
 		return END_DEAD | (o->arbiter ? END_TARGET : END_DOUBT);
-	case FERRY_ACTIVATION:
+	case FERRY_PHASE_ACTIVATION:
 		return END_TARGET | (may_lack(o) ? END_LOST : 0);
 	default:
 		return END_DEAD;
@@ -88,9 +88,9 @@ static unsigned source_killed(const struct options *o)
 static unsigned target_killed(const struct options *o)
 {
 	switch (o->kill.stage) {
-	case FERRY_POSTCOPY:
+	case FERRY_PHASE_POSTCOPY:
 		return o->commit_at == FERRY_COMMIT_AT_SWITCHOVER ? END_LOST : END_SOURCE;
-	case FERRY_ACTIVATION: /* COMMIT was heard, COMMITTED not sent */
+	case FERRY_PHASE_ACTIVATION: /* COMMIT was heard, COMMITTED not sent */
 		return o->arbiter ? END_DEAD | (may_lack(o) ? END_LOST : 0) : END_DOUBT;
 	default:
 		return END_SOURCE;

@@ -159,7 +159,7 @@ static void draw_config(struct world *w, uint64_t *rng)
 
 	w->mode = (enum ferry_mode)OF(rng, FERRY_MODE_AUTO, FERRY_MODE_STOP_AND_COPY, FERRY_MODE_POSTCOPY,
 				      FERRY_MODE_POSTCOPY);
-	w->commit_at = (enum ferry_commit_at)OF(rng, FERRY_COMMIT_DEFAULT, FERRY_COMMIT_AT_COMPLETE,
+	w->commit_at = (enum ferry_commit_at)OF(rng, FERRY_COMMIT_AT_DEFAULT, FERRY_COMMIT_AT_COMPLETE,
 						FERRY_COMMIT_AT_SWITCHOVER);
 	w->channels = OF(rng, 1, 1, 2, 4, 9);
 	w->max_rounds = OF(rng, 1, 2, 5, 30);
@@ -178,10 +178,10 @@ static void draw_config(struct world *w, uint64_t *rng)
 
 static void draw_strike(struct strike *k, uint64_t *rng)
 {
-	static const enum ferry_phase phases[] = { FERRY_PRE_MIGRATION, FERRY_RESERVATION, FERRY_PRECOPY,
-						   FERRY_PRECOPY,	FERRY_PRECOPY,	   FERRY_STOP_AND_COPY,
-						   FERRY_POSTCOPY,	FERRY_POSTCOPY,	   FERRY_COMMITMENT,
-						   FERRY_ACTIVATION };
+	static const enum ferry_phase phases[] = { FERRY_PHASE_PRE_MIGRATION, FERRY_PHASE_RESERVATION, FERRY_PHASE_PRECOPY,
+						   FERRY_PHASE_PRECOPY,	FERRY_PHASE_PRECOPY,	   FERRY_PHASE_STOP_AND_COPY,
+						   FERRY_PHASE_POSTCOPY,	FERRY_PHASE_POSTCOPY,	   FERRY_PHASE_COMMITMENT,
+						   FERRY_PHASE_ACTIVATION };
 
 	k->what = (enum strike_what)OF(rng, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_KILL,
 				       STRIKE_STOP, STRIKE_CUT, STRIKE_CUT, STRIKE_HOLE, STRIKE_CANCEL,
@@ -193,7 +193,7 @@ static void draw_strike(struct strike *k, uint64_t *rng)
 	k->times = k->for_ms ? OF(rng, 1, 1, 2, 5) : 1;
 	if (k->what == STRIKE_SWITCHOVER) {
 		k->end = SRC;
-		k->phase = FERRY_PRECOPY;
+		k->phase = FERRY_PHASE_PRECOPY;
 	}
 }
 

@@ -705,7 +705,7 @@ static void run_on(struct vm *vm)
 void vm_check(struct vm *vm, enum ferry_outcome outcome)
 {
 	bool owned =
-		vm->end == SRC ? outcome == FERRY_REFUSED || outcome == FERRY_FELL_BACK : outcome == FERRY_MIGRATED;
+		vm->end == SRC ? outcome == FERRY_OUTCOME_REFUSED || outcome == FERRY_OUTCOME_FELL_BACK : outcome == FERRY_OUTCOME_MIGRATED;
 
 	if (vm->running != owned)
 		trouble(vm, "the VM %s after %s", vm->running ? "runs" : "does not run", ferry_outcome_name(outcome));

@@ -101,8 +101,8 @@ static bool quotes(const struct end_seen *e, const struct end_seen *peer)
 /* One end ended before it met the other, who waited for it or asked for it in vain and can know no more. */
 static bool never_met(const struct end_seen *s, const struct end_seen *t)
 {
-	return (s->res.phase <= FERRY_PRE_MIGRATION && strstr(detail(t), "no source connected")) ||
-	       (t->res.phase <= FERRY_PRE_MIGRATION && strstr(detail(s), "could not be reached"));
+	return (s->res.phase <= FERRY_PHASE_PRE_MIGRATION && strstr(detail(t), "no source connected")) ||
+	       (t->res.phase <= FERRY_PHASE_PRE_MIGRATION && strstr(detail(s), "could not be reached"));
 }
 
 /* It knows no more than that the other is not to be heard. */
@@ -164,12 +164,12 @@ static void judge_sentences(char *why, size_t cap, const struct round *r)
 	const char *lack;
 
 	for (int i = 0; i < 2; i++)
-		if (living(&r->seen->end[i]) && r->seen->end[i].res.outcome != FERRY_MIGRATED &&
+		if (living(&r->seen->end[i]) && r->seen->end[i].res.outcome != FERRY_OUTCOME_MIGRATED &&
 		    (r->seen->end[i].res.error >= 0 || !is_sentence(detail(&r->seen->end[i])))) {
 			snprintf(why, cap, "the %s says no sentence (%d)", names[i], r->seen->end[i].res.error);
 			return;
 		}
-	if (!living(s) || !living(t) || is(s, FERRY_MIGRATED) || is(t, FERRY_MIGRATED))
+	if (!living(s) || !living(t) || is(s, FERRY_OUTCOME_MIGRATED) || is(t, FERRY_OUTCOME_MIGRATED))
 		return;
 	if (!quotes(s, t) && !quotes(t, s) && !never_met(s, t)) {
 		if (blames_link(s) && blames_link(t) && !link)
@@ -197,11 +197,11 @@ static void judge_sentences(char *why, size_t cap, const struct round *r)
 /* Source and target, by the letters of outcomes: x dead, - never began or not opened. */
 static char letter(const struct end_seen *e)
 {
-	static const char letters[] = { [FERRY_MIGRATED] = 'm',	 [FERRY_REFUSED] = 'r',	 [FERRY_FELL_BACK] = 'f',
-					[FERRY_DISCARDED] = 'd', [FERRY_IN_DOUBT] = '?', [FERRY_LOST] = 'l' };
+	static const char letters[] = { [FERRY_OUTCOME_MIGRATED] = 'm',	 [FERRY_OUTCOME_REFUSED] = 'r',	 [FERRY_OUTCOME_FELL_BACK] = 'f',
+					[FERRY_OUTCOME_DISCARDED] = 'd', [FERRY_OUTCOME_IN_DOUBT] = '?', [FERRY_OUTCOME_LOST] = 'l' };
 
 	if (living(e))
-		return e->res.outcome <= FERRY_LOST ? letters[e->res.outcome] : '!';
+		return e->res.outcome <= FERRY_OUTCOME_LOST ? letters[e->res.outcome] : '!';
 	return died(e) ? 'x' : '-';
 }
 
@@ -251,10 +251,10 @@ static void judge_end(char *why, size_t cap, const struct round *r, int i)
 {
 	const struct end_seen *e = &r->seen->end[i];
 	const struct lot *l = &r->w->lot[i];
-	enum ferry_owner owner = !living(e)							    ? FERRY_NONE
-				 : e->res.outcome == FERRY_IN_DOUBT				    ? FERRY_UNKNOWN
-				 : e->res.outcome == FERRY_MIGRATED || e->res.outcome == FERRY_LOST ? FERRY_TARGET
-												    : FERRY_SOURCE;
+	enum ferry_owner owner = !living(e)							    ? FERRY_OWNER_NONE
+				 : e->res.outcome == FERRY_OUTCOME_IN_DOUBT				    ? FERRY_OWNER_UNKNOWN
+				 : e->res.outcome == FERRY_OUTCOME_MIGRATED || e->res.outcome == FERRY_OUTCOME_LOST ? FERRY_OWNER_TARGET
+												    : FERRY_OWNER_SOURCE;
 
 	if (!e->pid)
 		return;

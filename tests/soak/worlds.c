@@ -34,7 +34,7 @@ struct worlds {
 	struct truth truth;
 	struct seen *seen;
 	struct world world; /* drawn anew for each round */
-	uint64_t rounds, failed, by_outcome[FERRY_LOST + 1], dead, struck;
+	uint64_t rounds, failed, by_outcome[FERRY_OUTCOME_LOST + 1], dead, struck;
 	bool own_shm;
 };
 
@@ -295,7 +295,7 @@ static void wait_for_ends(struct worlds *g)
 		strike(g, &blow);
 		g->seen->bound_us = bound(g, &blow, begin);
 		if (!filled && g->world.lot[TGT].tmpfs_fill &&
-		    atomic_load(&g->seen->end[TGT].phase_us[FERRY_PRECOPY])) {
+		    atomic_load(&g->seen->end[TGT].phase_us[FERRY_PHASE_PRECOPY])) {
 			atomic_store(&g->seen->end[TGT].fill, 1);
 			filled = true;
 		}
@@ -382,7 +382,7 @@ static void tell(struct worlds *g, const char *why)
 	g->failed += !!why[0];
 	g->struck += s->struck;
 	g->dead += !s->end[SRC].have_result || !s->end[TGT].have_result;
-	if (s->end[SRC].have_result && s->end[SRC].res.outcome <= FERRY_LOST)
+	if (s->end[SRC].have_result && s->end[SRC].res.outcome <= FERRY_OUTCOME_LOST)
 		g->by_outcome[s->end[SRC].res.outcome]++;
 	printf("[%s] worlds::%" PRIu64 ": %s%s in %.1f s%s%s\n", why[0] ? "FAIL" : "PASS", g->world.round, text,
 	       g->world.strike.what == STRIKE_NOTHING ? ""
@@ -583,9 +583,9 @@ static void summary(const struct worlds *g, uint64_t us)
 	       " as they must be; of the sources %" PRIu64 " migrated, %" PRIu64 " were refused, %" PRIu64
 	       " fell back, %" PRIu64 " ended in doubt, %" PRIu64 " lost a page server; %" PRIu64
 	       " rounds with an end that died or did not begin, %" PRIu64 " were struck\n",
-	       g->seed, g->rounds, us / 1000000, g->rounds - g->failed, g->by_outcome[FERRY_MIGRATED],
-	       g->by_outcome[FERRY_REFUSED], g->by_outcome[FERRY_FELL_BACK], g->by_outcome[FERRY_IN_DOUBT],
-	       g->by_outcome[FERRY_LOST], g->dead, g->struck);
+	       g->seed, g->rounds, us / 1000000, g->rounds - g->failed, g->by_outcome[FERRY_OUTCOME_MIGRATED],
+	       g->by_outcome[FERRY_OUTCOME_REFUSED], g->by_outcome[FERRY_OUTCOME_FELL_BACK], g->by_outcome[FERRY_OUTCOME_IN_DOUBT],
+	       g->by_outcome[FERRY_OUTCOME_LOST], g->dead, g->struck);
 }
 
 int main(int argc, char **argv)

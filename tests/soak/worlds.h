@@ -130,7 +130,7 @@ struct end_seen {
 	_Atomic int stage, go, phase; /* go, cancel, switchover: written by the parent */
 	_Atomic int cancel, switchover, fill;
 	_Atomic bool runs, held;
-	_Atomic uint64_t signals, phase_us[FERRY_FAILED + 1];
+	_Atomic uint64_t signals, phase_us[FERRY_PHASE_FAILED + 1];
 	bool have_result;
 	struct ferry_result res;
 	char not_opened[FERRY_DETAIL_MAX + 100]; /* the session could not be made: its sentence */
@@ -148,7 +148,7 @@ struct end_seen {
 
 struct seen {
 	char uri[200];
-	_Atomic int record; /* the arbiter's: FERRY_SOURCE + 1, FERRY_TARGET + 1 */
+	_Atomic int record; /* the arbiter's: FERRY_OWNER_SOURCE + 1, FERRY_OWNER_TARGET + 1 */
 	_Atomic uint64_t outputs;
 	_Atomic bool alarm; /* two owners, or output twice */
 	char alarm_text[200];

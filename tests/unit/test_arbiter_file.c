@@ -105,7 +105,7 @@ static int ask_for(enum ferry_owner want, enum ferry_owner *is, uint64_t timeout
 
 static void hears(enum ferry_owner want, enum ferry_owner due)
 {
-	enum ferry_owner is = FERRY_UNKNOWN;
+	enum ferry_owner is = FERRY_OWNER_UNKNOWN;
 	char why[300] = "";
 
 	cr_assert_eq(ask_for(want, &is, LONG, why), 0, "%s", why);
@@ -114,20 +114,20 @@ static void hears(enum ferry_owner want, enum ferry_owner due)
 
 static void fails(int err, const char *sentence)
 {
-	enum ferry_owner is = FERRY_UNKNOWN;
+	enum ferry_owner is = FERRY_OWNER_UNKNOWN;
 	char why[300] = "";
-	int got = ask_for(FERRY_SOURCE, &is, LONG, why);
+	int got = ask_for(FERRY_OWNER_SOURCE, &is, LONG, why);
 
 	cr_assert_eq(got, err, "%d: %s", got, why);
 	cr_assert(strstr(why, sentence) && strstr(why, dir), "\"%s\"", why);
-	cr_assert_eq(is, FERRY_UNKNOWN);
+	cr_assert_eq(is, FERRY_OWNER_UNKNOWN);
 }
 
 Test(arbiter_file, the_first_decides)
 {
-	hears(FERRY_TARGET, FERRY_TARGET);
-	hears(FERRY_SOURCE, FERRY_TARGET);
-	hears(FERRY_TARGET, FERRY_TARGET);
+	hears(FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
+	hears(FERRY_OWNER_SOURCE, FERRY_OWNER_TARGET);
+	hears(FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
 	cr_assert_eq(entries(false), 1);
 	/* Who only reads syncs too: the writer may have died before it did. */
 	cr_assert_eq(dir_syncs, 3);
@@ -138,7 +138,7 @@ Test(arbiter_file, the_record_is_two_lines)
 	char path[160], text[80] = "";
 	FILE *f;
 
-	hears(FERRY_SOURCE, FERRY_SOURCE);
+	hears(FERRY_OWNER_SOURCE, FERRY_OWNER_SOURCE);
 	snprintf(path, sizeof(path), "%s/%s", dir, RECORD);
 	f = fopen(path, "r");
 	cr_assert(f && fread(text, 1, sizeof(text) - 1, f));
@@ -168,7 +168,7 @@ static int race_here(unsigned n)
 	int is = -1;
 
 	for (unsigned i = 0; i < 4; i++) {
-		r[i] = (struct racer){ .want = (i ^ n) & 1 ? FERRY_TARGET : FERRY_SOURCE };
+		r[i] = (struct racer){ .want = (i ^ n) & 1 ? FERRY_OWNER_TARGET : FERRY_OWNER_SOURCE };
 		pthread_create(&r[i].thread, NULL, race, &r[i]);
 	}
 	for (unsigned i = 0; i < 4; i++) {
@@ -193,7 +193,7 @@ Test(arbiter_file, a_race_has_one_winner)
 		}
 		for (unsigned i = 0; i < 4; i++) {
 			waitpid(pid[i], &status, 0);
-			cr_assert(WIFEXITED(status) && WEXITSTATUS(status) <= FERRY_TARGET, "%#x", status);
+			cr_assert(WIFEXITED(status) && WEXITSTATUS(status) <= FERRY_OWNER_TARGET, "%#x", status);
 			cr_assert(is < 0 || is == WEXITSTATUS(status));
 			is = WEXITSTATUS(status);
 		}
@@ -205,11 +205,11 @@ Test(arbiter_file, a_race_has_one_winner)
 Test(arbiter_file, a_link_that_was_made_and_denied_counts)
 {
 	link_lies = EEXIST;
-	hears(FERRY_TARGET, FERRY_TARGET);
-	hears(FERRY_SOURCE, FERRY_TARGET);
+	hears(FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
+	hears(FERRY_OWNER_SOURCE, FERRY_OWNER_TARGET);
 	entries(true);
 	link_lies = EIO;
-	hears(FERRY_SOURCE, FERRY_SOURCE);
+	hears(FERRY_OWNER_SOURCE, FERRY_OWNER_SOURCE);
 	cr_assert_eq(entries(false), 1);
 }
 
@@ -230,7 +230,7 @@ Test(arbiter_file, a_disk_that_loses_what_it_is_given)
 /* The link is made but may be gone with the power: nobody may act on it. */
 Test(arbiter_file, a_directory_that_cannot_be_synced)
 {
-	hears(FERRY_SOURCE, FERRY_SOURCE);
+	hears(FERRY_OWNER_SOURCE, FERRY_OWNER_SOURCE);
 	sync_fails = EIO;
 	fails(-EIO, "cannot be synced with " RECORD);
 }
@@ -289,35 +289,35 @@ Test(arbiter_file, a_record_that_is_none)
 
 Test(arbiter_file, a_file_server_that_does_not_answer)
 {
-	enum ferry_owner is = FERRY_UNKNOWN;
+	enum ferry_owner is = FERRY_OWNER_UNKNOWN;
 	char why[300] = "";
 
 	hangs = true;
-	cr_assert_eq(ask_for(FERRY_TARGET, &is, 50000, why), -ETIMEDOUT);
+	cr_assert_eq(ask_for(FERRY_OWNER_TARGET, &is, 50000, why), -ETIMEDOUT);
 	cr_assert(strstr(why, "has not answered for 50 ms: is its file server there?"), "%s", why);
-	cr_assert_eq(is, FERRY_UNKNOWN);
+	cr_assert_eq(is, FERRY_OWNER_UNKNOWN);
 	hangs = false;
 	while (hanging)
 		usleep(1000);
 	/* The call that gave up records nothing when the server is back. */
-	hears(FERRY_SOURCE, FERRY_SOURCE);
+	hears(FERRY_OWNER_SOURCE, FERRY_OWNER_SOURCE);
 }
 
 Test(arbiter_file, wrong_arguments)
 {
 	struct ferry_arbiter_file a = { .size = sizeof(a), .dir = dir };
-	enum ferry_owner is = FERRY_UNKNOWN;
+	enum ferry_owner is = FERRY_OWNER_UNKNOWN;
 	char why[300] = "", tiny[4] = "xyz";
 
-	cr_assert_eq(ferry_arbiter_file_ask(&a, session, FERRY_NONE, &is, why, sizeof(why)), -EINVAL);
+	cr_assert_eq(ferry_arbiter_file_ask(&a, session, FERRY_OWNER_NONE, &is, why, sizeof(why)), -EINVAL);
 	cr_assert(strstr(why, "not none"), "%s", why);
 	a.timeout_us = UINT64_MAX;
-	cr_assert_eq(ferry_arbiter_file_ask(&a, session, FERRY_SOURCE, &is, tiny, sizeof(tiny)), -EINVAL);
+	cr_assert_eq(ferry_arbiter_file_ask(&a, session, FERRY_OWNER_SOURCE, &is, tiny, sizeof(tiny)), -EINVAL);
 	cr_assert_eq(strlen(tiny), 3);
 	a = (struct ferry_arbiter_file){ .size = sizeof(a), .dir = "" };
-	cr_assert_eq(ferry_arbiter_file_ask(&a, session, FERRY_SOURCE, &is, NULL, 0), -EINVAL);
+	cr_assert_eq(ferry_arbiter_file_ask(&a, session, FERRY_OWNER_SOURCE, &is, NULL, 0), -EINVAL);
 	a.size = 1;
-	cr_assert_eq(ferry_arbiter_file_ask(&a, session, FERRY_SOURCE, &is, why, sizeof(why)), -EINVAL);
-	cr_assert_eq(is, FERRY_UNKNOWN);
+	cr_assert_eq(ferry_arbiter_file_ask(&a, session, FERRY_OWNER_SOURCE, &is, why, sizeof(why)), -EINVAL);
+	cr_assert_eq(is, FERRY_OWNER_UNKNOWN);
 	cr_assert_eq(entries(false), 0);
 }

@@ -234,7 +234,7 @@ static void begin(struct bench *b, unsigned channels)
 	b->rig.scfg.channels = channels;
 	b->rig.scfg.timeout_us = 600000000;
 	cr_assert_eq(ferry_source(&b->s, &v, &b->rig.scfg), 0, "%s", b->rig.src.error_line);
-	b->s->phase = FERRY_PRECOPY;
+	b->s->phase = FERRY_PHASE_PRECOPY;
 	f->link = (struct xport_link){ .ops = &link_ops, .id.channels = channels };
 	f->world = &b->rig.world;
 	f->ctl = (struct fake_chan){ { &chan_ops }, f };

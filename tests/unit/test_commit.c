@@ -71,11 +71,11 @@ Test(commit, who_owns_the_vm_as_far_as_an_end_knows)
 		bool done;
 		enum ferry_owner owner;
 	} row[] = {
-		{ true, COMMIT_OPEN, false, FERRY_SOURCE },	{ true, COMMIT_ABORTED, false, FERRY_SOURCE },
-		{ true, COMMIT_DECIDED, false, FERRY_UNKNOWN }, { true, COMMIT_DECIDED, true, FERRY_TARGET },
-		{ false, COMMIT_OPEN, false, FERRY_SOURCE },	{ false, COMMIT_ABORTED, false, FERRY_SOURCE },
-		{ false, COMMIT_PREPARED, false, FERRY_UNKNOWN }, { false, COMMIT_PREPARED, true, FERRY_UNKNOWN },
-		{ false, COMMIT_DECIDED, false, FERRY_TARGET },	{ false, COMMIT_DECIDED, true, FERRY_TARGET },
+		{ true, COMMIT_OPEN, false, FERRY_OWNER_SOURCE },	{ true, COMMIT_ABORTED, false, FERRY_OWNER_SOURCE },
+		{ true, COMMIT_DECIDED, false, FERRY_OWNER_UNKNOWN }, { true, COMMIT_DECIDED, true, FERRY_OWNER_TARGET },
+		{ false, COMMIT_OPEN, false, FERRY_OWNER_SOURCE },	{ false, COMMIT_ABORTED, false, FERRY_OWNER_SOURCE },
+		{ false, COMMIT_PREPARED, false, FERRY_OWNER_UNKNOWN }, { false, COMMIT_PREPARED, true, FERRY_OWNER_UNKNOWN },
+		{ false, COMMIT_DECIDED, false, FERRY_OWNER_TARGET },	{ false, COMMIT_DECIDED, true, FERRY_OWNER_TARGET },
 	};
 
 	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
@@ -90,15 +90,15 @@ Test(commit, what_an_end_in_doubt_may_claim)
 {
 	struct commit c = in_state(false, COMMIT_PREPARED);
 
-	cr_expect_eq(commit_claim(&c, 0), FERRY_TARGET);
-	cr_expect_eq(commit_claim(&c, 1), FERRY_SOURCE);
+	cr_expect_eq(commit_claim(&c, 0), FERRY_OWNER_TARGET);
+	cr_expect_eq(commit_claim(&c, 1), FERRY_OWNER_SOURCE);
 	c = in_state(true, COMMIT_DECIDED);
-	cr_expect_eq(commit_claim(&c, 0), FERRY_TARGET);
-	cr_expect_eq(commit_claim(&c, 1), FERRY_TARGET);
+	cr_expect_eq(commit_claim(&c, 0), FERRY_OWNER_TARGET);
+	cr_expect_eq(commit_claim(&c, 1), FERRY_OWNER_TARGET);
 	c = in_state(true, COMMIT_OPEN);
-	cr_expect_eq(commit_claim(&c, 0), FERRY_SOURCE);
+	cr_expect_eq(commit_claim(&c, 0), FERRY_OWNER_SOURCE);
 	c = in_state(true, COMMIT_ABORTED);
-	cr_expect_eq(commit_claim(&c, 1), FERRY_SOURCE);
+	cr_expect_eq(commit_claim(&c, 1), FERRY_OWNER_SOURCE);
 }
 
 /* ---- the arbiter's answers ---- */
@@ -113,7 +113,7 @@ static int answer(void *vm, const uint8_t session[16], enum ferry_owner want, en
 	const struct answer *a = vm;
 
 	(void)session;
-	cr_expect_eq(want, FERRY_TARGET);
+	cr_expect_eq(want, FERRY_OWNER_TARGET);
 	*is = a->is;
 	return a->err;
 }
@@ -126,7 +126,7 @@ static int arbitrated(struct answer a, bool has, enum ferry_owner *is)
 	cr_assert_not_null(s);
 	s->vm = &a;
 	s->ops.arbiter = has ? answer : NULL;
-	err = arbitrate(s, FERRY_TARGET, is);
+	err = arbitrate(s, FERRY_OWNER_TARGET, is);
 	cr_expect_eq(s->arbiter_err, err, "%d is kept for the result, %d was returned", s->arbiter_err, err);
 	free(s);
 	return err;
@@ -139,23 +139,23 @@ Test(commit, no_answer_of_an_arbiter_names_an_owner_but_a_good_one)
 		int err;
 		enum ferry_owner is;
 	} row[] = {
-		{ { 0, FERRY_SOURCE }, 0, FERRY_SOURCE },
-		{ { 0, FERRY_TARGET }, 0, FERRY_TARGET },
-		{ { 1, FERRY_TARGET }, 0, FERRY_TARGET },
-		{ { -ETIMEDOUT, FERRY_TARGET }, -ETIMEDOUT, FERRY_UNKNOWN },
-		{ { -EIO, FERRY_SOURCE }, -EIO, FERRY_UNKNOWN },
-		{ { 0, FERRY_UNKNOWN }, -EPROTO, FERRY_UNKNOWN },
-		{ { 0, FERRY_NONE }, -EPROTO, FERRY_UNKNOWN },
-		{ { 0, (enum ferry_owner)77 }, -EPROTO, FERRY_UNKNOWN },
+		{ { 0, FERRY_OWNER_SOURCE }, 0, FERRY_OWNER_SOURCE },
+		{ { 0, FERRY_OWNER_TARGET }, 0, FERRY_OWNER_TARGET },
+		{ { 1, FERRY_OWNER_TARGET }, 0, FERRY_OWNER_TARGET },
+		{ { -ETIMEDOUT, FERRY_OWNER_TARGET }, -ETIMEDOUT, FERRY_OWNER_UNKNOWN },
+		{ { -EIO, FERRY_OWNER_SOURCE }, -EIO, FERRY_OWNER_UNKNOWN },
+		{ { 0, FERRY_OWNER_UNKNOWN }, -EPROTO, FERRY_OWNER_UNKNOWN },
+		{ { 0, FERRY_OWNER_NONE }, -EPROTO, FERRY_OWNER_UNKNOWN },
+		{ { 0, (enum ferry_owner)77 }, -EPROTO, FERRY_OWNER_UNKNOWN },
 	};
 	enum ferry_owner is;
 
 	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
-		is = FERRY_SOURCE;
+		is = FERRY_OWNER_SOURCE;
 		cr_expect_eq(arbitrated(row[i].a, true, &is), row[i].err, "row %zu", i);
 		cr_expect_eq(is, row[i].is, "row %zu: %d", i, is);
 	}
-	is = FERRY_TARGET;
-	cr_expect_eq(arbitrated((struct answer){ 0, FERRY_TARGET }, false, &is), 0);
-	cr_expect_eq(is, FERRY_UNKNOWN, "without an arbiter: %d", is);
+	is = FERRY_OWNER_TARGET;
+	cr_expect_eq(arbitrated((struct answer){ 0, FERRY_OWNER_TARGET }, false, &is), 0);
+	cr_expect_eq(is, FERRY_OWNER_UNKNOWN, "without an arbiter: %d", is);
 }

@@ -67,7 +67,7 @@ Test(config, no_configuration_means_the_defaults)
 	cr_assert_eq(memcmp(&c, &also, sizeof(c)), 0);
 	cr_expect_eq(c.size, sizeof(c));
 	cr_expect_eq(c.mode, FERRY_MODE_AUTO);
-	cr_expect_eq(c.commit_at, FERRY_COMMIT_DEFAULT);
+	cr_expect_eq(c.commit_at, FERRY_COMMIT_AT_DEFAULT);
 	cr_expect_eq(c.channels, 1);
 	cr_expect_eq(c.max_rounds, 30);
 	cr_expect_eq(c.poll_us, 1000);

@@ -27,7 +27,7 @@ static void fill(struct run_report *r, struct options *o, enum vmm_end end)
 		observer_take(&r->observer,
 			      &(struct vmm_output){ .number = n + 5 * (uint32_t)end, .end = (uint16_t)end });
 	r->end[end].begun = r->end[end].have_result = true;
-	r->end[end].result = (struct ferry_result){ .outcome = FERRY_MIGRATED, .owner = FERRY_TARGET };
+	r->end[end].result = (struct ferry_result){ .outcome = FERRY_OUTCOME_MIGRATED, .owner = FERRY_OWNER_TARGET };
 	r->end[end].result.stats =
 		(struct ferry_stats){ .pages_sent = 1000 + (uint64_t)end, .blackout.load_us = 33 };
 	strcpy(r->mutator, "kvm-native");
@@ -219,7 +219,7 @@ Test(exchange, nothing_at_all_is_an_end_that_could_tell_nothing)
 Test(exchange, a_recording_arrives_on_this_hosts_clock)
 {
 	struct record *a = record_new(1000), *b = record_new(1000);
-	struct ferry_event ev = { .type = FERRY_EVENT_PHASE, .phase = FERRY_PRECOPY };
+	struct ferry_event ev = { .type = FERRY_EVENT_PHASE, .phase = FERRY_PHASE_PRECOPY };
 	json_t *o;
 
 	cr_assert(a && b);
@@ -281,7 +281,7 @@ Test(exchange, a_recording_that_lies)
 Test(exchange, a_recording_of_another_time)
 {
 	struct record *rec = record_new(1000);
-	struct ferry_event ev = { .type = FERRY_EVENT_PHASE, .phase = FERRY_PRECOPY };
+	struct ferry_event ev = { .type = FERRY_EVENT_PHASE, .phase = FERRY_PHASE_PRECOPY };
 	json_t *o = json_loads("{\"samples\":[[900000000000000000,0,0,0,0,0,0,0,1,1]]}", 0, NULL);
 
 	cr_assert(rec && o);
@@ -469,7 +469,7 @@ static void *other_end(void *arg)
 Test(talk, a_full_recording_fits)
 {
 	struct record *a = record_new(1000), *b = record_new(1000);
-	struct ferry_event ev = { .type = FERRY_EVENT_PHASE, .phase = FERRY_PRECOPY };
+	struct ferry_event ev = { .type = FERRY_EVENT_PHASE, .phase = FERRY_PHASE_PRECOPY };
 	static struct run_report s, t;
 	struct options so, to;
 	struct meeting m[2];

@@ -6,7 +6,7 @@
 
 #include "runtime/phase.h"
 
-#define PHASES (FERRY_FAILED + 1)
+#define PHASES (FERRY_PHASE_FAILED + 1)
 
 static int phase_named(const char *name)
 {
@@ -58,18 +58,18 @@ Test(phase, every_stage_has_two_bodies_and_a_way_out)
 {
 	for (int p = 0; p < PHASES; p++) {
 		const struct phase_row *row = phase_row(p);
-		bool stage = p != FERRY_IDLE && p != FERRY_DONE && p != FERRY_FAILED;
+		bool stage = p != FERRY_PHASE_IDLE && p != FERRY_PHASE_DONE && p != FERRY_PHASE_FAILED;
 
 		cr_expect_eq(row->source != NULL, stage, "%s", row->name);
 		cr_expect_eq(row->target != NULL, stage, "%s", row->name);
-		cr_expect_eq(phase_may_follow(p, FERRY_FAILED), stage, "%s", row->name);
-		cr_expect_eq(row->next == 0, p == FERRY_DONE || p == FERRY_FAILED, "%s", row->name);
+		cr_expect_eq(phase_may_follow(p, FERRY_PHASE_FAILED), stage, "%s", row->name);
+		cr_expect_eq(row->next == 0, p == FERRY_PHASE_DONE || p == FERRY_PHASE_FAILED, "%s", row->name);
 	}
 }
 
 Test(phase, every_stage_can_be_reached_and_can_end)
 {
-	uint32_t reached = 1u << FERRY_IDLE, ends = 1u << FERRY_DONE;
+	uint32_t reached = 1u << FERRY_PHASE_IDLE, ends = 1u << FERRY_PHASE_DONE;
 
 	for (int again = 0; again < PHASES; again++) {
 		for (int p = 0; p < PHASES; p++) {
@@ -80,15 +80,15 @@ Test(phase, every_stage_can_be_reached_and_can_end)
 		}
 	}
 	cr_expect_eq(reached, (1u << PHASES) - 1);
-	cr_expect_eq(ends, (1u << PHASES) - 1 - (1u << FERRY_FAILED));
+	cr_expect_eq(ends, (1u << PHASES) - 1 - (1u << FERRY_PHASE_FAILED));
 }
 
 Test(phase, the_commit_cannot_be_walked_around)
 {
-	cr_expect_not(phase_may_follow(FERRY_STOP_AND_COPY, FERRY_ACTIVATION));
-	cr_expect_not(phase_may_follow(FERRY_POSTCOPY, FERRY_ACTIVATION));
+	cr_expect_not(phase_may_follow(FERRY_PHASE_STOP_AND_COPY, FERRY_PHASE_ACTIVATION));
+	cr_expect_not(phase_may_follow(FERRY_PHASE_POSTCOPY, FERRY_PHASE_ACTIVATION));
 	for (int p = 0; p < PHASES; p++)
-		cr_expect_eq(phase_may_follow(p, FERRY_ACTIVATION), p == FERRY_COMMITMENT, "%s", phase_row(p)->name);
+		cr_expect_eq(phase_may_follow(p, FERRY_PHASE_ACTIVATION), p == FERRY_PHASE_COMMITMENT, "%s", phase_row(p)->name);
 }
 
 Test(phase, names)
@@ -102,6 +102,6 @@ Test(phase, names)
 	}
 	cr_expect_null(phase_row(PHASES));
 	cr_expect_null(phase_row(-1));
-	cr_expect_not(phase_may_follow(PHASES, FERRY_IDLE));
-	cr_expect_not(phase_may_follow(FERRY_IDLE, 77));
+	cr_expect_not(phase_may_follow(PHASES, FERRY_PHASE_IDLE));
+	cr_expect_not(phase_may_follow(FERRY_PHASE_IDLE, 77));
 }

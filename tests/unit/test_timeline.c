@@ -57,8 +57,8 @@ Test(timeline, a_whole_run_is_read)
 	cr_assert_eq(t.n, 1);
 	cr_assert_eq(t.v[0].nbuckets, 2);
 	cr_assert_float_eq(t.v[0].bucket[1].from_us, 20, 1e-9);
-	cr_assert_float_eq(tl_stage_ms(&t.v[0], VMM_END_SOURCE, FERRY_PRECOPY), 0, 1e-9);
-	cr_assert_float_eq(tl_stage_ms(&t.v[0], VMM_END_TARGET, FERRY_PRECOPY), -1, 1e-9);
+	cr_assert_float_eq(tl_stage_ms(&t.v[0], VMM_END_SOURCE, FERRY_PHASE_PRECOPY), 0, 1e-9);
+	cr_assert_float_eq(tl_stage_ms(&t.v[0], VMM_END_TARGET, FERRY_PHASE_PRECOPY), -1, 1e-9);
 	cr_assert_float_eq(tl_number(&t.v[0], "blackout.save_us"), 400, 1e-9);
 	cr_assert_float_eq(tl_number(&t.v[0], "no.such"), 0, 1e-9);
 	cr_assert_str_eq(tl_text(&t.v[0], "mode"), "auto");

@@ -10,8 +10,8 @@
 #include "runtime/link/wire.h"
 #include "transport/xport.h"
 
-#define IN(stage) (1u << FERRY_##stage)
-#define PHASES (FERRY_FAILED + 1)
+#define IN(stage) (1u << FERRY_PHASE_##stage)
+#define PHASES (FERRY_PHASE_FAILED + 1)
 
 struct kind {
 	const char *name;
@@ -172,25 +172,25 @@ Test(wire, header)
 	size_t len = sizeof(m->hdr) + k->fixed;
 	struct wire_msg msg;
 
-	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PRE_MIGRATION, 7, NULL), 0);
+	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7, NULL), 0);
 	for (size_t cut = 0; cut < len; cut++)
-		cr_assert_eq(wire_check(&msg, m, cut, FROM_SOURCE, FERRY_PRE_MIGRATION, 7, NULL), -EPROTO);
-	cr_assert_eq(wire_check(&msg, m, len + 1, FROM_SOURCE, FERRY_PRE_MIGRATION, 7, NULL), -EPROTO);
-	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PRE_MIGRATION, 8, NULL), -EPROTO);
-	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PRE_MIGRATION, 6, NULL), -EPROTO);
+		cr_assert_eq(wire_check(&msg, m, cut, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7, NULL), -EPROTO);
+	cr_assert_eq(wire_check(&msg, m, len + 1, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7, NULL), -EPROTO);
+	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 8, NULL), -EPROTO);
+	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 6, NULL), -EPROTO);
 	m->hdr.zero = 1;
-	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PRE_MIGRATION, 7, NULL), -EPROTO);
+	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7, NULL), -EPROTO);
 	m->hdr.zero = 0;
 	m->hdr.zero2 = 0x80000000;
-	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PRE_MIGRATION, 7, NULL), -EPROTO);
+	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7, NULL), -EPROTO);
 	m->hdr.zero2 = 0;
 	m->hdr.len = UINT32_MAX;
-	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PRE_MIGRATION, 7, NULL), -EPROTO);
+	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7, NULL), -EPROTO);
 	m->hdr.len = k->fixed;
 	for (unsigned type = 0; type <= UINT16_MAX; type++) {
 		m->hdr.type = type;
 		if (type == 0 || type >= WIRE_TYPES)
-			cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PRE_MIGRATION, 7, NULL), -EPROTO);
+			cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7, NULL), -EPROTO);
 	}
 	free(m);
 }
@@ -219,16 +219,16 @@ Test(wire, sentences_have_the_values)
 	struct fail f = { 0 };
 	struct wire_msg msg;
 
-	wire_check(&msg, &h, sizeof(h), FROM_TARGET, FERRY_COMMITMENT, 3, &f);
+	wire_check(&msg, &h, sizeof(h), FROM_TARGET, FERRY_PHASE_COMMITMENT, 3, &f);
 	cr_expect_str_eq(fail_text(&f), "the peer sent COMMIT, which only the source sends");
 	fail_reset(&f);
-	wire_check(&msg, &h, sizeof(h), FROM_SOURCE, FERRY_PRECOPY, 3, &f);
+	wire_check(&msg, &h, sizeof(h), FROM_SOURCE, FERRY_PHASE_PRECOPY, 3, &f);
 	cr_expect_str_eq(fail_text(&f), "the peer sent COMMIT in pre-copy, where it has no place");
 	fail_reset(&f);
-	wire_check(&msg, &h, sizeof(h), FROM_SOURCE, FERRY_COMMITMENT, 4, &f);
+	wire_check(&msg, &h, sizeof(h), FROM_SOURCE, FERRY_PHASE_COMMITMENT, 4, &f);
 	cr_expect_str_eq(fail_text(&f), "the peer's COMMIT is message 3 of its connection; 4 was due");
 	fail_reset(&f);
-	wire_check(&msg, &h, 15, FROM_SOURCE, FERRY_COMMITMENT, 3, &f);
+	wire_check(&msg, &h, 15, FROM_SOURCE, FERRY_PHASE_COMMITMENT, 3, &f);
 	cr_expect_str_eq(fail_text(&f), "the peer sent a message of 15 bytes; a header has 16");
 }
 
