@@ -132,12 +132,12 @@ static int make(struct ferry_session **ret, const struct ferry_vm *vm, const str
 	return err;
 }
 
-FERRY_API int ferry_source(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg)
+FERRY_API int ferry_source_new(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg)
 {
 	return make(ret, vm, cfg, true);
 }
 
-FERRY_API int ferry_target(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg)
+FERRY_API int ferry_target_new(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg)
 {
 	return make(ret, vm, cfg, false);
 }

@@ -370,9 +370,9 @@ static void new_session(struct end *e, const char *uri, struct msg *ready)
 	fill_config(&cfg, e);
 	if (e->which == VMM_END_SOURCE) {
 		vm.nregions = vmm_regions(e->vmm, &vm.regions);
-		err = ferry_source(&e->session, &vm, &cfg);
+		err = ferry_source_new(&e->session, &vm, &cfg);
 	} else {
-		err = ferry_target(&e->session, &vm, &cfg);
+		err = ferry_target_new(&e->session, &vm, &cfg);
 	}
 	if (err)
 		give_up(e, "the library refused to begin", e->refusal[0] ? e->refusal : strerror(-err));

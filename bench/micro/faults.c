@@ -173,7 +173,7 @@ _Noreturn static void source(int sock, struct vm *vm, uint64_t len)
 		((uint64_t *)r.hva)[i * (PAGE / 8)] = i + 1;
 	if (read(sock, uri, sizeof(uri)) != sizeof(uri))
 		_exit(1);
-	if (ferry_source(&s,
+	if (ferry_source_new(&s,
 			 &(struct ferry_vm){ FERRY_VM_INIT, .vm = vm, .ops = &source_ops, .regions = &r,
 					     .nregions = 1 },
 			 &cfg) ||
@@ -200,7 +200,7 @@ _Noreturn static void target(int sock, struct vm *vm)
 	char uri[256] = "";
 	double seconds;
 
-	if (ferry_target(&s, &(struct ferry_vm){ FERRY_VM_INIT, .vm = vm, .ops = &target_ops }, NULL) ||
+	if (ferry_target_new(&s, &(struct ferry_vm){ FERRY_VM_INIT, .vm = vm, .ops = &target_ops }, NULL) ||
 	    ferry_open(s, "tcp:127.0.0.1:0") || ferry_get_uri(s, uri, sizeof(uri)))
 		_exit(1);
 	if (write(sock, uri, sizeof(uri)) != sizeof(uri) || ferry_run(s, &res))

@@ -202,7 +202,7 @@ static int open_session(struct bench *b)
 {
 	struct ferry_vm vm = { FERRY_VM_INIT, .vm = b, .ops = &ops, .regions = &b->region, .nregions = 1 };
 	struct ferry_session *s;
-	int err = ferry_source(&b->s, &vm, NULL);
+	int err = ferry_source_new(&b->s, &vm, NULL);
 
 	if (err)
 		return err;

@@ -8,8 +8,8 @@
  * Without /dev/kvm (or when asked) host threads run the same algorithm on the same memory: the
  * mutator is then named "host-thread".
  *
- *	source: vmm_new_source -> vmm_start -> ferry_source(vmm, vmm_ops(), vmm_regions()) ... vmm_destroy
- *	target: vmm_new_target -> ferry_target(vmm, vmm_ops()) ... vmm_destroy
+ *	source: vmm_new_source -> vmm_start -> ferry_source_new(vmm, vmm_ops(), vmm_regions()) ... vmm_destroy
+ *	target: vmm_new_target -> ferry_target_new(vmm, vmm_ops()) ... vmm_destroy
  *
  * A target needs no description of the guest: all of it travels in needs and state. Functions return 0
  * or a negative errno. Those marked "any thread" may be called beside anything but vmm_destroy(); the

@@ -122,12 +122,12 @@ int main(void)
 	vm.size = sizeof(vm);
 	vm.ops = &ops;
 	vm.vm = &target;
-	if (ferry_target(&target.session, &vm, NULL) || ferry_open(target.session, "mem:inproc"))
+	if (ferry_target_new(&target.session, &vm, NULL) || ferry_open(target.session, "mem:inproc"))
 		return 1;
 	vm.vm = &source;
 	vm.regions = &ram;
 	vm.nregions = 1;
-	if (ferry_source(&source.session, &vm, NULL) || ferry_open(source.session, "mem:inproc"))
+	if (ferry_source_new(&source.session, &vm, NULL) || ferry_open(source.session, "mem:inproc"))
 		return 1;
 	if (pthread_create(&thread, NULL, run, &target))
 		return 1;

@@ -80,8 +80,8 @@ struct Outcome {
 extern "C" {
     fn ferry_version() -> *const c_char;
     fn ferry_owner_name(owner: c_int) -> *const c_char;
-    fn ferry_source(ret: *mut *mut Session, vm: *const Vm, cfg: *const c_void) -> c_int;
-    fn ferry_target(ret: *mut *mut Session, vm: *const Vm, cfg: *const c_void) -> c_int;
+    fn ferry_source_new(ret: *mut *mut Session, vm: *const Vm, cfg: *const c_void) -> c_int;
+    fn ferry_target_new(ret: *mut *mut Session, vm: *const Vm, cfg: *const c_void) -> c_int;
     fn ferry_open(s: *mut Session, uri: *const c_char) -> c_int;
     fn ferry_run(s: *mut Session, res: *mut Outcome) -> c_int;
     fn ferry_free(s: *mut Session);
@@ -152,11 +152,11 @@ fn main() {
         let (mut source, mut target) = (null_mut(), null_mut());
         let mut vm = Vm { size: size_of::<Vm>(), vm: &mut there as *mut _ as *mut c_void, ops: &ops,
                           regions: std::ptr::null(), nregions: 0 };
-        assert_eq!(ferry_target(&mut target, &vm, std::ptr::null()), 0);
+        assert_eq!(ferry_target_new(&mut target, &vm, std::ptr::null()), 0);
         assert_eq!(ferry_open(target, uri.as_ptr()), 0);
         vm.regions = &region;
         vm.nregions = 1;
-        assert_eq!(ferry_source(&mut source, &vm, std::ptr::null()), 0);
+        assert_eq!(ferry_source_new(&mut source, &vm, std::ptr::null()), 0);
         assert_eq!(ferry_open(source, uri.as_ptr()), 0);
 
         let at = target as usize;

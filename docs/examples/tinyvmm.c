@@ -258,7 +258,7 @@ static void migrate(struct vm *vm, bool away, const char *uri)
 	struct ferry_session *s;
 	char at[256];
 
-	must(!(away ? ferry_source : ferry_target)(&s, &v, &cfg), "no session");
+	must(!(away ? ferry_source_new : ferry_target_new)(&s, &v, &cfg), "no session");
 	if (!ferry_open(s, uri) && !ferry_get_uri(s, at, sizeof(at)))
 		fprintf(stderr, "tinyvmm: at %s\n", at);
 	ferry_run(s, &res);

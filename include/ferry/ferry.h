@@ -169,7 +169,7 @@ struct ferry_event {
 /*
  * What the embedder promises. All ops but log run on the thread inside ferry_run(), one at a time; an
  * op may block. They return 0 or a negative errno; a failed op ends the migration, and the VM goes on
- * at its owner. An op that is NULL and not marked optional is an error at ferry_source()/ferry_target().
+ * at its owner. An op that is NULL and not marked optional is an error at ferry_source_new()/ferry_target_new().
  * docs/embedding.md has the whole contract.
  */
 struct ferry_ops {
@@ -326,8 +326,8 @@ struct ferry_result {
  * region's fd), -ENOMEM, or the system's, of fstat(), fstatfs(), eventfd() or getrandom(); *ret is then untouched,
  * and the sentence goes to ops->log (level 3, text="...").
  */
-int ferry_source(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg);
-int ferry_target(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg);
+int ferry_source_new(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg);
+int ferry_target_new(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg);
 
 /*
  * Source: where to connect, tried by ferry_run(). Target: listens from here on; port 0 takes a free one.

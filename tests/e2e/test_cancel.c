@@ -136,7 +136,7 @@ static void cancel_alone(bool at_source, const char *to)
 	v.ops = &vm->ops;
 	v.regions = at_source ? vm->region : NULL;
 	v.nregions = at_source ? FAKE_REGIONS : 0;
-	cr_assert_eq((at_source ? ferry_source : ferry_target)(&vm->session, &v, &r.scfg), 0);
+	cr_assert_eq((at_source ? ferry_source_new : ferry_target_new)(&vm->session, &v, &r.scfg), 0);
 	cr_assert_eq(ferry_open(vm->session, to), 0);
 	res->size = sizeof(*res);
 	cr_assert_eq(ferry_run(vm->session, res), -ECANCELED);

@@ -14,14 +14,14 @@ static int make_source(struct rig *r)
 			      .regions = r->src.region,
 			      .nregions = FAKE_REGIONS };
 
-	return ferry_source(&r->src.session, &v, &r->scfg);
+	return ferry_source_new(&r->src.session, &v, &r->scfg);
 }
 
 static int make_target(struct rig *r)
 {
 	struct ferry_vm v = { FERRY_VM_INIT, .vm = &r->tgt, .ops = &r->tgt.ops };
 
-	return ferry_target(&r->tgt.session, &v, &r->tcfg);
+	return ferry_target_new(&r->tgt.session, &v, &r->tcfg);
 }
 
 static void source_refuses(struct rig *r, int err, const char *sentence)

@@ -126,7 +126,7 @@ static int make_end(struct rig *r, bool source, struct ferry_session **ret)
 		v.regions = r->src.region;
 		v.nregions = FAKE_REGIONS;
 	}
-	return source ? ferry_source(ret, &v, &r->scfg) : ferry_target(ret, &v, &r->tcfg);
+	return source ? ferry_source_new(ret, &v, &r->scfg) : ferry_target_new(ret, &v, &r->tcfg);
 }
 
 static int try_open(struct rig *r, const struct row *row, char *said, size_t cap)

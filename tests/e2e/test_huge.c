@@ -252,7 +252,7 @@ Test(huge_refused, a_length_that_is_no_multiple)
 
 	begin(&r, RIG_MEM_HUGE_ANON);
 	r.src.region[0].len -= FAKE_PAGE;
-	cr_assert_eq(ferry_source(&r.src.session,
+	cr_assert_eq(ferry_source_new(&r.src.session,
 				  &(struct ferry_vm){ FERRY_VM_INIT, .vm = &r.src, .ops = &r.src.ops,
 						      .regions = r.src.region, .nregions = 2 },
 				  NULL),
@@ -268,7 +268,7 @@ Test(huge_refused, a_memfd_whose_pages_are_not_as_said)
 
 	begin(&r, RIG_MEM_HUGE_SHARED);
 	r.src.region[0].page_shift = 12;
-	cr_assert_eq(ferry_source(&r.src.session,
+	cr_assert_eq(ferry_source_new(&r.src.session,
 				  &(struct ferry_vm){ FERRY_VM_INIT, .vm = &r.src, .ops = &r.src.ops,
 						      .regions = r.src.region, .nregions = 2 },
 				  NULL),

@@ -54,12 +54,12 @@ static int make_ends(struct rig *r, char *said, size_t cap)
 	struct ferry_vm tv = { FERRY_VM_INIT, .vm = &r->tgt, .ops = &r->tgt.ops };
 	struct ferry_vm sv = { FERRY_VM_INIT, .vm = &r->src, .ops = &r->src.ops, .regions = r->src.region, .nregions = FAKE_REGIONS };
 	struct ferry_session *t = NULL, *s = NULL;
-	int err = ferry_target(&t, &tv, &r->tcfg);
+	int err = ferry_target_new(&t, &tv, &r->tcfg);
 
 	snprintf(said, cap, "%s", r->tgt.error_line);
 	if (!err && (err = ferry_open(t, r->uri)))
 		snprintf(said, cap, "%s", ferry_get_detail(t));
-	if (!err && (err = ferry_source(&s, &sv, &r->scfg)))
+	if (!err && (err = ferry_source_new(&s, &sv, &r->scfg)))
 		snprintf(said, cap, "%s", r->src.error_line);
 	ferry_free(s);
 	ferry_free(t);

@@ -536,7 +536,7 @@ Test(source_region, overlap_in_a_file)
 	rig_free(&r);
 }
 
-/* A file that no longer is what ferry_source() saw. */
+/* A file that no longer is what ferry_source_new() saw. */
 static void becomes_short(struct fakevm *vm, enum ferry_phase p)
 {
 	if (p == FERRY_PHASE_RESERVATION)

@@ -293,7 +293,7 @@ void play_hostile_source(const uint8_t *data, size_t size, struct ferry_result *
 	hostile_config(h, &c);
 	v.vm = &h->vm;
 	v.ops = &h->vm.ops;
-	promise(!ferry_target(&h->session, &v, &c), "no target");
+	promise(!ferry_target_new(&h->session, &v, &c), "no target");
 	snprintf(h->uri, sizeof(h->uri), "mem:fuzz");
 	promise(!ferry_open(h->session, h->uri), "cannot listen: %s", ferry_get_detail(h->session));
 	promise(!pthread_create(&h->thread, NULL, hostile_session, h), "no thread");

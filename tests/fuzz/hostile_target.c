@@ -257,7 +257,7 @@ void play_hostile_target(const uint8_t *data, size_t size, struct ferry_result *
 	v.nregions = h->vm.nregions;
 	promise(!xport_listen(&h->listener, "mem:fuzz", &h->param, &h->fail), "cannot listen: %s",
 		fail_text(&h->fail));
-	promise(!ferry_source(&h->session, &v, &c), "no source");
+	promise(!ferry_source_new(&h->session, &v, &c), "no source");
 	promise(!ferry_open(h->session, "mem:fuzz"), "cannot open: %s", ferry_get_detail(h->session));
 	promise(!pthread_create(&h->thread, NULL, hostile_session, h), "no thread");
 	hostile_play(h, &role, &in);

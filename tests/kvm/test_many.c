@@ -83,10 +83,10 @@ static void make_sessions(struct pair *p, const struct way *w)
 	if (w->fails)
 		p->target_ops.resume = no_resume;
 	sv.nregions = vmm_regions(p->source, &sv.regions);
-	cr_assert_eq(ferry_target(&p->t, &tv, NULL), 0);
+	cr_assert_eq(ferry_target_new(&p->t, &tv, NULL), 0);
 	cr_assert_eq(ferry_open(p->t, "tcp:127.0.0.1:0"), 0, "%s", ferry_get_detail(p->t));
 	cr_assert_eq(ferry_get_uri(p->t, uri, sizeof(uri)), 0);
-	cr_assert_eq(ferry_source(&p->s, &sv, &w->cfg), 0);
+	cr_assert_eq(ferry_source_new(&p->s, &sv, &w->cfg), 0);
 	cr_assert_eq(ferry_open(p->s, uri), 0, "%s", ferry_get_detail(p->s));
 }
 

@@ -128,7 +128,7 @@ void peer_begin(struct peer *p, const struct rig_kind *kind, enum peer_stage upt
 	memcpy(id.session, p->session, sizeof(id.session));
 	p->rig.tcfg.timeout_us = PEER_TIMEOUT_US;
 	p->rig.tcfg.reconnect_us = PEER_RECONNECT_US;
-	cr_assert_eq(ferry_target(&p->rig.tgt.session, &v, &p->rig.tcfg), 0);
+	cr_assert_eq(ferry_target_new(&p->rig.tgt.session, &v, &p->rig.tcfg), 0);
 	cr_assert_eq(ferry_open(p->rig.tgt.session, kind->uri), 0);
 	cr_assert_eq(ferry_get_uri(p->rig.tgt.session, p->uri, sizeof(p->uri)), 0);
 	cr_assert(!pthread_create(&p->thread, NULL, peer_run_target, p));
@@ -211,7 +211,7 @@ void peer_start_source(struct peer *p, const char *uri)
 	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
 	cr_assert_eq(xport_listen(&p->listener, uri, &p->param, &p->fail), 0, "%s", fail_text(&p->fail));
 	cr_assert_eq(p->listener->ops->uri(p->listener, p->uri, sizeof(p->uri)), 0);
-	cr_assert_eq(ferry_source(&p->rig.src.session, &v, &p->rig.scfg), 0, "%s", p->rig.src.error_line);
+	cr_assert_eq(ferry_source_new(&p->rig.src.session, &v, &p->rig.scfg), 0, "%s", p->rig.src.error_line);
 	cr_assert_eq(ferry_open(p->rig.src.session, p->uri), 0);
 	cr_assert(!pthread_create(&p->thread, NULL, run_source, p));
 }

@@ -95,11 +95,11 @@ static void open_both(struct rig *r)
 			       .regions = r->src.region,
 			       .nregions = FAKE_REGIONS };
 
-	cr_assert_eq(ferry_target(&r->tgt.session, &tv, &r->tcfg), 0, "%s", r->tgt.error_line);
+	cr_assert_eq(ferry_target_new(&r->tgt.session, &tv, &r->tcfg), 0, "%s", r->tgt.error_line);
 	cr_assert_eq(ferry_open(r->tgt.session, r->uri), 0, "%s", ferry_get_detail(r->tgt.session));
 	if (!r->connect_to[0])
 		cr_assert_eq(ferry_get_uri(r->tgt.session, r->connect_to, sizeof(r->connect_to)), 0);
-	cr_assert_eq(ferry_source(&r->src.session, &sv, &r->scfg), 0, "%s", r->src.error_line);
+	cr_assert_eq(ferry_source_new(&r->src.session, &sv, &r->scfg), 0, "%s", r->src.error_line);
 	cr_assert_eq(ferry_open(r->src.session, r->connect_to), 0, "%s", ferry_get_detail(r->src.session));
 }
 

@@ -199,10 +199,10 @@ static int open_session(struct end *e)
 		e->vm.hook = on_op;
 		v.regions = e->vm.region;
 		v.nregions = FAKE_REGIONS;
-		err = ferry_source(&e->vm.session, &v, &cfg);
+		err = ferry_source_new(&e->vm.session, &v, &cfg);
 		return err ? err : ferry_open(e->vm.session, e->m->uri);
 	}
-	err = ferry_target(&e->vm.session, &v, &cfg);
+	err = ferry_target_new(&e->vm.session, &v, &cfg);
 	if (!err)
 		err = open_target(e);
 	if (!err)

@@ -289,7 +289,7 @@ static int open_source(struct pair *p)
 	int err;
 
 	configure(p, true, &cfg);
-	err = ferry_source(&p->vm[0].session, &v, &cfg);
+	err = ferry_source_new(&p->vm[0].session, &v, &cfg);
 	return err ? err : ferry_open(p->vm[0].session, p->uri);
 }
 
@@ -305,7 +305,7 @@ static int open_target(struct pair *p)
 	if (!p->c->mem)
 		snprintf(uri, sizeof(uri), "tcp:127.%u.%u.%u:0", 128 + (pid >> 16) % 64, pid >> 8 & 255, pid & 255);
 	configure(p, false, &cfg);
-	err = ferry_target(&p->vm[1].session, &v, &cfg);
+	err = ferry_target_new(&p->vm[1].session, &v, &cfg);
 	if (!err)
 		err = ferry_open(p->vm[1].session, uri);
 	return err ? err : ferry_get_uri(p->vm[1].session, p->uri, sizeof(p->uri));

@@ -180,7 +180,7 @@ static int open_fresh(struct fresh *f, const char *uri)
 				    .timeout_us = TIMEOUT_US,
 				    .reconnect_us = RECONNECT_US,
 				    .connect_us = 2 * CELL_LIMIT_US };
-	int err = ferry_target(&f->vm.session, &v, &cfg);
+	int err = ferry_target_new(&f->vm.session, &v, &cfg);
 
 	f->vm.thread = pthread_self();
 	if (!err)

@@ -181,7 +181,7 @@ static void start_anew(struct anew *a)
 
 	rig_init(&a->rig, RIG_MEM_ANON);
 	a->rig.tcfg.connect_us = PEER_WAIT_US;
-	cr_assert_eq(ferry_target(&a->rig.tgt.session, &v, &a->rig.tcfg), 0);
+	cr_assert_eq(ferry_target_new(&a->rig.tgt.session, &v, &a->rig.tcfg), 0);
 	cr_assert_eq(ferry_open(a->rig.tgt.session, ADDRESS), 0, "%s", ferry_get_detail(a->rig.tgt.session));
 	cr_assert(!pthread_create(&a->target, NULL, run_anew_target, a));
 }
@@ -192,7 +192,7 @@ static void serves(struct anew *a)
 	struct ferry_vm v = { FERRY_VM_INIT, .vm = &a->rig.src, .ops = &a->rig.src.ops, .regions = a->rig.src.region,
 			      .nregions = FAKE_REGIONS };
 
-	cr_assert_eq(ferry_source(&a->rig.src.session, &v, &a->rig.scfg), 0);
+	cr_assert_eq(ferry_source_new(&a->rig.src.session, &v, &a->rig.scfg), 0);
 	cr_assert_eq(ferry_open(a->rig.src.session, ADDRESS), 0);
 	cr_assert(!pthread_create(&a->source, NULL, run_anew_source, a));
 	pthread_join(a->source, NULL);

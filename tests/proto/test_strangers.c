@@ -132,7 +132,7 @@ static void start_target(struct peer *p, uint64_t connect_us, uint64_t timeout_u
 	p->rig.tcfg.timeout_us = timeout_us;
 	p->rig.tcfg.reconnect_us = PEER_RECONNECT_US;
 	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
-	cr_assert_eq(ferry_target(&p->rig.tgt.session, &v, &p->rig.tcfg), 0);
+	cr_assert_eq(ferry_target_new(&p->rig.tgt.session, &v, &p->rig.tcfg), 0);
 	cr_assert_eq(ferry_open(p->rig.tgt.session, p->rig.uri), 0);
 	cr_assert_eq(ferry_get_uri(p->rig.tgt.session, p->rig.connect_to, sizeof(p->rig.connect_to)), 0);
 	cr_assert(!pthread_create(&p->thread, NULL, peer_run_target, p));

@@ -242,7 +242,7 @@ Test(peer, who_does_not_complete_a_link_holds_no_session)
 	peer_init(&p, RIG_TCP_ANON);
 	p.rig.tcfg.timeout_us = 4 * PEER_WAIT_US;
 	p.param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
-	cr_assert_eq(ferry_target(&p.rig.tgt.session, &v, &p.rig.tcfg), 0);
+	cr_assert_eq(ferry_target_new(&p.rig.tgt.session, &v, &p.rig.tcfg), 0);
 	cr_assert_eq(ferry_open(p.rig.tgt.session, p.rig.uri), 0);
 	cr_assert_eq(ferry_get_uri(p.rig.tgt.session, p.rig.connect_to, sizeof(p.rig.connect_to)), 0);
 	cr_assert(!pthread_create(&p.thread, NULL, peer_run_target, &p));

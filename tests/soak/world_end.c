@@ -293,7 +293,7 @@ static void configure(const struct world *w, int end, struct ferry_config *c)
 	c->bandwidth = w->bandwidth;
 }
 
-/* ferry_source() and ferry_target() say why in the log alone. */
+/* ferry_source_new() and ferry_target_new() say why in the log alone. */
 static int not_opened(struct end_seen *me, const char *call, int err, struct ferry_session *s)
 {
 	const char *text = strstr(me->log, "text=\"");
@@ -317,9 +317,9 @@ static int open_session(const struct round *r, struct vm *vm, int end, struct fe
 		v.regions = vm_regions(vm);
 		v.nregions = 2;
 	}
-	err = end == SRC ? ferry_source(s, &v, &cfg) : ferry_target(s, &v, &cfg);
+	err = end == SRC ? ferry_source_new(s, &v, &cfg) : ferry_target_new(s, &v, &cfg);
 	if (err)
-		return not_opened(me, end == SRC ? "ferry_source" : "ferry_target", err, NULL);
+		return not_opened(me, end == SRC ? "ferry_source_new" : "ferry_target_new", err, NULL);
 	err = ferry_open(*s, end == SRC ? r->seen->uri : r->net ? "tcp:0.0.0.0:7000" : "tcp:127.0.0.1:0");
 	if (err)
 		return not_opened(me, "ferry_open", err, *s);

@@ -233,7 +233,7 @@ static void begin(struct bench *b, unsigned channels)
 	v.regions = &b->region;
 	b->rig.scfg.channels = channels;
 	b->rig.scfg.timeout_us = 600000000;
-	cr_assert_eq(ferry_source(&b->s, &v, &b->rig.scfg), 0, "%s", b->rig.src.error_line);
+	cr_assert_eq(ferry_source_new(&b->s, &v, &b->rig.scfg), 0, "%s", b->rig.src.error_line);
 	b->s->phase = FERRY_PHASE_PRECOPY;
 	f->link = (struct xport_link){ .ops = &link_ops, .id.channels = channels };
 	f->world = &b->rig.world;
