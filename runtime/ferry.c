@@ -176,8 +176,24 @@ FERRY_API int ferry_get_uri(struct ferry_session *s, char *buf, size_t cap)
 	return err;
 }
 
+static enum ferry_reason reason_of(const struct ferry_session *s, int err)
+{
+	if (s->reason)
+		return s->reason;
+	if (err == -ECANCELED)
+		return FERRY_REASON_CANCELED;
+	if (err == -ETIME)
+		return FERRY_REASON_LIMIT;
+	if (err == -EPROTO || err == -EPROTONOSUPPORT)
+		return FERRY_REASON_PROTOCOL;
+	return xport_lost(err) || err == -ENOENT ? FERRY_REASON_LINK : FERRY_REASON_HOST; /* ENOENT: mem: of a name that nobody has */
+}
+
 static void fill_result(struct ferry_session *s, struct ferry_result *r)
 {
+	r->reason = r->outcome == FERRY_OUTCOME_MIGRATED ? FERRY_REASON_MIGRATED : reason_of(s, fail_err(&s->fail));
+	if (r->reason == FERRY_REASON_OP)
+		snprintf(r->op, sizeof(r->op), "%s", s->failed_op);
 	r->phase = s->last_phase;
 	r->error = r->outcome == FERRY_OUTCOME_MIGRATED ? 0 : fail_err(&s->fail);
 	memcpy(r->session, s->session, sizeof(r->session));
@@ -454,6 +470,14 @@ FERRY_API const char *ferry_mode_name(enum ferry_mode m)
 	return name_of(names, FERRY_MODE_POSTCOPY + 1, m);
 }
 
+FERRY_API const char *ferry_reason_name(enum ferry_reason r)
+{
+	static const char *const names[] = { "?", "migrated", "peer", "link", "op", "limit", "canceled", "protocol", "host" };
+
+	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_REASON_HOST + 1, "a name a reason");
+	return name_of(names, FERRY_REASON_HOST + 1, r);
+}
+
 FERRY_API const char *ferry_message_name(unsigned number)
 {
 	return number && number < WIRE_TYPES ? wire_name((enum wire_type)number) : NULL;
@@ -465,4 +489,29 @@ FERRY_API const char *ferry_message_name(unsigned number)
 FERRY_API const char *ferry_version(void)
 {
 	return STR(FERRY_VERSION_MAJOR) "." STR(FERRY_VERSION_MINOR) ".0";
+}
+
+FERRY_API int ferry_has(const char *feature)
+{
+	static const struct {
+		const char *name;
+		int has;
+	} features[] = {
+		{ "rdma", FERRY_RDMA },
+		{ "drill", 1 },
+#ifdef FERRY_USDT
+		{ "usdt", 1 },
+#endif
+	};
+
+	for (size_t i = 0; feature && i < sizeof(features) / sizeof(features[0]); i++)
+		if (!strcmp(feature, features[i].name))
+			return features[i].has;
+	return 0;
+}
+
+FERRY_API void ferry_init(void *st, size_t size)
+{
+	memset(st, 0, size);
+	memcpy(st, &size, sizeof(size));
 }

@@ -25,7 +25,7 @@ struct Region {
     id: u32,
     page_shift: u32,
     flags: u32,
-    reserved: u32,
+    reserved: [u32; 11],
 }
 #[repr(C)]
 struct Section {
@@ -33,6 +33,7 @@ struct Section {
     version: u32,
     data: *const c_void,
     len: usize,
+    reserved: [u64; 2],
 }
 type Op = Option<unsafe extern "C" fn(*mut c_void) -> c_int>;
 type StreamOp = Option<unsafe extern "C" fn(*mut c_void, *mut Stream) -> c_int>;
@@ -70,8 +71,11 @@ struct Outcome {
     size: usize,
     outcome: c_int,
     owner: c_int,
+    claim: c_int,
     phase: c_int,
+    reason: c_int,
     error: c_int,
+    op: [c_char; 32],
     session: [u8; 16],
     detail: [c_char; 512],
 }
@@ -147,7 +151,7 @@ fn main() {
             *ram.add(i) = (i >> 12 ^ i) as u8;
         }
         let region = Region { gpa: 0, len: LEN as u64, hva: ram as *mut c_void, fd: -1, fd_offset: 0, id: 0,
-                              page_shift: 12, flags: 0, reserved: 0 };
+                              page_shift: 12, flags: 0, reserved: [0; 11] };
         let mut there: *mut u8 = null_mut();
         let (mut source, mut target) = (null_mut(), null_mut());
         let mut vm = Vm { size: size_of::<Vm>(), vm: &mut there as *mut _ as *mut c_void, ops: &ops,

@@ -7,10 +7,12 @@
  * docs/embedding.md walks through it; docs/protocol.md says what crosses the link.
  *
  * Conventions. Functions return 0 or a negative errno and leave their outputs untouched on failure.
- * Sizes are in bytes, times in microseconds, pages in units of 1 << page_shift bytes. Structs that may
- * grow begin with .size: set it to sizeof (the FERRY_*_INIT macros do); a field that is zero, or that
- * the caller's smaller struct does not have, takes its default. Unless its text says "any thread", a
- * function is called by one thread at a time for a given session. Sessions share nothing.
+ * Sizes are in bytes, times in microseconds, pages in units of 1 << page_shift bytes. Unless its text says "any
+ * thread", a function is called by one thread at a time for a given session. Sessions share nothing.
+ *
+ * Structs that may grow begin with .size and grow at their end: set it to sizeof, as the FERRY_*_INIT macros and
+ * ferry_init() do. A field that is zero, or that the caller's smaller struct does not have, takes its default. A struct
+ * that stands inside another, or in an array, has fields called reserved to grow into: they are zero.
  */
 #ifndef FERRY_FERRY_H
 #define FERRY_FERRY_H
@@ -100,7 +102,7 @@ struct ferry_region {
 	uint32_t id;	     /* unique in the VM; what names it on the link */
 	uint32_t page_shift; /* 12; 21: MAP_HUGETLB or MFD_HUGETLB of 2 MiB; others are refused */
 	uint32_t flags;	     /* FERRY_REGION_* */
-	uint32_t reserved;
+	uint32_t reserved[11];
 };
 
 struct ferry_round {
@@ -111,6 +113,7 @@ struct ferry_round {
 	uint64_t bytes;		/* of page data */
 	uint64_t duration_us;
 	uint64_t pages_dirty;	/* found dirty after it: the next round */
+	uint64_t reserved2[4];
 };
 
 struct ferry_blackout { /* microseconds; the items sum up to total_us */
@@ -123,6 +126,7 @@ struct ferry_blackout { /* microseconds; the items sum up to total_us */
 	uint64_t arm_us;	/* target: drop the residual pages, arm userfaultfd */
 	uint64_t load_us;	/* target */
 	uint64_t resume_us;	/* target */
+	uint64_t reserved[7];
 };
 
 struct ferry_stats {
@@ -270,7 +274,11 @@ struct ferry_vm {
 	size_t nregions;
 };
 
-/* Zero is the default everywhere. The source decides; what concerns the target travels to it. */
+/*
+ * Zero is the default everywhere. The source decides mode, commit_at, at_hold_limit, hold_limit_us and channels, and tells the
+ * target; a target may set them, and nothing comes of it. Each end has its own of all the others but where the text says
+ * whose they are; of bandwidth and reconnect_us what both ends say counts.
+ */
 struct ferry_config {
 	size_t size;
 	enum ferry_mode mode;
@@ -298,27 +306,53 @@ struct ferry_config {
 
 #define FERRY_DETAIL_MAX 512
 
+/* Whose doing the end is, for programs; detail is for people. */
+enum ferry_reason {
+	FERRY_REASON_MIGRATED = 1, /* nobody's: the target owns the VM */
+	FERRY_REASON_PEER,	   /* the other end refused, or gave up: detail has its sentence, and its result its reason */
+	FERRY_REASON_LINK,	   /* the peer could not be reached, or the link was lost and did not come back */
+	FERRY_REASON_OP,	   /* an op of this VMM's failed: .op has its name */
+	FERRY_REASON_LIMIT,	   /* a limit of the configuration was reached */
+	FERRY_REASON_CANCELED,	   /* ferry_cancel() */
+	FERRY_REASON_PROTOCOL,	   /* the peer does not keep to the protocol, or speaks another version of it */
+	FERRY_REASON_HOST	   /* this host, or what ferry was given, cannot: memory, a region, a system call, a URI */
+};
+
 struct ferry_result {
 	size_t size;
 	enum ferry_outcome outcome;
 	enum ferry_owner owner;
+	enum ferry_owner claim; /* FERRY_OUTCOME_IN_DOUBT: what an arbiter may be asked for later, here; else as owner */
 	enum ferry_phase phase; /* the last one entered before DONE or FAILED */
+	enum ferry_reason reason;
 	int error;		/* 0, or what went wrong first */
+	char op[32];		/* FERRY_REASON_OP: which, as in struct ferry_ops; else "" */
 	uint8_t session[16];
 	char detail[FERRY_DETAIL_MAX]; /* one sentence: what happened, with the values */
-	struct ferry_stats stats;
-	enum ferry_owner claim; /* FERRY_OUTCOME_IN_DOUBT: what an arbiter may be asked for later, here; else as owner */
 	/*
 	 * Of FERRY_REGION_THP regions, the bytes that the VM's mapping has as huge pages (0 before Linux 6.7). Source: when
-	 * ferry_run() began, both. Target: before and after they were collapsed, which took so long and is a part of
-	 * ferry_run(), the VM running.
+	 * ferry_run() began, both. Target: before and after MADV_COLLAPSE, which took collapse_us; ferry_run() returns after
+	 * it, and the VM runs meanwhile.
 	 */
 	uint64_t thp_before, thp_after, collapse_us;
+	uint64_t reserved[12];
+	struct ferry_stats stats; /* last: it grows at its end */
 };
 
-#define FERRY_OPS_INIT .size = sizeof(struct ferry_ops)
-#define FERRY_VM_INIT .size = sizeof(struct ferry_vm)
-#define FERRY_CONFIG_INIT .size = sizeof(struct ferry_config)
+/*
+ * For initialisers: in C the first of any number of designated fields, { FERRY_CONFIG_INIT, .channels = 4 }; in C++ the first
+ * field alone. Where neither is to be had, ferry_init(&config, sizeof(config)) does the same.
+ */
+#ifdef __cplusplus
+#define FERRY_INIT_OF(type) sizeof(type)
+#else
+#define FERRY_INIT_OF(type) .size = sizeof(type)
+#endif
+#define FERRY_OPS_INIT FERRY_INIT_OF(struct ferry_ops)
+#define FERRY_VM_INIT FERRY_INIT_OF(struct ferry_vm)
+#define FERRY_CONFIG_INIT FERRY_INIT_OF(struct ferry_config)
+/* Any struct that begins with .size: all zero but that. */
+void ferry_init(void *st, size_t size);
 
 /*
  * One end of a migration. vm and cfg are copied (regions too), ops and what they point to must outlive the
@@ -362,6 +396,7 @@ int ferry_get_stats(struct ferry_session *s, struct ferry_stats *st);
 struct ferry_fault_bucket {
 	uint64_t from_ns, below_ns;
 	uint64_t count;
+	uint64_t reserved;
 };
 #define FERRY_FAULT_BUCKETS 640
 size_t ferry_get_faults(struct ferry_session *s, struct ferry_fault_bucket *buckets, size_t n);
@@ -394,6 +429,7 @@ struct ferry_section {
 	uint32_t id, version;
 	const void *data; /* valid until the next call on the stream */
 	size_t len;
+	uint64_t reserved[2];
 };
 int ferry_stream_put(struct ferry_stream *out, uint32_t id, uint32_t version, const void *data, size_t len);
 /* 1: a section; 0: the end; negative: the stream is damaged. */
@@ -409,8 +445,11 @@ const char *ferry_phase_name(enum ferry_phase p);     /* "pre-copy" */
 const char *ferry_owner_name(enum ferry_owner o);     /* "source" */
 const char *ferry_outcome_name(enum ferry_outcome o); /* "fell-back" */
 const char *ferry_mode_name(enum ferry_mode m);	      /* "stop-and-copy" */
+const char *ferry_reason_name(enum ferry_reason r);   /* "peer" */
 const char *ferry_message_name(unsigned number);      /* 16: "COMMIT"; NULL: docs/protocol.md has no such message */
 const char *ferry_version(void);		      /* "1.0.0" */
+/* 1: this build of the library has it: "rdma", "drill", "usdt". 0: it has not, or does not know the word. */
+int ferry_has(const char *feature);
 
 #ifdef __cplusplus
 }

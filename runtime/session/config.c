@@ -116,6 +116,16 @@ int config_ops(struct ferry_ops *ret, const struct ferry_ops *ops, int is_source
 	return 0;
 }
 
+/* What a later version of the header has there, this one cannot do. */
+static bool has_more(const struct ferry_region *r)
+{
+	uint32_t any = 0;
+
+	for (size_t i = 0; i < sizeof(r->reserved) / sizeof(r->reserved[0]); i++)
+		any |= r->reserved[i];
+	return any;
+}
+
 static int check_region(const struct ferry_region *r, size_t i, struct fail *f)
 {
 	unsigned long mask = (1ul << (r->page_shift & 31)) - 1;
@@ -126,6 +136,9 @@ static int check_region(const struct ferry_region *r, size_t i, struct fail *f)
 	if (r->flags & ~(FERRY_REGION_SHARED | FERRY_REGION_THP))
 		return fail(f, -EOPNOTSUPP, "region %u has flags %#x; set 0 for private anonymous memory, %#x for a memfd, and add %#x "
 			    "for transparent huge pages", r->id, r->flags, FERRY_REGION_SHARED, FERRY_REGION_THP);
+	if (has_more(r))
+		return fail(f, -EINVAL, "region %u has something in its reserved fields; zero the struct before you fill it, or use a newer "
+			    "version of the library", r->id);
 	if (r->flags & FERRY_REGION_THP && r->page_shift != PAGE_SHIFT)
 		return fail(f, -EINVAL, "region %u is to have transparent huge pages and is of hugetlbfs already (page_shift %u); "
 			    "leave FERRY_REGION_THP out", r->id, r->page_shift);

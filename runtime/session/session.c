@@ -74,16 +74,28 @@ void session_slower(void *arg, enum cure doing, int err, const char *what)
 	session_log(s, 4, fail_text(&f), "slower errno=%d", -err);
 }
 
+/* The first error is the session's, and so is its reason. Main. */
+static void note_op(struct ferry_session *s, const char *op)
+{
+	if (fail_err(&s->fail))
+		return;
+	s->reason = FERRY_REASON_OP;
+	s->failed_op = op;
+}
+
 int op_result(struct ferry_session *s, const char *op, int err)
 {
 	if (err >= 0)
 		return 0;
+	note_op(s, op);
 	fail(&s->fail, err, "%s: the VMM answered %d (%s)", op, err, strerror(-err));
 	return err == -EPIPE ? -ECONNABORTED : err; /* inside, EPIPE is a lost link */
 }
 
 int op_stream_result(struct ferry_session *s, const char *op, int err)
 {
+	if (err < 0)
+		note_op(s, op);
 	if (err < 0 && fail_err(&s->stream.fail))
 		fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
 	return op_result(s, op, err);

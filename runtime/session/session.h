@@ -166,6 +166,8 @@ struct ferry_session {
 	bool peer_no_postcopy; /* RESERVED said so */
 	bool peer_known;  /* a handshake has succeeded before: peer_number is the peer's */
 	int arbiter_err;  /* of the last time that it was asked */
+	enum ferry_reason reason; /* where the errno of the first error does not tell it; else 0 */
+	const char *failed_op;	  /* FERRY_REASON_OP */
 	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */
 	_Atomic bool last_words; /* being said: main alone ends the link */
 	bool peer_aborted; /* ABORT was heard: the peer has settled who owns the VM */

@@ -11,3 +11,11 @@ for header in "$src"/include/ferry/*.h; do
 	"$cxx" -std=c++11 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -I "$src/include" -x c++ "$header"
 	echo "[PASS] headers::$(basename "$header")"
 done
+# The initialisers, as each language may use them.
+init='
+void ferry_use(void);
+void ferry_use(void) { struct ferry_config c = { FERRY_CONFIG_INIT }; struct ferry_vm v = { FERRY_VM_INIT };
+	struct ferry_ops o = { FERRY_OPS_INIT }; ferry_init(&c, sizeof(c)); (void)c; (void)v; (void)o; }'
+"$cc" -std=c99 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -I "$src/include" -x c - <<<"#include <ferry/ferry.h>$init"
+"$cxx" -std=c++11 -Wall -Wpedantic -Werror -fsyntax-only -I "$src/include" -x c++ - <<<"#include <ferry/ferry.h>$init"
+echo "[PASS] headers::initialisers"

@@ -59,6 +59,27 @@ static void come_to(struct peer *p, enum target_stage upto)
 	come_to_as(p, stops_and_copies, upto);
 }
 
+/* For programs, the same as the sentence is for people. */
+static enum ferry_reason reason_due(const struct ferry_result *r)
+{
+	if (strstr(r->detail, "the target refused") || strstr(r->detail, "the target gave up"))
+		return FERRY_REASON_PEER;
+	switch (r->error) {
+	case -ECANCELED:
+		return FERRY_REASON_CANCELED;
+	case -ETIME:
+		return FERRY_REASON_LIMIT;
+	case -EPROTO:
+	case -EPROTONOSUPPORT:
+		return FERRY_REASON_PROTOCOL;
+	case -EPIPE:
+	case -ETIMEDOUT:
+		return FERRY_REASON_LINK;
+	default:
+		return r->reason;
+	}
+}
+
 static void source_goes_on(struct peer *p, int err, const char *sentence)
 {
 	const struct ferry_result *res = &p->rig.sres;
@@ -72,6 +93,7 @@ static void source_goes_on(struct peer *p, int err, const char *sentence)
 	cr_assert_eq(res->error, err, "%d: %s", res->error, res->detail);
 	rig_says(res->detail, sentence);
 	cr_assert_eq(res->owner, FERRY_OWNER_SOURCE);
+	cr_assert_eq(res->reason, reason_due(res), "%s: %s", ferry_reason_name(res->reason), res->detail);
 	paused = p->rig.src.calls[FAKE_PAUSE];
 	cr_assert_eq(res->outcome, paused ? FERRY_OUTCOME_FELL_BACK : FERRY_OUTCOME_REFUSED, "%s", ferry_outcome_name(res->outcome));
 	cr_assert_eq(p->rig.src.calls[FAKE_RESUME], paused);
