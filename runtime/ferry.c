@@ -8,7 +8,9 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "drill.h"
 #include "phase.h"
+#include "ferry/drill.h"
 #include "runtime/base/grow.h"
 #include "runtime/link/heartbeat.h"
 #include "runtime/link/link.h"
@@ -95,12 +97,8 @@ static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const stru
 					 .woken = link_woken,
 					 .woken_arg = s,
 					 .wake_fd = s->wake_fd };
-	if (s->cfg.flags & FERRY_CONFIG_DRILL) {
-		s->chaos = xport_chaos_new(wire_type_of);
-		if (!s->chaos)
-			return fail(&s->fail, -ENOMEM, "no memory for the drill filter");
-		s->param.chaos = s->chaos;
-	}
+	if (s->cfg.flags & FERRY_CONFIG_DRILL && (err = drill_new(s)) < 0)
+		return err;
 	return s->is_source ? take_regions(s, &v) : 0;
 }
 
@@ -304,24 +302,6 @@ FERRY_API const char *ferry_get_detail(struct ferry_session *s)
 	return fail_text(&s->fail);
 }
 
-/* "lost:COMMIT" for the filter, which knows messages by their numbers. */
-FERRY_API int ferry_drill(struct ferry_session *s, const char *fault)
-{
-	const char *name = fault ? strchr(fault, ':') : NULL;
-	size_t len = name ? strcspn(++name, "@:") : 0;
-	enum wire_type t = wire_by_name(name, len);
-	char numbered[64];
-
-	if (!s->chaos)
-		return -EPERM;
-	if (!fault || strlen(fault) >= sizeof(numbered))
-		return -EINVAL;
-	if (!t)
-		return xport_chaos_fault(s->chaos, fault);
-	snprintf(numbered, sizeof(numbered), "%.*s%d%s", (int)(name - fault), fault, t, name + len);
-	return xport_chaos_fault(s->chaos, numbered);
-}
-
 FERRY_API void ferry_free(struct ferry_session *s)
 {
 	if (!s)
@@ -334,7 +314,7 @@ FERRY_API void ferry_free(struct ferry_session *s)
 	else
 		target_destroy(s);
 	stream_destroy(&s->stream);
-	xport_chaos_free(s->chaos);
+	drill_free(s);
 	xport_addrs_free(s->addrs);
 	if (s->wake_fd >= 0)
 		close(s->wake_fd);
@@ -498,7 +478,7 @@ FERRY_API int ferry_has(const char *feature)
 		int has;
 	} features[] = {
 		{ "rdma", FERRY_RDMA },
-		{ "drill", 1 },
+		{ "drill", FERRY_DRILL },
 #ifdef FERRY_USDT
 		{ "usdt", 1 },
 #endif

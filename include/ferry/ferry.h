@@ -302,7 +302,7 @@ struct ferry_config {
 };
 
 #define FERRY_CONFIG_NO_RECONNECT 1u
-#define FERRY_CONFIG_DRILL 2u /* allow ferry_drill() */
+/* 2u: ferry/drill.h */
 
 #define FERRY_DETAIL_MAX 512
 
@@ -402,25 +402,6 @@ struct ferry_fault_bucket {
 size_t ferry_get_faults(struct ferry_session *s, struct ferry_fault_bucket *buckets, size_t n);
 /* Any thread: the first error's sentence so far, or "". The text lives as long as the session. */
 const char *ferry_get_detail(struct ferry_session *s);
-/*
- * Any thread, with FERRY_CONFIG_DRILL: break something on purpose. -EINVAL, -EPERM without the flag.
- *
- *	"cut", "cut:MS"		the link, for good or so that connections fail for MS milliseconds
- *	"stall:MS"		nothing moves for so long
- *	"mtu", "mtu:MS"		packets of full size are lost, for good or for MS milliseconds: page data and messages above 1,000
- *				bytes do not arrive, shorter ones do, and a link that was lost comes back
- *	"keep", "keep:MS"	a lost link is not closed: a device that does not let go, for good or for MS milliseconds
- *	"heal"			ends these
- *	"cut-before:MESSAGE"	the link is cut instead of sending the next message of that name (docs/protocol.md: "COMMIT");
- *	"cut-middle:", "cut-after:"	or in its middle, or when it is out
- *	"lost:MESSAGE"		it vanishes, and everything that follows on that link, both ways
- *	"kill-before:MESSAGE", "kill-after:", "stop-before:", "stop-after:"	SIGKILL or SIGSTOP for this process
- *	"kill-heard:MESSAGE"	SIGKILL when it has arrived; "kill-at:" that, or instead of sending it
- *	"pending"		asks: 1 while a fault waits for its message, else 0
- *
- * MESSAGE@N is the Nth from now on; :MS behind cut-* and lost is as for "cut". One fault waits at a time.
- */
-int ferry_drill(struct ferry_session *s, const char *fault);
 /* After ferry_run() has returned, or before it was called. NULL is fine. */
 void ferry_free(struct ferry_session *s);
 

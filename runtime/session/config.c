@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "config.h"
+#include "ferry/drill.h"
 #include "runtime/base/cure.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/fail.h"
@@ -78,6 +79,9 @@ int config_load(struct ferry_config *ret, const struct ferry_config *cfg, struct
 	def64(&c.timeout_us, CONFIG_TIMEOUT_US);
 	def64(&c.blackout_limit_us, CONFIG_BLACKOUT_LIMIT_US);
 	def64(&c.reconnect_us, CONFIG_RECONNECT_US);
+	if (!FERRY_DRILL && c.flags & FERRY_CONFIG_DRILL)
+		return fail(f, -EOPNOTSUPP, "fault injection (FERRY_CONFIG_DRILL) is not in this build of the library; configure it with "
+			    "FERRY_DRILL=ON");
 	if (c.flags & FERRY_CONFIG_NO_RECONNECT)
 		c.reconnect_us = 0;
 	if ((err = check_limits(&c, f)) < 0)

@@ -55,7 +55,7 @@ verdict "runtime/session and runtime/link include neither end" \
 	"$(may 'runtime/(session|link)/' "$BELOW" "$CONTRACT" $PUBLIC)"
 verdict "the source does not include the target" "$(may runtime/source/ runtime/source/ "$BELOW" "$CONTRACT" $PUBLIC)"
 verdict "the target does not include the source" "$(may runtime/target/ runtime/target/ "$BELOW" "$CONTRACT" $PUBLIC)"
-verdict "only the entry points include the table of stages" "$(grep -E '^(runtime|transport)/.* runtime/[a-z_]*\.[ch]$' "$tmp/edges" | grep -vE '^runtime/(ferry|phase)\.c ')"
+verdict "only the entry points include the table of stages" "$(grep -E '^(runtime|transport)/.* runtime/[a-z_]*\.[ch]$' "$tmp/edges" | grep -vE '^runtime/(ferry|phase|drill)\.c ')"
 # Two headers with nothing but constants and inline functions are shared with the library.
 verdict "rdma-migrate and its VMM include public headers only" \
 	"$(may 'bench/(cli|vmm|floor|picture)/' bench/ $PUBLIC 'transport/tcp/congestion\.h$' 'runtime/arbiter/json_bound\.h$')"

@@ -70,4 +70,14 @@ try 'run' says 5 'rdma is not in this build; use tcp:host:port' "$program" run -
 try 'source' says 2 'rdma is not in this build; use tcp:host:port' "$program" source --to rdma:127.0.0.1:7000 --memory 32M --working-set 8M --quiet
 try 'target' says 5 'rdma is not in this build; use tcp:host:port' "$program" target --listen rdma:127.0.0.1:0 --quiet
 try 'floor' says 5 'RDMA is not in this build' "$program" floor --uri rdma:127.0.0.1:0 --memory 32M
+
+# Without fault injection: no symbol, no header, and whoever asks for it is told.
+plain() { cmake -S "$src" -B "$tmp/plain" -DFERRY_RDMA=OFF -DFERRY_ETCD=OFF -DFERRY_MANUAL=OFF -DFERRY_DRILL=OFF -DFERRY_TESTS=OFF -DCMAKE_BUILD_TYPE=Debug \
+	-DCMAKE_C_FLAGS_DEBUG=-O0 && cmake --build "$tmp/plain" -j 2; }
+nothing() { ! nm -D --defined-only "$tmp/plain/libferry.so" | grep -qi drill && cmake --install "$tmp/plain" --prefix "$tmp/plainroot" &&
+	[ ! -e "$tmp/plainroot/include/ferry/drill.h" ] && [ -e "$tmp/plainroot/include/ferry/ferry.h" ]; }
+try 'builds without fault injection' plain
+try 'has nothing of it' nothing
+try 'migrates all the same' says 0 'The VM runs at the target' "$tmp/plain/rdma-migrate" run --memory 32M --working-set 8M --floor off
+try 'says that it is not there' says 5 'fault injection (FERRY_CONFIG_DRILL) is not in this build' "$tmp/plain/rdma-migrate" run --kill link@post-copy "${guest[@]}"
 exit $failed

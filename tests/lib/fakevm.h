@@ -21,6 +21,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <ferry/drill.h>
 #include <ferry/ferry.h>
 
 #define FAKE_REGIONS 2u
