@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "fuzz.h"
-#include "left.h"
+#include "tests/lib/left.h"
 
 #include <stdarg.h>
 #include <stdatomic.h>
