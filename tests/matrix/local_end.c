@@ -175,12 +175,17 @@ static void dawdle(struct pair *p)
 	atomic_fetch_add(&p->dawdled_us, now() - begun);
 }
 
-/* A tmpfs is full before the first page of post-copy is asked for, or the one that needs space might be there. */
+/*
+ * A tmpfs is full, and a page gone, before the first page of post-copy is asked for: else the one that needs space, or that page,
+ * might have crossed already. Until then nobody asks for one, and the source reads none.
+ */
 static enum ferry_phase begins(const struct local *c)
 {
-	if (c->kind != FILE_FULL || c->stage != FERRY_PHASE_POSTCOPY)
+	if (c->stage != FERRY_PHASE_POSTCOPY || (c->kind != FILE_FULL && c->kind != PAGE_GONE))
 		return c->stage;
-	return c->way == WAY_SERVER ? FERRY_PHASE_ACTIVATION : FERRY_PHASE_STOP_AND_COPY;
+	if (c->way != WAY_SERVER)
+		return FERRY_PHASE_STOP_AND_COPY;
+	return c->at_source ? FERRY_PHASE_COMMITMENT : FERRY_PHASE_ACTIVATION;
 }
 
 static void on_phase(struct fakevm *vm, enum ferry_phase phase)
