@@ -158,7 +158,7 @@ enum ferry_event_type {
 	FERRY_EVENT_PHASE,  /* .phase has been entered */
 	FERRY_EVENT_ROUND,  /* .round has ended (source) */
 	FERRY_EVENT_POLICY, /* .text: the policy's sentence */
-	FERRY_EVENT_LINK    /* .text: lost, or back */
+	FERRY_EVENT_LINK    /* .text: it is lost, and what of; or it is back */
 };
 
 struct ferry_event {

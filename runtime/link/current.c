@@ -40,8 +40,9 @@ int link_lost(struct ferry_session *s, int err)
 	worker = link_workers_failed(s);
 	if (worker < 0 && worker != -EPIPE)
 		return worker;
-	return fail(&s->fail, err, "the link to the %s was lost in %s%s%s", s->is_source ? "target" : "source",
-		    ferry_phase_name(s->phase), *why ? ": " : "", why);
+	fail(&s->fail, err, "the link to the %s was lost in %s%s%s", s->is_source ? "target" : "source", ferry_phase_name(s->phase),
+	     *why ? ": " : "", why);
+	return LINK_GONE;
 }
 
 int link_wait(struct ferry_session *s, int fd, int fd2, uint64_t deadline_us)

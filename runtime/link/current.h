@@ -3,7 +3,12 @@
 #ifndef FERRY_LINK_CURRENT_H
 #define FERRY_LINK_CURRENT_H
 
+#include <errno.h>
+
 #include "runtime/session/session.h"
+
+/* The link is gone for good, which the session's error says in a sentence. -EPIPE: it is lost, and may come back. */
+#define LINK_GONE (-ENOLINK)
 
 /* The param.woken of the session's links. */
 int link_woken(void *session);
@@ -11,7 +16,7 @@ int link_woken(void *session);
 const char *link_why(struct ferry_session *s, int err);
 /* An error of the transport's: -EPIPE where the link is lost, else it is the session's, with its sentence. */
 int link_transport_fail(struct ferry_session *s, int err);
-/* Where a lost link is not waited for: the sentence of -EPIPE, or a worker's own error, which counts more. Else err. */
+/* Where a lost link (-EPIPE) is not waited for: LINK_GONE, or a worker's own error, which counts more. Else err. */
 int link_lost(struct ferry_session *s, int err);
 /* The link is of no use any more: wakes everyone blocked on it. */
 void link_kill(struct ferry_session *s);

@@ -234,11 +234,13 @@ static int link_again(struct ferry_session *s, uint64_t until_us)
 int link_recover(struct ferry_session *s)
 {
 	uint64_t window = outage_window(s), silent = now_us() - s->heard_us, until = outage_until(s, window);
+	char text[sizeof(s->lost_why) + 32];
 	int err = -EPIPE;
 
 	*s->stranger = 0;
 	snprintf(s->lost_why, sizeof(s->lost_why), "%s", fail_lost_text(s->link_fail));
-	session_event(s, FERRY_EVENT_LINK, "the link is lost", NULL);
+	snprintf(text, sizeof(text), "the link is lost%s%s", *s->lost_why ? ": " : "", s->lost_why);
+	session_event(s, FERRY_EVENT_LINK, text, NULL);
 	session_log(s, 4, s->lost_why, "lost stage=%s", ferry_phase_name(s->phase));
 	if (window && now_us() < until)
 		err = link_again(s, until);

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 
 #include "outage.h"
+#include "current.h"
 #include "runtime/session/session.h"
 
 uint64_t outage_window(const struct ferry_session *s)
@@ -73,14 +74,16 @@ int outage_final(struct ferry_session *s, uint64_t window, uint64_t silent)
 	uint64_t ms = (now_us() - s->outage.since_us) / 1000, due = pages_due(s);
 
 	if (s->outage.back && due && !*s->stranger)
-		return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
-			    " ms, and carried messages but no page, with %" PRIu64 " to go%s%s; packets of full size seem to be "
+		fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
+		     " ms, and carried messages but no page, with %" PRIu64 " to go%s%s; packets of full size seem to be "
 			    "lost on the way: " OUTAGE_COMPARE_MTU, peer, stage, s->outage.back, ms, due, *why ? ": " : "", why);
-	if (s->outage.back && !*s->stranger)
-		return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
+	else if (s->outage.back && !*s->stranger)
+		fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
 			    " ms, and nothing that was waited for came%s%s; mend the network%s", peer, stage, s->outage.back, ms,
 			    *why ? ": " : "", why, OUTAGE_SHORT_ONES);
-	return fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and did not come back within %" PRIu64
+	else
+		fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and did not come back within %" PRIu64
 		    " ms (last heard %" PRIu64 " ms before)%s%s%s%s", peer, stage, window / 1000, silent / 1000, *why ? ": " : "",
 		    why, *last ? "; at last: " : "", last);
+	return LINK_GONE;
 }

@@ -17,7 +17,7 @@ struct ferry_session;
 uint64_t outage_window(const struct ferry_session *s);
 /* A link is lost: until when (now_us() based) it may be back. Begins an outage, or goes on with one. */
 uint64_t outage_until(struct ferry_session *s, uint64_t window);
-/* It is not back: -EPIPE, and the sentence. silent: for how long the peer had not been heard when the link was lost. */
+/* It is not back: LINK_GONE, and the sentence. silent: for how long the peer had not been heard when the link was lost. */
 int outage_final(struct ferry_session *s, uint64_t window, uint64_t silent);
 
 #endif

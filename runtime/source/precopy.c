@@ -256,8 +256,6 @@ static int send_round(struct ferry_session *s, unsigned round)
 			err = source_expose(s, XPORT_LOCAL);
 		if (err < 0 && err != -EPIPE)
 			break;
-		if (err == -EPIPE && fail_err(&s->fail))
-			break;
 	}
 	return err;
 }

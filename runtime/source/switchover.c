@@ -301,7 +301,7 @@ static int next_message(struct ferry_session *s, struct wire_msg *m)
 	/* While a device is told of the memory again nothing can be fetched. */
 	s->src.pulled_us += now_us() - back;
 	s->outage.back_us += now_us() - back;
-	return err == -EPIPE && !fail_err(&s->fail) ? 0 : err;
+	return err == -EPIPE ? 0 : err;
 }
 
 /* The VMM may free the memory in it: no device may know it any more. */

@@ -512,7 +512,7 @@ int target_precopy(struct ferry_session *s, enum ferry_phase *next)
 		err = target_workers_lost(s);
 		if (err == -EPIPE)
 			err = precopy_recover(s);
-		if (err < 0 && (err != -EPIPE || fail_err(&s->fail)))
+		if (err < 0 && err != -EPIPE)
 			return err;
 	}
 }

@@ -173,7 +173,7 @@ static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t de
 	if (!err && s->tgt.pull && !pull_complete(s->tgt.pull) && !(err = target_lend(s, false)) &&
 	    !(err = target_expose(s, XPORT_LOCAL)))
 		err = pull_start(s);
-	return err == -EPIPE && !fail_err(&s->fail) ? 0 : err;
+	return err == -EPIPE ? 0 : err;
 }
 
 /* Output may be held no longer. 0: go on to commit early; else the fallback. */

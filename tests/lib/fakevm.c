@@ -382,6 +382,19 @@ static int op_discard(void *v)
 
 /* ---- callbacks ---- */
 
+/* "the link is lost: CAUSE", "the link is back" */
+static void link_event(struct fakevm *vm, const char *text)
+{
+	char what[40];
+
+	snprintf(what, sizeof(what), "%.*s", (int)strcspn(text, ":"), text);
+	if (text[strlen(what)])
+		snprintf(vm->link_cause, sizeof(vm->link_cause), "%s", text + strlen(what) + 2);
+	trace(vm->links, what);
+	if (vm->link_hook)
+		vm->link_hook(vm, what);
+}
+
 static void op_event(void *v, const struct ferry_event *ev)
 {
 	struct fakevm *vm = v;
@@ -389,9 +402,7 @@ static void op_event(void *v, const struct ferry_event *ev)
 	if (ev->type == FERRY_EVENT_POLICY && ev->text)
 		snprintf(vm->policy, sizeof(vm->policy), "%s", ev->text);
 	if (ev->type == FERRY_EVENT_LINK)
-		trace(vm->links, ev->text);
-	if (ev->type == FERRY_EVENT_LINK && vm->link_hook)
-		vm->link_hook(vm, ev->text);
+		link_event(vm, ev->text);
 	vm->rounds += ev->type == FERRY_EVENT_ROUND;
 	if (ev->type != FERRY_EVENT_PHASE)
 		return;

@@ -108,6 +108,7 @@ struct fakevm {
 	char phases_seen[FAKE_TRACE]; /* "pre-migration reservation ..." */
 	char policy[512];	      /* the last policy event's sentence */
 	char links[FAKE_TRACE];	      /* link events */
+	char link_cause[200];	      /* of the last that said one */
 	char error_line[600];	      /* the sentence of the last log line of level 3 or worse */
 	unsigned rounds;
 
