@@ -184,7 +184,7 @@ static enum ferry_reason reason_of(const struct ferry_session *s, int err)
 		return FERRY_REASON_LIMIT;
 	if (err == -EPROTO || err == -EPROTONOSUPPORT)
 		return FERRY_REASON_PROTOCOL;
-	return xport_lost(err) || err == -ENOENT ? FERRY_REASON_LINK : FERRY_REASON_HOST; /* ENOENT: mem: of a name that nobody has */
+	return xport_lost(err) ? FERRY_REASON_LINK : FERRY_REASON_HOST;
 }
 
 static void fill_result(struct ferry_session *s, struct ferry_result *r)
@@ -266,6 +266,8 @@ FERRY_API int ferry_run(struct ferry_session *s, struct ferry_result *res)
 	if (!s->is_source)
 		huge_again(s, &r);
 	r.size = res->size;
+	if (res->size < sizeof(r)) /* the counters are last: what of them the caller has */
+		r.stats.size = res->size > offsetof(struct ferry_result, stats) ? res->size - offsetof(struct ferry_result, stats) : 0;
 	memcpy(res, &r, res->size < sizeof(r) ? res->size : sizeof(r));
 	session_log(s, 5, r.detail, "end outcome=%s owner=%s errno=%d", ferry_outcome_name(r.outcome),
 		    ferry_owner_name(r.owner), -r.error);
@@ -493,5 +495,6 @@ FERRY_API int ferry_has(const char *feature)
 FERRY_API void ferry_init(void *st, size_t size)
 {
 	memset(st, 0, size);
-	memcpy(st, &size, sizeof(size));
+	if (size >= sizeof(size))
+		memcpy(st, &size, sizeof(size));
 }

@@ -111,7 +111,7 @@ int xport_listen(struct xport_listener **ret, const char *uri, const struct xpor
 		err = scheme->listen(&l, &u, p, f);
 	if (!err && (shape.bandwidth || shape.latency_us))
 		err = shape_listener(&l, l, &shape, f);
-	if (!err && FERRY_DRILL && p->chaos)
+	if (FERRY_DRILL && !err && p->chaos)
 		err = chaos_listener(&l, l, p->chaos, p, f);
 	if (!err)
 		*ret = l;
@@ -134,13 +134,13 @@ int xport_connect(struct xport_link **ret, const char *uri, const struct xport_l
 		return fail(f, -EINVAL, "%u data channels asked for; 1 to %u are possible", id->channels,
 			    XPORT_CHANNELS_MAX);
 	err = shape_of(&shape, scheme, &u, p, f);
-	if (!err && FERRY_DRILL && p->chaos)
+	if (FERRY_DRILL && !err && p->chaos)
 		err = chaos_may_connect(p->chaos, f);
 	if (!err)
 		err = scheme->connect(&l, &u, id, p, wait_us, f);
 	if (!err && (shape.bandwidth || shape.latency_us))
 		err = shape_link(&l, l, &shape, f);
-	if (!err && FERRY_DRILL && p->chaos)
+	if (FERRY_DRILL && !err && p->chaos)
 		err = chaos_link(&l, l, p->chaos, p, f);
 	if (!err)
 		*ret = l;

@@ -41,6 +41,7 @@ struct chaos;
 struct xport_addrs;
 
 #define XPORT_MSG_MAX (128u << 10)  /* longest message on the control channel, bytes */
+#define XPORT_MSG_TIMEOUTS 4u	    /* so many times the timeout it may take to be sent */
 #define XPORT_RUNS_MAX 256u	    /* runs in one put or get */
 #define XPORT_CHANNELS_MAX 16u
 #define XPORT_XFER_MAX (4u << 20)   /* bytes of page data in one put or get */

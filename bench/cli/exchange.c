@@ -13,7 +13,7 @@
 #include "runtime/arbiter/json_bound.h"
 
 #define HELLO "rdma-migrate"
-#define FORMAT 1
+#define FORMAT 2 /* 1 counted outcomes and owners from 0 */
 #define PINGS 16
 #define SECOND UINT64_C(1000000000)
 #define ARRIVE_LIMIT (10 * SECOND) /* both have agreed on the port: the source has been trying since */

@@ -6,6 +6,7 @@ use std::mem::{size_of, zeroed};
 use std::ptr::null_mut;
 
 const LEN: usize = 16 << 20;
+const OWNER_TARGET: c_int = 2; // enum ferry_owner: 0 is nobody
 
 #[repr(C)]
 struct Session {
@@ -174,6 +175,6 @@ fn main() {
                  if same { "is the same" } else { "differs" });
         ferry_free(source);
         ferry_free(target);
-        std::process::exit(if same && owner == 1 { 0 } else { 1 });
+        std::process::exit(if same && owner == OWNER_TARGET { 0 } else { 1 });
     }
 }

@@ -340,10 +340,10 @@ struct ferry_result {
 };
 
 /*
- * For initialisers: in C the first of any number of designated fields, { FERRY_CONFIG_INIT, .channels = 4 }; in C++ the first
- * field alone. Where neither is to be had, ferry_init(&config, sizeof(config)) does the same.
+ * For initialisers: in C and C++20 the first of any number of designated fields, { FERRY_CONFIG_INIT, .channels = 4 }; before
+ * C++20 the first field alone. Where neither is to be had, ferry_init(&config, sizeof(config)) does the same.
  */
-#ifdef __cplusplus
+#if defined(__cplusplus) && __cplusplus < 202002L
 #define FERRY_INIT_OF(type) sizeof(type)
 #else
 #define FERRY_INIT_OF(type) .size = sizeof(type)
@@ -351,7 +351,7 @@ struct ferry_result {
 #define FERRY_OPS_INIT FERRY_INIT_OF(struct ferry_ops)
 #define FERRY_VM_INIT FERRY_INIT_OF(struct ferry_vm)
 #define FERRY_CONFIG_INIT FERRY_INIT_OF(struct ferry_config)
-/* Any struct that begins with .size: all zero but that. */
+/* Any struct that begins with .size: all zero but that. size is at least sizeof(size_t). */
 void ferry_init(void *st, size_t size);
 
 /*

@@ -55,7 +55,7 @@ struct ferry_kvm_slot {
 	uint32_t flags;	     /* as set, without KVM_MEM_LOG_DIRTY_PAGES */
 	uint32_t reserved;
 };
-#define FERRY_KVM_SLOT_INIT .size = sizeof(struct ferry_kvm_slot)
+#define FERRY_KVM_SLOT_INIT FERRY_INIT_OF(struct ferry_kvm_slot)
 
 /* -EINVAL (not page aligned, empty, or the slot is known already), -EBUSY (dirty logging is on), -ENOMEM. */
 int ferry_kvm_add_slot(struct ferry_kvm *k, const struct ferry_kvm_slot *slot);

@@ -39,7 +39,10 @@ static int given_up(struct ferry_session *s, uint64_t deadline_us)
 	struct wire_msg m;
 	int err = link_expect_in(s, 1u << WIRE_ABORT, &m, FERRY_PHASE_PRE_MIGRATION, deadline_us);
 
-	return err == -EPIPE ? fail(&s->fail, -ECONNABORTED, "the target has given up while the link was lost") : err;
+	if (err != -EPIPE)
+		return err;
+	session_reason(s, FERRY_REASON_PEER);
+	return fail(&s->fail, -ECONNABORTED, "the target has given up while the link was lost");
 }
 
 int handshake_source(struct ferry_session *s, uint64_t deadline_us)

@@ -61,11 +61,12 @@ int hello_check_versions(struct ferry_session *s, const struct wire_msg *m)
 			    "the %s speaks protocol version %u, this %s version %u; use the same version of "
 			    "the library on both hosts", s->is_source ? "target" : "source", g.version,
 			    s->is_source ? "source" : "target", WIRE_VERSION);
-	if (g.page_shift != PAGE_SHIFT)
-		return fail(&s->fail, -EOPNOTSUPP, "the %s moves pages of 1 << %u bytes, this %s of 1 << 12; use one version of "
-			    "the library at both ends", s->is_source ? "target" : "source", g.page_shift,
-			    s->is_source ? "source" : "target");
-	return 0;
+	if (g.page_shift == PAGE_SHIFT)
+		return 0;
+	session_reason(s, FERRY_REASON_PROTOCOL);
+	return fail(&s->fail, -EOPNOTSUPP, "the %s moves pages of 1 << %u bytes, this %s of 1 << 12; use one version of "
+		    "the library at both ends", s->is_source ? "target" : "source", g.page_shift,
+		    s->is_source ? "source" : "target");
 }
 
 int hello_check_ack(struct ferry_session *s, const struct wire_hello_ack *ack)

@@ -109,6 +109,8 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 	err = xport_connect(&l, s->uri, &id, &s->param, deadline_us > now ? deadline_us - now : 1, s->link_fail);
 	if (s->peer_known && (err == -EPROTO || err == -EBUSY)) /* no target, or one that serves another source */
 		return link_stranger(s, fail_text(s->link_fail));
+	if (err == -EBUSY)
+		session_reason(s, FERRY_REASON_PEER);
 	if (err < 0)
 		return err;
 	link_install(s, l);

@@ -64,8 +64,7 @@ static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
 	if (a.err >= 0 || a.err < -4095 || a.err == -EPIPE)
 		a.err = -ECONNABORTED;
 	s->peer_gone = true;
-	if (!fail_err(&s->fail))
-		s->reason = FERRY_REASON_PEER;
+	session_reason(s, FERRY_REASON_PEER);
 	fail(&s->fail, a.err, "the %s %s: %s", s->is_source ? "target" : "source",
 	     m->type == WIRE_REFUSED ? "refused" : "gave up", text);
 	if (m->type == WIRE_ABORT) {

@@ -77,10 +77,9 @@ void session_slower(void *arg, enum cure doing, int err, const char *what)
 /* The first error is the session's, and so is its reason. Main. */
 static void note_op(struct ferry_session *s, const char *op)
 {
-	if (fail_err(&s->fail))
-		return;
-	s->reason = FERRY_REASON_OP;
-	s->failed_op = op;
+	session_reason(s, FERRY_REASON_OP);
+	if (!fail_err(&s->fail))
+		s->failed_op = op;
 }
 
 int op_result(struct ferry_session *s, const char *op, int err)

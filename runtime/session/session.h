@@ -111,7 +111,7 @@ struct ferry_session {
 	pthread_mutex_t send_lock;
 	pthread_mutex_t view_lock;
 
-	/* link.c */
+	/* runtime/link */
 	struct lobby *lobby;		 /* target: its listener, and who has come to it */
 	struct caller *caller;		 /* target: whose link is the current one, or was the last one */
 	const struct caller *first_words; /* the caller, until they are read */
@@ -188,6 +188,12 @@ void session_event(struct ferry_session *s, enum ferry_event_type type, const ch
 		   const struct ferry_round *round);
 /* What is only for speed is refused here, and the migration goes on without: one line for the embedder. Any thread. */
 void session_slower(void *arg, enum cure doing, int err, const char *what);
+/* Main, before fail(): where the errno does not tell whose doing it is. */
+static inline void session_reason(struct ferry_session *s, enum ferry_reason why)
+{
+	if (!fail_err(&s->fail))
+		s->reason = why;
+}
 /* Calls one op and, when it fails, says which in a sentence. */
 #define OP(s, op, ...) op_result((s), #op, (s)->ops.op((s)->vm __VA_OPT__(, ) __VA_ARGS__))
 int op_result(struct ferry_session *s, const char *op, int err);

@@ -4,7 +4,7 @@
  *
  * In pre-copy workers lend a thread a data channel to the transport (serve), which lands what the source puts in
  * the exposed memory; main does the rest: zero runs, round acknowledgements, the residue as it is named. The
- * crew ends by the source's end() on each channel, before PREARM or SWITCHOVER.
+ * workers end by the source's end() on each channel, before PREARM or SWITCHOVER.
  */
 #include <errno.h>
 #include <inttypes.h>

@@ -17,5 +17,8 @@ void ferry_use(void);
 void ferry_use(void) { struct ferry_config c = { FERRY_CONFIG_INIT }; struct ferry_vm v = { FERRY_VM_INIT };
 	struct ferry_ops o = { FERRY_OPS_INIT }; ferry_init(&c, sizeof(c)); (void)c; (void)v; (void)o; }'
 "$cc" -std=c99 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -I "$src/include" -x c - <<<"#include <ferry/ferry.h>$init"
-"$cxx" -std=c++11 -Wall -Wpedantic -Werror -fsyntax-only -I "$src/include" -x c++ - <<<"#include <ferry/ferry.h>$init"
+"$cxx" -std=c++11 -Wall -Wpedantic -Werror -fsyntax-only -I "$src/include" -x c++ - <<<"#include <ferry/kvm.h>$init
+ferry_kvm_slot slot = { FERRY_KVM_SLOT_INIT };"
+"$cxx" -std=c++20 -Wall -Wpedantic -Werror -fsyntax-only -I "$src/include" -x c++ - <<<"#include <ferry/kvm.h>
+ferry_kvm_slot slot = { FERRY_KVM_SLOT_INIT, .flags = 0 }; ferry_config config = { FERRY_CONFIG_INIT, .channels = 4 };"
 echo "[PASS] headers::initialisers"

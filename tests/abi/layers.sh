@@ -25,8 +25,8 @@ while IFS=: read -r file header; do
 		[ -e "$at" ] && break
 	done
 	echo "$file $at"
-done < <(grep -roE '^[[:space:]]*#[[:space:]]*include[[:space:]]*"[^"]+"' --include='*.[chS]' runtime transport bench include |
-	sed 's/:[^"]*"/:/; s/"$//') >"$tmp/edges"
+done < <(grep -roE '^[[:space:]]*#[[:space:]]*include[[:space:]]*("|<(runtime|transport|bench|tests)/)[^">]+' --include='*.[chS]' runtime transport bench include |
+	sed 's/:[^"<]*["<]/:/') >"$tmp/edges"
 [ "$(wc -l <"$tmp/edges")" -ge 300 ] || verdict "the #include lines are read" "only $(wc -l <"$tmp/edges") were found"
 verdict "every included file is there" "$(grep ' ?' "$tmp/edges")"
 

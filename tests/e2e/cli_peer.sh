@@ -104,7 +104,7 @@ both
 verdict "fifty mute strangers" "$(exchanged)"
 gone
 target t --listen tcp:127.0.0.1:0 --report-port $port
-strangers 3 $'{"hello":"rdma-migrate","format":1,"session":"","recording":false}\n'
+strangers 3 $'{"hello":"rdma-migrate","format":2,"session":"","recording":false}\n'
 strangers 3 $'GET / HTTP/1.1\r\n\r\n'
 strangers 3 0123456789abcde
 strangers 3 0123456789abcdef

@@ -280,6 +280,7 @@ RIG_PAIR(two_at_once, a_second_source_hears_that_the_target_is_busy)
 	cr_assert_eq(i.second.sres.outcome, FERRY_OUTCOME_REFUSED);
 	cr_assert_eq(i.second.sres.error, -EBUSY, "%d: %s", i.second.sres.error, i.second.sres.detail);
 	rig_says(i.second.sres.detail, "busy with another migration");
+	cr_assert_eq(i.second.sres.reason, FERRY_REASON_PEER);
 	cr_assert(world_source_runs(&i.second.world));
 	ferry_free(i.second.src.session);
 	rig_free(&i.second);

@@ -79,7 +79,28 @@ Test(reason, canceled)
 	rig_free(&r);
 }
 
-/* The link, a limit and the protocol: proto/test_session_hostile_target; a host: here. */
+/* What ferry was given cannot be done here. */
+Test(reason, this_host)
+{
+	struct ferry_result res = { .size = sizeof(res) };
+	struct ferry_vm v = { FERRY_VM_INIT };
+	struct rig r;
+
+	rig_init(&r, RIG_MEM_ANON);
+	v.vm = &r.src;
+	v.ops = &r.src.ops;
+	v.regions = r.src.region;
+	v.nregions = FAKE_REGIONS;
+	cr_assert_eq(ferry_source_new(&r.src.session, &v, &r.scfg), 0);
+	cr_assert_eq(ferry_open(r.src.session, "pigeon:loft"), 0);
+	cr_assert_eq(ferry_run(r.src.session, &res), -EINVAL);
+	says(&res, FERRY_REASON_HOST, "");
+	cr_expect_eq(res.outcome, FERRY_OUTCOME_REFUSED);
+	ferry_free(r.src.session);
+	rig_free(&r);
+}
+
+/* The link, a limit and the protocol: proto/test_session_hostile_target. */
 Test(reason, names_and_features)
 {
 	cr_expect_str_eq(ferry_reason_name(FERRY_REASON_HOST), "host");

@@ -8,7 +8,7 @@
 #include "seeds.h"
 #include "bench/cli/exchange.h"
 
-#define HI "{\"hello\":\"rdma-migrate\",\"format\":1,\"session\":\"\",\"recording\":true}\n"
+#define HI "{\"hello\":\"rdma-migrate\",\"format\":2,\"session\":\"\",\"recording\":true}\n"
 
 /* One end of a migration with a round, faults and outputs. */
 static void fill(struct run_report *r, struct options *o, struct record *rec, enum vmm_end end)

@@ -64,7 +64,7 @@
 #ifdef MUTATE_ABORT_SAID_ONCE
 #define TELL_TRIES 0
 #else
-#define TELL_TRIES 2 /* source/switchover.c has 4: it is the same twice over */
+#define TELL_TRIES 2 /* link.c has 4: it is the same twice over */
 #endif
 
 mtype:msg = { SWITCHOVER, RUNNING, PREPARED, COMMIT, COMMITTED, COMPLETE, BYE, ABORT, HELLO_ACK };
@@ -444,7 +444,7 @@ inline t_hears_abort()
 
 /* ---- the arbiter ---- */
 
-/* commit_arbitrate(): a compare-and-swap, whose answer may not come */
+/* arbitrate(): a compare-and-swap, whose answer may not come */
 inline ask(want, at_source)
 {
 	if

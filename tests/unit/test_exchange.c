@@ -347,7 +347,7 @@ static void *lie(void *arg)
 	return NULL;
 }
 
-#define HI "{\"hello\":\"rdma-migrate\",\"format\":1,\"session\":\"\",\"recording\":true}\n"
+#define HI "{\"hello\":\"rdma-migrate\",\"format\":2,\"session\":\"\",\"recording\":true}\n"
 #define ASK "{\"ping\":1}\n"
 #define ASK_4 ASK ASK ASK ASK
 #define ASK_16 ASK_4 ASK_4 ASK_4 ASK_4

@@ -123,7 +123,7 @@ static void tell(struct end_report *e, int outcome, int owner, bool drilled)
 	e->have_result = outcome != DEAD;
 	if (outcome == DEAD)
 		return;
-	e->result.outcome = (enum ferry_outcome)outcome;
+	e->result.outcome = outcome ? (enum ferry_outcome)outcome : FERRY_OUTCOME_MIGRATED;
 	e->result.owner = (enum ferry_owner)owner;
 }
 

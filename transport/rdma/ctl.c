@@ -106,9 +106,9 @@ int xr_send_small(struct xr_link *l, enum rdma_frame_type type, const void *body
 }
 
 /* A message may have one of the slots that are not for the service thread, and one of the peer's buffers. */
-static int wait_room(struct xr_link *l)
+static int wait_room(struct xr_link *l, uint64_t most_us)
 {
-	uint64_t end = deadline_after(now_us(), l->param.timeout_us);
+	uint64_t end = sooner(deadline_after(now_us(), l->param.timeout_us), most_us);
 	int err;
 
 	for (;;) {
@@ -126,6 +126,7 @@ static int wait_room(struct xr_link *l)
 int xr_send_message(struct xr_link *l, enum rdma_frame_type type, const struct iovec *iov, int n)
 {
 	struct iovec copy[16], *at = copy;
+	uint64_t most_us = deadline_after(now_us(), XPORT_MSG_TIMEOUTS * l->param.timeout_us);
 	size_t left = 0, len;
 	int i, err = 0;
 
@@ -141,7 +142,7 @@ int xr_send_message(struct xr_link *l, enum rdma_frame_type type, const struct i
 	do {
 		struct rdma_frame h = { .type = htole16((uint16_t)type) };
 
-		err = wait_room(l);
+		err = wait_room(l, most_us);
 		if (err)
 			break;
 		len = left < RDMA_PAYLOAD ? left : RDMA_PAYLOAD;

@@ -144,7 +144,7 @@ int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w)
 
 	if (w->end_us && now_us() >= w->end_us) {
 		fail_lost(l->link.fail, "%s: a message was not taken within %llu ms", name_of(l, fd).text,
-			  (unsigned long long)TCP_MSG_TIMEOUTS * l->param.timeout_us / 1000);
+			  (unsigned long long)XPORT_MSG_TIMEOUTS * l->param.timeout_us / 1000);
 		return -ETIMEDOUT;
 	}
 	if (got == -EAGAIN)
@@ -197,7 +197,7 @@ int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags
 int tcp_send_msg(struct tcp_link *l, int fd, struct iovec *iov, int n)
 {
 	struct tcp_watch watch = { .sent_only = true,
-				   .end_us = deadline_after(now_us(), TCP_MSG_TIMEOUTS * l->param.timeout_us) };
+				   .end_us = deadline_after(now_us(), XPORT_MSG_TIMEOUTS * l->param.timeout_us) };
 
 	return send_watched(l, fd, iov, n, 0, NULL, &watch);
 }

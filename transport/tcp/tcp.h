@@ -32,8 +32,6 @@ struct tcp_watch {
 	uint64_t end_us; /* not 0: however slowly it moves, it is over then */
 };
 
-#define TCP_MSG_TIMEOUTS 4u
-
 /* Carries references to pages from vmsplice() to splice(); empty between two calls. */
 struct tcp_pipe {
 	enum { TCP_PIPE_NONE, TCP_PIPE_OPEN, TCP_PIPE_REFUSED } state;
@@ -149,7 +147,7 @@ int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w);
 int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags, struct tcp_data *reader);
 /*
  * As tcp_send_all, for a message: whatever the peer sends meanwhile, -ETIMEDOUT when it takes nothing of it for the link's
- * timeout, or not all of it within TCP_MSG_TIMEOUTS.
+ * timeout, or not all of it within XPORT_MSG_TIMEOUTS.
  */
 int tcp_send_msg(struct tcp_link *l, int fd, struct iovec *iov, int n);
 /* Waits for events on fd: 0, -EAGAIN after wait_us, -errno. */
