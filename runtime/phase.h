@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* The stages and what may follow each. */
 #ifndef FERRY_PHASE_H
 #define FERRY_PHASE_H
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* URIs: scheme, host, port, options. */
 #include "uri.h"
 
 #include <ctype.h>

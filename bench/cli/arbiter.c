@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* What --arbiter names: the library's arbiters as an op of the VMM's. */
 #include <errno.h>
 #include <ferry/arbiter_file.h>
 #include <stdbool.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* doctor: what the host allows and has: memory, RDMA devices, network, programs. */
 #include <errno.h>
 #include <ifaddrs.h>
 #include <net/if.h>

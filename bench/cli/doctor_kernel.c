@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* doctor: what the kernel has: KVM, userfaultfd, and the calls that make migration fast. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* One end of a run in its own process: the VM, the session, and what it tells the parent. */
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Two rdma-migrates tell each other how it went, and agree about the clock. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>

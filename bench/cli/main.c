@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* rdma-migrate: its commands and its exit code. */
 #include <stdlib.h>
 #include <string.h>
 

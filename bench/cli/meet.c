@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* How two rdma-migrates find each other beside the migration: an address in the offer. */
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>

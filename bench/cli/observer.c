@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* What comes out of the guest, seen from outside: numbers, once each and in order. */
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* The command line, as the commands take it. */
 #ifndef BENCH_OPTIONS_H
 #define BENCH_OPTIONS_H
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Output that is checked: a full disk is an error, not a shorter report. */
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* A recording of a run, as it is taken. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* What is known of a run when it is over. */
 #ifndef BENCH_REPORT_H
 #define BENCH_REPORT_H
 

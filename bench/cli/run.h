@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* A run: both ends, or one of them. */
 #ifndef BENCH_RUN_H
 #define BENCH_RUN_H
 

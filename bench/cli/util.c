@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Whole reads and writes, quantiles, and sizes, durations and numbers as text. */
 #include <ctype.h>
 #include <errno.h>
 #include <signal.h>

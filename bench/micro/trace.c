@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Reads a recorded trace of rounds for the policy. */
 #include <errno.h>
 #include <jansson.h>
 #include <stdio.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* An HTML page of pictures. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* A guest that writes and rests in turn. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* What to do about an errno, by what was being done: one table. */
 #include "cure.h"
 
 #include <errno.h>

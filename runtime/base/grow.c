@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* A caller's struct of another size becomes ours. */
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>

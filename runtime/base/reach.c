@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Reads and writes of guest memory that raise no signal, and why a page cannot be reached. */
 #include "reach.h"
 
 #include <errno.h>

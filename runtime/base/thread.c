@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Threads of the library's own. */
 #include <signal.h>
 
 #include "thread.h"

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Who has connected to a target and has not spoken yet. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* How long a link may be lost, and what is said when it is not back. */
 #include <errno.h>
 #include <inttypes.h>
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Device state: sections in order, and their checksum. */
 #include "stream.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* What a message on the control channel may be: the check of every one that comes. */
 #include <ctype.h>
 #include <errno.h>
 #include <stddef.h>

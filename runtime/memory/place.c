@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Where a page lands, for anonymous memory and for memfds. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>

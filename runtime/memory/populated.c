@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Which pages were ever touched. */
 #include "populated.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* userfaultfd: opening it, and its ioctls with their errors. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Whether memory is zero, by the widest registers that the processor has. */
 #include "zero.h"
 
 #include <stdint.h>

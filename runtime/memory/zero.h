@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Whether memory is zero. */
 #ifndef FERRY_ZERO_H
 #define FERRY_ZERO_H
 

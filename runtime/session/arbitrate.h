@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* In doubt: the embedder's arbiter is asked. */
 #ifndef FERRY_ARBITRATE_H
 #define FERRY_ARBITRATE_H
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Who owns the VM: the one variable that decides it. */
 #ifndef FERRY_COMMIT_H
 #define FERRY_COMMIT_H
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Defaults, limits, and the sentences for what is out of them. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>

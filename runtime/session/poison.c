@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Whether pages can cross as hardware errors. */
 #include "poison.h"
 
 #include <unistd.h>

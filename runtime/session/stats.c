@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Histograms: quantiles of what workers have counted. */
 #include "stats.h"
 
 static unsigned hist_index(uint64_t v)

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Workers: started, waited for, and the first error of any. */
 #include <errno.h>
 
 #include "workers.h"

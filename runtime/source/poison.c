@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Pages that this host has lost, at the source: session/poison.h has the theory. */
 #include <errno.h>
 #include <inttypes.h>
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* One round: what is dirty goes over the data channels. */
 #ifndef FERRY_BATCH_H
 #define FERRY_BATCH_H
 

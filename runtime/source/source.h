@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* The source's stages, for phase.c and ferry.c. */
 #ifndef FERRY_SOURCE_H
 #define FERRY_SOURCE_H
 

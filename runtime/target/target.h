@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* The target's stages, for phase.c and ferry.c. */
 #ifndef FERRY_TARGET_H
 #define FERRY_TARGET_H
 
