@@ -9,6 +9,7 @@
 
 /* The link is gone for good, which the session's error says in a sentence. -EPIPE: it is lost, and may come back. */
 #define LINK_GONE (-ENOLINK)
+#define LINK_RETRY_US 20000u /* until another attempt at what this host or the network could not do */
 
 /* The param.woken of the session's links. */
 int link_woken(void *session);

@@ -31,7 +31,6 @@
 #include "outage.h"
 #include "runtime/base/thread.h"
 
-#define RETRY_US 20000u
 #define TELL_TRIES 4u /* links made to say ABORT: a peer that never answers it must not hold this end */
 
 static void *closer_main(void *arg)
@@ -148,9 +147,9 @@ static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 			return err < 0 ? link_transport_fail(s, err) : 0;
 		if (link_canceled(s))
 			return link_cancel_error(s);
-		if (now_us() + RETRY_US >= deadline_us)
+		if (now_us() + LINK_RETRY_US >= deadline_us)
 			return -EPIPE;
-		link_wait(s, -1, -1, now_us() + RETRY_US);
+		link_wait(s, -1, -1, now_us() + LINK_RETRY_US);
 		s->generation++;
 	}
 }
@@ -194,7 +193,7 @@ static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool firs
 		if (!err || err == -EAGAIN)
 			link_wait(s, lobby_fd(s->lobby), -1, sooner(deadline_us, lobby_until(s->lobby)));
 		else
-			link_wait(s, -1, -1, now_us() + RETRY_US);
+			link_wait(s, -1, -1, now_us() + LINK_RETRY_US);
 	}
 }
 

@@ -9,14 +9,13 @@
 #include "lobby.h"
 #include "outage.h"
 
-#define RETRY_US 20000u
 #define LOOK_US 10000u /* between two looks at the listener while messages come one behind the other */
 #define HEARD_PING 2
 #define NOT_LOOKED 1 /* the listener, in a handshake: who is in it may not be the session's source */
 
 /* send_lock is held. */
 int link_send_locked(struct ferry_session *s, enum wire_type t, const void *body, size_t len, const void *elems,
-		       size_t elems_len)
+		     size_t elems_len)
 {
 	struct wire_hdr h;
 	struct iovec iov[3] = { { &h, sizeof(h) }, { (void *)(uintptr_t)body, len },
@@ -155,7 +154,7 @@ static int wait_link(struct ferry_session *s, int looked, uint64_t until_us)
 	int lobby = s->lobby && !looked ? lobby_fd(s->lobby) : -1;
 
 	if (looked < 0)
-		until_us = sooner(until_us, now_us() + RETRY_US);
+		until_us = sooner(until_us, now_us() + LINK_RETRY_US);
 	if (lobby >= 0)
 		until_us = sooner(until_us, lobby_until(s->lobby));
 	return link_wait(s, s->ctl->ops->fd(s->ctl), lobby, until_us);

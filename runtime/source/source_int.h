@@ -15,14 +15,12 @@ int source_reverse(struct ferry_session *s);
 /* The workers that answer the target's gets: one thread a data channel; the first looks after faults too. */
 int source_serve(struct ferry_session *s);
 
-
 /* Until when the VM may stand still; DEADLINE_NONE: it runs. */
 uint64_t source_blackout_until(const struct ferry_session *s);
 /* 0, or -ETIME once it has: "and ..." in the sentence says what was waited for. */
 int source_stood_still(struct ferry_session *s, const char *why);
-/* Between two messages of many that main sends, also in the blackout: not 0 when there is a reason to send no more. */
+/* Main, between two of many messages: 0, or why no more is sent: a cancel, a lost link, or the VM has stood still for too long. */
 int source_may_send(struct ferry_session *s);
-
 
 /* The residue, or more of it: RESIDUE messages, one a stretch of pages that has any bit set. */
 int residue_send(struct ferry_session *s, const struct page_set *set);

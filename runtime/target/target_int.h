@@ -14,13 +14,12 @@ int target_expose(struct ferry_session *s, enum xport_access access);
 int target_lend(struct ferry_session *s, bool all);
 int target_drop_named(struct ferry_session *s);
 int target_puts_ended(struct ferry_session *s); /* joins the workers that land puts; -EPIPE: they do not end */
-int target_workers_lost(struct ferry_session *s);	/* link_workers_lost(), wherever the workers wait */
+int target_workers_lost(struct ferry_session *s); /* link_workers_lost(), wherever the workers wait */
 void target_await_bye(struct ferry_session *s, enum wire_type again);
-
 
 /* One RESIDUE message's bits into set; -EPROTO when it names what is not there. */
 int residue_recv(struct ferry_session *s, const struct wire_msg *m, struct page_set *set);
-/* What one POISON message names: poison.h. */
+/* One POISON message's pages into tgt.poison; -EPROTO as above. session/poison.h has the theory. */
 int poison_recv(struct ferry_session *s, const struct wire_msg *m);
 /* The source's memory is here but for the residue, and nothing has touched it. */
 int poison_install(struct ferry_session *s);

@@ -20,33 +20,32 @@ Test(reason, migrated)
 	rig_free(&r);
 }
 
-Test(reason, an_op_at_the_source)
+/* The end whose op fails knows which; the other that it was told. */
+static void op_fails(bool at_source, enum fake_op op, int err)
 {
+	struct fakevm *vm;
 	struct rig r;
 
 	rig_init(&r, RIG_TCP_SHARED);
-	r.src.fail_op = FAKE_SAVE;
-	r.src.fail_nth = 1;
-	r.src.fail_err = -EIO;
+	vm = at_source ? &r.src : &r.tgt;
+	vm->fail_op = op;
+	vm->fail_nth = 1;
+	vm->fail_err = err;
 	rig_run(&r);
-	says(&r.sres, FERRY_REASON_OP, "save");
-	says(&r.tres, FERRY_REASON_PEER, "");
+	says(at_source ? &r.sres : &r.tres, FERRY_REASON_OP, fake_op_name(op));
+	says(at_source ? &r.tres : &r.sres, FERRY_REASON_PEER, "");
 	rig_free(&r);
+}
+
+Test(reason, an_op_at_the_source)
+{
+	op_fails(true, FAKE_SAVE, -EIO);
 }
 
 /* It says EPIPE, which inside is a lost link. */
 Test(reason, an_op_at_the_target)
 {
-	struct rig r;
-
-	rig_init(&r, RIG_TCP_SHARED);
-	r.tgt.fail_op = FAKE_LOAD;
-	r.tgt.fail_nth = 1;
-	r.tgt.fail_err = -EPIPE;
-	rig_run(&r);
-	says(&r.sres, FERRY_REASON_PEER, "");
-	says(&r.tres, FERRY_REASON_OP, "load");
-	rig_free(&r);
+	op_fails(false, FAKE_LOAD, -EPIPE);
 }
 
 Test(reason, the_target_refuses)
