@@ -8,23 +8,36 @@
  * source hears before that number is not its target's, whatever it is, and leaves nothing but s->stranger.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "handshake.h"
 #include "hello.h"
 #include "message.h"
 
+/* A link that came back carries on what the first one has begun: in the same version, with the same features. */
+static int agree(struct ferry_session *s, uint16_t version, uint64_t features)
+{
+	if (s->peer_known && (version != s->version || features != s->features))
+		return fail(&s->fail, -EPROTO, "the %s came back with protocol version %u, features %#" PRIx64 "; it had version %u, %#" PRIx64,
+			    s->is_source ? "target" : "source", version, features, s->version, s->features);
+	s->version = version;
+	s->features = features;
+	return 0;
+}
+
 /* The first one makes the target known; on later links it shows that it is that one. */
 static int take_ack(struct ferry_session *s, struct wire_hello_ack *ack, const struct wire_msg *m)
 {
-	struct fail f = { 0 };
-	int err;
+	struct fail none = { 0 }, *f = s->peer_known ? &none : &s->fail;
+	uint16_t version = 0;
+	int err = hello_version(m, &version, f);
 
-	if (s->peer_known && (hello_take(ack, sizeof(*ack), m, &f) < 0 || ack->magic != WIRE_MAGIC ||
-			      ack->version != WIRE_VERSION || !hello_same_number(ack->number, s->peer_number)))
+	if (!err)
+		err = hello_take(ack, sizeof(*ack), WIRE_HELLO_ACK_LEAST, m, f);
+	if (s->peer_known && (err < 0 || !hello_same_number(ack->number, s->peer_number)))
 		return link_stranger(s, "its HELLO_ACK does not show that it is");
-	if ((err = hello_check_versions(s, m)) < 0 || (err = hello_take(ack, sizeof(*ack), m, &s->fail)) < 0 ||
-	    (err = hello_check_ack(s, ack)) < 0)
+	if (err < 0 || (err = hello_check_ack(s, ack)) < 0 || (err = agree(s, version, ack->features)) < 0)
 		return err;
 	if (!s->peer_known)
 		memcpy(s->peer_number, ack->number, sizeof(s->peer_number));
@@ -50,9 +63,11 @@ int handshake_source(struct ferry_session *s, uint64_t deadline_us)
 	const struct ferry_config *c = &s->cfg;
 	struct wire_hello h = { .magic = WIRE_MAGIC,
 				.version = WIRE_VERSION,
-				.page_shift = PAGE_SHIFT,
+				.oldest = WIRE_VERSION_OLDEST,
+				.features = WIRE_FEATURES,
 				.generation = s->generation,
-				.mode = c->mode,
+				.page_shift = PAGE_SHIFT,
+				.mode = (uint16_t)c->mode,
 				.commit_at = c->commit_at,
 				.at_hold_limit = (uint16_t)c->at_hold_limit,
 				.flags = s->peer_known ? WIRE_COMES_BACK : 0,
@@ -97,17 +112,17 @@ static int refuse_stale(struct ferry_session *s)
 	return err < 0 ? err : -EPIPE;
 }
 
-static int hear_hello(struct ferry_session *s, struct wire_hello *ret, uint64_t deadline_us)
+static int hear_hello(struct ferry_session *s, struct wire_hello *ret, uint16_t *version, uint64_t deadline_us)
 {
 	struct wire_msg m;
 	int err = link_expect_in(s, 1u << WIRE_HELLO, &m, FERRY_PHASE_PRE_MIGRATION, deadline_us);
 
-	if (err < 0 || (err = hello_check_versions(s, &m)) < 0)
+	if (err < 0 || (err = hello_version(&m, version, &s->fail)) < 0)
 		return err;
-	return hello_take(ret, sizeof(*ret), &m, &s->fail);
+	return hello_take(ret, sizeof(*ret), WIRE_HELLO_LEAST, &m, &s->fail);
 }
 
-static int judge_hello(struct ferry_session *s, const struct wire_hello *h)
+static int judge_hello(struct ferry_session *s, const struct wire_hello *h, uint16_t version)
 {
 	int err;
 
@@ -118,23 +133,23 @@ static int judge_hello(struct ferry_session *s, const struct wire_hello *h)
 	if (s->peer_known && s->link->id.channels != s->channels)
 		return fail(&s->fail, -EPROTO, "the source came back with %u data channels; it had %u",
 			    s->link->id.channels, s->channels);
-	return 0;
+	return agree(s, version, h->features & WIRE_FEATURES);
 }
 
 int handshake_target(struct ferry_session *s, uint64_t deadline_us)
 {
 	struct wire_hello_ack ack = { .magic = WIRE_MAGIC,
-				      .version = WIRE_VERSION,
-				      .page_shift = PAGE_SHIFT,
 				      .generation = s->link->id.generation,
-				      .commit = commit_get(&s->commit),
+				      .page_shift = PAGE_SHIFT,
+				      .commit = (uint16_t)commit_get(&s->commit),
 				      .left = s->left,
 				      .timeout_us = s->cfg.timeout_us };
 	struct wire_hello h;
-	int err = hear_hello(s, &h, deadline_us);
+	uint16_t version;
+	int err = hear_hello(s, &h, &version, deadline_us);
 
 	if (!err)
-		err = judge_hello(s, &h);
+		err = judge_hello(s, &h, version);
 	if (err < 0) {
 		explicit_bzero(&h, sizeof(h));
 		return err;
@@ -145,6 +160,8 @@ int handshake_target(struct ferry_session *s, uint64_t deadline_us)
 	memcpy(s->session, s->link->id.session, sizeof(s->session));
 	memcpy(s->peer_number, h.number, sizeof(s->peer_number));
 	atomic_store(&s->peer_timeout_us, h.timeout_us);
+	ack.version = ack.oldest = s->version;
+	ack.features = s->features;
 	memcpy(ack.number, s->number, sizeof(ack.number));
 	err = link_send(s, WIRE_HELLO_ACK, &ack, sizeof(ack), NULL, 0);
 	explicit_bzero(&ack, sizeof(ack));

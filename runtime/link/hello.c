@@ -2,10 +2,13 @@
 /* What HELLO and HELLO_ACK may say: every field that the peer names is checked here. */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 
 #include "hello.h"
 #include "runtime/session/config.h"
 #include "runtime/session/missing.h"
+
+#define VERSIONS_MAX 32u
 
 static int check_duration(struct ferry_session *s, const char *what, uint64_t us, uint64_t min)
 {
@@ -38,42 +41,75 @@ bool hello_same_number(const uint8_t a[WIRE_NUMBER], const uint8_t b[WIRE_NUMBER
 	return !differs;
 }
 
-int hello_take(void *ret, size_t len, const struct wire_msg *m, struct fail *f)
+int hello_take(void *ret, size_t len, size_t least, const struct wire_msg *m, struct fail *f)
 {
 	size_t has = sizeof(struct wire_greeting) + m->nelems;
 
-	if (has < len)
-		return fail(f, -EPROTO, "the peer's %s has %zu bytes; it needs at least %zu", wire_name(m->type), has, len);
-	memcpy(ret, m->body, len);
+	if (has < least)
+		return fail(f, -EPROTO, "the peer's %s has %zu bytes; it needs at least %zu", wire_name(m->type), has, least);
+	memset(ret, 0, len);
+	memcpy(ret, m->body, has < len ? has : len);
 	return 0;
 }
 
-int hello_check_versions(struct ferry_session *s, const struct wire_msg *m)
+static int check_magic(const struct wire_msg *m, struct wire_greeting *ret, struct fail *f)
 {
-	const char *name = wire_name(m->type);
-	struct wire_greeting g;
+	memcpy(ret, m->body, sizeof(*ret));
+	if (ret->magic != WIRE_MAGIC)
+		return fail(f, -EPROTO, "the peer's %s has magic %#x; %#x was due", wire_name(m->type), ret->magic, WIRE_MAGIC);
+	if (ret->oldest > ret->version || (m->type == WIRE_HELLO_ACK && ret->oldest != ret->version))
+		return fail(f, -EPROTO, "the peer's %s has versions %u to %u", wire_name(m->type), ret->oldest, ret->version);
+	return 0;
+}
 
-	memcpy(&g, m->body, sizeof(g));
-	if (g.magic != WIRE_MAGIC)
-		return fail(&s->fail, -EPROTO, "the peer's %s has magic %#x; %#x was due", name, g.magic, WIRE_MAGIC);
-	if (g.version != WIRE_VERSION)
-		return fail(&s->fail, -EPROTONOSUPPORT,
-			    "the %s speaks protocol version %u, this %s version %u; use the same version of "
-			    "the library on both hosts", s->is_source ? "target" : "source", g.version,
-			    s->is_source ? "source" : "target", WIRE_VERSION);
-	if (g.page_shift == PAGE_SHIFT)
+/* "version 3", "versions 3 to 4" */
+static const char *versions(char buf[VERSIONS_MAX], unsigned oldest, unsigned newest)
+{
+	if (oldest == newest)
+		snprintf(buf, VERSIONS_MAX, "version %u", newest);
+	else
+		snprintf(buf, VERSIONS_MAX, "versions %u to %u", oldest, newest);
+	return buf;
+}
+
+int hello_version(const struct wire_msg *m, uint16_t *ret, struct fail *f)
+{
+	bool from_target = m->type == WIRE_HELLO_ACK;
+	char theirs[VERSIONS_MAX], ours[VERSIONS_MAX];
+	struct wire_greeting g;
+	int err = check_magic(m, &g, f);
+
+	if (err < 0)
+		return err;
+	if (g.version < WIRE_VERSION_OLDEST || g.oldest > WIRE_VERSION)
+		return fail(f, -EPROTONOSUPPORT, "the %s speaks protocol %s, this %s %s; update the library at the %s",
+			    from_target ? "target" : "source", versions(theirs, g.oldest, g.version),
+			    from_target ? "source" : "target", versions(ours, WIRE_VERSION_OLDEST, WIRE_VERSION),
+			    (g.version < WIRE_VERSION_OLDEST) == from_target ? "target" : "source");
+	*ret = g.version < WIRE_VERSION ? g.version : WIRE_VERSION;
+	return 0;
+}
+
+static int check_page_shift(struct ferry_session *s, uint16_t shift)
+{
+	if (shift == PAGE_SHIFT)
 		return 0;
 	session_reason(s, FERRY_REASON_PROTOCOL);
 	return fail(&s->fail, -EOPNOTSUPP, "the %s moves pages of 1 << %u bytes, this %s of 1 << 12; use one version of "
-		    "the library at both ends", s->is_source ? "target" : "source", g.page_shift,
+		    "the library at both ends", s->is_source ? "target" : "source", shift,
 		    s->is_source ? "source" : "target");
 }
 
 int hello_check_ack(struct ferry_session *s, const struct wire_hello_ack *ack)
 {
 	uint64_t most = ack->commit == COMMIT_OPEN ? 0 : missing_max(s);
-	int err;
+	int err = check_page_shift(s, ack->page_shift);
 
+	if (err < 0)
+		return err;
+	if (ack->features & ~WIRE_FEATURES)
+		return fail(&s->fail, -EPROTO, "the target's HELLO_ACK accepts features %#" PRIx64 "; %#" PRIx64 " were offered",
+			    ack->features, WIRE_FEATURES);
 	if (ack->generation != s->generation || ack->commit > COMMIT_ABORTED)
 		return fail(&s->fail, -EPROTO, "the target's HELLO_ACK has generation %u, commit state %u; %u and at most %d were due",
 			    ack->generation, ack->commit, s->generation, COMMIT_ABORTED);
@@ -88,8 +124,10 @@ int hello_check_ack(struct ferry_session *s, const struct wire_hello_ack *ack)
 
 int hello_check(struct ferry_session *s, const struct wire_hello *h, const struct xport_link_id *id)
 {
-	int err;
+	int err = check_page_shift(s, h->page_shift);
 
+	if (err < 0)
+		return err;
 	if (h->generation != id->generation)
 		return fail(&s->fail, -EPROTO, "the peer's HELLO is of generation %u, its connection of %u", h->generation,
 			    id->generation);
@@ -115,10 +153,11 @@ bool hello_is_source(const struct ferry_session *s, const void *msg, size_t len,
 	struct fail f = { 0 };
 	struct wire_hello h;
 	struct wire_msg m;
+	uint16_t version;
 	bool is;
 
 	is = !wire_check(&m, msg, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, seq, &f) && m.type == WIRE_HELLO &&
-	     !hello_take(&h, sizeof(h), &m, &f) && h.magic == WIRE_MAGIC && h.version == WIRE_VERSION &&
+	     !hello_version(&m, &version, &f) && !hello_take(&h, sizeof(h), WIRE_HELLO_LEAST, &m, &f) &&
 	     h.page_shift == PAGE_SHIFT && h.generation == id->generation && hello_same_number(h.number, s->peer_number);
 	explicit_bzero(&h, sizeof(h));
 	return is;

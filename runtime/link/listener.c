@@ -22,7 +22,7 @@ void link_take_caller(struct ferry_session *s, struct caller *c)
 	s->caller = c;
 	s->link_fail = &c->fail;
 	link_install(s, c->link);
-	s->recv_seq = c->pings;
+	s->recv_seq = c->asides;
 	s->first_words = c;
 }
 
@@ -70,7 +70,7 @@ static bool is_ours(const struct ferry_session *s, const struct caller *c)
 	uint32_t newest = s->pending ? s->pending->link->id.generation : s->generation;
 
 	return s->peer_known && !memcmp(id->session, s->session, sizeof(s->session)) && id->generation > newest &&
-	       hello_is_source(s, c->msg, c->len, c->pings, id);
+	       hello_is_source(s, c->msg, c->len, c->asides, id);
 }
 
 int link_look(struct ferry_session *s)

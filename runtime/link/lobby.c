@@ -14,7 +14,7 @@
 
 #define MUTE_MAX 8u   /* then the first to come of the host that has most of them gives way */
 #define DYING_MAX 16u /* links being closed; until half of them are, nobody is let in */
-#define PINGS_MAX 8u  /* heard in one look: the rest is heard in the next */
+#define ASIDES_MAX 8u /* heard in one look: the rest is heard in the next */
 
 struct lobby {
 	struct xport_listener *listener; /* NULL: closed */
@@ -185,13 +185,13 @@ static int hear(struct caller *c)
 	struct xport_chan *ctl = control(c);
 	int err;
 
-	for (unsigned n = 0; n < PINGS_MAX; n++) {
+	for (unsigned n = 0; n < ASIDES_MAX; n++) {
 		err = ctl->ops->recv(ctl, c->msg, sizeof(c->msg), &c->len, 0);
 		if (err)
 			return err == -EAGAIN ? 0 : err;
-		if (wire_type_of(c->msg, c->len) != WIRE_PING)
+		if (!wire_is_aside(wire_type_of(c->msg, c->len)))
 			return 1;
-		c->pings++;
+		c->asides++;
 	}
 	return 0;
 }

@@ -26,7 +26,7 @@ struct caller {
 	struct xport_link *link;
 	struct fail fail;  /* the link's own: it lives as long as the link */
 	uint64_t until_us; /* it is to have spoken */
-	uint32_t pings;	   /* came before its first message, which is in msg */
+	uint32_t asides;   /* came before its first message, which is in msg */
 	size_t len;
 	uint8_t msg[CALLER_MSG_MAX];
 	pthread_t closer;

@@ -10,7 +10,7 @@
 #include "outage.h"
 
 #define LOOK_US 10000u /* between two looks at the listener while messages come one behind the other */
-#define HEARD_PING 2
+#define HEARD_ASIDE 2 /* a message that asks nothing of main */
 #define NOT_LOOKED 1 /* the listener, in a handshake: who is in it may not be the session's source */
 
 /* send_lock is held. */
@@ -119,7 +119,7 @@ static int receive(struct ferry_session *s, size_t *len)
 	return 0;
 }
 
-/* One try: 1 and a message, 0 none, HEARD_PING, or the error, which at a peer that gives up is its own: any at all. */
+/* One try: 1 and a message, 0 none, HEARD_ASIDE, or the error, which at a peer that gives up is its own: any at all. */
 static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_phase stage)
 {
 	size_t len;
@@ -139,10 +139,11 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 		return err;
 	if (msg->type == WIRE_ABORT || msg->type == WIRE_REFUSED)
 		return hear_abort(s, msg);
-	if (msg->type != WIRE_PING)
+	if (msg->type && msg->type != WIRE_PING)
 		return 1;
-	hear_ping(s, msg);
-	return HEARD_PING;
+	if (msg->type)
+		hear_ping(s, msg);
+	return HEARD_ASIDE;
 }
 
 /*
@@ -177,7 +178,7 @@ static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadl
 		if (stage != FERRY_PHASE_PRE_MIGRATION && (!err || now - s->looked_us >= LOOK_US) && (looked = link_look(s)) > 0)
 			return -EPIPE;
 		if (err)
-			return err == HEARD_PING ? 0 : 1;
+			return err == HEARD_ASIDE ? 0 : 1;
 		if (now >= silent_at) {
 			session_log(s, 4, NULL, "silent silent_us=%" PRIu64, now - s->heard_us);
 			return fail_lost(s->link_fail, "nothing was heard of it for %" PRIu64 " ms%s",
@@ -278,7 +279,7 @@ int link_stranger(struct ferry_session *s, const char *why)
 	return -ESTALE;
 }
 
-/* 1: the message that is wanted. 0: none is there. HEARD_PING. -ESTALE: *f has what else was said. Else the link's error. */
+/* 1: the message that is wanted. 0: none is there. HEARD_ASIDE. -ESTALE: *f has what else was said. Else the link's error. */
 static int hear_answer(struct ferry_session *s, enum wire_type want, struct wire_msg *msg, struct fail *f)
 {
 	char text[WIRE_TEXT_MAX + 1];
@@ -295,8 +296,8 @@ static int hear_answer(struct ferry_session *s, enum wire_type want, struct wire
 		return -ESTALE;
 	if (msg->type == want)
 		return 1;
-	if (msg->type == WIRE_PING)
-		return HEARD_PING;
+	if (wire_is_aside(wire_type_of(s->msg_buf, len)))
+		return HEARD_ASIDE;
 	if (msg->type != WIRE_ABORT && msg->type != WIRE_REFUSED)
 		return fail(f, -ESTALE, "it said %s instead of %s", wire_name(msg->type), wire_name(want));
 	wire_text(msg, text);
@@ -315,9 +316,9 @@ int link_ask(struct ferry_session *s, enum wire_type t, const void *body, size_t
 	pthread_mutex_unlock(&s->send_lock);
 	if (silent_at < deadline_us)
 		deadline_us = silent_at;
-	while (!err || err == HEARD_PING) {
+	while (!err || err == HEARD_ASIDE) {
 		err = hear_answer(s, want, msg, &f);
-		if (err && err != HEARD_PING)
+		if (err && err != HEARD_ASIDE)
 			break;
 		if (link_canceled(s))
 			return link_cancel_error(s);

@@ -70,6 +70,16 @@ unsigned wire_type_of(const void *msg, size_t len)
 	return h.type;
 }
 
+static bool is_unknown_option(unsigned type)
+{
+	return type & WIRE_OPTIONAL; /* none is known yet */
+}
+
+bool wire_is_aside(unsigned type)
+{
+	return type == WIRE_PING || is_unknown_option(type);
+}
+
 void wire_text(const struct wire_msg *m, char *text)
 {
 	size_t i;
@@ -121,26 +131,31 @@ int wire_check(struct wire_msg *ret, const void *buf, size_t len, enum wire_from
 	       uint32_t seq, struct fail *f)
 {
 	const struct wire_kind *k;
+	const char *name;
 	struct wire_hdr h;
 
 	if (len < sizeof(h))
 		return fail(f, -EPROTO, "the peer sent a message of %zu bytes; a header has %zu", len, sizeof(h));
 	memcpy(&h, buf, sizeof(h));
-	if (h.type == 0 || h.type >= WIRE_TYPES)
+	if (!is_unknown_option(h.type) && (h.type == 0 || h.type >= WIRE_TYPES))
 		return fail(f, -EPROTO, "the peer sent a message of unknown type %u", h.type);
-	k = &kinds[h.type];
+	name = wire_name(h.type);
 	if (h.len != len - sizeof(h))
-		return fail(f, -EPROTO, "the peer's %s says %u bytes and has %zu", k->name, h.len, len - sizeof(h));
+		return fail(f, -EPROTO, "the peer's %s says %u bytes and has %zu", name, h.len, len - sizeof(h));
 	if (h.zero || h.zero2)
-		return fail(f, -EPROTO, "the peer's %s has %#x, %#x in reserved fields", k->name, h.zero, h.zero2);
+		return fail(f, -EPROTO, "the peer's %s has %#x, %#x in reserved fields", name, h.zero, h.zero2);
+	if (h.seq != seq)
+		return fail(f, -EPROTO, "the peer's %s is message %u of its connection; %u was due", name, h.seq, seq);
+	if (is_unknown_option(h.type)) {
+		*ret = (struct wire_msg){ 0 };
+		return 0;
+	}
+	k = &kinds[h.type];
 	if (!(k->from & from))
 		return fail(f, -EPROTO, "the peer sent %s, which only the %s sends", k->name,
 			    k->from == FROM_SOURCE ? "source" : "target");
 	if (!(k->stages & (1u << stage)))
 		return fail(f, -EPROTO, "the peer sent %s in %s, where it has no place", k->name,
 			    ferry_phase_name(stage));
-	if (h.seq != seq)
-		return fail(f, -EPROTO, "the peer's %s is message %u of its connection; %u was due", k->name, h.seq,
-			    seq);
 	return check_body(ret, k, (const uint8_t *)buf + sizeof(h), len - sizeof(h), f);
 }

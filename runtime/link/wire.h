@@ -6,6 +6,7 @@
 #ifndef FERRY_WIRE_H
 #define FERRY_WIRE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,7 +18,8 @@ struct fail;
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are the bytes on the link");
 
 #define WIRE_MAGIC 0x59525246u /* "FRRY" */
-#define WIRE_VERSION 2u
+#define WIRE_VERSION 1u	       /* the newest that this library speaks, */
+#define WIRE_VERSION_OLDEST 1u /* and the oldest: always the one before the newest, once there is one */
 #define WIRE_REGIONS_MAX 1024u
 #define WIRE_MEMORY_MAX (UINT64_C(1) << 46) /* bytes in all regions */
 #define WIRE_STATE_CHUNK (64u << 10)
@@ -26,7 +28,12 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are
 #define WIRE_TEXT_MAX 400u
 #define WIRE_OFFER_MAX (64u << 10)
 #define WIRE_NUMBER 16u /* bytes of the number that an end is known by */
-#define WIRE_GREETING_MAX 256u /* HELLO, HELLO_ACK: who reads one ignores what lies behind the fields it knows */
+#define WIRE_GREETING_MAX 256u /* HELLO, HELLO_ACK: a reader ignores what lies behind the fields that it knows */
+/* A message type with this bit may be ignored: a reader that does not know the type skips the message. */
+#define WIRE_OPTIONAL 0x8000u
+/* Features: what both ends must know before either uses it. The source offers, the target accepts some of the offer. */
+#define WIRE_FEATURE_POISON (UINT64_C(1) << 0) /* the message POISON, and the flags of MAP and RESERVED about it */
+#define WIRE_FEATURES WIRE_FEATURE_POISON      /* that this library knows */
 
 enum wire_from { FROM_SOURCE = 1, FROM_TARGET = 2, FROM_BOTH = 3 };
 
@@ -72,45 +79,54 @@ struct wire_empty {
 	uint8_t none[0];
 };
 
-/* What HELLO and HELLO_ACK begin with in every version: it is looked at before the length, and before anything else. */
+/*
+ * HELLO and HELLO_ACK begin so in every version: it is looked at before the length, and before anything else. HELLO has the
+ * newest and the oldest version that the source speaks, HELLO_ACK twice the one that the link will have.
+ */
 struct wire_greeting {
 	uint32_t magic;
 	uint16_t version;
-	uint16_t page_shift;
+	uint16_t oldest;
 };
 _Static_assert(sizeof(struct wire_greeting) == 8, "");
 
 #define WIRE_COMES_BACK 1u /* the source has had a HELLO_ACK of this target's before */
 #define WIRE_HELLO_FLAGS WIRE_COMES_BACK
-/* Again after each reconnect, with the next generation. As long as in version 1, whose readers look at the length first. */
+/* Again after each reconnect, with the next generation. New fields go to the end, and are 0 for who does not send them. */
 struct wire_hello {
 	uint32_t magic;
 	uint16_t version;
-	uint16_t page_shift;
+	uint16_t oldest;
+	uint64_t features; /* offered */
 	uint8_t number[WIRE_NUMBER]; /* the source's; a secret of the two ends */
 	uint32_t generation;
-	uint32_t mode;	    /* enum ferry_mode */
+	uint16_t page_shift;
+	uint16_t mode;	    /* enum ferry_mode */
 	uint32_t commit_at; /* enum ferry_commit_at */
-	uint16_t at_hold_limit;
+	uint16_t at_hold_limit; /* enum ferry_hold_action */
 	uint16_t flags;
 	uint64_t hold_limit_us;
 	uint64_t timeout_us;
 	uint64_t reconnect_us;
 	uint64_t bandwidth;
 };
-_Static_assert(sizeof(struct wire_hello) == 72, "");
+_Static_assert(sizeof(struct wire_hello) == 80, "");
+#define WIRE_HELLO_LEAST 80u /* of version 1: what was appended later is optional */
 
 struct wire_hello_ack {
 	uint32_t magic;
 	uint16_t version;
-	uint16_t page_shift;
+	uint16_t oldest;
+	uint64_t features; /* accepted */
 	uint32_t generation;
-	uint32_t commit; /* enum commit_state of the target */
+	uint16_t page_shift;
+	uint16_t commit; /* enum commit_state of the target */
 	uint64_t timeout_us;
 	uint64_t left; /* what its PREPARED said */
 	uint8_t number[WIRE_NUMBER]; /* the target's; a secret of the two ends */
 };
-_Static_assert(sizeof(struct wire_hello_ack) == 48, "");
+_Static_assert(sizeof(struct wire_hello_ack) == 56, "");
+#define WIRE_HELLO_ACK_LEAST 56u
 
 struct wire_abort { /* and REFUSED; the sentence follows, without a zero */
 	int32_t err;
@@ -192,7 +208,7 @@ struct wire_ping {
 _Static_assert(sizeof(struct wire_ping) == 16, "");
 
 struct wire_msg {
-	enum wire_type type;
+	enum wire_type type; /* 0: of an optional type that is not known here; the rest is not set */
 	const void *body;  /* the fixed part */
 	const void *elems; /* behind it */
 	size_t nelems;
@@ -203,6 +219,8 @@ enum wire_type wire_by_name(const char *name, size_t len); /* 0: no message has 
 enum wire_from wire_from(enum wire_type t);		   /* who sends it */
 /* The type of a message that begins with these bytes; 0 when they are too few to tell. */
 unsigned wire_type_of(const void *msg, size_t len);
+/* Whether a message of that type asks nothing of main: PING, or an optional one that is not known here. It may come at any time. */
+bool wire_is_aside(unsigned type);
 
 /* The sentence of a REFUSED or ABORT; what is not printable is replaced. text: WIRE_TEXT_MAX + 1 bytes. */
 void wire_text(const struct wire_msg *m, char *text);

@@ -10,8 +10,10 @@ bool poison_able(struct ferry_session *s)
 {
 	int fd;
 
-	if (!s->ops.poison || s->link->caps & XPORT_PINS || s->is_source)
-		return s->ops.poison && !(s->link->caps & XPORT_PINS);
+	if (!s->ops.poison || !(s->features & WIRE_FEATURE_POISON) || s->link->caps & XPORT_PINS)
+		return false;
+	if (s->is_source)
+		return true;
 	fd = uffd_open(UFFD_POISON, NULL);
 	if (fd >= 0)
 		close(fd);

@@ -125,6 +125,8 @@ struct ferry_session {
 	struct chaos *chaos;
 	struct xport_addrs *addrs; /* source: the target's, since it was looked for first */
 	struct xport_param param;
+	uint16_t version;  /* of the protocol, on this link; features: what both ends know */
+	uint64_t features; /* WIRE_FEATURE_* */
 	uint32_t generation;
 	uint32_t channels; /* of the first link; a later one has as many */
 	uint32_t send_seq; /* send_lock */

@@ -67,6 +67,8 @@ static int take_map(struct ferry_session *s, const struct wire_msg *m)
 		return fail(&s->fail, -EPROTO, "the source's MAP says %u regions and has %zu", map.nregions, m->nelems);
 	if (map.flags & ~WIRE_MAP_FLAGS)
 		return fail(&s->fail, -EPROTO, "the source's MAP has flags %#x; %#x are known", map.flags, WIRE_MAP_FLAGS);
+	if (map.flags & WIRE_SOURCE_POISON && !(s->features & WIRE_FEATURE_POISON))
+		return fail(&s->fail, -EPROTO, "the source's MAP announces POISON, which its HELLO did not offer");
 	s->regions = calloc(m->nelems, sizeof(*s->regions));
 	if (!s->regions)
 		return fail(&s->fail, -ENOMEM, "no memory for a map of %zu regions", m->nelems);

@@ -24,6 +24,8 @@ static struct wire_hello hello(const struct hostile *h)
 	hostile_config(h, &c);
 	m = (struct wire_hello){ .magic = WIRE_MAGIC,
 				 .version = WIRE_VERSION,
+				 .oldest = WIRE_VERSION_OLDEST,
+				 .features = WIRE_FEATURES,
 				 .page_shift = 12,
 				 .generation = h->generation,
 				 .mode = c.mode,

@@ -42,6 +42,8 @@ static size_t body_of(struct hostile *h, enum wire_type t, uint8_t *body)
 		return FILL(body,
 			    (struct wire_hello_ack){ .magic = WIRE_MAGIC,
 						     .version = WIRE_VERSION,
+						     .oldest = WIRE_VERSION,
+						     .features = WIRE_FEATURES,
 						     .page_shift = 12,
 						     .generation = h->generation,
 						     .commit = h->said[WIRE_COMMITTED]	? COMMIT_DECIDED

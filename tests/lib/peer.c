@@ -60,6 +60,8 @@ struct wire_hello peer_hello(const struct peer *p)
 {
 	struct wire_hello h = { .magic = WIRE_MAGIC,
 				.version = WIRE_VERSION,
+				.oldest = WIRE_VERSION_OLDEST,
+				.features = WIRE_FEATURES,
 				.page_shift = 12,
 				.timeout_us = PEER_TIMEOUT_US,
 				.reconnect_us = PEER_RECONNECT_US };
@@ -231,7 +233,7 @@ void peer_accept(struct peer *p)
 struct wire_hello_ack peer_ack(void)
 {
 	struct wire_hello_ack a = {
-		.magic = WIRE_MAGIC, .version = WIRE_VERSION, .page_shift = 12, .timeout_us = PEER_TIMEOUT_US
+		.magic = WIRE_MAGIC, .version = WIRE_VERSION, .oldest = WIRE_VERSION, .features = WIRE_FEATURES, .page_shift = 12, .timeout_us = PEER_TIMEOUT_US
 	};
 
 	memset(a.number, 0x61, sizeof(a.number));

@@ -332,6 +332,7 @@ static void claim(int fd, uint32_t generation)
 		.hdr = wire_header(WIRE_HELLO, sizeof(struct wire_hello), 0),
 		.hello = { .magic = WIRE_MAGIC,
 			   .version = WIRE_VERSION,
+			   .oldest = WIRE_VERSION_OLDEST,
 			   .page_shift = 12,
 			   .generation = generation,
 			   .flags = WIRE_COMES_BACK,

@@ -67,6 +67,7 @@ static void acknowledge(struct forger *f, enum commit_state commit, const uint8_
 {
 	struct wire_hello_ack ack = { .magic = WIRE_MAGIC,
 				      .version = WIRE_VERSION,
+				      .oldest = WIRE_VERSION,
 				      .page_shift = 12,
 				      .generation = f->hello.generation,
 				      .commit = commit,

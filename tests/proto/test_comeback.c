@@ -257,7 +257,7 @@ Test(comeback, a_new_target_that_serves_another_source)
 /* ---- a program that answers what it likes ---- */
 
 enum lie {
-	ACK_OPEN, ACK_PREPARED, ACK_DECIDED, ACK_ABORTED, ACK_ECHOED, ACK_ALMOST, ACK_SHORT, ACK_OF_VERSION_1, ACK_TWO_LATE,
+	ACK_OPEN, ACK_PREPARED, ACK_DECIDED, ACK_ABORTED, ACK_ECHOED, ACK_ALMOST, ACK_SHORT, ACK_OF_ANOTHER_VERSION, ACK_TWO_LATE,
 	ABORTS, REFUSES, COMMITS, TALKS_NONSENSE, SAYS_NOTHING, HANGS_UP
 };
 
@@ -295,8 +295,8 @@ static void lie(struct peer *p, enum lie what, const struct wire_hello *h)
 		a.commit = COMMIT_DECIDED;
 		a.number[15] ^= 0x80;
 	}
-	if (what == ACK_OF_VERSION_1)
-		a.version = 1;
+	if (what == ACK_OF_ANOTHER_VERSION)
+		a.version = a.oldest = WIRE_VERSION + 1;
 	if (what == ACK_TWO_LATE)
 		SAY(p, WIRE_PREPARED, (struct wire_count){ 0 });
 	if (what <= ACK_TWO_LATE)
@@ -322,7 +322,7 @@ static void answer(struct impostor *im)
 	im->at.seq = 0;
 	do
 		err = im->at.ctl->ops->recv(im->at.ctl, msg, sizeof(msg), &len, PEER_WAIT_US);
-	while (!err && wire_type_of(msg, len) == WIRE_PING);
+	while (!err && wire_is_aside(wire_type_of(msg, len)));
 	if (err)
 		return;
 	memcpy(&h, msg + sizeof(struct wire_hdr), sizeof(h));
@@ -411,7 +411,7 @@ IMPOSTOR(says_aborted, ACK_ABORTED)
 IMPOSTOR(shows_the_source_its_own_number, ACK_ECHOED)
 IMPOSTOR(has_all_of_the_number_but_a_bit, ACK_ALMOST)
 IMPOSTOR(acknowledges_in_few_words, ACK_SHORT)
-IMPOSTOR(acknowledges_in_version_1, ACK_OF_VERSION_1)
+IMPOSTOR(acknowledges_in_another_version, ACK_OF_ANOTHER_VERSION)
 IMPOSTOR(says_prepared_first, ACK_TWO_LATE)
 IMPOSTOR(aborts, ABORTS)
 IMPOSTOR(refuses, REFUSES)

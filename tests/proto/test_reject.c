@@ -74,7 +74,11 @@ struct row {
 
 static const struct row rows[] = {
 	{ WIRE_HELLO, F(wire_hello, magic), 0x1234567, -EPROTO, "HELLO has magic 0x1234567" },
-	{ WIRE_HELLO, F(wire_hello, version), 513, -EPROTONOSUPPORT, "protocol version 513" },
+	{ WIRE_HELLO, F(wire_hello, version), 0, -EPROTO, "HELLO has versions 1 to 0" },
+	{ WIRE_HELLO, F(wire_hello, version), 513, 0, HARMLESS }, /* and 1, which is spoken */
+	{ WIRE_HELLO, F(wire_hello, oldest), 2, -EPROTO, "HELLO has versions 2 to 1" },
+	{ WIRE_HELLO, F(wire_hello, oldest), 0, 0, HARMLESS },
+	{ WIRE_HELLO, F(wire_hello, features), MAX, 0, HARMLESS }, /* what is unknown is not accepted */
 	{ WIRE_HELLO, F(wire_hello, page_shift), 21, -EOPNOTSUPP, "pages of 1 << 21 bytes" },
 	{ WIRE_HELLO, F(wire_hello, number), 1, 0, HARMLESS }, /* the first one may have any */
 	{ WIRE_HELLO, F(wire_hello, generation), 7, -EPROTO, "HELLO is of generation 7, its connection of 0" },
@@ -89,7 +93,10 @@ static const struct row rows[] = {
 	{ WIRE_HELLO, F(wire_hello, bandwidth), MAX, 0, HARMLESS },
 
 	{ WIRE_HELLO_ACK, F(wire_hello_ack, magic), 0x1234567, -EPROTO, "HELLO_ACK has magic 0x1234567" },
-	{ WIRE_HELLO_ACK, F(wire_hello_ack, version), 3, -EPROTONOSUPPORT, "the target speaks protocol version 3" },
+	{ WIRE_HELLO_ACK, F(wire_hello_ack, version), 3, -EPROTO, "HELLO_ACK has versions 1 to 3" },
+	{ WIRE_HELLO_ACK, F(wire_hello_ack, oldest), 0, -EPROTO, "HELLO_ACK has versions 0 to 1" },
+	{ WIRE_HELLO_ACK, F(wire_hello_ack, features), 1 << 5 | 1, -EPROTO, "HELLO_ACK accepts features 0x21; 0x1 were offered" },
+	{ WIRE_HELLO_ACK, F(wire_hello_ack, features), 0, 0, HARMLESS },
 	{ WIRE_HELLO_ACK, F(wire_hello_ack, page_shift), 16, -EOPNOTSUPP, "the target moves pages of 1 << 16 bytes" },
 	{ WIRE_HELLO_ACK, F(wire_hello_ack, generation), 5, -EPROTO, "generation 5" },
 	{ WIRE_HELLO_ACK, F(wire_hello_ack, commit), 4, -EPROTO, "commit state 4" },

@@ -52,23 +52,78 @@ SOURCE_DOES(has_another_magic, CONNECTED, -EPROTO, "HELLO has magic 0x1234567")
 	SAY(p, WIRE_HELLO, h);
 }
 
-SOURCE_DOES(speaks_version_1, CONNECTED, -EPROTONOSUPPORT,
-	    "the source speaks protocol version 1, this target version 2; use the same version of the library on both hosts")
+SOURCE_DOES(speaks_version_0, CONNECTED, -EPROTONOSUPPORT,
+	    "the source speaks protocol version 0, this target version 1; update the library at the source")
 {
 	struct wire_hello h = peer_hello(p);
 
-	h.version = 1;
+	h.version = h.oldest = 0;
+	SAY(p, WIRE_HELLO, h);
+}
+
+SOURCE_DOES(speaks_backwards, CONNECTED, -EPROTO, "HELLO has versions 3 to 1")
+{
+	struct wire_hello h = peer_hello(p);
+
+	h.oldest = 3;
 	SAY(p, WIRE_HELLO, h);
 }
 
 /* Of another version nothing but the beginning is looked at, however long it is. */
-SOURCE_DOES(speaks_version_3_in_few_words, CONNECTED, -EPROTONOSUPPORT,
-	    "the source speaks protocol version 3, this target version 2")
+SOURCE_DOES(speaks_later_versions_in_few_words, CONNECTED, -EPROTONOSUPPORT,
+	    "the source speaks protocol versions 3 to 4, this target version 1; update the library at the target")
 {
-	SAY(p, WIRE_HELLO, (struct wire_greeting){ .magic = WIRE_MAGIC, .version = 3, .page_shift = 12 });
+	SAY(p, WIRE_HELLO, (struct wire_greeting){ .magic = WIRE_MAGIC, .version = 4, .oldest = 3 });
 }
 
-SOURCE_DOES(greets_in_few_words, CONNECTED, -EPROTO, "HELLO has 71 bytes; it needs at least 72")
+/* Of a version that says more: what is known here is read, what is not known is not accepted. */
+Test(later_source, is_understood)
+{
+	struct {
+		struct wire_hello h;
+		uint8_t more[40];
+	} hello;
+	struct wire_region r[FAKE_REGIONS];
+	struct wire_hello_ack ack;
+	struct peer p;
+
+	peer_connect(&p, RIG_TCP_ANON, CONNECTED);
+	memset(&hello, 0xa5, sizeof(hello));
+	hello.h = peer_hello(&p);
+	hello.h.version = WIRE_VERSION + 1;
+	hello.h.features = UINT64_MAX;
+	peer_say(&p, WIRE_OPTIONAL + 1, "what comes before HELLO", 23, NULL, 0);
+	SAY(&p, WIRE_HELLO, hello);
+	peer_hear_only(&p, WIRE_HELLO_ACK, &ack, sizeof(ack));
+	cr_assert_eq(ack.version, WIRE_VERSION);
+	cr_assert_eq(ack.oldest, WIRE_VERSION);
+	cr_assert_eq(ack.features, WIRE_FEATURES);
+	peer_say(&p, WIRE_OPTIONAL + 77, NULL, 0, NULL, 0);
+	peer_regions(&p, r);
+	peer_say_map(&p, FAKE_REGIONS, r, FAKE_REGIONS);
+	peer_hear_only(&p, WIRE_RESERVED, NULL, 0);
+	peer_say(&p, 0xffff, "and then", 8, NULL, 0);
+	SAY(&p, WIRE_ABORT, (struct wire_abort){ .err = -ECANCELED });
+	peer_target_ends(&p, -ECANCELED, "the source gave up", false);
+}
+
+/* A message that one end alone knows is not announced. */
+SOURCE_DOES(maps_with_a_feature_it_did_not_offer, CONNECTED, -EPROTO, "MAP announces POISON, which its HELLO did not offer")
+{
+	struct wire_map m = { .nregions = FAKE_REGIONS, .flags = WIRE_SOURCE_POISON, .needs_sum = peer_no_needs() };
+	struct wire_region r[FAKE_REGIONS];
+	struct wire_hello h = peer_hello(p);
+	struct wire_hello_ack ack;
+
+	h.features &= ~WIRE_FEATURE_POISON;
+	SAY(p, WIRE_HELLO, h);
+	peer_hear_only(p, WIRE_HELLO_ACK, &ack, sizeof(ack));
+	cr_assert_eq(ack.features, 0);
+	peer_regions(p, r);
+	peer_say(p, WIRE_MAP, &m, sizeof(m), r, sizeof(r));
+}
+
+SOURCE_DOES(greets_in_few_words, CONNECTED, -EPROTO, "HELLO has 79 bytes; it needs at least 80")
 {
 	struct wire_hello h = peer_hello(p);
 

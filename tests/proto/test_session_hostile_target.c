@@ -127,12 +127,39 @@ TARGET_DOES(acknowledges_with_another_magic, ACCEPTED, -EPROTO, "HELLO_ACK has m
 	SAY(p, WIRE_HELLO_ACK, a);
 }
 
-TARGET_DOES(acknowledges_another_version, ACCEPTED, -EPROTONOSUPPORT, "the target speaks protocol version 3, this source version 2")
+TARGET_DOES(acknowledges_another_version, ACCEPTED, -EPROTONOSUPPORT,
+	    "the target speaks protocol version 3, this source version 1; update the library at the source")
 {
 	struct wire_hello_ack a = peer_ack();
 
-	a.version = 3;
+	a.version = a.oldest = 3;
 	SAY(p, WIRE_HELLO_ACK, a);
+}
+
+TARGET_DOES(acknowledges_what_was_not_offered, ACCEPTED, -EPROTO, "HELLO_ACK accepts features 0x8000000000000001; 0x1 were offered")
+{
+	struct wire_hello_ack a = peer_ack();
+
+	a.features |= UINT64_C(1) << 63;
+	SAY(p, WIRE_HELLO_ACK, a);
+}
+
+/* Of a later version, it says more in HELLO_ACK, and what nobody needs to understand before, between and after. */
+TARGET_DOES(says_more_than_is_known, ACCEPTED, -ENOSPC, "the target refused: full")
+{
+	struct {
+		struct wire_hello_ack a;
+		uint8_t more[100];
+	} ack;
+
+	memset(&ack, 0xa5, sizeof(ack));
+	ack.a = peer_ack();
+	peer_say(p, WIRE_OPTIONAL, NULL, 0, NULL, 0);
+	SAY(p, WIRE_HELLO_ACK, ack);
+	peer_say(p, WIRE_OPTIONAL + 9, "news", 4, NULL, 0);
+	peer_hear_until(p, WIRE_MAP);
+	peer_say(p, 0xffff, "more", 4, NULL, 0);
+	peer_say(p, WIRE_REFUSED, &(struct wire_abort){ .err = -ENOSPC }, sizeof(struct wire_abort), "full", 4);
 }
 
 TARGET_DOES(acknowledges_another_generation, ACCEPTED, -EPROTO, "generation 5")

@@ -432,7 +432,7 @@ static void start_source(struct peer *p)
 
 static void acknowledge(struct peer *p)
 {
-	SAY(p, WIRE_HELLO_ACK, (struct wire_hello_ack){ .magic = WIRE_MAGIC, .version = WIRE_VERSION, .page_shift = 12,
+	SAY(p, WIRE_HELLO_ACK, (struct wire_hello_ack){ .magic = WIRE_MAGIC, .version = WIRE_VERSION, .oldest = WIRE_VERSION, .page_shift = 12,
 							.timeout_us = p->rig.scfg.timeout_us });
 }
 
@@ -477,7 +477,7 @@ Test(source_is_not_held, by_an_aborted_target_that_does_not_say_why)
 	source_init_far(&p, RIG_TCP_ANON);
 	p.rig.scfg.connect_us = CONNECT_US;
 	start_source(&p);
-	SAY(&p, WIRE_HELLO_ACK, (struct wire_hello_ack){ .magic = WIRE_MAGIC, .version = WIRE_VERSION, .page_shift = 12,
+	SAY(&p, WIRE_HELLO_ACK, (struct wire_hello_ack){ .magic = WIRE_MAGIC, .version = WIRE_VERSION, .oldest = WIRE_VERSION, .page_shift = 12,
 							 .timeout_us = FAR_US, .commit = COMMIT_ABORTED });
 	pings_begin(&t, &p);
 	ends_meanwhile(&p, &t);

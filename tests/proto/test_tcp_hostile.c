@@ -758,14 +758,16 @@ Test(listener, preambles)
 	p.version = htole32(TCP_WIRE_VERSION + 1);
 	cr_assert_eq(answer_to_preamble(&b, p), TCP_ANSWER_VERSION);
 	p = preamble(TCP_ROLE_CONTROL, 0, 1, 1);
-	p.reserved[15] = 1;
+	p.reserved[11] = 1;
 	cr_assert_eq(answer_to_preamble(&b, p), TCP_ANSWER_MALFORMED);
 	cr_assert_eq(answer_to_preamble(&b, preamble(3, 0, 1, 1)), TCP_ANSWER_MALFORMED);
 	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_DATA, 1, 1, 1)), TCP_ANSWER_MALFORMED);
 	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_CONTROL, 1, 1, 1)), TCP_ANSWER_MALFORMED);
 	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_CONTROL, 0, 0, 1)), TCP_ANSWER_MALFORMED);
 	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_CONTROL, 0, UINT32_MAX, 1)), TCP_ANSWER_MALFORMED);
-	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_DATA, 0, 1, 1)), TCP_ANSWER_OK);
+	p = preamble(TCP_ROLE_DATA, 0, 1, 1);
+	p.offers = htole32(0x80000001);
+	cr_assert_eq(answer_to_preamble(&b, p), TCP_ANSWER_OK, "what is not known is not accepted");
 	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_DATA, 0, 1, 1)), TCP_ANSWER_MALFORMED, "twice");
 	cr_assert_eq(answer_to(&b, http, sizeof(http)), -1);
 	cr_assert_null(b.link);
@@ -981,6 +983,11 @@ Test(connect, strange_targets)
 
 	cr_assert_eq(connect_to_liar(a, sizeof(a), 10000000, &f), -EPROTO);
 	cr_assert(strstr(fail_text(&f), "version 77") && strstr(fail_text(&f), "version 1"), "%s", fail_text(&f));
+	fail_reset(&f);
+	a.code = htole32(TCP_ANSWER_OK);
+	a.accepts = htole32(4);
+	cr_assert_eq(connect_to_liar(a, sizeof(a), 10000000, &f), -EPROTO);
+	cr_assert(strstr(fail_text(&f), "accepts 0x4, which was not offered"), "%s", fail_text(&f));
 	fail_reset(&f);
 	a.code = htole32(TCP_ANSWER_BUSY);
 	cr_assert_eq(connect_to_liar(a, sizeof(a), 10000000, &f), -ECONNREFUSED);

@@ -116,7 +116,7 @@ Test(peer, connect_requests_that_are_not_ours)
 	p[5].index = 1;
 	p[6].mtu = 0;
 	p[7].mtu = IBV_MTU_4096 + 1;
-	p[8].reserved = htole32(1);
+	p[8].index = 1; /* of the control channel there is one */
 	p[9].role = RDMA_ROLE_KNOCK;
 	for (i = 0; i < 10; i++) {
 		struct rdma_cm_id *id = ask(ch, e.uri, &p[i], sizeof(p[i]));
@@ -343,6 +343,8 @@ Test(peer, answers_that_are_not_ours)
 	a.code = htole32(RDMA_ANSWER_OK);
 	a.mtu = htole32(9);
 	foreign_answer(true, &a, sizeof(a), -EPROTO, "MTU code 9");
+	a.accepts = htole32(4);
+	foreign_answer(true, &a, sizeof(a), -EPROTO, "accepts 0x4, which was not offered");
 }
 
 /* ---- frames ---- */

@@ -189,10 +189,39 @@ Test(wire, header)
 	m->hdr.len = k->fixed;
 	for (unsigned type = 0; type <= UINT16_MAX; type++) {
 		m->hdr.type = type;
-		if (type == 0 || type >= WIRE_TYPES)
+		if (type == 0 || (type >= WIRE_TYPES && !(type & WIRE_OPTIONAL)))
 			cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7, NULL), -EPROTO);
+		cr_assert_eq(wire_is_aside(type), type == WIRE_PING || type >= WIRE_OPTIONAL, "type %u", type);
 	}
 	free(m);
+}
+
+/* Of a message that may be skipped no more is looked at than its header, and as closely as any. */
+Test(wire, optional_types_that_are_not_known)
+{
+	for (unsigned type = WIRE_OPTIONAL; type <= UINT16_MAX; type += 127) {
+		struct message *m = calloc(1, sizeof(*m));
+		struct fail f = { 0 };
+		struct wire_msg msg;
+
+		for (size_t len = 0; len < 100; len += 9) {
+			m->hdr = wire_header(type, len, 7);
+			memset(m->bytes, 0xa5, sizeof(m->bytes));
+			for (unsigned stage = 0; stage < PHASES; stage++) {
+				msg.type = WIRE_BYE;
+				cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len, FROM_TARGET, stage, 7, &f), 0);
+				cr_assert_eq(msg.type, 0);
+			}
+			cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len, FROM_TARGET, 1, 8, &f), -EPROTO);
+			fail_reset(&f);
+			cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len + 1, FROM_TARGET, 1, 7, &f), -EPROTO);
+			fail_reset(&f);
+			m->hdr.zero2 = 1;
+			cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len, FROM_TARGET, 1, 7, &f), -EPROTO);
+			fail_reset(&f);
+		}
+		free(m);
+	}
 }
 
 /* Neither more nor less, and whether or not what is there would do by itself. */

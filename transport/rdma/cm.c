@@ -194,6 +194,8 @@ static int answer_error(const struct rdma_answer *a, const struct uri *u, struct
 		return fail(f, -EPROTO, "rdma:%s:%u answers, but not as a migration target does", u->host, u->port);
 	switch (le32toh(a->code)) {
 	case RDMA_ANSWER_OK:
+		if (a->accepts)
+			return fail(f, -EPROTO, "rdma:%s:%u accepts %#x, which was not offered", u->host, u->port, le32toh(a->accepts));
 		return 0;
 	case RDMA_ANSWER_VERSION:
 		return fail(f, -EPROTO, "rdma:%s:%u speaks version %u of the transport, this end version %u", u->host, u->port,

@@ -129,7 +129,7 @@ static enum rdma_answer_code judge(const struct xr_listener *l, struct rdma_prea
 		return RDMA_ANSWER_HERE;
 	if (p->role > RDMA_ROLE_URGENT || !p->channels || p->channels > XPORT_CHANNELS_MAX ||
 	    p->index >= (p->role == RDMA_ROLE_DATA ? p->channels : 1) || p->mtu < IBV_MTU_256 ||
-	    p->mtu > IBV_MTU_4096 || p->reserved)
+	    p->mtu > IBV_MTU_4096)
 		return RDMA_ANSWER_MALFORMED;
 	for (i = 0; i < HALF_MAX; i++) {
 		const struct half *h = &l->half[i];

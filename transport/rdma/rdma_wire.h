@@ -43,7 +43,7 @@ struct rdma_preamble {
 	uint64_t attempt; /* random, one a connect: what an earlier try left behind is another link */
 	uint64_t board;	  /* RDMA_BOARD bytes that the peer may read: a fence is such a read */
 	uint32_t board_key;
-	uint32_t reserved;
+	uint32_t offers; /* what this end could do beside the version's own: nothing yet. What is not known is not accepted */
 };
 
 enum rdma_wire_role {
@@ -63,7 +63,7 @@ struct rdma_answer {
 	uint32_t mtu;	  /* accept: of both, the smaller */
 	uint64_t board;
 	uint32_t board_key;
-	uint32_t reserved;
+	uint32_t accepts; /* of what the preamble offers */
 };
 
 enum rdma_answer_code {

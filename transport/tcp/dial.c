@@ -81,6 +81,8 @@ static int answer_error(const struct tcp_answer *a, unsigned naddrs, const struc
 		return fail(f, naddrs > 1 ? -ECONNREFUSED : -EPROTO, "tcp:%s:%u answers, but not as a migration target does; is it the right port?", u->host, u->port);
 	switch (le32toh(a->code)) {
 	case TCP_ANSWER_OK:
+		if (a->accepts)
+			return fail(f, -EPROTO, "tcp:%s:%u accepts %#x, which was not offered", u->host, u->port, le32toh(a->accepts));
 		return 0;
 	case TCP_ANSWER_VERSION:
 		return fail(f, -EPROTO, "tcp:%s:%u speaks version %u of the transport, this end version %u; use one "

@@ -39,7 +39,8 @@ struct tcp_preamble {
 	uint32_t generation; /* 0: first connection of the session, then one more a reconnect */
 	uint8_t session[16];
 	uint64_t attempt; /* random, one a connect: what an earlier try left behind is another link */
-	uint8_t reserved[16];
+	uint32_t offers;  /* what this end could do beside the version's own: nothing yet. What is not known is not accepted */
+	uint8_t reserved[12];
 };
 
 enum tcp_wire_role { TCP_ROLE_CONTROL = 0, TCP_ROLE_DATA = 1, TCP_ROLE_URGENT = 2 };
@@ -48,7 +49,7 @@ struct tcp_answer {
 	uint32_t magic;
 	uint32_t version; /* the accepting end's */
 	uint32_t code;	  /* enum tcp_answer_code */
-	uint32_t reserved;
+	uint32_t accepts; /* of what the preamble offers */
 };
 
 enum tcp_answer_code {
