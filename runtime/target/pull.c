@@ -34,10 +34,9 @@
 #include "runtime/session/session.h"
 
 #define CLEAN_PAGES 512u	/* clean neighbours mapped because of a fault */
-#define FAULT_SLACK_US 50000u
 #define NO_FD_NS 50000u	/* a channel that cannot be waited for (shape's latency) is looked at so often */
 #define EXPECT_NS 50000u	/* the sweep asks for nothing so long while the answer to a fault is due */
-#define PACE_US 10000u		/* a sweeper that must wait for the limit looks up so often */
+#define LIMIT_LOOK_US 10000u	/* a sweeper that must wait for the limit looks up so often */
 #define CLEAN_PIECE 32u		/* of them at once: no fault waits for more */
 #define SLICE_RUNS 6u		/* of the sweep are placed between two looks for faults and answers, */
 #define SLICE_PAGES 16u		/* and so many pages */
@@ -216,7 +215,7 @@ static int ask_urgent(struct pull *p, struct xport_chan *c, unsigned i)
 		out[k].region = p->s->regions[run->region].id;
 		dst[k] = place_direct(pl, run->region) ? place_inbox(pl, run->region) + run->page * PAGE_BYTES : urgent_buf(p, i);
 		PROBE5(pull, p->s, out[k].region, out[k].page, out[k].npages, 1);
-		pull_pay(p, out[k].npages);
+		pace_charge(&p->pace, out[k].npages * PAGE_BYTES); /* the sweep waits for what faults cost, too */
 	}
 	return c->ops->get(c, out, dst, p->slot[i].n, i);
 }
@@ -358,7 +357,7 @@ static int reap_urgent(struct pull *p, struct xport_chan *c)
 /* Faults go before the limit on the link, but not without end: so far ahead of it that they wait, too. */
 static bool over_limit(const struct pull *p)
 {
-	return sweep_due(p) > FAULT_SLACK_US;
+	return pace_debt(&p->pace) > PACE_AHEAD_US;
 }
 
 static int read_faults(struct pull *p, struct xport_chan *c)
@@ -418,7 +417,7 @@ static int sweep_step(struct pull *p, struct sweep *w)
 
 	if (w->ended || !atomic_load_explicit(&p->released, memory_order_relaxed))
 		return 0;
-	due = sweep_due(p);
+	due = pace_debt(&p->pace);
 	asked = due ? 0 : sweep_ask(p, w, 1);
 	if (asked < 0 || asked > 0)
 		return asked;
@@ -459,11 +458,11 @@ static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
 /* An answer that is due has the sweep wait for it, but not for longer than it is worth. */
 static struct timespec wait_ns(const struct pull *p, uint64_t patience_ns)
 {
-	uint64_t now = now_ns(), ns = patience_ns, due = sweep_due(p) * 1000, expect;
+	uint64_t now = now_ns(), ns = patience_ns, due = pace_debt(&p->pace) * 1000, expect;
 
 	/* Over the limit the faults are looked at again when they are no longer. */
-	if (due > FAULT_SLACK_US * 1000)
-		due -= FAULT_SLACK_US * 1000;
+	if (due > PACE_AHEAD_US * 1000)
+		due -= PACE_AHEAD_US * 1000;
 	if (due && due < ns)
 		ns = due;
 	expect = p->expect_ns > now ? p->expect_ns - now : 0;
@@ -550,14 +549,14 @@ static int sweep_worker(struct ferry_session *s, unsigned chan)
 	while (!atomic_load(&p->released) && !atomic_load(&p->stop))
 		poll(&go, 1, -1);
 	while (!atomic_load(&p->stop)) {
-		due = sweep_due(p);
+		due = pace_debt(&p->pace);
 		n = due ? 0 : sweep_ask(p, &w, SWEEP_DEPTH_MAX);
 		if (n < 0)
 			return n;
 		if (!w.flying && !due)
 			break;
 		if (!w.flying)
-			usleep(due < PACE_US ? (useconds_t)due : PACE_US);
+			usleep(due < LIMIT_LOOK_US ? (useconds_t)due : LIMIT_LOOK_US);
 		n = sweep_reap(&w, due && due < timeout ? due : timeout);
 		if (n > 0)
 			n = sweep_place(p, &w, UINT_MAX, UINT32_MAX);
@@ -586,9 +585,11 @@ int pull_start(struct ferry_session *s)
 	atomic_store(&p->loading, LOAD_NO);
 	while (read(p->stop_fd, &n, sizeof(n)) > 0)
 		;
-	p->bandwidth = s->cfg.bandwidth;
-	if (s->tgt.hello.bandwidth && (!p->bandwidth || s->tgt.hello.bandwidth < p->bandwidth))
-		p->bandwidth = s->tgt.hello.bandwidth;
+	p->pace.bandwidth = s->cfg.bandwidth;
+	if (s->tgt.hello.bandwidth && (!p->pace.bandwidth || s->tgt.hello.bandwidth < p->pace.bandwidth))
+		p->pace.bandwidth = s->tgt.hello.bandwidth;
+	/* The peer names the limit, too: whatever it says, no fault waits for longer than for a peer that is gone. */
+	p->pace.debt_max_us = s->cfg.timeout_us / 4;
 	page_set_clear(&p->todo);
 	if (!pull_complete(p)) /* again, on a new link */
 		place_expect(&s->tgt.place, &s->tgt.missing);

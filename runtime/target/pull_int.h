@@ -4,6 +4,7 @@
 #define FERRY_PULL_INT_H
 
 #include "pull.h"
+#include "runtime/base/pace.h"
 #include "runtime/base/spin.h"
 #include "runtime/session/session.h"
 
@@ -70,8 +71,7 @@ struct pull {
 	int stop_fd;	       /* wakes worker 0 */
 	int go_fd;	       /* opens the sweep */
 	unsigned channels;
-	uint64_t bandwidth;	  /* bytes a second; 0: no limit */
-	_Atomic uint64_t free_us; /* when what was asked for is paid */
+	struct pace pace; /* charged for every get: faults and the sweep */
 	struct spin spin;
 	uint64_t expect_ns; /* worker 0: until then the answer to a fault is worth waiting for */
 	struct page_run clean; /* worker 0: what is left to map around the last clean fault */
@@ -85,10 +85,6 @@ struct pull {
 /* The bytes of a claimed run are here: give them to the VM, and account for it. Without wake: see place_run(). */
 int pull_placed(struct pull *p, const struct page_run *run, const void *buf, bool wake);
 
-/* Faults are paid for, too: the sweep waits for what they cost. */
-void pull_pay(struct pull *p, uint64_t pages);
-/* Microseconds until the limit lets the sweep ask for more; 0: now. */
-uint64_t sweep_due(const struct pull *p);
 /* Asks for at most max more gets, as far as the link takes them; how many it asked for. */
 int sweep_ask(struct pull *p, struct sweep *w, unsigned max);
 /* Receives what comes within wait_us; how many gets. */

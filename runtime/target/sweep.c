@@ -9,33 +9,6 @@
 #include "pull_int.h"
 #include "runtime/base/probe.h"
 
-#define BURST_US 5000u /* of unused bandwidth that may be caught up with */
-
-void pull_pay(struct pull *p, uint64_t pages)
-{
-	uint64_t was = atomic_load_explicit(&p->free_us, memory_order_relaxed), now, next;
-
-	if (!p->bandwidth)
-		return;
-	now = now_us();
-	do {
-		next = (was + BURST_US < now ? now - BURST_US : was) + pages * PAGE_BYTES * 1000000 / p->bandwidth;
-		/* The peer names the limit, too: whatever it says, no fault waits for longer than for a peer that is gone. */
-		if (next > now + p->s->cfg.timeout_us / 4)
-			next = now + p->s->cfg.timeout_us / 4;
-	} while (!atomic_compare_exchange_weak_explicit(&p->free_us, &was, next, memory_order_relaxed, memory_order_relaxed));
-}
-
-uint64_t sweep_due(const struct pull *p)
-{
-	uint64_t at = atomic_load_explicit(&p->free_us, memory_order_relaxed), now;
-
-	if (!at)
-		return 0;
-	now = now_us();
-	return at > now ? at - now : 0;
-}
-
 static uint8_t *sweep_buf(struct pull *p, unsigned chan, unsigned slot)
 {
 	return p->staging + (URGENT_MAX + (chan * SWEEP_DEPTH_MAX + slot) * SWEEP_PAGES) * PAGE_BYTES;
@@ -59,7 +32,7 @@ static uint32_t clamp(uint64_t pages)
 static uint32_t batch_pages(const struct pull *p, const struct sweep *w)
 {
 	uint64_t share = atomic_load_explicit(&p->left, memory_order_relaxed) / SWEEP_SHARE;
-	uint64_t paid = p->bandwidth ? p->bandwidth / PAGE_BYTES * SWEEP_PAID_US / 1000000 : SWEEP_PAGES;
+	uint64_t paid = p->pace.bandwidth ? p->pace.bandwidth / PAGE_BYTES * SWEEP_PAID_US / 1000000 : SWEEP_PAGES;
 
 	share = share < w->fit ? share : w->fit;
 	return clamp(share < paid ? share : paid);
@@ -103,7 +76,7 @@ static int ask_batch(struct pull *p, struct sweep *w, unsigned slot)
 		out[i] = *r;
 		out[i].region = p->s->regions[r->region].id;
 		PROBE5(pull, p->s, out[i].region, out[i].page, out[i].npages, 0);
-		pull_pay(p, out[i].npages);
+		pace_charge(&p->pace, out[i].npages * PAGE_BYTES);
 		dst[i] = place_direct(pl, r->region) ? place_inbox(pl, r->region) + r->page * PAGE_BYTES : buf;
 		buf += r->npages * PAGE_BYTES;
 	}
@@ -120,7 +93,7 @@ int sweep_ask(struct pull *p, struct sweep *w, unsigned max)
 	for (unsigned i = 0; i < SWEEP_DEPTH_MAX && w->flying < w->depth && asked < max; i++) {
 		if (w->get[i].n)
 			continue;
-		if (asked && sweep_due(p))
+		if (asked && pace_debt(&p->pace))
 			break;
 		follow_hint(p, &w->at);
 		if (!claim_batch(p, w, &w->get[i]))

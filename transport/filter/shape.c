@@ -5,10 +5,9 @@
  * Bandwidth. One bucket a link, in bytes of page data, over all its data channels. An end pays for what its
  * own calls move: put and get before they start, and what serve() moved right after it. Data channels wait
  * for their turn; the urgent channel pays but never waits, so a fault is served at once and the sweep slows
- * down for it instead. A thread that gets or serves pages of a data channel may have faults to look after: who pulls
- * keeps to the limit by itself (runtime/target/sweep.c), and only one that does not is waited for here, when it is
- * PULL_SLACK_US ahead. A fence ends when what was put before it is paid, so that a round takes the time it is
- * measured by, and leaves no debt to the blackout.
+ * down for it instead. Whoever pulls keeps to the limit by itself: a get, and what serve() moved, wait only for a debt
+ * above PACE_AHEAD_US (runtime/base/pace.h says why). A fence ends when what was put before it is paid, so that a
+ * round takes the time it is measured by, and leaves no debt to the blackout.
  *
  * Latency, one way. A message waits that long before it is sent; a fence, and a get from its start to its
  * completion, take at least twice as long. With latency the data channels' fd is -1: a reply that is here may
@@ -19,10 +18,8 @@
 #include <stdlib.h>
 
 #include "runtime/base/fail.h"
+#include "runtime/base/pace.h"
 #include "transport/xport_int.h"
-
-#define BURST_US 5000u /* of unused bandwidth that may be caught up with */
-#define PULL_SLACK_US 50000u
 
 struct shape_link;
 
@@ -43,8 +40,8 @@ struct shape_link {
 	struct xp_table table; /* for the page sizes */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
-	bool killed;	  /* lock */
-	uint64_t free_us; /* when the bucket is level again; lock */
+	bool killed; /* lock */
+	struct pace pace;
 	struct shape_chan ctl, urgent, data[XPORT_CHANNELS_MAX];
 };
 
@@ -77,19 +74,9 @@ static int wait_until(struct shape_link *l, uint64_t end_us)
 static int pay(struct shape_chan *c, uint64_t bytes, uint64_t slack_us)
 {
 	struct shape_link *l = c->link;
-	uint64_t start, now, us;
+	uint64_t paid = pace_charge(&l->pace, bytes); /* at most XPORT_XFER_MAX */
 
-	if (!l->param.bandwidth || !bytes)
-		return 0;
-	us = bytes * 1000000 / l->param.bandwidth; /* bytes <= XPORT_XFER_MAX: no overflow */
-	pthread_mutex_lock(&l->lock);
-	now = now_us();
-	if (l->free_us + BURST_US < now)
-		l->free_us = now - BURST_US;
-	start = l->free_us;
-	l->free_us += us;
-	pthread_mutex_unlock(&l->lock);
-	return c->role == XPORT_URGENT || start <= now + slack_us ? 0 : wait_until(l, start - slack_us);
+	return c->role == XPORT_URGENT || paid <= now_us() + slack_us ? 0 : wait_until(l, paid - slack_us);
 }
 
 static uint64_t bytes_of(struct shape_link *l, const struct page_run *runs, unsigned n)
@@ -145,16 +132,13 @@ static int chan_fence(struct xport_chan *chan)
 {
 	struct shape_chan *c = chan_of(chan);
 	struct shape_link *l = c->link;
-	uint64_t end = now_us() + 2 * l->param.latency_us;
+	uint64_t end = now_us() + 2 * l->param.latency_us, paid;
 	int err = c->inner->ops->fence(c->inner);
 
 	if (err || (!l->param.latency_us && !l->param.bandwidth))
 		return err;
-	pthread_mutex_lock(&l->lock);
-	if (l->free_us > end)
-		end = l->free_us;
-	pthread_mutex_unlock(&l->lock);
-	return wait_until(l, end);
+	paid = pace_paid(&l->pace);
+	return wait_until(l, paid > end ? paid : end);
 }
 
 static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
@@ -164,7 +148,7 @@ static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *
 
 	if (c->inflight == XPORT_GETS_MAX)
 		return -EAGAIN;
-	err = pay(c, bytes_of(c->link, runs, n), PULL_SLACK_US);
+	err = pay(c, bytes_of(c->link, runs, n), PACE_AHEAD_US);
 	if (!err)
 		err = c->inner->ops->get(c->inner, runs, dst, n, tag);
 	if (!err) {
@@ -244,7 +228,7 @@ static void served(void *arg, uint64_t npages)
 	struct serving *s = arg;
 	struct shape_link *l = s->chan->link;
 
-	pay(s->chan, npages << (l->table.n ? l->table.r[0].page_shift : 12), PULL_SLACK_US); /* killed: serve() will see it */
+	pay(s->chan, npages << (l->table.n ? l->table.r[0].page_shift : 12), PACE_AHEAD_US); /* killed: serve() will see it */
 	if (s->moved)
 		s->moved(s->arg, npages);
 }
@@ -363,6 +347,7 @@ int shape_link(struct xport_link **ret, struct xport_link *inner, const struct s
 	l->link.ops = &link_ops;
 	l->inner = inner;
 	l->param = *p;
+	l->pace.bandwidth = p->bandwidth;
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
