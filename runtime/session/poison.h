@@ -29,7 +29,10 @@ static inline struct page_run poison_unit(const struct ferry_session *s, uint32_
 	return (struct page_run){ .region = region, .page = page & ~(n - 1), .npages = (uint32_t)n };
 }
 
-/* Any thread, after that: whether one of these pages is poisoned. UFFDIO_CONTINUE and MADV_COLLAPSE would take that away. */
+/*
+ * Any thread, after that: whether one of these pages is poisoned. MADV_COLLAPSE would take that away, as UFFDIO_CONTINUE
+ * would in pull.c of the target.
+ */
 static inline bool poison_in(const struct ferry_session *s, uint32_t region, uint64_t page, uint64_t npages)
 {
 	struct page_cursor at = { .region = region, .page = page, .end = page + npages };

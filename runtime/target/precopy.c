@@ -399,10 +399,42 @@ int target_drop_named(struct ferry_session *s)
 	return err;
 }
 
+static int new_pull(struct ferry_session *s)
+{
+	const struct pull_param param = { .place = &s->tgt.place,
+					  .missing = &s->tgt.missing,
+					  .poison = &s->tgt.poison,
+					  .poisoned = &s->tgt.poisoned,
+					  .regions = s->regions,
+					  .nregions = s->nregions,
+					  .channels = s->link->id.channels,
+					  .timeout_us = s->cfg.timeout_us,
+					  .poll_us = s->cfg.poll_us,
+					  .stats = &s->stats,
+					  .fail = &s->fail,
+					  .s = s,
+					  .wake = session_wake };
+
+	return pull_new(&s->tgt.pull, &param);
+}
+
+static int pull_job(struct ferry_session *s, unsigned i)
+{
+	return pull_work(s->tgt.pull, i);
+}
+
+int target_pull_start(struct ferry_session *s)
+{
+	uint64_t bandwidth = s->cfg.bandwidth, peer = s->tgt.hello.bandwidth;
+
+	pull_start(s->tgt.pull, s->link, peer && (!bandwidth || peer < bandwidth) ? peer : bandwidth);
+	return workers_start(&s->workers, pull_job, s->link->id.channels, &s->fail);
+}
+
 /* Everything that post-copy needs is made here, while the VM still runs at the source. */
 static int make_ready(struct ferry_session *s)
 {
-	int err = s->tgt.pull ? 0 : pull_new(&s->tgt.pull, s);
+	int err = s->tgt.pull ? 0 : new_pull(s);
 
 	/* The transport lets go of what will be dropped before it is armed, and of what it must not fault in. */
 	if (!err)
@@ -413,7 +445,7 @@ static int make_ready(struct ferry_session *s)
 	if (!err)
 		err = place_arm(&s->tgt.place, &s->fail);
 	s->tgt.armed = !err;
-	return err ? err : pull_start(s);
+	return err ? err : target_pull_start(s);
 }
 
 static int prearm(struct ferry_session *s, const struct wire_msg *m)

@@ -2,7 +2,7 @@
 /*
  * Pulling the residue.
  *
- * Two sets decide everything: `missing` (tgt.missing: pages whose bytes are not here) and `todo` (those of them
+ * Two sets decide everything: `missing` (pages whose bytes are not here) and `todo` (those of them
  * that nobody has asked for). Taking a page out of `todo` is the claim on it: one worker alone asks for it, so no
  * page crosses twice; placing it takes it out of `missing`.
  *
@@ -28,10 +28,10 @@
 #include <unistd.h>
 
 #include "pull_int.h"
+#include "runtime/base/cure.h"
+#include "runtime/base/fail.h"
 #include "runtime/base/probe.h"
 #include "runtime/memory/uffd.h"
-#include "runtime/session/poison.h"
-#include "runtime/session/session.h"
 
 #define CLEAN_PAGES 512u	/* clean neighbours mapped because of a fault */
 #define NO_FD_NS 50000u	/* a channel that cannot be waited for (shape's latency) is looked at so often */
@@ -54,21 +54,19 @@ size_t pull_staging_len(unsigned channels)
 	return (URGENT_MAX + channels * SWEEP_DEPTH_MAX * SWEEP_PAGES) * PAGE_BYTES;
 }
 
-int pull_new(struct pull **ret, struct ferry_session *s)
+int pull_new(struct pull **ret, const struct pull_param *param)
 {
-	unsigned chans = s->link->id.channels;
-	uint64_t *n = calloc(s->nregions, sizeof(*n));
+	uint64_t *n = calloc(param->nregions, sizeof(*n));
 	struct pull *p = calloc(1, sizeof(*p));
 	int err = -ENOMEM;
 
 	if (!n || !p)
 		goto out;
-	for (size_t i = 0; i < s->nregions; i++)
-		n[i] = s->regions[i].len >> PAGE_SHIFT;
-	p->s = s;
-	p->channels = chans;
+	for (size_t i = 0; i < param->nregions; i++)
+		n[i] = param->regions[i].len >> PAGE_SHIFT;
+	p->param = *param;
 	p->want = calloc(URGENT_MAX, sizeof(p->want[0]));
-	p->staging_len = pull_staging_len(chans);
+	p->staging_len = pull_staging_len(param->channels);
 	p->staging = mmap(NULL, p->staging_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (p->staging == MAP_FAILED)
 		p->staging = NULL;
@@ -77,7 +75,7 @@ int pull_new(struct pull **ret, struct ferry_session *s)
 	p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (p->stop_fd >= 0)
 		p->go_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	err = p->stop_fd < 0 || p->go_fd < 0 ? -errno : page_set_init(&p->todo, n, s->nregions);
+	err = p->stop_fd < 0 || p->go_fd < 0 ? -errno : page_set_init(&p->todo, n, param->nregions);
 out:
 	free(n);
 	if (!err) {
@@ -85,7 +83,7 @@ out:
 		return 0;
 	}
 	pull_free(p);
-	return fail_cure(&s->fail, CURE_CALL, err, "no memory or descriptors for post-copy");
+	return fail_cure(param->fail, CURE_CALL, err, "no memory or descriptors for post-copy");
 }
 
 struct iovec pull_staging(const struct pull *p)
@@ -110,13 +108,11 @@ void pull_free(struct pull *p)
 
 void pull_residue(struct pull *p)
 {
-	struct ferry_session *s = p->s;
-
-	place_expect(&s->tgt.place, &s->tgt.missing);
-	atomic_store(&p->left, page_set_count(&s->tgt.missing));
-	atomic_store(&s->stats.residue, atomic_load(&p->left));
-	atomic_store(&s->stats.remaining, atomic_load(&p->left));
-	page_set_merge(&p->todo, &s->tgt.missing);
+	place_expect(p->param.place, p->param.missing);
+	atomic_store(&p->left, page_set_count(p->param.missing));
+	atomic_store(&p->param.stats->residue, atomic_load(&p->left));
+	atomic_store(&p->param.stats->remaining, atomic_load(&p->left));
+	page_set_merge(&p->todo, p->param.missing);
 }
 
 bool pull_loading(struct pull *p)
@@ -154,28 +150,28 @@ void pull_stop(struct pull *p)
 	ring(p->go_fd);
 }
 
-void pull_release(struct ferry_session *s)
+void pull_release(struct pull *p)
 {
-	if (atomic_exchange(&s->tgt.pull->released, true))
+	if (atomic_exchange(&p->released, true))
 		return;
-	ring(s->tgt.pull->go_fd);
-	ring(s->tgt.pull->stop_fd);
+	ring(p->go_fd);
+	ring(p->stop_fd);
 }
 
 int pull_placed(struct pull *p, const struct page_run *run, const void *buf, bool wake)
 {
-	struct ferry_session *s = p->s;
+	struct stats *stats = p->param.stats;
 	uint64_t before, done;
-	int err = place_run(&s->tgt.place, run, buf, wake, &s->tgt.missing, &done, &s->fail);
+	int err = place_run(p->param.place, run, buf, wake, p->param.missing, &done, p->param.fail);
 
 	if (err < 0)
 		return err;
-	count(&s->stats.bytes, (uint64_t)run->npages << PAGE_SHIFT);
-	count(&s->stats.pages, run->npages);
-	atomic_fetch_sub_explicit(&s->stats.remaining, done, memory_order_relaxed);
+	count(&stats->bytes, (uint64_t)run->npages << PAGE_SHIFT);
+	count(&stats->pages, run->npages);
+	atomic_fetch_sub_explicit(&stats->remaining, done, memory_order_relaxed);
 	before = atomic_fetch_sub(&p->left, done);
 	if (done && before == done)
-		session_wake(s);
+		p->param.wake(p->param.s);
 	return 0;
 }
 
@@ -204,7 +200,7 @@ static bool claim_urgent(struct pull *p, struct urgent_slot *u)
 
 static int ask_urgent(struct pull *p, struct xport_chan *c, unsigned i)
 {
-	struct place *pl = &p->s->tgt.place;
+	struct place *pl = p->param.place;
 	struct page_run out[URGENT_RUNS];
 	void *dst[URGENT_RUNS];
 
@@ -212,9 +208,9 @@ static int ask_urgent(struct pull *p, struct xport_chan *c, unsigned i)
 		const struct page_run *run = &p->want[i][k];
 
 		out[k] = *run;
-		out[k].region = p->s->regions[run->region].id;
+		out[k].region = p->param.regions[run->region].id;
 		dst[k] = place_direct(pl, run->region) ? place_inbox(pl, run->region) + run->page * PAGE_BYTES : urgent_buf(p, i);
-		PROBE5(pull, p->s, out[k].region, out[k].page, out[k].npages, 1);
+		PROBE5(pull, p->param.s, out[k].region, out[k].page, out[k].npages, 1);
 		pace_charge(&p->pace, out[k].npages * PAGE_BYTES); /* the sweep waits for what faults cost, too */
 	}
 	return c->ops->get(c, out, dst, p->slot[i].n, i);
@@ -239,18 +235,24 @@ static void fall_behind(struct pull *p, const struct urgent_slot *fault)
 		u->used = true;
 }
 
+/* UFFDIO_CONTINUE would make it an ordinary page. */
+static bool poisoned(const struct pull *p, uint32_t region, uint64_t page)
+{
+	return atomic_load_explicit(p->param.poisoned, memory_order_acquire) && page_set_test(p->param.poison, region, page);
+}
+
 /* The clean pages around some, as far as they are clean, at most max, aligned to so many. */
 static struct page_run clean_around(struct pull *p, const struct page_run *run, uint64_t max)
 {
-	const struct page_set *missing = &p->s->tgt.missing;
+	const struct page_set *missing = p->param.missing;
 	uint64_t first = run->page, end = first + run->npages, low = first & ~(max - 1);
 	uint64_t high = low + max;
 
 	if (high > missing->r[run->region].npages)
 		high = missing->r[run->region].npages;
-	while (first > low && !page_set_test(missing, run->region, first - 1) && !poison_in(p->s, run->region, first - 1, 1))
+	while (first > low && !page_set_test(missing, run->region, first - 1) && !poisoned(p, run->region, first - 1))
 		first--;
-	while (end < high && !page_set_test(missing, run->region, end) && !poison_in(p->s, run->region, end, 1))
+	while (end < high && !page_set_test(missing, run->region, end) && !poisoned(p, run->region, end))
 		end++;
 	return (struct page_run){ .region = run->region, .page = first, .npages = (uint32_t)(end - first) };
 }
@@ -264,11 +266,11 @@ static int clean_fault(struct pull *p, const struct page_run *fault)
 {
 	struct page_run run = *fault;
 
-	if (run.npages == 1 && place_direct(&p->s->tgt.place, run.region)) {
+	if (run.npages == 1 && place_direct(p->param.place, run.region)) {
 		p->clean = clean_around(p, &run, CLEAN_PAGES);
 		run = clean_around(p, &run, CLEAN_PIECE);
 	}
-	return place_clean(&p->s->tgt.place, &run, &p->s->fail);
+	return place_clean(p->param.place, &run, p->param.fail);
 }
 
 /* The next piece of what the last clean fault was in the middle of: 1, or 0 when there is none. */
@@ -281,7 +283,7 @@ static int clean_step(struct pull *p)
 		return 0;
 	if (run.npages > CLEAN_PIECE)
 		run.npages = CLEAN_PIECE;
-	err = place_clean(&p->s->tgt.place, &run, &p->s->fail);
+	err = place_clean(p->param.place, &run, p->param.fail);
 	p->clean.page += run.npages;
 	p->clean.npages -= run.npages;
 	return err < 0 ? err : 1;
@@ -289,25 +291,25 @@ static int clean_step(struct pull *p)
 
 static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64_t now)
 {
-	struct ferry_session *s = p->s;
+	const struct pull_param *with = &p->param;
 	struct urgent_slot *u;
 	struct page_run run;
 
-	if (!place_find(&s->tgt.place, addr, &run))
-		return fail(&s->fail, -EFAULT, "userfaultfd reports a fault at %#llx, which is in no region",
+	if (!place_find(with->place, addr, &run))
+		return fail(with->fail, -EFAULT, "userfaultfd reports a fault at %#llx, which is in no region",
 			    (unsigned long long)addr);
-	if (!missing_any(&s->tgt.missing, &run)) {
-		count(&s->stats.faults_local, 1);
+	if (!missing_any(with->missing, &run)) {
+		count(&with->stats->faults_local, 1);
 		return clean_fault(p, &run);
 	}
-	count(&s->stats.faults, 1);
+	count(&with->stats->faults, 1);
 	atomic_store_explicit(&p->hint, ((uint64_t)run.region << 48 | run.page) + 1, memory_order_relaxed);
 	u = free_slot(p->slot);
 	*u = (struct urgent_slot){ .run = run, .since_ns = now, .asked_ns = now };
 	if (!claim_urgent(p, u)) {
 		/* Under way; it may even have been placed between the two looks: then nobody would wake the vCPU. */
-		if (!missing_any(&s->tgt.missing, &run))
-			place_wake(&s->tgt.place, &run);
+		if (!missing_any(with->missing, &run))
+			place_wake(with->place, &run);
 		else
 			fall_behind(p, u);
 		return 0;
@@ -321,8 +323,8 @@ static void fault_placed(struct pull *p, const struct urgent_slot *u)
 {
 	uint64_t ns = now_ns() - u->since_ns;
 
-	hist_add(&p->s->stats.fault_ns, ns);
-	PROBE4(fault, p->s, p->s->regions[u->run.region].id, u->run.page, ns);
+	hist_add(&p->param.stats->fault_ns, ns);
+	PROBE4(fault, p->param.s, p->param.regions[u->run.region].id, u->run.page, ns);
 }
 
 static int reap_urgent(struct pull *p, struct xport_chan *c)
@@ -342,13 +344,13 @@ static int reap_urgent(struct pull *p, struct xport_chan *c)
 		if (err < 0)
 			return err;
 		u->used = false;
-		if (missing_any(&p->s->tgt.missing, &u->run)) {
+		if (missing_any(p->param.missing, &u->run)) {
 			fall_behind(p, u);
 			continue;
 		}
 		fault_placed(p, u);
 		/* Apart from the mapping: a woken vCPU may take this very CPU. */
-		place_wake(&p->s->tgt.place, &u->run);
+		place_wake(p->param.place, &u->run);
 		p->expect_ns = 0;
 	}
 	return n;
@@ -370,9 +372,9 @@ static int read_faults(struct pull *p, struct xport_chan *c)
 		room += !p->slot[i].used;
 	if (!room || over_limit(p))
 		return 0;
-	n = uffd_read(p->s->tgt.place.uffd, addr, room);
+	n = uffd_read(p->param.place->uffd, addr, room);
 	if (n < 0)
-		return fail_cure(&p->s->fail, CURE_CALL, n, "userfaultfd cannot be read");
+		return fail_cure(p->param.fail, CURE_CALL, n, "userfaultfd cannot be read");
 	now = now_ns();
 	/* All of them, whatever happens to one: what was read here nobody will read again. */
 	for (int i = 0; i < n; i++) {
@@ -389,7 +391,7 @@ static void settle_behind(struct pull *p)
 	for (unsigned i = 0; i < URGENT_MAX; i++) {
 		struct urgent_slot *u = &p->behind[i];
 
-		if (!u->used || missing_any(&p->s->tgt.missing, &u->run))
+		if (!u->used || missing_any(p->param.missing, &u->run))
 			continue;
 		fault_placed(p, u);
 		u->used = false;
@@ -399,12 +401,12 @@ static void settle_behind(struct pull *p)
 /* A peer that answers nothing for so long is as good as gone, and main may be the one that waits. */
 static int check_patience(struct pull *p, const struct sweep *w)
 {
-	uint64_t now = now_ns(), limit = p->s->cfg.timeout_us * 1000;
+	uint64_t now = now_ns(), limit = p->param.timeout_us * 1000;
 
 	for (unsigned i = 0; i < URGENT_MAX; i++)
 		if (p->slot[i].used && now - p->slot[i].asked_ns > limit)
 			return -ETIMEDOUT;
-	return w->flying && now / 1000 - w->moved_us > p->s->cfg.timeout_us ? -ETIMEDOUT : 0;
+	return w->flying && now / 1000 - w->moved_us > p->param.timeout_us ? -ETIMEDOUT : 0;
 }
 
 /* ---- the workers ---- */
@@ -473,12 +475,12 @@ static struct timespec wait_ns(const struct pull *p, uint64_t patience_ns)
 
 static int serve_faults(struct pull *p, struct xport_chan *c, struct sweep *w)
 {
-	struct pollfd fds[4] = { { .fd = p->s->tgt.place.uffd, .events = POLLIN },
+	struct pollfd fds[4] = { { .fd = p->param.place->uffd, .events = POLLIN },
 				 { .events = POLLIN },
 				 { .events = POLLIN },
 				 { .fd = p->stop_fd, .events = POLLIN } };
-	uint64_t hot = now_ns(), poll_ns = (uint64_t)p->s->cfg.poll_us * 1000;
-	uint64_t patience_ns = p->s->cfg.timeout_us * 250 + 1000000, woken;
+	uint64_t hot = now_ns(), poll_ns = p->param.poll_us * 1000;
+	uint64_t patience_ns = p->param.timeout_us * 250 + 1000000, woken;
 	struct timespec wait;
 	int n;
 
@@ -499,21 +501,20 @@ static int serve_faults(struct pull *p, struct xport_chan *c, struct sweep *w)
 		wait = wait_ns(p, fds[1].fd < 0 || fds[2].fd < 0 ? NO_FD_NS : patience_ns);
 		n = ppoll(fds, 4, &wait, NULL);
 		if (n < 0 && errno != EINTR)
-			return fail_cure(&p->s->fail, CURE_CALL, -errno, "waiting for faults failed");
+			return fail_cure(p->param.fail, CURE_CALL, -errno, "waiting for faults failed");
 		settle_behind(p);
 		if (!n && (n = check_patience(p, w)) < 0)
 			return n;
 		if (fds[3].revents && read(p->stop_fd, &woken, sizeof(woken)) < 0 && errno != EAGAIN)
-			return fail_cure(&p->s->fail, CURE_CALL, -errno, "an eventfd cannot be read");
+			return fail_cure(p->param.fail, CURE_CALL, -errno, "an eventfd cannot be read");
 	}
 	return 0;
 }
 
-static int first_worker(struct ferry_session *s)
+static int first_worker(struct pull *p)
 {
-	struct pull *p = s->tgt.pull;
-	struct xport_chan *c = s->link->ops->chan(s->link, XPORT_URGENT, 0);
-	struct sweep w = { .c = s->link->ops->chan(s->link, XPORT_DATA, 0) };
+	struct xport_chan *c = p->link->ops->chan(p->link, XPORT_URGENT, 0);
+	struct sweep w = { .c = p->link->ops->chan(p->link, XPORT_DATA, 0) };
 	int err = 0, n, end;
 
 	for (unsigned i = 0; i < URGENT_MAX && !err; i++) {
@@ -529,7 +530,7 @@ static int first_worker(struct ferry_session *s)
 	if (n < 0 && !err)
 		err = n;
 	if (atomic_exchange(&p->loading, LOAD_DEAD) == LOAD_NOW)
-		place_disarm(&s->tgt.place);
+		place_disarm(p->param.place);
 	if (err < 0)
 		return err;
 	end = c->ops->end(c);
@@ -538,12 +539,11 @@ static int first_worker(struct ferry_session *s)
 	return end < 0 && !pull_complete(p) ? end : 0;
 }
 
-static int sweep_worker(struct ferry_session *s, unsigned chan)
+static int sweep_worker(struct pull *p, unsigned chan)
 {
-	struct pull *p = s->tgt.pull;
-	struct sweep w = { .c = s->link->ops->chan(s->link, XPORT_DATA, chan), .chan = chan };
+	struct sweep w = { .c = p->link->ops->chan(p->link, XPORT_DATA, chan), .chan = chan };
 	struct pollfd go = { .fd = p->go_fd, .events = POLLIN };
-	uint64_t timeout = s->cfg.timeout_us, due;
+	uint64_t timeout = p->param.timeout_us, due;
 	int n;
 
 	while (!atomic_load(&p->released) && !atomic_load(&p->stop))
@@ -566,36 +566,33 @@ static int sweep_worker(struct ferry_session *s, unsigned chan)
 	return sweep_end(&w);
 }
 
-static int pull_job(struct ferry_session *s, unsigned i)
+int pull_work(struct pull *p, unsigned i)
 {
-	int err = i == 0 ? first_worker(s) : sweep_worker(s, i);
+	int err = i == 0 ? first_worker(p) : sweep_worker(p, i);
 
 	/* Who waits for the sweep's release does not look at the link. */
 	if (err == -EPIPE || err == -ETIMEDOUT)
-		pull_stop(s->tgt.pull);
+		pull_stop(p);
 	return err;
 }
 
-int pull_start(struct ferry_session *s)
+void pull_start(struct pull *p, struct xport_link *link, uint64_t bandwidth)
 {
-	struct pull *p = s->tgt.pull;
 	uint64_t n;
 
+	p->link = link;
 	atomic_store(&p->stop, false);
 	atomic_store(&p->loading, LOAD_NO);
 	while (read(p->stop_fd, &n, sizeof(n)) > 0)
 		;
-	p->pace.bandwidth = s->cfg.bandwidth;
-	if (s->tgt.hello.bandwidth && (!p->pace.bandwidth || s->tgt.hello.bandwidth < p->pace.bandwidth))
-		p->pace.bandwidth = s->tgt.hello.bandwidth;
+	p->pace.bandwidth = bandwidth;
 	/* The peer names the limit, too: whatever it says, no fault waits for longer than for a peer that is gone. */
-	p->pace.debt_max_us = s->cfg.timeout_us / 4;
+	p->pace.debt_max_us = p->param.timeout_us / 4;
 	page_set_clear(&p->todo);
 	if (!pull_complete(p)) /* again, on a new link */
-		place_expect(&s->tgt.place, &s->tgt.missing);
-	page_set_merge(&p->todo, &s->tgt.missing);
+		place_expect(p->param.place, p->param.missing);
+	page_set_merge(&p->todo, p->param.missing);
 	for (unsigned i = 0; i < URGENT_MAX; i++)
 		if (p->slot[i].used)
 			claim_urgent(p, &p->slot[i]);
-	return workers_start(&s->workers, pull_job, p->channels, &s->fail);
 }

@@ -6,7 +6,9 @@
 #include "pull.h"
 #include "runtime/base/pace.h"
 #include "runtime/base/spin.h"
-#include "runtime/session/session.h"
+#include "runtime/memory/place.h"
+#include "runtime/session/stats.h"
+#include "transport/xport.h"
 
 #define URGENT_MAX 64u		/* faults in flight */
 #define URGENT_RUNS XPORT_RUNS_MAX /* at most every second piece of a huge page */
@@ -61,7 +63,8 @@ struct sweep { /* one data channel's */
 };
 
 struct pull {
-	struct ferry_session *s;
+	struct pull_param param;
+	struct xport_link *link; /* of the last pull_start() */
 	struct page_set todo;
 	_Atomic uint64_t left;
 	_Atomic bool stop;
@@ -70,7 +73,6 @@ struct pull {
 	_Atomic uint64_t hint; /* (region << 48 | page) + 1 of the last fault; 0: none since the sweep looked */
 	int stop_fd;	       /* wakes worker 0 */
 	int go_fd;	       /* opens the sweep */
-	unsigned channels;
 	struct pace pace; /* charged for every get: faults and the sweep */
 	struct spin spin;
 	uint64_t expect_ns; /* worker 0: until then the answer to a fault is worth waiting for */

@@ -63,7 +63,7 @@ static bool claim_batch(struct pull *p, struct sweep *w, struct sweep_get *g)
 static int ask_batch(struct pull *p, struct sweep *w, unsigned slot)
 {
 	struct sweep_get *g = &w->get[slot];
-	struct place *pl = &p->s->tgt.place;
+	struct place *pl = p->param.place;
 	uint8_t *buf = sweep_buf(p, w->chan, slot);
 	struct page_run out[SWEEP_PAGES];
 	void *dst[SWEEP_PAGES];
@@ -74,8 +74,8 @@ static int ask_batch(struct pull *p, struct sweep *w, unsigned slot)
 		const struct page_run *r = &g->run[i];
 
 		out[i] = *r;
-		out[i].region = p->s->regions[r->region].id;
-		PROBE5(pull, p->s, out[i].region, out[i].page, out[i].npages, 0);
+		out[i].region = p->param.regions[r->region].id;
+		PROBE5(pull, p->param.s, out[i].region, out[i].page, out[i].npages, 0);
 		pace_charge(&p->pace, out[i].npages * PAGE_BYTES);
 		dst[i] = place_direct(pl, r->region) ? place_inbox(pl, r->region) + r->page * PAGE_BYTES : buf;
 		buf += r->npages * PAGE_BYTES;

@@ -62,7 +62,7 @@ static int say_running(struct ferry_session *s, enum wire_type type)
 	else
 		err = link_send(s, type, &t, sizeof(t), NULL, 0);
 	if (s->tgt.pull)
-		pull_release(s);
+		pull_release(s->tgt.pull);
 	return err;
 }
 
@@ -172,7 +172,7 @@ static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t de
 	err = link_recover(s);
 	if (!err && s->tgt.pull && !pull_complete(s->tgt.pull) && !(err = target_lend(s, false)) &&
 	    !(err = target_expose(s, XPORT_LOCAL)))
-		err = pull_start(s);
+		err = target_pull_start(s);
 	return err == -EPIPE ? 0 : err;
 }
 

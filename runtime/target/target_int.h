@@ -13,6 +13,7 @@ int target_check_state(struct ferry_session *s, uint64_t len, uint64_t sum);
 int target_expose(struct ferry_session *s, enum xport_access access);
 int target_lend(struct ferry_session *s, bool all);
 int target_drop_named(struct ferry_session *s);
+int target_pull_start(struct ferry_session *s); /* the workers that pull, over the link that is there now */
 int target_puts_ended(struct ferry_session *s); /* joins the workers that land puts; -EPIPE: they do not end */
 int target_workers_lost(struct ferry_session *s); /* link_workers_lost(), wherever the workers wait */
 void target_await_bye(struct ferry_session *s, enum wire_type again);

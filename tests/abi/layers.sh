@@ -55,6 +55,8 @@ verdict "runtime/session and runtime/link include neither end" \
 	"$(may 'runtime/(session|link)/' "$BELOW" "$CONTRACT" $PUBLIC)"
 verdict "the source does not include the target" "$(may runtime/source/ runtime/source/ "$BELOW" "$CONTRACT" $PUBLIC)"
 verdict "the target does not include the source" "$(may runtime/target/ runtime/target/ "$BELOW" "$CONTRACT" $PUBLIC)"
+verdict "the pull knows no session" \
+	"$(may 'runtime/target/(pull|pull_int|sweep)\.[ch] ' 'runtime/target/pull' 'runtime/(base|memory)/' 'runtime/session/stats\.h$' "$CONTRACT")"
 verdict "only the entry points include the table of stages" "$(grep -E '^(runtime|transport)/.* runtime/[a-z_]*\.[ch]$' "$tmp/edges" | grep -vE '^runtime/(ferry|phase|drill)\.c ')"
 # Two headers with nothing but constants and inline functions are shared with the library.
 verdict "rdma-migrate and its VMM include public headers only" \

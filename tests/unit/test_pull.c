@@ -9,13 +9,11 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "patience.h"
-#include "runtime/link/current.h"
+#include "runtime/base/fail.h"
 #include "runtime/memory/place_int.h"
 #include "runtime/target/pull_int.h"
 
@@ -49,10 +47,23 @@ struct vcpu {
 	_Atomic bool saw;
 };
 
+struct puller {
+	struct pull *p;
+	unsigned i;
+	pthread_t thread;
+	int err;
+};
+
 struct target {
 	struct source src;
-	struct ferry_session *s;
 	struct ferry_region region;
+	struct page_set missing, poison;
+	_Atomic bool poisoned;
+	struct place place;
+	struct stats stats;
+	struct fail fail;
+	struct pull *pull;
+	struct puller worker[CHANNELS_MAX];
 	struct vcpu vcpu[VCPUS];
 	unsigned vcpus;
 };
@@ -109,13 +120,8 @@ static struct xport_chan *source_chan(struct xport_link *l, enum xport_role role
 	return role == XPORT_URGENT ? &src->urgent.chan : &src->data[index].chan;
 }
 
-static void source_kill(struct xport_link *l)
-{
-	(void)l;
-}
-
 static const struct xport_chan_ops answer_ops = { .get = answer_get, .reap = answer_reap, .fd = no_fd, .end = answer_end };
-static const struct xport_link_ops source_ops = { .chan = source_chan, .kill = source_kill };
+static const struct xport_link_ops source_ops = { .chan = source_chan };
 
 static void make_source(struct source *src, unsigned channels)
 {
@@ -172,33 +178,66 @@ static unsigned asked_in_all(struct source *src)
 		cr_assert(condition, "this did not come: %s", #condition);                          \
 	} while (0)
 
+static void woken(struct ferry_session *s)
+{
+	(void)s;
+}
+
+static void *pull_main(void *arg)
+{
+	struct puller *w = arg;
+
+	w->err = pull_work(w->p, w->i);
+	return NULL;
+}
+
+static void start(struct target *t)
+{
+	pull_start(t->pull, &t->src.link, 0);
+	for (unsigned i = 0; i < t->src.link.id.channels; i++) {
+		t->worker[i] = (struct puller){ .p = t->pull, .i = i };
+		cr_assert_eq(pthread_create(&t->worker[i].thread, NULL, pull_main, &t->worker[i]), 0);
+	}
+}
+
+static void stop(struct target *t)
+{
+	pull_stop(t->pull);
+	for (unsigned i = 0; i < t->src.link.id.channels; i++) {
+		pthread_join(t->worker[i].thread, NULL);
+		cr_assert_eq(t->worker[i].err, 0, "worker %u: %d, %s", i, t->worker[i].err, fail_text(&t->fail));
+	}
+}
+
 /* Everything is missing, faults are served, and the sweep is not released. */
 static void make_target(struct target *t, unsigned channels)
 {
 	const uint64_t n = N;
-	struct ferry_session *s = calloc(1, sizeof(*s));
+	const struct pull_param param = { .place = &t->place,
+					  .missing = &t->missing,
+					  .poison = &t->poison,
+					  .poisoned = &t->poisoned,
+					  .regions = &t->region,
+					  .nregions = 1,
+					  .channels = channels,
+					  .timeout_us = 3600000000u, /* an answer that is held is not a peer that is gone */
+					  .stats = &t->stats,
+					  .fail = &t->fail,
+					  .wake = woken };
 
 	memset(t, 0, sizeof(*t));
 	make_source(&t->src, channels);
-	t->s = s;
 	t->region = (struct ferry_region){ .len = N * PAGE_BYTES, .page_shift = 12, .fd = -1 };
 	t->region.hva = mmap(NULL, N * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	cr_assert_neq(t->region.hva, MAP_FAILED);
-	s->link_fail = &s->own_link_fail;
-	s->workers = (struct workers){ .s = s, .lost = link_worker_lost, .ended = session_wake };
-	s->link = &t->src.link;
-	s->regions = &t->region;
-	s->nregions = 1;
-	s->cfg.timeout_us = 3600000000u; /* an answer that is held is not a peer that is gone */
-	s->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-	cr_assert_eq(page_set_init(&s->tgt.missing, &n, 1), 0);
-	page_set_add_run(&s->tgt.missing, &(struct page_run){ .npages = N });
-	cr_assert_eq(place_open(&s->tgt.place, s->regions, 1, false, NULL, &s->fail), 0, "%s", fail_text(&s->fail));
-	if (place_arm(&s->tgt.place, &s->fail) < 0)
-		cr_skip_test("%s", fail_text(&s->fail));
-	cr_assert_eq(pull_new(&s->tgt.pull, s), 0);
-	pull_residue(s->tgt.pull);
-	cr_assert_eq(pull_start(s), 0);
+	cr_assert_eq(page_set_init(&t->missing, &n, 1), 0);
+	page_set_add_run(&t->missing, &(struct page_run){ .npages = N });
+	cr_assert_eq(place_open(&t->place, &t->region, 1, false, NULL, &t->fail), 0, "%s", fail_text(&t->fail));
+	if (place_arm(&t->place, &t->fail) < 0)
+		cr_skip_test("%s", fail_text(&t->fail));
+	cr_assert_eq(pull_new(&t->pull, &param), 0);
+	pull_residue(t->pull);
+	start(t);
 }
 
 static void *vcpu_main(void *arg)
@@ -213,41 +252,34 @@ static void *vcpu_main(void *arg)
 /* A vCPU that touches a page and waits for it: its fault has been served so far as it can be. */
 static struct vcpu *touch(struct target *t, unsigned page)
 {
-	uint64_t before = atomic_load(&t->s->stats.faults);
+	uint64_t before = atomic_load(&t->stats.faults);
 	struct vcpu *v = &t->vcpu[t->vcpus++];
 
 	cr_assert_leq(t->vcpus, VCPUS);
 	v->t = t;
 	v->page = page;
 	cr_assert_eq(pthread_create(&v->thread, NULL, vcpu_main, v), 0);
-	WAIT_FOR(atomic_load(&t->s->stats.faults) > before);
+	WAIT_FOR(atomic_load(&t->stats.faults) > before);
 	return v;
 }
 
 static void complete(struct target *t)
 {
-	struct ferry_session *s = t->s;
-
-	WAIT_FOR(pull_complete(s->tgt.pull));
+	WAIT_FOR(pull_complete(t->pull));
 	for (unsigned i = 0; i < t->vcpus; i++) {
 		WAIT_FOR(atomic_load(&t->vcpu[i].saw));
 		pthread_join(t->vcpu[i].thread, NULL);
 	}
-	pull_stop(s->tgt.pull);
-	cr_assert_eq(workers_join(&s->workers), 0, "%s", fail_text(&s->fail));
-	cr_assert_eq(page_set_count(&s->tgt.missing), 0);
+	stop(t);
+	cr_assert_eq(page_set_count(&t->missing), 0);
 	cr_assert(!memcmp(t->region.hva, t->src.ram, N * PAGE_BYTES));
 }
 
 static void free_target(struct target *t)
 {
-	struct ferry_session *s = t->s;
-
-	pull_free(s->tgt.pull);
-	place_close(&s->tgt.place);
-	page_set_destroy(&s->tgt.missing);
-	close(s->wake_fd);
-	free(s);
+	pull_free(t->pull);
+	place_close(&t->place);
+	page_set_destroy(&t->missing);
 	munmap(t->region.hva, N * PAGE_BYTES);
 	free(t->src.ram);
 }
@@ -280,7 +312,7 @@ static void nobody_asks_twice(unsigned channels)
 	touch(&t, N - 1);
 	WAIT_FOR(asked(&t.src, N - 1) == 1);
 	touch(&t, N - 1);
-	pull_release(t.s);
+	pull_release(t.pull);
 	for (unsigned i = 0; i < channels; i++)
 		WAIT_FOR(under_way(&t, i) > 0);
 	cr_assert_eq(asked(&t.src, 0), 1, "the sweep begins where the last fault was, and goes on from the beginning");
@@ -312,15 +344,14 @@ Test(pull, asks_on_a_new_link_for_what_has_not_come)
 	WAIT_FOR(atomic_load(&t.vcpu[0].saw));
 	hold_all(&t.src, true);
 	touch(&t, 100);
-	pull_release(t.s);
+	pull_release(t.pull);
 	WAIT_FOR(under_way(&t, 0) > 0);
-	pull_stop(t.s->tgt.pull);
-	cr_assert_eq(workers_join(&t.s->workers), 0);
+	stop(&t);
 	memset(t.src.asked, 0, sizeof(t.src.asked));
 	t.src.asked[700] = 1;
 	t.src.urgent.n = t.src.data[0].n = 0;
 	hold_all(&t.src, false);
-	cr_assert_eq(pull_start(t.s), 0);
+	start(&t);
 	complete(&t);
 	each_asked_once(&t);
 	free_target(&t);
@@ -335,7 +366,7 @@ static void idle(unsigned channels)
 
 	make_target(&t, channels);
 	touch(&t, N - 1);
-	pull_release(t.s);
+	pull_release(t.pull);
 	complete(&t);
 	each_asked_once(&t);
 	free_target(&t);
@@ -360,7 +391,7 @@ Test(pull, sweeps_nothing_before_the_vm_runs)
 	touch(&t, 5);
 	WAIT_FOR(atomic_load(&t.vcpu[0].saw));
 	cr_assert_eq(asked_in_all(&t.src), 1);
-	pull_release(t.s);
+	pull_release(t.pull);
 	complete(&t);
 	each_asked_once(&t);
 	free_target(&t);
@@ -384,7 +415,7 @@ bool __wrap_page_set_claim(struct page_set *s, struct page_cursor *at, uint32_t 
 {
 	struct pull *p = atomic_load(&meanwhile.p);
 	bool fault = p && s == &p->todo && at->page == meanwhile.page && at->end == meanwhile.page + 1;
-	struct source *src = fault ? (struct source *)p->s->link : NULL;
+	struct source *src = fault ? (struct source *)p->link : NULL;
 	bool got = __real_page_set_claim(s, at, max, run);
 
 	if (fault && !got) {
@@ -401,11 +432,11 @@ Test(pull, wakes_a_fault_whose_page_came_between_two_looks)
 
 	make_target(&t, 1);
 	hold_all(&t.src, true);
-	pull_release(t.s);
+	pull_release(t.pull);
 	WAIT_FOR(under_way(&t, 0) > 0);
 	cr_assert_eq(asked(&t.src, 0), 1);
 	meanwhile.page = 0;
-	atomic_store(&meanwhile.p, t.s->tgt.pull);
+	atomic_store(&meanwhile.p, t.pull);
 	v = touch(&t, 0);
 	WAIT_FOR(atomic_load(&v->saw)); /* before the sweep's answer, which would wake it, too */
 	cr_assert_null(atomic_load(&meanwhile.p));

@@ -66,12 +66,12 @@ static unsigned sweep_over(struct late *c, unsigned gets)
 {
 	struct ferry_region region = { .len = NPAGES << 12 };
 	struct place_region memory = { 0 };
-	struct xport_link link = { .id.channels = 1 };
-	struct ferry_session s = { .regions = &region, .nregions = 1, .link = &link, .tgt.place = { .r = &memory, .n = 1 } };
+	struct place place = { .r = &memory, .n = 1 };
+	struct pull_param param = { .place = &place, .regions = &region, .nregions = 1, .channels = 1 };
 	struct sweep w = { .c = &c->chan };
 	struct pull *p = NULL;
 
-	cr_assert_eq(pull_new(&p, &s), 0);
+	cr_assert_eq(pull_new(&p, &param), 0);
 	page_set_add_run(&p->todo, &(struct page_run){ .npages = NPAGES });
 	atomic_store(&p->left, NPAGES);
 	for (unsigned done = 0; done < gets; done += w.ncame, w.ncame = 0) {
@@ -111,15 +111,14 @@ Test(sweep, what_lies_before_the_last_fault_is_swept_too)
 		struct late c = { .chan.ops = &late_ops };
 		struct ferry_region region = { .len = NPAGES << 12 };
 		struct place_region memory = { 0 };
-		struct xport_link link = { .id.channels = 1 };
-		struct ferry_session s = { .regions = &region, .nregions = 1, .link = &link,
-					   .tgt.place = { .r = &memory, .n = 1 } };
+		struct place place = { .r = &memory, .n = 1 };
+		struct pull_param param = { .place = &place, .regions = &region, .nregions = 1, .channels = 1 };
 		struct sweep w = { .c = &c.chan };
 		struct page_run run = { .page = 100, .npages = 8 };
 		struct pull *p = NULL;
 		uint32_t got = 0;
 
-		cr_assert_eq(pull_new(&p, &s), 0);
+		cr_assert_eq(pull_new(&p, &param), 0);
 		page_set_add_run(&p->todo, &run);
 		atomic_store(&p->left, run.npages);
 		atomic_store(&p->hint, hints[i] + 1);
