@@ -153,14 +153,6 @@ bool page_set_add(struct page_set *s, uint32_t region, uint64_t page)
 	return !(atomic_fetch_or_explicit(&r->words[page / WORD_BITS], bit, memory_order_acq_rel) & bit);
 }
 
-bool page_set_del(struct page_set *s, uint32_t region, uint64_t page)
-{
-	struct page_set_region *r = region_of(s, region, page);
-	uint64_t bit = UINT64_C(1) << (page % WORD_BITS);
-
-	return atomic_fetch_and_explicit(&r->words[page / WORD_BITS], ~bit, memory_order_acq_rel) & bit;
-}
-
 void page_set_add_word(struct page_set *s, uint32_t region, uint64_t page, uint64_t bits)
 {
 	struct page_set_region *r = region_of(s, region, page);
@@ -451,16 +443,15 @@ bool page_set_claim(struct page_set *s, struct page_cursor *at, uint32_t max, st
 	return false;
 }
 
-/* The run of bits that, xored with flip, are set, from at on within its region. */
-static bool next_run(const struct page_set_region *r, struct page_cursor *at, uint64_t flip, uint32_t max,
-		     struct page_run *run)
+/* The next run of set bits from at on within its region. */
+static bool next_run(const struct page_set_region *r, struct page_cursor *at, uint32_t max, struct page_run *run)
 {
-	uint64_t limit = walk_end(r, at), begin = find(r, at->page, limit, flip), end;
+	uint64_t limit = walk_end(r, at), begin = find(r, at->page, limit, 0), end;
 
 	at->page = begin;
 	if (begin >= limit)
 		return false;
-	end = find(r, begin + 1, min_u64(begin + max, limit), ~flip);
+	end = find(r, begin + 1, min_u64(begin + max, limit), ~UINT64_C(0));
 	*run = (struct page_run){ .region = at->region, .npages = end - begin, .page = begin };
 	at->page = end;
 	return true;
@@ -470,18 +461,10 @@ bool page_set_next(const struct page_set *s, struct page_cursor *at, uint32_t ma
 {
 	assert(max);
 	for (; at->region < s->nregions; at->region++, at->page = 0) {
-		if (next_run(&s->r[at->region], at, 0, max, run))
+		if (next_run(&s->r[at->region], at, max, run))
 			return true;
 		if (at->end)
 			break;
 	}
 	return false;
-}
-
-bool page_set_next_clear(const struct page_set *s, struct page_cursor *at, uint32_t max, struct page_run *run)
-{
-	assert(max);
-	if (at->region >= s->nregions)
-		return false;
-	return next_run(&s->r[at->region], at, ~UINT64_C(0), max, run);
 }

@@ -33,7 +33,6 @@ void page_set_destroy(struct page_set *s);				       /* zeroed struct is fine */
 
 bool page_set_test(const struct page_set *s, uint32_t region, uint64_t page);
 bool page_set_add(struct page_set *s, uint32_t region, uint64_t page);	/* true: it was not in the set */
-bool page_set_del(struct page_set *s, uint32_t region, uint64_t page);	/* true: it was in the set */
 /* 64 pages from page on, a multiple of 64; bits beyond the region must be clear. */
 void page_set_add_word(struct page_set *s, uint32_t region, uint64_t page, uint64_t bits);
 /* Runs must lie within the region (asserted). Return how many bits changed. */
@@ -56,7 +55,7 @@ uint64_t page_set_move(struct page_set *dst, struct page_set *src);
 /* dst &= ~src */
 void page_set_subtract(struct page_set *dst, const struct page_set *src);
 
-/* Where a walk is; zero begins it. end, if not 0: the walk stops there, inside this region (for all four walks). */
+/* Where a walk is; zero begins it. end, if not 0: the walk stops there, inside this region. */
 struct page_cursor {
 	uint32_t region;
 	uint64_t page;
@@ -70,7 +69,5 @@ struct page_cursor {
 bool page_set_claim(struct page_set *s, struct page_cursor *at, uint32_t max, struct page_run *run);
 /* The same without removing. */
 bool page_set_next(const struct page_set *s, struct page_cursor *at, uint32_t max, struct page_run *run);
-/* The next run of CLEAR bits at or after *at within region at->region, at most max; false: none in this region. */
-bool page_set_next_clear(const struct page_set *s, struct page_cursor *at, uint32_t max, struct page_run *run);
 
 #endif

@@ -72,20 +72,6 @@ bool commit_receive(struct commit *c)
 	return !c->source && (commit_get(c) == COMMIT_DECIDED || move(c, COMMIT_PREPARED, COMMIT_DECIDED));
 }
 
-enum ferry_owner commit_owner(const struct commit *c, bool done)
-{
-	switch (commit_get(c)) {
-	case COMMIT_DECIDED:
-		return !c->source || done ? FERRY_OWNER_TARGET : FERRY_OWNER_UNKNOWN;
-	case COMMIT_PREPARED:
-		return FERRY_OWNER_UNKNOWN;
-	case COMMIT_OPEN:
-	case COMMIT_ABORTED:
-		break;
-	}
-	return FERRY_OWNER_SOURCE;
-}
-
 enum ferry_owner commit_claim(const struct commit *c, uint64_t left)
 {
 	if (c->source)

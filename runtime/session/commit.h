@@ -35,9 +35,6 @@ bool commit_prepare(struct commit *c);
 /* Target: COMMIT has arrived, or the arbiter says so. False unless PREPARED (or already owner). */
 bool commit_receive(struct commit *c);
 
-/* Who may run the VM, as far as this end knows. done: the other end has confirmed. */
-enum ferry_owner commit_owner(const struct commit *c, bool done);
-
 /* In doubt: what this end may have an arbiter record. left: pages that PREPARED counted as missing. */
 enum ferry_owner commit_claim(const struct commit *c, uint64_t left);
 

@@ -63,28 +63,6 @@ Test(commit, each_call_takes_its_arrows_and_no_other)
 	}
 }
 
-Test(commit, who_owns_the_vm_as_far_as_an_end_knows)
-{
-	static const struct {
-		bool source;
-		int state;
-		bool done;
-		enum ferry_owner owner;
-	} row[] = {
-		{ true, COMMIT_OPEN, false, FERRY_OWNER_SOURCE },	{ true, COMMIT_ABORTED, false, FERRY_OWNER_SOURCE },
-		{ true, COMMIT_DECIDED, false, FERRY_OWNER_UNKNOWN }, { true, COMMIT_DECIDED, true, FERRY_OWNER_TARGET },
-		{ false, COMMIT_OPEN, false, FERRY_OWNER_SOURCE },	{ false, COMMIT_ABORTED, false, FERRY_OWNER_SOURCE },
-		{ false, COMMIT_PREPARED, false, FERRY_OWNER_UNKNOWN }, { false, COMMIT_PREPARED, true, FERRY_OWNER_UNKNOWN },
-		{ false, COMMIT_DECIDED, false, FERRY_OWNER_TARGET },	{ false, COMMIT_DECIDED, true, FERRY_OWNER_TARGET },
-	};
-
-	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
-		struct commit c = in_state(row[i].source, row[i].state);
-
-		cr_expect_eq(commit_owner(&c, row[i].done), row[i].owner, "row %zu: %d", i, commit_owner(&c, row[i].done));
-	}
-}
-
 /* A target that lacks pages could not run alone; a source that has decided may have been heard. */
 Test(commit, what_an_end_in_doubt_may_claim)
 {

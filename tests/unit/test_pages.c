@@ -19,6 +19,7 @@ static uint64_t random_next(uint64_t *state)
 Test(pages, one_page_at_a_time)
 {
 	const uint64_t npages[] = { 1, 64, 65, 1000 };
+	const struct page_run last = { .region = 3, .page = 999, .npages = 1 };
 	struct page_set s;
 
 	cr_assert_eq(page_set_init(&s, npages, 4), 0);
@@ -31,8 +32,8 @@ Test(pages, one_page_at_a_time)
 		}
 	}
 	cr_assert_eq(page_set_count(&s), 1130);
-	cr_assert(page_set_del(&s, 3, 999));
-	cr_assert_not(page_set_del(&s, 3, 999));
+	cr_assert_eq(page_set_del_run(&s, &last), 1);
+	cr_assert_eq(page_set_del_run(&s, &last), 0);
 	cr_assert_eq(page_set_count(&s), 1129);
 	page_set_clear(&s);
 	cr_assert_eq(page_set_count(&s), 0);
@@ -96,28 +97,6 @@ Test(pages, runs_cross_words_and_count_only_changes)
 	page_set_destroy(&s);
 }
 
-Test(pages, clear_runs_stay_within_their_region)
-{
-	const uint64_t npages[] = { 130, 64 };
-	struct page_run run = { .page = 10, .npages = 100 }, got;
-	struct page_cursor at = { 0 };
-	struct page_set s;
-
-	page_set_init(&s, npages, 2);
-	page_set_add_run(&s, &run);
-	cr_assert(page_set_next_clear(&s, &at, 6, &got));
-	cr_assert(got.page == 0 && got.npages == 6);
-	cr_assert(page_set_next_clear(&s, &at, 6, &got));
-	cr_assert(got.page == 6 && got.npages == 4);
-	cr_assert(page_set_next_clear(&s, &at, 1000, &got));
-	cr_assert(got.page == 110 && got.npages == 20);
-	cr_assert_not(page_set_next_clear(&s, &at, 1000, &got));
-	at = (struct page_cursor){ .region = 1 };
-	cr_assert(page_set_next_clear(&s, &at, 1000, &got));
-	cr_assert(got.region == 1 && got.page == 0 && got.npages == 64);
-	page_set_destroy(&s);
-}
-
 Test(pages, merge_and_subtract)
 {
 	const uint64_t npages[] = { 200, 300 };
@@ -159,10 +138,6 @@ Test(pages, a_walk_with_an_end_stops_there)
 	cr_assert(page_set_claim(&s, &at, 70, &run) && run.page == 170 && run.npages == 30);
 	cr_assert_not(page_set_claim(&s, &at, 70, &run));
 	cr_assert_eq(page_set_count(&s), 900);
-
-	at = (struct page_cursor){ .end = 150 };
-	cr_assert(page_set_next_clear(&s, &at, 1000, &run) && run.page == 100 && run.npages == 50);
-	cr_assert_not(page_set_next_clear(&s, &at, 1000, &run));
 
 	at = (struct page_cursor){ .region = 1, .page = 490, .end = 9999 };
 	cr_assert(page_set_claim(&s, &at, 70, &run) && run.page == 490 && run.npages == 10);
@@ -602,11 +577,6 @@ static void add_one(struct page_set *s)
 	page_set_add(s, 0, 5);
 }
 
-static void del_one(struct page_set *s)
-{
-	page_set_del(s, 0, 5);
-}
-
 static void add_word(struct page_set *s)
 {
 	page_set_add_word(s, 0, 0, UINT64_C(1) << 5);
@@ -645,9 +615,8 @@ Test(pages, a_change_undoes_nothing_that_another_did_meanwhile)
 		void (*change)(struct page_set *s);
 		bool adds;
 	} rows[] = {
-		{ "add", add_one, true },	{ "del", del_one, false },     { "add_word", add_word, true },
-		{ "add_run", add_run, true },	{ "del_run", del_run, false }, { "merge", merge, true },
-		{ "subtract", subtract, false },
+		{ "add", add_one, true },      { "add_word", add_word, true },	{ "add_run", add_run, true },
+		{ "del_run", del_run, false }, { "merge", merge, true },	{ "subtract", subtract, false },
 	};
 	const uint64_t bits = 0xff, takes = 0x81, adds = 0x300, own = UINT64_C(1) << 5;
 
@@ -690,8 +659,10 @@ static void look_everywhere(struct page_set *s, uint64_t npages)
 	cr_assert_eq(page_set_count(s), 0);
 	cr_assert(!page_set_next(s, &at, 64, &run));
 	at = (struct page_cursor){ 0 };
-	cr_assert(page_set_next_clear(s, &at, UINT32_MAX, &run));
+	cr_assert_eq(page_set_add_run(s, &(struct page_run){ .npages = (uint32_t)npages }), npages);
+	cr_assert(page_set_next(s, &at, UINT32_MAX, &run));
 	cr_assert_eq(run.npages, npages);
+	cr_assert_eq(page_set_del_run(s, &run), npages);
 	page_set_words(s, 0)[npages / 64 - 1] = UINT64_C(1) << 63;
 	cr_assert_eq(page_set_trim(s, 0), 1);
 	cr_assert_eq(page_set_count(s), 1);
