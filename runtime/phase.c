@@ -5,7 +5,7 @@
 
 #include "phase.h"
 #include "runtime/base/probe.h"
-#include "runtime/session/session.h"
+#include "runtime/session/endpoint.h"
 #include "runtime/source/source.h"
 #include "runtime/target/target.h"
 
@@ -13,7 +13,7 @@
 
 static const struct phase_row rows[] = {
 	[FERRY_PHASE_IDLE] = { "idle", NULL, NULL, TO(PRE_MIGRATION) },
-	[FERRY_PHASE_PRE_MIGRATION] = { "pre-migration", source_pre_migration, target_pre_migration,
+	[FERRY_PHASE_PRE_MIGRATION] = { "pre-migration", endpoint_pre_migration, endpoint_pre_migration,
 				  TO(RESERVATION) | TO(FAILED) },
 	[FERRY_PHASE_RESERVATION] = { "reservation", source_reservation, target_reservation, TO(PRECOPY) | TO(FAILED) },
 	[FERRY_PHASE_PRECOPY] = { "pre-copy", source_precopy, target_precopy, TO(STOP_AND_COPY) | TO(FAILED) },

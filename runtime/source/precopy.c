@@ -22,6 +22,7 @@
 #include "runtime/memory/mapping.h"
 #include "runtime/memory/populated.h"
 #include "runtime/session/arbitrate.h"
+#include "runtime/session/endpoint.h"
 
 #define PREARM_TURNS 4u
 #define PREARM_ENOUGH 64u /* pages: dropping so few takes the blackout some 50 us, as many as another turn is worth */
@@ -63,35 +64,6 @@ void source_destroy(struct ferry_session *s)
 	page_set_destroy(&src->lost);
 	page_set_destroy(&src->poison);
 	free(src->rounds);
-}
-
-int source_pre_migration(struct ferry_session *s, enum ferry_phase *next)
-{
-	int err = link_first(s);
-
-	*next = FERRY_PHASE_RESERVATION;
-	return err;
-}
-
-int source_expose(struct ferry_session *s, enum xport_access access)
-{
-	struct xport_region *r = calloc(s->nregions, sizeof(*r));
-	int err = -ENOMEM;
-
-	for (size_t i = 0; r && i < s->nregions; i++)
-		r[i] = (struct xport_region){ .id = s->regions[i].id,
-					      .page_shift = PAGE_SHIFT,
-					      .npages = s->regions[i].len >> PAGE_SHIFT,
-					      .gpa = s->regions[i].gpa,
-					      .base = s->regions[i].hva };
-	if (r)
-		err = s->link->ops->expose(s->link, r, s->nregions, access);
-	free(r);
-	for (size_t i = 0; (err == -EFAULT || err == -EHWPOISON) && i < s->nregions; i++)
-		err = mapping_unreachable(&s->regions[i], s->regions[i].hva, false, err, &s->fail);
-	if (err < 0 && err != -EPIPE)
-		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", link_why(s, err));
-	return err;
 }
 
 /* Before the VMM may free it. */
@@ -213,6 +185,11 @@ int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, 
 	return 0;
 }
 
+static int expose_for_puts(struct ferry_session *s)
+{
+	return endpoint_expose(s, XPORT_LOCAL);
+}
+
 static int begin_tracking(struct ferry_session *s)
 {
 	uint64_t populated = 0, n;
@@ -234,7 +211,7 @@ static int begin_tracking(struct ferry_session *s)
 	}
 	atomic_store(&s->stats.hole, s->pages_total - populated);
 	/* Not before: a device that pins memory makes every page of it look populated. A lost link is the first round's. */
-	err = source_expose(s, XPORT_LOCAL);
+	err = expose_for_puts(s);
 	return err == -EPIPE ? 0 : err;
 }
 
@@ -251,9 +228,7 @@ static int send_round(struct ferry_session *s, unsigned round)
 	int err;
 
 	while ((err = send_dirty(s, round)) == -EPIPE) {
-		err = link_recover(s);
-		if (!err)
-			err = source_expose(s, XPORT_LOCAL);
+		err = endpoint_recover(s, link_workers_lost, expose_for_puts);
 		if (err < 0 && err != -EPIPE)
 			break;
 	}
@@ -406,13 +381,11 @@ static int prepare_postcopy(struct ferry_session *s)
 		err = source_reverse(s);
 		if (!err)
 			err = prearm(s);
-		if (!err && !(err = source_expose(s, XPORT_PEER_READ)))
+		if (!err)
 			err = source_serve(s);
 		if (err != -EPIPE)
 			return err;
-		err = link_workers_lost(s);
-		if (err == -EPIPE)
-			err = link_recover(s);
+		err = endpoint_recover(s, link_workers_lost, NULL);
 		if (err < 0)
 			return err;
 	}

@@ -395,7 +395,7 @@ int batch_finish(struct ferry_session *s, unsigned round)
 	if (!err) /* the last one may have ended since */
 		err = link_workers_failed(s);
 	if (err < 0 && err != -EPIPE)
-		return err; /* the target is still to be told: nothing is torn down yet */
+		return err;
 	if (err < 0)
 		err = link_workers_lost(s);
 	else

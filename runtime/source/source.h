@@ -11,7 +11,6 @@ int source_init(struct ferry_session *s);
 void source_destroy(struct ferry_session *s);
 
 /* The stages' bodies, for the table in phase.c. */
-int source_pre_migration(struct ferry_session *s, enum ferry_phase *next);
 int source_reservation(struct ferry_session *s, enum ferry_phase *next);
 int source_precopy(struct ferry_session *s, enum ferry_phase *next);
 int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next);

@@ -6,13 +6,12 @@
 #include "source.h"
 #include "runtime/session/session.h"
 
-int source_expose(struct ferry_session *s, enum xport_access access);
 void source_unexpose(struct ferry_session *s);
 int source_send_state(struct ferry_session *s);
 int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, uint64_t *fresh);
 /* No more puts on this link: from here on its data channels carry the target's gets. */
 int source_reverse(struct ferry_session *s);
-/* The workers that answer the target's gets: one thread a data channel; the first looks after faults too. */
+/* Exposes memory to the target and starts the workers that answer its gets: one a data channel; the first serves the faults too. */
 int source_serve(struct ferry_session *s);
 
 /* Until when the VM may stand still; DEADLINE_NONE: it runs. */

@@ -20,29 +20,24 @@
 #include "source_int.h"
 #include "runtime/link/link.h"
 #include "runtime/session/arbitrate.h"
+#include "runtime/session/endpoint.h"
 #include "runtime/session/missing.h"
 
-static void served(void *arg, uint64_t npages)
-{
-	struct ferry_session *s = arg;
-
-	count(&s->stats.bytes, npages << PAGE_SHIFT);
-	count(&s->stats.pages, npages);
-}
-
-/* One thread a data channel; the first serves the faults too. */
+/* The first serves the faults too. */
 static int serve_job(struct ferry_session *s, unsigned i)
 {
 	struct xport_link *l = s->link;
 	struct xport_chan *c = l->ops->chan(l, XPORT_DATA, i);
 	int err = i ? 0 : c->ops->pair(c, l->ops->chan(l, XPORT_URGENT, 0));
 
-	return err ? err : c->ops->serve(c, served, s);
+	return err ? err : endpoint_serve(s, i);
 }
 
 int source_serve(struct ferry_session *s)
 {
-	return workers_start(&s->workers, serve_job, s->link->id.channels, &s->fail);
+	int err = endpoint_expose(s, XPORT_PEER_READ);
+
+	return err ? err : workers_start(&s->workers, serve_job, s->link->id.channels, &s->fail);
 }
 
 static uint64_t up_to(uint64_t v, uint64_t max)
@@ -279,29 +274,26 @@ static int give_up(struct ferry_session *s)
 		    " ms; it hangs: see what its host does", ms);
 }
 
-/* A message, or the link lost (by main's channel or by a worker's): recovered, with the gets served again. */
-static int next_message(struct ferry_session *s, struct wire_msg *m)
+/* While a device is told of the memory again nothing can be fetched. */
+static int serve_again(struct ferry_session *s)
 {
-	int err = link_recv(s, m, give_up_at(s));
-	uint64_t back;
+	uint64_t back = now_us();
+	int err = s->src.reversed ? source_serve(s) : 0;
 
-	if (!err)
-		err = link_workers_failed(s);
-	if (!err && now_us() >= give_up_at(s))
-		return give_up(s);
-	if (err != -EPIPE)
-		return err; /* after an error the target is still to be told: nothing is torn down yet */
-	err = link_workers_lost(s);
-	if (err != -EPIPE)
-		return err;
-	err = link_recover(s);
-	back = now_us();
-	if (!err && s->src.reversed && !(err = source_expose(s, XPORT_PEER_READ)))
-		err = source_serve(s);
-	/* While a device is told of the memory again nothing can be fetched. */
 	s->src.pulled_us += now_us() - back;
 	s->outage.back_us += now_us() - back;
-	return err == -EPIPE ? 0 : err;
+	return err;
+}
+
+/* A message, while the target's gets are served; over a link that came back, too. */
+static int next_message(struct ferry_session *s, struct wire_msg *m)
+{
+	uint32_t generation = s->generation;
+	int err = endpoint_message(s, m, give_up_at(s), link_workers_lost, serve_again);
+
+	if (!err && s->generation == generation && now_us() >= give_up_at(s))
+		return give_up(s);
+	return err;
 }
 
 /* The VMM may free the memory in it: no device may know it any more. */

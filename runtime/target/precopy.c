@@ -19,6 +19,7 @@
 #include "runtime/memory/mapping.h"
 #include "runtime/session/arbitrate.h"
 #include "runtime/session/config.h"
+#include "runtime/session/endpoint.h"
 #include "runtime/session/poison.h"
 
 void target_destroy(struct ferry_session *s)
@@ -28,12 +29,6 @@ void target_destroy(struct ferry_session *s)
 	page_set_destroy(&s->tgt.missing);
 	page_set_destroy(&s->tgt.named);
 	page_set_destroy(&s->tgt.poison);
-}
-
-int target_pre_migration(struct ferry_session *s, enum ferry_phase *next)
-{
-	*next = FERRY_PHASE_RESERVATION;
-	return link_first(s);
 }
 
 /* What came as STATE so far, checked against what the source says it sent. */
@@ -139,33 +134,6 @@ static int make_sets(struct ferry_session *s)
 	return err < 0 ? fail(&s->fail, err, "no memory to track %" PRIu64 " pages", s->pages_total) : 0;
 }
 
-static int offered(struct ferry_session *s, int err)
-{
-	if (err < 0 && err != -EPIPE)
-		fail(&s->fail, err, "guest memory cannot be offered to the transport: %s", link_why(s, err));
-	return err;
-}
-
-/* Only what the source may write to is shown to the transport at all: this end puts nothing. */
-int target_expose(struct ferry_session *s, enum xport_access access)
-{
-	struct xport_region *r = calloc(s->nregions, sizeof(*r));
-	int err = -ENOMEM;
-
-	for (size_t i = 0; r && i < s->nregions; i++)
-		r[i] = (struct xport_region){ .id = s->regions[i].id,
-					      .page_shift = PAGE_SHIFT,
-					      .npages = s->regions[i].len >> PAGE_SHIFT,
-					      .gpa = s->regions[i].gpa,
-					      .base = access ? place_landing(&s->tgt.place, (uint32_t)i) : NULL };
-	if (r)
-		err = s->link->ops->expose(s->link, r, s->nregions, access);
-	free(r);
-	for (size_t i = 0; access && (err == -EFAULT || err == -EHWPOISON) && i < s->nregions; i++)
-		err = mapping_unreachable(&s->regions[i], place_landing(&s->tgt.place, (uint32_t)i), true, err, &s->fail);
-	return offered(s, err);
-}
-
 /*
  * What the gets of post-copy land in: the second mapping of shared memory, staging for the rest. all: everything that
  * the source wrote to, so that taking back its access costs no blackout.
@@ -184,7 +152,7 @@ int target_lend(struct ferry_session *s, bool all)
 	if (v)
 		err = s->link->ops->lend(s->link, v, n);
 	free(v);
-	return offered(s, err);
+	return endpoint_exposed(s, err);
 }
 
 /* Found out here rather than after all of pre-copy. In mode auto the source is told, and does without post-copy. */
@@ -271,28 +239,12 @@ int target_reservation(struct ferry_session *s, enum ferry_phase *next)
 
 /* ---- pre-copy ---- */
 
-static void landed(void *arg, uint64_t npages)
-{
-	struct ferry_session *s = arg;
-
-	count(&s->stats.bytes, npages << PAGE_SHIFT);
-	count(&s->stats.pages, npages);
-}
-
-static int land_job(struct ferry_session *s, unsigned i)
-{
-	struct xport_link *l = s->link;
-	struct xport_chan *c = l->ops->chan(l, XPORT_DATA, i);
-
-	return c->ops->serve(c, landed, s);
-}
-
 /* Once armed, nothing may be put any more: then the workers only hear the end. */
 static int land_start(struct ferry_session *s)
 {
-	int err = target_expose(s, s->tgt.armed ? XPORT_LOCAL : XPORT_PEER_WRITE);
+	int err = endpoint_expose(s, s->tgt.armed ? XPORT_LOCAL : XPORT_PEER_WRITE);
 
-	return err ? err : workers_start(&s->workers, land_job, s->link->id.channels, &s->fail);
+	return err ? err : workers_start(&s->workers, endpoint_serve, s->link->id.channels, &s->fail);
 }
 
 /* Whatever the workers do (land, pull), it is over. */
@@ -318,7 +270,7 @@ int target_puts_ended(struct ferry_session *s)
 	busy = workers_busy(&s->workers); /* before what they came to: one may end in between */
 	err = link_workers_failed(s);
 	if (err < 0 && err != -EPIPE)
-		return err; /* the source is still to be told: nothing is torn down yet */
+		return err;
 	return err < 0 || busy ? target_workers_lost(s) : workers_join(&s->workers);
 }
 
@@ -440,7 +392,7 @@ static int make_ready(struct ferry_session *s)
 	if (!err)
 		err = target_lend(s, false);
 	if (!err)
-		err = target_expose(s, XPORT_LOCAL);
+		err = endpoint_expose(s, XPORT_LOCAL);
 	/* Armed before anything is dropped: khugepaged then leaves the dropped pages alone. */
 	if (!err)
 		err = place_arm(&s->tgt.place, &s->fail);
@@ -511,13 +463,9 @@ static int precopy_message(struct ferry_session *s, const struct wire_msg *m)
 	}
 }
 
-/* The link is lost: everything that was under way when it broke is sent again by the source. */
-static int precopy_recover(struct ferry_session *s)
+/* Everything that was under way when the link broke is sent again by the source. */
+static int land_again(struct ferry_session *s)
 {
-	int err = link_recover(s);
-
-	if (err < 0)
-		return err;
 	s->stream.len = 0;
 	s->tgt.pulling = false;
 	s->tgt.zeroed = 0;
@@ -539,13 +487,8 @@ int target_precopy(struct ferry_session *s, enum ferry_phase *next)
 			return 0;
 		if (!err)
 			err = link_workers_failed(s);
-		if (!err)
-			continue;
-		if (err != -EPIPE)
-			return err; /* the source is still to be told: nothing is torn down yet */
-		err = target_workers_lost(s);
 		if (err == -EPIPE)
-			err = precopy_recover(s);
+			err = endpoint_recover(s, target_workers_lost, land_again);
 		if (err < 0 && err != -EPIPE)
 			return err;
 	}

@@ -17,6 +17,7 @@
 #include "target_int.h"
 #include "runtime/link/link.h"
 #include "runtime/session/arbitrate.h"
+#include "runtime/session/endpoint.h"
 #include "runtime/session/poison.h"
 
 static int quiet_op(struct ferry_session *s, const char *name, int (*op)(void *vm))
@@ -125,7 +126,7 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	t[0] = now_us();
 	/* The source has nothing to write any more; what it named without PREARM is refused below, and still pinned. */
 	if (!err && !s->tgt.armed && !(err = target_lend(s, true)))
-		err = target_expose(s, XPORT_LOCAL);
+		err = endpoint_expose(s, XPORT_LOCAL);
 	if (!err && s->tgt.pulling)
 		err = target_drop_named(s);
 	left = page_set_count(&s->tgt.missing) + page_set_count(&s->tgt.named);
@@ -152,28 +153,34 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	return link_lost(s, err); /* before the VM has run, the source resumes at once */
 }
 
-/* Waits for a message, the workers, or the deadline; a lost link is recovered, with the pull going on. */
-static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t deadline_us)
+/* In doubt nobody runs. */
+static int stop_in_doubt(struct ferry_session *s)
 {
-	int err = link_recv(s, m, deadline_us);
+	int err = target_workers_lost(s);
 
-	if (!err)
-		err = link_workers_failed(s);
-	if (err != -EPIPE)
-		return err; /* after an error the source is still to be told: nothing is torn down yet */
-	err = target_workers_lost(s);
-	if (err != -EPIPE)
-		return err;
-	/* In doubt nobody runs. */
-	if (commit_get(&s->commit) == COMMIT_PREPARED && s->tgt.running) {
+	if (err == -EPIPE && commit_get(&s->commit) == COMMIT_PREPARED && s->tgt.running) {
 		s->tgt.running = false;
 		quiet_op(s, "pause", s->ops.pause);
 	}
-	err = link_recover(s);
-	if (!err && s->tgt.pull && !pull_complete(s->tgt.pull) && !(err = target_lend(s, false)) &&
-	    !(err = target_expose(s, XPORT_LOCAL)))
-		err = target_pull_start(s);
-	return err == -EPIPE ? 0 : err;
+	return err;
+}
+
+static int pull_again(struct ferry_session *s)
+{
+	int err;
+
+	if (!s->tgt.pull || pull_complete(s->tgt.pull))
+		return 0;
+	err = target_lend(s, false);
+	if (!err)
+		err = endpoint_expose(s, XPORT_LOCAL);
+	return err ? err : target_pull_start(s);
+}
+
+/* Waits for a message, the workers, or the deadline; a lost link is recovered, with the pull going on. */
+static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t deadline_us)
+{
+	return endpoint_message(s, m, deadline_us, stop_in_doubt, pull_again);
 }
 
 /* Output may be held no longer. 0: go on to commit early; else the fallback. */

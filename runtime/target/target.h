@@ -10,7 +10,6 @@ struct ferry_session;
 void target_destroy(struct ferry_session *s);
 
 /* The stages' bodies, for the table in phase.c. */
-int target_pre_migration(struct ferry_session *s, enum ferry_phase *next);
 int target_reservation(struct ferry_session *s, enum ferry_phase *next);
 int target_precopy(struct ferry_session *s, enum ferry_phase *next);
 int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next);

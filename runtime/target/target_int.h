@@ -10,7 +10,6 @@
 #define PIECE_PAGES HUGE_PAGES
 
 int target_check_state(struct ferry_session *s, uint64_t len, uint64_t sum);
-int target_expose(struct ferry_session *s, enum xport_access access);
 int target_lend(struct ferry_session *s, bool all);
 int target_drop_named(struct ferry_session *s);
 int target_pull_start(struct ferry_session *s); /* the workers that pull, over the link that is there now */
