@@ -8,8 +8,7 @@
 #include "runtime/base/fail.h"
 
 struct chaos_listener {
-	struct xport_listener listener;
-	struct xport_listener *inner;
+	struct filter_listener base;
 	struct chaos *chaos;
 	struct xport_param param;
 };
@@ -46,7 +45,7 @@ static int send_damaged(struct chaos_chan *c, const struct iovec *iov, int n, en
 	copy[one.iov_len / 2] ^= 0xff;
 	if (what == STRIKE_SHORT)
 		one.iov_len /= 2;
-	err = c->inner->ops->send(c->inner, &one, 1);
+	err = c->base.inner->ops->send(c->base.inner, &one, 1);
 	free(copy);
 	return err;
 }
@@ -54,7 +53,7 @@ static int send_damaged(struct chaos_chan *c, const struct iovec *iov, int n, en
 static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
 {
 	struct chaos_chan *c = chan_of(chan);
-	struct xport_chan *inner = c->inner;
+	struct xport_chan *inner = c->base.inner;
 	enum strike what;
 	int err;
 
@@ -90,7 +89,7 @@ static int hole_recv(struct chaos_chan *c, void *buf, size_t cap, size_t *len, u
 	int err;
 
 	do {
-		err = c->inner->ops->recv(c->inner, buf, cap, len, end > now ? end - now : 0);
+		err = c->base.inner->ops->recv(c->base.inner, buf, cap, len, end > now ? end - now : 0);
 		now = now_us();
 	} while (!err);
 	return err;
@@ -105,17 +104,10 @@ static int chan_recv(struct xport_chan *chan, void *buf, size_t cap, size_t *len
 		return hole_recv(c, buf, cap, len, wait_us);
 	err = chaos_stalled(c->link, false, wait_us, -EAGAIN);
 	if (!err)
-		err = c->inner->ops->recv(c->inner, buf, cap, len, wait_us);
+		err = c->base.inner->ops->recv(c->base.inner, buf, cap, len, wait_us);
 	if (!err)
 		chaos_heard(c->link->chaos, buf, *len);
 	return err;
-}
-
-static int chan_fd(struct xport_chan *chan)
-{
-	struct xport_chan *inner = chan_of(chan)->inner;
-
-	return inner->ops->fd(inner);
 }
 
 static int chan_put(struct xport_chan *chan, const struct page_run *runs, unsigned n)
@@ -123,7 +115,7 @@ static int chan_put(struct xport_chan *chan, const struct page_run *runs, unsign
 	struct chaos_chan *c = chan_of(chan);
 	int err = moves(c, true);
 
-	return err ? err : c->inner->ops->put(c->inner, runs, n);
+	return err ? err : c->base.inner->ops->put(c->base.inner, runs, n);
 }
 
 static int chan_fence(struct xport_chan *chan)
@@ -131,7 +123,7 @@ static int chan_fence(struct xport_chan *chan)
 	struct chaos_chan *c = chan_of(chan);
 	int err = moves(c, true);
 
-	return err ? err : c->inner->ops->fence(c->inner);
+	return err ? err : c->base.inner->ops->fence(c->base.inner);
 }
 
 static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
@@ -139,7 +131,7 @@ static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *
 	struct chaos_chan *c = chan_of(chan);
 	int err = moves(c, true);
 
-	return err ? err : c->inner->ops->get(c->inner, runs, dst, n, tag);
+	return err ? err : c->base.inner->ops->get(c->base.inner, runs, dst, n, tag);
 }
 
 static int chan_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint64_t wait_us)
@@ -148,9 +140,9 @@ static int chan_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 	int err;
 
 	if (chaos_is_hole(c->link))
-		c->inner->ops->reap(c->inner, tags, max, 0); /* they are lost */
+		c->base.inner->ops->reap(c->base.inner, tags, max, 0); /* they are lost */
 	err = chaos_stalled(c->link, true, wait_us, -EAGAIN);
-	return err ? err : c->inner->ops->reap(c->inner, tags, max, wait_us);
+	return err ? err : c->base.inner->ops->reap(c->base.inner, tags, max, wait_us);
 }
 
 static int chan_end(struct xport_chan *chan)
@@ -158,7 +150,7 @@ static int chan_end(struct xport_chan *chan)
 	struct chaos_chan *c = chan_of(chan);
 	int err = moves(c, false); /* it is short */
 
-	return err ? err : c->inner->ops->end(c->inner);
+	return err ? err : c->base.inner->ops->end(c->base.inner);
 }
 
 struct serving {
@@ -182,52 +174,14 @@ static int chan_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t
 	struct serving s = { .chan = c, .moved = moved, .arg = arg };
 	int err = chaos_stalled(c->link, true, UINT64_MAX, 0);
 
-	return err ? err : c->inner->ops->serve(c->inner, served, &s);
-}
-
-static int chan_pair(struct xport_chan *chan, struct xport_chan *urgent)
-{
-	struct xport_chan *inner = chan_of(chan)->inner;
-
-	return inner->ops->pair(inner, chan_of(urgent)->inner);
-}
-
-static const struct xport_chan_ops ctl_ops = { .send = chan_send, .recv = chan_recv, .fd = chan_fd };
-
-static const struct xport_chan_ops data_ops = {
-	.fd = chan_fd,
-	.put = chan_put,
-	.fence = chan_fence,
-	.get = chan_get,
-	.reap = chan_reap,
-	.end = chan_end,
-	.serve = chan_serve,
-	.pair = chan_pair,
-};
-
-static int link_expose(struct xport_link *xl, const struct xport_region *r, size_t n, enum xport_access access)
-{
-	struct xport_link *inner = ((struct chaos_link *)xl)->inner;
-
-	return inner->ops->expose(inner, r, n, access);
-}
-
-static struct xport_chan *link_chan(struct xport_link *xl, enum xport_role role, unsigned index)
-{
-	struct chaos_link *l = (struct chaos_link *)xl;
-
-	if (role == XPORT_CONTROL)
-		return &l->ctl.chan;
-	if (role == XPORT_URGENT)
-		return &l->urgent.chan;
-	return index < xl->id.channels ? &l->data[index].chan : NULL;
+	return err ? err : c->base.inner->ops->serve(c->base.inner, served, &s);
 }
 
 static void link_kill(struct xport_link *xl)
 {
 	struct chaos_link *l = (struct chaos_link *)xl;
 
-	l->inner->ops->kill(l->inner);
+	l->base.inner->ops->kill(l->base.inner);
 	pthread_mutex_lock(&l->chaos->lock);
 	l->killed = true;
 	pthread_cond_broadcast(&l->chaos->cond);
@@ -244,59 +198,61 @@ static void link_close(struct xport_link *xl)
 	if (l->next)
 		l->next->prev = l->prev;
 	pthread_mutex_unlock(&l->chaos->lock);
-	l->inner->ops->close(l->inner);
-	free(l);
+	filter_link_close(xl);
 }
 
-static int link_lend(struct xport_link *xl, const struct iovec *mem, size_t n)
+static int listener_accept(struct xport_listener *xl, struct xport_link **ret, struct fail *f)
 {
-	struct xport_link *inner = ((struct chaos_link *)xl)->inner;
+	struct chaos_listener *l = (struct chaos_listener *)xl;
+	struct xport_link *inner;
+	int err;
 
-	return inner->ops->lend(inner, mem, n);
+	for (;;) {
+		err = l->base.inner->ops->accept(l->base.inner, &inner, f);
+		if (err)
+			return err;
+		if (!chaos_is_cut(l->chaos))
+			return chaos_link(ret, inner, l->chaos, &l->param, f);
+		inner->ops->kill(inner); /* nobody gets through */
+		inner->ops->close(inner);
+	}
 }
 
-static int link_fits(struct xport_link *xl, uint64_t bytes)
+static void chan_init(struct filter_chan *base, struct filter_link *l, enum xport_role role)
 {
-	struct xport_link *inner = ((struct chaos_link *)xl)->inner;
-
-	return inner->ops->fits(inner, bytes);
+	(void)role;
+	chan_of(&base->chan)->link = (struct chaos_link *)l;
 }
 
-static const struct xport_link_ops link_ops = {
-	.expose = link_expose,
-	.lend = link_lend,
-	.fits = link_fits,
-	.chan = link_chan,
-	.kill = link_kill,
-	.close = link_close,
+static const struct filter chaos = {
+	.name = "chaos",
+	.listener_size = sizeof(struct chaos_listener),
+	.link_size = sizeof(struct chaos_link),
+	.chan_size = sizeof(struct chaos_chan),
+	.listener = { .accept = listener_accept },
+	.link = { .kill = link_kill, .close = link_close },
+	.chan = {
+		.send = chan_send,
+		.recv = chan_recv,
+		.put = chan_put,
+		.fence = chan_fence,
+		.get = chan_get,
+		.reap = chan_reap,
+		.end = chan_end,
+		.serve = chan_serve,
+	},
+	.chan_init = chan_init,
 };
-
-static void chan_init(struct chaos_chan *c, struct chaos_link *l, enum xport_role role, unsigned index)
-{
-	c->chan.ops = role == XPORT_CONTROL ? &ctl_ops : &data_ops;
-	c->inner = l->inner->ops->chan(l->inner, role, index);
-	c->link = l;
-}
 
 int chaos_link(struct xport_link **ret, struct xport_link *inner, struct chaos *c, const struct xport_param *p,
 	       struct fail *f)
 {
-	struct chaos_link *l = calloc(1, sizeof(*l));
-	unsigned i;
+	struct chaos_link *l = (struct chaos_link *)filter_link_new(&chaos, inner, f);
 
-	if (!l) {
-		inner->ops->close(inner);
-		return fail(f, -ENOMEM, "chaos: no memory for a link");
-	}
-	l->link = *inner;
-	l->link.ops = &link_ops;
-	l->inner = inner;
+	if (!l)
+		return -ENOMEM;
 	l->chaos = c;
 	l->timeout_us = p->timeout_us;
-	chan_init(&l->ctl, l, XPORT_CONTROL, 0);
-	chan_init(&l->urgent, l, XPORT_URGENT, 0);
-	for (i = 0; i < inner->id.channels; i++)
-		chan_init(&l->data[i], l, XPORT_DATA, i);
 	pthread_mutex_lock(&c->lock);
 	l->killed = c->cut_until_us > now_us(); /* cut while it was being made */
 	if (l->killed)
@@ -307,77 +263,19 @@ int chaos_link(struct xport_link **ret, struct xport_link *inner, struct chaos *
 		l->next->prev = &l->next;
 	c->links = l;
 	pthread_mutex_unlock(&c->lock);
-	*ret = &l->link;
+	*ret = &l->base.link;
 	return 0;
 }
-
-static int listener_accept(struct xport_listener *xl, struct xport_link **ret, struct fail *f)
-{
-	struct chaos_listener *l = (struct chaos_listener *)xl;
-	struct xport_link *inner;
-	int err;
-
-	for (;;) {
-		err = l->inner->ops->accept(l->inner, &inner, f);
-		if (err)
-			return err;
-		if (!chaos_is_cut(l->chaos))
-			return chaos_link(ret, inner, l->chaos, &l->param, f);
-		inner->ops->kill(inner); /* nobody gets through */
-		inner->ops->close(inner);
-	}
-}
-
-static int listener_fd(struct xport_listener *xl)
-{
-	struct xport_listener *inner = ((struct chaos_listener *)xl)->inner;
-
-	return inner->ops->fd(inner);
-}
-
-static int listener_uri(struct xport_listener *xl, char *buf, size_t cap)
-{
-	struct xport_listener *inner = ((struct chaos_listener *)xl)->inner;
-
-	return inner->ops->uri(inner, buf, cap);
-}
-
-static void listener_only(struct xport_listener *xl, const struct xport_link_id *id)
-{
-	struct xport_listener *inner = ((struct chaos_listener *)xl)->inner;
-
-	inner->ops->only(inner, id);
-}
-
-static void listener_close(struct xport_listener *xl)
-{
-	struct chaos_listener *l = (struct chaos_listener *)xl;
-
-	l->inner->ops->close(l->inner);
-	free(l);
-}
-
-static const struct xport_listener_ops listener_ops = {
-	.accept = listener_accept,
-	.fd = listener_fd,
-	.uri = listener_uri,
-	.only = listener_only,
-	.close = listener_close,
-};
 
 int chaos_listener(struct xport_listener **ret, struct xport_listener *inner, struct chaos *c,
 		   const struct xport_param *p, struct fail *f)
 {
-	struct chaos_listener *l = calloc(1, sizeof(*l));
+	struct chaos_listener *l = (struct chaos_listener *)filter_listener_new(&chaos, inner, f);
 
-	if (!l) {
-		inner->ops->close(inner);
-		return fail(f, -ENOMEM, "chaos: no memory for a listener");
-	}
-	l->listener.ops = &listener_ops;
-	l->inner = inner;
+	if (!l)
+		return -ENOMEM;
 	l->chaos = c;
 	l->param = *p;
-	*ret = &l->listener;
+	*ret = &l->base.listener;
 	return 0;
 }

@@ -8,7 +8,7 @@
 
 #include <pthread.h>
 
-#include "transport/xport_int.h"
+#include "filter.h"
 
 /* What is to be done to a message that is being sent. */
 enum strike {
@@ -41,20 +41,17 @@ struct chaos {
 };
 
 struct chaos_chan {
-	struct xport_chan chan;
-	struct xport_chan *inner;
+	struct filter_chan base;
 	struct chaos_link *link;
 };
 
 struct chaos_link {
-	struct xport_link link;
-	struct xport_link *inner;
+	struct filter_link base;
 	struct chaos *chaos;
 	uint64_t timeout_us;
 	bool killed; /* chaos lock */
 	bool hole;   /* chaos lock; nothing gets through, and nobody is told */
 	struct chaos_link *next, **prev;
-	struct chaos_chan ctl, urgent, data[XPORT_CHANNELS_MAX];
 };
 
 bool chaos_is_cut(struct chaos *c);

@@ -97,7 +97,7 @@ static void cut(struct chaos *c, uint64_t ms)
 	no_connections(c, ms);
 	for (l = c->links; l; l = l->next) {
 		l->killed = true;
-		l->inner->ops->kill(l->inner);
+		l->base.inner->ops->kill(l->base.inner);
 	}
 	pthread_cond_broadcast(&c->cond);
 }

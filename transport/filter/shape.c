@@ -17,15 +17,14 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "filter.h"
 #include "runtime/base/fail.h"
 #include "runtime/base/pace.h"
-#include "transport/xport_int.h"
 
 struct shape_link;
 
 struct shape_chan {
-	struct xport_chan chan;
-	struct xport_chan *inner;
+	struct filter_chan base;
 	struct shape_link *link;
 	enum xport_role role;
 	uint64_t due_us[XPORT_GETS_MAX];
@@ -34,20 +33,17 @@ struct shape_chan {
 };
 
 struct shape_link {
-	struct xport_link link;
-	struct xport_link *inner;
+	struct filter_link base;
 	struct shape_param param;
 	struct xp_table table; /* for the page sizes */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 	bool killed; /* lock */
 	struct pace pace;
-	struct shape_chan ctl, urgent, data[XPORT_CHANNELS_MAX];
 };
 
 struct shape_listener {
-	struct xport_listener listener;
-	struct xport_listener *inner;
+	struct filter_listener base;
 	struct shape_param param;
 };
 
@@ -94,21 +90,7 @@ static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
 
 	if (c->link->param.latency_us)
 		err = wait_until(c->link, now_us() + c->link->param.latency_us);
-	return err ? err : c->inner->ops->send(c->inner, iov, n);
-}
-
-static int chan_tear(struct xport_chan *chan, const struct iovec *iov, int n)
-{
-	struct xport_chan *inner = chan_of(chan)->inner;
-
-	return inner->ops->tear ? inner->ops->tear(inner, iov, n) : -EPIPE;
-}
-
-static int chan_recv(struct xport_chan *chan, void *buf, size_t cap, size_t *len, uint64_t wait_us)
-{
-	struct xport_chan *inner = chan_of(chan)->inner;
-
-	return inner->ops->recv(inner, buf, cap, len, wait_us);
+	return err ? err : c->base.inner->ops->send(c->base.inner, iov, n);
 }
 
 static int chan_fd(struct xport_chan *chan)
@@ -117,7 +99,7 @@ static int chan_fd(struct xport_chan *chan)
 
 	if (c->role != XPORT_CONTROL && c->link->param.latency_us)
 		return -1;
-	return c->inner->ops->fd(c->inner);
+	return c->base.inner->ops->fd(c->base.inner);
 }
 
 static int chan_put(struct xport_chan *chan, const struct page_run *runs, unsigned n)
@@ -125,7 +107,7 @@ static int chan_put(struct xport_chan *chan, const struct page_run *runs, unsign
 	struct shape_chan *c = chan_of(chan);
 	int err = pay(c, bytes_of(c->link, runs, n), 0);
 
-	return err ? err : c->inner->ops->put(c->inner, runs, n);
+	return err ? err : c->base.inner->ops->put(c->base.inner, runs, n);
 }
 
 static int chan_fence(struct xport_chan *chan)
@@ -133,7 +115,7 @@ static int chan_fence(struct xport_chan *chan)
 	struct shape_chan *c = chan_of(chan);
 	struct shape_link *l = c->link;
 	uint64_t end = now_us() + 2 * l->param.latency_us, paid;
-	int err = c->inner->ops->fence(c->inner);
+	int err = c->base.inner->ops->fence(c->base.inner);
 
 	if (err || (!l->param.latency_us && !l->param.bandwidth))
 		return err;
@@ -150,7 +132,7 @@ static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *
 		return -EAGAIN;
 	err = pay(c, bytes_of(c->link, runs, n), PACE_AHEAD_US);
 	if (!err)
-		err = c->inner->ops->get(c->inner, runs, dst, n, tag);
+		err = c->base.inner->ops->get(c->base.inner, runs, dst, n, tag);
 	if (!err) {
 		c->due_us[tag] = now_us() + 2 * c->link->param.latency_us;
 		c->inflight++;
@@ -170,7 +152,7 @@ static int reap_late(struct shape_chan *c, uint32_t *tags, unsigned max, uint64_
 		until = end;
 		if (c->nheld && c->due_us[c->held[c->held_head]] < until)
 			until = c->due_us[c->held[c->held_head]];
-		n = c->inner->ops->reap(c->inner, got, XPORT_GETS_MAX,
+		n = c->base.inner->ops->reap(c->base.inner, got, XPORT_GETS_MAX,
 					!c->nheld && until > now ? until - now : 0);
 		if (n < 0 && n != -EAGAIN && !c->nheld)
 			return n;
@@ -204,17 +186,10 @@ static int chan_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 
 	if (c->link->param.latency_us)
 		return max ? reap_late(c, tags, max, wait_us) : -EINVAL;
-	n = c->inner->ops->reap(c->inner, tags, max, wait_us);
+	n = c->base.inner->ops->reap(c->base.inner, tags, max, wait_us);
 	if (n > 0)
 		c->inflight -= (unsigned)n;
 	return n;
-}
-
-static int chan_end(struct xport_chan *chan)
-{
-	struct xport_chan *inner = chan_of(chan)->inner;
-
-	return inner->ops->end(inner);
 }
 
 struct serving {
@@ -238,53 +213,23 @@ static int chan_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t
 	struct shape_chan *c = chan_of(chan);
 	struct serving s = { .chan = c, .moved = moved, .arg = arg };
 
-	return c->inner->ops->serve(c->inner, served, &s);
+	return c->base.inner->ops->serve(c->base.inner, served, &s);
 }
-
-static int chan_pair(struct xport_chan *chan, struct xport_chan *urgent)
-{
-	struct xport_chan *inner = chan_of(chan)->inner;
-
-	return inner->ops->pair(inner, chan_of(urgent)->inner);
-}
-
-static const struct xport_chan_ops ctl_ops = { .send = chan_send, .tear = chan_tear, .recv = chan_recv, .fd = chan_fd };
-
-static const struct xport_chan_ops data_ops = {
-	.fd = chan_fd,
-	.put = chan_put,
-	.fence = chan_fence,
-	.get = chan_get,
-	.reap = chan_reap,
-	.end = chan_end,
-	.serve = chan_serve,
-	.pair = chan_pair,
-};
 
 static int link_expose(struct xport_link *xl, const struct xport_region *r, size_t n, enum xport_access access)
 {
 	struct shape_link *l = (struct shape_link *)xl;
-	int err = l->inner->ops->expose(l->inner, r, n, access);
+	struct xport_link *inner = l->base.inner;
+	int err = inner->ops->expose(inner, r, n, access);
 
 	return err ? err : xp_table_set(&l->table, r, n, access);
-}
-
-static struct xport_chan *link_chan(struct xport_link *xl, enum xport_role role, unsigned index)
-{
-	struct shape_link *l = (struct shape_link *)xl;
-
-	if (role == XPORT_CONTROL)
-		return &l->ctl.chan;
-	if (role == XPORT_URGENT)
-		return &l->urgent.chan;
-	return index < xl->id.channels ? &l->data[index].chan : NULL;
 }
 
 static void link_kill(struct xport_link *xl)
 {
 	struct shape_link *l = (struct shape_link *)xl;
 
-	l->inner->ops->kill(l->inner);
+	l->base.inner->ops->kill(l->base.inner);
 	pthread_mutex_lock(&l->lock);
 	l->killed = true;
 	pthread_cond_broadcast(&l->cond);
@@ -295,57 +240,55 @@ static void link_close(struct xport_link *xl)
 {
 	struct shape_link *l = (struct shape_link *)xl;
 
-	l->inner->ops->close(l->inner);
 	xp_table_clear(&l->table);
 	pthread_cond_destroy(&l->cond);
 	pthread_mutex_destroy(&l->lock);
-	free(l);
+	filter_link_close(xl);
 }
 
-static int link_lend(struct xport_link *xl, const struct iovec *mem, size_t n)
+static int listener_accept(struct xport_listener *xl, struct xport_link **ret, struct fail *f)
 {
-	struct xport_link *inner = ((struct shape_link *)xl)->inner;
+	struct shape_listener *l = (struct shape_listener *)xl;
+	struct xport_link *inner;
+	int err = l->base.inner->ops->accept(l->base.inner, &inner, f);
 
-	return inner->ops->lend(inner, mem, n);
+	return err ? err : shape_link(ret, inner, &l->param, f);
 }
 
-static int link_fits(struct xport_link *xl, uint64_t bytes)
+static void chan_init(struct filter_chan *base, struct filter_link *l, enum xport_role role)
 {
-	struct xport_link *inner = ((struct shape_link *)xl)->inner;
+	struct shape_chan *c = (struct shape_chan *)base;
 
-	return inner->ops->fits(inner, bytes);
-}
-
-static const struct xport_link_ops link_ops = {
-	.expose = link_expose,
-	.lend = link_lend,
-	.fits = link_fits,
-	.chan = link_chan,
-	.kill = link_kill,
-	.close = link_close,
-};
-
-static void chan_init(struct shape_chan *c, struct shape_link *l, enum xport_role role, unsigned index)
-{
-	c->chan.ops = role == XPORT_CONTROL ? &ctl_ops : &data_ops;
-	c->inner = l->inner->ops->chan(l->inner, role, index);
-	c->link = l;
+	c->link = (struct shape_link *)l;
 	c->role = role;
 }
 
+static const struct filter shape = {
+	.name = "shape",
+	.listener_size = sizeof(struct shape_listener),
+	.link_size = sizeof(struct shape_link),
+	.chan_size = sizeof(struct shape_chan),
+	.listener = { .accept = listener_accept },
+	.link = { .expose = link_expose, .kill = link_kill, .close = link_close },
+	.chan = {
+		.send = chan_send,
+		.fd = chan_fd,
+		.put = chan_put,
+		.fence = chan_fence,
+		.get = chan_get,
+		.reap = chan_reap,
+		.serve = chan_serve,
+	},
+	.chan_init = chan_init,
+};
+
 int shape_link(struct xport_link **ret, struct xport_link *inner, const struct shape_param *p, struct fail *f)
 {
-	struct shape_link *l = calloc(1, sizeof(*l));
+	struct shape_link *l = (struct shape_link *)filter_link_new(&shape, inner, f);
 	pthread_condattr_t attr;
-	unsigned i;
 
-	if (!l) {
-		inner->ops->close(inner);
-		return fail(f, -ENOMEM, "shape: no memory for a link");
-	}
-	l->link = *inner;
-	l->link.ops = &link_ops;
-	l->inner = inner;
+	if (!l)
+		return -ENOMEM;
 	l->param = *p;
 	l->pace.bandwidth = p->bandwidth;
 	pthread_mutex_init(&l->lock, NULL);
@@ -353,72 +296,18 @@ int shape_link(struct xport_link **ret, struct xport_link *inner, const struct s
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&l->cond, &attr);
 	pthread_condattr_destroy(&attr);
-	chan_init(&l->ctl, l, XPORT_CONTROL, 0);
-	chan_init(&l->urgent, l, XPORT_URGENT, 0);
-	for (i = 0; i < inner->id.channels; i++)
-		chan_init(&l->data[i], l, XPORT_DATA, i);
-	*ret = &l->link;
+	*ret = &l->base.link;
 	return 0;
 }
-
-static int listener_accept(struct xport_listener *xl, struct xport_link **ret, struct fail *f)
-{
-	struct shape_listener *l = (struct shape_listener *)xl;
-	struct xport_link *inner;
-	int err = l->inner->ops->accept(l->inner, &inner, f);
-
-	return err ? err : shape_link(ret, inner, &l->param, f);
-}
-
-static int listener_fd(struct xport_listener *xl)
-{
-	struct xport_listener *inner = ((struct shape_listener *)xl)->inner;
-
-	return inner->ops->fd(inner);
-}
-
-static int listener_uri(struct xport_listener *xl, char *buf, size_t cap)
-{
-	struct xport_listener *inner = ((struct shape_listener *)xl)->inner;
-
-	return inner->ops->uri(inner, buf, cap);
-}
-
-static void listener_only(struct xport_listener *xl, const struct xport_link_id *id)
-{
-	struct xport_listener *inner = ((struct shape_listener *)xl)->inner;
-
-	inner->ops->only(inner, id);
-}
-
-static void listener_close(struct xport_listener *xl)
-{
-	struct shape_listener *l = (struct shape_listener *)xl;
-
-	l->inner->ops->close(l->inner);
-	free(l);
-}
-
-static const struct xport_listener_ops listener_ops = {
-	.accept = listener_accept,
-	.fd = listener_fd,
-	.uri = listener_uri,
-	.only = listener_only,
-	.close = listener_close,
-};
 
 int shape_listener(struct xport_listener **ret, struct xport_listener *inner, const struct shape_param *p,
 		   struct fail *f)
 {
-	struct shape_listener *l = calloc(1, sizeof(*l));
+	struct shape_listener *l = (struct shape_listener *)filter_listener_new(&shape, inner, f);
 
-	if (!l) {
-		inner->ops->close(inner);
-		return fail(f, -ENOMEM, "shape: no memory for a listener");
-	}
-	l->listener.ops = &listener_ops;
-	l->inner = inner;
+	if (!l)
+		return -ENOMEM;
 	l->param = *p;
-	*ret = &l->listener;
+	*ret = &l->base.listener;
 	return 0;
 }
