@@ -161,8 +161,6 @@ struct xport_chan_ops {
 	 * whatever it sends, and up to four times the timeout in all.
 	 */
 	int (*send)(struct xport_chan *c, const struct iovec *iov, int n);
-	/* control, optional, for drills: what a connection that breaks in the middle of a send leaves; -EPIPE. */
-	int (*tear)(struct xport_chan *c, const struct iovec *iov, int n);
 	/* control: the next whole message into buf, *len its length; -EAGAIN after wait_us (0: do not wait). */
 	int (*recv)(struct xport_chan *c, void *buf, size_t cap, size_t *len, uint64_t wait_us);
 	/*

@@ -11,6 +11,20 @@
 
 #define XP_WHY_MAX 160
 
+/* The table of every link: what the contract asks for, and what the chaos filter alone calls. */
+struct xp_link_ops {
+	struct xport_link_ops ops; /* first: link->ops points to it */
+#if FERRY_DRILL
+	/* Optional: sends half of a message on the control channel, then breaks the connection; -EPIPE. */
+	int (*tear)(struct xport_link *l, const struct iovec *iov, int n);
+#endif
+};
+
+static inline const struct xp_link_ops *xp_link_ops(const struct xport_link *l)
+{
+	return (const struct xp_link_ops *)l->ops;
+}
+
 /* The memory exposed on a link: a copy of what expose() was given. */
 struct xp_table {
 	struct xport_region *r;

@@ -54,6 +54,7 @@ static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
 {
 	struct chaos_chan *c = chan_of(chan);
 	struct xport_chan *inner = c->base.inner;
+	int (*tear)(struct xport_link *l, const struct iovec *iov, int n);
 	enum strike what;
 	int err;
 
@@ -72,7 +73,8 @@ static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
 	case STRIKE_CORRUPT:
 		return send_damaged(c, iov, n, what);
 	case STRIKE_TEAR:
-		err = inner->ops->tear ? inner->ops->tear(inner, iov, n) : 0;
+		tear = xp_link_ops(c->link->base.inner)->tear;
+		err = tear ? tear(c->link->base.inner, iov, n) : 0;
 		chaos_after(c->link->chaos, what);
 		return err ? err : -EPIPE;
 	default:

@@ -18,7 +18,6 @@
 #define FILL(kind, call) (ops->call = !inner->ops->call ? NULL : own->call ? own->call : kind##_##call)
 
 FORWARD(chan, int, send, (struct xport_chan *x, const struct iovec *iov, int n), iov, n)
-FORWARD(chan, int, tear, (struct xport_chan *x, const struct iovec *iov, int n), iov, n)
 FORWARD(chan, int, recv, (struct xport_chan *x, void *buf, size_t cap, size_t *len, uint64_t wait_us),
 	buf, cap, len, wait_us)
 FORWARD(chan, int, fd, (struct xport_chan *x))
@@ -36,6 +35,14 @@ FORWARD(link, int, expose, (struct xport_link *x, const struct xport_region *r, 
 FORWARD(link, int, lend, (struct xport_link *x, const struct iovec *mem, size_t n), mem, n)
 FORWARD(link, int, fits, (struct xport_link *x, uint64_t bytes), bytes)
 FORWARD(link, void, kill, (struct xport_link *x))
+#if FERRY_DRILL
+static int link_tear(struct xport_link *x, const struct iovec *iov, int n)
+{
+	struct xport_link *inner = ((struct filter_link *)x)->inner;
+
+	return xp_link_ops(inner)->tear(inner, iov, n);
+}
+#endif
 
 FORWARD(listener, int, fd, (struct xport_listener *x))
 FORWARD(listener, int, uri, (struct xport_listener *x, char *buf, size_t cap), buf, cap)
@@ -88,7 +95,6 @@ static void chan_init(struct filter_link *l, enum xport_role role, unsigned inde
 	c->inner = inner;
 	c->chan.ops = ops;
 	FILL(chan, send);
-	FILL(chan, tear);
 	FILL(chan, recv);
 	FILL(chan, fd);
 	FILL(chan, put);
@@ -128,13 +134,16 @@ struct filter_link *filter_link_new(const struct filter *filter, struct xport_li
 	l->filter = filter;
 	l->inner = inner;
 	l->link = *inner;
-	l->link.ops = ops = &l->ops;
+	l->link.ops = ops = &l->ops.ops;
 	ops->chan = link_chan;
 	FILL(link, expose);
 	FILL(link, lend);
 	FILL(link, fits);
 	FILL(link, kill);
 	ops->close = own->close ? own->close : filter_link_close;
+#if FERRY_DRILL
+	l->ops.tear = xp_link_ops(inner)->tear ? link_tear : NULL;
+#endif
 	chan_init(l, XPORT_CONTROL, 0);
 	chan_init(l, XPORT_URGENT, 0);
 	for (i = 0; i < inner->id.channels; i++)

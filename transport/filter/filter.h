@@ -19,7 +19,7 @@ struct filter_chan {
 struct filter_link {
 	struct xport_link link;
 	struct xport_link *inner;
-	struct xport_link_ops ops;
+	struct xp_link_ops ops;
 	const struct filter *filter;
 	char *chans; /* control, urgent, then data; filter->chan_size bytes each */
 };

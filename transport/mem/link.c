@@ -437,13 +437,15 @@ static int data_fd(struct xport_chan *chan)
 	return -1;
 }
 
-static const struct xport_link_ops link_ops = {
-	.expose = link_expose,
-	.lend = link_lend,
-	.fits = link_fits,
-	.chan = link_chan,
-	.kill = link_kill,
-	.close = link_close,
+static const struct xp_link_ops link_ops = {
+	.ops = {
+		.expose = link_expose,
+		.lend = link_lend,
+		.fits = link_fits,
+		.chan = link_chan,
+		.kill = link_kill,
+		.close = link_close,
+	},
 };
 
 static const struct xport_chan_ops ctl_ops = { .send = ctl_send, .recv = ctl_recv, .fd = ctl_fd };
@@ -480,5 +482,5 @@ void mem_link_join(struct mem_link *l, struct pair *p, int side, struct fail *f)
 	l->pair = p;
 	l->me = &p->side[side];
 	l->peer = &p->side[!side];
-	l->link = (struct xport_link){ .ops = &link_ops, .caps = XPORT_ONE_SIDED, .id = p->id, .fail = f };
+	l->link = (struct xport_link){ .ops = &link_ops.ops, .caps = XPORT_ONE_SIDED, .id = p->id, .fail = f };
 }

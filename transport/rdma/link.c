@@ -124,13 +124,15 @@ static void link_close(struct xport_link *xl)
 	xr_link_free(link_of(xl));
 }
 
-static const struct xport_link_ops link_ops = {
-	.expose = xr_expose,
-	.lend = xr_lend,
-	.fits = xr_fits,
-	.chan = link_chan,
-	.kill = link_kill,
-	.close = link_close,
+static const struct xp_link_ops link_ops = {
+	.ops = {
+		.expose = xr_expose,
+		.lend = xr_lend,
+		.fits = xr_fits,
+		.chan = link_chan,
+		.kill = link_kill,
+		.close = link_close,
+	},
 };
 
 int xr_link_new(struct xr_link **ret, const struct xport_link_id *id, struct rdma_event_channel *events,
@@ -145,8 +147,8 @@ int xr_link_new(struct xr_link **ret, const struct xport_link_id *id, struct rdm
 		rdma_destroy_event_channel(events);
 		return fail(f, -ENOMEM, "rdma: no memory for a link");
 	}
-	l->link = (struct xport_link){ .ops = &link_ops, .caps = opt->pin == XR_PIN_ODP ? XPORT_ONE_SIDED :
-								   XPORT_ONE_SIDED | XPORT_PINS,
+	l->link = (struct xport_link){ .ops = &link_ops.ops,
+				       .caps = opt->pin == XR_PIN_ODP ? XPORT_ONE_SIDED : XPORT_ONE_SIDED | XPORT_PINS,
 				       .id = *id, .fail = f };
 	l->param = *p;
 	l->opt = *opt;

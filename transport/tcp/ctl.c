@@ -52,14 +52,15 @@ static int ctl_send(struct xport_chan *chan, const struct iovec *iov, int n)
 	return send_frame(ctl_of(chan), iov, n, true);
 }
 
-static int ctl_tear(struct xport_chan *chan, const struct iovec *iov, int n)
+#if FERRY_DRILL
+int tcp_tear(struct xport_link *l, const struct iovec *iov, int n)
 {
-	struct tcp_ctl *c = ctl_of(chan);
-	int err = send_frame(c, iov, n, false);
+	int err = send_frame(((struct tcp_link *)l)->ctl, iov, n, false);
 
-	c->link->link.ops->kill(&c->link->link);
+	l->ops->kill(l);
 	return err ? err : -EPIPE;
 }
+#endif
 
 /* Head, then body, never a byte of the next message: a poll on the fd must show that one. -EAGAIN: not whole. */
 static int ctl_fill(struct tcp_ctl *c)
@@ -143,7 +144,7 @@ static int ctl_fd(struct xport_chan *chan)
 	return ctl_of(chan)->fd;
 }
 
-static const struct xport_chan_ops ctl_ops = { .send = ctl_send, .tear = ctl_tear, .recv = ctl_recv, .fd = ctl_fd };
+static const struct xport_chan_ops ctl_ops = { .send = ctl_send, .recv = ctl_recv, .fd = ctl_fd };
 
 int tcp_ctl_new(struct tcp_ctl **ret, struct tcp_link *l, int fd)
 {

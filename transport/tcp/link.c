@@ -79,13 +79,18 @@ static void link_close(struct xport_link *xl)
 	link_free(link_of(xl));
 }
 
-static const struct xport_link_ops link_ops = {
-	.expose = link_expose,
-	.lend = link_lend,
-	.fits = link_fits,
-	.chan = link_chan,
-	.kill = link_kill,
-	.close = link_close,
+static const struct xp_link_ops link_ops = {
+	.ops = {
+		.expose = link_expose,
+		.lend = link_lend,
+		.fits = link_fits,
+		.chan = link_chan,
+		.kill = link_kill,
+		.close = link_close,
+	},
+#if FERRY_DRILL
+	.tear = tcp_tear,
+#endif
 };
 
 int tcp_link_new(struct xport_link **ret, const struct xport_link_id *id, const int *fds,
@@ -102,7 +107,7 @@ int tcp_link_new(struct xport_link **ret, const struct xport_link_id *id, const 
 		err = fail_cure(f, CURE_CALL, -errno, "tcp: shutdown");
 		goto out;
 	}
-	l->link = (struct xport_link){ .ops = &link_ops, .id = *id, .fail = f };
+	l->link = (struct xport_link){ .ops = &link_ops.ops, .id = *id, .fail = f };
 	l->param = *p;
 	err = tcp_ctl_new(&l->ctl, l, fds[0]);
 	if (err)

@@ -115,6 +115,7 @@ int tcp_link_new(struct xport_link **ret, const struct xport_link_id *id, const 
 		 const struct xport_param *p, struct fail *f);
 
 int tcp_ctl_new(struct tcp_ctl **ret, struct tcp_link *l, int fd);
+int tcp_tear(struct xport_link *l, const struct iovec *iov, int n); /* with FERRY_DRILL only */
 int tcp_data_new(struct tcp_data **ret, struct tcp_link *l, int fd, bool urgent);
 void tcp_data_free(struct tcp_data *c);
 /* Takes all that has arrived for the end that puts and gets, without waiting. */
