@@ -184,7 +184,7 @@ struct xport_chan_ops {
 	 * flight.
 	 */
 	int (*get)(struct xport_chan *c, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag);
-	/* Completed gets: their tags, at most max; the count, or -EAGAIN after wait_us. */
+	/* Completed gets, in the order of get(): their tags, at most max; the count, or -EAGAIN after wait_us. */
 	int (*reap)(struct xport_chan *c, uint32_t *tags, unsigned max, uint64_t wait_us);
 
 	/* data, urgent: this end is done with its puts or gets: the peer's serve() returns 0. */

@@ -20,6 +20,7 @@
 #include "filter.h"
 #include "runtime/base/fail.h"
 #include "runtime/base/pace.h"
+#include "transport/gets.h"
 
 struct shape_link;
 
@@ -28,8 +29,7 @@ struct shape_chan {
 	struct shape_link *link;
 	enum xport_role role;
 	uint64_t due_us[XPORT_GETS_MAX];
-	uint32_t held[XPORT_GETS_MAX]; /* completed gets in order, from held_head */
-	unsigned held_head, nheld, inflight;
+	struct xp_gets gets; /* done: completed further down, not yet given out */
 };
 
 struct shape_link {
@@ -128,51 +128,52 @@ static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *
 	struct shape_chan *c = chan_of(chan);
 	int err;
 
-	if (c->inflight == XPORT_GETS_MAX)
+	if (xp_gets_full(&c->gets))
 		return -EAGAIN;
 	err = pay(c, bytes_of(c->link, runs, n), PACE_AHEAD_US);
 	if (!err)
 		err = c->base.inner->ops->get(c->base.inner, runs, dst, n, tag);
 	if (!err) {
 		c->due_us[tag] = now_us() + 2 * c->link->param.latency_us;
-		c->inflight++;
+		xp_gets_begin(&c->gets, tag);
 	}
 	return err;
 }
 
-/* With latency: takes what has completed into held, gives out what is due. */
+/* Gets that have completed further down: how many, or the error. */
+static int reap_inner(struct shape_chan *c, unsigned max, uint64_t wait_us)
+{
+	uint32_t tags[XPORT_GETS_MAX];
+	int n = c->base.inner->ops->reap(c->base.inner, tags, max < XPORT_GETS_MAX ? max : XPORT_GETS_MAX, wait_us);
+
+	for (int i = 0; i < n; i++)
+		xp_gets_done(&c->gets);
+	return n;
+}
+
+/* With latency: gives out what is due. */
 static int reap_late(struct shape_chan *c, uint32_t *tags, unsigned max, uint64_t wait_us)
 {
 	uint64_t end = deadline_after(now_us(), wait_us), now, until;
-	uint32_t got[XPORT_GETS_MAX];
-	int n, i, err;
+	struct xp_gets *g = &c->gets;
+	unsigned i;
+	int err;
 
 	for (;;) {
 		now = now_us();
-		until = end;
-		if (c->nheld && c->due_us[c->held[c->held_head]] < until)
-			until = c->due_us[c->held[c->held_head]];
-		n = c->base.inner->ops->reap(c->base.inner, got, XPORT_GETS_MAX,
-					!c->nheld && until > now ? until - now : 0);
-		if (n < 0 && n != -EAGAIN && !c->nheld)
-			return n;
-		for (i = 0; i < n; i++)
-			c->held[(c->held_head + c->nheld++) % XPORT_GETS_MAX] = got[i];
+		err = reap_inner(c, XPORT_GETS_MAX, !g->ndone && end > now ? end - now : 0);
+		if (err < 0 && err != -EAGAIN && !g->ndone)
+			return err;
 		now = now_us();
-		for (i = 0; (unsigned)i < max && c->nheld && c->due_us[c->held[c->held_head]] <= now; i++) {
-			tags[i] = c->held[c->held_head];
-			c->held_head = (c->held_head + 1) % XPORT_GETS_MAX;
-			c->nheld--;
-		}
-		if (i) {
-			c->inflight -= (unsigned)i;
-			return i;
-		}
+		for (i = 0; i < max && g->ndone && c->due_us[xp_gets_at(g, 0)] <= now; i++)
+			xp_gets_take(g, &tags[i], 1);
+		if (i)
+			return (int)i;
 		if (now >= end)
 			return -EAGAIN;
-		if (!c->nheld)
+		if (!g->ndone)
 			continue;
-		until = c->due_us[c->held[c->held_head]];
+		until = c->due_us[xp_gets_at(g, 0)];
 		err = wait_until(c->link, until < end ? until : end);
 		if (err)
 			return err;
@@ -182,14 +183,12 @@ static int reap_late(struct shape_chan *c, uint32_t *tags, unsigned max, uint64_
 static int chan_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint64_t wait_us)
 {
 	struct shape_chan *c = chan_of(chan);
-	int n;
+	int err;
 
 	if (c->link->param.latency_us)
 		return max ? reap_late(c, tags, max, wait_us) : -EINVAL;
-	n = c->base.inner->ops->reap(c->base.inner, tags, max, wait_us);
-	if (n > 0)
-		c->inflight -= (unsigned)n;
-	return n;
+	err = reap_inner(c, max, wait_us);
+	return err < 0 ? err : xp_gets_take(&c->gets, tags, max);
 }
 
 struct serving {

@@ -375,20 +375,14 @@ static int data_fence(struct xport_chan *chan)
 static int data_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
 {
 	struct mem_chan *c = chan_of(chan);
-	int err;
+	int err = is_dead(c->link) ? -EPIPE : xp_gets_check(&c->gets, tag, "mem", c->link->link.fail);
 
-	if (is_dead(c->link))
-		return -EPIPE;
-	if (c->ndone == XPORT_GETS_MAX)
-		return -EAGAIN;
-	if (tag >= XPORT_GETS_MAX || c->busy[tag])
-		return fail(c->link->link.fail, -EINVAL, "mem: get with tag %u, which is %s", tag,
-			    tag < XPORT_GETS_MAX ? "under way" : "too large");
-	err = transfer(c->link, runs, dst, n);
+	if (!err)
+		err = transfer(c->link, runs, dst, n);
 	if (err)
 		return err;
-	c->busy[tag] = true;
-	c->done[(c->done_head + c->ndone++) % XPORT_GETS_MAX] = tag;
+	xp_gets_begin(&c->gets, tag);
+	xp_gets_done(&c->gets);
 	return 0;
 }
 
@@ -397,11 +391,10 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 	struct mem_chan *c = chan_of(chan);
 	struct pair *p = c->link->pair;
 	uint64_t end;
-	unsigned n;
 
 	if (is_dead(c->link))
 		return -EPIPE;
-	if (!c->ndone) { /* nothing was asked for, so only a kill can end the wait */
+	if (!c->gets.ndone) { /* nothing was asked for, so only a kill can end the wait */
 		end = deadline_after(now_us(), wait_us);
 		pthread_mutex_lock(&p->lock);
 		while (wait_us && !c->link->me->dead && !c->link->peer->dead && mem_pair_wait(p, end))
@@ -409,12 +402,7 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 		pthread_mutex_unlock(&p->lock);
 		return is_dead(c->link) ? -EPIPE : -EAGAIN;
 	}
-	for (n = 0; n < max && c->ndone; n++, c->ndone--) {
-		tags[n] = c->done[c->done_head];
-		c->busy[tags[n]] = false;
-		c->done_head = (c->done_head + 1) % XPORT_GETS_MAX;
-	}
-	return (int)n;
+	return xp_gets_take(&c->gets, tags, max);
 }
 
 static int data_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages), void *arg)

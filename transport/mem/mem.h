@@ -21,6 +21,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "transport/gets.h"
 #include "transport/xport_int.h"
 
 enum pair_state { PAIR_OFFERED, PAIR_ACCEPTED, PAIR_REFUSED, PAIR_TAKEN, PAIR_WITHDRAWN };
@@ -53,9 +54,7 @@ struct pair {
 struct mem_chan {
 	struct xport_chan chan;
 	struct mem_link *link;
-	bool busy[XPORT_GETS_MAX];
-	uint32_t done[XPORT_GETS_MAX];
-	unsigned done_head, ndone;
+	struct xp_gets gets;
 };
 
 struct mem_link {

@@ -43,8 +43,8 @@ static bool room(const struct xr_data *d)
 	return d->posted + LIST <= XR_DEPTH && d->nmark < XR_MARKS && d->flying < XR_FLIGHT;
 }
 
-/* One list; its last request is signalled. */
-static int post(struct xr_data *d, struct ibv_send_wr *wr, unsigned n, uint64_t bytes, int tag)
+/* One list; its last request is signalled. get: a get ends with it. */
+static int post(struct xr_data *d, struct ibv_send_wr *wr, unsigned n, uint64_t bytes, bool get)
 {
 	struct ibv_send_wr *bad;
 	int err;
@@ -58,7 +58,7 @@ static int post(struct xr_data *d, struct ibv_send_wr *wr, unsigned n, uint64_t 
 		d->err = xr_err(d->link, "ibv_post_send", err);
 		return d->err;
 	}
-	d->mark[(d->mark_head + d->nmark++) % XR_MARKS] = (struct xr_mark){ n, bytes, tag };
+	d->mark[(d->mark_head + d->nmark++) % XR_MARKS] = (struct xr_mark){ n, bytes, get };
 	d->posted += n;
 	d->flying += bytes;
 	return 0;
@@ -150,8 +150,8 @@ static struct ibv_send_wr board_read(const struct xr_data *d, struct ibv_sge *sg
 				     .wr.rdma = { .remote_addr = d->conn->board, .rkey = d->conn->board_key } };
 }
 
-/* One list of a transfer; tag goes with its last. There is room. */
-static int post_some(struct xr_data *d, struct transfer *t, int tag)
+/* One list of a transfer. There is room. */
+static int post_some(struct xr_data *d, struct transfer *t)
 {
 	struct ibv_send_wr wr[LIST];
 	struct ibv_sge sge[LIST];
@@ -176,7 +176,7 @@ static int post_some(struct xr_data *d, struct transfer *t, int tag)
 		wr[n - 1].next = &wr[n];
 		n++;
 	}
-	return n ? post(d, wr, n, bytes, t->i == t->n ? tag : -1) : 0;
+	return n ? post(d, wr, n, bytes, t->dst && t->i == t->n) : 0;
 }
 
 static int await_peer(struct xr_data *d)
@@ -247,7 +247,7 @@ static int data_put(struct xport_chan *chan, const struct page_run *runs, unsign
 		while (!err && !room(d))
 			err = xr_wait_some(d);
 		if (!err)
-			err = post_some(d, &t, -1);
+			err = post_some(d, &t);
 	}
 	return err;
 }
@@ -271,7 +271,7 @@ static int data_fence(struct xport_chan *chan)
 		err = xr_wait_some(d);
 	wr = board_read(d, &sge);
 	if (!err)
-		err = post(d, &wr, 1, 0, -1);
+		err = post(d, &wr, 1, 0, false);
 	while (!err && d->nmark)
 		err = xr_wait_some(d);
 	return err;
@@ -283,17 +283,14 @@ static int go_on(struct xr_data *d)
 	int err = 0;
 
 	while (!err && d->nqueue && room(d)) {
-		uint32_t tag = d->queue[d->queue_head];
-		struct xr_get *g = &d->gets[tag];
+		struct xr_get *g = &d->get[xp_gets_at(&d->gets, d->gets.ndone + d->gets.inflight - d->nqueue)];
 		struct transfer t = { .runs = g->runs, .dst = g->dst, .n = g->n, .i = g->i, .off = g->off };
 
-		err = post_some(d, &t, (int)tag);
+		err = post_some(d, &t);
 		g->i = t.i;
 		g->off = t.off;
-		if (g->i < g->n)
-			continue;
-		d->queue_head = (d->queue_head + 1) % XPORT_GETS_MAX;
-		d->nqueue--;
+		if (g->i == g->n)
+			d->nqueue--;
 	}
 	if (err)
 		d->err = err;
@@ -328,28 +325,24 @@ static int data_get(struct xport_chan *chan, const struct page_run *runs, void *
 	struct xr_get *g;
 	int err = xr_data_broken(d);
 
-	if (err)
-		return err;
-	if (d->inflight + d->ndone == XPORT_GETS_MAX)
-		return -EAGAIN;
-	if (tag >= XPORT_GETS_MAX || d->gets[tag].busy)
-		return fail(d->link->link.fail, -EINVAL, "rdma: get with tag %u, which is %s", tag,
-			    tag < XPORT_GETS_MAX ? "under way" : "too large");
-	err = check(d, runs, n, XPORT_PEER_READ);
+	if (!err)
+		err = xp_gets_check(&d->gets, tag, "rdma", d->link->link.fail);
+	if (!err)
+		err = check(d, runs, n, XPORT_PEER_READ);
 	if (!err)
 		err = check_landing(d, runs, dst, n);
 	if (err)
 		return err;
-	g = &d->gets[tag];
-	g->busy = true;
+	g = &d->get[tag];
 	g->n = n;
 	g->i = 0;
 	g->off = 0;
 	memcpy(g->runs, runs, n * sizeof(*runs));
 	memcpy(g->dst, dst, n * sizeof(*dst));
-	d->queue[(d->queue_head + d->nqueue++) % XPORT_GETS_MAX] = tag;
-	if (!d->inflight++)
+	if (!d->gets.inflight)
 		d->stamp_us = now_us();
+	xp_gets_begin(&d->gets, tag);
+	d->nqueue++;
 	return go_on(d);
 }
 
@@ -357,7 +350,6 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 {
 	struct xr_data *d = data_of(chan);
 	uint64_t now = now_us(), end = deadline_after(now, wait_us), until;
-	unsigned n;
 	int err;
 
 	if (!max)
@@ -369,11 +361,11 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 		err = xr_take(d);
 		if (err >= 0)
 			err = go_on(d);
-		if (d->ndone || err)
+		if (d->gets.ndone || err)
 			break;
 		now = now_us();
-		until = d->inflight ? deadline_after(d->stamp_us, d->link->param.timeout_us) : end;
-		if (d->inflight && now >= until) {
+		until = d->gets.inflight ? deadline_after(d->stamp_us, d->link->param.timeout_us) : end;
+		if (d->gets.inflight && now >= until) {
 			d->err = -ETIMEDOUT;
 			return -ETIMEDOUT;
 		}
@@ -383,14 +375,8 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 		if (err < 0)
 			break;
 	}
-	if (!d->ndone)
-		return err; /* what has completed counts; the next call says the error */
-	for (n = 0; n < max && d->ndone; n++, d->ndone--) {
-		tags[n] = d->done[d->done_head];
-		d->gets[tags[n]].busy = false;
-		d->done_head = (d->done_head + 1) % XPORT_GETS_MAX;
-	}
-	return (int)n;
+	/* what has completed counts; the next call says the error */
+	return d->gets.ndone ? xp_gets_take(&d->gets, tags, max) : err;
 }
 
 /* Nobody serves: only the link's state counts. */

@@ -44,6 +44,7 @@
 #include <stdatomic.h>
 
 #include "rdma_wire.h"
+#include "transport/gets.h"
 #include "transport/xport_int.h"
 
 #define XR_CONNS_MAX (XPORT_CHANNELS_MAX + 2)
@@ -97,7 +98,6 @@ struct xr_keys {
 };
 
 struct xr_get {
-	bool busy;
 	unsigned n, i; /* runs; the next to be asked for */
 	uint64_t off;  /* in it */
 	struct page_run runs[XPORT_RUNS_MAX];
@@ -107,7 +107,7 @@ struct xr_get {
 struct xr_mark { /* one signalled work request, and those before it */
 	unsigned wrs;
 	uint64_t bytes;
-	int tag; /* of the get that ends with it; -1: none */
+	bool get; /* the oldest get in flight ends with it */
 };
 
 /* pin=lazy: chunks that this channel works in. */
@@ -139,12 +139,9 @@ struct xr_data {
 	struct xr_mark mark[XR_MARKS];
 	unsigned mark_head, nmark;
 	uint64_t stamp_us; /* when anything completed last, or the first was posted */
-	struct xr_get gets[XPORT_GETS_MAX];
-	uint32_t queue[XPORT_GETS_MAX]; /* gets that are not wholly posted, in order */
-	unsigned queue_head, nqueue;
-	unsigned inflight;
-	uint32_t done[XPORT_GETS_MAX];
-	unsigned done_head, ndone;
+	struct xp_gets gets;
+	struct xr_get get[XPORT_GETS_MAX];
+	unsigned nqueue; /* gets in flight that are not wholly posted: the newest */
 	struct xr_near near[RDMA_PIN_SLOTS];
 	struct xr_far far[RDMA_PIN_SLOTS];
 	uint64_t clock; /* of used */

@@ -65,10 +65,8 @@ static void completed(struct xr_data *d)
 	d->nmark--;
 	d->posted -= m->wrs;
 	d->flying -= m->bytes;
-	if (m->tag < 0)
-		return;
-	d->done[(d->done_head + d->ndone++) % XPORT_GETS_MAX] = (uint32_t)m->tag;
-	d->inflight--;
+	if (m->get)
+		xp_gets_done(&d->gets);
 }
 
 int xr_take(struct xr_data *d)
@@ -117,7 +115,7 @@ int xr_data_fd(struct xport_chan *chan)
 
 	if (read(d->ready_fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
 		return -1;
-	if (xr_data_broken(d) || arm(d) || d->ndone)
+	if (xr_data_broken(d) || arm(d) || d->gets.ndone)
 		xr_ring(d->ready_fd);
 	return d->epfd;
 }

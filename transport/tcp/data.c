@@ -26,6 +26,12 @@ static struct tcp_data *data_of(struct xport_chan *chan)
 	return (struct tcp_data *)chan;
 }
 
+/* The get whose reply comes next, or is coming. */
+static struct tcp_get *oldest_get(struct tcp_data *c)
+{
+	return &c->get[xp_gets_at(&c->gets, c->gets.ndone)];
+}
+
 static int broken(struct tcp_data *c)
 {
 	return atomic_load(&c->link->killed) ? -EPIPE : c->err;
@@ -127,14 +133,13 @@ static int rx_head(struct tcp_data *c)
 		c->fence_acked = tag;
 		return 0;
 	case TCP_REPLY:
-		if (tag >= XPORT_GETS_MAX || !c->gets[tag].busy)
+		if (tag >= XPORT_GETS_MAX || !c->gets.inflight || !(c->gets.used >> tag & 1))
 			return rx_bad(c, "no such get is under way");
-		if (tag != c->asked[c->asked_head])
+		g = oldest_get(c);
+		if (g != &c->get[tag])
 			return rx_bad(c, "another get was asked before");
-		g = &c->gets[tag];
 		if (le64toh(h->bytes) != g->bytes)
 			return rx_bad(c, "not as long as the get");
-		c->rx.tag = tag;
 		c->rx.at = g->iov + 1;
 		c->rx.n = (int)g->n;
 		c->rx.left = g->bytes;
@@ -157,8 +162,8 @@ static ssize_t rx_recv(struct tcp_data *c)
 	if (c->rx.at) {
 		msg.msg_iov = c->rx.at;
 		msg.msg_iovlen = (size_t)c->rx.n;
-	} else if (c->inflight && c->fence_acked == c->fence_sent) {
-		g = &c->gets[c->asked[c->asked_head]];
+	} else if (c->gets.inflight && c->fence_acked == c->fence_sent) {
+		g = oldest_get(c);
 		g->iov[0] = head;
 		msg.msg_iov = g->iov;
 		msg.msg_iovlen = 1 + g->n;
@@ -173,10 +178,7 @@ static void rx_data(struct tcp_data *c, size_t n)
 	if (c->rx.left)
 		return;
 	c->rx.at = NULL;
-	c->gets[c->rx.tag].busy = false;
-	c->asked_head = (c->asked_head + 1) % XPORT_GETS_MAX;
-	c->inflight--;
-	c->done[(c->done_head + c->ndone++) % XPORT_GETS_MAX] = c->rx.tag;
+	xp_gets_done(&c->gets);
 }
 
 /* n bytes have come; 1: that was the end of a frame, 0, or what is wrong with it. */
@@ -203,7 +205,7 @@ static int rx_got(struct tcp_data *c, size_t n)
 /* The memory that replies are to land in cannot be written: of those under way, the first that shows it. */
 static int rx_unreachable(struct tcp_data *c)
 {
-	const struct tcp_get *g = &c->gets[c->rx.at ? c->rx.tag : c->asked[c->asked_head]];
+	const struct tcp_get *g = oldest_get(c);
 	void *dst[XPORT_RUNS_MAX];
 
 	for (unsigned i = 0; i < g->n; i++) { /* an entry begins behind the bytes that have come, and ends where it did */
@@ -255,7 +257,7 @@ static int rx_wait(struct tcp_data *c, uint64_t begin, uint64_t end)
 
 	if (!c->rx.stamp_us)
 		c->rx.stamp_us = now;
-	if (now - c->rx.stamp_us > timeout && (c->inflight || c->rx.got))
+	if (now - c->rx.stamp_us > timeout && (c->gets.inflight || c->rx.got))
 		return tcp_silent(c->link, c->fd);
 	if (now >= end)
 		return -EAGAIN;
@@ -300,17 +302,13 @@ static int data_get(struct xport_chan *chan, const struct page_run *runs, void *
 	int err;
 
 	err = broken(c);
+	if (!err)
+		err = xp_gets_check(&c->gets, tag, "tcp", c->link->link.fail);
+	if (!err)
+		err = check_runs(c, false, runs, n, &bytes);
 	if (err)
 		return err;
-	if (c->inflight + c->ndone == XPORT_GETS_MAX)
-		return -EAGAIN;
-	if (tag >= XPORT_GETS_MAX || c->gets[tag].busy)
-		return fail(c->link->link.fail, -EINVAL, "tcp: get with tag %u, which is %s", tag,
-			    tag < XPORT_GETS_MAX ? "under way" : "too large");
-	err = check_runs(c, false, runs, n, &bytes);
-	if (err)
-		return err;
-	g = &c->gets[tag];
+	g = &c->get[tag];
 	xp_runs_iov(&c->link->table, runs, n, g->iov + 1);
 	for (i = 0; i < n; i++) {
 		g->iov[1 + i].iov_base = dst[i];
@@ -321,10 +319,9 @@ static int data_get(struct xport_chan *chan, const struct page_run *runs, void *
 	err = tx_small(c, TCP_GET, tag, runs, n, bytes);
 	if (err)
 		return err;
-	g->busy = true;
-	c->asked[(c->asked_head + c->inflight) % XPORT_GETS_MAX] = tag;
-	if (!c->inflight++)
+	if (!c->gets.inflight)
 		c->rx.stamp_us = 0; /* the clock starts with the first one */
+	xp_gets_begin(&c->gets, tag);
 	return 0;
 }
 
@@ -332,7 +329,6 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 {
 	struct tcp_data *c = data_of(chan);
 	uint64_t begin = 0, end = 0;
-	unsigned n = 0;
 	int err;
 
 	if (!max)
@@ -341,12 +337,12 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 		err = broken(c);
 		if (err)
 			return err;
-		while (c->ndone < max && (c->inflight || !c->ndone)) {
+		while (c->gets.ndone < max && (c->gets.inflight || !c->gets.ndone)) {
 			err = rx_step(c);
 			if (err)
 				break;
 		}
-		if (c->ndone)
+		if (c->gets.ndone)
 			break;
 		if (err == -EAGAIN) {
 			if (!begin) {
@@ -364,11 +360,7 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 	}
 	if (err && err != -EAGAIN)
 		c->err = err; /* what has completed counts; the next call says it */
-	for (; n < max && c->ndone; n++, c->ndone--) {
-		tags[n] = c->done[c->done_head];
-		c->done_head = (c->done_head + 1) % XPORT_GETS_MAX;
-	}
-	return (int)n;
+	return xp_gets_take(&c->gets, tags, max);
 }
 
 static int data_end(struct xport_chan *chan)

@@ -21,6 +21,7 @@
 
 #include "tcp_wire.h"
 #include "runtime/base/spin.h"
+#include "transport/gets.h"
 #include "transport/xport_int.h"
 
 struct tcp_link;
@@ -50,7 +51,6 @@ struct tcp_ctl {
 };
 
 struct tcp_get {
-	bool busy;
 	unsigned n;
 	uint64_t bytes;
 	struct iovec iov[1 + XPORT_RUNS_MAX]; /* [0]: room for the head of its reply */
@@ -80,14 +80,10 @@ struct tcp_data {
 		struct iovec *at; /* where page data goes; NULL: collecting head */
 		int n;
 		uint64_t left;
-		uint32_t tag;
 		uint64_t stamp_us; /* last time that anything moved */
 	} rx;
-	struct tcp_get gets[XPORT_GETS_MAX];
-	uint32_t asked[XPORT_GETS_MAX]; /* ring of the tags in flight: replies come in this order */
-	unsigned asked_head, inflight;
-	uint32_t done[XPORT_GETS_MAX]; /* ring of completed tags */
-	unsigned done_head, ndone;
+	struct xp_gets gets; /* replies come in their order */
+	struct tcp_get get[XPORT_GETS_MAX];
 	uint32_t fence_sent, fence_acked;
 
 	struct tcp_data *beside; /* the urgent channel that this one's serve() looks after; NULL: none, or ended */
