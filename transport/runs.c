@@ -13,17 +13,13 @@ int xp_table_set(struct xp_table *t, const struct xport_region *r, size_t n, enu
 {
 	struct xport_region *copy = NULL;
 	uint64_t bytes;
-	size_t i, j;
+	size_t i;
 
 	for (i = 0; i < n; i++) {
 		if (r[i].page_shift < 12 || r[i].page_shift > 30 ||
 		    __builtin_mul_overflow(r[i].npages, 1ull << r[i].page_shift, &bytes) ||
 		    bytes > UINTPTR_MAX - (uintptr_t)r[i].base)
 			return -EINVAL;
-		for (j = 0; j < i; j++) {
-			if (r[j].id == r[i].id)
-				return -EINVAL;
-		}
 	}
 	if (n) {
 		copy = malloc(n * sizeof(*copy));
@@ -42,17 +38,6 @@ void xp_table_clear(struct xp_table *t)
 	*t = (struct xp_table){ .r = NULL };
 }
 
-const struct xport_region *xp_table_find(const struct xp_table *t, uint32_t id)
-{
-	size_t i;
-
-	for (i = 0; i < t->n; i++) {
-		if (t->r[i].id == id)
-			return &t->r[i];
-	}
-	return NULL;
-}
-
 int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigned n, bool memory, uint64_t *bytes,
 		  char why[XP_WHY_MAX])
 {
@@ -67,7 +52,7 @@ int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigne
 		const struct xport_region *r = xp_table_find(t, runs[i].region);
 
 		if (!r) {
-			snprintf(why, XP_WHY_MAX, "region %u is not exposed here", runs[i].region);
+			snprintf(why, XP_WHY_MAX, "region number %u is not exposed here, %zu are", runs[i].region, t->n);
 			return -EINVAL;
 		}
 		if (memory && !r->base) {
@@ -121,7 +106,7 @@ int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsign
 	return fail(f, -EFAULT,
 		    "page %llu of region %u, or one of %u runs from there on, could not be %s and can be now; guest RAM must stay "
 		    "mapped while it is migrated",
-		    (unsigned long long)runs[0].page, runs[0].region, n, write ? "written" : "read");
+		    (unsigned long long)runs[0].page, t->r[runs[0].region].id, n, write ? "written" : "read");
 }
 
 void xp_iov_advance(struct iovec **iov, int *n, size_t done)

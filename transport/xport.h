@@ -60,8 +60,9 @@ enum xport_role { XPORT_CONTROL, XPORT_DATA, XPORT_URGENT };
 
 enum xport_access { XPORT_LOCAL = 0, XPORT_PEER_READ = 1, XPORT_PEER_WRITE = 2 };
 
-struct xport_region {
-	uint32_t id, page_shift;
+struct xport_region { /* a run names it by its place in the array that expose() was given, the same at both ends */
+	uint32_t id; /* for sentences */
+	uint32_t page_shift;
 	uint64_t npages;
 	uint64_t gpa; /* of the first page; for sentences */
 	/*

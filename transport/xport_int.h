@@ -45,7 +45,12 @@ static inline bool xp_wanted(const struct xp_only *o, const uint8_t session[16],
 
 int xp_table_set(struct xp_table *t, const struct xport_region *r, size_t n, enum xport_access access);
 void xp_table_clear(struct xp_table *t);
-const struct xport_region *xp_table_find(const struct xp_table *t, uint32_t id);
+/* NULL: there is none with that index. */
+static inline const struct xport_region *xp_table_find(const struct xp_table *t, uint32_t region)
+{
+	return region < t->n ? &t->r[region] : NULL;
+}
+
 /*
  * All runs lie within the table, none is empty, and together they are at most XPORT_XFER_MAX bytes: *bytes.
  * memory: their bytes must be here. Else -EINVAL and why; nothing in runs[] is trusted.

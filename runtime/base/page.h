@@ -15,7 +15,7 @@
 #define HUGE_BYTES ((size_t)1 << HUGE_SHIFT)
 
 struct page_run {
-	uint32_t region; /* transport: its id. The runtime's sets: its index. */
+	uint32_t region; /* its index in the MAP, at both ends and on the wire; ids are for the embedder and for sentences */
 	uint32_t npages;
 	uint64_t page; /* first, within the region */
 };

@@ -99,11 +99,3 @@ int op_stream_result(struct ferry_session *s, const char *op, int err)
 		fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
 	return op_result(s, op, err);
 }
-
-int region_index(const struct ferry_session *s, uint32_t id)
-{
-	for (size_t i = 0; i < s->nregions; i++)
-		if (s->regions[i].id == id)
-			return (int)i;
-	return -1;
-}

@@ -202,6 +202,5 @@ int op_result(struct ferry_session *s, const char *op, int err);
 /* The same for an op that was given s->stream: what it said on it comes first. */
 #define STREAM_OP(s, op, ...) op_stream_result((s), #op, (s)->ops.op((s)->vm, __VA_ARGS__))
 int op_stream_result(struct ferry_session *s, const char *op, int err);
-int region_index(const struct ferry_session *s, uint32_t id);
 
 #endif

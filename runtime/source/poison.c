@@ -139,8 +139,8 @@ int poison_send(struct ferry_session *s)
 	int err = 0;
 
 	while (s->src.poisoned && n == SEND_RUNS && !err) {
-		for (n = 0; n < SEND_RUNS && page_set_next(&s->src.poison, &at, UINT32_MAX, &run[n]); n++)
-			run[n].region = s->regions[run[n].region].id;
+		for (n = 0; n < SEND_RUNS && page_set_next(&s->src.poison, &at, UINT32_MAX, &run[n]);)
+			n++;
 		err = source_may_send(s);
 		if (n && !err)
 			err = link_send(s, WIRE_POISON, NULL, 0, run, n * sizeof(run[0]));

@@ -14,7 +14,7 @@ int residue_send(struct ferry_session *s, const struct page_set *set)
 
 		for (uint64_t first = 0; first < r->npages; first = end) {
 			struct page_cursor at = { .region = i, .page = first, .end = r->npages };
-			struct wire_residue h = { .region = s->regions[i].id };
+			struct wire_residue h = { .region = i };
 			struct page_run run;
 
 			if (!page_set_next(set, &at, 1, &run))

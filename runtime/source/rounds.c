@@ -65,10 +65,8 @@ static int flush_zeros(struct sender *w)
 
 	if (!w->nzero)
 		return 0;
-	for (unsigned i = 0; i < w->nzero; i++) {
+	for (unsigned i = 0; i < w->nzero; i++)
 		page_set_add_run(&s->src.zeros, &w->zero[i]);
-		w->zero[i].region = s->regions[w->zero[i].region].id;
-	}
 	err = link_send(s, WIRE_ZERO, NULL, 0, w->zero, w->nzero * sizeof(w->zero[0]));
 	w->nzero = 0;
 	return err;
@@ -93,18 +91,14 @@ static int fence(struct sender *w)
 static int flush_puts(struct sender *w)
 {
 	struct ferry_session *s = w->s;
-	struct page_run out[PUT_PAGES];
 	int err;
 
 	if (!w->nput)
 		return 0;
-	for (unsigned i = 0; i < w->nput; i++) {
-		out[i] = w->put[i];
-		out[i].region = s->regions[out[i].region].id;
-		w->log[w->nlog++] = w->put[i];
-	}
+	memcpy(&w->log[w->nlog], w->put, w->nput * sizeof(w->put[0]));
+	w->nlog += w->nput;
 	w->log_pages += w->put_pages;
-	err = w->chan->ops->put(w->chan, out, w->nput);
+	err = w->chan->ops->put(w->chan, w->put, w->nput);
 	if (err < 0)
 		return err;
 	count(&s->stats.bytes, w->put_pages * PAGE_BYTES);

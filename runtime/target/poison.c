@@ -15,22 +15,18 @@ int poison_recv(struct ferry_session *s, const struct wire_msg *m)
 	for (size_t i = 0; i < m->nelems; i++) {
 		struct page_run run;
 		uint32_t unit;
-		int idx;
+		int err;
 
 		memcpy(&run, (const struct page_run *)m->elems + i, sizeof(run));
-		idx = region_index(s, run.region);
-		if (idx < 0 || !run.npages || run.page >= s->tgt.poison.r[idx].npages ||
-		    run.npages > s->tgt.poison.r[idx].npages - run.page)
-			return fail(&s->fail, -EPROTO,
-				    "the source's POISON names pages %" PRIu64 "+%u of region %u, which its map does not have", run.page,
-				    run.npages, run.region);
-		unit = poison_unit(s, (uint32_t)idx, run.page).npages;
+		err = target_check_run(s, "POISON", &run);
+		if (err < 0)
+			return err;
+		unit = poison_unit(s, run.region, run.page).npages;
 		if (run.page % unit || run.npages % unit)
 			return fail(&s->fail, -EPROTO, "the source's POISON names pages %" PRIu64 "+%u of region %u, which are no whole huge pages",
-				    run.page, run.npages, run.region);
+				    run.page, run.npages, s->regions[run.region].id);
 		if (!s->tgt.place.poisons)
 			return fail(&s->fail, -EPROTO, "the source sent POISON, and this end has not said that it can");
-		run.region = (uint32_t)idx;
 		page_set_add_run(&s->tgt.poison, &run);
 	}
 	return 0;

@@ -274,15 +274,26 @@ int target_puts_ended(struct ferry_session *s)
 	return err < 0 || busy ? target_workers_lost(s) : workers_join(&s->workers);
 }
 
-/* Each page at most once a round; so a peer keeps main at it no longer than all memory takes. */
-static int check_zero(struct ferry_session *s, const struct page_run *run, int idx)
+int target_check_run(struct ferry_session *s, const char *message, const struct page_run *run)
 {
-	uint64_t npages = idx < 0 ? 0 : s->tgt.missing.r[idx].npages;
+	uint64_t npages;
 
-	if (!run->npages || run->page >= npages || run->npages > npages - run->page)
-		return fail(&s->fail, -EPROTO,
-			    "the source's ZERO names pages %" PRIu64 "+%u of region %u, which its map does not have",
-			    run->page, run->npages, run->region);
+	if (run->region >= s->nregions)
+		return fail(&s->fail, -EPROTO, "the source's %s names region number %u; its map has %zu", message, run->region, s->nregions);
+	npages = s->regions[run->region].len >> PAGE_SHIFT;
+	if (run->npages && run->page < npages && run->npages <= npages - run->page)
+		return 0;
+	return fail(&s->fail, -EPROTO, "the source's %s names pages %" PRIu64 "+%u of region %u, which its map does not have", message,
+		    run->page, run->npages, s->regions[run->region].id);
+}
+
+/* Each page at most once a round; so a peer keeps main at it no longer than all memory takes. */
+static int check_zero(struct ferry_session *s, const struct page_run *run)
+{
+	int err = target_check_run(s, "ZERO", run);
+
+	if (err < 0)
+		return err;
 	if (s->tgt.armed)
 		return fail(&s->fail, -EPROTO, "the source sent ZERO after PREARM");
 	s->tgt.zeroed += run->npages;
@@ -325,12 +336,9 @@ static int zero_runs(struct ferry_session *s, const struct wire_msg *m)
 
 	for (size_t i = 0; i < m->nelems && !err; i++) {
 		struct page_run run;
-		int idx;
 
 		memcpy(&run, (const struct page_run *)m->elems + i, sizeof(run));
-		idx = region_index(s, run.region);
-		err = check_zero(s, &run, idx);
-		run.region = (uint32_t)idx;
+		err = check_zero(s, &run);
 		if (!err)
 			err = zero_run(s, run, &since);
 	}

@@ -201,19 +201,16 @@ static bool claim_urgent(struct pull *p, struct urgent_slot *u)
 static int ask_urgent(struct pull *p, struct xport_chan *c, unsigned i)
 {
 	struct place *pl = p->param.place;
-	struct page_run out[URGENT_RUNS];
 	void *dst[URGENT_RUNS];
 
 	for (unsigned k = 0; k < p->slot[i].n; k++) {
 		const struct page_run *run = &p->want[i][k];
 
-		out[k] = *run;
-		out[k].region = p->param.regions[run->region].id;
 		dst[k] = place_direct(pl, run->region) ? place_inbox(pl, run->region) + run->page * PAGE_BYTES : urgent_buf(p, i);
-		PROBE5(pull, p->param.s, out[k].region, out[k].page, out[k].npages, 1);
-		pace_charge(&p->pace, out[k].npages * PAGE_BYTES); /* the sweep waits for what faults cost, too */
+		PROBE5(pull, p->param.s, p->param.regions[run->region].id, run->page, run->npages, 1);
+		pace_charge(&p->pace, run->npages * PAGE_BYTES); /* the sweep waits for what faults cost, too */
 	}
-	return c->ops->get(c, out, dst, p->slot[i].n, i);
+	return c->ops->get(c, p->want[i], dst, p->slot[i].n, i);
 }
 
 static struct urgent_slot *free_slot(struct urgent_slot *slot)

@@ -10,17 +10,15 @@ int residue_recv(struct ferry_session *s, const struct wire_msg *m, struct page_
 	struct wire_residue h;
 	struct page_set_region *r;
 	uint64_t nwords;
-	int idx;
 
 	memcpy(&h, m->body, sizeof(h));
-	idx = region_index(s, h.region);
-	if (idx < 0)
-		return fail(&s->fail, -EPROTO, "the source's RESIDUE names region %u, which is not in its map", h.region);
-	r = &set->r[idx];
+	if (h.region >= s->nregions)
+		return fail(&s->fail, -EPROTO, "the source's RESIDUE names region number %u; its map has %zu", h.region, s->nregions);
+	r = &set->r[h.region];
 	if (h.first % 64 || h.first >= r->npages || !h.npages || h.npages > r->npages - h.first ||
 	    m->nelems != (h.npages + 63) / 64)
 		return fail(&s->fail, -EPROTO, "the source's RESIDUE names pages %" PRIu64 "+%" PRIu64 " in %zu words; region %u "
-			    "has %" PRIu64, h.first, h.npages, m->nelems, h.region, r->npages);
+			    "has %" PRIu64, h.first, h.npages, m->nelems, s->regions[h.region].id, r->npages);
 	nwords = m->nelems;
 	for (uint64_t i = 0; i < nwords; i++) {
 		uint64_t w;
@@ -29,7 +27,7 @@ int residue_recv(struct ferry_session *s, const struct wire_msg *m, struct page_
 		if (i == nwords - 1 && h.npages % 64 && w >> (h.npages % 64))
 			return fail(&s->fail, -EPROTO, "the source's RESIDUE sets bits beyond its %" PRIu64 " pages", h.npages);
 		if (w)
-			page_set_add_word(set, (uint32_t)idx, h.first + i * 64, w);
+			page_set_add_word(set, h.region, h.first + i * 64, w);
 	}
 	return 0;
 }

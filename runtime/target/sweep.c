@@ -65,7 +65,6 @@ static int ask_batch(struct pull *p, struct sweep *w, unsigned slot)
 	struct sweep_get *g = &w->get[slot];
 	struct place *pl = p->param.place;
 	uint8_t *buf = sweep_buf(p, w->chan, slot);
-	struct page_run out[SWEEP_PAGES];
 	void *dst[SWEEP_PAGES];
 
 	g->buf = buf;
@@ -73,14 +72,12 @@ static int ask_batch(struct pull *p, struct sweep *w, unsigned slot)
 	for (unsigned i = 0; i < g->n; i++) {
 		const struct page_run *r = &g->run[i];
 
-		out[i] = *r;
-		out[i].region = p->param.regions[r->region].id;
-		PROBE5(pull, p->param.s, out[i].region, out[i].page, out[i].npages, 0);
-		pace_charge(&p->pace, out[i].npages * PAGE_BYTES);
+		PROBE5(pull, p->param.s, p->param.regions[r->region].id, r->page, r->npages, 0);
+		pace_charge(&p->pace, r->npages * PAGE_BYTES);
 		dst[i] = place_direct(pl, r->region) ? place_inbox(pl, r->region) + r->page * PAGE_BYTES : buf;
 		buf += r->npages * PAGE_BYTES;
 	}
-	return w->c->ops->get(w->c, out, dst, g->n, slot);
+	return w->c->ops->get(w->c, g->run, dst, g->n, slot);
 }
 
 int sweep_ask(struct pull *p, struct sweep *w, unsigned max)

@@ -17,6 +17,8 @@ int target_puts_ended(struct ferry_session *s); /* joins the workers that land p
 int target_workers_lost(struct ferry_session *s); /* link_workers_lost(), wherever the workers wait */
 void target_await_bye(struct ferry_session *s, enum wire_type again);
 
+/* A run that the peer has named in this message lies within a region; -EPROTO. */
+int target_check_run(struct ferry_session *s, const char *message, const struct page_run *run);
 /* One RESIDUE message's bits into set; -EPROTO when it names what is not there. */
 int residue_recv(struct ferry_session *s, const struct wire_msg *m, struct page_set *set);
 /* One POISON message's pages into tgt.poison; -EPROTO as above. session/poison.h has the theory. */

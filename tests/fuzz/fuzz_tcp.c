@@ -27,7 +27,7 @@
 #include "transport/tcp/tcp.h"
 
 #define PAGES 70u
-#define REGION 10u
+#define REGION 10u /* its id, and what its pages hold */
 #define STALL_US 2000u /* nothing more comes: what waits for the rest gives up */
 #define BUFFER (1 << 20)
 
@@ -165,7 +165,7 @@ static void answer(struct bench *b, const uint8_t *data, size_t size)
 
 static void user(struct bench *b, const uint8_t *data, size_t size)
 {
-	struct page_run runs[3] = { { REGION, 1, 3 }, { REGION, 2, 68 }, { REGION, 1, 0 } };
+	struct page_run runs[3] = { { 0, 1, 3 }, { 0, 2, 68 }, { 0, 1, 0 } };
 	struct xport_chan *c = b->link->ops->chan(b->link, XPORT_DATA, 0);
 	struct fuzz_mem to;
 	uint32_t tag[XPORT_GETS_MAX];

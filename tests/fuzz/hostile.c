@@ -222,9 +222,9 @@ void hostile_end_puts(struct hostile *h)
 
 static struct page_run run_of(const struct play_step *s)
 {
-	static const uint32_t ids[4] = { VM_ID0, VM_ID1, 99, 0 };
+	static const uint32_t regions[4] = { 0, 1, 2, 99 };
 
-	return (struct page_run){ .region = ids[s->type % 4], .page = s->v, .npages = s->n };
+	return (struct page_run){ .region = regions[s->type % 4], .page = s->v, .npages = s->n };
 }
 
 static void put(struct xport_chan *c, const struct play_step *s)

@@ -73,7 +73,7 @@ static uint64_t named(const struct hostile *h)
 /* Of region 0 every third page. */
 static size_t residue_message(struct hostile *h, uint8_t *body)
 {
-	struct wire_residue m = { .region = VM_ID0, .npages = VM_PAGES0 };
+	struct wire_residue m = { .region = 0, .npages = VM_PAGES0 };
 	uint64_t words[2] = { UINT64_C(0x9249249249249249), 0x21 };
 
 	for (unsigned i = 0; i < 2; i++)
@@ -112,9 +112,9 @@ static size_t body_of(struct hostile *h, enum wire_type t, uint8_t *body)
 	case WIRE_STATE:
 		return state(body);
 	case WIRE_ZERO:
-		return FILL(body, (struct page_run){ .region = VM_ID0, .page = 5, .npages = 2 });
+		return FILL(body, (struct page_run){ .region = 0, .page = 5, .npages = 2 });
 	case WIRE_POISON:
-		return FILL(body, (struct page_run){ .region = VM_ID0, .page = 5, .npages = 2 });
+		return FILL(body, (struct page_run){ .region = 0, .page = 5, .npages = 2 });
 	case WIRE_ROUND_END:
 		return FILL(body, (struct wire_round){ .round = h->round++ });
 	case WIRE_RESIDUE:
@@ -148,7 +148,7 @@ static void say(struct hostile *h, enum wire_type t)
 
 static void round_of_puts(struct hostile *h)
 {
-	struct page_run runs[2] = { { VM_ID0, 30, 0 }, { VM_ID1, VM_PAGES1, 0 } };
+	struct page_run runs[2] = { { 0, 30, 0 }, { 1, VM_PAGES1, 0 } };
 	struct xport_chan *c = h->link ? h->link->ops->chan(h->link, XPORT_DATA, 0) : NULL;
 
 	hostile_expose(h, XPORT_LOCAL, 12);

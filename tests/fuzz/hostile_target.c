@@ -98,11 +98,11 @@ static void note_residue(struct hostile *h)
 	uint64_t words[2] = { 0 };
 
 	memcpy(&r, body(h), sizeof(r));
-	promise(r.region == VM_ID0 || r.region == VM_ID1, "RESIDUE of region %u", r.region);
+	promise(r.region < VM_REGIONS, "RESIDUE of region %u", r.region);
 	promise(len <= sizeof(words), "RESIDUE of %zu bytes", len);
 	memcpy(words, (uint8_t *)body(h) + sizeof(r), len);
 	for (unsigned i = 0; i < 2 && r.first / 64 + i < 2; i++)
-		h->named[r.region == VM_ID1][r.first / 64 + i] |= words[i];
+		h->named[r.region][r.first / 64 + i] |= words[i];
 }
 
 /* All that was named, page by page; the source frozen. */
@@ -113,7 +113,7 @@ static void pull(struct hostile *h)
 
 	for (unsigned i = 0; i < VM_REGIONS; i++)
 		for (uint64_t page = 0; page < 128; page++) {
-			struct page_run run = { .region = i ? VM_ID1 : VM_ID0, .npages = 1, .page = page };
+			struct page_run run = { .region = i, .npages = 1, .page = page };
 			void *dst = h->ram.at;
 
 			if (!(h->named[i][page / 64] >> page % 64 & 1))

@@ -79,7 +79,7 @@ static struct tcp_frame frame(uint16_t type, uint32_t tag, uint16_t nruns, uint3
 	struct tcp_frame f = { .magic = TCP_MAGIC_FRAME, .type = type, .tag = tag, .nruns = nruns };
 
 	for (unsigned i = 0; i < nruns && i < TCP_RUNS_INLINE; i++)
-		f.runs[i] = (struct tcp_run){ .region = 10, .npages = npages, .page = i * 7 };
+		f.runs[i] = (struct tcp_run){ .region = 0, .npages = npages, .page = i * 7 };
 	f.bytes = (uint64_t)nruns * npages * FUZZ_PAGE;
 	return f;
 }

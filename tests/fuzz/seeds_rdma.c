@@ -59,7 +59,7 @@ void seeds_rdma(void)
 		struct rdma_key key[2];
 	} keys = { { .access = 1, .nregions = 2 }, { { .id = 1, .page_shift = 12, .npages = 9, .addr = 1 << 20, .rkey = 3, .flags = 1 },
 						     { .id = 2, .page_shift = 21, .npages = 4 } } };
-	struct rdma_pin pin = { .slot = 1, .region = 10, .chunk = 1 };
+	struct rdma_pin pin = { .slot = 1, .region = 0, .chunk = 1 };
 	uint8_t *at;
 
 	requests();

@@ -99,11 +99,9 @@ static int op_retire(void *v)
 	return 0;
 }
 
-const uint8_t *vm_shadow(const struct vm *vm, uint32_t id, uint64_t page)
+const uint8_t *vm_shadow(const struct vm *vm, uint32_t region, uint64_t page)
 {
-	unsigned region = id == VM_ID1;
-
-	if ((id != VM_ID0 && id != VM_ID1) || page >= region_pages[region])
+	if (region >= VM_REGIONS || page >= region_pages[region])
 		return NULL;
 	return vm->shadow + offset(region, page);
 }

@@ -24,8 +24,8 @@
 #endif
 
 #define PAGE 4096u
-#define BIG 7u	      /* region ids */
-#define SMALL 9u
+#define BIG 0u /* regions: their order in expose() */
+#define SMALL 1u
 #define BIG_PAGES 2048u
 #define SMALL_PAGES 64u
 #define PAGES (BIG_PAGES + SMALL_PAGES)
@@ -181,8 +181,8 @@ static void stop(struct pair *p)
 static void expose(struct end *e, enum xport_access access)
 {
 	struct xport_region r[] = {
-		{ .id = BIG, .page_shift = 12, .npages = BIG_PAGES, .base = e->ram },
-		{ .id = SMALL, .page_shift = 12, .npages = SMALL_PAGES, .base = e->ram + BIG_PAGES * PAGE },
+		{ .id = 7, .page_shift = 12, .npages = BIG_PAGES, .base = e->ram },
+		{ .id = 9, .page_shift = 12, .npages = SMALL_PAGES, .base = e->ram + BIG_PAGES * PAGE },
 	};
 
 	cr_assert_eq(e->link->ops->expose(e->link, r, 2, access), 0, "%s", fail_text(&e->fail));
@@ -569,7 +569,7 @@ CASE(reap_without_waiting)
 CASE(runs_outside_are_refused_here)
 {
 	static const struct page_run bad[] = {
-		{ .region = 8, .page = 0, .npages = 1 },
+		{ .region = 2, .page = 0, .npages = 1 },
 		{ .region = BIG, .page = BIG_PAGES, .npages = 1 },
 		{ .region = BIG, .page = BIG_PAGES - 1, .npages = 2 },
 		{ .region = SMALL, .page = 0, .npages = SMALL_PAGES + 1 },
@@ -654,7 +654,7 @@ CASE(get_needs_read_access)
 
 CASE(a_region_without_memory_can_be_named_in_a_get_only)
 {
-	struct xport_region r = { .id = BIG, .page_shift = 12, .npages = BIG_PAGES };
+	struct xport_region r = { .id = 7, .page_shift = 12, .npages = BIG_PAGES };
 	struct page_run run = { .region = BIG, .page = 1, .npages = 3 };
 	void *dst = page_at(&p->b, BIG, 40);
 	struct server s;

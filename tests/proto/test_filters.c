@@ -122,7 +122,7 @@ static void get_pages(struct xport_chan *c, uint8_t *to, unsigned total, unsigne
 
 	while (next < total || inflight) {
 		if (next < total && inflight < 8) {
-			struct page_run run = { .region = 1, .page = next, .npages = each };
+			struct page_run run = { .region = 0, .page = next, .npages = each };
 			void *dst = to + (size_t)next * PAGE;
 
 			cr_assert_eq(c->ops->get(c, &run, &dst, 1, tag++ % XPORT_GETS_MAX), 0);
@@ -222,7 +222,7 @@ Test(shape, bandwidth_of_the_serving_end)
 Test(shape, latency)
 {
 	uint8_t to[PAGE];
-	struct page_run run = { .region = 1, .page = 5, .npages = 1 };
+	struct page_run run = { .region = 0, .page = 5, .npages = 1 };
 	struct xport_chan *c;
 	void *dst = to;
 	struct rig r;
@@ -361,7 +361,7 @@ Test(chaos, stall)
 /* Short messages cross and connections are made; nothing moves pages, and a long message takes its link with it. */
 static void small_packets_only(const char *uri)
 {
-	struct page_run run = { .region = 1, .npages = 1 };
+	struct page_run run = { .region = 0, .npages = 1 };
 	char fits[1001] = { 0 }, longer[1002] = { 0 };
 	struct chaos *c = xport_chaos_new(NULL);
 	struct xport_chan *data;

@@ -232,7 +232,7 @@ static int ctl_recv(struct end *e)
 
 static int data_put(struct end *e)
 {
-	struct page_run run = { .region = 1, .npages = 1 };
+	struct page_run run = { .region = 0, .npages = 1 };
 
 	return e->data->ops->put(e->data, &run, 1);
 }
@@ -321,7 +321,7 @@ static int put_all(struct end *e)
 	int err = 0;
 
 	for (uint32_t i = 0; i < PUTS && !err; i++) {
-		struct page_run run = { .region = 1, .npages = PAGES / PUTS, .page = i * PAGES / PUTS };
+		struct page_run run = { .region = 0, .npages = PAGES / PUTS, .page = i * PAGES / PUTS };
 
 		err = e->data->ops->put(e->data, &run, 1);
 	}

@@ -65,7 +65,7 @@ static void canceled(struct peer *p)
 
 Test(pieces, of_a_zero_run)
 {
-	struct page_run run = { .region = 10, .npages = FAKE_PAGES0 };
+	struct page_run run = { .region = 0, .npages = FAKE_PAGES0 };
 	struct peer p;
 
 	peer_connect(&p, RIG_TCP_ANON, RESERVED);
@@ -80,7 +80,7 @@ Test(pieces, of_many_zero_runs)
 	struct peer p;
 
 	for (unsigned i = 0; i < FAKE_PAGES0 / 4; i++)
-		run[i] = (struct page_run){ .region = 10, .page = 4 * i, .npages = 4 };
+		run[i] = (struct page_run){ .region = 0, .page = 4 * i, .npages = 4 };
 	peer_connect(&p, RIG_TCP_ANON, RESERVED);
 	watch_memory(&p);
 	peer_say(&p, WIRE_ZERO, NULL, 0, run, sizeof(run));
@@ -91,7 +91,7 @@ Test(pieces, of_many_zero_runs)
 Test(pieces, of_the_residue)
 {
 	uint64_t words[(FAKE_PAGES0 + 63) / 64];
-	struct wire_residue h = { .region = 10, .npages = FAKE_PAGES0 };
+	struct wire_residue h = { .region = 0, .npages = FAKE_PAGES0 };
 	struct xport_chan *c;
 	struct peer p;
 
@@ -122,7 +122,7 @@ static int op_poison(void *v, uint32_t region, uint64_t page, uint64_t npages)
 
 Test(pieces, of_poison)
 {
-	struct page_run run = { .region = 10, .npages = FAKE_PAGES0 };
+	struct page_run run = { .region = 0, .npages = FAKE_PAGES0 };
 	struct wire_map m = { .nregions = FAKE_REGIONS, .flags = WIRE_SOURCE_POISON, .needs_sum = peer_no_needs() };
 	struct wire_switchover w = { .state_sum = peer_no_needs(), .commit_at = FERRY_COMMIT_AT_COMPLETE };
 	struct wire_region r[FAKE_REGIONS];

@@ -132,12 +132,12 @@ static const struct row rows[] = {
 	{ WIRE_RESERVED, sizeof(struct wire_reserved) + 8, 8, 2, -EPROTO, "1 bytes at offset 18 are no section header" },
 	{ WIRE_RESERVED, sizeof(struct wire_reserved), 4, 9, -ENOTSUP, "offer 9 is unknown" },
 
-	{ WIRE_ZERO, F(page_run, region), 99, -EPROTO, "of region 99" },
+	{ WIRE_ZERO, F(page_run, region), 2, -EPROTO, "ZERO names region number 2; its map has 2" },
 	{ WIRE_ZERO, F(page_run, npages), 66, -EPROTO, "pages 5+66 of region 10" },
 	{ WIRE_ZERO, F(page_run, npages), 0, -EPROTO, "pages 5+0 of region 10" },
 	{ WIRE_ZERO, F(page_run, page), MAX, -EPROTO, "pages 18446744073709551615+2 of region 10" },
 
-	{ WIRE_POISON, F(page_run, region), 99, -EPROTO, "POISON names pages 5+2 of region 99" },
+	{ WIRE_POISON, F(page_run, region), 99, -EPROTO, "POISON names region number 99; its map has 2" },
 	{ WIRE_POISON, F(page_run, npages), 66, -EPROTO, "POISON names pages 5+66 of region 10" },
 	{ WIRE_POISON, F(page_run, npages), 0, -EPROTO, "POISON names pages 5+0 of region 10" },
 	{ WIRE_POISON, F(page_run, page), MAX, -EPROTO, "POISON names pages 18446744073709551615+2 of region 10" },
@@ -150,7 +150,7 @@ static const struct row rows[] = {
 	{ WIRE_STATE, 8, 8, MAX, -EPROTO, "says 18446744073709551615 bytes" }, /* the length of a section */
 	{ WIRE_STATE, 0, 1, 9, -EOPNOTSUPP, "section 9 is unknown" },
 
-	{ WIRE_RESIDUE, F(wire_residue, region), 11, -EPROTO, "RESIDUE names region 11" },
+	{ WIRE_RESIDUE, F(wire_residue, region), 11, -EPROTO, "RESIDUE names region number 11; its map has 2" },
 	{ WIRE_RESIDUE, F(wire_residue, reserved), 2, -EPROTO, "RESIDUE has 0x2 in a reserved field" },
 	{ WIRE_RESIDUE, F(wire_residue, first), 3, -EPROTO, "RESIDUE names pages 3+70" },
 	{ WIRE_RESIDUE, F(wire_residue, npages), 71, -EPROTO, "RESIDUE names pages 0+71" },

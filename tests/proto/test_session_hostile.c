@@ -352,31 +352,31 @@ static void zero(struct peer *p, uint32_t region, uint64_t page, uint32_t npages
 	peer_say(p, WIRE_ZERO, NULL, 0, &run, sizeof(run));
 }
 
-SOURCE_DOES(zeroes_no_region, RESERVED, -EPROTO, "ZERO names pages 0+1 of region 99, which its map does not have")
+SOURCE_DOES(zeroes_no_region, RESERVED, -EPROTO, "ZERO names region number 2; its map has 2")
 {
-	zero(p, 99, 0, 1);
+	zero(p, 2, 0, 1);
 }
 
 SOURCE_DOES(zeroes_beyond_a_region, RESERVED, -EPROTO, "ZERO names pages 1499+2 of region 10")
 {
-	zero(p, 10, FAKE_PAGES0 - 1, 2);
+	zero(p, 0, FAKE_PAGES0 - 1, 2);
 }
 
 SOURCE_DOES(zeroes_far_away, RESERVED, -EPROTO, "ZERO names pages 18446744073709551615+1 of region 10")
 {
-	zero(p, 10, UINT64_MAX, 1);
+	zero(p, 0, UINT64_MAX, 1);
 }
 
 SOURCE_DOES(zeroes_no_pages, RESERVED, -EPROTO, "ZERO names pages 5+0 of region 13")
 {
-	zero(p, 13, 5, 0);
+	zero(p, 1, 5, 0);
 }
 
 static void zero_all(struct peer *p, unsigned times)
 {
 	while (times--) {
-		zero(p, 10, 0, FAKE_PAGES0);
-		zero(p, 13, 0, FAKE_PAGES1);
+		zero(p, 0, 0, FAKE_PAGES0);
+		zero(p, 1, 0, FAKE_PAGES1);
 	}
 }
 
@@ -400,34 +400,34 @@ static void residue(struct peer *p, uint32_t region, uint64_t first, uint64_t np
 	peer_say(p, WIRE_RESIDUE, &h, sizeof(h), words, nwords * 8);
 }
 
-SOURCE_DOES(leaves_no_region, RESERVED, -EPROTO, "RESIDUE names region 11, which is not in its map")
+SOURCE_DOES(leaves_no_region, RESERVED, -EPROTO, "RESIDUE names region number 11; its map has 2")
 {
 	residue(p, 11, 0, 64, 1, 1);
 }
 
 SOURCE_DOES(leaves_pages_beyond_a_region, RESERVED, -EPROTO, "RESIDUE names pages 64+64 in 1 words; region 13 has 77")
 {
-	residue(p, 13, 64, 64, 1, 1);
+	residue(p, 1, 64, 64, 1, 1);
 }
 
 SOURCE_DOES(leaves_pages_far_away, RESERVED, -EPROTO, "region 13 has 77")
 {
-	residue(p, 13, UINT64_MAX & ~UINT64_C(63), 64, 1, 1);
+	residue(p, 1, UINT64_MAX & ~UINT64_C(63), 64, 1, 1);
 }
 
 SOURCE_DOES(leaves_a_crooked_bitmap, RESERVED, -EPROTO, "RESIDUE names pages 3+64")
 {
-	residue(p, 10, 3, 64, 1, 1);
+	residue(p, 0, 3, 64, 1, 1);
 }
 
 SOURCE_DOES(leaves_fewer_words_than_pages, RESERVED, -EPROTO, "RESIDUE names pages 0+128 in 1 words")
 {
-	residue(p, 10, 0, 128, 1, 1);
+	residue(p, 0, 0, 128, 1, 1);
 }
 
 SOURCE_DOES(leaves_bits_beyond_its_pages, RESERVED, -EPROTO, "RESIDUE sets bits beyond its 77 pages")
 {
-	residue(p, 13, 0, 77, UINT64_C(1) << 13, 2);
+	residue(p, 1, 0, 77, UINT64_C(1) << 13, 2);
 }
 
 SOURCE_DOES(commits_in_pre_copy, RESERVED, -EPROTO, "the peer sent COMMIT in pre-copy, where it has no place")
@@ -488,7 +488,7 @@ static struct wire_switchover switchover(void)
 
 SOURCE_DOES(miscounts_before_arming, RESERVED, -EPROTO, "PREARM counts 5 pages; its RESIDUEs named 1")
 {
-	residue(p, 10, 0, 64, 4, 1);
+	residue(p, 0, 0, 64, 4, 1);
 	end_puts(p);
 	SAY(p, WIRE_PREARM, (struct wire_count){ .pages = 5 });
 }
@@ -498,7 +498,7 @@ SOURCE_DOES(zeroes_after_arming, RESERVED, -EPROTO, "the source sent ZERO after 
 	end_puts(p);
 	SAY(p, WIRE_PREARM, (struct wire_count){ .pages = 0 });
 	peer_hear_only(p, WIRE_PREARMED, NULL, 0);
-	zero(p, 10, 0, 1);
+	zero(p, 0, 0, 1);
 }
 
 SOURCE_DOES(miscounts_at_the_switchover, RESERVED, -EPROTO, "SWITCHOVER leaves 9 pages and commits at 1; its RESIDUEs named 0")
@@ -551,7 +551,7 @@ SOURCE_DOES_TCP(commits_before_prepared, RESERVED, -EPROTO, "the peer sent COMMI
 	struct wire_switchover w = switchover();
 
 	cr_assert_eq(p->link->ops->expose(p->link, &r, 1, XPORT_LOCAL), 0);
-	residue(p, 10, 0, 64, 4, 1);
+	residue(p, 0, 0, 64, 4, 1);
 	end_puts(p);
 	SAY(p, WIRE_PREARM, (struct wire_count){ .pages = 1 });
 	peer_hear_only(p, WIRE_PREARMED, NULL, 0);
@@ -582,7 +582,7 @@ static void put_beyond(struct peer *p)
 {
 	struct xport_chan *c = p->link->ops->chan(p->link, XPORT_DATA, 0);
 	struct xport_region r = { .id = 10, .page_shift = 12, .npages = FAKE_PAGES0 + EXTRA };
-	struct page_run run = { .region = 10, .page = FAKE_PAGES0 - 1, .npages = 2 };
+	struct page_run run = { .region = 0, .page = FAKE_PAGES0 - 1, .npages = 2 };
 
 	p->ram = aligned_alloc(FAKE_PAGE, r.npages * FAKE_PAGE);
 	memset(p->ram, 0xee, r.npages * FAKE_PAGE);

@@ -345,7 +345,7 @@ Test(target_in_a_flood, of_messages)
 	struct {
 		struct wire_residue named;
 		uint64_t word;
-	} residue = { .named = { .region = 10, .npages = 64 }, .word = 4 };
+	} residue = { .named = { .region = 0, .npages = 64 }, .word = 4 };
 
 	canceled_in_a_flood(WIRE_RESIDUE, &residue, sizeof(residue));
 }
@@ -361,7 +361,7 @@ static void end_puts(struct peer *p)
 Test(target_in_a_flood, beyond_its_hold_limit)
 {
 	struct wire_switchover w = { .residue = 1, .state_sum = peer_no_needs(), .commit_at = FERRY_COMMIT_AT_COMPLETE };
-	struct wire_residue named = { .region = 10, .npages = 64 };
+	struct wire_residue named = { .region = 0, .npages = 64 };
 	struct xport_region r = { .id = 10, .page_shift = 12, .npages = FAKE_PAGES0 };
 	uint64_t word = 4;
 	struct talker t;

@@ -197,7 +197,7 @@ static struct tcp_frame frame(enum tcp_frame_type type, unsigned nruns, uint64_t
 			       .nruns = htole16((uint16_t)nruns),
 			       .bytes = htole64(bytes) };
 
-	h.runs[0] = (struct tcp_run){ .region = htole32(1), .npages = htole32(1), .page = 0 };
+	h.runs[0] = (struct tcp_run){ .region = htole32(0), .npages = htole32(1), .page = 0 };
 	return h;
 }
 
@@ -234,17 +234,18 @@ static void refused_run(uint32_t region, uint64_t page, uint32_t npages, uint64_
 
 Test(put, runs_outside)
 {
-	refused_run(2, 0, 1, PAGE, "unknown region");
-	refused_run(1, PAGES, 1, PAGE, "first page outside");
-	refused_run(1, PAGES - 1, 2, 2 * PAGE, "last page outside");
-	refused_run(1, UINT64_MAX, 1, PAGE, "page wraps");
-	refused_run(1, UINT64_MAX - 1, 4, 4 * PAGE, "page and length wrap");
-	refused_run(1, 1ull << 52, 1, PAGE, "byte offset wraps");
-	refused_run(1, 1, UINT32_MAX, (uint64_t)UINT32_MAX * PAGE, "length too large");
-	refused_run(1, 1, 0, 0, "empty run");
-	refused_run(1, 0, 2, PAGE, "more pages than bytes");
-	refused_run(1, 0, 1, 2 * PAGE, "more bytes than pages");
-	refused_run(1, 0, 1, UINT64_MAX, "bytes wrap");
+	refused_run(1, 0, 1, PAGE, "unknown region");
+	refused_run(UINT32_MAX, 0, 1, PAGE, "far from any region");
+	refused_run(0, PAGES, 1, PAGE, "first page outside");
+	refused_run(0, PAGES - 1, 2, 2 * PAGE, "last page outside");
+	refused_run(0, UINT64_MAX, 1, PAGE, "page wraps");
+	refused_run(0, UINT64_MAX - 1, 4, 4 * PAGE, "page and length wrap");
+	refused_run(0, 1ull << 52, 1, PAGE, "byte offset wraps");
+	refused_run(0, 1, UINT32_MAX, (uint64_t)UINT32_MAX * PAGE, "length too large");
+	refused_run(0, 1, 0, 0, "empty run");
+	refused_run(0, 0, 2, PAGE, "more pages than bytes");
+	refused_run(0, 0, 1, 2 * PAGE, "more bytes than pages");
+	refused_run(0, 0, 1, UINT64_MAX, "bytes wrap");
 }
 
 Test(put, frames_of_the_wrong_form)
@@ -280,7 +281,7 @@ Test(put, too_many_bytes_in_many_runs)
 
 	for (i = 0; i < 5; i++)
 		*(i < 2 ? &m.h.runs[i] : &m.more[i - 2]) =
-			(struct tcp_run){ .region = htole32(1), .npages = htole32(PAGES) };
+			(struct tcp_run){ .region = htole32(0), .npages = htole32(PAGES) };
 	start(&b);
 	refused(&b, &m, sizeof(m), "20 MiB in one put");
 }
@@ -293,8 +294,8 @@ Test(put, the_last_of_many_runs_is_checked_too)
 	} m = { .h = frame(TCP_PUT, 3, 3 * PAGE) };
 	struct bench b;
 
-	m.h.runs[1] = (struct tcp_run){ .region = htole32(1), .npages = htole32(1), .page = htole64(5) };
-	m.more[0] = (struct tcp_run){ .region = htole32(1), .npages = htole32(1), .page = htole64(PAGES) };
+	m.h.runs[1] = (struct tcp_run){ .region = htole32(0), .npages = htole32(1), .page = htole64(5) };
+	m.more[0] = (struct tcp_run){ .region = htole32(0), .npages = htole32(1), .page = htole64(PAGES) };
 	start(&b);
 	refused(&b, &m, sizeof(m), "third run");
 }
@@ -372,7 +373,7 @@ Test(put, standing_still_in_the_middle)
 /* Asks the honest end for one page of its peer and hands the raw end's bytes to it. */
 static void bad_reply(const struct tcp_frame *h, unsigned n, const char *what)
 {
-	struct page_run run = { .region = 1, .page = 2, .npages = 2 };
+	struct page_run run = { .region = 0, .page = 2, .npages = 2 };
 	uint8_t page[2 * PAGE] = { 0 };
 	struct tcp_frame request;
 	struct bench b;
@@ -446,7 +447,7 @@ Test(get, replies_in_another_order)
 
 	start(&b);
 	for (unsigned i = 0; i < 2; i++) {
-		struct page_run run = { .region = 1, .page = 2 + i, .npages = 1 };
+		struct page_run run = { .region = 0, .page = 2 + i, .npages = 1 };
 		void *dst = b.ram + i * PAGE;
 
 		cr_assert_eq(b.data->ops->get(b.data, &run, &dst, 1, tags[i]), 0);
@@ -479,7 +480,7 @@ Test(put, acks_of_another_fence)
 
 Test(get, no_answer_is_a_timeout)
 {
-	struct page_run run = { .region = 1, .page = 2, .npages = 2 };
+	struct page_run run = { .region = 0, .page = 2, .npages = 2 };
 	struct bench b;
 	uint32_t tag;
 	void *dst;
@@ -538,7 +539,7 @@ Test(get, requests_and_replies_may_cross)
 
 	start_patient(&b, 3000000);
 	for (i = 0; i < XPORT_RUNS_MAX; i++) {
-		runs[i] = (struct page_run){ .region = 1, .page = i * 4, .npages = 4 };
+		runs[i] = (struct page_run){ .region = 0, .page = i * 4, .npages = 4 };
 		dst[i] = b.ram + i * 4 * PAGE;
 	}
 	/* so that neither all requests nor one reply fit into the sockets */
@@ -557,7 +558,7 @@ Test(get, requests_and_replies_may_cross)
 
 Test(put, a_peer_that_never_reads)
 {
-	struct page_run run = { .region = 1, .npages = PAGES };
+	struct page_run run = { .region = 0, .npages = PAGES };
 	struct bench b;
 	int err;
 
@@ -594,7 +595,7 @@ static void *sip(void *arg)
 
 Test(put, slow_is_not_silent)
 {
-	struct page_run run = { .region = 1, .npages = PAGES };
+	struct page_run run = { .region = 0, .npages = PAGES };
 	struct sipping s;
 	struct bench b;
 	pthread_t t;

@@ -27,8 +27,8 @@ struct xr_link *ends_inside(struct xend *x)
 int ends_expose(struct xend *x, enum xport_access access)
 {
 	struct xport_region r[] = {
-		{ .id = REGION, .page_shift = 12, .npages = PAGES, .base = x->ram },
-		{ .id = OTHER, .page_shift = 12, .npages = OTHER_PAGES, .base = x->ram + PAGES * PAGE },
+		{ .id = 7, .page_shift = 12, .npages = PAGES, .base = x->ram },
+		{ .id = 9, .page_shift = 12, .npages = OTHER_PAGES, .base = x->ram + PAGES * PAGE },
 	};
 
 	return x->link->ops->expose(x->link, r, 2, access);

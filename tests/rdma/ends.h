@@ -13,8 +13,7 @@
 
 #define HOST "10.9.0.1"
 #define PAGE 4096u
-#define REGION 7u
-#define OTHER 9u
+#define REGION 0u /* in the order of expose() */
 #define PAGES 512u
 #define OTHER_PAGES 16u
 #define WAIT_US 5000000u
@@ -23,7 +22,7 @@ struct xend {
 	struct xport_link *link;
 	struct xport_chan *ctl, *data, *urgent;
 	struct fail fail;
-	uint8_t *ram; /* PAGES of REGION, then OTHER_PAGES of OTHER */
+	uint8_t *ram; /* PAGES of REGION, then OTHER_PAGES of the second one */
 };
 
 struct ends {

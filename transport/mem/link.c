@@ -347,7 +347,7 @@ static int transfer(struct mem_link *l, const struct page_run *runs, void *const
 		xp_runs_iov(&l->peer->table, &runs[i], 1, &theirs);
 		if (mine.iov_len != theirs.iov_len)
 			err = fail(l->link.fail, -EPROTO, "mem: region %u has another page size at the peer",
-				   runs[i].region);
+				   l->me->table.r[runs[i].region].id);
 		else if (dst && !is_lent(l, dst[i], mine.iov_len))
 			err = fail(l->link.fail, -EINVAL, "mem: get of %zu bytes into memory that was not lent",
 				   mine.iov_len);

@@ -93,7 +93,7 @@ static int remote_key(struct xr_data *d, uint32_t region, uint64_t off, uint64_t
 	}
 	pthread_mutex_unlock(&l->lock);
 	if (!r || !*addr)
-		return fail(l->link.fail, -EPROTO, "rdma: the peer has taken region %u back", region);
+		return fail(l->link.fail, -EPROTO, "rdma: the peer has taken region %u back", l->table.r[region].id);
 	return chunks ? xr_far(d, region, off, rkey, span) : 0;
 }
 
@@ -212,7 +212,7 @@ static int check_peer(struct xr_data *d, const struct page_run *runs, unsigned n
 	for (i = 0; i < n && !err; i++)
 		if (xp_table_find(&l->keys.table, runs[i].region)->page_shift !=
 		    xp_table_find(&l->table, runs[i].region)->page_shift)
-			err = fail(l->link.fail, -EPROTO, "rdma: region %u has another page size at the peer", runs[i].region);
+			err = fail(l->link.fail, -EPROTO, "rdma: region %u has another page size at the peer", l->table.r[runs[i].region].id);
 	pthread_mutex_unlock(&l->lock);
 	return err;
 }

@@ -379,7 +379,7 @@ int xr_keys_take(struct xr_link *l, const struct xr_message *m)
 	}
 	free(rkey);
 	return fail(l->link.fail, err == -EINVAL ? -EPROTO : err,
-		    "rdma: the peer's KEYS of %zu regions cannot be: an id twice, or a size that no memory has", n);
+		    "rdma: the peer's KEYS of %zu regions cannot be: one has a size that no memory has", n);
 }
 
 void xr_mr_free(struct xr_link *l)

@@ -137,7 +137,7 @@ static int fill_far(struct xr_data *d, struct xr_far *x, uint32_t region, uint64
 		return err;
 	if (p.status)
 		return fail(d->link->link.fail, -EPROTO, "rdma: the peer cannot pin chunk %" PRIu64 " of region %u: %s; at the peer: %s",
-			    chunk, region, strerror((int)(le32toh(p.status) & 4095)),
+			    chunk, d->link->table.r[region].id, strerror((int)(le32toh(p.status) & 4095)),
 			    cure(CURE_RDMA_REGISTER, (int)(le32toh(p.status) & 4095)));
 	*x = (struct xr_far){ .region = region, .chunk = chunk, .rkey = le32toh(p.rkey), .keys_seq = seq, .valid = true };
 	return 0;
@@ -182,9 +182,9 @@ void xr_pin_drop_far(struct xr_link *l)
 }
 
 /* Registers what a peer asks for, if it lies within what is exposed to it. */
-static int pin(struct xr_link *l, uint32_t id, uint64_t chunk, struct ibv_mr **ret)
+static int pin(struct xr_link *l, uint32_t region, uint64_t chunk, struct ibv_mr **ret)
 {
-	const struct xport_region *r = xp_table_find(&l->table, id);
+	const struct xport_region *r = xp_table_find(&l->table, region);
 	uint64_t len, first, size = UINT64_C(1) << RDMA_CHUNK_SHIFT;
 
 	if (l->opt.pin != XR_PIN_LAZY || !r || !r->base || !l->table.access)
