@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 /* What all of a session uses: its log, its events, its ops, and what wakes main. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #include "session.h"
@@ -98,4 +100,17 @@ int op_stream_result(struct ferry_session *s, const char *op, int err)
 	if (err < 0 && fail_err(&s->stream.fail))
 		fail(&s->fail, err, "%s", fail_text(&s->stream.fail));
 	return op_result(s, op, err);
+}
+
+int session_track(struct ferry_session *s, struct page_set *set, unsigned pages)
+{
+	uint64_t *n = calloc(s->nregions, sizeof(*n));
+	int err = -ENOMEM;
+
+	for (size_t i = 0; n && i < s->nregions; i++)
+		n[i] = ((s->regions[i].len >> PAGE_SHIFT) + pages - 1) / pages;
+	if (n)
+		err = page_set_init(set, n, s->nregions);
+	free(n);
+	return err < 0 ? fail(&s->fail, err, "no memory to track %" PRIu64 " pages", s->pages_total) : 0;
 }

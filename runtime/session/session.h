@@ -44,7 +44,7 @@ struct pull;
 struct source_state {
 	struct reach reach;
 	struct page_set dirty;	 /* to be sent in this round */
-	struct page_set sent;	 /* a bit a CHUNK of 64 pages: the target may hold something other than zero in it */
+	struct page_set sent;	 /* a bit a SENT_CHUNK of pages: the target may hold something other than zero in it */
 	struct page_set zeros;	 /* ZERO went out in this round, no ROUND_ACK yet; between rounds: what was fetched */
 	struct page_set lost;	 /* met by workers: a hardware error, the VMM is still to be asked */
 	struct page_set poison;	 /* the VMM lets them cross as poison (poison.h) */
@@ -202,5 +202,7 @@ int op_result(struct ferry_session *s, const char *op, int err);
 /* The same for an op that was given s->stream: what it said on it comes first. */
 #define STREAM_OP(s, op, ...) op_stream_result((s), #op, (s)->ops.op((s)->vm, __VA_ARGS__))
 int op_stream_result(struct ferry_session *s, const char *op, int err);
+/* An empty set over all regions, one bit for so many pages. -ENOMEM, with a sentence. */
+int session_track(struct ferry_session *s, struct page_set *set, unsigned pages);
 
 #endif

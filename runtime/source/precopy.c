@@ -31,25 +31,18 @@
 int source_init(struct ferry_session *s)
 {
 	struct source_state *src = &s->src;
-	uint64_t *n = calloc(s->nregions, sizeof(*n)), *chunks = calloc(s->nregions, sizeof(*n));
 	struct page_set *set[] = { &src->dirty, &src->zeros, &src->residue, &src->lost, &src->poison };
-	int err = n && chunks ? 0 : -ENOMEM;
+	int err = 0;
 
 	reach_open(&src->reach, true);
-	for (size_t i = 0; i < s->nregions && !err; i++) {
-		n[i] = s->regions[i].len >> PAGE_SHIFT;
-		chunks[i] = (n[i] + 63) / 64;
-	}
 	for (size_t i = 0; i < sizeof(set) / sizeof(set[0]) && !err; i++)
-		err = page_set_init(set[i], n, s->nregions);
+		err = session_track(s, set[i], 1);
 	if (!err)
-		err = page_set_init(&src->sent, chunks, s->nregions);
-	free(n);
-	free(chunks);
+		err = session_track(s, &src->sent, SENT_CHUNK);
+	if (err < 0)
+		return err;
 	src->rounds = calloc(ROUNDS_MAX + 1, sizeof(src->rounds[0]));
-	if (err || !src->rounds)
-		return fail(&s->fail, -ENOMEM, "no memory to track %" PRIu64 " pages", s->pages_total);
-	return 0;
+	return src->rounds ? 0 : fail(&s->fail, -ENOMEM, "no memory to track %" PRIu64 " pages", s->pages_total);
 }
 
 void source_destroy(struct ferry_session *s)

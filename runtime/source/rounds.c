@@ -29,7 +29,6 @@
 #define FENCE_US 1000000u
 #define FENCE_SHARE 16u
 #define ZERO_RUNS 512u
-#define CHUNK UINT64_C(64) /* pages that share a bit of src.sent */
 
 struct sender {
 	struct ferry_session *s;
@@ -113,7 +112,7 @@ static int flush_puts(struct sender *w)
 
 static void mark_sent(struct ferry_session *s, uint32_t region, uint64_t page, uint32_t npages)
 {
-	for (uint64_t c = page / CHUNK; c <= (page + npages - 1) / CHUNK; c++)
+	for (uint64_t c = page / SENT_CHUNK; c <= (page + npages - 1) / SENT_CHUNK; c++)
 		if (!page_set_test(&s->src.sent, region, c))
 			page_set_add(&s->src.sent, region, c);
 }
@@ -124,7 +123,7 @@ static void mark_sent(struct ferry_session *s, uint32_t region, uint64_t page, u
  */
 static bool is_fresh(const struct ferry_session *s, uint32_t region, uint64_t page)
 {
-	return !s->src.repeats || !page_set_test(&s->src.sent, region, page / CHUNK);
+	return !s->src.repeats || !page_set_test(&s->src.sent, region, page / SENT_CHUNK);
 }
 
 static int add_put(struct sender *w, uint32_t region, uint64_t page, uint32_t npages)

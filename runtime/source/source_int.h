@@ -6,6 +6,8 @@
 #include "source.h"
 #include "runtime/session/session.h"
 
+#define SENT_CHUNK 64u /* pages that share a bit of src.sent */
+
 void source_unexpose(struct ferry_session *s);
 int source_send_state(struct ferry_session *s);
 int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, uint64_t *fresh);

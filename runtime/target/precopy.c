@@ -119,19 +119,11 @@ static int call_reserve(struct ferry_session *s)
 
 static int make_sets(struct ferry_session *s)
 {
-	uint64_t *n = calloc(s->nregions, sizeof(*n));
-	int err = -ENOMEM;
+	int err = session_track(s, &s->tgt.missing, 1);
 
-	for (size_t i = 0; n && i < s->nregions; i++)
-		n[i] = s->regions[i].len >> PAGE_SHIFT;
-	if (n)
-		err = page_set_init(&s->tgt.missing, n, s->nregions);
 	if (!err)
-		err = page_set_init(&s->tgt.named, n, s->nregions);
-	if (!err)
-		err = page_set_init(&s->tgt.poison, n, s->nregions);
-	free(n);
-	return err < 0 ? fail(&s->fail, err, "no memory to track %" PRIu64 " pages", s->pages_total) : 0;
+		err = session_track(s, &s->tgt.named, 1);
+	return err ? err : session_track(s, &s->tgt.poison, 1);
 }
 
 /*
