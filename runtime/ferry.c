@@ -221,10 +221,12 @@ static void run(struct ferry_session *s, struct ferry_result *r)
 	r->outcome = FERRY_OUTCOME_MIGRATED;
 	r->owner = FERRY_OWNER_TARGET;
 	if (s->opened && err < 0) {
+		if (!fail_err(&s->fail))
+			fail(&s->fail, err, "%s failed: %s", ferry_phase_name(s->phase), strerror(-err));
 		if (s->is_source)
-			source_fail(s, err, r);
+			source_fail(s, r);
 		else
-			target_fail(s, err, r);
+			target_fail(s, r);
 	} else if (err < 0) {
 		r->outcome = FERRY_OUTCOME_REFUSED;
 		r->owner = FERRY_OWNER_SOURCE;

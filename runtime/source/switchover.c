@@ -505,10 +505,8 @@ static void tell_target(struct ferry_session *s)
 		link_tell_again(s);
 }
 
-void source_fail(struct ferry_session *s, int err, struct ferry_result *res)
+void source_fail(struct ferry_session *s, struct ferry_result *res)
 {
-	if (!fail_err(&s->fail))
-		fail(&s->fail, err, "%s failed: %s", ferry_phase_name(s->phase), strerror(-err));
 	if (!commit_abort(&s->commit)) {
 		link_workers_stop(s);
 		stop_tracking(s);

@@ -388,12 +388,10 @@ static void take_over(struct ferry_session *s, struct ferry_result *res)
 	res->outcome = FERRY_OUTCOME_MIGRATED;
 }
 
-void target_fail(struct ferry_session *s, int err, struct ferry_result *res)
+void target_fail(struct ferry_session *s, struct ferry_result *res)
 {
 	bool heard = s->peer_aborted, settled = false, told;
 
-	if (!fail_err(&s->fail))
-		fail(&s->fail, err, "%s failed: %s", ferry_phase_name(s->phase), strerror(-err));
 	if (commit_get(&s->commit) == COMMIT_PREPARED && !heard) {
 		settle(s);
 		settled = true;
