@@ -80,7 +80,7 @@ struct xport_link_id { /* what a connecting end presents; the accepting end read
 
 struct xport_param {
 	uint64_t timeout_us; /* no progress for so long: -ETIMEDOUT */
-	uint32_t poll_us;    /* urgent channel: spin so long before sleeping */
+	uint32_t poll_us;    /* serving an urgent channel: poll this long after a request before sleeping */
 	uint64_t bandwidth;  /* shape: bytes a second over all data channels; 0: no limit */
 	/*
 	 * A put leaves no references to its memory with the kernel. For hugetlb pages, of which Linux (6.18) counts fewer than 0

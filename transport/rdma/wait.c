@@ -7,7 +7,6 @@
  */
 #include <errno.h>
 #include <poll.h>
-#include <sched.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -122,20 +121,16 @@ int xr_data_fd(struct xport_chan *chan)
 
 int xr_wait_cq(struct xr_data *d, uint64_t end)
 {
-	uint64_t begin = now_us(), now = begin, spin = d->urgent ? d->link->param.poll_us : 0, count;
 	struct pollfd p = { .fd = d->epfd, .events = POLLIN };
+	uint64_t now, count;
 	int n;
 
-	do {
-		n = xr_data_broken(d);
-		if (!n)
-			n = xr_take(d);
-		if (n)
-			return n;
-		if (spin)
-			sched_yield();
-		now = now_us();
-	} while (now - begin < spin && now < end);
+	n = xr_data_broken(d);
+	if (!n)
+		n = xr_take(d);
+	if (n)
+		return n;
+	now = now_us();
 	n = arm(d);
 	if (n || now >= end)
 		return n;

@@ -12,7 +12,6 @@
 #include <endian.h>
 #include <errno.h>
 #include <poll.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -250,7 +249,7 @@ int tcp_data_take(struct tcp_data *c)
 }
 
 /* Nothing to read now: 0 after a wait that may have brought something, -EAGAIN at end, -ETIMEDOUT. */
-static int rx_wait(struct tcp_data *c, uint64_t begin, uint64_t end)
+static int rx_wait(struct tcp_data *c, uint64_t end)
 {
 	uint64_t now = now_us(), left, timeout = c->link->param.timeout_us;
 	int err;
@@ -261,10 +260,6 @@ static int rx_wait(struct tcp_data *c, uint64_t begin, uint64_t end)
 		return tcp_silent(c->link, c->fd);
 	if (now >= end)
 		return -EAGAIN;
-	if (c->urgent && now - begin < c->link->param.poll_us) {
-		sched_yield();
-		return 0;
-	}
 	left = end - now < timeout ? end - now : timeout;
 	err = tcp_poll(c->fd, POLLIN, left);
 	return !err || err == -EAGAIN ? 0 : tcp_err(c->link, c->fd, "poll", err);
@@ -328,7 +323,7 @@ static int data_get(struct xport_chan *chan, const struct page_run *runs, void *
 static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint64_t wait_us)
 {
 	struct tcp_data *c = data_of(chan);
-	uint64_t begin = 0, end = 0;
+	uint64_t end = 0;
 	int err;
 
 	if (!max)
@@ -345,11 +340,9 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 		if (c->gets.ndone)
 			break;
 		if (err == -EAGAIN) {
-			if (!begin) {
-				begin = now_us();
-				end = deadline_after(begin, wait_us);
-			}
-			err = rx_wait(c, begin, end);
+			if (!end)
+				end = deadline_after(now_us(), wait_us);
+			err = rx_wait(c, end);
 			if (err == -EAGAIN)
 				return err;
 		}
