@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An arbiter in etcd (version 3.4 or newer): ferry_ops.arbiter for hosts that share a cluster of it. A small library of
- * its own, libferry-etcd (pkg-config ferry-etcd), because it links libcurl and jansson, and libferry shall not.
+ * An arbiter in etcd 3.4 or newer: implements ferry_ops.arbiter for hosts that share an etcd cluster. It is a
+ * library of its own, libferry-etcd (pkg-config ferry-etcd), because it links libcurl and jansson.
  *
- * The record of a migration is the key PREFIX followed by its session in 32 hexadecimal digits; its value is "source"
- * or "target". It is made by one transaction, which etcd answers when a majority has it, and it stays: delete it
- * (etcdctl del PREFIXsession) when both ends have ended, never before, and give it no lease.
+ * The record of a migration is the key PREFIX plus the session in 32 hexadecimal digits; the value is
+ * "source" or "target". One transaction creates it; etcd answers once a majority of the members has it. The
+ * record stays: delete it (etcdctl del PREFIXsession) only after both ends have ended, and give it no lease.
  *
  *	static int my_arbiter(void *vm, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is)
  *	{
@@ -30,23 +30,23 @@ extern "C" {
 
 struct ferry_arbiter_etcd {
 	size_t size;
-	const char *endpoints; /* http:// or https://, members of one cluster, with commas between them */
-	const char *prefix;    /* of the keys; "ferry/" */
-	const char *ca_file;   /* PEM; NULL: the system's */
-	const char *cert_file; /* PEM, for a cluster that asks for a certificate; with key_file */
+	const char *endpoints; /* members of one cluster, http:// or https://, separated by commas */
+	const char *prefix;    /* of the keys; default "ferry/" */
+	const char *ca_file;   /* PEM, who signed the members' certificates; default: the system's CAs */
+	const char *cert_file; /* PEM, this host's certificate, if the cluster requires one; with key_file */
 	const char *key_file;
-	const char *user;      /* where etcd's authentication is on; with password */
+	const char *user;      /* if etcd's authentication is on; with password */
 	const char *password;
-	uint64_t timeout_us;   /* for all of it, whichever members are away; 3 s */
+	uint64_t timeout_us;   /* bound on the whole call, all members together; default 3 s */
 };
 
 /*
- * If nothing is recorded for session, records want (FERRY_OWNER_SOURCE or FERRY_OWNER_TARGET); *is is what is recorded then.
- * Any thread; proxies from the environment are not used. Members that are away, slow or without a leader are tried in
- * turn until timeout_us has passed. On failure *is is untouched and why, of cap bytes, holds one sentence: -EINVAL;
- * -ETIMEDOUT or -ECONNREFUSED when none has answered; -EACCES when it may not; -EPROTO when what answers is no etcd
- * or the record none of ours; -ENOMEM. A call that has failed may have recorded want nevertheless: asking again gives
- * the answer that stands.
+ * If nothing is recorded for session, record want (FERRY_OWNER_SOURCE or FERRY_OWNER_TARGET). Set *is to the
+ * recorded owner. Tries the members in turn until one answers or timeout_us has passed; ignores proxy
+ * settings of the environment. Any thread. On failure *is is untouched and why (cap bytes) holds one
+ * sentence: -EINVAL; -ETIMEDOUT, -ECONNREFUSED, -EHOSTUNREACH or -ECONNRESET (no member answered); -EACCES
+ * (password, certificate or rights); -EPROTO (the server is not etcd, or the record is not ferry's); -ENOMEM.
+ * A failed call may have recorded want: if you ask again, you get the owner that stands.
  */
 int ferry_arbiter_etcd_ask(const struct ferry_arbiter_etcd *a, const uint8_t session[16], enum ferry_owner want,
 			   enum ferry_owner *is, char *why, size_t cap);
