@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What rdma-migrate help says: the commands, and a line an option from the table. */
+/* rdma-migrate help: the commands, and one line per option from the table. */
 #include "options_int.h"
 
 static bool is_file(const struct option_row *row)
@@ -20,7 +20,7 @@ static void help_row(FILE *out, const struct option_row *row, bool all)
 	if (row->value == V_COUNT)
 		width += fprintf(out, " N");
 	if (row->value == V_KILL)
-		width += fprintf(out, " WHO@STAGE|MESSAGE[:MS]");
+		width += fprintf(out, " WHO@PHASE|MESSAGE[:MS]");
 	if (row->value == V_LIST)
 		width += fprintf(out, " A,B,...");
 	if (row->value == V_TEXT)
@@ -41,13 +41,13 @@ static void help_row(FILE *out, const struct option_row *row, bool all)
 }
 
 static const char *const synopses[] = {
-	[CMD_RUN] = "run [OPTIONS]               both ends on this machine, in processes of their own",
-	[CMD_TARGET] = "target --listen URI [...]   one end of two machines",
-	[CMD_SOURCE] = "source --to URI [...]       the other",
-	[CMD_FLOOR] = "floor [OPTIONS]             what bare sockets and one userfaultfd give here",
-	[CMD_SWEEP] = "sweep [OPTIONS]             runs of each mode, rate, working set and transport; a page",
-	[CMD_PLOT] = "plot FILE... -o OUT         pictures of what --record wrote: .svg, .png or .html",
-	[CMD_DOCTOR] = "doctor [--json FILE]        what this machine offers, and how to mend what is missing",
+	[CMD_RUN] = "run [OPTIONS]               both ends on this machine, each in its own process",
+	[CMD_TARGET] = "target --listen URI [...]   the target, on one of two machines",
+	[CMD_SOURCE] = "source --to URI [...]       the source, on the other machine",
+	[CMD_FLOOR] = "floor [OPTIONS]             measure bare sockets and one userfaultfd on this machine",
+	[CMD_SWEEP] = "sweep [OPTIONS]             runs of each mode, rate, working set and transport, on one page",
+	[CMD_PLOT] = "plot FILE... -o OUT         draw recordings of --record as .svg, .png or .html",
+	[CMD_DOCTOR] = "doctor [--json FILE]        check this machine and say how to fix what is missing",
 	[CMD_VERSION] = "version | help [COMMAND]",
 };
 
@@ -59,7 +59,7 @@ void options_help(FILE *out, enum command about)
 
 	if (all)
 		fprintf(out,
-			"rdma-migrate: live-migrate a small KVM guest with libferry, prove every byte and output, and measure.\n\n");
+			"rdma-migrate: live-migrate a small KVM guest with libferry, verify every byte and output, and measure.\n\n");
 	for (unsigned i = 0; i < sizeof(order) / sizeof(*order); i++)
 		if (all || order[i] == about)
 			fprintf(out, "  rdma-migrate %s\n", synopses[order[i]]);
@@ -74,16 +74,16 @@ void options_help(FILE *out, enum command about)
 		return;
 	fprintf(out,
 		"\nSIZE: bytes, or with k, M, G, T (powers of 1024). TIME: with us, ms, s.\n"
-		"WHO: source, target, link. STAGE: pre-migration, reservation, pre-copy, stop-and-copy, post-copy,\n"
-		"commitment, activation. MESSAGE, the first of that name, before WHO sends or reads it:");
+		"WHO: source, target, link. PHASE: pre-migration, reservation, pre-copy, stop-and-copy, post-copy,\n"
+		"commitment, activation. MESSAGE: the first of that name, before WHO sends or reads it:");
 	for (unsigned i = 1; ferry_message_name(i); i++)
 		fprintf(out, "%s%s", i % 11 == 1 ? "\n" : " ", ferry_message_name(i));
 	fprintf(out,
 		".\nFigures in MB are 10^6 bytes.\n\n"
-		"Exit codes: 0 as asked: migrated, or with --kill what that must lead to, and the proof is clean;\n"
-		"  1 the command line, or a file that it names cannot be opened; 2 refused, fell back or discarded though\n"
-		"  nothing provoked it, or the drill never took place; 3 the proof failed: bad pages, outputs missing or\n"
-		"  repeated, or two owners; 4 in doubt, or the VM was lost; 5 this machine: no memory, no permission for\n"
-		"  userfaultfd, no socket, no gnuplot; 6 else 0, but standard output or a file could not be written:\n"
+		"Exit codes: 0 migrated, or with --kill the outcome that must follow, and the proof is clean;\n"
+		"  1 the command line is wrong, or a file that it names cannot be opened; 2 refused, fell back or discarded\n"
+		"  without a fault, or the fault of --kill did not occur; 3 the proof failed: bad pages, outputs missing or\n"
+		"  repeated, or two owners; 4 in doubt, or the VM was lost; 5 this machine lacks memory, permission for\n"
+		"  userfaultfd, a socket or gnuplot; 6 as 0, but standard output or a file could not be written:\n"
 		"  stderr says which and why.\n");
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The command line: one table, a row an option. A row says which commands take it, how it reads and what
+ * The command line: one table, one row per option. A row says which commands take it, how it reads and what
  * the error message and the help say it takes.
  */
 #include <errno.h>
@@ -26,13 +26,13 @@ static const char *const hold_actions[] = { "fallback", "commit", NULL };
 static const char *const floors[] = { "once", "each", "off", NULL };
 static const char *const commands[] = { "run", "source", "target", "floor", "sweep", "plot", "doctor", "version", "help" };
 
-_Static_assert(sizeof(kinds) / sizeof(*kinds) == KIND_COUNT + 1, "a name a memory kind");
+_Static_assert(sizeof(kinds) / sizeof(*kinds) == KIND_COUNT + 1, "one name per memory kind");
 _Static_assert((int)KIND_HUGETLB == VMM_HUGETLB && (int)KIND_HUGETLB_MEMFD == VMM_HUGETLB_MEMFD && (int)KIND_MEMFD == VMM_MEMFD,
 	       "the kinds are in the VMM's order");
-_Static_assert(sizeof(patterns) / sizeof(*patterns) == VMM_ZIPF + 2, "a name a pattern");
+_Static_assert(sizeof(patterns) / sizeof(*patterns) == VMM_ZIPF + 2, "one name per pattern");
 _Static_assert(FERRY_MODE_POSTCOPY == 2 && FERRY_COMMIT_AT_SWITCHOVER == 2 && FERRY_HOLD_COMMIT == 1,
 	       "the choices are in the order of ferry.h");
-_Static_assert(sizeof(commands) / sizeof(*commands) == CMD_COUNT, "a name a command");
+_Static_assert(sizeof(commands) / sizeof(*commands) == CMD_COUNT, "one name per command");
 
 #define HOUR 3600000000ull
 #define LOW_MEMORY (16u << 20) /* the guest keeps its code and tables there */
@@ -40,85 +40,85 @@ _Static_assert(sizeof(commands) / sizeof(*commands) == CMD_COUNT, "a name a comm
 
 const struct option_row option_rows[] = {
 	{ "uri", V_TEXT, RUN | FLOOR, AT(uri), "tcp:HOST:PORT or rdma:HOST:PORT",
-	  "where the two ends meet, port 0 takes a free one; tcp:127.0.0.1:0" },
+	  "where the two ends connect, port 0 takes a free port; tcp:127.0.0.1:0" },
 	{ "to", V_TEXT, SOURCE, AT(to), "tcp:HOST:PORT or rdma:HOST:PORT", "the target to migrate to" },
-	{ "listen", V_TEXT, TARGET, AT(listen), "tcp:HOST:PORT or rdma:HOST:PORT", "where the source will connect" },
+	{ "listen", V_TEXT, TARGET, AT(listen), "tcp:HOST:PORT or rdma:HOST:PORT", "where the target waits for the source" },
 	{ "memory", V_SIZE, GUEST | FLOOR, AT(memory),
 	  "a size from 32M to 256G in whole 2M, such as 512M or 2G", "the guest's RAM; 1G", VMM_MEMORY_MIN,
 	  VMM_MEMORY_MAX },
 	{ "memory-kind", V_CHOICE, GUEST | FLOOR, AT(kind), "anon, memfd, hugetlb or hugetlb-memfd",
-	  "what the RAM is made of, hugetlb: of huge pages of 2 MiB (the floor's buffers have none); anon",
+	  "the kind of the RAM, hugetlb: huge pages of 2 MiB (not for the floor's buffers); anon",
 	  .choices = kinds },
 	{ "populate", V_COUNT, GUEST, AT(populate), "a percentage from 0 to 100",
-	  "percent of RAM that begins with unique, non-zero content; 100", 0, 100 },
+	  "percent of RAM that has unique, non-zero content at the start; 100", 0, 100 },
 	{ "prealloc", V_CHOICE, RUN | TARGET | SWEEP, AT(prealloc), "on or off",
-	  "on: the target has all of its RAM before pre-copy, off: as pages arrive; on", .choices = on_off },
+	  "on: the target allocates all of its RAM before pre-copy, off: as pages arrive; on", .choices = on_off },
 	{ "thp", V_CHOICE, GUEST, AT(thp), "off or on",
-	  "on: transparent huge pages for the RAM, and again at the target in the end (the floor's buffers have none); off",
+	  "on: transparent huge pages for the RAM, restored at the target after the migration (not for the floor's buffers); off",
 	  .choices = off_on },
 	{ "working-set", V_SIZE, ONE_GUEST, AT(working_set), "a size such as 256M, at most --memory less 16M",
-	  "the part of RAM that the guest writes to; 256M, or a quarter of RAM that has no room for it", 4096,
+	  "the part of RAM that the guest writes to; 256M, or a quarter of a smaller RAM", 4096,
 	  VMM_MEMORY_MAX },
-	{ "dirty-rate", V_COUNT, ONE_GUEST, AT(dirty_rate), "pages a second, 0 for an idle guest",
-	  "how fast the guest writes; 50000", 0, 1000000000 },
+	{ "dirty-rate", V_COUNT, ONE_GUEST, AT(dirty_rate), "pages per second, 0 for an idle guest",
+	  "pages that the guest writes per second; 50000", 0, 1000000000 },
 	{ "pattern", V_CHOICE, GUEST, AT(pattern), "random, sequential or zipf",
-	  "which page of the working set it writes next, zipf: rank k about 1/k as often as the first; random",
+	  "which page of the working set the guest writes next, zipf: the page of rank k about 1/k as often as the first; random",
 	  .choices = patterns },
 	{ "rhythm", V_DURATION, GUEST, AT(rhythm_us), "a duration from 1ms such as 200ms",
-	  "until the switchover the guest writes so long, rests so long, and so on; it never rests", 1000, HOUR },
+	  "until the switchover the guest writes and rests in turn, each for this time; it never rests", 1000, HOUR },
 	{ "vcpus", V_COUNT, GUEST, AT(vcpus), "a number from 1 to 16", "virtual CPUs; 1", 1, VMM_VCPUS_MAX },
 	{ "seed", V_COUNT, GUEST, AT(seed), "a number",
-	  "what the guest writes is made from it; drawn when not given", 0, UINT64_MAX },
-	{ "mode", V_CHOICE, ONE_GUEST, AT(mode), "auto, stop-and-copy or post-copy", "how to finish; auto",
+	  "seed of what the guest writes; random", 0, UINT64_MAX },
+	{ "mode", V_CHOICE, ONE_GUEST, AT(mode), "auto, stop-and-copy or post-copy", "how the migration finishes; auto",
 	  .choices = modes },
 	{ "commit-at", V_CHOICE, GUEST, AT(commit_at), "complete, switchover or default",
-	  "when the source gives up its right to resume", .choices = commit_ats },
+	  "when the source can no longer resume the VM; complete", .choices = commit_ats },
 	{ "downtime", V_DURATION, GUEST, AT(downtime_us), "a duration such as 300ms, 2s or 500us",
-	  "aim for the blackout; 300ms", 1, HOUR },
-	{ "max-rounds", V_COUNT, GUEST, AT(max_rounds), "a number from 1 to 1000", "bound on pre-copy; 30", 1,
+	  "the downtime to aim for; 300ms", 1, HOUR },
+	{ "max-rounds", V_COUNT, GUEST, AT(max_rounds), "a number from 1 to 1000", "bound on the rounds of pre-copy; 30", 1,
 	  1000 },
 	{ "precopy-limit", V_DURATION, GUEST, AT(precopy_limit_us), "a duration such as 30s",
-	  "bound on pre-copy; none", 1, HOUR },
+	  "bound on the time in pre-copy; none", 1, HOUR },
 	{ "channels", V_COUNT, GUEST, AT(channels), "a number from 1 to 16", "data connections; 1", 1, 16 },
-	{ "bandwidth", V_SIZE, GUEST, AT(bandwidth), "bytes a second such as 100M, 0 for no limit",
-	  "limit on page data, a second; none", 0, 1ull << 50 },
+	{ "bandwidth", V_SIZE, GUEST, AT(bandwidth), "bytes per second such as 100M, 0 for no limit",
+	  "limit on page data, bytes per second; none", 0, 1ull << 50 },
 	{ "blackout-limit", V_DURATION, GUEST, AT(blackout_limit_us), "a duration such as 30s",
-	  "longest stop before the source takes the VM back; 30s", 1, HOUR },
+	  "longest downtime before the VM resumes at the source; 30s", 1, HOUR },
 	{ "hold-limit", V_DURATION, GUEST, AT(hold_limit_us), "a duration such as 2s, 0 for no limit",
-	  "longest run with the output held back; none", 0, HOUR },
+	  "longest tentative run, with the output held back; none", 0, HOUR },
 	{ "hold-action", V_CHOICE, GUEST, AT(hold_action), "fallback or commit",
 	  "what to do at the hold limit; fallback", .choices = hold_actions },
 	{ "poll", V_DURATION, GUEST, AT(poll_us), "a duration from 1us to 10ms",
-	  "busy-poll so long after a fault; 1ms", 1, 10000 },
+	  "how long to poll after a fault before sleeping; 1ms", 1, 10000 },
 	{ "reconnect", V_DURATION, ENDS, AT(reconnect_us), "a duration such as 5s, 0 for never",
-	  "a lost link may be back for so long; 5s, or 1s where --kill breaks something for good", 0, HOUR },
+	  "how long to wait for a lost link; 5s, or 1s if --kill breaks something for good", 0, HOUR },
 	{ "timeout", V_DURATION, ENDS, AT(timeout_us), "a duration of at least 10ms such as 3s",
-	  "a peer silent for so long is a lost link; 3s", 10000, HOUR },
+	  "the link is lost if nothing was heard for this long; 3s", 10000, HOUR },
 	{ "kill", V_KILL, ENDS, AT(kill),
-	  "source@STAGE, target@STAGE, link@STAGE or link@STAGE:MS, STAGE one of pre-migration, reservation, "
-	  "pre-copy, stop-and-copy, post-copy, commitment and activation; or a message such as COMMIT for STAGE",
-	  "on entering STAGE, or at a message, end that process by SIGKILL, or cut the link (for MS milliseconds)" },
+	  "source@PHASE, target@PHASE, link@PHASE or link@PHASE:MS, PHASE one of pre-migration, reservation, "
+	  "pre-copy, stop-and-copy, post-copy, commitment and activation; or a message such as COMMIT for PHASE",
+	  "on entering PHASE, or at MESSAGE, kill that process by SIGKILL, or cut the link (for MS milliseconds)" },
 	{ "arbiter", V_TEXT, ENDS, AT(arbiter), ARBITER_TAKES,
-	  "who settles an ending in doubt, the same at both ends; nobody" },
+	  "the arbiter that settles an ending in doubt, the same at both ends; none" },
 	{ "run-on", V_DURATION, ENDS | SWEEP, AT(run_on_us), "a duration such as 200ms",
 	  "how long the guest runs at its owner before the proof; 200ms", 1000, HOUR },
-	{ "repeat", V_COUNT, RUN | FLOOR | SWEEP, AT(repeat), "a number from 1 to 100000", "so many times", 1,
+	{ "repeat", V_COUNT, RUN | FLOOR | SWEEP, AT(repeat), "a number from 1 to 100000", "number of runs; 1", 1,
 	  100000 },
 	{ "floor", V_CHOICE, RUN | SWEEP, AT(floor), "once, each or off",
-	  "when to measure the bare machine beside it; once", .choices = floors },
+	  "when to measure the floor of the machine; once", .choices = floors },
 	{ "json", V_TEXT, ENDS | FLOOR | SWEEP | DOCTOR, AT(json), "a file name, - for standard output",
-	  "append one JSON object a line" },
+	  "append one JSON object per run, each on a line" },
 	{ "report-port", V_COUNT, SOURCE | TARGET, AT(report_port), "a port from 0 to 65535, 0 for none, at the source 0 only",
-	  "where the target takes the source's results and tells its own, 0 for none; a free one, of which the source hears", 0,
+	  "port at the target for exchanging the results, 0 for no exchange; a free port, which the target tells the source", 0,
 	  65535 },
 	{ "record", V_TEXT, ENDS | SWEEP, AT(record), "a file name",
-	  "write what happened as it happened, for rdma-migrate plot (docs/recording.md)" },
+	  "record the migration for rdma-migrate plot (docs/recording.md)" },
 	{ "sample", V_DURATION, ENDS | SWEEP, AT(sample_us), "a duration from 100us to 1s",
-	  "between two samples of --record; 1ms", 100, 1000000 },
+	  "time between two samples of --record; 1ms", 100, 1000000 },
 	{ "mode", V_LIST, SWEEP, AT(modes), "names with commas, such as stop-and-copy,post-copy",
 	  "the modes to try; stop-and-copy,post-copy" },
 	{ "dirty-rate", V_LIST, SWEEP, AT(rates), "numbers with commas, such as 0,50000",
-	  "the rates to try; 0,50000,200000" },
+	  "the dirty rates to try; 0,50000,200000" },
 	{ "working-set", V_LIST, SWEEP, AT(working_sets), "sizes with commas, such as 64M,256M",
 	  "the working sets to try; as for run" },
 	{ "uri", V_LIST, SWEEP, AT(uris), "URIs with commas", "the transports to try; tcp:127.0.0.1:0" },
@@ -329,7 +329,7 @@ int options_set(struct options *o, const char *name, const char *text)
 	return row ? parse_value(row, text, o) : -EINVAL;
 }
 
-/* One "--name value", "--name=value" or "--flag"; *i moves on over what it took. */
+/* One "--name value", "--name=value" or "--flag"; advances *i past its arguments. */
 static int parse_one(struct options *o, int argc, char **argv, int *i)
 {
 	const char *arg = argv[*i], *value = NULL, *eq;
@@ -388,17 +388,17 @@ static int check_report_port(const struct options *o)
 	if (!o->report_port)
 		return 0;
 	if (o->command == CMD_SOURCE) {
-		fprintf(stderr, "rdma-migrate: source takes --report-port 0 only: which port it is the target says; give --report-port %llu "
+		fprintf(stderr, "rdma-migrate: source takes --report-port 0 only, because the target chooses the port; give --report-port %llu "
 			"to rdma-migrate target.\n", (unsigned long long)o->report_port);
 		return -EINVAL;
 	}
 	if (meet_split(o->listen, host, &port) || port != o->report_port)
 		return 0;
-	fprintf(stderr, "rdma-migrate: --report-port %u is the port of --listen; give another, or none: then a free one is taken.\n", port);
+	fprintf(stderr, "rdma-migrate: --report-port %u is the port of --listen; give another port, or leave the option out for a free one.\n", port);
 	return -EINVAL;
 }
 
-/* What no single option can see. */
+/* Checks that involve several options. */
 int options_check(struct options *o)
 {
 	if (o->command == CMD_SOURCE && !o->to) {

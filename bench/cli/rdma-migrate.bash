@@ -32,7 +32,7 @@ _rdma_migrate()
 	fi
 	values=$(_rdma_migrate_options "$program" "$command" | awk -v name="$prev" '$1 == name { print $2; exit }')
 	case $values in
-	*\[*) # WHO@STAGE[:MS]
+	*\[*) # WHO@PHASE[:MS]
 		mapfile -t COMPREPLY < <(compgen -W "$(printf '%s ' {source,target,link}@{pre-migration,reservation,pre-copy,stop-and-copy,post-copy,commitment,activation})" -- "$cur")
 		;;
 	*'|'*) mapfile -t COMPREPLY < <(compgen -W "${values//|/ }" -- "$cur") ;;

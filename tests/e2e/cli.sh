@@ -31,7 +31,7 @@ wrong()
 expect 0 '^rdma-migrate and libferry 1\.[0-9]+\.[0-9]+$' version
 expect 0 '^rdma-migrate and libferry' --version
 expect 0 '^Exit codes: 0 ' help
-expect 0 '--kill WHO@STAGE' --help
+expect 0 '--kill WHO@PHASE' --help
 expect 1 'rdma-migrate run \[OPTIONS\]'
 wrong 'there is no command "fly"; the commands are run, source' fly
 wrong '"now" is not an option' run now
@@ -50,18 +50,18 @@ wrong '--memory-kind takes anon, memfd, hugetlb or hugetlb-memfd, not "ram"' run
 wrong '--thp on is for --memory-kind anon or memfd: hugetlb has huge pages already' run --memory-kind hugetlb --thp on
 wrong '--populate takes a percentage from 0 to 100, not "101"' run --populate 101
 wrong '--working-set takes at most --memory less 16M, 48M here, not 64M' run --memory 64M --working-set 64M
-wrong '--dirty-rate takes pages a second.*not "fast"' run --dirty-rate fast
+wrong '--dirty-rate takes pages per second.*not "fast"' run --dirty-rate fast
 wrong '--vcpus takes a number from 1 to 16, not "0"' run --vcpus 0
 wrong '--mode takes auto, stop-and-copy or post-copy, not "precopy"' run --mode precopy
 wrong '--commit-at takes complete, switchover or default' run --commit-at never
 wrong '--downtime takes a duration.*not "300"' run --downtime 300
 wrong '--max-rounds takes a number from 1 to 1000, not "0"' run --max-rounds 0
 wrong '--channels takes a number from 1 to 16, not "17"' run --channels 17
-wrong '--bandwidth takes bytes a second' run --bandwidth 1Gb
+wrong '--bandwidth takes bytes per second' run --bandwidth 1Gb
 wrong '--hold-limit takes a duration' run --hold-limit forever
 wrong '--hold-action takes fallback or commit' run --hold-action wait
 wrong '--timeout takes a duration of at least 10ms' run --timeout 1ms
-wrong '--kill takes source@STAGE.*not "target"' run --kill target
+wrong '--kill takes source@PHASE.*not "target"' run --kill target
 wrong '--kill takes .*not "target@noon"' run --kill target@noon
 wrong '--kill takes .*not "target@commit"' run --kill target@commit
 wrong '--kill takes .*not "target@COMMIT:5"' run --kill target@COMMIT:5
