@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What --arbiter names: the library's arbiters as an op of the VMM's. */
+/* --arbiter: calls one of the library's arbiters, as the VMM's op. */
 #include <errno.h>
 #include <ferry/arbiter_file.h>
 #include <stdbool.h>

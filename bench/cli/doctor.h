@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What a machine offers to a migration, line by line. Each probe asks the kernel; none changes anything. */
+/* Findings about a machine, one per line. Each probe asks the kernel; none changes anything. */
 #ifndef BENCH_DOCTOR_H
 #define BENCH_DOCTOR_H
 
@@ -8,15 +8,15 @@
 
 enum health {
 	HEALTH_OK,
-	HEALTH_WITHOUT, /* works without: says what is lost */
-	HEALTH_MISSING	/* a migration, or its proof by a real guest, cannot be done */
+	HEALTH_WITHOUT, /* migration works without it; .says tells what is lost */
+	HEALTH_MISSING	/* no migration, or no proof by a real guest */
 };
 
 struct finding {
 	const char *name;
 	enum health health;
 	char says[200];
-	char mend[200]; /* the one command, or "" */
+	char mend[200]; /* the command that fixes it, or "" */
 };
 
 #define FINDINGS_MAX 64u
@@ -26,11 +26,11 @@ struct findings {
 	size_t n;
 };
 
-/* mend: the command, or NULL; says is formatted. */
+/* Adds a finding. mend: the command that fixes it, or NULL; says: a printf format. */
 void found(struct findings *f, const char *name, enum health h, const char *mend, const char *says, ...)
 	__attribute__((format(printf, 5, 6)));
 
-/* doctor_kernel.c: KVM, userfaultfd and what else the kernel has */
+/* doctor_kernel.c: KVM, userfaultfd and other kernel features */
 void probe_kvm(struct findings *f);
 void probe_userfaultfd(struct findings *f);
 void probe_kernel(struct findings *f);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* doctor: what the host allows and has: memory, RDMA devices, network, programs. */
+/* doctor: limits and resources of the host: memory, RDMA devices, network, programs. */
 #include <errno.h>
 #include <ifaddrs.h>
 #include <net/if.h>
@@ -16,7 +16,7 @@
 
 #include "doctor.h"
 
-/* The first line, without its end. */
+/* Reads the first line of the file, without the newline. */
 static const char *first_line(const char *path, char *buf, size_t cap)
 {
 	FILE *in = fopen(path, "re");
@@ -32,7 +32,7 @@ static const char *first_line(const char *path, char *buf, size_t cap)
 
 /* --- memory --- */
 
-/* Whether the process may lock what it likes: CAP_IPC_LOCK is bit 14. */
+/* Whether the process may lock any amount of memory: CAP_IPC_LOCK is bit 14. */
 static bool may_lock(void)
 {
 	unsigned long long caps = 0;
@@ -199,7 +199,7 @@ static void probe_link(struct findings *f, const char *name)
 		      mtu, rate);
 }
 
-/* Each interface once, whatever addresses it has. */
+/* Each interface once, however many addresses it has. */
 void probe_links(struct findings *f)
 {
 	struct if_nameindex *all = if_nameindex();

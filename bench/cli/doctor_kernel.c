@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* doctor: what the kernel has: KVM, userfaultfd, and the calls that make migration fast. */
+/* doctor: features of the kernel: KVM, userfaultfd, and the calls that make migration fast. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -92,7 +92,7 @@ static int sysctl(const char *path)
 	return v;
 }
 
-/* As the library does: never for user mode only, since KVM's own accesses fault too. */
+/* As the library does: not for user mode only, because KVM's own accesses fault, too. */
 static int open_uffd(bool *device)
 {
 	int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC), fd = -1;
@@ -162,7 +162,7 @@ void probe_userfaultfd(struct findings *f)
 
 /* --- the rest --- */
 
-/* What transport/tcp/pages.c asks of the kernel: references to a page through a pipe of 1 MiB. */
+/* As transport/tcp/pages.c does: pass references to pages through a pipe of 1 MiB. */
 static void probe_vmsplice(struct findings *f)
 {
 	struct iovec page = { .iov_base = f, .iov_len = 1 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* One end of a run in its own process: the VM, the session, and what it tells the parent. */
+/* One end of a run in its own process: the VM, the session, and the messages to the parent. */
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -19,7 +19,7 @@
 #include "ferry/drill.h"
 
 #define STATS_EVERY_MS 100
-#define DRILL_RECONNECT_US 1000000 /* a drill that breaks something for good need not wait for long */
+#define DRILL_RECONNECT_US 1000000 /* after a fault for good a long wait is pointless */
 
 struct end {
 	enum vmm_end which;
@@ -31,10 +31,10 @@ struct end {
 	struct sampler *sampler;
 	struct rhythm *rhythm;
 	bool drilled;
-	uint64_t precopy_cpu_us, postcopy_cpu_us; /* the process's, when these began; 0: they have not */
+	uint64_t precopy_cpu_us, postcopy_cpu_us; /* CPU time of the process when the phase began; 0 before */
 	struct end_cost cost;
-	struct meet_offer offer; /* target: what it tells; port 0: nothing */
-	char refusal[FERRY_DETAIL_MAX]; /* the library's sentence when it gives no session */
+	struct meet_offer offer; /* target: its offer; port 0: none */
+	char refusal[FERRY_DETAIL_MAX]; /* the library's sentence if it creates no session */
 	pthread_t stats_thread;
 	pthread_mutex_t lock; /* .done */
 	pthread_cond_t cond;
@@ -80,7 +80,7 @@ _Noreturn static void give_up(struct end *e, const char *what, const char *why)
 	_exit(1);
 }
 
-/* The sentence at the end of a log line: text="...", with \" and \\ for what it quotes. */
+/* Copies the sentence at the end of a log line: text="...", in which \" and \\ are escapes. */
 static void log_text(char *buf, size_t cap, const char *line)
 {
 	const char *p = strstr(line, " text=\"");
@@ -97,12 +97,12 @@ static void on_log(void *ctx, int level, const char *line)
 	struct msg m = { .type = MSG_LOG, .number = level };
 
 	set_text(&m, line);
-	if (!e->session && level <= 3) /* no other thread logs yet */
+	if (!e->session && level <= 3) /* no other thread logs at this time */
 		log_text(e->refusal, sizeof(e->refusal), line);
 	msg_send(e->fd, &m);
 }
 
-/* Without fault injection in the library the session could not be made: its flag was refused with a sentence. */
+/* The library has fault injection: otherwise it had refused the session's flag with a sentence. */
 static int inject(struct end *e, const char *fault)
 {
 #ifdef FERRY_HAVE_DRILL
@@ -132,7 +132,7 @@ static void drill(struct end *e)
 		on_log(e, 3, "the link could not be cut: ferry_drill() refused");
 }
 
-/* A drill at a message waits in the library from the beginning, at the end that sends it or, to die, reads it. */
+/* Arms a fault at a message from the beginning, at the end that sends it or, for a kill, may read it. */
 static void arm(struct end *e)
 {
 	const struct kill_drill *k = &e->o->kill;
@@ -171,7 +171,7 @@ static void note_cpu(struct end *e, enum ferry_phase entered)
 		e->cost.postcopy_us = cpu_us() - e->postcopy_cpu_us;
 }
 
-/* Bytes of memory that the process has: its anonymous pages, and of a shared RAM every page that is backed. */
+/* Memory of the process in bytes: its anonymous pages and the backed pages of shared RAM. */
 static uint64_t resident(struct end *e)
 {
 	const struct ferry_region *regions;
@@ -318,7 +318,7 @@ static void fill_config(struct ferry_config *cfg, const struct end *e)
 		.poll_us = (uint32_t)o->poll_us,
 		.downtime_us = o->downtime_us,
 		.precopy_limit_us = o->precopy_limit_us,
-		.bandwidth = e->which == VMM_END_SOURCE ? o->bandwidth : 0, /* once, not at both ends */
+		.bandwidth = e->which == VMM_END_SOURCE ? o->bandwidth : 0, /* the source's limit holds for both ends */
 		.hold_limit_us = o->hold_limit_us,
 		.blackout_limit_us = o->blackout_limit_us,
 		.reconnect_us = o->reconnect_us,
@@ -331,7 +331,7 @@ static void fill_config(struct ferry_config *cfg, const struct end *e)
 	if (o->kill.who == KILL_LINK || o->kill.message)
 		cfg->flags |= FERRY_CONFIG_DRILL;
 	if (o->command == CMD_TARGET)
-		cfg->connect_us = 3600000000; /* somebody types the other command by hand */
+		cfg->connect_us = 3600000000; /* a person types the other command */
 }
 
 static void new_vmm(struct end *e, int observer_fd)
@@ -424,7 +424,7 @@ _Noreturn void end_main(enum vmm_end which, const struct options *o, int fd, int
 		msg_send(fd, &ready);
 	while (!msg_recv(fd, &m, true) && m.type != MSG_QUIT) {
 		if (m.type == MSG_PROVE) {
-			sampler_stop(e.sampler); /* the proof is no part of it */
+			sampler_stop(e.sampler); /* the recording ends before the proof */
 			e.sampler = NULL;
 			prove(&e);
 		} else if (m.type == MSG_GO && !e.session) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One end of a migration in a process of its own, and how it talks with its parent: a SOCK_SEQPACKET
- * socket, one struct msg a packet. The parent never touches guest memory; a child that dies is seen as
+ * One end of a migration in a process of its own. It exchanges messages with its parent over a SOCK_SEQPACKET
+ * socket, one struct msg per packet. The parent never touches guest memory; if a child dies, the parent reads
  * the end of its socket.
  */
 #ifndef BENCH_END_H
@@ -13,32 +13,32 @@
 #include "bench/vmm/vmm.h"
 
 enum msg_type {
-	MSG_READY,  /* child: the guest runs (source); .text is the URI that it listens on (target) */
+	MSG_READY,  /* child: the guest runs (source); the target listens on the URI in .text */
 	MSG_EVENT,  /* child: .event, its text in .text */
-	MSG_STATS,  /* child: .stats, while ferry_run() runs */
-	MSG_LOG,    /* child: .text, .number is the level */
-	MSG_RESULT, /* child: .result; .number: the drill at a message has struck; .text is the mutator's name so far */
-	MSG_PROOF,  /* child: .proof, .number is vmm_proof()'s result; .text the mutator's name */
-	MSG_ERROR,  /* child: could not begin; .text */
-	MSG_OFFER,  /* child: the ends have agreed where to tell the results; source: .offer */
-	MSG_GO,	    /* parent: begin; .text is the URI (source: to connect to; target: to listen on, and .offer) */
-	MSG_PROVE,  /* parent */
-	MSG_QUIT,   /* parent */
+	MSG_STATS,  /* child: .stats, during ferry_run() */
+	MSG_LOG,    /* child: the line in .text, its level in .number */
+	MSG_RESULT, /* child: .result; .number is 1 if the fault at a message occurred; .text: the mutator */
+	MSG_PROOF,  /* child: .proof; .number is vmm_proof()'s result; .text: the mutator */
+	MSG_ERROR,  /* child: it could not begin; the sentence is in .text */
+	MSG_OFFER,  /* child: the ends have agreed on the port for results; source: .offer */
+	MSG_GO,	    /* parent: begin. .text: the URI to connect to or to listen on; target: .offer */
+	MSG_PROVE,  /* parent: prove the memory */
+	MSG_QUIT,   /* parent: exit */
 };
 
-/* CPU time of the whole process, its vCPUs too, memory, and what its guest waited. */
+/* CPU time of the process including its vCPUs, its memory, and how long its guest was paused. */
 struct end_cost {
 	uint64_t run_us;      /* inside ferry_run() */
-	uint64_t precopy_us;  /* of it, in pre-copy */
-	uint64_t postcopy_us; /* of it, in post-copy */
+	uint64_t precopy_us;  /* of run_us, in pre-copy */
+	uint64_t postcopy_us; /* of run_us, in post-copy */
 	uint64_t resident;    /* bytes: the source's before ferry_run(), the target's after it */
-	uint64_t stood_us;    /* the source: from the pause until the VM went on there; 0: it did not */
+	uint64_t stood_us;    /* source: from the pause until the VM resumed there; 0: it did not */
 };
 
 struct msg {
 	enum msg_type type;
 	int number;
-	uint64_t time_ns; /* MSG_EVENT: when, CLOCK_MONOTONIC */
+	uint64_t time_ns; /* MSG_EVENT: its time, CLOCK_MONOTONIC */
 	char text[FERRY_DETAIL_MAX];
 	struct end_cost cpu; /* with MSG_RESULT */
 	union {
@@ -50,11 +50,11 @@ struct msg {
 	};
 };
 
-/* 0, -EAGAIN (nothing there, with wait false), -EPIPE (the other side has gone). */
+/* 0; -EAGAIN: no message and wait is false; -EPIPE: the peer is gone. */
 int msg_send(int fd, const struct msg *m);
 int msg_recv(int fd, struct msg *m, bool wait);
 
-/* The child's whole life; never returns. observer_fd: where its guest's output goes; area: samples, or NULL. */
+/* Runs the child and never returns. observer_fd takes the guest's output; area takes the samples, or is NULL. */
 _Noreturn void end_main(enum vmm_end end, const struct options *o, int fd, int observer_fd,
 			struct record_area *area);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Two rdma-migrates tell each other how it went, and agree about the clock. */
+/* Two rdma-migrates exchange their reports and compare their clocks. */
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -17,23 +17,23 @@
 #define FORMAT 2 /* 1 counted outcomes and owners from 0 */
 #define PINGS 16
 #define SECOND UINT64_C(1000000000)
-#define ARRIVE_LIMIT (10 * SECOND) /* both have agreed on the port: the source has been trying since */
+#define ARRIVE_LIMIT (10 * SECOND) /* from the agreement on the port; the source connects since then */
 #define TALK_LIMIT \
-	(180 * SECOND) /* longer than either end waits for anything: a peer that lives has spoken */
+	(180 * SECOND) /* longer than any wait of an end: a live peer has sent something */
 
-/* A hello, a question for the clock, its answer. */
+/* A hello, a clock query, its answer. */
 static const struct json_bound a_word = { .bytes = 1024, .memory = 64u << 10 };
-/* A report with all the rounds that are kept; and one with a recording, which comes only where it was asked for. */
+/* A report with all kept rounds; and one with a recording, accepted only if --record asked for it. */
 static const struct json_bound a_report = { .bytes = 1u << 20, .memory = 16u << 20 };
 static const struct json_bound a_recording = { .bytes = 64u << 20, .memory = 512u << 20 };
 
-/* Messages of one connection; what was read beyond a line is kept for the next. */
+/* Messages of one connection; bytes read beyond a line are kept for the next. */
 struct talk {
 	int fd;
 	char *buf;
 	size_t len, cap;
 	uint64_t until;
-	char why[256]; /* what was wrong with what it said */
+	char why[256]; /* the error in the peer's message */
 };
 
 /* --- lines --- */
@@ -61,7 +61,7 @@ static int say(struct talk *t, json_t *o)
 	int err = text ? 0 : -ENOMEM;
 
 	if (text)
-		text[len++] = '\n'; /* in the place of the end of the string */
+		text[len++] = '\n'; /* replaces the terminating zero */
 	while (!err && done < len) {
 		ssize_t n = send(t->fd, text + done, len - done, MSG_NOSIGNAL);
 
@@ -104,7 +104,7 @@ static int more(struct talk *t, size_t max)
 	return 0;
 }
 
-/* A line of at most max bytes and its end, in t->buf. */
+/* Reads a line of at most max bytes, and its newline, into t->buf. */
 static int hear_line(struct talk *t, size_t max, char **end)
 {
 	size_t seen = 0;
@@ -124,7 +124,7 @@ static int hear_line(struct talk *t, size_t max, char **end)
 	return err;
 }
 
-/* The next message, an object within its bound; NULL with *err. */
+/* Reads the next message, an object within its bound; NULL with *err set. */
 static json_t *hear(struct talk *t, const struct json_bound *b, int *err)
 {
 	char *end, why[200] = "no object";
@@ -146,7 +146,7 @@ static json_t *hear(struct talk *t, const struct json_bound *b, int *err)
 
 /* --- the conversation --- */
 
-/* Both of one migration, as far as both know which it was: an end whose process was killed does not. */
+/* Both ends name the same migration, or one does not know it: its process was killed. */
 static int check_hello(const json_t *o, const char *mine)
 {
 	const char *name = json_string_value(json_object_get(o, "hello")),
@@ -163,7 +163,7 @@ static json_t *hello(const char *session, bool recording)
 			 "recording", recording);
 }
 
-/* A time of the other host, or between the two. */
+/* Reads a time of the other host, or a difference between the two clocks. */
 static int take_time(struct talk *t, const json_t *o, const char *name, bool signs, int64_t *ret)
 {
 	const json_t *v = json_object_get(o, name);
@@ -202,7 +202,7 @@ static int ask_clock(struct talk *t, struct run_report *r)
 
 static int take(struct talk *t, json_t *report, struct run_report *r, enum vmm_end other, struct record *record)
 {
-	/* The offset is target's clock less source's. */
+	/* The offset is the target's clock minus the source's. */
 	int64_t offset = other == VMM_END_TARGET ? -r->clock_offset_ns : r->clock_offset_ns;
 	int err = peer_report_take(r, other, report, t->why, sizeof(t->why));
 	const json_t *rec = json_object_get(report, "recording");
@@ -239,7 +239,7 @@ static int source_talks(struct talk *t, struct run_report *r, struct record *rec
 	return err;
 }
 
-/* The source's turn: it pings so many times, and no message of that is longer than a word. */
+/* Answers the source's clock queries, a fixed number of short messages. */
 static int answer_pings(struct talk *t)
 {
 	int err = 0;
@@ -258,7 +258,7 @@ static int answer_pings(struct talk *t)
 	return err;
 }
 
-/* The source's report, and by how much the clocks differ. */
+/* Reads the source's report and the difference of the clocks. */
 static json_t *hear_report(struct talk *t, struct run_report *r, bool recorded, int *err)
 {
 	json_t *o = hear(t, recorded ? &a_recording : &a_report, err);
@@ -297,14 +297,14 @@ static int target_talks(struct talk *t, struct run_report *r, struct record *rec
 	if (!o)
 		return err;
 	mine = peer_report_make(r, VMM_END_TARGET,
-				recording ? record : NULL); /* before the other's is in it */
+				recording ? record : NULL); /* before the peer's is added */
 	err = take(t, json_object_get(o, "report"), r, VMM_END_SOURCE, record);
 	json_decref(o);
 	if (err)
 		json_decref(mine);
 	else
 		say(t,
-		    json_pack("{s:o}", "report", mine)); /* whether it arrives is for the other end to know */
+		    json_pack("{s:o}", "report", mine)); /* only the peer learns whether it arrives */
 	return err;
 }
 
@@ -314,7 +314,7 @@ static void no_results(enum vmm_end of, const char *why)
 		of == VMM_END_TARGET ? "target" : "source", why);
 }
 
-/* Both ends live, or one of them tells of an end that has died: the same for all ways to fail. */
+/* Works the same whether both ends live or one reports an end that died. */
 static void did_not_come(const struct meeting *p, int err, const char *why)
 {
 	char text[400], strangers[64] = "";

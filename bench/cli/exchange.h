@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The other machine's side of the story. Source and target each have a parent process; when the migration is
- * over they tell each other what they know, over a TCP connection of their own (meet.h), so that both print the
- * same table.
+ * Two machines exchange their results. Source and target each have a parent process. When the migration is
+ * over the parents exchange reports over their own TCP connection (meet.h), so that both print the same
+ * table.
  *
- * The source connects as soon as the target has answered it (reservation), and each end's death is seen by the
- * other as the end of the connection. Nothing crosses it while the VM moves. Then JSON, a line a message: both
- * say hello (session); the source asks for the target's clock some times, which is only for drawing both on one
- * axis; then the source's report, then the target's. No duration is ever made of two hosts' clocks.
+ * The source connects as soon as the target has answered in the reservation. If one end dies, the other sees
+ * the end of the connection. Nothing is sent while the VM moves. Then the ends send JSON, one message per
+ * line: both send a hello (session); the source queries the target's clock a few times, only to draw both on
+ * one time axis; then the source sends its report, then the target. No duration mixes the clocks of two
+ * hosts.
  *
- * The other end may lie, or be none: a line has a length for its turn, is bounded before it is parsed
- * (runtime/arbiter/json_bound.h), and no number of it is taken that no migration has. A report without a recording, which
- * comes only where --record asked for it, takes at most 1 MiB.
+ * The peer may lie or be a stranger. So each line has a maximum length, is bounded before it is parsed
+ * (runtime/arbiter/json_bound.h), and a number that no migration can have is refused. A report has at most 1
+ * MiB, or more with a recording, which is only accepted if --record asked for it.
  */
 #ifndef BENCH_EXCHANGE_H
 #define BENCH_EXCHANGE_H
@@ -22,21 +23,20 @@
 #include "record.h"
 #include "report.h"
 
-/* The largest number that a peer is believed: nanoseconds of 36 years; sums of a few fit 64 bits. */
+/* The largest number accepted from a peer: 36 years in ns; the sum of a few fits 64 bits. */
 #define PEER_NUMBER_MAX (UINT64_C(1) << 60)
 
 /*
- * Waits for the other end as long as it lives, tells what r and record have and adds what it tells. Whether
- * it told; r->whole is then set. A sentence on stderr where it did not, but for --report-port 0.
+ * Waits for the peer as long as it lives, sends r and record, and adds the peer's report to them. True if the
+ * peer has reported; r->whole is then set. Otherwise prints a sentence on stderr, except for --report-port 0.
  */
 bool peer_exchange(struct meeting *p, struct run_report *r, struct record *record);
 
-/* exchange_report.c: the report as JSON; own: the end that speaks. record NULL: without samples. NULL: no memory.
- */
+/* exchange_report.c: the report of end own as JSON; record NULL: without samples. NULL: out of memory. */
 json_t *peer_report_make(const struct run_report *r, enum vmm_end own, const struct record *record);
-/* Adds what the other end reported; 0, or -EPROTO with a sentence in why and r as it was. */
+/* Adds the peer's report to r: 0, or -EPROTO with a sentence in why and r unchanged. */
 int peer_report_take(struct run_report *r, enum vmm_end other, const json_t *report, char *why, size_t cap);
-/* exchange_record.c: events and samples; offset_ns: added to the other's times. */
+/* exchange_record.c: events and samples; offset_ns is added to the peer's times. */
 json_t *peer_record_make(const struct record *rec, enum vmm_end own);
 int peer_record_take(struct record *rec, enum vmm_end other, const json_t *o, int64_t offset_ns);
 

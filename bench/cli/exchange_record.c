@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The other end's recording, moved onto this host's clock. */
+/* The peer's recording, converted to this host's clock. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 #define SAMPLE_FIELDS 10u
 #define BUCKET_FIELDS 3u
 #define EVENTS_MAX 65536u
-#define TEXT_MAX 1024u /* of an event */
+#define TEXT_MAX 1024u /* of an event's text */
 
 static json_t *make_sample(const struct record_sample *s)
 {
@@ -53,12 +53,12 @@ json_t *peer_record_make(const struct record *rec, enum vmm_end own)
 			 (json_int_t)atomic_load(&a->period_ns));
 }
 
-/* What is being read. */
+/* State of the reader. */
 struct taking {
 	struct record *rec;
 	enum vmm_end other;
 	int64_t offset_ns;
-	uint64_t near; /* all times are within RECORD_SPAN_NS of it; 0: none was read yet */
+	uint64_t near; /* all times are within RECORD_SPAN_NS of it; 0 before the first */
 	int err;
 };
 
@@ -76,7 +76,7 @@ static uint64_t at(struct taking *t, const json_t *list, size_t i)
 	return number(t, json_array_get(list, i), PEER_NUMBER_MAX);
 }
 
-/* On this host's clock, and of the same migration: a picture of years would hold nothing else. */
+/* Reads a time, on this host's clock and close to the others: one outlier would ruin the picture's axis. */
 static uint64_t time_at(struct taking *t, const json_t *list, size_t i)
 {
 	int64_t here = (int64_t)at(t, list, i) + t->offset_ns;
@@ -155,7 +155,7 @@ static int take_buckets(struct taking *t, struct record_area *a, const json_t *l
 	return 0;
 }
 
-/* When this host recorded first; 0: it has nothing. */
+/* The time of this host's first record; 0: it has none. */
 static uint64_t first_here(const struct record *rec, enum vmm_end own)
 {
 	if (atomic_load(&rec->area[own]->n))

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A report: what the speaker asked for, its end's result, what its observer saw, the proof if it made one.
- * The reader takes no number that it has not looked at: enums and ranges are checked, texts are cut and printable. What
- * is refused changes nothing: all of it is taken into a copy.
+ * A report: the sender's options, its end's result, its observer's counts, and its proof if it made one. The
+ * reader checks every enum and range, cuts texts and makes them printable. It reads into a copy, so a refused
+ * report changes nothing.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@
 struct field {
 	const char *name;
 	size_t at;
-	bool narrow; /* uint32_t, else uint64_t */
+	bool narrow; /* uint32_t; otherwise uint64_t */
 };
 
 #define WIDE(type, f)                               \
@@ -103,7 +103,7 @@ static json_t *make_fields(const void *from, const struct field *f, size_t n)
 	return o;
 }
 
-/* What is being read, and the first thing in it that cannot be. */
+/* State of the reader, and the first invalid value. */
 struct taking {
 	char *why;
 	size_t cap;
@@ -117,7 +117,7 @@ static void refuse(struct taking *t, const char *name, const char *what)
 	t->err = -EPROTO;
 }
 
-/* From min to max; what is not there is 0. */
+/* Reads a number from min to max; a missing field is 0. */
 static int64_t take_number(struct taking *t, const json_t *o, const char *name, int64_t min, int64_t max)
 {
 	const json_t *v = json_object_get(o, name);
@@ -144,7 +144,7 @@ static void take_fields(struct taking *t, void *into, const struct field *f, siz
 	}
 }
 
-/* Cut, and nothing in it commands a terminal. */
+/* Copies a text: cut to size, without control characters. */
 static void printable(char *into, size_t cap, const char *text)
 {
 	snprintf(into, cap, "%s", text ? text : "");
@@ -156,7 +156,7 @@ static void take_text(char *into, size_t cap, const json_t *o, const char *name)
 	printable(into, cap, json_string_value(json_object_get(o, name)));
 }
 
-/* --- what was asked: as options, so that the table of options judges them --- */
+/* --- the options, checked by the table of options --- */
 
 static void set_number(json_t *o, const char *name, uint64_t v)
 {
@@ -191,7 +191,7 @@ static json_t *make_asked(const struct options *o, enum vmm_end own)
 	return a;
 }
 
-/* The table of options quotes what it refuses, so no more than a word of it may reach it. */
+/* The table of options quotes a value that it refuses, so only a short word may reach it. */
 static void take_asked(struct taking *t, struct options *o, const json_t *a)
 {
 	static const char *const names[] = { "memory",	    "working-set", "dirty-rate", "populate",
@@ -284,7 +284,7 @@ static void take_end(struct taking *t, struct end_report *e, const json_t *o)
 	take_session(t, e->result.session, o);
 }
 
-/* --- what the outside saw --- */
+/* --- the observer's counts --- */
 
 static json_t *make_observer(const struct observer *ob)
 {
@@ -307,7 +307,7 @@ static void take_observer(struct taking *t, struct observer *ob, const json_t *o
 		struct observer_stream *st = &ob->stream[ob->nstreams++];
 
 		take_fields(t, st, stream_fields, COUNT(stream_fields), json_array_get(list, i));
-		/* Every number before the next one was seen or is missing, from the first one on: observer_join() reckons back. */
+		/* Each number before .next was seen or is missing; observer_join() relies on it. */
 		if (st->repeated > st->seen || st->seen - st->repeated + st->missing > st->next)
 			refuse(t, "next", "a number");
 	}
@@ -315,7 +315,7 @@ static void take_observer(struct taking *t, struct observer *ob, const json_t *o
 	ob->damaged = (uint64_t)take_number(t, o, "damaged", 0, (int64_t)PEER_NUMBER_MAX);
 }
 
-/* --- the whole --- */
+/* --- the whole report --- */
 
 static json_t *make_rounds(const struct run_report *r)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* One run, one JSON object, one line. */
+/* A run as one JSON object on one line. */
 #include <string.h>
 
 #include "arbiter.h"
@@ -78,7 +78,7 @@ static void asked_fields(FILE *out, const struct run_report *r)
 	fprintf(out, "\"both_ends\":%s,", r->whole ? "true" : "false");
 }
 
-/* Under this name an arbiter holds its record. */
+/* The id under which an arbiter has its record. */
 static void session_field(FILE *out, const struct run_report *r)
 {
 	const struct end_report *e = &r->end[r->end[VMM_END_SOURCE].have_result ? VMM_END_SOURCE : VMM_END_TARGET];
@@ -144,7 +144,7 @@ static void page_fields(FILE *out, const struct run_report *r)
 	real_field(out, "fault_total_ms", (double)t->fault_total_ns / 1e6);
 }
 
-/* Bytes of RAM on transparent huge pages: before, after the last page, when the target was done. */
+/* Bytes of RAM on transparent huge pages: before, after the last page, after the collapse. */
 static void thp_fields(FILE *out, const struct run_report *r)
 {
 	const struct ferry_result *s = &r->end[VMM_END_SOURCE].result, *t = &r->end[VMM_END_TARGET].result;

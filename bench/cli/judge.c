@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What one run comes to, from what both ends reported (one may be dead), what the observer saw and what
- * the proof found. Nothing an end says about itself outweighs the observer.
+ * The verdict on a run, from the reports of both ends (one may have died), the observer's counts and the
+ * proof. The observer counts more than anything that an end reports about itself.
  */
 #include <stdio.h>
 #include <string.h>
@@ -27,7 +27,7 @@ const struct ferry_stats *target_stats(const struct run_report *r)
 	return t ? &t->stats : &r->end[VMM_END_TARGET].live;
 }
 
-/* Page data per second of pre-copy, from the rounds themselves. */
+/* Page data per second in pre-copy, from the sums over the rounds. */
 double throughput_mb_s(const struct run_report *r)
 {
 	uint64_t bytes = 0, us = 0;
@@ -47,8 +47,8 @@ int only_end(const struct run_report *r)
 }
 
 /*
- * An end that died without a word, alone: what its last stage leaves possible. A target says PREPARED, and a source
- * COMMIT, only in commitment; an arbiter may give the VM away without them.
+ * Only one end is known, and it died without a result: conclude from its last phase. A target sends PREPARED,
+ * and a source COMMIT, only in commitment; an arbiter may decide without them.
  */
 static void settle_dead(struct run_report *r, int end)
 {
@@ -67,7 +67,7 @@ static void settle_dead(struct run_report *r, int end)
 	}
 }
 
-/* The ends speak of the same VM: the one that ran on says more than the one that gave up. */
+/* Combines the two results: the end that knows the owner counts more than one that is in doubt. */
 static void settle(struct run_report *r)
 {
 	const struct ferry_result *s = result_of(r, VMM_END_SOURCE), *t = result_of(r, VMM_END_TARGET);
@@ -83,10 +83,10 @@ static void settle(struct run_report *r)
 		return;
 	r->owner = says->owner;
 	if (s && t && s->owner == FERRY_OWNER_UNKNOWN && t->owner != FERRY_OWNER_UNKNOWN)
-		says = t; /* the other end knows; ask it */
+		says = t; /* the target knows */
 	r->outcome = ferry_outcome_name(says->outcome);
 	r->owner = says->owner;
-	/* An owner that has died owns nothing any more. */
+	/* A dead owner owns nothing. */
 	if (r->whole &&
 	    ((r->owner == FERRY_OWNER_SOURCE && !s) || (r->owner == FERRY_OWNER_TARGET && !t)))
 		r->owner = FERRY_OWNER_NONE;
@@ -96,7 +96,7 @@ static bool two_owners(const struct run_report *r)
 {
 	const struct ferry_result *s = result_of(r, VMM_END_SOURCE), *t = result_of(r, VMM_END_TARGET);
 
-	/* Two hosts have two observers: that the target spoke at all is known, not when. */
+	/* Two hosts have two observers, so the order is unknown: any output of the target counts. */
 	return (s && t && s->owner == FERRY_OWNER_SOURCE && t->owner == FERRY_OWNER_TARGET) || r->observer.handovers > 1 ||
 	       (r->o->command != CMD_RUN && r->whole && s && s->owner == FERRY_OWNER_SOURCE && r->observer.handovers);
 }
@@ -140,14 +140,14 @@ static bool proof_clean(const struct run_report *r, char *why, size_t cap)
 	return false;
 }
 
-/* Which end must hold the VM when a drill struck in a stage; FERRY_OWNER_UNKNOWN: both are right. */
+/* The end that must own the VM after the fault of --kill; FERRY_OWNER_UNKNOWN: either may. */
 static enum ferry_owner expected_owner(const struct run_report *r)
 {
 	const struct kill_drill *k = &r->o->kill;
 
 	if (k->message) /* docs/failure-model.md has a row for each */
 		return FERRY_OWNER_UNKNOWN;
-	/* A blackout does not wait for a link: cut there, the VM goes on where it was. */
+	/* No end waits for a link during the downtime: the VM resumes at the source. */
 	if (k->who == KILL_LINK && k->stage == FERRY_PHASE_STOP_AND_COPY)
 		return FERRY_OWNER_SOURCE;
 	if (k->who == KILL_NOBODY || (k->who == KILL_LINK && k->heal_ms))
@@ -166,7 +166,7 @@ static bool drill_took_place(const struct run_report *r)
 		return true;
 	if (k->message && k->who == KILL_LINK)
 		return r->end[VMM_END_SOURCE].drilled || r->end[VMM_END_TARGET].drilled;
-	if (k->message) /* it cannot say so itself */
+	if (k->message) /* a killed process reports nothing */
 		return !r->end[k->who == KILL_TARGET ? VMM_END_TARGET : VMM_END_SOURCE].have_result;
 	return r->end[k->who == KILL_TARGET ? VMM_END_TARGET : VMM_END_SOURCE].drilled;
 }
@@ -177,7 +177,7 @@ static void say(struct run_report *r, enum verdict v, const char *text, const ch
 	snprintf(r->sentence, sizeof(r->sentence), "%s%s%s", text, *more ? ": " : ".", more);
 }
 
-/* Where the VM is, as far as whoever writes this can know. */
+/* Where the VM is, as far as this program can know. */
 static void where(const struct run_report *r, char *text, size_t cap)
 {
 	static const char *const by_owner[] = {
@@ -193,7 +193,7 @@ static void where(const struct run_report *r, char *text, size_t cap)
 	if (only < 0)
 		return;
 	if (result_of(r, (enum vmm_end)only)) {
-		if (only == VMM_END_TARGET && r->owner == FERRY_OWNER_SOURCE) /* all that a target knows */
+		if (only == VMM_END_TARGET && r->owner == FERRY_OWNER_SOURCE) /* a target alone knows no more */
 			snprintf(text, cap, "The VM is not here");
 		if (only == VMM_END_SOURCE && r->owner == FERRY_OWNER_TARGET)
 			snprintf(text, cap, "The VM is the target's");
@@ -224,7 +224,7 @@ static void judge_owner(struct run_report *r)
 	else if (!drill_took_place(r))
 		say(r, VERDICT_NOT_AS_ASKED,
 		    k->message ? "The message that --kill names was never sent"
-			       : "The stage that --kill names was never entered",
+			       : "The phase that --kill names was never entered",
 		    detail(r));
 	else if (expected == FERRY_OWNER_UNKNOWN || r->owner == expected)
 		say(r, VERDICT_OK, text, r->owner == FERRY_OWNER_TARGET ? "" : detail(r));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* rdma-migrate: its commands and its exit code. */
+/* rdma-migrate: runs the command and returns the exit code. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,7 +33,7 @@ static int cmd_floor(const struct options *o, const struct outputs *to)
 	return VERDICT_OK;
 }
 
-/* The worst of the runs is the program's. */
+/* The program's exit code is that of its worst run. */
 static int cmd_run(const struct options *o, const struct outputs *to)
 {
 	uint64_t repeat = o->command == CMD_RUN ? o->repeat : 1;
@@ -87,7 +87,7 @@ static int dispatch(const struct options *o, const struct outputs *to)
 	}
 }
 
-/* One of the files, or standard output itself, which the table then leaves alone. */
+/* Opens a file, or standard output for "-", which then has no table. */
 static bool open_one(struct out **ret, const char *option, const char *name, enum out_how how, struct outputs *to, struct out *std)
 {
 	*ret = NULL;

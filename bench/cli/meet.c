@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* How two rdma-migrates find each other beside the migration: an address in the offer. */
+/* How two rdma-migrates find each other for their results: the offer names a port. */
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -14,14 +14,14 @@
 #include "util.h"
 
 #define MS UINT64_C(1000000)
-#define STAGGER (250 * MS)   /* from one address to the next */
-#define AGAIN (500 * MS)     /* from the last address to the first */
-#define ATTEMPT (5000 * MS)  /* for a connection and the answer */
-#define PAUSE (100 * MS)     /* without descriptors nobody can be let in */
+#define STAGGER (250 * MS)   /* between two addresses */
+#define AGAIN (500 * MS)     /* before the list of addresses starts again */
+#define ATTEMPT (5000 * MS)  /* limit for a connection and its answer */
+#define PAUSE (100 * MS)     /* wait this long if accept() lacks a descriptor */
 #define SECTION 0x54505254u  /* "TRPT" */
 #define SECTION_VERSION 1u
 
-/* The bytes of the section; a stranger's offer is no struct of ours. */
+/* The section byte by byte: it comes from another host, and is not aligned. */
 struct section {
 	uint8_t port[2]; /* little-endian */
 	uint8_t source[MEET_HALF], target[MEET_HALF];
@@ -45,7 +45,7 @@ int meet_offer_take(struct meet_offer *ret, struct ferry_stream *in)
 	*ret = (struct meet_offer){ 0 };
 	while ((got = ferry_stream_next(in, &sec)) > 0) {
 		if (sec.id != SECTION || sec.version != SECTION_VERSION || sec.len != sizeof(s))
-			continue; /* results are no reason to keep a VM where it is */
+			continue; /* a bad offer must not stop the migration */
 		memcpy(&s, sec.data, sizeof(s));
 		ret->port = (uint16_t)(s.port[0] | s.port[1] << 8);
 		memcpy(ret->source, s.source, sizeof(s.source));
@@ -116,7 +116,7 @@ void meet_end(struct meeting *p)
 
 /* --- both --- */
 
-/* A host that has gone is found within seconds, however long the peer is silent for good reason. */
+/* Keepalive finds a dead host within seconds, although a live peer may be silent for long. */
 static void keep_alive(int fd)
 {
 	int on = 1, idle = 2, every = 1, count = 5, give_up_ms = 10000;
@@ -136,7 +136,7 @@ static struct meet_conn *conn_new(struct meeting *p, int fd)
 		if (p->conn[i].fd < 0 || p->conn[i].since < c->since)
 			c = &p->conn[i];
 	}
-	if (c->fd >= 0) { /* the oldest that has shown nothing */
+	if (c->fd >= 0) { /* full: drop the oldest unproven one */
 		conn_close(c);
 		p->strangers++;
 	}
@@ -144,7 +144,7 @@ static struct meet_conn *conn_new(struct meeting *p, int fd)
 	return c;
 }
 
-/* Its length tells nothing about where the first wrong byte is. */
+/* In constant time: the duration does not reveal where the first wrong byte is. */
 static bool same_half(const uint8_t *a, const uint8_t *b)
 {
 	uint8_t differs = 0;
@@ -154,7 +154,7 @@ static bool same_half(const uint8_t *a, const uint8_t *b)
 	return !differs;
 }
 
-/* 0: it has shown all of the half that is due; -EAGAIN: not yet; another -errno: it is nobody. */
+/* 0: the peer has shown its half; -EAGAIN: not yet all of it; another -errno: it is a stranger. */
 static int conn_read(struct meet_conn *c, const uint8_t *due)
 {
 	ssize_t n;
@@ -172,7 +172,7 @@ static int conn_read(struct meet_conn *c, const uint8_t *due)
 	return same_half(c->got, due) ? 0 : -EKEYREJECTED;
 }
 
-/* Nobody else is wanted any more. */
+/* The peer is found: closes the listener and the other connections. */
 static void arrived(struct meeting *p, struct meet_conn *c)
 {
 	p->fd = c->fd;
@@ -192,8 +192,8 @@ static int listen_on(const char *host, uint16_t port, uint16_t *ret)
 	struct addrinfo *list = resolve(host, port, AI_PASSIVE), *a;
 	int fd = -1, on = 1, err = EADDRNOTAVAIL;
 
-	for (a = list; a && fd < 0; a = a->ai_next) { /* the first that works, as of the migration itself */
-		struct sockaddr_in6 at = { 0 }; /* sin_port is at the same place */
+	for (a = list; a && fd < 0; a = a->ai_next) { /* the first that works, as for the migration */
+		struct sockaddr_in6 at = { 0 }; /* sin_port has the same offset */
 		socklen_t len = sizeof(at);
 
 		fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -223,7 +223,7 @@ static int make_offer(struct meeting *p, const char *uri, uint16_t port)
 	if (err)
 		return err;
 	p->listener = fd = listen_on(host, port, &o->port);
-	if (fd >= 0 && o->port == of_uri) { /* a free port, and just the one that the migration is to have */
+	if (fd >= 0 && o->port == of_uri) { /* the kernel chose the migration's port */
 		p->listener = listen_on(host, port, &o->port);
 		close(fd);
 	}
@@ -244,7 +244,7 @@ int meet_listen(struct meeting *p, const char *uri, uint16_t port)
 	if (p->listener >= 0)
 		close(p->listener);
 	p->listener = -1;
-	p->offer = (struct meet_offer){ 0 }; /* nobody serves its port */
+	p->offer = (struct meet_offer){ 0 }; /* no process listens on its port */
 	return err;
 }
 
@@ -264,7 +264,7 @@ static void welcome(struct meeting *p, struct meet_conn *c)
 
 static void let_in(struct meeting *p)
 {
-	for (unsigned i = 0; i < MEET_CONNS; i++) { /* those that have come since wait for the next turn */
+	for (unsigned i = 0; i < MEET_CONNS; i++) { /* newer connections wait for the next call */
 		int fd = accept4(p->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd >= 0) {
@@ -308,7 +308,7 @@ static void failed(struct meeting *p, struct meet_conn *c, int err)
 	p->err = err;
 	conn_close(c);
 	if (p->next)
-		p->next_at = clock_ns(); /* no need to wait with the next address */
+		p->next_at = clock_ns(); /* try the next address at once */
 }
 
 static void dial_one(struct meeting *p, const struct addrinfo *a)
@@ -322,7 +322,7 @@ static void dial_one(struct meeting *p, const struct addrinfo *a)
 		return;
 	}
 	memcpy(&at, a->ai_addr, a->ai_addrlen);
-	((struct sockaddr_in6 *)&at)->sin6_port = htons(p->offer.port); /* sin_port is at the same place */
+	((struct sockaddr_in6 *)&at)->sin6_port = htons(p->offer.port); /* sin_port has the same offset */
 	c = conn_new(p, fd);
 	if (connect(fd, (struct sockaddr *)&at, a->ai_addrlen) && errno != EINPROGRESS)
 		failed(p, c, -errno);
@@ -377,7 +377,7 @@ static void dial(struct meeting *p)
 	}
 }
 
-/* --- turns --- */
+/* --- poll loop --- */
 
 void meet_poll(const struct meeting *p, struct pollfd v[MEET_FDS], uint64_t *until)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What comes out of the guest, seen from outside: numbers, once each and in order. */
+/* Checks the guest's output from outside: each number once and in order. */
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
@@ -87,7 +87,7 @@ void observer_join(struct observer *first, const struct observer *second)
 		a->seen += b->seen;
 	}
 	for (unsigned i = first->nstreams; i < second->nstreams; i++)
-		first->damaged += second->stream[i].seen; /* of vCPUs that the guest does not have */
+		first->damaged += second->stream[i].seen; /* of a vCPU that does not exist */
 	first->damaged += second->damaged;
 	first->handovers += second->handovers + (before && after);
 }

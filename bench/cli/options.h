@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The command line, as the commands take it. */
+/* The parsed command line. */
 #ifndef BENCH_OPTIONS_H
 #define BENCH_OPTIONS_H
 
@@ -27,47 +27,47 @@ enum victim { KILL_NOBODY, KILL_SOURCE, KILL_TARGET, KILL_LINK };
 enum floor_when { FLOOR_ONCE, FLOOR_EACH, FLOOR_OFF };
 
 /*
- * --kill WHO@STAGE[:MS]: on entering the stage, end a process or cut the link (heal_ms 0: for good). WHO@MESSAGE: instead
- * of sending that message, or when it has arrived and nobody has read it.
+ * --kill WHO@PHASE[:MS]: on entering the phase, kill a process or cut the link (heal_ms 0: for good).
+ * WHO@MESSAGE: instead of sending that message, or when it has arrived, before it is read.
  */
 struct kill_drill {
 	enum victim who;
 	enum ferry_phase stage;
-	const char *message; /* NULL: a stage is meant */
+	const char *message; /* NULL: use .stage, a phase */
 	uint64_t heal_ms;
 };
 
 struct options {
-	enum command command, about; /* about: what help is asked for, CMD_HELP for all */
+	enum command command, about; /* about: the command to explain, CMD_HELP for all */
 	const char *uri, *to, *listen, *json, *arbiter, *record, *out;
-	const char *modes, *rates, *working_sets, *uris; /* sweep: lists, NULL: the one value of a run */
+	const char *modes, *rates, *working_sets, *uris; /* sweep: lists; NULL: the single value */
 	uint64_t memory, populate, working_set, dirty_rate, vcpus, seed;
-	uint64_t kind, pattern, mode, commit_at, hold_action, floor, prealloc, thp; /* enums, by their choice tables */
+	uint64_t kind, pattern, mode, commit_at, hold_action, floor, prealloc, thp; /* indices into the choice tables */
 	uint64_t downtime_us, blackout_limit_us, hold_limit_us, reconnect_us, timeout_us, precopy_limit_us, poll_us, run_on_us;
 	uint64_t sample_us, report_port, rhythm_us;
 	uint64_t max_rounds, channels, bandwidth, repeat;
 	struct kill_drill kill;
-	char *const *files; /* plot: what it draws */
+	char *const *files; /* plot: recordings to draw */
 	unsigned nfiles;
 	bool quiet;
 	bool reconnect_set, report_port_set;
 };
 
-/* 0, or -EINVAL after one sentence on stderr that names the option and what it takes. */
+/* 0, or -EINVAL after one sentence on stderr with the option and its valid values. */
 int options_parse(struct options *ret, int argc, char **argv);
-/* about: a command, or CMD_HELP for all of them. */
+/* Prints the help of one command, or of all for CMD_HELP. */
 void options_help(FILE *out, enum command about);
-/* As if --name text had been given to run; for sweep, over its lists. */
+/* Sets an option as "run --name text" does; sweep uses it for the elements of its lists. */
 int options_set(struct options *o, const char *name, const char *text);
-/* What no single option can see, and defaults that follow from others. */
+/* Checks that involve several options, and defaults that depend on other options. */
 int options_check(struct options *o);
-/* Element i of a list with commas, into buf: false when there is none. */
+/* Copies element i of a comma-separated list into buf; false if there is none. */
 bool list_element(const char *list, unsigned i, char *buf, size_t cap);
 const char *command_name(enum command c);
 const char *kind_name(uint64_t kind);
 const char *pattern_name(uint64_t pattern);
 const char *commit_at_name(uint64_t commit_at);
-/* "target@post-copy", "link@post-copy:200"; "" for none. */
+/* Writes "target@post-copy" or "link@post-copy:200", or "" for none. */
 const char *kill_text(char buf[64], const struct kill_drill *k);
 
 #endif

@@ -17,7 +17,7 @@ enum value { V_TEXT, V_SIZE, V_DURATION, V_COUNT, V_CHOICE, V_KILL, V_FLAG, V_LI
 #define PLOT (1u << CMD_PLOT)
 #define DOCTOR (1u << CMD_DOCTOR)
 #define GUEST (RUN | SOURCE | SWEEP)
-#define ONE_GUEST (RUN | SOURCE) /* sweep takes a list of these */
+#define ONE_GUEST (RUN | SOURCE) /* for sweep the option is a list */
 #define ENDS (RUN | SOURCE | TARGET)
 
 struct option_row {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Output that is checked: a full disk is an error, not a shorter report. */
+/* Checked output: a full disk is an error, not a truncated report. */
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
@@ -13,17 +13,17 @@
 #include "out.h"
 
 struct out {
-	FILE *file; /* a stream of our own: stdio forgets the errno of a write */
+	FILE *file; /* a custom stream, because stdio loses the errno of a write */
 	const char *what;
 	char *name; /* NULL: standard output */
-	char *temp; /* OUT_RENAME: the file that is being written; NULL: the name itself is */
+	char *temp; /* OUT_RENAME: the file being written; NULL: .name is written itself */
 	int fd, err;
 	bool regular, created;
-	off_t begin;	      /* the file had so many bytes */
-	off_t written, whole; /* since, and up to the last out_whole() */
+	off_t begin;	      /* size of the file when it was opened */
+	off_t written, whole; /* bytes since then, and up to the last out_whole() */
 };
 
-/* stdio takes what it returns as taken; 0 is its error. */
+/* A cookie's write function: returns the bytes written; 0 means an error. */
 static ssize_t write_out(void *cookie, const char *buf, size_t len)
 {
 	struct out *o = cookie;
@@ -75,7 +75,7 @@ static void out_free(struct out *o)
 void out_begin(void)
 {
 	for (int fd = 0; fd < 3; fd++) {
-		if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) /* the lowest that is free: open() returns it */
+		if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) /* open() returns the lowest free descriptor */
 			(void)!open("/dev/null", fd ? O_RDONLY : O_WRONLY);
 	}
 	signal(SIGPIPE, SIG_IGN);
@@ -94,8 +94,10 @@ static int cannot_open(const char *what, const char *name, int err)
 	return err;
 }
 
-/* Beside the file that the name leads to. 0 with *fd; 1: it must be written in place (a device, a directory
- * that is not ours). */
+/*
+ * Creates a temporary file beside the file that the name leads to. 0 with *fd set; 1: write in place (a device, or
+ * no right to create files there).
+ */
 static int open_temp(const char *name, char **ret, int *fd)
 {
 	char *real = realpath(name, NULL), *temp;
@@ -125,7 +127,7 @@ static int open_temp(const char *name, char **ret, int *fd)
 	return 0;
 }
 
-/* keep: what the file has stays, whatever how says. */
+/* keep: do not truncate the file, whatever how says. */
 static struct out *open_it(const char *what, const char *name, enum out_how how, bool keep)
 {
 	bool there = !access(name, F_OK);
@@ -230,7 +232,7 @@ static const char *cure(int err)
 	}
 }
 
-/* A reader must not meet the half of an object or of a run. *left: so many bytes stay in the file. */
+/* Cuts the file back to whole objects or runs. *left: the bytes that stay in the file. */
 static void cut_back(struct out *o, off_t *left)
 {
 	struct stat st;
@@ -244,7 +246,7 @@ static void cut_back(struct out *o, off_t *left)
 		return;
 	}
 	if (fstat(o->fd, &st) ||
-	    st.st_size != o->begin + o->written) /* somebody else has written to it, too */
+	    st.st_size != o->begin + o->written) /* another process has written to it, too */
 		return;
 	*left = o->whole;
 	if (o->created && !o->whole && !unlink(o->name))
@@ -271,7 +273,7 @@ static void complain(const struct out *o, off_t left)
 		strerror(-o->err), stays, cure(o->err));
 }
 
-/* The temporary file has the name that it is for, and a dot and six letters. */
+/* The temporary name is the final name plus a dot and six letters. */
 static int put_in_place(const struct out *o)
 {
 	char *to = strndup(o->temp, strlen(o->temp) - 7);
@@ -296,7 +298,7 @@ int out_close(struct out *o)
 		o->err = -EIO;
 	if (o->err)
 		cut_back(o, &left);
-	if (close(o->fd) && !o->err) { /* where a file server says that it has no room */
+	if (close(o->fd) && !o->err) { /* a file server may report a full disk only here */
 		o->err = -errno;
 		left = o->temp ? 0 : o->written;
 		if (o->temp)

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The program's outputs: standard output, and the files that options name. The first write that fails is kept
- * with its errno, and closing says it in one sentence on stderr, so that nobody takes half an output for a
- * whole one.
+ * The program's outputs: standard output, and the files that options name. The errno of the first failed
+ * write is kept, and closing prints it in one sentence on stderr, so that an incomplete output is never taken
+ * for a complete one.
  *
- * A file that cannot be written to its end is cut back to the last out_whole(), and removed where nothing was
- * whole before. A picture is written beside its name and renamed in the end: whoever opens the name finds a
- * whole one. Where no file can be made beside it, it is written in place, and the old one is lost when the
- * new one begins.
+ * If a file cannot be written to its end, it is cut back to the last out_whole(), or removed if it has no
+ * complete part. A picture is written to a temporary file and renamed at the end, so a reader always finds a
+ * complete one. If no file can be created beside it, it is written in place; the old picture is then lost
+ * when the write begins.
  */
 #ifndef BENCH_OUT_H
 #define BENCH_OUT_H
@@ -16,42 +16,42 @@
 #include <stdio.h>
 
 enum out_how {
-	OUT_APPEND,  /* after what the file has */
-	OUT_REPLACE, /* from its beginning, as it comes */
-	OUT_RENAME   /* the old file stays until the new one is whole; in place where its directory takes no other */
+	OUT_APPEND,  /* append to the file */
+	OUT_REPLACE, /* truncate, then write as data comes */
+	OUT_RENAME   /* keep the old file until the new one is complete, if one can be created beside it */
 };
 
 struct out;
 
-/* Where a command writes; NULL: nowhere. table: standard output, unless another output goes there. */
+/* The outputs of a command; NULL: none. table is standard output, unless another output uses that. */
 struct outputs {
 	struct out *table, *json, *recording;
 };
 
 /*
- * First of all in main(): a standard descriptor that the caller closed must not become one of our own files,
- * and a write to it fails; a reader that has gone and a file size limit are errors of the output, not
+ * Call first in main(). If the caller closed a standard descriptor, it is not reused for one of our files,
+ * and writes to it fail. A closed pipe and the file size limit become errors of the output instead of
  * signals.
  */
 void out_begin(void);
 struct out *out_stdout(void); /* NULL: no memory */
-/* what: an option such as "--json", for the sentences. NULL after a sentence: the file cannot be opened. */
+/* what: the option, such as "--json", for the sentences. NULL, after a sentence, if the file cannot be opened. */
 struct out *out_open(const char *what, const char *name, enum out_how how);
-/* Whether out_open() will work, for what is opened only after hours; a sentence if not. Changes no file. */
+/* Whether a later out_open() will work; otherwise prints a sentence. Changes no file. */
 bool out_possible(const char *what, const char *name, enum out_how how);
 FILE *out_file(struct out *o);
-/* What was written so far is whole. 0, or the -errno of the output. */
+/* Marks the output so far as complete. 0, or the -errno of the output. */
 int out_whole(struct out *o);
-/* Whoever read standard output has had enough, as head(1): no error, and no reason to write more. */
+/* The reader of standard output has closed it, as head(1) does: no error, but more output is pointless. */
 bool out_unread(const struct out *o);
-/* The output is not what it should be for another reason than a write. */
+/* The output is invalid for another reason than a failed write. */
 void out_fail(struct out *o, int err);
-/* out_whole() of each; whether there is a point in writing more. */
+/* Calls out_whole() for each output; false if more output is pointless. */
 bool outputs_whole(const struct outputs *to);
-/* 0, or -errno after a sentence. out_unread() is no error. NULL: 0. */
+/* Closes the output: 0, or -errno after a sentence. out_unread() is not an error. NULL: 0. */
 int out_close(struct out *o);
 
-/* For a program that prints to stdout and no more: closes it. code, or failed after a sentence. */
+/* For programs that only print to stdout: closes it and returns code, or failed after a sentence. */
 int out_close_stdout(int code, int failed);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A recording of a run, as it is taken. */
+/* Taking a recording of a run. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -71,7 +71,7 @@ void record_event(struct record *rec, enum vmm_end end, const struct ferry_event
 
 		e = reallocarray(rec->event, cap, sizeof(*e));
 		if (!e)
-			return; /* a recording with a gap is better than no migration */
+			return; /* a gap in the recording is better than a failed migration */
 		rec->event = e;
 		rec->cap = cap;
 	}
@@ -105,7 +105,7 @@ static void take(struct sampler *s, struct record_sample *at)
 	};
 }
 
-/* A migration that lasts longer than anybody thought is kept whole, at half the detail. */
+/* A very long migration is still recorded to its end, at half the resolution. */
 static void thin_out(struct record_area *a)
 {
 	for (uint64_t i = 1; i < RECORD_SAMPLES / 2; i++)
@@ -142,7 +142,7 @@ static void *sampler_main(void *arg)
 		atomic_store(&a->cpu_ns, cpu_ns());
 		due += atomic_load(&a->period_ns);
 		now = clock_ns();
-		if (due < now) /* late: no burst to make up for it */
+		if (due < now) /* late: skip the missed samples */
 			due = now;
 		t = (struct timespec){ .tv_sec = (time_t)(due / 1000000000),
 				       .tv_nsec = (long)(due % 1000000000) };

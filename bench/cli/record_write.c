@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A recording as JSON lines: what was asked, events and samples in the order of their times, the faults, what
- * sampling has cost, the result. Times count from when the source's ferry_run() began, or the target's where
- * there is no source.
+ * Writes a recording as JSON lines: the run, events and samples in order of time, the faults, the cost of
+ * sampling, the result. Times count from the start of the source's ferry_run(), or of the target's if there
+ * is no source.
  */
 #include "record.h"
 #include "report.h"
@@ -62,7 +62,7 @@ static void write_sample(FILE *out, int end, const struct record_sample *s, uint
 		(unsigned long long)s->faults_local);
 }
 
-/* Events that came no later than a sample stand before it. The end may have died while it wrote. */
+/* An event that is not later than a sample comes first. The end may have died during a write. */
 static void write_end(FILE *out, const struct record *rec, int end, uint64_t origin)
 {
 	const struct record_area *a = rec->area[end];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What a person reads. MB are 10^6 bytes. */
+/* The table for people. MB are 10^6 bytes. */
 #include <string.h>
 #include <unistd.h>
 
@@ -45,7 +45,7 @@ static void head(FILE *out, const struct run_report *r)
 	fprintf(out, "\n");
 }
 
-/* All that a target alone knows of what the source did; nothing that it does not know is printed as 0. */
+/* What a target alone knows; unknown values are left out, not printed as 0. */
 static void target_alone(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *t = target_stats(r);
@@ -81,13 +81,13 @@ static void rounds(FILE *out, const struct run_report *r)
 	fprintf(out, "%s zero, ", grouped(a, source_stats(r)->pages_zero));
 	fprintf(out, "%s holes, %s left to post-copy", grouped(a, source_stats(r)->pages_hole),
 		grouped(b, source_stats(r)->pages_residue));
-	/* Private huge pages move whole. */
+	/* A private huge page is pulled as a whole. */
 	if (target_stats(r)->pages_residue > source_stats(r)->pages_residue)
 		fprintf(out, ", %s pulled for it", grouped(a, target_stats(r)->pages_residue));
 	fprintf(out, "\n");
 }
 
-/* The stages, and what is left: the target's reservation before, and what it takes to part afterwards. */
+/* The time of each phase, and the rest: the reservation before, and the goodbye afterwards. */
 static void stages(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *s = source_stats(r), *t = target_stats(r);
@@ -96,7 +96,7 @@ static void stages(FILE *out, const struct run_report *r)
 
 	fprintf(out, "%.1f ms: pre-copy %.1f, ", (double)s->elapsed_us / 1000, (double)s->precopy_us / 1000);
 	if (stood)
-		fprintf(out, "stopped for %.2f until it went on at the source", (double)stood / 1000);
+		fprintf(out, "paused for %.2f until it resumed at the source", (double)stood / 1000);
 	else
 		fprintf(out, "blackout %.2f, post-copy %.1f", (double)s->blackout.total_us / 1000,
 			(double)postcopy / 1000);
@@ -129,7 +129,7 @@ static void times(FILE *out, const struct run_report *r)
 			(unsigned long long)b->load_us, (unsigned long long)b->resume_us);
 		if (s->predicted_us) {
 			row(out, "predicted");
-			fprintf(out, "%s us of blackout, when pre-copy ended\n", grouped(v, s->predicted_us));
+			fprintf(out, "%s us of downtime, at the end of pre-copy\n", grouped(v, s->predicted_us));
 		}
 	}
 	row(out, "throughput");
@@ -149,7 +149,7 @@ static void faults(FILE *out, const struct run_report *r)
 	if (!t->faults && !t->faults_local)
 		return;
 	row(out, "faults");
-	fprintf(out, "%s over the link (p50 %.1f, p99 %.1f, max %.1f us, %.1f ms in all), %s local", grouped(a, t->faults),
+	fprintf(out, "%s over the link (p50 %.1f, p99 %.1f, max %.1f us, %.1f ms in total), %s local", grouped(a, t->faults),
 		p50, p99, (double)t->fault_max_ns / 1000, (double)t->fault_total_ns / 1e6, grouped(b, t->faults_local));
 	if (r->have_floor && t->faults)
 		fprintf(out, "; bare fault p50 %.1f, p99 %.1f, ratios %.2f, %.2f", r->floor.fault_p50_us,
@@ -164,7 +164,7 @@ static void huge(FILE *out, const struct run_report *r)
 	if (!s->thp_before && !t->collapse_us)
 		return;
 	row(out, "huge pages");
-	fprintf(out, "%llu MiB at the source; %llu MiB when all had arrived, %llu MiB %.1f ms later\n",
+	fprintf(out, "%llu MiB at the source; at the target %llu MiB with the last page, %llu MiB %.1f ms later\n",
 		(unsigned long long)s->thp_before >> 20, (unsigned long long)t->thp_before >> 20,
 		(unsigned long long)t->thp_after >> 20, (double)t->collapse_us / 1000);
 }
@@ -178,7 +178,7 @@ static void cpu(FILE *out, const struct run_report *r)
 		fprintf(out, "source %.0f ms, ", (double)s->run_us / 1000);
 	if (only_end(r) != VMM_END_SOURCE)
 		fprintf(out, "target %.0f ms, ", (double)t->run_us / 1000);
-	fprintf(out, "the guest's included");
+	fprintf(out, "including the guest");
 	if (s->postcopy_us && t->postcopy_us)
 		fprintf(out, "; in post-copy %.1f and %.1f ms", (double)s->postcopy_us / 1000,
 			(double)t->postcopy_us / 1000);
@@ -209,7 +209,7 @@ void report_table(FILE *out, const struct run_report *r)
 	if (r->verdict == VERDICT_ENVIRONMENT) {
 		;
 	} else if (only >= 0 && !r->end[only].have_result) {
-		proof(out, r); /* what it had measured died with it */
+		proof(out, r); /* its measurements died with it */
 	} else {
 		if (only == VMM_END_TARGET) {
 			target_alone(out, r);
@@ -230,7 +230,7 @@ static void floor_link(FILE *out, const struct floor *f)
 {
 	row(out, "throughput");
 	if (!f->nwrites) {
-		fprintf(out, "%.0f MB/s memory to memory, %.3f CPU seconds a GiB, both ends\n", f->throughput_mb_s,
+		fprintf(out, "%.0f MB/s memory to memory, %.3f CPU seconds per GiB, both ends\n", f->throughput_mb_s,
 			f->cpu_s_per_gib);
 		row(out, "round trip");
 		fprintf(out,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What is known of a run when it is over. */
+/* All facts about a run, and its verdict. */
 #ifndef BENCH_REPORT_H
 #define BENCH_REPORT_H
 
@@ -11,7 +11,7 @@
 #define ROUNDS_KEPT 1024
 #define POLICY_KEPT 4
 
-/* The exit codes that help documents; the worst run's is the greatest. */
+/* The exit codes that rdma-migrate help documents; a greater one is worse. */
 enum verdict {
 	VERDICT_OK = 0,
 	VERDICT_USAGE = 1,
@@ -19,28 +19,28 @@ enum verdict {
 	VERDICT_PROOF = 3,
 	VERDICT_LOST = 4,
 	VERDICT_ENVIRONMENT = 5,
-	VERDICT_OUTPUT = 6 /* else 0, and an output of the program could not be written */
+	VERDICT_OUTPUT = 6 /* otherwise 0, but an output could not be written */
 };
 
-/* What one end told, until it ended or was ended. */
+/* What one end has reported. */
 struct end_report {
-	bool begun, have_result, drilled; /* drilled: it entered the stage that --kill names */
-	bool hung;			  /* it was killed here, long after the other had ended */
-	enum ferry_phase last;		  /* the furthest stage up to activation that it entered */
+	bool begun, have_result, drilled; /* drilled: the fault of --kill occurred at this end */
+	bool hung;			  /* the parent killed it, long after the other end had ended */
+	enum ferry_phase last;		  /* the last phase up to activation that it entered */
 	struct ferry_result result;
 	struct end_cost cpu;
-	struct ferry_stats live;      /* the newest, for the progress line */
-	double live_mb_s;	      /* since the stats before */
-	char error[FERRY_DETAIL_MAX]; /* it could not begin */
+	struct ferry_stats live;      /* the latest counters, for the progress line */
+	double live_mb_s;	      /* since the previous counters */
+	char error[FERRY_DETAIL_MAX]; /* why it could not begin, or "" */
 };
 
-/* One migration, from the outside. */
+/* One migration, as the parent sees it. */
 struct run_report {
 	const struct options *o;
-	struct options asked; /* what o points to once the other host has said what it was asked for */
-	bool whole;	      /* both ends are in it */
-	char host[2][64];     /* enum vmm_end; "": not known */
-	int64_t clock_offset_ns; /* two hosts: the target's clock less the source's, for drawing only */
+	struct options asked; /* the other host's options; o then points here */
+	bool whole;	      /* it has both ends */
+	char host[2][64];     /* by enum vmm_end; "": unknown */
+	int64_t clock_offset_ns; /* two hosts: the target's clock minus the source's, only for pictures */
 	uint64_t clock_error_ns;
 	uint64_t number;	  /* 1 to --repeat */
 	struct end_report end[2]; /* enum vmm_end */
@@ -55,18 +55,18 @@ struct run_report {
 	struct observer observer;
 	bool have_floor;
 	struct floor floor;
-	/* the judgement */
+	/* filled by judge() */
 	const char *outcome;
 	enum ferry_owner owner;
 	enum verdict verdict;
-	char sentence[1024]; /* what happened, and why the verdict */
+	char sentence[1024]; /* what happened, and the reason of the verdict */
 };
 
 /* judge.c: fills outcome, owner, verdict and sentence. */
 void judge(struct run_report *r);
-/* The end that was here, where nothing is known of the other; -1: both are known. */
+/* The end on this host if the other end is unknown; -1: both are known. */
 int only_end(const struct run_report *r);
-/* The result of the end that knows most of the source's side or the target's; NULL when both died. */
+/* The counters of the source, or of the target: from its result, or the latest ones before it died. */
 const struct ferry_stats *source_stats(const struct run_report *r);
 const struct ferry_stats *target_stats(const struct run_report *r);
 double throughput_mb_s(const struct run_report *r);
@@ -74,13 +74,12 @@ double throughput_mb_s(const struct run_report *r);
 /* report.c, json.c */
 void report_table(FILE *out, const struct run_report *r);
 void report_json(FILE *out, const struct run_report *r);
-void report_json_object(FILE *out, const struct run_report *r); /* without the end of the line */
-/* "name":"text", escaped, with a comma behind */
+void report_json_object(FILE *out, const struct run_report *r); /* without a newline */
 void json_quoted(FILE *out, const char *text); /* "text", escaped */
-void json_text(FILE *out, const char *name, const char *text);
+void json_text(FILE *out, const char *name, const char *text); /* "name":"text", with a comma after it */
 void floor_table(FILE *out, const struct floor *f, const struct options *o);
 void floor_json(FILE *out, const struct floor *f, const struct options *o);
-/* A line on a terminal, written over itself; stage NULL wipes it. */
+/* Writes the progress line over itself; report_progress_end() erases it. */
 void report_progress(FILE *out, const struct run_report *r);
 void report_progress_end(FILE *out);
 
@@ -88,7 +87,7 @@ void report_progress_end(FILE *out);
 struct summary;
 struct summary *summary_new(uint64_t cap);
 void summary_add(struct summary *s, const struct run_report *r);
-void summary_table(FILE *out, struct summary *s); /* sorts what it holds */
+void summary_table(FILE *out, struct summary *s); /* sorts the values in s */
 void summary_free(struct summary *s);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The parent of a migration. It forks the ends before it has any thread, never touches guest memory, and
- * is the observer of what the guest emits. It goes step by step, each step ended by a condition:
+ * observes the guest's output. It goes through these steps; a condition ends each step:
  *
  *	the guest runs (outputs seen) -> target listens -> source connects -> both ends have reported or died
  *	-> the owner's guest has run on -> proof at the owner -> both quit -> the pipe of outputs ends
@@ -21,11 +21,11 @@
 #include "exchange.h"
 #include "util.h"
 
-#define FIRST_OUTPUTS 3 /* of each stream before the migration begins */
+#define FIRST_OUTPUTS 3 /* outputs of each stream before the migration begins */
 #define SECOND 1000000000ull
-#define START_LIMIT (60 * SECOND)  /* the guest must have begun to speak */
-#define OTHER_LIMIT (120 * SECOND) /* one end has ended: the other must, too */
-#define SPEAK_LIMIT (10 * SECOND)  /* the owner's guest must speak again */
+#define START_LIMIT (60 * SECOND)  /* until the guest's first outputs */
+#define OTHER_LIMIT (120 * SECOND) /* after one end has ended, until the other must */
+#define SPEAK_LIMIT (10 * SECOND)  /* until the owner's guest prints again */
 #define NEVER UINT64_MAX
 
 struct child {
@@ -37,15 +37,15 @@ struct child {
 
 struct run {
 	struct run_report *r;
-	struct record *record; /* NULL: none is kept */
-	struct meeting meeting;      /* of two machines: the other one */
-	int meet_err;	       /* why there will be none */
+	struct record *record; /* NULL: no recording */
+	struct meeting meeting;      /* two machines: the connection to the other */
+	int meet_err;	       /* why results cannot be exchanged */
 	struct child child[2]; /* enum vmm_end */
 	bool observer_open;
 	bool tty;
 	bool proof_told;
-	bool reserved; /* an end has come so far: the other one was there */
-	uint64_t ended_at, settled_at; /* ns; the first end, both ends */
+	bool reserved; /* an end has entered the reservation, so both were connected */
+	uint64_t ended_at, settled_at; /* ns: when the first end had ended, when both had */
 	uint64_t seen_at_settled[VMM_VCPUS_MAX];
 };
 
@@ -138,7 +138,7 @@ static void take_msg(struct run *x, int end, const struct msg *m)
 		r->end[end].drilled |= m->number != 0;
 		r->end[end].cpu = m->cpu;
 		c->ended = true;
-		if (m->text[0] && (end == VMM_END_SOURCE || !r->mutator[0])) /* who had the VM knows */
+		if (m->text[0] && (end == VMM_END_SOURCE || !r->mutator[0])) /* the end that had the VM knows */
 			snprintf(r->mutator, sizeof(r->mutator), "%.15s", m->text);
 		break;
 	case MSG_PROOF:
@@ -177,7 +177,7 @@ static void take_child(struct run *x, int end)
 	}
 }
 
-/* Whatever there is from the guest and the ends; waits at most until the time given. */
+/* Handles outputs and messages; waits for them at most until the given time. */
 static void pump(struct run *x, uint64_t until)
 {
 	uint64_t now = clock_ns();
@@ -201,7 +201,7 @@ static void pump(struct run *x, uint64_t until)
 	}
 }
 
-/* 0, or -ETIMEDOUT. A condition sees the time too. */
+/* 0, or -ETIMEDOUT. The condition also gets the time. */
 static int wait_until(struct run *x, bool (*cond)(struct run *x), uint64_t limit_ns)
 {
 	uint64_t until = limit_ns == NEVER ? NEVER : clock_ns() + limit_ns;
@@ -237,7 +237,7 @@ static bool both_ended(struct run *x)
 	return (s && t) || (x->ended_at && clock_ns() - x->ended_at > OTHER_LIMIT);
 }
 
-/* Long enough, and every stream that ever spoke has spoken again. */
+/* The guest has run long enough, and every stream that ever printed has printed again. */
 static bool ran_on(struct run *x)
 {
 	struct observer *o = &x->r->observer;
@@ -286,7 +286,7 @@ static void spawn(struct run *x, int end, int pipe_fds[2])
 	if (!c->pid) {
 		close(fds[0]);
 		close(pipe_fds[0]);
-		if (x->child[!end].fd >= 0) /* else the other end would not be seen to die */
+		if (x->child[!end].fd >= 0) /* otherwise the end of its socket would never come */
 			close(x->child[!end].fd);
 		end_main((enum vmm_end)end, x->r->o, fds[1], pipe_fds[1],
 			 x->record ? x->record->area[end] : NULL);
@@ -309,7 +309,7 @@ static void tell(struct run *x, int end, enum msg_type type, const char *text)
 		take_child(x, end);
 }
 
-/* The query of the URI that was asked for, so that a slow link is slow in both directions. */
+/* Appends the query of --uri, so that a slow link is slow in both directions. */
 static void add_query(char *uri, size_t cap, const char *asked)
 {
 	const char *query = strchr(asked, '?');
@@ -318,7 +318,7 @@ static void add_query(char *uri, size_t cap, const char *asked)
 		snprintf(uri + strlen(uri), cap - strlen(uri), "%s", query);
 }
 
-/* Before anything moves: a port that was asked for is had, or nothing begins. */
+/* Before the VM moves: if --report-port cannot be opened, the run does not begin. */
 static bool prepare_meeting(struct run *x)
 {
 	const struct options *o = x->r->o;
@@ -339,18 +339,18 @@ static bool prepare_meeting(struct run *x)
 		fail_begin(x, VMM_END_TARGET, why);
 		return false;
 	}
-	x->meet_err = err; /* what keeps the results from being heard may keep the migration from it, in better words */
+	x->meet_err = err; /* the migration may fail for the same reason, with a better sentence */
 	return true;
 }
 
 static void say_listening(const struct run *x, const char *uri)
 {
-	fprintf(stderr, "listening on %s\n", uri); /* the first line, so that a script can read it */
+	fprintf(stderr, "listening on %s\n", uri); /* printed first, so that a script can read it */
 	if (x->meet_err)
 		fprintf(stderr, "rdma-migrate: no results will be exchanged, no port can be had for them: %s.\n", strerror(-x->meet_err));
 }
 
-/* Up to both ends in ferry_run(). false: an end could not begin. */
+/* Starts both ends, until they are in ferry_run(). false: an end could not begin. */
 static bool begin(struct run *x)
 {
 	const struct options *o = x->r->o;
@@ -385,7 +385,7 @@ static bool begin(struct run *x)
 	return true;
 }
 
-/* The end that says it owns the VM and has it, or -1: a target that lost its page server discarded the VM. */
+/* The end that owns the VM and still has it, or -1: a target that lost its page server discarded the VM. */
 static int owner_end(const struct run *x)
 {
 	const struct end_report *s = &x->r->end[VMM_END_SOURCE], *t = &x->r->end[VMM_END_TARGET];
@@ -412,7 +412,7 @@ static void prove(struct run *x)
 static void finish(struct run *x)
 {
 	for (int end = 0; end < 2; end++) {
-		if (x->ended_at && !x->child[end].ended) { /* the other ended two minutes ago */
+		if (x->ended_at && !x->child[end].ended) { /* the other end ended two minutes ago */
 			x->r->end[end].hung = true;
 			kill(x->child[end].pid, SIGKILL);
 		}
@@ -454,7 +454,7 @@ static void run(struct run_report *r, const struct options *o, struct record *re
 	if (o->command != CMD_SOURCE)
 		spawn(&x, VMM_END_TARGET, fds);
 	close(fds[1]);
-	fcntl(fds[0], F_SETFL, O_NONBLOCK); /* the description is this end's own: the writers still block */
+	fcntl(fds[0], F_SETFL, O_NONBLOCK); /* this affects the read end only: writers still block */
 	if (begin(&x)) {
 		wait_until(&x, both_ended, NEVER);
 		prove(&x);

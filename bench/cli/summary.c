@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Over --repeat: how often what came out, and the spread of the main figures. */
+/* Over the runs of --repeat: counts of outcomes, and the spread of the main figures. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,7 +22,7 @@ static const char *const figure_names[] = {
 	"total ms",	  "blackout ms",  "post-copy ms", "throughput MB/s",
 	"  of the floor", "fault p50 us", "fault p99 us", "  p50 of the floor",
 };
-_Static_assert(sizeof(figure_names) / sizeof(*figure_names) == NFIGURES, "a name a figure");
+_Static_assert(sizeof(figure_names) / sizeof(*figure_names) == NFIGURES, "one name per figure");
 
 struct summary {
 	uint64_t cap, runs, ok, migrated;

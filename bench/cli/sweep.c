@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Every transport with every working set, rate and mode, so many times each; all of it ends in one page. */
+/* Runs every transport with every working set, rate and mode, --repeat times each, and writes one page. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 
 #define ELEMENT 256u
 
-/* What is varied, slowest first: an option of run and the list that was given for it. */
+/* The axes, slowest first: an option of run and its list of values. */
 struct axis {
 	const char *option, *list;
 	unsigned n;
@@ -24,7 +24,7 @@ struct sweep {
 	struct run_report r;
 	enum verdict worst;
 	unsigned long done, all;
-	bool dry; /* only look whether every cell can be asked for */
+	bool dry; /* only check that the options of every cell are valid */
 };
 
 static unsigned length(const char *list)
@@ -42,7 +42,7 @@ static bool lost(struct out *o)
 	return o && out_whole(o) && !out_unread(o);
 }
 
-/* Whether there is a point in going on: the page is what a sweep is for, whoever reads the table or the JSON. */
+/* Whether to go on: the page counts, even if the table or the JSON has no reader any more. */
 static bool one_run(struct sweep *s, const struct options *o, uint64_t number, const struct floor *floor)
 {
 	struct run_report *r = &s->r;
@@ -65,7 +65,7 @@ static bool one_run(struct sweep *s, const struct options *o, uint64_t number, c
 	return !lost(s->recording) && !lost(s->to->json);
 }
 
-/* The guest, and so the floor, of a cell. */
+/* The guest of a cell, and therefore its floor. */
 static int one_cell(struct sweep *s, struct options *o)
 {
 	bool have_floor = false;
@@ -84,7 +84,7 @@ static int one_cell(struct sweep *s, struct options *o)
 	return 0;
 }
 
-/* Each value of axis a, with all that vary within. An element lives as long as the cells that have it. */
+/* For each value of axis a, runs all inner axes. An element must live as long as its cells. */
 static int each(struct sweep *s, unsigned a, const struct options *o)
 {
 	char element[ELEMENT];
@@ -104,12 +104,12 @@ static int each(struct sweep *s, unsigned a, const struct options *o)
 		if (err)
 			return err;
 	}
-	if (!s->axis[a].n) /* not given: as run has it */
+	if (!s->axis[a].n) /* not given: the default of run */
 		return each(s, a + 1, o);
 	return 0;
 }
 
-/* Recordings are kept only where --record asks; the page is made from them all the same. */
+/* The page is made from recordings; they are kept only with --record. */
 static int run_all(struct sweep *s, const char *out)
 {
 	char name[] = "/tmp/rdma-migrate-sweep-XXXXXX";
@@ -126,7 +126,7 @@ static int run_all(struct sweep *s, const char *out)
 	if (!file) {
 		fd = mkstemp(name);
 		if (fd >= 0)
-			close(fd); /* only the name */
+			close(fd); /* only the name is needed */
 		s->recording = fd < 0 ? NULL : out_open("the recordings for the page,", name, OUT_REPLACE);
 		if (!s->recording) {
 			fprintf(stderr, "rdma-migrate: no file for the recordings can be made in /tmp; give --record FILE.\n");

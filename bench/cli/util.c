@@ -154,7 +154,7 @@ pid_t fork_child(void)
 	if (pid)
 		return pid;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent) /* it died before we asked */
+	if (getppid() != parent) /* it died before prctl() */
 		_exit(1);
 	return 0;
 }

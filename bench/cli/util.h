@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Small things the program's files share. */
+/* Small functions that the program's files share. */
 #ifndef BENCH_UTIL_H
 #define BENCH_UTIL_H
 
@@ -10,13 +10,13 @@
 
 uint64_t clock_ns(void); /* CLOCK_MONOTONIC */
 
-/* All of it: 0, -EPIPE at the end of the stream, or a negative errno. */
+/* Transfers all bytes: 0, -EPIPE at the end of the stream, or a negative errno. */
 int read_full(int fd, void *buf, size_t len);
 int write_full(int fd, const void *buf, size_t len);
 
-/* Sorts v. */
+/* Sorts v in place. */
 void sort_double(double *v, size_t n);
-/* v is sorted; p in 0..1; 0 when n is 0. */
+/* v is sorted, p is 0 to 1; returns 0 if n is 0. */
 double quantile(const double *v, size_t n, double p);
 
 /* "1,234,567" */
@@ -27,7 +27,7 @@ int parse_size(const char *text, uint64_t *ret);
 int parse_duration(const char *text, uint64_t *ret);
 int parse_count(const char *text, uint64_t *ret);
 
-/* The child dies with its parent. Like fork(), in both. */
+/* As fork(), but the child is killed when its parent dies. */
 pid_t fork_child(void);
 
 #endif
