@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The goals of speed, each from real runs of this build, one row each. Started by bench/goals."""
+"""Measures each performance goal by real runs of this build, one row per goal. Started by bench/goals."""
 import argparse
 import contextlib
 import json
@@ -30,7 +30,7 @@ class Bench:
             return json.loads(f.readlines()[-1])
 
     def run(self, record=False, floor="off", **options):
-        """One migration; its JSON object, and with record the recording's lines as "record"."""
+        """Runs one migration; returns its JSON object, with record=True also the recording's lines as "record"."""
         self.n += 1
         path = os.path.join(self.folder, f"{self.n}.json")
         cmd = [os.path.join(self.args.build, "rdma-migrate"), "run", "--quiet", "--floor", floor, "--json", path]
@@ -62,7 +62,7 @@ class Bench:
         return results
 
     def row(self, goal, values, unit, limit, at_most, floor=None, ratios=None, quantile="p50"):
-        """values: measured; ratios: against the floor of the same run, else the limit is of the value itself."""
+        """values: the measurements; ratios: values / floor of the same run; without ratios the limit is for the value."""
         pick = max if quantile == "max" else statistics.median
         measured = pick(values)
         judged = pick(ratios) if ratios else measured
@@ -113,7 +113,7 @@ def total_ms(r):
 
 
 def sparse(b):
-    """Item 3: what was never touched costs nothing."""
+    """Item 3: memory that was never touched costs nothing."""
     common = {"populate": 0, "working_set": "1G", "dirty_rate": 0, "mode": "stop-and-copy", "prealloc": "off"}
     for kind in ("memfd", "anon"):
         res = b.series({m: lambda m=m: b.run(memory=m, memory_kind=kind, **common) for m in ("1040M", "64G")})
@@ -161,7 +161,7 @@ def available():
 
 
 def independence(b):
-    """Item 4: the blackout does not grow with the RAM or the rate. A tenth of a millisecond is no growth."""
+    """Item 4: the downtime does not grow with the RAM or the rate. A tenth of a millisecond does not count."""
     sizes = [s for s in (1, 2, 4, 8) if 2.2 * s * GIB < available()]
     common = {"memory_kind": "memfd", "working_set": "256M", "mode": "post-copy", "max_rounds": 1}
     res = b.series({s: lambda s=s: b.run(memory=f"{s}G", dirty_rate=100000, **common) for s in sizes})
@@ -196,7 +196,7 @@ def faults(b):
 
 
 def dirtiers(b):
-    """Item 5: what each kind of dirtier waits for in post-copy. No goal: stated."""
+    """Item 5: how long each write pattern waits for pages in post-copy. Measured without a goal."""
     common = {"memory": "1G", "memory_kind": "memfd", "working_set": "256M", "mode": "post-copy", "max_rounds": 1}
     links = {"": "tcp:127.0.0.1:0", ", 2 ms away": "tcp:127.0.0.1:0?latency=1ms"}
     rates = {"random": 100000, "zipf": 100000, "sequential": 400000}
@@ -231,7 +231,7 @@ def bandwidth(b):
 
 
 def guest_speed(record):
-    """Pages the guest writes a second in the reservation, which does not touch it, and in pre-copy: in the second half of each."""
+    """Pages per second that the guest writes in the reservation, which does not affect it, and in pre-copy: in the second half of each."""
     entered = {x["phase"]: x["t_us"] for x in record if x["type"] == "event" and x["end"] == "source" and x["event"] == "phase"}
     samples = [(x["t_us"], x["stamps"]) for x in record if x["type"] == "sample" and x["end"] == "source"]
 
@@ -246,7 +246,7 @@ def guest_speed(record):
 
 
 def logging(b):
-    """Item 9: what pre-copy costs the guest. No goal: stated, at a rate and as fast as it can."""
+    """Item 9: how much pre-copy slows the guest, at a rate and as fast as it can. Measured without a goal."""
     for rate in (100000, 1000000000):
         res = [guest_speed(b.run(record=True, memory="1G", memory_kind="memfd", working_set="256M", dirty_rate=rate,
                                  mode="post-copy", max_rounds=1)["record"]) for _ in range(b.args.repeat)]
@@ -256,7 +256,7 @@ def logging(b):
 
 
 def prediction(b):
-    """Item 8: the blackout that the policy expected against the one that came."""
+    """Item 8: the downtime that the policy predicted against the measured one."""
     variants = {
         "idle": {"memory": "1G", "dirty_rate": 0, "mode": "stop-and-copy"},
         "residue of 24 MiB": {"memory": "512M", "working_set": "24M", "dirty_rate": 300000, "mode": "stop-and-copy", "bandwidth": "150M"},
@@ -274,7 +274,7 @@ def prediction(b):
 
 @contextlib.contextmanager
 def huge_pages(bytes_):
-    """As much more in the host's pool of huge pages of 2 MiB, and back in the end."""
+    """Enlarges the host's pool of huge pages of 2 MiB, and restores it at the end."""
     pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 
     def value(name):
@@ -300,7 +300,7 @@ def huge_pages(bytes_):
 
 
 def huge(b):
-    """Item 6: pieces of 4 KiB against pages of 2 MiB, stated; THP-backed RAM is so again in the end."""
+    """Item 6: pieces of 4 KiB against pages of 2 MiB, without a goal; RAM on THP is on THP again at the end."""
     common = {"memory": "1G", "working_set": "512M", "dirty_rate": 50000, "mode": "post-copy", "max_rounds": 1}
     with huge_pages(2 * GIB + (64 << 20)):
         res = b.series({k: lambda k=k: b.run(memory_kind=k, **common) for k in ("hugetlb", "hugetlb-memfd")})
@@ -315,11 +315,11 @@ def huge(b):
         at = {end: [r["thp_bytes"][end] / GIB for r in res] for end in ("source", "arrived", "target")}
         b.row(f"on huge pages again in the end, {kind} (of the source's)", at["target"], "GiB", 1.0, False, floor=at["source"],
               ratios=[t / s if s else 0 for t, s in zip(at["target"], at["source"])])
-        b.say(f"medians: {statistics.median(at['arrived']):.3f} GiB when all had arrived, "
+        b.say(f"medians: {statistics.median(at['arrived']):.3f} GiB with the last page, "
               f"{statistics.median(get(res, 'collapse_ms')):.0f} ms to collapse the rest")
 
 
-# In the soft-RoCE machine. perftest's figure is taken before each run and is a line of its own between the runs' objects.
+# Runs in the soft-RoCE machine. perftest runs before each run; its figure is a separate line between the runs' objects.
 RDMA_RUNS = """
 lines=$(mktemp)
 for ((i = 0; i < {repeat}; i++)); do
@@ -369,10 +369,10 @@ def main():
     p = argparse.ArgumentParser(prog="bench/goals", description=__doc__,
                                 epilog="Groups: " + "; ".join(f"{n}: {f.__doc__.splitlines()[0]}" for n, f in GROUPS.items()))
     p.add_argument("--build", required=True, help=argparse.SUPPRESS)
-    p.add_argument("--only", type=lambda t: t.split(","), default=list(GROUPS), help="groups with commas")
+    p.add_argument("--only", type=lambda t: t.split(","), default=list(GROUPS), help="groups, separated by commas")
     p.add_argument("--repeat", type=int, default=10, help="runs of each (default: %(default)s)")
     p.add_argument("--memory", default="4G", help="RAM of the idle guests (default: %(default)s)")
-    p.add_argument("--json", help="append the objects of all runs to this file")
+    p.add_argument("--json", help="append the JSON objects of all runs to this file")
     args = p.parse_args()
     unknown = set(args.only) - set(GROUPS)
     if unknown or args.repeat < 1:

@@ -137,7 +137,7 @@ static void probe_device(struct findings *f, struct ibv_device *dev)
 		return;
 	}
 	found(f, "rdma device", HEALTH_OK, NULL,
-	      "%.40s: regions of up to %llu MiB, %d reads in flight a QP, %s", name,
+	      "%.40s: regions of up to %llu MiB, %d reads in flight per QP, %s", name,
 	      (unsigned long long)a.orig_attr.max_mr_size >> 20, a.orig_attr.max_qp_rd_atom, odp_text(&a));
 	for (uint8_t port = 1; port <= a.orig_attr.phys_port_cnt; port++)
 		probe_port(f, ctx, name, port);
@@ -151,7 +151,7 @@ void probe_rdma(struct findings *f)
 
 	if (!list || !n)
 		found(f, "rdma", HEALTH_WITHOUT, "rdma link add rxe0 type rxe netdev eth0",
-		      "no RDMA device: TCP moves the memory (soft-RoCE over any Ethernet device is there to try things)");
+		      "no RDMA device: TCP moves the memory (soft-RoCE works over any Ethernet device, for tests)");
 	for (int i = 0; list && i < n; i++)
 		probe_device(f, list[i]);
 	if (list)
@@ -195,7 +195,7 @@ static void probe_link(struct findings *f, const char *name)
 		found(f, "link", HEALTH_OK, NULL, "%.32s: MTU %d%s", name, mtu, rate);
 	else
 		found(f, "link", HEALTH_WITHOUT, mend,
-		      "%.32s: MTU %d%s; frames of 9000 cost less CPU, if switch and peer take them", name,
+		      "%.32s: MTU %d%s; frames of 9000 bytes cost less CPU, if switch and peer support them", name,
 		      mtu, rate);
 }
 
@@ -225,7 +225,7 @@ void probe_links(struct findings *f)
 	}
 	if (!links)
 		found(f, "link", HEALTH_WITHOUT, NULL,
-		      "no interface is up but the loopback: both ends must be on this machine");
+		      "only the loopback interface is up: both ends must be on this machine");
 	if_freenameindex(all);
 	freeifaddrs(addrs);
 }
@@ -251,8 +251,8 @@ static bool on_path(const char *program)
 void probe_tools(struct findings *f)
 {
 	if (on_path("gnuplot"))
-		found(f, "gnuplot", HEALTH_OK, NULL, "draws what --record wrote");
+		found(f, "gnuplot", HEALTH_OK, NULL, "draws recordings");
 	else
 		found(f, "gnuplot", HEALTH_WITHOUT, "apt-get install gnuplot-nox",
-		      "not installed: rdma-migrate plot and sweep can draw nothing");
+		      "not installed: rdma-migrate plot and sweep cannot draw");
 }

@@ -121,7 +121,7 @@ static void probe_uffd_features(struct findings *f, int fd)
 		      has & UFFD_FEATURE_MINOR_HUGETLBFS ? ", of huge pages too" : "");
 	else
 		found(f, "post-copy of memfd", HEALTH_WITHOUT, NULL,
-		      "no minor faults of shared memory (Linux 5.14): post-copy takes anonymous memory only");
+		      "no minor faults of shared memory (Linux 5.14): post-copy works for anonymous memory only");
 	if (has & UFFD_FEATURE_MOVE)
 		found(f, "uffdio move", HEALTH_OK, NULL, "pages can be moved into place");
 	else
@@ -153,7 +153,7 @@ void probe_userfaultfd(struct findings *f)
 	}
 	found(f, "userfaultfd", HEALTH_OK, NULL, "by %s; vm.unprivileged_userfaultfd is %d",
 	      device	     ? "/dev/userfaultfd"
-	      : allowed == 1 ? "the system call, which anybody may use"
+	      : allowed == 1 ? "the system call, which any user may call"
 			     : "CAP_SYS_PTRACE",
 	      allowed);
 	probe_uffd_features(f, fd);

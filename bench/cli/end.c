@@ -129,7 +129,7 @@ static void drill(struct end *e)
 	if (k->heal_ms)
 		snprintf(fault, sizeof(fault), "cut:%llu", (unsigned long long)k->heal_ms);
 	if (inject(e, fault))
-		on_log(e, 3, "the link could not be cut: ferry_drill() refused");
+		on_log(e, 3, "the link could not be cut: ferry_drill() refused it");
 }
 
 /* Arms a fault at a message from the beginning, at the end that sends it or, for a kill, may read it. */
@@ -146,7 +146,7 @@ static void arm(struct end *e)
 		snprintf(fault + n, sizeof(fault) - (size_t)n, ":%llu", (unsigned long long)k->heal_ms);
 	e->drilled = !inject(e, fault);
 	if (!e->drilled)
-		on_log(e, 3, "the drill could not be armed: ferry_drill() refused");
+		on_log(e, 3, "the fault could not be armed: ferry_drill() refused it");
 }
 
 static uint64_t cpu_us(void)
@@ -389,7 +389,7 @@ static void new_session(struct end *e, const char *uri, struct msg *ready)
 		err = ferry_target_new(&e->session, &vm, &cfg);
 	}
 	if (err)
-		give_up(e, "the library refused to begin", e->refusal[0] ? e->refusal : strerror(-err));
+		give_up(e, "the library could not create the session", e->refusal[0] ? e->refusal : strerror(-err));
 	err = ferry_open(e->session, uri);
 	if (!err && e->which == VMM_END_TARGET)
 		err = ferry_get_uri(e->session, ready->text, sizeof(ready->text));

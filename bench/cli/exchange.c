@@ -115,7 +115,7 @@ static int hear_line(struct talk *t, size_t max, char **end)
 		*end = t->len > seen ? memchr(t->buf + seen, '\n', t->len - seen) : NULL;
 		seen = t->len;
 		if (*end ? (size_t)(*end - t->buf) > max : t->len > max) {
-			snprintf(t->why, sizeof(t->why), "it said more in one line than the %zu bytes that are read", max);
+			snprintf(t->why, sizeof(t->why), "a line of its message is longer than %zu bytes", max);
 			return -EMSGSIZE;
 		}
 		if (!*end)
@@ -139,7 +139,7 @@ static json_t *hear(struct talk *t, const struct json_bound *b, int *err)
 	if (json_is_object(o))
 		return o;
 	json_decref(o);
-	snprintf(t->why, sizeof(t->why), "what it said is refused: %s", why);
+	snprintf(t->why, sizeof(t->why), "its message is refused: %s", why);
 	*err = -EPROTO;
 	return NULL;
 }
@@ -171,7 +171,7 @@ static int take_time(struct talk *t, const json_t *o, const char *name, bool sig
 	*ret = json_integer_value(v);
 	if (json_is_integer(v) && *ret <= (int64_t)PEER_NUMBER_MAX && *ret >= (signs ? -(int64_t)PEER_NUMBER_MAX : 0))
 		return 0;
-	snprintf(t->why, sizeof(t->why), "its %s is no time", name);
+	snprintf(t->why, sizeof(t->why), "its %s is not a valid time", name);
 	return -EPROTO;
 }
 
@@ -248,7 +248,7 @@ static int answer_pings(struct talk *t)
 		json_t *o = hear(t, &a_word, &err);
 
 		if (o && !json_object_get(o, "ping")) {
-			snprintf(t->why, sizeof(t->why), "it asked for the clock %d times instead of %d", i, PINGS);
+			snprintf(t->why, sizeof(t->why), "it queried the clock %d times instead of %d", i, PINGS);
 			err = -EPROTO;
 		}
 		json_decref(o);
@@ -336,7 +336,7 @@ bool peer_exchange(struct meeting *p, struct run_report *r, struct record *recor
 		return false;
 	if (!p->agreed) {
 		no_results(own == VMM_END_TARGET ? VMM_END_SOURCE : VMM_END_TARGET,
-			   "are not to be had: the migration ended before the two had agreed where to tell them");
+			   "are not available: the migration ended before the two ends had agreed on a port for them");
 		return false;
 	}
 	if (r->end[own].have_result)

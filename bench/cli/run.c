@@ -334,7 +334,7 @@ static bool prepare_meeting(struct run *x)
 	if (!err)
 		return true;
 	if (o->report_port_set) {
-		snprintf(why, sizeof(why), "port %u for the results cannot be had: %s; give another --report-port, or none: then a free one is taken",
+		snprintf(why, sizeof(why), "port %u for the results cannot be opened: %s; give another --report-port, or leave the option out for a free port",
 			 (unsigned)o->report_port, strerror(-err));
 		fail_begin(x, VMM_END_TARGET, why);
 		return false;
@@ -347,7 +347,7 @@ static void say_listening(const struct run *x, const char *uri)
 {
 	fprintf(stderr, "listening on %s\n", uri); /* printed first, so that a script can read it */
 	if (x->meet_err)
-		fprintf(stderr, "rdma-migrate: no results will be exchanged, no port can be had for them: %s.\n", strerror(-x->meet_err));
+		fprintf(stderr, "rdma-migrate: no results will be exchanged, because no port can be opened for them: %s.\n", strerror(-x->meet_err));
 }
 
 /* Starts both ends, until they are in ferry_run(). false: an end could not begin. */
@@ -361,7 +361,7 @@ static bool begin(struct run *x)
 
 	if (o->command != CMD_TARGET) {
 		if (wait_until(x, source_runs, START_LIMIT))
-			fail_begin(x, VMM_END_SOURCE, "the guest did not speak within 60 s");
+			fail_begin(x, VMM_END_SOURCE, "the guest printed nothing within 60 s");
 		else if (x->child[VMM_END_SOURCE].fd < 0)
 			fail_begin(x, VMM_END_SOURCE, "its process died");
 		if (x->r->end[VMM_END_SOURCE].error[0])

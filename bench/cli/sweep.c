@@ -129,7 +129,7 @@ static int run_all(struct sweep *s, const char *out)
 			close(fd); /* only the name is needed */
 		s->recording = fd < 0 ? NULL : out_open("the recordings for the page,", name, OUT_REPLACE);
 		if (!s->recording) {
-			fprintf(stderr, "rdma-migrate: no file for the recordings can be made in /tmp; give --record FILE.\n");
+			fprintf(stderr, "rdma-migrate: cannot create a file for the recordings in /tmp; give --record FILE.\n");
 			return VERDICT_ENVIRONMENT;
 		}
 		file = name;
@@ -159,7 +159,7 @@ int cmd_sweep(const struct options *o, const struct outputs *to)
 
 	if (o->record && !strcmp(o->record, "-")) {
 		fprintf(stderr,
-			"rdma-migrate: --record of a sweep takes the name of a file, it is read again.\n");
+			"rdma-migrate: --record of a sweep takes the name of a file, because sweep reads it again.\n");
 		free(s);
 		return VERDICT_USAGE;
 	}

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bare machine. The sender plays the source: it owns a full buffer, sends all of it and answers
- * requests for pages of it. The receiver plays the target: it measures and reports to the parent. Both
- * warm their memory before anything is timed. Waiting for a socket is done twice, by polling (with
- * sched_yield, since two cores are shared by more than two threads) and by sleeping; the better counts.
+ * Measures the floor. The sender plays the source: it has a full buffer, sends all of it, and answers
+ * requests for its pages. The receiver plays the target: it measures and reports to the parent. Both warm
+ * their memory before anything is timed. Waits for a socket are measured twice, by polling (with
+ * sched_yield(), because more than two threads share two cores) and by sleeping; the better figure counts.
  */
 #include <errno.h>
 #include <netdb.h>
@@ -27,8 +27,8 @@
 
 struct request {
 	uint32_t op;	 /* enum op */
-	uint32_t sleeps; /* how the peer is to wait for the next request: 0: polls, 1: sleeps */
-	uint64_t page;	 /* to answer with */
+	uint32_t sleeps; /* how the peer waits for the next request: 0 polls, 1 sleeps */
+	uint64_t page;	 /* the page to answer with */
 };
 _Static_assert(sizeof(struct request) == 16, "the request is 16 bytes");
 enum op { ASK_PAGE, ASK_DONE };
@@ -111,7 +111,7 @@ static uint64_t cpu_us(void)
 	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
 }
 
-/* Behind each pass comes what it has cost this process. */
+/* After each pass the sender sends its CPU time for it. */
 static int sender_stream(int sock, const char *mem, uint64_t len)
 {
 	for (unsigned pass = 0; pass < PASSES; pass++) {
@@ -149,7 +149,7 @@ static int sender_answer(int sock, const char *mem, uint64_t len)
 	}
 }
 
-/* As the tcp transport has its sockets. */
+/* Sets the socket up as the tcp transport does. */
 static void tune(int sock)
 {
 	int one = 1;
@@ -302,7 +302,7 @@ static int listen_at(const char *uri, struct sockaddr_storage *addr, socklen_t *
 	return sock;
 }
 
-/* What the two processes do. */
+/* The job of the two processes. */
 struct job {
 	const char *uri;
 	uint64_t memory;
@@ -336,7 +336,7 @@ _Noreturn static void receiver(struct job *j, int out)
 	if (j->listener >= 0) {
 		r.err = receive(&r, j->listener, j->memory, j->memfd);
 	} else {
-		close(j->ctl[1]); /* the sender's death must be seen */
+		close(j->ctl[1]); /* so that the sender's death ends the socket */
 		r.err = floor_rdma_receive(&r.floor, j->uri, j->ctl[0], j->memory, j->memfd, r.why, sizeof(r.why));
 	}
 	write_full(out, &r, sizeof(r));

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One userfault resolved over the wire, as plainly as it can be done: the handler reads the event, asks
- * the peer for the page and places it; anonymous memory by UFFDIO_COPY, a memfd through a second mapping
- * and UFFDIO_CONTINUE; the wake-up comes after the measured time, as in the library, because the woken thread
- * may take the handler's CPU. The toucher is this process's second thread and plays the vCPU.
+ * Resolves one userfault over the network in the simplest way: the handler reads the event, requests the page
+ * from the peer and places it; anonymous memory by UFFDIO_COPY, a memfd through a second mapping and
+ * UFFDIO_CONTINUE. The wake-up comes after the measured time, as in the library, because the woken thread may
+ * take the handler's CPU. The toucher is this process's second thread and plays the vCPU.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,13 +28,13 @@
 struct area {
 	struct floor_peer *peer;
 	int uffd, memfd, sleeps;
-	char *vm;    /* where the toucher faults */
-	char *alias; /* memfd: the same pages, mapped once more */
+	char *vm;    /* the toucher faults here */
+	char *alias; /* memfd: a second mapping of the same pages */
 	char *staging;
 	double stall_us[FLOOR_ROUNDS], fault_us[FLOOR_ROUNDS];
 };
 
-/* Never UFFD_USER_MODE_ONLY: KVM's own accesses must fault too, so the floor measures that kind. */
+/* Without UFFD_USER_MODE_ONLY, as in the library, because KVM's own accesses must fault. */
 static int open_uffd(char *why, size_t cap)
 {
 	int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC), fd = -1;
@@ -198,7 +198,7 @@ static int one_way(struct floor *ret, struct floor_peer *p, int memfd, int sleep
 	if (err)
 		goto out;
 	err = handle(a);
-	if (err) { /* the toucher waits for ever: leave it to the end of this process */
+	if (err) { /* the toucher blocks for ever: it ends with this process */
 		snprintf(why, cap, "a fault of the floor could not be resolved: %s", strerror(-err));
 		return err;
 	}

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bare RDMA device, in the layout of a migration: the sender plays the source, which WRITEs its memory into the
- * receiver's, 4 KiB to 4 MiB at once with as much in flight as keeps the device busy; then the receiver, as the
- * target, READs 4 KiB at a time out of the sender's, alone and to resolve userfaults. One queue pair, librdmacm's own
- * set-up. Beside it the two processes have a socket, for addresses, keys and turns.
+ * Measures the bare RDMA device, in the layout of a migration. The sender plays the source: it WRITEs its
+ * memory to the receiver's, 4 KiB to 4 MiB at a time, with enough in flight to keep the device busy. Then the
+ * receiver, as the target, READs 4 KiB at a time from the sender's memory, alone and to resolve userfaults.
+ * They use one queue pair, set up by librdmacm, and a socket for addresses, keys and taking turns.
  *
- * READs land where they are needed: in the page cache through the second mapping of a memfd, else in a buffer.
+ * READs land in the page cache through the second mapping of a memfd, or otherwise in a buffer.
  */
 #include <errno.h>
 #include <netdb.h>
@@ -24,13 +24,13 @@
 
 #define DEPTH 128u
 #define WINDOW (16u << 20)
-#define PASS_BYTES (64ull << 20) /* a pass moves no more, */
-#define PASS_NS 1000000000ull	 /* and takes no longer */
+#define PASS_BYTES (64ull << 20) /* at most this much per pass, */
+#define PASS_NS 1000000000ull	 /* and at most this long */
 #define PATIENCE_MS 20000
 
 static const uint32_t sizes[FLOOR_SIZES] = { 4096, 65536, 1 << 20, 4 << 20 };
 
-struct card { /* what an end lets the other reach */
+struct card { /* the memory that an end exposes */
 	uint64_t addr, len;
 	uint32_t rkey, reserved;
 };
@@ -85,7 +85,7 @@ static int exchange_cards(struct end *e)
 	return err ? err : read_full(e->ctl, &e->theirs, sizeof(e->theirs));
 }
 
-/* Which process ends, ends all of this: nothing is taken down by hand but queue pairs before memory. */
+/* The end of the process releases the rest; only the queue pair must go before the memory. */
 static void take_down(struct end *e)
 {
 	if (e->id && e->id->qp)
@@ -96,7 +96,7 @@ static void take_down(struct end *e)
 		ibv_dereg_mr(e->mr);
 }
 
-/* Completions, at least one: how many, or an error. */
+/* Waits for at least one completion: their number, or an error. */
 static int complete(struct end *e, int sleeps)
 {
 	struct pollfd p = { .fd = e->comp->fd, .events = POLLIN };
@@ -165,7 +165,7 @@ static int write_pass(struct end *e, uint32_t size, int sleeps, double *mb_s)
 	return 0;
 }
 
-/* Polling and sleeping, whichever is faster in the median: two cores may have better to do than to poll. */
+/* Polling or sleeping, whichever has the better median: with two cores polling may be slower. */
 static int write_sizes(struct end *e, struct floor_write *w)
 {
 	double mb_s[2][FLOOR_SIZES][FLOOR_PASSES];
@@ -221,7 +221,7 @@ int floor_rdma_send(int ctl, uint64_t memory, int memfd)
 	if (!err)
 		err = write_full(ctl, w, sizeof(w));
 	if (!err)
-		read_full(ctl, &done, 1); /* this memory is read meanwhile, by nobody's CPU here */
+		read_full(ctl, &done, 1); /* until then the receiver READs this memory */
 	take_down(&e);
 	return err;
 }
@@ -324,7 +324,7 @@ int floor_rdma_receive(struct floor *f, const char *uri, int ctl, uint64_t memor
 int floor_rdma_receive(struct floor *f, const char *uri, int ctl, uint64_t memory, int memfd, char *why, size_t cap)
 {
 	(void)f, (void)ctl, (void)memory, (void)memfd;
-	snprintf(why, cap, "%s: RDMA is not in this build; build with -DFERRY_RDMA=ON, or take tcp:HOST:PORT", uri);
+	snprintf(why, cap, "%s: RDMA is not in this build; build with -DFERRY_RDMA=ON, or use tcp:HOST:PORT", uri);
 	return -EOPNOTSUPP;
 }
 

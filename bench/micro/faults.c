@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * How many faults a target resolves when many threads fault at once. Two processes over loopback TCP; the
- * "VM" has no device state and its vCPUs are plain threads, which touch every page of their share of the
- * memory in a random order from the moment that it is resumed at the target. All pages are residue, and the
- * sweep runs as it always does.
+ * Measures how many faults a target resolves when many threads fault at once. Two processes over loopback
+ * TCP; the "VM" has no device state, and its vCPUs are plain threads. From the resume at the target on, each
+ * touches every page of its share of the memory in a random order. All pages are residue, and the background
+ * fetch runs as usual.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -24,7 +24,7 @@
 
 #define PAGE ((size_t)4096)
 #define THREADS_MAX 64u
-#define STALL_NS 2000u /* a touch that took longer met a page that was not there */
+#define STALL_NS 2000u /* a touch that took longer hit a missing page */
 
 struct toucher {
 	struct vm *vm;
@@ -135,7 +135,7 @@ static int op_resume(void *arg)
 	for (unsigned i = 0; i < vm->nthreads; i++) {
 		vm->toucher[i] = (struct toucher){ .vm = vm, .index = i };
 		if (pthread_create(&vm->toucher[i].thread, NULL, touch, &vm->toucher[i]))
-			exit(1); /* half of the threads would measure something else */
+			exit(1); /* fewer threads would measure something else */
 	}
 	return 0;
 }
@@ -183,7 +183,7 @@ _Noreturn static void source(int sock, struct vm *vm, uint64_t len)
 	_exit(0);
 }
 
-/* Whether every page is the one that it should be. */
+/* Checks the content of every page. */
 static bool proved(const struct vm *vm)
 {
 	for (uint64_t i = 0; i < vm->region.len / PAGE; i++)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Recorded rounds through runtime/session/policy.c: a table of what it says of each trace, or with --rounds after
- * each round. Exits 1 where a trace expects another verdict.
+ * Replays recorded rounds through runtime/session/policy.c: prints its verdict on each trace, or with
+ * --rounds after each round. Exits 1 if a trace expects another verdict.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -51,7 +51,7 @@ static int usage(FILE *out, int status)
 {
 	fprintf(out,
 		"replay [--rounds] TRACE...\n"
-		"  what runtime/session/policy.c says of recorded rounds: bench/micro/scenarios/*.json, or what rdma-migrate run --json wrote\n");
+		"  replays recorded rounds through runtime/session/policy.c: bench/micro/scenarios/*.json, or output of rdma-migrate run --json\n");
 	return status;
 }
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * What the bookkeeping of a huge guest costs: the source's rounds, as source/precopy.c and rounds.c make them, over a
- * transport that moves nothing and a sparse region of 1 TiB. What is left is to find dirty pages, to look
- * whether they are zero, to make runs of them, and the memory of all that.
+ * Measures the bookkeeping of a huge guest: the source's rounds, as source/precopy.c and rounds.c make them,
+ * over a transport that moves no data, and a sparse region of 1 TiB. The remaining cost is finding dirty
+ * pages, checking them for zero, building runs, and the memory for all that.
  *
- * The region is the same 64 MiB of data, mapped again and again, so that all of it can be populated on a
- * small machine; a page's look at its first words comes from the cache.
+ * The region maps the same 64 MiB of data again and again, so a small machine can populate all of it; the
+ * zero check reads the first words of a page from the cache.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -30,14 +30,14 @@
 #define MADV_COLLAPSE 25
 #endif
 
-/* What the guest has written since the last fetch. */
+/* The pages that the guest has written since the last fetch. */
 enum pattern { NOTHING, FEW, SCATTERED, RUNS, ALL };
 
 struct bench {
 	struct ferry_session *s;
 	struct ferry_region region;
 	enum pattern pattern;
-	uint64_t op_ns; /* in dirty_fetch: the VMM's, not ours */
+	uint64_t op_ns; /* time in dirty_fetch, which is the VMM's cost */
 	/* the null transport */
 	struct xport_link link;
 	struct xport_chan ctl, data;
@@ -46,7 +46,7 @@ struct bench {
 	uint64_t puts, runs, put_pages;
 };
 
-/* --- a transport that moves nothing: puts land at once, and the target acknowledges every round --- */
+/* --- a transport without data: puts land at once, and the target acknowledges every round --- */
 
 static struct bench *of_ctl(struct xport_chan *c)
 {
@@ -156,7 +156,7 @@ static const struct ferry_ops ops = { FERRY_OPS_INIT,		.dirty_start = op_nothing
 				      .pause = op_nothing,	.resume = op_nothing,
 				      .save = op_save };
 
-/* 1 TiB (or less) of the same 64 MiB; populated: only so much of it is there, the rest are holes. */
+/* Maps 1 TiB (or less) of the same 64 MiB; only the first populated bytes exist, the rest are holes. */
 static int map_region(struct bench *b, uint64_t len, uint64_t populated)
 {
 	char *p = mmap(NULL, len + PIECE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -171,7 +171,7 @@ static int map_region(struct bench *b, uint64_t len, uint64_t populated)
 		if (at)
 			continue;
 		memset(p, 0x5a, PIECE);
-		if (madvise(p, PIECE, MADV_COLLAPSE)) /* else a TiB would want 2 GiB of page tables */
+		if (madvise(p, PIECE, MADV_COLLAPSE)) /* otherwise a TiB needs 2 GiB of page tables */
 			fprintf(stderr, "scale: no huge page for the data (%s): page tables will be large\n",
 				strerror(errno));
 	}
@@ -184,7 +184,7 @@ static int map_region(struct bench *b, uint64_t len, uint64_t populated)
 	return 0;
 }
 
-/* Bytes of anonymous memory of this process: all that is tracked is in it, and nothing else that is large. */
+/* Anonymous memory of this process in bytes: the tracking data is the only large part of it. */
 static uint64_t anonymous(void)
 {
 	FILE *f = fopen("/proc/self/status", "re");
@@ -220,7 +220,7 @@ static int open_session(struct bench *b)
 	return 0;
 }
 
-/* One round; its cost, less what the VMM's op took. */
+/* Runs one round and returns its time without the VMM's op. */
 static int one_round(struct bench *b, enum pattern pattern, const char *name)
 {
 	uint64_t t0 = now_ns(), fresh, fetched, ns;
@@ -247,7 +247,7 @@ static int one_round(struct bench *b, enum pattern pattern, const char *name)
 	return 0;
 }
 
-/* Round 0 of a guest that is almost all holes. */
+/* Round 0 of a guest that consists almost only of holes. */
 static int first_pass(struct bench *b)
 {
 	uint64_t t0 = now_ns(), n, found;
@@ -266,8 +266,10 @@ static int first_pass(struct bench *b)
 	return err;
 }
 
-/* The blackout of post-copy, as source/switchover.c goes over its sets: one page of 64 is residue, one of 4096 came
- * since. */
+/*
+ * The downtime of post-copy, with the walks over sets in source/switchover.c: one page of 64 is residue, one
+ * of 4096 was written since.
+ */
 static int blackout(struct bench *b)
 {
 	struct source_state *src = &b->s->src;
@@ -307,7 +309,7 @@ static void close_session(struct bench *b)
 	memset(b, 0, sizeof(*b));
 }
 
-/* What the target keeps of a residue: named, missing, to be asked for. */
+/* The target's sets for a residue: named, missing, to be requested. */
 static int target_sets(uint64_t npages, uint64_t stride)
 {
 	struct page_set named = { 0 }, missing = { 0 }, todo = { 0 };
@@ -379,7 +381,7 @@ int main(int argc, char **argv)
 	int err;
 
 	if (!b || !len || len % PIECE)
-		return fprintf(stderr, "scale [GIB]\n  the bookkeeping of a guest of 1024 GiB, or so many\n"),
+		return fprintf(stderr, "scale [GIB]\n  measures the bookkeeping of a guest of 1024 GiB, or GIB\n"),
 		       2;
 	printf("{\"bytes\":%" PRIu64 ",\"metadata_mib\":%.1f}\n", len, (double)anonymous() / (1 << 20));
 	err = sparse(b, len);

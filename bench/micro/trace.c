@@ -102,7 +102,7 @@ static int read_expected(struct trace *t, const json_t *o)
 	return -EINVAL;
 }
 
-/* What was not asked has the library's defaults. */
+/* Options that the trace lacks have the library's defaults. */
 static int read_asked(struct trace *t, const json_t *o)
 {
 	struct policy_limits *l = &t->limits;
@@ -132,7 +132,7 @@ static int read_object(struct trace *t, const json_t *o)
 	return read_rounds(t, json_object_get(o, "round_list")) || read_expected(t, o) ? -EINVAL : 0;
 }
 
-/* The whole file, which is no larger than a trace. */
+/* Reads the whole file, if it is no larger than a trace can be. */
 static json_t *load(const char *file, char *why, size_t cap)
 {
 	static const struct json_bound bound = { .bytes = 1u << 20, .memory = 16u << 20 };
@@ -165,7 +165,7 @@ int trace_read(struct trace *t, const char *file, char *why, size_t cap)
 	if (err)
 		snprintf(
 			why, cap,
-			"%s is not a trace: it needs mode, round_list and, of the policy, a verdict after_rounds that it has "
+			"%s is not a trace: it needs mode, round_list and, if it has a verdict, an after_rounds within its rounds "
 			"(docs/policy.md)",
 			file);
 	json_decref(o);

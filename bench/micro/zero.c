@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * How fast zero pages are found, beside how fast this machine reads the same memory at all: one thread, a
- * buffer far larger than the caches, all of it zero, which is the only case where the whole page is looked
- * at.
+ * Measures how fast zero pages are detected, compared with plain reading of the same memory: one thread, a
+ * buffer far larger than the caches, all of it zero, because only then the whole page is read.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -24,13 +23,13 @@ static double now_s(void)
 	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-#ifdef __clang__ /* which makes them wide at -O2 */
+#ifdef __clang__ /* which vectorises them at -O2 */
 #define WIDE
 #else
 #define WIDE __attribute__((optimize("O3")))
 #endif
 
-/* Adds up every word: four sums, as wide as the compiler and the machine make them. */
+/* Adds up every word in four sums, vectorised by the compiler. */
 WIDE static uint64_t read_all(const uint64_t *p, size_t words)
 {
 	uint64_t sum[4] = { 0 };

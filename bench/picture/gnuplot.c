@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* gnuplot as a filter: the script from a file in memory, the picture from its standard output. No shell, no
- * names. */
+/*
+ * Runs gnuplot as a filter: the script from a file in memory, the picture from its standard output. It uses
+ * no shell and no file names.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -15,7 +17,7 @@
 
 #define PIECE 65536u
 #define NO_GNUPLOT 127
-#define CPU_SECONDS 600 /* of gnuplot, for one picture: hundreds of times what the largest takes */
+#define CPU_SECONDS 600 /* limit per picture, hundreds of times what the largest takes */
 
 void gnuplot_terminal(FILE *script, enum picture_format f, unsigned width, unsigned height, unsigned id)
 {
@@ -48,7 +50,7 @@ static pid_t start(int script, int out[2])
 
 	if (pid)
 		return pid;
-	setrlimit(RLIMIT_CPU, &(struct rlimit){ CPU_SECONDS, CPU_SECONDS }); /* a script that it never ends ends, too */
+	setrlimit(RLIMIT_CPU, &(struct rlimit){ CPU_SECONDS, CPU_SECONDS }); /* ends a script that never ends */
 	if (dup2(script, STDIN_FILENO) >= 0 && dup2(out[1], STDOUT_FILENO) >= 0)
 		execlp("gnuplot", "gnuplot", "-", (char *)NULL);
 	_exit(NO_GNUPLOT);
@@ -97,7 +99,7 @@ static int script_file(const char *script, size_t len)
 static int verdict(int status, size_t len)
 {
 	if (WIFEXITED(status) && WEXITSTATUS(status) == NO_GNUPLOT) {
-		fprintf(stderr, "rdma-migrate: pictures are drawn by gnuplot, which is not here: "
+		fprintf(stderr, "rdma-migrate: gnuplot draws the pictures, and it is not installed: "
 				"apt-get install gnuplot-nox.\n");
 		return -ENOENT;
 	}

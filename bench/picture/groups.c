@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Runs that were asked for the same belong together; what the groups differ in is what they are called by. */
+/* Groups runs with the same options; a group's label has the options in which the groups differ. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 #include "picture.h"
 #include "bench/cli/util.h"
 
-/* What a run was asked for: what a group shares. */
+/* The options that runs of a group share. */
 static const struct {
 	const char *name;
 	const char *unit;
@@ -44,7 +44,7 @@ static bool same_all(const struct timeline *a, const struct timeline *b)
 	return true;
 }
 
-/* How much of the files' names is a directory that all are in: a picture has no room for it. */
+/* The length of the directory that all file names share: a picture has no room for it. */
 static size_t same_directory(const struct groups *g)
 {
 	const char *first = g->v[0].run[0]->name;
@@ -93,7 +93,7 @@ static void name_groups(struct groups *g)
 	}
 }
 
-/* Runs that were all asked for the same are compared one by one: each is a group. */
+/* If all runs have the same options, each run becomes a group of its own. */
 static bool all_alike(const struct timelines *all)
 {
 	for (size_t i = 1; i < all->n; i++) {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* An HTML page of pictures. */
+/* Writes the HTML page with the pictures. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,7 +63,7 @@ int page_picture(enum picture_format f, unsigned id, const struct timeline *t, c
 	return err;
 }
 
-/* The <svg> alone: within HTML there is no XML declaration and no document type. */
+/* Only the <svg> element: HTML allows no XML declaration or document type there. */
 static void inline_svg(FILE *out, const char *svg, size_t len)
 {
 	const char *at = memmem(svg, len, "<svg", 4);
@@ -113,7 +113,7 @@ static void table(FILE *out, const struct groups *g)
 {
 	fprintf(out,
 		"<div class=\"scroll\"><table><tr><th>run</th><th>n</th><th>outcome</th><th>proof</th><th>total "
-		"ms</th><th>pre-copy ms</th><th>blackout ms</th><th>post-copy ms</th><th>MB/s</th><th>of the "
+		"ms</th><th>pre-copy ms</th><th>downtime ms</th><th>post-copy ms</th><th>MB/s</th><th>of the "
 		"floor</th><th>faults</th><th>p50 us</th><th>p99 us</th><th>p50 of the floor</th></tr>\n");
 	for (size_t i = 0; i < g->n; i++) {
 		const struct group *v = &g->v[i];
@@ -150,7 +150,7 @@ static void cost(FILE *out, const struct timeline *t)
 
 		if (e->samples_taken <= 0)
 			continue;
-		fprintf(out, "%s%.1f us of CPU a sample at the %s (%.0f samples, %.1f %% of a core)", sep,
+		fprintf(out, "%s%.1f us of CPU per sample at the %s (%.0f samples, %.1f %% of a core)", sep,
 			e->cpu_us / e->samples_taken, who[end], e->samples_taken,
 			100 * e->cpu_us / (e->samples_taken * e->period_us));
 		sep = ", ";
@@ -173,7 +173,7 @@ static int run_section(FILE *out, const struct group *g, unsigned id)
 	fprintf(out, "</h2>\n<p class=\"s\">");
 	escaped(out, tl_text(t, "sentence"));
 	if (g->n > 1)
-		fprintf(out, " Of %zu runs the one with the median blackout.", g->n);
+		fprintf(out, " The run with the median downtime of %zu runs.", g->n);
 	fprintf(out, "</p>\n");
 	inline_svg(out, svg, len);
 	free(svg);

@@ -1,27 +1,28 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Several runs side by side: a row a group of like runs, medians of each. The blackout by its items, the time
- * by its stages, the faults from p50 to p99, and the guests' speed on one axis from the moment of the pause.
+ * Several runs side by side: one row per group of runs with the same options, with medians. The downtime by
+ * its parts, the time by phases, the faults from p50 to p99, and the guests' speed on one axis that starts at
+ * the pause.
  */
 #include <string.h>
 
 #include "picture.h"
 
-#define ROW 30u	 /* pixels a group and panel */
+#define ROW 30u	 /* pixels per group and panel */
 #define HEAD 34u /* title of a panel */
 #define AXIS 56u /* figures and name of its axis */
-#define KEY 26u	 /* a row of names below that */
+#define KEY 26u	 /* a row of the key, below that */
 #define TOP 56u
 #define SPEED 340u /* the panel of speeds */
 #define CURVES 8u
-#define SPEED_MAX 250 /* percent; a guest that catches up goes beyond */
+#define SPEED_MAX 250 /* percent; a guest that catches up exceeds 100 */
 #define BINS 260
 #define BIN_MIN_MS 2.0
 
 static const char *const curve_colours[CURVES] = { "#1d5fa6", "#d0660b", "#15803d", "#be123c",
 						   "#7c3aed", "#0e7490", "#a16207", "#374151" };
 
-/* A row of panels: blackout and time; another: faults and throughput; then the speeds. */
+/* Three rows of panels: downtime and time; faults and throughput; the speeds. */
 static unsigned bars_height(const struct groups *g, unsigned below)
 {
 	return (unsigned)g->n * ROW + HEAD + below;
@@ -36,10 +37,10 @@ struct canvas {
 	FILE *out;
 	const struct groups *g;
 	double height;
-	double margin; /* of the labels, of the width */
+	double margin; /* width of the labels, as a fraction of the picture */
 };
 
-/* top: of all that belongs to it; bottom: of the axis. */
+/* top: of the whole panel; bottom: of its axis. */
 static void panel(const struct canvas *c, unsigned column, unsigned top, unsigned bottom, const char *title)
 {
 	double left = column ? 0.56 + c->margin * 0.15 : c->margin, right = column ? 0.975 : 0.53;
@@ -52,7 +53,7 @@ static void panel(const struct canvas *c, unsigned column, unsigned top, unsigne
 		left, right, 1 - (top + HEAD) / c->height, 1 - bottom / c->height, title);
 }
 
-/* The colours' names, below the axis. */
+/* The key of colours, below the axis. */
 static void key(const struct canvas *c, unsigned column, unsigned bottom)
 {
 	fprintf(c->out,
@@ -60,7 +61,7 @@ static void key(const struct canvas *c, unsigned column, unsigned bottom)
 		column ? 0.77 + c->margin * 0.07 : (0.53 + c->margin) / 2, 1 - (bottom + 46) / c->height);
 }
 
-/* The name of a tic is a format to gnuplot: "50 % populated" would be none. */
+/* gnuplot takes the name of a tic as a format, so "%" must be doubled. */
 static const char *as_format(char *format, const char *name)
 {
 	char *at = format;
@@ -124,7 +125,7 @@ static double largest(const struct groups *g, double (*f)(const struct timeline 
 
 static void blackouts(const struct canvas *c, unsigned top, unsigned bottom)
 {
-	panel(c, 0, top, bottom, "blackout, by what it consists of");
+	panel(c, 0, top, bottom, "downtime, by its parts");
 	row_names(c, true);
 	for (size_t i = 0; i < c->g->n; i++) {
 		const struct timeline *t = group_typical(&c->g->v[i]);
@@ -171,7 +172,7 @@ static void times(const struct canvas *c, unsigned top, unsigned bottom)
 	fprintf(c->out,
 		"set xrange [0:%.6g]; set xlabel 'ms' offset 0,0.4\nplot NaN notitle, keyentry with boxes fillcolor rgb '#cbd5e1' fillstyle solid noborder title "
 		"'before and after', keyentry with boxes fillcolor rgb '#93c5fd' fillstyle solid noborder title "
-		"'pre-copy', keyentry with boxes fillcolor rgb '#dc2626' fillstyle solid noborder title 'blackout', "
+		"'pre-copy', keyentry with boxes fillcolor rgb '#dc2626' fillstyle solid noborder title 'downtime', "
 		"keyentry with boxes fillcolor rgb '#fbbf77' fillstyle solid noborder title 'post-copy'\n",
 		largest(c->g, figure, FIG_TOTAL_MS) * 1.2);
 }
@@ -219,7 +220,7 @@ static void faults(const struct canvas *c, unsigned top, unsigned bottom)
 		max > 20 ? 10.0 : 1.0, max > 1 ? max * 2 : 2);
 }
 
-/* When the curve begins and ends, and the moment that is its 0. */
+/* Start and end of the curve, and the time of its 0. */
 static double curve_span(const struct timeline *t, double *from, double *to)
 {
 	double stop = tl_stage_ms(t, tl_main_end(t), FERRY_PHASE_STOP_AND_COPY), first = *to;
@@ -234,7 +235,7 @@ static double curve_span(const struct timeline *t, double *from, double *to)
 	return stop < 0 ? 0 : stop;
 }
 
-/* In percent of the rate that the guest was asked for; an idle guest has none. */
+/* In percent of --dirty-rate; an idle guest has no curve. */
 static void curve(const struct canvas *c, size_t i, double bin)
 {
 	const struct timeline *t = group_typical(&c->g->v[i]);
@@ -262,7 +263,7 @@ static void speeds(const struct canvas *c, unsigned top, unsigned bottom)
 	bin = (to - from) / BINS > BIN_MIN_MS ? (to - from) / BINS : BIN_MIN_MS;
 	for (size_t i = 0; i < shown; i++)
 		curve(c, i, bin);
-	panel(c, 0, top, bottom, "speed of the guest, % of what was asked");
+	panel(c, 0, top, bottom, "speed of the guest, % of --dirty-rate");
 	fprintf(c->out,
 		"set rmargin at screen 0.975; set lmargin at screen 0.05; set yrange [0:%d]; set ytics autofreq; set xrange "
 		"[%.3f:%.3f]; set xlabel 'ms since the pause%s' offset 0,0.4; set grid ytics; set key inside top right opaque "
@@ -293,7 +294,7 @@ void picture_compare(FILE *out, const struct groups *g)
 	fprintf(out,
 		"set multiplot\nset border linecolor rgb '#6b7280'; set tics out textcolor rgb '#374151' font ',9'\n"
 		"set label 1 '%zu runs, %s' at screen 0.02, screen %.4f left font ',14' front\n",
-		runs, g->n < runs ? "medians of those that were asked for the same" : "side by side",
+		runs, g->n < runs ? "medians of runs with the same options" : "side by side",
 		1 - 24 / c.height);
 	fprintf(out,
 		"set lmargin at screen 0; set rmargin at screen 1; set tmargin at screen 1; set bmargin at screen "

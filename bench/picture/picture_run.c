@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One migration in a picture. Three panels share the time: the guest's speed, the link, what remains; behind
- * them the stages as bands and the blackout in red. Below: the moment of the switchover, stamp by stamp; what
- * the blackout consists of; how long the faults took.
+ * The picture of one migration. Three panels share the time axis: the guest's speed, the link, the remaining
+ * pages; behind them the phases as bands and the downtime in red. Below: the switchover, stamp by stamp; the
+ * parts of the downtime; the latency of the faults.
  */
 #include <string.h>
 
@@ -24,9 +24,9 @@ static const char *const stage_colours[] = {
 	[FERRY_PHASE_COMMITMENT] = "#d3efdb", [FERRY_PHASE_ACTIVATION] = "#d3efdb",	   [FERRY_PHASE_DONE] = "#ffffff",
 	[FERRY_PHASE_FAILED] = "#f3d9d9",
 };
-_Static_assert(sizeof(stage_colours) / sizeof(*stage_colours) == FERRY_PHASE_FAILED + 1, "a colour a stage");
+_Static_assert(sizeof(stage_colours) / sizeof(*stage_colours) == FERRY_PHASE_FAILED + 1, "one colour per phase");
 
-/* The bands are the source's: it enters each stage first, and the blackout counts from its pause. */
+/* The bands show the source: it enters each phase first, and the downtime starts at its pause. */
 static void bands(FILE *out, const struct timeline *t, double from, double to)
 {
 	const struct tl_end *e = &t->end[tl_main_end(t)];
@@ -65,15 +65,15 @@ static void blackout_mark(FILE *out, const struct timeline *t, double from)
 		"linecolor rgb '#c81e1e' linewidth 1.5\nset label '",
 		stop, stop);
 	if (stood > 0)
-		fprintf(out, "stopped for %.1f ms, then on at the source", stood);
+		fprintf(out, "paused for %.1f ms, then resumed at the source", stood);
 	else if (blackout > 0)
-		fprintf(out, "blackout %.2f ms", blackout);
+		fprintf(out, "downtime %.2f ms", blackout);
 	else
 		fprintf(out, "stopped");
 	fprintf(out, "' at first %.3f, graph 1.08 center front textcolor rgb '#c81e1e'\n", stop);
 }
 
-/* Names in the bands that are wide enough; the key has the others. */
+/* Writes names into the bands that are wide enough; the key has the others. */
 static void band_names(FILE *out, const struct timeline *t, double from, double to)
 {
 	const struct tl_end *e = &t->end[tl_main_end(t)];
@@ -104,7 +104,7 @@ static void key_entries(FILE *out, const struct timeline *t, double from, double
 	}
 }
 
-/* Returns the largest, or 1: no axis may be empty. */
+/* Returns the largest value, or 1, because no axis may be empty. */
 static double rates(FILE *out, const char *name, const struct tl_end *e,
 		    double (*grown)(const struct tl_end *e, double from, double to), double from, double to,
 		    double scale)
@@ -143,7 +143,7 @@ static double remaining(FILE *out, const char *name, const struct tl_end *e, dou
 	return max;
 }
 
-/* How high the panels are. */
+/* The upper limits of the panels' axes. */
 struct heights {
 	double guest, link, left;
 };
@@ -162,7 +162,7 @@ static void data(FILE *out, const struct timeline *t, double from, double to, st
 		switched = to;
 	h->guest = rates(out, "guest_source", s, tl_stamps, from, to, 1);
 	h->guest = higher(h->guest, rates(out, "guest_target", g, tl_stamps, from, to, 1));
-	h->link = rates(out, "link", s->n ? s : g, tl_bytes, from, to, 1e-3); /* bytes a ms to MB/s */
+	h->link = rates(out, "link", s->n ? s : g, tl_bytes, from, to, 1e-3); /* bytes per ms to MB/s */
 	h->left = remaining(out, "left_source", s, from, to, from, switched);
 	h->left = higher(h->left, remaining(out, "left_target", g, from, to, switched, to));
 }
@@ -239,7 +239,7 @@ static void small_panel(FILE *out, double left, double right)
 		left, right);
 }
 
-/* What either end's guest had done, from the stop on: the target begins where the source stopped. */
+/* The guest's progress at either end around the stop: the target starts where the source stopped. */
 static void moment(FILE *out, const char *name, const struct tl_end *e, double stop, double zero, double from,
 		   double to, double range[2])
 {
@@ -270,7 +270,7 @@ static void moment_panel(FILE *out, const struct timeline *t)
 	fprintf(out, "set title 'around the switchover' font ',11'\n");
 	if (stop < 0) {
 		fprintf(out,
-			"set title 'the VM was not stopped'; set xrange [0:1]; set yrange [0:1]; plot NaN notitle\n");
+			"set title 'the VM was not paused'; set xrange [0:1]; set yrange [0:1]; plot NaN notitle\n");
 		return;
 	}
 	for (size_t i = 0; i < e->n && e->sample[i].ms <= stop; i++)
@@ -299,7 +299,7 @@ static double round_step(double v)
 	return v <= step ? step : v <= 2 * step ? 2 * step : v <= 5 * step ? 5 * step : 10 * step;
 }
 
-/* A waterfall: each item begins where the one before has ended. */
+/* A waterfall: each part begins where the previous one ended. */
 static void blackout_panel(FILE *out, const struct timeline *t)
 {
 	double total = tl_number(t, "blackout_us"), at = 0;
@@ -308,12 +308,12 @@ static void blackout_panel(FILE *out, const struct timeline *t)
 	fprintf(out, "unset ylabel; unset grid; set grid xtics linecolor rgb '#d1d5db' linewidth 0.5\n");
 	if (total <= 0) {
 		fprintf(out,
-			"set title 'no blackout was completed'; set xrange [0:1]; set yrange [0:1]; unset ytics; "
+			"set title 'no switchover was completed'; set xrange [0:1]; set yrange [0:1]; unset ytics; "
 			"plot NaN notitle\n");
 		return;
 	}
 	fprintf(out, "set title '%s: %.0f us' font ',11'; set ytics (",
-		tl_standstill_ms(t) > 0 ? "until it ran at the target" : "blackout", total);
+		tl_standstill_ms(t) > 0 ? "until it ran at the target" : "downtime", total);
 	for (unsigned i = 0; i < TL_ITEMS; i++)
 		fprintf(out, "%s'%s' %u", i ? ", " : "", tl_item_names[i], TL_ITEMS - 1 - i);
 	fprintf(out,
@@ -333,7 +333,7 @@ static void blackout_panel(FILE *out, const struct timeline *t)
 	fprintf(out, "plot NaN notitle\n");
 }
 
-/* A logarithmic scale has no 0, where the first bucket begins; it ends at a nanosecond. */
+/* A logarithmic scale has no 0, where the first bucket begins: it is drawn from 0.5 ns on. */
 static double on_scale(double us)
 {
 	return us > 0.0005 ? us : 0.0005;
@@ -352,7 +352,7 @@ static void faults_panel(FILE *out, const struct timeline *t)
 		return;
 	}
 	fprintf(out, "$faults << EOD\n");
-	for (unsigned i = 0; i < t->nbuckets;) { /* four steps of the histogram a bar, and one at least */
+	for (unsigned i = 0; i < t->nbuckets;) { /* a bar covers four steps of the histogram, at least one */
 		double from = on_scale(t->bucket[i].from_us), below, n = 0;
 
 		do {
@@ -391,14 +391,14 @@ static void titles(FILE *out, const struct timeline *t)
 	snprintf(
 		text, sizeof(text),
 		"%.0f MiB of %s memory, %.0f pages/s over %.0f MiB, %.0f vCPU; pre-copy %.1f ms at %.0f MB/s, "
-		"post-copy %.1f ms, %.0f ms in all",
+		"post-copy %.1f ms, %.0f ms in total",
 		tl_number(t, "memory_bytes") / 1048576, tl_text(t, "memory_kind"), tl_number(t, "dirty_rate"),
 		tl_number(t, "working_set") / 1048576, tl_number(t, "vcpus"), tl_number(t, "precopy_ms"),
 		tl_number(t, "throughput_mb_s"), tl_number(t, "postcopy_ms"), tl_number(t, "total_ms"));
 	fprintf(out, "set label 2 ");
 	picture_quote(out, text);
 	fprintf(out, " at screen %.3f, screen 0.957 left textcolor rgb '#4b5563' front\n", LEFT);
-	/* Labels live with a plot; this one draws nothing else. */
+	/* Labels need a plot; this one draws only them. */
 	fprintf(out,
 		"set lmargin at screen 0; set rmargin at screen 1; set tmargin at screen 1; set bmargin at screen "
 		"0.99; unset border; unset tics; unset key; set xrange [0:1]; set yrange [0:1]; plot NaN notitle; "

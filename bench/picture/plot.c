@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* rdma-migrate plot: recordings in, a picture or a page out. */
+/* rdma-migrate plot: draws recordings as a picture or a page. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,7 +48,7 @@ static int draw(enum output kind, const struct timelines *all, const struct grou
 	return page_picture(f, 0, NULL, g, ret, len);
 }
 
-/* The file is opened when all of it is there: the programs that draw may take long, and a signal may end this one. */
+/* The output is opened only when it is complete: drawing may take long, and a signal may end this program. */
 static enum verdict write_all(const char *name, const struct timelines *all, const struct groups *g)
 {
 	char *picture = NULL;

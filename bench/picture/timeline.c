@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reading recordings. jansson parses: it checks what it reads and is in every distribution. Lines of a type
- * that is not known here are left aside, so that the format can grow; everything else must be as documented.
+ * Reads recordings. jansson parses: it validates its input and is in every distribution. Lines of an unknown
+ * type are ignored, so that the format can grow; everything else must be as documented.
  *
- * A file may be anybody's. A line is bounded before it is parsed, a run holds no more than a recording has, and a number
- * is within its range before anything is made of it: pictures step through times, and a step that is lost in the rounding
- * of a large number never ends.
+ * A file is not trusted. A line is bounded before it is parsed, a run has no more samples than a recording
+ * can have, and each number is checked for its range before it is used: pictures step through times, and if a
+ * step is lost in the rounding of a large number, the loop never ends.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -18,7 +18,7 @@
 
 #define FORMAT 1
 #define RUNS_MAX 4096u
-#define TIME_MAX_US (4e-3 * RECORD_SPAN_NS) /* from the beginning: more than a recording spans */
+#define TIME_MAX_US (4e-3 * RECORD_SPAN_NS) /* from the beginning; longer than any recording */
 #define COUNT_MAX 0x1p64
 
 const char *const tl_item_names[TL_ITEMS] = { "pause", "fetch", "residue", "save",
@@ -26,7 +26,7 @@ const char *const tl_item_names[TL_ITEMS] = { "pause", "fetch", "residue", "save
 
 struct reader {
 	struct timelines *all;
-	struct timeline *t; /* the run that is being read; NULL before the first */
+	struct timeline *t; /* the current run; NULL before the first */
 	const char *file;
 	size_t line;
 	unsigned runs;
@@ -44,7 +44,7 @@ static double number(const json_t *o, const char *name)
 	return json_number_value(json_object_get(o, name));
 }
 
-/* Of a field that may be missing, and is 0 then. */
+/* Reads a number; a missing field is 0. */
 static int range(const struct reader *rd, const json_t *o, const char *name, double min, double max, double *ret)
 {
 	const json_t *v = json_object_get(o, name);
@@ -98,7 +98,7 @@ static int take_run(struct reader *rd, const json_t *o)
 	if (number(o, "format") != FORMAT)
 		return bad(rd, "a recording of a format that this program does not know");
 	if (rd->all->n == RUNS_MAX)
-		return bad(rd, "more runs than are drawn together; give fewer");
+		return bad(rd, "more runs than can be drawn together; give fewer");
 	if (rd->all->n == rd->all->cap) {
 		size_t cap = rd->all->cap ? rd->all->cap * 2 : 4;
 
@@ -148,7 +148,7 @@ static int take_event(struct reader *rd, const json_t *o, struct tl_end *e)
 	int phase = phase_of(o);
 
 	if (!what || phase < 0)
-		return bad(rd, "an event without a name or a stage");
+		return bad(rd, "an event without a name or a phase");
 	stage.phase = (enum ferry_phase)phase;
 	if (time_of(rd, o, &stage.ms))
 		return -EINVAL;
@@ -174,14 +174,14 @@ static int take_faults(struct reader *rd, const json_t *o)
 
 		if (v.from_us < before || v.from_us >= v.below_us || v.below_us > TIME_MAX_US || v.count < 1 ||
 		    v.count > COUNT_MAX || t->nbuckets == FERRY_FAULT_BUCKETS)
-			return bad(rd, "a histogram of faults that cannot be");
+			return bad(rd, "an invalid histogram of faults");
 		before = v.below_us;
 		t->bucket[t->nbuckets++] = v;
 	}
 	return 0;
 }
 
-/* Every number in it, however deep: a line nests only so far. */
+/* Checks every number in the value, at any depth; the parser bounds the nesting. */
 static bool numbers_can_be(json_t *v)
 {
 	const char *name;
@@ -202,9 +202,9 @@ static int take_result(struct reader *rd, const json_t *o)
 	json_t *result = json_object_get(o, "result");
 
 	if (!json_is_object(result))
-		return bad(rd, "a result that is no object");
+		return bad(rd, "a result that is not an object");
 	if (!numbers_can_be(result))
-		return bad(rd, "a result with a number that cannot be");
+		return bad(rd, "a result with an invalid number");
 	json_decref(rd->t->result);
 	rd->t->result = json_incref(result);
 	return 0;
@@ -220,7 +220,7 @@ static int take_line(struct reader *rd, const json_t *o)
 	if (!strcmp(type, "run"))
 		return take_run(rd, o);
 	if (!rd->t)
-		return bad(rd, "this is no recording: it does not begin with a line of type run");
+		return bad(rd, "this is not a recording: it does not begin with a line of type run");
 	if (!strcmp(type, "faults"))
 		return take_faults(rd, o);
 	if (!strcmp(type, "result"))
@@ -241,9 +241,9 @@ static int take_line(struct reader *rd, const json_t *o)
 }
 
 /*
- * The guest's counter moves when a visit of its ends, which takes long when a page is waited for: what it did
- * is spread over the visit, but never over a time at which it was stopped. It begins where it came to this
- * end.
+ * The guest's counter changes at the end of a visit, which takes long if the guest waits for a page. So the
+ * change is spread over the visit, but never over a time in which the guest was stopped. The curve begins
+ * when the guest came to this end.
  */
 static int find_progress(struct tl_end *e)
 {
@@ -267,7 +267,7 @@ static int find_progress(struct tl_end *e)
 	return 0;
 }
 
-/* 1: a line of at most max bytes, with its end if it has one; 0: there is none any more. */
+/* 1: a line of at most max bytes, with its newline if it has one; 0: end of the file. */
 static int next_line(FILE *in, char **line, size_t *cap, size_t max, size_t *len)
 {
 	int c = 0;
@@ -289,7 +289,7 @@ static int next_line(FILE *in, char **line, size_t *cap, size_t max, size_t *len
 
 static int read_lines(struct reader *rd, FILE *in)
 {
-	/* The longest is a result with all the rounds that are kept. */
+	/* The longest line is a result with all kept rounds. */
 	static const struct json_bound a_line = { .bytes = 1u << 20, .memory = 16u << 20 };
 	size_t cap = 0, len;
 	char *line = NULL;
@@ -348,7 +348,7 @@ void timelines_free(struct timelines *t)
 	*t = (struct timelines){ 0 };
 }
 
-/* --- questions --- */
+/* --- queries --- */
 
 double tl_number(const struct timeline *t, const char *path)
 {
@@ -432,7 +432,7 @@ void tl_span(const struct timeline *t, double *from, double *to)
 		*to = seen;
 }
 
-/* The last of n times, stride bytes apart, that is not later than ms; 0 when all are. */
+/* The index of the last of n times, stride bytes apart, that is not later than ms; 0 if all are later. */
 static size_t last_at(const void *first, size_t n, size_t stride, double ms)
 {
 	size_t lo = 0, hi = n;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A recording (docs/recording.md) as read back, and what pictures need of it. */
+/* A recording (docs/recording.md) in memory, and the queries that pictures need. */
 #ifndef BENCH_TIMELINE_H
 #define BENCH_TIMELINE_H
 
@@ -18,7 +18,7 @@ struct tl_sample {
 	bool running;
 };
 
-/* How far the guest was; between two points it is taken to have gone on evenly. */
+/* The guest's progress; interpolated linearly between two points. */
 struct tl_point {
 	double ms, stamps;
 };
@@ -35,7 +35,7 @@ struct tl_end {
 	size_t nprogress;
 	struct tl_stage stage[32];
 	unsigned nstages;
-	double samples_taken, period_us, cpu_us; /* what sampling cost */
+	double samples_taken, period_us, cpu_us; /* the cost of sampling */
 };
 
 struct tl_bucket {
@@ -48,7 +48,7 @@ struct timeline {
 	struct tl_end end[2];
 	struct tl_bucket bucket[FERRY_FAULT_BUCKETS];
 	unsigned nbuckets;
-	json_t *result; /* as by run --json */
+	json_t *result; /* as written by run --json */
 };
 
 struct timelines {
@@ -60,25 +60,25 @@ struct timelines {
 int timelines_load(struct timelines *t, const char *file);
 void timelines_free(struct timelines *t);
 
-/* Of the result: 0 or "" where there is none. path: "blackout.save_us". */
+/* A value of the result, by a path such as "blackout.save_us"; 0 or "" if it is missing. */
 double tl_number(const struct timeline *t, const char *path);
 const char *tl_text(const struct timeline *t, const char *name);
 
-/* The items of the blackout, in the order of their times. */
+/* The parts of the downtime, in order of time. */
 #define TL_ITEMS 8u
 extern const char *const tl_item_names[TL_ITEMS];
 double tl_item_us(const struct timeline *t, unsigned item);
 
-/* When the end first entered the stage; -1: never. */
+/* The time at which the end first entered the phase; -1: never. */
 double tl_stage_ms(const struct timeline *t, enum vmm_end end, enum ferry_phase phase);
-/* The end whose stages the picture shows: the source, if it was recorded. */
+/* The end whose phases the picture shows: the source, if it was recorded. */
 enum vmm_end tl_main_end(const struct timeline *t);
-/* How long a VM that went on at the source had been stopped there; 0: it was not, or did not. */
+/* If the VM resumed at the source: how long it was paused there; otherwise 0. */
 double tl_standstill_ms(const struct timeline *t);
-/* From before the migration until the guest has run on for a while. */
+/* The time span of the picture: from before the migration until the guest has run on for a while. */
 void tl_span(const struct timeline *t, double *from, double *to);
 
-/* By what an end's guest came on, and what crossed the link, between two times. */
+/* The progress of an end's guest, and the bytes on the link, between two times. */
 double tl_stamps(const struct tl_end *e, double from, double to);
 double tl_bytes(const struct tl_end *e, double from, double to);
 

@@ -36,7 +36,7 @@ def tsc_hz():
 
 
 class Ticks(threading.Thread):
-    """When each byte of a guest's debug port came."""
+    """Records the time of each byte from a guest's debug port."""
 
     def __init__(self, pipe):
         super().__init__(daemon=True)
@@ -138,7 +138,7 @@ def free_port():
 
 
 def back_at_speed(ticks, stopped, before):
-    """Milliseconds from the stop until the first 50 ms at the target with nine tenths of the ticks of before."""
+    """Milliseconds from the stop until the first 50 ms at the target with nine tenths of the ticks before it."""
     at = [t for t in ticks.at if t > stopped]
     need = max(1, int(BACK * before * 0.05))
     for i in range(len(at) - need):
@@ -199,7 +199,7 @@ def run_qemu(args, cfg, variant, folder, n):
 
 
 def ferry_speed(record, asked):
-    """The guest's writes a second before the migration's stop, and when they were back, from a recording."""
+    """From a recording: the guest's writes per second before the stop, and when they reached that rate again."""
     stopped, src, dst = None, [], []
     with open(record) as f:
         for line in f:
@@ -281,13 +281,13 @@ def show(value, digits=1):
 
 
 def table(kind, cfg, all_results):
-    """One row a variant; the first is what the others are compared with."""
+    """Prints one row per variant; the others are compared with the first."""
     gib = cfg["memory"] / (1 << 30)
     print(f"  {'':26} {'MB/s':>9} {'total ms':>10} {'spread':>17} {'downtime ms':>12} {'CPU s/GiB':>10}"
           + (f" {'at 90 % ms':>11} {'pages/s':>9}" if kind == "dirty" else ""))
     for name, results in all_results.items():
         if not results:
-            print(f"  {name:26} no run came to an end")
+            print(f"  {name:26} no run finished")
             continue
         total = [r["total_ms"] for r in results]
         m = statistics.median(total)
@@ -358,7 +358,7 @@ def set_congestion(name):
 
 @contextlib.contextmanager
 def congestion(name):
-    """The host's congestion control, set to name meanwhile."""
+    """Sets the host's congestion control to name for the duration of the block."""
     with open(CONGESTION) as f:
         before = f.read().strip()
     if name:
@@ -376,7 +376,7 @@ def size(text):
 
 
 def main():
-    p = argparse.ArgumentParser(prog="bench/qemu/run", description="QEMU and ferry on the same machine, in turn.")
+    p = argparse.ArgumentParser(prog="bench/qemu/run", description="Runs QEMU and ferry in turn on the same machine and compares them.")
     p.add_argument("--ferry", required=True, help=argparse.SUPPRESS)
     p.add_argument("--guest", required=True, help=argparse.SUPPRESS)
     p.add_argument("--qemu", default="qemu-system-x86_64", help="the binary (default: %(default)s)")
@@ -384,10 +384,10 @@ def main():
     p.add_argument("--idle", type=size, default=size("4G"), help="RAM of the idle guests (default: 4G)")
     p.add_argument("--untouched", type=size, default=size("16G"), help="RAM of the guests that touch 2 MiB (default: 16G)")
     p.add_argument("--busy", type=size, default=size("2G"), help="RAM of the writing guests (default: 2G)")
-    p.add_argument("--congestion", help="set the host's congestion control meanwhile, as cubic: QEMU takes what the host has")
-    p.add_argument("--rate", type=int, default=100000, help="pages written a second (default: %(default)s)")
+    p.add_argument("--congestion", help="set the host's congestion control for the runs, such as cubic, because QEMU uses the host's")
+    p.add_argument("--rate", type=int, default=100000, help="pages written per second (default: %(default)s)")
     p.add_argument("--working-sets", type=lambda t: [int(x) for x in t.split(",")], default=[64, 256, 1024],
-                   help="MiB that are written (default: 64,256,1024)")
+                   help="MiB of the working sets (default: 64,256,1024)")
     p.add_argument("--only", nargs="*", choices=["idle", "untouched", "dirty"], help="only these cases")
     args = p.parse_args()
     version = subprocess.run([args.qemu, "--version"], stdout=subprocess.PIPE, text=True).stdout.splitlines()[0]

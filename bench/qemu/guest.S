@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What runs in QEMU beside bench/vmm's guest: a PVH kernel (it begins in 32-bit protected mode) that fills all
- * of its RAM, then writes pseudo-random pages of a working set at a rate, paced by the TSC, and says so on the
- * debug port.
+ * The guest for QEMU, comparable with bench/vmm's: a PVH kernel (it starts in 32-bit protected mode). It
+ * fills all of its RAM, then writes pseudo-random pages of a working set at a rate paced by the TSC, and
+ * reports its progress on the debug port.
  *
  * The host puts the parameters (-device loader) at PARAM: bytes of RAM below 4 GiB, bytes above, bytes of the
- * working set (0: all idle), pages a tick, TSC cycles a tick. Bytes on port 0xe9: 'F' when the RAM is
- * full, then '.' a tick in which all pages of it were written.
+ * working set (0: idle), pages per tick, TSC cycles per tick. Bytes on port 0xe9: 'F' when the RAM is filled,
+ * then '.' for each tick whose pages were all written.
  */
-#define PARAM		0x180000	/* out of the firmware's way */
+#define PARAM		0x180000	/* the firmware does not use it */
 #define PML4		0x9000
 #define PDPT		0xa000
 #define PD		0xb000	/* 16 of them: 16 GiB */
@@ -73,7 +73,7 @@ gdt_pointer:
 	.code64
 long:
 	mov $PARAM, %esp
-	/* every word of every page its own: a counter times an odd constant */
+	/* each word is unique: a counter times an odd constant */
 	movabs $0x9e3779b97f4a7c15, %r12
 	xor %r8d, %r8d
 	mov $DATA, %edi
@@ -89,8 +89,8 @@ long:
 	mov PARAM + 16, %r9
 	shr $12, %r9			/* pages of the working set */
 	jz idle
-	mov PARAM + 24, %r10		/* pages a tick */
-	mov PARAM + 32, %r11		/* cycles a tick */
+	mov PARAM + 24, %r10		/* pages per tick */
+	mov PARAM + 32, %r11		/* cycles per tick */
 	mov $1, %ebx			/* xorshift */
 	call now
 	mov %rax, %rbp
@@ -118,7 +118,7 @@ tick:	add %r11, %rbp
 	jae 5f
 	pause
 	jmp 4b
-	/* more than ten ticks late: what was missed is not made good */
+	/* more than ten ticks late: skip the missed ticks */
 5:	mov %rax, %rdx
 	sub %rbp, %rdx
 	imul $10, %r11, %rcx

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The guest: long mode, CPL 3 with IOPL 3 (which runs natively even where KVM emulates CPL 0), no stack, no
- * memory of its own but the vCPU's page. Each visit asks the VMM what to do, checks that registers and clock
- * survived, and stamps so many pages with the sequence number:
+ * The guest: long mode, CPL 3 with IOPL 3 (which runs natively even if KVM emulates CPL 0), no stack, no
+ * memory of its own but the vCPU's page. In each visit it asks the VMM what to do, checks its registers and
+ * clock, and stamps the given number of pages with the sequence number:
  *
  *	page = stamp_index(seq), by its pattern			(stamp.h)
  *	word = top 9 bits of page * K1				(a function of the page alone)
  *
  * rbx first page of the slice; rsi pages in it; r11 bytes from one page of the slice to the next; r8 sequence
  * of the last stamp; rcx stamps left of the quota; r9 last TSC; r10d number of the last output; r12 K1; r13
- * K2; ebp PATTERN_*; r14 sentinel, also in xmm5 and both halves of ymm6; r15 the vCPU's page. What r8 says is true but
- * between guest_counted and guest_stamped.
+ * K2; ebp PATTERN_*; r14 sentinel, also in xmm5 and both halves of ymm6; r15 the vCPU's page. r8 is exact,
+ * except between guest_counted and guest_stamped.
  */
 #include "guest.h"
 
@@ -95,7 +95,7 @@ guest_stamped:
 	mov %eax, %esi
 	jmp 1b
 
-	/* The timer's handler, CPL 0: nothing is pushed, so that the interrupted rip is at rsp. */
+	/* The timer's handler, CPL 0. It pushes nothing, so the interrupted rip is at rsp. */
 	.balign 16
 guest_timer:
 	incq VCPU_TICKS(%r15)

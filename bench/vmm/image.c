@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the guest finds in its low memory: page tables, GDT, IDT, a TSS a vCPU, its code, the vCPUs' pages. A
- * function of the configuration alone, so that the proof can build it again. Everything that a CPU would mark
- * (accessed, dirty, busy) is marked already: the tables never change.
+ * The guest's low memory at the start: page tables, GDT, IDT, one TSS per vCPU, its code, the vCPUs' pages.
+ * It depends only on the configuration, so the proof can build it again. All bits that a CPU would set
+ * (accessed, dirty, busy) are set already, so the tables never change.
  */
 #include <string.h>
 
@@ -12,7 +12,7 @@
 #define PTE_HUGE UINT64_C(0xe7)	 /* the same, 2 MiB */
 #define PTE_UNCACHED UINT64_C(0x18)
 #define APIC_GPA UINT64_C(0xfee00000)
-#define APIC_PAGE (APIC_GPA & ~UINT64_C(0x1fffff)) /* the 2 MiB around it */
+#define APIC_PAGE (APIC_GPA & ~UINT64_C(0x1fffff)) /* the 2 MiB page around it */
 _Static_assert((APIC_GPA & 0x1fffff) == 0, "GUEST_APIC is a 2 MiB page");
 
 extern const uint8_t guest_begin[], guest_timer[], guest_end[];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The KVM side: VM, memslots, vCPUs, and what the guest's exits ask for. */
+/* The KVM side: VM, memslots, vCPUs, and the handling of exits. */
 #include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +15,7 @@
 
 #include "vmm_int.h"
 
-#define TSS_GPA 0xfffbd000ul /* three pages that KVM on VMX wants for itself, below the BIOS's place */
+#define TSS_GPA 0xfffbd000ul /* three pages that KVM on VMX needs, below the BIOS area */
 
 extern const uint8_t guest_begin[], guest_counted[], guest_stamped[], guest_timer[], guest_end[];
 
@@ -74,17 +74,18 @@ static int new_vcpu(struct vcpu *v, char *why, size_t cap)
 		v->run = NULL;
 		return say(why, cap, "mapping a vCPU");
 	}
-	v->stats_fd = ioctl(v->fd, KVM_GET_STATS_FD, NULL); /* -1: not told */
-	err = machine_set_cpuid(v); /* at the target too: ferry_kvm_load() finds it set, and the blackout is shorter */
+	v->stats_fd = ioctl(v->fd, KVM_GET_STATS_FD, NULL); /* -1: not supported */
+	err = machine_set_cpuid(v); /* at the target it shortens ferry_kvm_load() */
 	if (err)
 		snprintf(why, cap, "KVM_SET_CPUID2: %s", strerror(-err));
 	return err;
 }
 
 /*
- * KVM hands a fault that would sleep to a worker thread of its own, which no signal reaches: a userfault that
- * is never served then blocks whoever closes the VM, even by exiting, beyond SIGKILL. It does not do so for
- * vCPUs that keep the CPU when they halt; this guest never halts. It saves the fault two wake-ups as well.
+ * If a fault would sleep, KVM hands it to a worker thread that no signal reaches. A userfault that is never
+ * served then blocks the process that closes the VM, even by exiting, beyond SIGKILL. KVM does not use the
+ * worker for vCPUs that keep the CPU when they halt; this guest never halts. It also saves two wake-ups per
+ * fault.
  */
 static void disable_async_faults(struct vmm *vm)
 {
@@ -109,7 +110,7 @@ static int new_vm(struct vmm *vm, char *why, size_t cap)
 	if (vm->vm_fd < 0)
 		return say(why, cap, "KVM_CREATE_VM");
 	disable_async_faults(vm);
-	/* Only VMX needs them, and only some of them. */
+	/* Only some VMX hosts need them. */
 	(void)!ioctl(vm->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
 	(void)!ioctl(vm->vm_fd, KVM_SET_TSS_ADDR, TSS_GPA);
 	if (ioctl(vm->vm_fd, KVM_CREATE_IRQCHIP, 0) < 0)
@@ -211,7 +212,7 @@ void machine_run(struct vcpu *v)
 		if (v->run->exit_reason != KVM_EXIT_IO || !handle_io(v))
 			describe_exit(v);
 	}
-	/* Finish the `in` or `out` that was handled last: its result is not in the registers yet. */
+	/* Finishes the last `in` or `out`: its result is not in the registers yet. */
 	__atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELAXED);
 	if (!v->dead)
 		ioctl(v->fd, KVM_RUN, 0);
@@ -248,7 +249,7 @@ int machine_sequence(struct vcpu *v, uint64_t *sequence)
 	return 0;
 }
 
-/* One counter out of a vCPU's binary statistics. */
+/* Reads one counter of a vCPU's binary statistics. */
 static bool read_stat(int fd, const char *want, uint64_t *ret)
 {
 	struct kvm_stats_header head;
@@ -283,7 +284,7 @@ uint64_t machine_emulated(struct vmm *vm)
 	return sum;
 }
 
-/* KVM runs on SVM or VMX that is itself a hypervisor's: an exit costs what that one makes of it. */
+/* KVM runs on nested SVM or VMX, where an exit is much more expensive. */
 bool machine_nested(void)
 {
 	const unsigned vmx = 1u << 5, hypervisor = 1u << 31, svm = 1u << 2;

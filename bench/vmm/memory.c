@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest RAM: two regions, the low 16 MiB and the data, each mapped on its own; of one memfd, when shared.
+ * Guest RAM: two regions, the low 16 MiB and the data, each with its own mapping; if shared, of one memfd.
  *
- * Pages of hugetlbfs are reserved by the mapping: a guest either has all of them or does not begin. Transparent ones
- * are asked for, and where the page cache has been filled with small ones, made.
+ * The mapping reserves pages of hugetlbfs: a guest either has all of them or does not start. Transparent huge
+ * pages are requested by madvise(); if the page cache has small pages, they are collapsed.
  */
 #include <errno.h>
 #include <linux/memfd.h>
@@ -34,7 +34,7 @@ static bool is_hugetlb(const struct vmm *vm)
 	return vm->cfg.kind & VMM_HUGETLB;
 }
 
-/* Address space for a region that huge pages may back. */
+/* Reserves address space for a region, aligned for huge pages. */
 static void *aligned_space(uint64_t len)
 {
 	uint8_t *p = mmap(NULL, len + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -62,7 +62,7 @@ static int map_region(struct vmm *vm, struct ferry_region *r)
 	if (p == MAP_FAILED)
 		return -errno;
 	r->hva = p;
-	/* A wish; where huge pages are the rule, holes would be none. */
+	/* Best effort. Without thp: no huge pages, which would fill the holes. */
 	if (vm->cfg.thp || (!is_shared(vm) && !is_hugetlb(vm)))
 		madvise(p, r->len, vm->cfg.thp ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	return 0;
@@ -76,7 +76,7 @@ static int new_memfd(struct vmm *vm)
 	return ftruncate(vm->memfd, (off_t)vm->cfg.memory) < 0 ? -errno : 0;
 }
 
-/* The VM's own mapping of shared RAM stays untouched: the pages are made through another. */
+/* Shared RAM is populated through another mapping; the VM's own mapping stays untouched. */
 static int prealloc(struct vmm *vm, const struct ferry_region *r)
 {
 	void *p = r->hva;
@@ -92,7 +92,7 @@ static int prealloc(struct vmm *vm, const struct ferry_region *r)
 	return err;
 }
 
-/* The command that mends it, for a sentence. */
+/* The command that fixes it, for the sentence. */
 static void say_hugetlb(const struct vmm *vm, int err, char *why, size_t cap)
 {
 	long total = 0, unused = 0;
@@ -107,7 +107,7 @@ static void say_hugetlb(const struct vmm *vm, int err, char *why, size_t cap)
 		fclose(in);
 	snprintf(why, cap,
 		 "no %llu MiB of huge pages for the guest: %s; this host has %ld of 2 MiB, %ld of them free, some perhaps "
-		 "promised: sysctl -w vm.nr_hugepages=%llu",
+		 "reserved: sysctl -w vm.nr_hugepages=%llu",
 		 (unsigned long long)vm->cfg.memory >> 20, strerror(-err), total, unused,
 		 (unsigned long long)(vm->cfg.memory >> HUGE_SHIFT) + (unsigned long long)total);
 }
@@ -206,7 +206,7 @@ int memory_populate(struct vmm *vm)
 		for (uint64_t n = region_pages(&vm->regions[i]); n; n--, page++, p += PAGE_WORDS)
 			if (memory_is_populated(vm, page))
 				fill_page(p, content_first(vm->cfg.seed, page));
-		/* The page cache has small pages unless the host gives others by itself. */
+		/* The page cache has small pages unless the host uses huge ones by itself. */
 		if (vm->cfg.thp && is_shared(vm))
 			madvise(vm->regions[i].hva, vm->regions[i].len, MADV_COLLAPSE);
 	}

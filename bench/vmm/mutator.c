@@ -3,9 +3,9 @@
  * The guest's algorithm (guest.S) on a host thread, for hosts without KVM. Its registers are struct
  * host_regs.
  *
- * A pause lets the thread finish the stamp it is at. When the guest is to be destroyed, a thread blocked on a
- * userfault is ended by a signal whose handler jumps out of the access. The signal carries the vCPU, so that
- * the handler needs no global; may_leave says whether the thread is where it may be taken from.
+ * On a pause the thread finishes its current stamp. If the guest must be destroyed while the thread is
+ * blocked on a userfault, a signal handler jumps out of the access. The signal carries the vCPU, so the
+ * handler needs no global; may_leave says whether the thread may be interrupted there.
  */
 #include "stamp.h"
 #include "vmm_int.h"
@@ -24,7 +24,7 @@ static volatile uint64_t *my_page(const struct vcpu *v)
 	return (volatile uint64_t *)((uint8_t *)v->vm->regions[0].hva + GUEST_VCPU + PAGE_BYTES * v->index);
 }
 
-/* All accesses to the RAM. As with any guest, others read it meanwhile: the thread sanitizer is not asked. */
+/* Accesses RAM. Other threads read it at the same time, as with any guest, so no thread sanitizer here. */
 __attribute__((no_sanitize("thread"))) static void touch(struct vcpu *v)
 {
 	volatile struct host_regs *h = &v->host;
@@ -67,7 +67,7 @@ void mutator_run(struct vcpu *v)
 		}
 		if (!sigsetjmp(v->leave, 1)) {
 			v->may_leave = 1;
-			/* A kick that came just before has set it first. */
+			/* A kick just before this has set it already. */
 			if (!atomic_load(&v->vm->abandoned))
 				touch(v);
 		}

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The VMM as ferry's embedder. What the target must know of the guest before it has memory travels in the
- * needs (struct need), the rest in the state (struct guest_state, then a struct vcpu_state and its epochs for
- * each vCPU); what KVM knows travels in ferry_kvm's own sections.
+ * The VMM as ferry's embedder. The needs (struct need) carry what the target must know before it has memory.
+ * The state carries the rest: struct guest_state, then for each vCPU a struct vcpu_state and its epochs.
+ * ferry_kvm's own sections carry KVM's state.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -61,7 +61,7 @@ static int op_needs(void *arg, struct ferry_stream *out)
 
 	if (err || vm->backend != BACKEND_KVM)
 		return err;
-	vcpus_pause(vm); /* they are asked */
+	vcpus_pause(vm); /* the call reads their state */
 	err = ferry_kvm_put_needs(vm->kvm, out);
 	if (running)
 		vcpus_resume(vm);
@@ -81,7 +81,7 @@ static int check_need(struct vmm *vm, struct ferry_stream *in, const struct need
 					 n->memory >> 20, vm->cfg.memory_limit >> 20);
 	if (n->backend == BACKEND_KVM && vm->cfg.host_threads)
 		return ferry_stream_fail(in, -EOPNOTSUPP,
-					 "the guest needs KVM, this end was told to do without");
+					 "the guest needs KVM, but this end must not use it");
 	return 0;
 }
 
@@ -141,7 +141,7 @@ static int read_needs(struct vmm *vm, struct ferry_stream *in, struct need *need
 	return err;
 }
 
-/* The memory map must be the one that this VMM would make. */
+/* The memory map must be the one that this VMM creates. */
 static int check_regions(struct vmm *vm, const struct ferry_region *regions, size_t n,
 			 struct ferry_stream *in)
 {
@@ -361,7 +361,7 @@ static int op_load(void *arg, struct ferry_stream *in)
 		vcpus += sec.id == SECTION_VCPU;
 	}
 	if (!err && (!guest || vcpus != vm->nvcpus))
-		err = ferry_stream_fail(in, -EPROTO, "the state of %u vCPUs came, the guest has %u", vcpus,
+		err = ferry_stream_fail(in, -EPROTO, "the state has %u vCPUs, the guest has %u", vcpus,
 					vm->nvcpus);
 	if (!err && vm->backend == BACKEND_KVM)
 		err = ferry_kvm_load_end(vm->kvm, in);
@@ -396,7 +396,7 @@ static int op_output_release(void *arg)
 	return 0;
 }
 
-/* There is no disk to lock and no network to tell. */
+/* There is no disk to lock and no network to announce the VM on. */
 static int op_activate(void *arg)
 {
 	struct vmm *vm = arg;
@@ -415,7 +415,7 @@ static int op_discard(void *arg)
 {
 	struct vmm *vm = arg;
 
-	/* Memory and descriptors stay until vmm_destroy(): a VM is not closed while a userfault may be
+	/* Memory and descriptors stay until vmm_destroy(): the VM must not be closed while a userfault may be
 	 * pending. */
 	vmm_stop(vm, true);
 	output_discard(&vm->out);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the guest prints. A record either leaves at once or, while held, is queued: nothing of it is seen
- * outside until the release lets it go in order, and the discard makes as if it had never been.
+ * The guest's output. A record leaves at once or, during a hold, is queued: nothing of it is visible outside
+ * until the release emits it in order; the discard drops it.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -24,7 +24,7 @@ void output_destroy(struct vmm_out *o)
 	pthread_mutex_destroy(&o->lock);
 }
 
-/* Lock held. An observer that is gone is not the guest's concern. */
+/* Lock held. If the observer is gone, the guest goes on. */
 static void leave(struct vmm_out *o, struct vmm_output *rec)
 {
 	if (o->fd < 0)
@@ -42,7 +42,7 @@ static void queue(struct vmm_out *o, const struct vmm_output *rec)
 		struct vmm_output *held = realloc(o->held, cap * sizeof(*held));
 
 		if (!held)
-			abort(); /* an output that is lost would look like the library's fault */
+			abort(); /* a lost output would be blamed on the library */
 		o->held = held;
 		o->cap = cap;
 	}

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The proof: what must every byte of RAM be, and is it?
+ * The proof: computes what every byte of RAM must be, and compares.
  *
- * Theory. A page is a hole or generated content (stamp.h), or part of the image; over it lies at most one
- * stamp, as a page's stamps all go to one word: the number of the last stamp that went there. That is found
- * by walking each vCPU's sequence backwards from its end until every page of its slice has been met, which
- * takes some n ln n steps for n random pages (zipf: times ln n) however long the guest has run. When the working set was changed, each
- * epoch is walked within its own slice, the last first.
+ * Theory. A page is a hole, generated content (stamp.h), or part of the image. At most one word of it is
+ * stamped, because all stamps of a page go to the same word: it has the number of the page's last stamp. To
+ * find that, each vCPU's sequence is walked backwards from its end until every page of its slice was met.
+ * That takes about n ln n steps for n random pages (zipf: times ln n), however long the guest has run. If the
+ * working set was changed, each epoch is walked within its own slice, the last first.
  *
- * Holes are asked for before they are read (/proc/self/pagemap, or SEEK_DATA of the memfd), so that proving
- * does not populate them. A memfd of hugetlbfs is all data to SEEK_DATA: there it does.
+ * /proc/self/pagemap, or SEEK_DATA on the memfd, finds the holes before they are read, so the proof does not
+ * populate them. For SEEK_DATA a memfd of hugetlbfs is all data: there the proof populates holes.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,18 +22,18 @@
 #include "stamp.h"
 #include "vmm_int.h"
 
-#define BATCH 8192 /* pages asked for at once */
+#define BATCH 8192 /* pages per query */
 #define PM_PRESENT (UINT64_C(1) << 63)
 #define PM_SWAPPED (UINT64_C(1) << 62)
 
 struct proof {
 	struct vmm *vm;
 	struct vmm_proof *ret;
-	uint64_t *last; /* per data page: its last stamp, or 0 */
+	uint64_t *last; /* per data page: number of its last stamp, or 0 */
 	uint64_t nlast;
 	uint8_t *image;
 	int pagemap;
-	off_t data, hole; /* the memfd's extent that was asked for last */
+	off_t data, hole; /* the memfd's extent of the last query */
 };
 
 static void say(struct proof *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -90,7 +90,7 @@ static int replay(struct proof *p)
 		if (err)
 			return err;
 		if (sequence > atomic_load(&v->given))
-			say(p, "vCPU %u has made %llu stamps, of %llu it was asked for", i,
+			say(p, "vCPU %u has made %llu stamps, %llu were requested", i,
 			    (unsigned long long)sequence, (unsigned long long)atomic_load(&v->given));
 		p->ret->stamps += sequence;
 		replay_vcpu(p, v, sequence);
@@ -98,9 +98,9 @@ static int replay(struct proof *p)
 	return 0;
 }
 
-/* --- what is there --- */
+/* --- which pages are present --- */
 
-/* Per page: whether it may be read without populating it. */
+/* For each page: whether a read would not populate it. */
 static int present_anon(struct proof *p, const struct ferry_region *r, uint64_t first, uint64_t n,
 			uint64_t *entries)
 {
@@ -113,7 +113,7 @@ static int present_anon(struct proof *p, const struct ferry_region *r, uint64_t 
 	return 0;
 }
 
-/* The next extent with data that ends behind at; at the end of the file: an empty one there. */
+/* Finds the next extent with data that ends after at; at the end of the file an empty one. */
 static int find_extent(struct proof *p, const struct ferry_region *r, off_t at)
 {
 	if (at < p->hole)
@@ -174,7 +174,7 @@ static bool page_is_right(struct proof *p, uint32_t region, uint64_t page, const
 	       matches(data, first, step, word + 1, PAGE_WORDS);
 }
 
-/* A page that is not there reads as zero: is that right? */
+/* A hole reads as zero: checks that this is right. */
 static bool hole_is_right(struct proof *p, uint32_t region, uint64_t page)
 {
 	static const uint64_t zero[PAGE_WORDS];

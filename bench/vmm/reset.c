@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A vCPU as it begins: 64-bit at CPL 3 in guest.S, its timer running. */
+/* The initial state of a vCPU: 64-bit at CPL 3 in guest.S, its timer running. */
 #include <cpuid.h>
 #include <errno.h>
 #include <stdio.h>
@@ -74,7 +74,7 @@ int machine_set_cpuid(struct vcpu *v)
 	return err;
 }
 
-/* What the guest is shown may be more than was set, where KVM cannot intercept CPUID. */
+/* If KVM cannot intercept CPUID, the guest may see more features than were set. */
 static int find_avx(struct vcpu *v, bool *avx)
 {
 	const uint32_t need = bit_XSAVE | bit_AVX;
@@ -127,7 +127,7 @@ static int set_sregs(struct vcpu *v, bool avx)
 	return ioctl(v->fd, KVM_SET_SREGS, &s) < 0 ? -errno : 0;
 }
 
-/* Where KVM has no XSAVE. Where it has, KVM_SET_FPU does not mark the registers as in use. */
+/* Only for a KVM without XSAVE; with XSAVE, KVM_SET_FPU does not mark the registers as in use. */
 static int set_fpu(struct vcpu *v)
 {
 	const uint64_t sentinel = GUEST_SENTINEL;
@@ -245,7 +245,7 @@ int machine_reset(struct vmm *vm, char *why, size_t cap)
 		int err = reset_vcpu(&vm->vcpus[i], &what);
 
 		if (err) {
-			snprintf(why, cap, "KVM refuses the %s that vCPU %u begins with: %s", what, i,
+			snprintf(why, cap, "KVM refuses the initial %s of vCPU %u: %s", what, i,
 				 strerror(-err));
 			return err;
 		}

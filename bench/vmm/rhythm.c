@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A guest that writes and rests in turn. */
+/* Makes the guest write and rest in turn. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What guest.S does to memory and what fills it before, in C: for the host-thread mutator and the proof. */
+/* The stamps of guest.S and the initial content of RAM, in C: for the host-thread mutator and the proof. */
 #ifndef BENCH_VMM_STAMP_H
 #define BENCH_VMM_STAMP_H
 
@@ -9,13 +9,13 @@
 #include "guest.h"
 
 #define PAGE_WORDS 512
-#define CONTENT_STEP UINT64_C(0x6a09e667f3bcc908) /* even: an odd first word keeps every word odd */
-#define CONTENT_CHUNK 64			  /* pages that are populated or holes together */
+#define CONTENT_STEP UINT64_C(0x6a09e667f3bcc908) /* even: if the first word is odd, every word is odd */
+#define CONTENT_CHUNK 64			  /* a chunk of pages is populated or a hole as a whole */
 
 /*
- * Which page of the slice stamp seq goes to. Sequential: one after the other, round and round. Random: evenly over
- * the slice. Zipf: the page of rank k with a probability of about 1/k (each octave of ranks alike, evenly within it),
- * the ranks scattered over the slice.
+ * The page of the slice that stamp seq goes to. Sequential: one after another, cyclically. Random: uniformly
+ * over the slice. Zipf: the page of rank k with a probability of about 1/k (each octave of ranks is equally
+ * likely, and uniform within itself); the ranks are scattered over the slice.
  */
 static inline uint64_t stamp_index(uint32_t pattern, uint64_t seq, uint64_t npages)
 {
@@ -34,7 +34,7 @@ static inline uint64_t stamp_index(uint32_t pattern, uint64_t seq, uint64_t npag
 	return rank * STAMP_SCATTER % npages;
 }
 
-/* Where in the page. */
+/* The word of the page that is stamped. */
 static inline uint64_t stamp_word(uint64_t index)
 {
 	return (index * STAMP_K1) >> 55;
@@ -54,7 +54,7 @@ static inline uint64_t content_first(uint64_t seed, uint64_t page)
 	return content_mix(page + content_mix(seed)) | 1;
 }
 
-/* page: counted over all of RAM; percent of the chunks. */
+/* page counts over all of RAM; percent is of the chunks. */
 static inline bool content_populated(uint64_t seed, uint64_t page, uint32_t percent)
 {
 	return content_mix(~seed + page / CONTENT_CHUNK) % 100 < percent;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Dirty tracking of host threads: userfaultfd write protection in its asynchronous mode, where a write fault
- * just drops the protection of its page, and PAGEMAP_SCAN, which returns what is no longer protected and
- * protects it again, atomically for each page.
+ * Dirty tracking of host threads. userfaultfd write protection in its asynchronous mode only drops the
+ * protection of a page on a write fault. PAGEMAP_SCAN returns the pages that are no longer protected and
+ * protects them again, atomically for each page.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,7 +22,7 @@ struct tracker {
 	struct page_region runs[RUNS];
 };
 
-/* Calls the kernel until the region is through; bits may be NULL. */
+/* Calls the kernel until the whole region is scanned; bits may be NULL. */
 static int scan(struct tracker *t, const struct ferry_region *r, uint64_t *bits, uint64_t npages)
 {
 	uint64_t base = (uintptr_t)r->hva, at = base, end = base + r->len;
@@ -119,6 +119,6 @@ void tracker_free(struct tracker *t)
 	if (t->pagemap >= 0)
 		close(t->pagemap);
 	if (t->uffd >= 0)
-		close(t->uffd); /* takes the protection away */
+		close(t->uffd); /* removes the protection */
 	free(t);
 }

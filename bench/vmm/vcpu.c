@@ -2,12 +2,12 @@
 /*
  * The threads that run vCPUs, how they are stopped, and the pace of the guest.
  *
- * Stopping. want is changed under the lock, then every thread is kicked: the condition, for one that waits
- * for its pace; immediate_exit, for one about to enter KVM; a signal, for one inside KVM or inside a page
- * fault. The signal is repeated until the thread has acknowledged, as it may have come a moment too early.
+ * Stopping. want is changed under the lock, then every thread is kicked: by the condition, if it waits for
+ * its pace; by immediate_exit, if it is about to enter KVM; by a signal, if it is inside KVM or a page fault.
+ * The signal is repeated until the thread has acknowledged, because it may have come too early.
  *
- * A kernel-mode access on behalf of the guest (KVM's emulator) that is blocked on a userfault is not ended
- * by a signal. When the guest is to be destroyed anyway, its memory is replaced under it.
+ * A signal does not interrupt a kernel-mode access for the guest (KVM's emulator) that is blocked on a
+ * userfault. If the guest is being destroyed, its memory is replaced under it.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -18,8 +18,8 @@
 
 #include "vmm_int.h"
 
-#define KICK_NS UINT64_C(1000000)     /* until the next one */
-#define ABANDON_NS UINT64_C(50000000) /* how long a thread may be stuck before its memory goes */
+#define KICK_NS UINT64_C(1000000)     /* between two kicks */
+#define ABANDON_NS UINT64_C(50000000) /* after this long a stuck thread loses its memory */
 
 uint64_t vmm_now_ns(void)
 {
@@ -80,8 +80,7 @@ static void *vcpu_main(void *arg)
 	return NULL;
 }
 
-/* The handler is the process's: it does nothing but end system calls and, when asked, a host thread's fault.
- */
+/* The process's signal handler only interrupts system calls and, if asked, a host thread's fault. */
 static int install_handler(void)
 {
 	struct sigaction sa = { .sa_sigaction = mutator_kick_handler, .sa_flags = SA_SIGINFO };
@@ -98,7 +97,7 @@ int vcpus_start(struct vmm *vm)
 	if (err)
 		return err;
 	sigemptyset(&pipe);
-	sigaddset(&pipe, SIGPIPE); /* an observer that is gone is no reason to die */
+	sigaddset(&pipe, SIGPIPE); /* survive the end of the observer */
 	pthread_sigmask(SIG_BLOCK, &pipe, &old);
 	for (uint32_t i = 0; !err && i < vm->nvcpus; i++) {
 		err = -pthread_create(&vm->vcpus[i].thread, NULL, vcpu_main, &vm->vcpus[i]);
@@ -108,7 +107,7 @@ int vcpus_start(struct vmm *vm)
 	return err;
 }
 
-/* Lock held. Whether a thread still had to be told. */
+/* Lock held. Kicks the threads; true if one had not parked yet. */
 static bool kick_all(struct vmm *vm)
 {
 	bool any = false;
@@ -185,13 +184,13 @@ void vcpus_rate_changed(struct vmm *vm)
 
 void vcpu_slice_begins(struct vcpu *v, uint64_t npages)
 {
-	if (v->nepochs == EPOCHS_MAX) /* vmm_set_working_set() does not let it come so far */
+	if (v->nepochs == EPOCHS_MAX) /* vmm_set_working_set() prevents this */
 		return;
 	v->epochs[v->nepochs++] = (struct epoch){ .after = atomic_load(&v->given), .npages = npages };
 	v->slice = npages;
 }
 
-/* This vCPU's share of the rate, a second; UINT64_MAX: unpaced. */
+/* This vCPU's share of the rate, per second; UINT64_MAX: unpaced. */
 static uint64_t my_rate(const struct vcpu *v)
 {
 	uint64_t rate = atomic_load(&v->vm->rate);
@@ -204,7 +203,7 @@ static uint64_t my_rate(const struct vcpu *v)
 	return rate / v->vm->nvcpus + (v->index < rate % v->vm->nvcpus);
 }
 
-/* Stamps that are due now; *when: the time at which the next one is. */
+/* The stamps that are due now; *when: the time at which the next one is due. */
 static uint64_t stamps_due(struct vcpu *v, uint64_t now, uint64_t *when)
 {
 	uint64_t rate = my_rate(v), due, passed;
@@ -223,7 +222,7 @@ static uint64_t stamps_due(struct vcpu *v, uint64_t now, uint64_t *when)
 	due = (uint64_t)((unsigned __int128)passed * rate / 1000000000u);
 	if (due > v->pace_given &&
 	    due - v->pace_given > (unsigned __int128)rate * DEBT_NS / 1000000000u + v->most) {
-		v->pace_from = now - VISIT_NS; /* it cannot keep up: begin anew */
+		v->pace_from = now - VISIT_NS; /* it cannot keep up: restart the pacing */
 		v->pace_given = 0;
 		due = (uint64_t)((unsigned __int128)VISIT_NS * rate / 1000000000u);
 	}
@@ -233,8 +232,8 @@ static uint64_t stamps_due(struct vcpu *v, uint64_t now, uint64_t *when)
 }
 
 /*
- * Lock held. Whoever looks from outside learns what the guest has done when a visit ends: where a page takes
- * long (write protected, at the other end, or the core is another's) a visit must have fewer of them.
+ * Lock held. The guest's progress is visible outside only at the end of a visit. So if pages take long (write
+ * protected, at the other end, or another thread has the core), a visit must have fewer of them.
  */
 static void visit_ended(struct vcpu *v)
 {
@@ -259,7 +258,7 @@ static uint32_t give(struct vcpu *v, uint64_t now, uint64_t quota, bool print)
 	return (uint32_t)quota | (uint32_t)print << GUEST_ASK_PRINT;
 }
 
-/* Lock held. Whether there is something to do now; else *until. */
+/* Lock held. Whether the guest has an order now; otherwise *until is when to look again. */
 static bool next_work(struct vcpu *v, uint32_t *ret, uint64_t *until)
 {
 	uint64_t slice = atomic_load(&v->vm->slice), now = vmm_now_ns(), due, when;

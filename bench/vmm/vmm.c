@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The VMM's life, and what its user may ask and change. */
+/* Creating and destroying the VMM, and the functions for its user. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,12 +33,12 @@ static int shell_new(struct vmm **ret, const struct vmm_config *cfg)
 	return 0;
 }
 
-/* Memory and machine, nothing of it touched or running; threads are there, parked. */
+/* Creates memory, machine and threads; no memory is touched, and the threads are parked. */
 int vmm_build(struct vmm *vm, char *why, size_t cap)
 {
 	int err;
 
-	vm->built = true; /* whatever there is of it */
+	vm->built = true; /* set even after a failure: parts may exist */
 	for (uint32_t i = 0; i < vm->nvcpus; i++) {
 		vm->vcpus[i].epochs = calloc(EPOCHS_MAX, sizeof(struct epoch));
 		if (!vm->vcpus[i].epochs) {
@@ -246,8 +246,8 @@ void vmm_get_stats(struct vmm *vm, struct vmm_stats *st)
 }
 
 /*
- * A stamp is a dozen instructions, a visit some forty and a tick three: emulated, the stamps alone are more
- * than what is granted here.
+ * A stamp has a dozen instructions, a visit about forty and a tick three. If they are emulated, the stamps
+ * alone exceed this threshold.
  */
 const char *vmm_mutator(struct vmm *vm)
 {

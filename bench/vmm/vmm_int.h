@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The VMM inside.
+ * The VMM's internals.
  *
- * Threads. A thread a vCPU (vcpu.c), running a KVM vCPU (machine.c) or the same algorithm in C (mutator.c);
- * the caller's threads, of which one may be inside ferry_run(). vmm.want says what the vCPU threads shall do;
- * they acknowledge by vcpu.parked. Locks, in order: vmm.lock (want, parked, pacing, error), vmm_out.lock
- * (output). What a vCPU thread alone touches while it runs is free to others while it is parked.
+ * Threads. Each vCPU has one thread (vcpu.c), which runs a KVM vCPU (machine.c) or the same algorithm in C
+ * (mutator.c). The other threads are the caller's; one of them may be inside ferry_run(). vmm.want tells the
+ * vCPU threads what to do; they acknowledge by vcpu.parked. Locks, in order: vmm.lock (want, parked, pacing,
+ * error), vmm_out.lock (output). While a vCPU thread is parked, others may use the data that only it uses
+ * while it runs.
  */
 #ifndef BENCH_VMM_INT_H
 #define BENCH_VMM_INT_H
@@ -25,13 +26,13 @@
 #define PAGE_BYTES 4096u
 #define NREGIONS 2
 #define EPOCHS_MAX 256u
-#define QUOTA_MIN 16u		    /* stamps of one visit: what takes about VISIT_NS, */
+#define QUOTA_MIN 16u		    /* stamps per visit: as many as take about VISIT_NS, */
 #define QUOTA_FIRST 256u
-#define QUOTA_MAX 20000u	    /* within these */
-#define VISIT_NS UINT64_C(1000000)  /* between visits, unless behind */
+#define QUOTA_MAX 20000u	    /* between QUOTA_MIN and this */
+#define VISIT_NS UINT64_C(1000000)  /* between visits, unless the guest is late */
 #define PRINT_NS UINT64_C(10000000) /* between numbered outputs */
-#define DEBT_NS UINT64_C(20000000)  /* what is not made up for when the guest cannot keep the rate */
-#define FIRST_STAMPS 4096u	    /* even an idle guest makes these, so that the mutator can be told */
+#define DEBT_NS UINT64_C(20000000)  /* if the guest is later than this, the rest is dropped */
+#define FIRST_STAMPS 4096u	    /* even an idle guest makes these, to identify the mutator */
 #define TIMER_HZ 100u
 #define KICK_SIGNAL SIGUSR1
 
@@ -39,18 +40,18 @@ enum want { WANT_PARK, WANT_RUN, WANT_EXIT };
 
 enum backend { BACKEND_KVM = 1, BACKEND_HOST = 2 };
 
-/* Stamps after the one numbered .after go to a slice of .npages; the working set's history. */
+/* History of the working set: stamps after number .after go to a slice of .npages. */
 struct epoch {
 	uint64_t after, npages;
 };
 
 /* The host-thread mutator's registers. */
 struct host_regs {
-	uint64_t sequence; /* of the last stamp */
+	uint64_t sequence; /* number of the last stamp */
 	uint64_t npages;
 	uint64_t until;	  /* the last stamp of the quota */
 	uint64_t tick_ns; /* of the last tick, CLOCK_MONOTONIC; 0: none yet */
-	uint32_t number;  /* of the last output */
+	uint32_t number;  /* number of the last output */
 	uint32_t reserved;
 };
 
@@ -61,18 +62,18 @@ struct vcpu {
 	bool has_thread, parked, dead; /* vmm.lock */
 
 	/* pacing: vmm.lock */
-	uint64_t slice;			/* pages: what the guest was told */
-	uint64_t pace_from, pace_given; /* since when, how many: for the rate of this generation */
+	uint64_t slice;			/* pages, as the guest was told */
+	uint64_t pace_from, pace_given; /* start of this generation's rate, and stamps given since */
 	uint32_t pace_generation;
 	uint64_t next_visit, next_print; /* ns */
-	uint64_t quota, most, asked;	 /* of the last visit; of the next at most; when the last began, ns */
+	uint64_t quota, most, asked;	 /* stamps of the last visit, at most of the next; its start, ns */
 	struct epoch *epochs;
 	uint32_t nepochs;
 	bool greeted; /* has had its FIRST_STAMPS */
 
-	_Atomic uint64_t given, done; /* quotas handed out, and of them certainly used up */
+	_Atomic uint64_t given, done; /* stamps handed out, and of these finished for certain */
 	_Atomic uint64_t visits;      /* at this end */
-	uint64_t began;		      /* given when it came to this end */
+	uint64_t began;		      /* .given when the guest came to this end */
 
 	/* BACKEND_KVM */
 	int fd, stats_fd;
@@ -99,8 +100,8 @@ struct tracker; /* track.c */
 struct vmm {
 	struct vmm_config cfg;
 	enum backend backend;
-	_Atomic bool built;		/* memory and vCPUs are there */
-	uint64_t populated_ws; /* data pages that are populated for the working set */
+	_Atomic bool built;		/* memory and vCPUs exist */
+	uint64_t populated_ws; /* data pages populated for the working set */
 
 	struct ferry_region regions[NREGIONS];
 	int memfd; /* -1: anonymous */
@@ -117,7 +118,7 @@ struct vmm {
 	pthread_cond_t kick; /* to the vCPU threads: want or the pace changed */
 	pthread_cond_t ack;  /* from them: parked */
 	_Atomic int want;
-	_Atomic bool ran; /* here, for however short a time */
+	_Atomic bool ran; /* it has run at this end */
 	_Atomic uint64_t rate;
 	_Atomic uint64_t slice;	  /* pages of each vCPU's slice */
 	uint32_t slice_changes;	  /* lock */
@@ -125,7 +126,7 @@ struct vmm {
 	uint32_t pace_generation; /* lock: counts changes of the rate, and resumes */
 	_Atomic bool gone;
 	uint64_t paused_ns, stood_ns; /* as vmm_stood_us() */
-	_Atomic bool abandoned; /* what the guest does no longer matters, only that it stops */
+	_Atomic bool abandoned; /* the guest must stop; its memory no longer matters */
 
 	char error[256]; /* lock until has_error is set; then constant */
 	_Atomic bool has_error;
@@ -137,7 +138,7 @@ struct vmm {
 int memory_new(struct vmm *vm, char *why, size_t cap);
 void memory_free(struct vmm *vm);
 int memory_populate(struct vmm *vm);
-/* Private memory over the regions: wakes whoever is stuck on them, and forgets the content. */
+/* Maps private memory over the regions: wakes threads blocked on them and drops the content. */
 void memory_abandon(struct vmm *vm);
 static inline uint64_t region_pages(const struct ferry_region *r)
 {
@@ -150,21 +151,21 @@ static inline uint64_t data_pages(const struct vmm *vm)
 /* page counts from the start of the low region over both. */
 bool memory_is_populated(const struct vmm *vm, uint64_t page);
 
-/* image.c: the low region as it is before the guest runs; buf: GUEST_IMAGE_END bytes, zeroed. */
+/* image.c: builds the low region as before the guest runs; buf: GUEST_IMAGE_END bytes, zeroed. */
 void image_build(const struct vmm *vm, uint8_t *buf);
 /* Whether the guest itself writes into this page of the image. */
 bool image_is_live(const struct vmm *vm, uint64_t page);
 
 /* machine.c */
-int machine_open(struct vmm *vm, char *why, size_t cap);  /* /dev/kvm; machine_new does it too */
+int machine_open(struct vmm *vm, char *why, size_t cap);  /* opens /dev/kvm; machine_new() does it, too */
 int machine_new(struct vmm *vm, char *why, size_t cap);	  /* VM, slots, vCPUs: no guest memory is touched */
 int machine_set_cpuid(struct vcpu *v); /* all that KVM supports */
-int machine_reset(struct vmm *vm, char *why, size_t cap); /* vCPUs as they begin */
+int machine_reset(struct vmm *vm, char *why, size_t cap); /* sets the initial state of the vCPUs */
 void machine_free(struct vmm *vm);
 void machine_run(struct vcpu *v);  /* until want changes */
 void machine_kick(struct vcpu *v); /* lock held */
 void machine_unkick(struct vcpu *v);
-/* Of a parked vCPU: its last stamp, exactly. May read guest memory. */
+/* The exact number of a parked vCPU's last stamp. May read guest memory. */
 int machine_sequence(struct vcpu *v, uint64_t *sequence);
 uint64_t machine_emulated(struct vmm *vm); /* instructions */
 bool machine_nested(void);
@@ -180,13 +181,13 @@ void tracker_free(struct tracker *t);
 
 /* vcpu.c */
 int vcpus_start(struct vmm *vm); /* threads, parked */
-/* The threads are gone on return. abandon: the memory may go, to get them out. */
+/* On return the threads are gone. abandon: the memory may be replaced to get them out. */
 void vcpus_stop(struct vmm *vm, bool abandon);
 void vcpus_pause(struct vmm *vm);
 void vcpus_resume(struct vmm *vm);
 void vcpus_rate_changed(struct vmm *vm); /* lock held */
 void vcpu_slice_begins(struct vcpu *v, uint64_t npages);
-/* The guest asks what to do; blocks as the pace demands; 0 at once when want changes. */
+/* The guest's next order. Blocks to keep the pace; returns 0 at once if want changes. */
 uint32_t vcpu_ask(struct vcpu *v);
 void vmm_fail(struct vmm *vm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 uint64_t vmm_now_ns(void);
@@ -202,8 +203,8 @@ uint64_t output_held(struct vmm_out *o);
 
 /* vmm.c */
 int vmm_build(struct vmm *vm, char *why, size_t cap); /* memory and machine from cfg and backend */
-/* The guest is gone: no thread of it is left. abandon: its memory may be replaced to get them out. */
+/* On return no thread of the guest is left. abandon: its memory may be replaced to get them out. */
 void vmm_stop(struct vmm *vm, bool abandon);
-void vmm_free_guest(struct vmm *vm); /* and then its memory and KVM's descriptors */
+void vmm_free_guest(struct vmm *vm); /* call next: frees its memory and KVM's descriptors */
 
 #endif

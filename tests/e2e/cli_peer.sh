@@ -137,7 +137,7 @@ wait $one $two
 target t --listen tcp:127.0.0.1:$port
 timeout 60 "$program" target --listen tcp:127.0.0.1:0 --report-port $port >"$tmp/out" 2>"$tmp/err"
 code=$?
-verdict "a report port that is taken" "$([ $code = 5 ] && grep -q "port $port for the results cannot be had: Address already in use; give another --report-port" "$tmp/out" &&
+verdict "a report port that is taken" "$([ $code = 5 ] && grep -q "port $port for the results cannot be opened: Address already in use; give another --report-port" "$tmp/out" &&
 	! grep -q listening "$tmp/err" || echo "exit code $code: $(cat "$tmp/out" "$tmp/err")")"
 both
 verdict "the migration on that port" "$(exchanged)"
@@ -164,7 +164,7 @@ target t --listen tcp:127.0.0.1:0 --arbiter "file:$tmp"
 both
 for end in s t; do
 	other=$([ $end = s ] && echo target || echo source)
-	verdict "refused in the reservation, $end" "$(grep -q "the $other's results are not to be had: the migration ended before the two had agreed" "$tmp/$end.err" || cat "$tmp/$end.err")"
+	verdict "refused in the reservation, $end" "$(grep -q "the $other's results are not available: the migration ended before the two ends had agreed" "$tmp/$end.err" || cat "$tmp/$end.err")"
 done
 verdict "a target that refused says: not here" "$([ $tcode = 2 ] && grep -q 'so  *The VM is not here: ' "$tmp/t.out" || cat "$tmp/t.out")"
 

@@ -420,29 +420,29 @@ Test(talk, a_line_without_end)
 
 Test(talk, a_report_before_the_questions)
 {
-	ends(VMM_END_TARGET, HI ASK_4 "{\"report\":{}}", "", 0, false, "asked for the clock 4 times instead of 16", 1u << 20);
+	ends(VMM_END_TARGET, HI ASK_4 "{\"report\":{}}", "", 0, false, "queried the clock 4 times instead of 16", 1u << 20);
 }
 
 Test(talk, clocks_that_differ_by_ages)
 {
 	ends(VMM_END_TARGET, HI ASK_16 "{\"report\":{},\"clock_offset_ns\":-9223372036854775807,\"clock_error_ns\":1}", "", 0, false,
-	     "its clock_offset_ns is no time", 1u << 20);
+	     "its clock_offset_ns is not a valid time", 1u << 20);
 }
 
 Test(talk, a_clock_that_is_wrong_by_less_than_nothing)
 {
 	ends(VMM_END_TARGET, HI ASK_16 "{\"report\":{},\"clock_offset_ns\":1,\"clock_error_ns\":-1}", "", 0, false,
-	     "its clock_error_ns is no time", 1u << 20);
+	     "its clock_error_ns is not a valid time", 1u << 20);
 }
 
 Test(talk, a_clock_before_all_times)
 {
-	ends(VMM_END_SOURCE, HI "{\"clock_ns\":-9223372036854775807}", "", 0, false, "its clock_ns is no time", 1u << 20);
+	ends(VMM_END_SOURCE, HI "{\"clock_ns\":-9223372036854775807}", "", 0, false, "its clock_ns is not a valid time", 1u << 20);
 }
 
 Test(talk, no_clock_at_all)
 {
-	ends(VMM_END_SOURCE, HI "{}", "", 0, false, "its clock_ns is no time", 1u << 20);
+	ends(VMM_END_SOURCE, HI "{}", "", 0, false, "its clock_ns is not a valid time", 1u << 20);
 }
 
 Test(talk, a_number_that_no_migration_has_is_named)

@@ -134,17 +134,17 @@ Test(timeline, a_stage_that_is_none)
 Test(timeline, a_histogram_that_cannot_be)
 {
 	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[5,5,1]]}\n",
-		"a histogram of faults that cannot be");
+		"an invalid histogram of faults");
 }
 
 Test(timeline, a_bucket_without_a_count)
 {
-	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[5]]}\n", "a histogram of faults that cannot be");
+	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[5]]}\n", "an invalid histogram of faults");
 }
 
 Test(timeline, a_result_of_another_kind)
 {
-	refused(RUN "{\"type\":\"result\",\"result\":[1]}\n", "a result that is no object");
+	refused(RUN "{\"type\":\"result\",\"result\":[1]}\n", "a result that is not an object");
 }
 
 #define SAMPLE(end, us, runs, stamps)                                                                      \
@@ -245,18 +245,18 @@ Test(timeline, a_stage_at_an_absurd_time)
 
 Test(timeline, buckets_out_of_order)
 {
-	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[5,6,1],[3,4,1]]}\n", "a histogram of faults that cannot be");
+	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[5,6,1],[3,4,1]]}\n", "an invalid histogram of faults");
 }
 
 Test(timeline, a_bucket_below_0)
 {
-	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[-5,6,1]]}\n", "a histogram of faults that cannot be");
+	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[-5,6,1]]}\n", "an invalid histogram of faults");
 }
 
 Test(timeline, a_result_with_an_absurd_number)
 {
 	refused(RUN "{\"type\":\"result\",\"result\":{\"blackout\":{\"save_us\":1e200}}}\n",
-		"a result with a number that cannot be");
+		"a result with an invalid number");
 }
 
 Test(timeline, a_line_that_nests_without_end)
@@ -302,7 +302,7 @@ Test(timeline, more_runs_than_are_drawn)
 	cr_assert_not_null(text);
 	for (size_t i = 0; i < n; i++, at += strlen(RUN RESULT))
 		strcpy(text + at, RUN RESULT);
-	refused(text, "more runs than are drawn together");
+	refused(text, "more runs than can be drawn together");
 	free(text);
 }
 
