@@ -173,7 +173,7 @@ static int run_section(FILE *out, const struct group *g, unsigned id)
 	fprintf(out, "</h2>\n<p class=\"s\">");
 	escaped(out, tl_text(t, "sentence"));
 	if (g->n > 1)
-		fprintf(out, " The run with the median downtime of %zu runs.", g->n);
+		fprintf(out, " Of %zu runs this one has the median downtime.", g->n);
 	fprintf(out, "</p>\n");
 	inline_svg(out, svg, len);
 	free(svg);

@@ -111,7 +111,7 @@ refused ':1: .*takes what --record wrote' plot "$1/README.md" -o "$tmp/x.png"
 refused ':4: t_us is not a number from' plot "$tmp/absurd.jsonl" -o "$tmp/x.png"
 refused ':1: a line of more than the 1048576 bytes' plot /dev/zero -o "$tmp/x.png"
 refused '--sample takes a duration from 100us to 1s' run --sample 10us
-refused '--dirty-rate takes pages a second' sweep --dirty-rate 100,fast
+refused '--dirty-rate takes pages per second' sweep --dirty-rate 100,fast
 refused '--mode takes auto' sweep --mode post-copy,,auto
 refused 'working-set takes at most' sweep --memory 64M --working-set 16M,64M
 check "what was refused left no file" test ! -e "$tmp/x.png"

@@ -390,22 +390,22 @@ static void ends(enum vmm_end own, const char *begins, const char *again, size_t
 
 Test(talk, megabytes_instead_of_a_hello)
 {
-	ends(VMM_END_TARGET, "[[]", ",[]", 60u << 20, true, "more in one line than the 1024 bytes", 1u << 20);
+	ends(VMM_END_TARGET, "[[]", ",[]", 60u << 20, true, "a line of its message is longer than 1024 bytes", 1u << 20);
 }
 
 Test(talk, megabytes_to_the_source)
 {
-	ends(VMM_END_SOURCE, "[[]", ",[]", 60u << 20, true, "more in one line than the 1024 bytes", 1u << 20);
+	ends(VMM_END_SOURCE, "[[]", ",[]", 60u << 20, true, "a line of its message is longer than 1024 bytes", 1u << 20);
 }
 
 Test(talk, megabytes_instead_of_a_question)
 {
-	ends(VMM_END_TARGET, HI "[[]", ",[]", 60u << 20, true, "more in one line than the 1024 bytes", 1u << 20);
+	ends(VMM_END_TARGET, HI "[[]", ",[]", 60u << 20, true, "a line of its message is longer than 1024 bytes", 1u << 20);
 }
 
 Test(talk, a_recording_that_nobody_asked_for)
 {
-	ends(VMM_END_TARGET, HI ASK_16 "[[]", ",[]", 60u << 20, false, "more in one line than the 1048576 bytes", 1u << 20);
+	ends(VMM_END_TARGET, HI ASK_16 "[[]", ",[]", 60u << 20, false, "a line of its message is longer than 1048576 bytes", 1u << 20);
 }
 
 Test(talk, a_recording_of_many_small_values)
@@ -415,7 +415,7 @@ Test(talk, a_recording_of_many_small_values)
 
 Test(talk, a_line_without_end)
 {
-	ends(VMM_END_TARGET, HI ASK_16 "[[]", ",          ", 70u << 20, true, "more in one line than the 67108864 bytes", 1u << 20);
+	ends(VMM_END_TARGET, HI ASK_16 "[[]", ",          ", 70u << 20, true, "a line of its message is longer than 67108864 bytes", 1u << 20);
 }
 
 Test(talk, a_report_before_the_questions)

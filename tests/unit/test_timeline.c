@@ -128,7 +128,7 @@ Test(timeline, a_stage_that_is_none)
 {
 	refused(RUN
 		"{\"type\":\"event\",\"end\":\"source\",\"t_us\":9,\"event\":\"phase\",\"phase\":\"noon\"}\n",
-		"an event without a name or a stage");
+		"an event without a name or a phase");
 }
 
 Test(timeline, a_histogram_that_cannot_be)
