@@ -12,7 +12,7 @@ int drill_new(struct ferry_session *s)
 	s->chaos = xport_chaos_new(wire_type_of);
 	if (!s->chaos)
 		return fail(&s->fail, -ENOMEM, "no memory for the drill filter");
-	s->param.chaos = s->chaos;
+	s->link.param.chaos = s->chaos;
 	return 0;
 }
 

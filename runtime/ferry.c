@@ -33,7 +33,7 @@ static int draw(struct ferry_session *s, uint8_t number[16], const char *what)
 static int draw_numbers(struct ferry_session *s)
 {
 	static const uint8_t none[16];
-	int err = draw(s, s->number, "the number that this end is known by");
+	int err = draw(s, s->link.number, "the number that this end is known by");
 
 	memcpy(s->session, s->cfg.session, sizeof(s->session));
 	if (err < 0 || !s->is_source || memcmp(s->session, none, sizeof(none)))
@@ -56,20 +56,20 @@ static int take_regions(struct ferry_session *s, const struct ferry_vm *vm)
 	s->nregions = vm->nregions;
 	for (size_t i = 0; i < s->nregions; i++) {
 		s->pages_total += s->regions[i].len >> PAGE_SHIFT;
-		s->param.copies |= s->regions[i].page_shift != PAGE_SHIFT;
+		s->link.param.copies |= s->regions[i].page_shift != PAGE_SHIFT;
 	}
 	return source_init(s);
 }
 
 static int open_fds(struct ferry_session *s)
 {
-	s->msg_buf = malloc(XPORT_MSG_MAX);
-	if (!s->msg_buf)
+	s->link.msg_buf = malloc(XPORT_MSG_MAX);
+	if (!s->link.msg_buf)
 		return fail_cure(&s->fail, CURE_CALL, -ENOMEM, "no memory for a session");
 	s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (s->wake_fd >= 0)
-		s->heart_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (s->heart_fd >= 0)
+		s->link.heart_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (s->link.heart_fd >= 0)
 		return 0;
 	return fail_cure(&s->fail, CURE_CALL, -errno, "eventfd for a session");
 }
@@ -88,12 +88,12 @@ static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const stru
 	    (err = config_load(&s->cfg, cfg, &s->fail)) < 0 || (err = draw_numbers(s)) < 0 ||
 	    (err = open_fds(s)) < 0)
 		return err;
-	s->param = (struct xport_param){ .timeout_us = s->cfg.timeout_us,
+	s->link.param = (struct xport_param){ .timeout_us = s->cfg.timeout_us,
 					 .poll_us = s->cfg.poll_us,
 					 .bandwidth = s->cfg.bandwidth,
 					 .slower = session_slower,
 					 .slower_arg = s,
-					 .addrs = &s->addrs,
+					 .addrs = &s->link.addrs,
 					 .woken = link_woken,
 					 .woken_arg = s,
 					 .wake_fd = s->wake_fd };
@@ -110,13 +110,13 @@ static int make(struct ferry_session **ret, const struct ferry_vm *vm, const str
 	if (!s)
 		return -ENOMEM;
 	s->is_source = source;
-	s->link_fail = &s->own_link_fail;
+	s->link.fail = &s->link.own_fail;
 	s->wake_fd = -1;
-	s->heart_fd = -1;
+	s->link.heart_fd = -1;
 	s->tgt.place.uffd = -1;
 	s->tgt.place.reach = REACH_NONE;
 	s->src.reach = REACH_NONE;
-	pthread_mutex_init(&s->send_lock, NULL);
+	pthread_mutex_init(&s->link.send_lock, NULL);
 	pthread_mutex_init(&s->view_lock, NULL);
 	s->workers = (struct workers){ .s = s, .lost = link_worker_lost, .ended = session_wake };
 	commit_init(&s->commit, source);
@@ -312,23 +312,23 @@ FERRY_API void ferry_free(struct ferry_session *s)
 		return;
 	heartbeat_stop(s);
 	link_close(s);
-	lobby_free(s->lobby);
+	lobby_free(s->link.lobby);
 	if (s->is_source)
 		source_destroy(s);
 	else
 		target_destroy(s);
 	stream_destroy(&s->stream);
 	drill_free(s);
-	xport_addrs_free(s->addrs);
+	xport_addrs_free(s->link.addrs);
 	if (s->wake_fd >= 0)
 		close(s->wake_fd);
-	if (s->heart_fd >= 0)
-		close(s->heart_fd);
-	pthread_mutex_destroy(&s->send_lock);
+	if (s->link.heart_fd >= 0)
+		close(s->link.heart_fd);
+	pthread_mutex_destroy(&s->link.send_lock);
 	pthread_mutex_destroy(&s->view_lock);
-	if (s->msg_buf)
-		explicit_bzero(s->msg_buf, XPORT_MSG_MAX); /* greetings have been in it */
-	free(s->msg_buf);
+	if (s->link.msg_buf)
+		explicit_bzero(s->link.msg_buf, XPORT_MSG_MAX); /* greetings have been in it */
+	free(s->link.msg_buf);
 	free(s->regions);
 	explicit_bzero(s, sizeof(*s));
 	free(s);

@@ -211,10 +211,10 @@ static int open_session(struct bench *b)
 	b->link = (struct xport_link){ .ops = &link_ops, .id.channels = 1 };
 	b->ctl.ops = &ctl_ops;
 	b->data.ops = &data_ops;
-	s->link = &b->link;
-	s->ctl = &b->ctl;
+	s->link.x = &b->link;
+	s->link.ctl = &b->ctl;
 	s->cfg.timeout_us = UINT64_C(3600) * 1000000;
-	s->heard_us = now_us();
+	s->link.heard_us = now_us();
 	for (enum ferry_phase p = FERRY_PHASE_PRE_MIGRATION; p <= FERRY_PHASE_PRECOPY; p++)
 		phase_enter(s, p);
 	return 0;
@@ -300,8 +300,8 @@ static int blackout(struct bench *b)
 
 static void close_session(struct bench *b)
 {
-	b->s->link = NULL;
-	b->s->ctl = NULL;
+	b->s->link.x = NULL;
+	b->s->link.ctl = NULL;
 	phase_enter(b->s, FERRY_PHASE_FAILED);
 	ferry_free(b->s);
 	close(b->event);

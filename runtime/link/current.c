@@ -10,7 +10,7 @@ _Static_assert(WORKERS_MAX == XPORT_CHANNELS_MAX + 1, "as many as the most that 
 
 const char *link_why(struct ferry_session *s, int err)
 {
-	return fail_err(s->link_fail) == err ? fail_text(s->link_fail) : strerror(-err);
+	return fail_err(s->link.fail) == err ? fail_text(s->link.fail) : strerror(-err);
 }
 
 int link_transport_fail(struct ferry_session *s, int err)
@@ -32,7 +32,7 @@ int link_workers_failed(struct ferry_session *s)
 
 int link_lost(struct ferry_session *s, int err)
 {
-	const char *why = fail_lost_text(s->link_fail);
+	const char *why = fail_lost_text(s->link.fail);
 	int worker;
 
 	if (err != -EPIPE)
@@ -85,20 +85,20 @@ int link_woken(void *arg)
 
 void link_install(struct ferry_session *s, struct xport_link *l)
 {
-	pthread_mutex_lock(&s->send_lock);
-	s->link = l;
-	s->ctl = l ? l->ops->chan(l, XPORT_CONTROL, 0) : NULL;
-	s->send_seq = 0;
-	pthread_mutex_unlock(&s->send_lock);
-	s->recv_seq = 0;
-	s->first_words = NULL;
-	s->heard_us = now_us();
+	pthread_mutex_lock(&s->link.send_lock);
+	s->link.x = l;
+	s->link.ctl = l ? l->ops->chan(l, XPORT_CONTROL, 0) : NULL;
+	s->link.send_seq = 0;
+	pthread_mutex_unlock(&s->link.send_lock);
+	s->link.recv_seq = 0;
+	s->link.first_words = NULL;
+	s->link.heard_us = now_us();
 }
 
 void link_kill(struct ferry_session *s)
 {
-	if (s->link)
-		s->link->ops->kill(s->link);
+	if (s->link.x)
+		s->link.x->ops->kill(s->link.x);
 }
 
 int link_workers_stop(struct ferry_session *s)
@@ -117,6 +117,6 @@ int link_workers_lost(struct ferry_session *s)
 void link_worker_lost(struct ferry_session *s)
 {
 	/* The end of a data channel may overtake the peer's answer to our ABORT. */
-	if (!atomic_load(&s->last_words))
-		s->link->ops->kill(s->link);
+	if (!atomic_load(&s->link.last_words))
+		s->link.x->ops->kill(s->link.x);
 }

@@ -5,7 +5,7 @@
  *
  * On a link that came back nothing is believed before the peer has shown the number of the first handshake. The source shows
  * its own first, and never the target's: who took the target's address learns nothing with which it could answer. What a
- * source hears before that number is not its target's, whatever it is, and leaves nothing but s->stranger.
+ * source hears before that number is not its target's, whatever it is, and leaves nothing but s->link.stranger.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -18,30 +18,30 @@
 /* A link that came back carries on what the first one has begun: in the same version, with the same features. */
 static int agree(struct ferry_session *s, uint16_t version, uint64_t features)
 {
-	if (s->peer_known && (version != s->version || features != s->features))
+	if (s->link.peer_known && (version != s->link.version || features != s->link.features))
 		return fail(&s->fail, -EPROTO, "the %s came back with protocol version %u, features %#" PRIx64 "; it had version %u, %#" PRIx64,
-			    s->is_source ? "target" : "source", version, features, s->version, s->features);
-	s->version = version;
-	s->features = features;
+			    s->is_source ? "target" : "source", version, features, s->link.version, s->link.features);
+	s->link.version = version;
+	s->link.features = features;
 	return 0;
 }
 
 /* The first one makes the target known; on later links it shows that it is that one. */
 static int take_ack(struct ferry_session *s, struct wire_hello_ack *ack, const struct wire_msg *m)
 {
-	struct fail none = { 0 }, *f = s->peer_known ? &none : &s->fail;
+	struct fail none = { 0 }, *f = s->link.peer_known ? &none : &s->fail;
 	uint16_t version = 0;
 	int err = hello_version(m, &version, f);
 
 	if (!err)
 		err = hello_take(ack, sizeof(*ack), WIRE_HELLO_ACK_LEAST, m, f);
-	if (s->peer_known && (err < 0 || !hello_same_number(ack->number, s->peer_number)))
+	if (s->link.peer_known && (err < 0 || !hello_same_number(ack->number, s->link.peer_number)))
 		return link_stranger(s, "its HELLO_ACK does not show that it is");
 	if (err < 0 || (err = hello_check_ack(s, ack)) < 0 || (err = agree(s, version, ack->features)) < 0)
 		return err;
-	if (!s->peer_known)
-		memcpy(s->peer_number, ack->number, sizeof(s->peer_number));
-	s->peer_known = true;
+	if (!s->link.peer_known)
+		memcpy(s->link.peer_number, ack->number, sizeof(s->link.peer_number));
+	s->link.peer_known = true;
 	explicit_bzero(ack->number, sizeof(ack->number));
 	return 0;
 }
@@ -65,12 +65,12 @@ int handshake_source(struct ferry_session *s, uint64_t deadline_us)
 				.version = WIRE_VERSION,
 				.oldest = WIRE_VERSION_OLDEST,
 				.features = WIRE_FEATURES,
-				.generation = s->generation,
+				.generation = s->link.generation,
 				.page_shift = PAGE_SHIFT,
 				.mode = (uint16_t)c->mode,
 				.commit_at = c->commit_at,
 				.at_hold_limit = (uint16_t)c->at_hold_limit,
-				.flags = s->peer_known ? WIRE_COMES_BACK : 0,
+				.flags = s->link.peer_known ? WIRE_COMES_BACK : 0,
 				.hold_limit_us = c->hold_limit_us,
 				.timeout_us = c->timeout_us,
 				.reconnect_us = c->reconnect_us,
@@ -79,8 +79,8 @@ int handshake_source(struct ferry_session *s, uint64_t deadline_us)
 	struct wire_msg m;
 	int err;
 
-	memcpy(h.number, s->number, sizeof(h.number));
-	if (s->peer_known) {
+	memcpy(h.number, s->link.number, sizeof(h.number));
+	if (s->link.peer_known) {
 		err = link_ask(s, WIRE_HELLO, &h, sizeof(h), WIRE_HELLO_ACK, &m, deadline_us);
 	} else {
 		err = link_send(s, WIRE_HELLO, &h, sizeof(h), NULL, 0);
@@ -90,12 +90,12 @@ int handshake_source(struct ferry_session *s, uint64_t deadline_us)
 	explicit_bzero(&h, sizeof(h));
 	if (err < 0 || (err = take_ack(s, &ack, &m)) < 0)
 		return err;
-	s->peer_commit = ack.commit;
+	s->link.peer_commit = ack.commit;
 	if (ack.commit == COMMIT_ABORTED)
 		return given_up(s, deadline_us);
 	if (ack.commit != COMMIT_OPEN)
 		s->left = ack.left;
-	atomic_store(&s->peer_timeout_us, ack.timeout_us);
+	atomic_store(&s->link.peer_timeout_us, ack.timeout_us);
 	return 0;
 }
 
@@ -106,9 +106,9 @@ static int refuse_stale(struct ferry_session *s)
 	struct wire_abort a = { .err = -ESTALE };
 	int err = link_send(s, WIRE_REFUSED, &a, sizeof(a), text, sizeof(text) - 1);
 
-	if (!*s->stranger)
+	if (!*s->link.stranger)
 		session_log(s, 5, "a source came back to a target that was here before this one", "stale");
-	strcpy(s->stranger, text);
+	strcpy(s->link.stranger, text);
 	return err < 0 ? err : -EPIPE;
 }
 
@@ -126,20 +126,20 @@ static int judge_hello(struct ferry_session *s, const struct wire_hello *h, uint
 {
 	int err;
 
-	if (!s->peer_known && h->flags & WIRE_COMES_BACK) /* whatever else it says was meant for another */
+	if (!s->link.peer_known && h->flags & WIRE_COMES_BACK) /* whatever else it says was meant for another */
 		return refuse_stale(s);
-	if ((err = hello_check(s, h, &s->link->id)) < 0)
+	if ((err = hello_check(s, h, &s->link.x->id)) < 0)
 		return err;
-	if (s->peer_known && s->link->id.channels != s->channels)
+	if (s->link.peer_known && s->link.x->id.channels != s->link.channels)
 		return fail(&s->fail, -EPROTO, "the source came back with %u data channels; it had %u",
-			    s->link->id.channels, s->channels);
+			    s->link.x->id.channels, s->link.channels);
 	return agree(s, version, h->features & WIRE_FEATURES);
 }
 
 int handshake_target(struct ferry_session *s, uint64_t deadline_us)
 {
 	struct wire_hello_ack ack = { .magic = WIRE_MAGIC,
-				      .generation = s->link->id.generation,
+				      .generation = s->link.x->id.generation,
 				      .page_shift = PAGE_SHIFT,
 				      .commit = (uint16_t)commit_get(&s->commit),
 				      .left = s->left,
@@ -154,18 +154,18 @@ int handshake_target(struct ferry_session *s, uint64_t deadline_us)
 		explicit_bzero(&h, sizeof(h));
 		return err;
 	}
-	s->channels = s->link->id.channels;
-	s->generation = h.generation;
+	s->link.channels = s->link.x->id.channels;
+	s->link.generation = h.generation;
 	s->tgt.hello = h;
-	memcpy(s->session, s->link->id.session, sizeof(s->session));
-	memcpy(s->peer_number, h.number, sizeof(s->peer_number));
-	atomic_store(&s->peer_timeout_us, h.timeout_us);
-	ack.version = ack.oldest = s->version;
-	ack.features = s->features;
-	memcpy(ack.number, s->number, sizeof(ack.number));
+	memcpy(s->session, s->link.x->id.session, sizeof(s->session));
+	memcpy(s->link.peer_number, h.number, sizeof(s->link.peer_number));
+	atomic_store(&s->link.peer_timeout_us, h.timeout_us);
+	ack.version = ack.oldest = s->link.version;
+	ack.features = s->link.features;
+	memcpy(ack.number, s->link.number, sizeof(ack.number));
 	err = link_send(s, WIRE_HELLO_ACK, &ack, sizeof(ack), NULL, 0);
 	explicit_bzero(&ack, sizeof(ack));
 	explicit_bzero(&h, sizeof(h));
-	s->peer_known = !err || s->peer_known;
+	s->link.peer_known = !err || s->link.peer_known;
 	return err;
 }

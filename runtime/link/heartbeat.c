@@ -15,19 +15,19 @@ void heartbeat_send(struct ferry_session *s)
 {
 	struct wire_ping ping;
 
-	pthread_mutex_lock(&s->send_lock);
+	pthread_mutex_lock(&s->link.send_lock);
 	ping = (struct wire_ping){ .pages_left = atomic_load(&s->stats.remaining), .faults = atomic_load(&s->stats.faults) };
 	link_send_locked(s, WIRE_PING, &ping, sizeof(ping), NULL, 0); /* main will meet what is wrong with the link */
-	pthread_mutex_unlock(&s->send_lock);
+	pthread_mutex_unlock(&s->link.send_lock);
 }
 
 static void *heartbeat_main(void *arg)
 {
 	struct ferry_session *s = arg;
-	struct pollfd p = { .fd = s->heart_fd, .events = POLLIN };
+	struct pollfd p = { .fd = s->link.heart_fd, .events = POLLIN };
 
-	while (!atomic_load(&s->heart_stop)) {
-		uint64_t t = atomic_load(&s->peer_timeout_us);
+	while (!atomic_load(&s->link.heart_stop)) {
+		uint64_t t = atomic_load(&s->link.peer_timeout_us);
 		if (!t || t > s->cfg.timeout_us)
 			t = s->cfg.timeout_us;
 		if (t < CONFIG_TIMEOUT_US_MIN)
@@ -41,11 +41,11 @@ static void *heartbeat_main(void *arg)
 
 int heartbeat_start(struct ferry_session *s)
 {
-	int err = thread_start(&s->heart, heartbeat_main, s);
+	int err = thread_start(&s->link.heart, heartbeat_main, s);
 
 	if (err < 0)
 		return fail_cure(&s->fail, CURE_THREAD, err, "the heartbeat thread cannot be started");
-	s->beating = true;
+	s->link.beating = true;
 	return 0;
 }
 
@@ -53,11 +53,11 @@ void heartbeat_stop(struct ferry_session *s)
 {
 	uint64_t one = 1;
 
-	if (!s->beating)
+	if (!s->link.beating)
 		return;
-	atomic_store(&s->heart_stop, true);
-	if (write(s->heart_fd, &one, sizeof(one)) < 0)
+	atomic_store(&s->link.heart_stop, true);
+	if (write(s->link.heart_fd, &one, sizeof(one)) < 0)
 		session_log(s, 3, NULL, "wake-failed errno=%d", errno);
-	pthread_join(s->heart, NULL);
-	s->beating = false;
+	pthread_join(s->link.heart, NULL);
+	s->link.beating = false;
 }

@@ -110,9 +110,9 @@ int hello_check_ack(struct ferry_session *s, const struct wire_hello_ack *ack)
 	if (ack->features & ~WIRE_FEATURES)
 		return fail(&s->fail, -EPROTO, "the target's HELLO_ACK accepts features %#" PRIx64 "; %#" PRIx64 " were offered",
 			    ack->features, WIRE_FEATURES);
-	if (ack->generation != s->generation || ack->commit > COMMIT_ABORTED)
+	if (ack->generation != s->link.generation || ack->commit > COMMIT_ABORTED)
 		return fail(&s->fail, -EPROTO, "the target's HELLO_ACK has generation %u, commit state %u; %u and at most %d were due",
-			    ack->generation, ack->commit, s->generation, COMMIT_ABORTED);
+			    ack->generation, ack->commit, s->link.generation, COMMIT_ABORTED);
 	if (ack->commit != COMMIT_OPEN && ack->commit != COMMIT_ABORTED && !s->src.switched)
 		return fail(&s->fail, -EPROTO, "the target's HELLO_ACK has commit state %u before the switchover", ack->commit);
 	if (ack->left > most)
@@ -158,7 +158,7 @@ bool hello_is_source(const struct ferry_session *s, const void *msg, size_t len,
 
 	is = !wire_check(&m, msg, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, seq, &f) && m.type == WIRE_HELLO &&
 	     !hello_version(&m, &version, &f) && !hello_take(&h, sizeof(h), WIRE_HELLO_LEAST, &m, &f) &&
-	     h.page_shift == PAGE_SHIFT && h.generation == id->generation && hello_same_number(h.number, s->peer_number);
+	     h.page_shift == PAGE_SHIFT && h.generation == id->generation && hello_same_number(h.number, s->link.peer_number);
 	explicit_bzero(&h, sizeof(h));
 	return is;
 }

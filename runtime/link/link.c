@@ -37,8 +37,8 @@ static void *closer_main(void *arg)
 {
 	struct ferry_session *s = arg;
 
-	s->dying->ops->close(s->dying);
-	atomic_store(&s->closed, true);
+	s->link.dying->ops->close(s->link.dying);
+	atomic_store(&s->link.closed, true);
 	session_wake(s);
 	return NULL;
 }
@@ -46,30 +46,30 @@ static void *closer_main(void *arg)
 /* While there is a link nothing is being closed. */
 static void link_drop(struct ferry_session *s)
 {
-	struct xport_link *l = s->link;
+	struct xport_link *l = s->link.x;
 
 	if (!l)
 		return;
 	link_kill(s);
 	link_install(s, NULL);
-	s->dying = l;
-	atomic_store(&s->closed, false);
-	s->closing = s->is_source && !thread_start(&s->closer, closer_main, s);
-	if (!s->closing)
+	s->link.dying = l;
+	atomic_store(&s->link.closed, false);
+	s->link.closing = s->is_source && !thread_start(&s->link.closer, closer_main, s);
+	if (!s->link.closing)
 		l->ops->close(l);
 }
 
 void link_closed(struct ferry_session *s)
 {
-	if (s->closing)
-		pthread_join(s->closer, NULL);
-	s->closing = false;
+	if (s->link.closing)
+		pthread_join(s->link.closer, NULL);
+	s->link.closing = false;
 }
 
 /* Before another link: the last one is closed, and what it said is forgotten. Else -EPIPE at the deadline, -ECANCELED. */
 static int make_room(struct ferry_session *s, uint64_t deadline_us)
 {
-	while (s->closing && !atomic_load(&s->closed)) {
+	while (s->link.closing && !atomic_load(&s->link.closed)) {
 		if (link_canceled(s))
 			return link_cancel_error(s);
 		if (now_us() >= deadline_us)
@@ -77,7 +77,7 @@ static int make_room(struct ferry_session *s, uint64_t deadline_us)
 		link_wait(s, -1, -1, deadline_us);
 	}
 	link_closed(s);
-	fail_reset(s->link_fail);
+	fail_reset(s->link.fail);
 	return 0;
 }
 
@@ -86,16 +86,16 @@ void link_close(struct ferry_session *s)
 	link_drop(s);
 	link_closed(s);
 	link_forget_caller(s);
-	if (s->pending)
-		lobby_part(s->pending);
-	s->pending = NULL;
-	if (s->lobby)
-		lobby_close(s->lobby);
+	if (s->link.pending)
+		lobby_part(s->link.pending);
+	s->link.pending = NULL;
+	if (s->link.lobby)
+		lobby_close(s->link.lobby);
 }
 
 static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 {
-	struct xport_link_id id = { .generation = s->generation, .channels = s->cfg.channels };
+	struct xport_link_id id = { .generation = s->link.generation, .channels = s->cfg.channels };
 	struct xport_link *l;
 	uint64_t now;
 	int err;
@@ -105,9 +105,9 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 	if (err < 0)
 		return err;
 	now = now_us();
-	err = xport_connect(&l, s->uri, &id, &s->param, deadline_us > now ? deadline_us - now : 1, s->link_fail);
-	if (s->peer_known && (err == -EPROTO || err == -EBUSY)) /* no target, or one that serves another source */
-		return link_stranger(s, fail_text(s->link_fail));
+	err = xport_connect(&l, s->uri, &id, &s->link.param, deadline_us > now ? deadline_us - now : 1, s->link.fail);
+	if (s->link.peer_known && (err == -EPROTO || err == -EBUSY)) /* no target, or one that serves another source */
+		return link_stranger(s, fail_text(s->link.fail));
 	if (err == -EBUSY)
 		session_reason(s, FERRY_REASON_PEER);
 	if (err < 0)
@@ -128,10 +128,10 @@ static bool out_of(int err)
 /* Whether another attempt may go better: nobody there yet, or gone again in the middle, or another who may go. */
 static bool may_retry(const struct ferry_session *s, int err)
 {
-	if (s->peer_gone)
+	if (s->link.peer_gone)
 		return false;
 	/* Once the peer was found, an address that cannot be used, or a filter's no, is a network that is down. */
-	if (s->peer_known && (err == -ESTALE || err == -EADDRNOTAVAIL || err == -EACCES || err == -EPERM || out_of(err)))
+	if (s->link.peer_known && (err == -ESTALE || err == -EADDRNOTAVAIL || err == -EACCES || err == -EPERM || out_of(err)))
 		return true;
 	return xport_lost(err) || err == -EAGAIN || err == -ENOENT;
 }
@@ -150,7 +150,7 @@ static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 		if (now_us() + LINK_RETRY_US >= deadline_us)
 			return -EPIPE;
 		link_wait(s, -1, -1, now_us() + LINK_RETRY_US);
-		s->generation++;
+		s->link.generation++;
 	}
 }
 
@@ -163,17 +163,17 @@ static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool firs
 	if (err < 0)
 		return err;
 	for (;;) {
-		if (!s->pending && first)
-			err = lobby_next(s->lobby, &s->pending, s->link_fail);
-		else if (!s->pending)
+		if (!s->link.pending && first)
+			err = lobby_next(s->link.lobby, &s->link.pending, s->link.fail);
+		else if (!s->link.pending)
 			err = link_look(s);
-		c = s->pending;
-		s->pending = NULL;
+		c = s->link.pending;
+		s->link.pending = NULL;
 		if (c) {
 			link_take_caller(s, c);
 			err = handshake_target(s, sooner(deadline_us, now_us() + s->cfg.timeout_us));
 			if (!err)
-				lobby_only(s->lobby, &s->link->id);
+				lobby_only(s->link.lobby, &s->link.x->id);
 			if (!err && !first)
 				heartbeat_send(s); /* what has come so far, for a source that was cut off */
 			if (!err)
@@ -191,7 +191,7 @@ static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool firs
 		if (c) /* the next one may have spoken, too */
 			continue;
 		if (!err || err == -EAGAIN)
-			link_wait(s, lobby_fd(s->lobby), -1, sooner(deadline_us, lobby_until(s->lobby)));
+			link_wait(s, lobby_fd(s->link.lobby), -1, sooner(deadline_us, lobby_until(s->link.lobby)));
 		else
 			link_wait(s, -1, -1, now_us() + LINK_RETRY_US);
 	}
@@ -208,8 +208,8 @@ int link_first(struct ferry_session *s)
 			return err;
 		return fail(&s->fail, -ETIMEDOUT, "the target at %s could not be reached for %" PRIu64 " ms: %s", s->uri,
 			    s->cfg.connect_us / 1000,
-			    fail_err(s->link_fail)	 ? fail_text(s->link_fail) :
-			    *fail_lost_text(s->link_fail) ? fail_lost_text(s->link_fail) :
+			    fail_err(s->link.fail)	 ? fail_text(s->link.fail) :
+			    *fail_lost_text(s->link.fail) ? fail_lost_text(s->link.fail) :
 							     "it closes the connection");
 	}
 	err = accept_until(s, deadline, true);
@@ -225,7 +225,7 @@ static int link_again(struct ferry_session *s, uint64_t until_us)
 	int err;
 
 	link_drop(s);
-	s->generation += s->is_source;
+	s->link.generation += s->is_source;
 	err = s->is_source ? connect_until(s, until_us) : accept_until(s, until_us, false);
 	if (!err)
 		atomic_fetch_add(&s->stats.reconnects, 1);
@@ -234,22 +234,22 @@ static int link_again(struct ferry_session *s, uint64_t until_us)
 
 int link_recover(struct ferry_session *s)
 {
-	uint64_t window = outage_window(s), silent = now_us() - s->heard_us, until = outage_until(s, window);
-	char text[sizeof(s->lost_why) + 32];
+	uint64_t window = outage_window(s), silent = now_us() - s->link.heard_us, until = outage_until(s, window);
+	char text[sizeof(s->link.lost_why) + 32];
 	int err = -EPIPE;
 
-	*s->stranger = 0;
-	snprintf(s->lost_why, sizeof(s->lost_why), "%s", fail_lost_text(s->link_fail));
-	snprintf(text, sizeof(text), "the link is lost%s%s", *s->lost_why ? ": " : "", s->lost_why);
+	*s->link.stranger = 0;
+	snprintf(s->link.lost_why, sizeof(s->link.lost_why), "%s", fail_lost_text(s->link.fail));
+	snprintf(text, sizeof(text), "the link is lost%s%s", *s->link.lost_why ? ": " : "", s->link.lost_why);
 	session_event(s, FERRY_EVENT_LINK, text, NULL);
-	session_log(s, 4, s->lost_why, "lost stage=%s", ferry_phase_name(s->phase));
+	session_log(s, 4, s->link.lost_why, "lost stage=%s", ferry_phase_name(s->phase));
 	if (window && now_us() < until)
 		err = link_again(s, until);
 	else
 		link_drop(s);
 	if (!err) {
-		s->outage.back++;
-		s->outage.back_us = now_us();
+		s->link.outage.back++;
+		s->link.outage.back_us = now_us();
 		session_event(s, FERRY_EVENT_LINK, "the link is back", NULL);
 		return 0;
 	}
@@ -265,13 +265,13 @@ void link_tell_again(struct ferry_session *s)
 	if (s->phase <= FERRY_PHASE_RESERVATION || !window)
 		return; /* the peer has given up, too */
 	/* The peer waits since the outage began. A target that is PREPARED does so however long it takes. */
-	if (!s->link && s->outage.since_us && !(s->is_source && s->src.switched))
-		until = s->outage.since_us + window;
+	if (!s->link.x && s->link.outage.since_us && !(s->is_source && s->src.switched))
+		until = s->link.outage.since_us + window;
 	/* It has seen the link come back, too, and a target waits longer than its source. */
-	if (s->outage.back)
+	if (s->link.outage.back)
 		until += (s->is_source ? 2 : 1) * s->cfg.timeout_us;
 	while (!told && tries++ < TELL_TRIES && now_us() < until) {
-		s->peer_gone = false;
+		s->link.peer_gone = false;
 		if (link_again(s, until) < 0)
 			return;
 		told = !link_say_failed(s);

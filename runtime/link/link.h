@@ -14,7 +14,7 @@
 int link_first(struct ferry_session *s);
 /*
  * After -EPIPE: ends what is left of the link (the workers must have been joined) and waits reconnect_us for a new
- * one. 0: it is there, and s->peer_commit says where the peer stands. LINK_GONE: for good, with a sentence.
+ * one. 0: it is there, and s->link.peer_commit says where the peer stands. LINK_GONE: for good, with a sentence.
  *
  * A link that comes back again and again and carries nothing is gone for good, too: losses with no progress between
  * them are one outage, which lasts reconnect_us and timeout_us at most. Progress is a stage entered, a round ended, at a target

@@ -11,27 +11,27 @@
 
 void link_forget_caller(struct ferry_session *s)
 {
-	caller_free(s->caller);
-	s->caller = NULL;
-	s->link_fail = &s->own_link_fail;
+	caller_free(s->link.caller);
+	s->link.caller = NULL;
+	s->link.fail = &s->link.own_fail;
 }
 
 void link_take_caller(struct ferry_session *s, struct caller *c)
 {
 	link_forget_caller(s);
-	s->caller = c;
-	s->link_fail = &c->fail;
+	s->link.caller = c;
+	s->link.fail = &c->fail;
 	link_install(s, c->link);
-	s->recv_seq = c->asides;
-	s->first_words = c;
+	s->link.recv_seq = c->asides;
+	s->link.first_words = c;
 }
 
 void link_part_caller(struct ferry_session *s)
 {
-	struct caller *c = s->caller;
+	struct caller *c = s->link.caller;
 
 	link_install(s, NULL);
-	s->caller = NULL;
+	s->link.caller = NULL;
 	link_forget_caller(s);
 	lobby_part(c);
 }
@@ -44,11 +44,11 @@ static void wake_main(void *arg)
 int link_listen(struct ferry_session *s)
 {
 	struct xport_listener *l;
-	int err = xport_listen(&l, s->uri, &s->param, &s->fail);
+	int err = xport_listen(&l, s->uri, &s->link.param, &s->fail);
 
 	if (err)
 		return err;
-	err = lobby_new(&s->lobby, l, s->cfg.timeout_us, wake_main, s, &s->fail);
+	err = lobby_new(&s->link.lobby, l, s->cfg.timeout_us, wake_main, s, &s->fail);
 	if (err < 0) {
 		l->ops->close(l);
 		return err;
@@ -57,8 +57,8 @@ int link_listen(struct ferry_session *s)
 	err = l->ops->uri(l, s->uri, sizeof(s->uri));
 	pthread_mutex_unlock(&s->view_lock);
 	if (err) {
-		lobby_free(s->lobby);
-		s->lobby = NULL;
+		lobby_free(s->link.lobby);
+		s->link.lobby = NULL;
 	}
 	return err;
 }
@@ -67,9 +67,9 @@ int link_listen(struct ferry_session *s)
 static bool is_ours(const struct ferry_session *s, const struct caller *c)
 {
 	const struct xport_link_id *id = &c->link->id;
-	uint32_t newest = s->pending ? s->pending->link->id.generation : s->generation;
+	uint32_t newest = s->link.pending ? s->link.pending->link->id.generation : s->link.generation;
 
-	return s->peer_known && !memcmp(id->session, s->session, sizeof(s->session)) && id->generation > newest &&
+	return s->link.peer_known && !memcmp(id->session, s->session, sizeof(s->session)) && id->generation > newest &&
 	       hello_is_source(s, c->msg, c->len, c->asides, id);
 }
 
@@ -77,24 +77,24 @@ int link_look(struct ferry_session *s)
 {
 	struct fail why = { 0 };
 	struct caller *c;
-	int err = s->lobby ? 0 : -EAGAIN;
+	int err = s->link.lobby ? 0 : -EAGAIN;
 
-	s->looked_us = now_us();
+	s->link.looked_us = now_us();
 	for (unsigned n = 0; !err && n < LOOK_MAX; n++) {
-		err = lobby_next(s->lobby, &c, &why);
+		err = lobby_next(s->link.lobby, &c, &why);
 		if (err)
 			break;
 		if (!is_ours(s, c)) {
 			lobby_refuse(c);
 			continue;
 		}
-		if (s->pending)
-			lobby_part(s->pending);
-		s->pending = c;
+		if (s->link.pending)
+			lobby_part(s->link.pending);
+		s->link.pending = c;
 	}
-	if (!s->link && fail_err(&why)) { /* accept_until() says it */
-		fail_reset(s->link_fail);
-		fail(s->link_fail, err, "%s", fail_text(&why));
+	if (!s->link.x && fail_err(&why)) { /* accept_until() says it */
+		fail_reset(s->link.fail);
+		fail(s->link.fail, err, "%s", fail_text(&why));
 	}
-	return s->pending ? 1 : err == -EAGAIN ? 0 : err;
+	return s->link.pending ? 1 : err == -EAGAIN ? 0 : err;
 }

@@ -9,7 +9,7 @@
 int link_listen(struct ferry_session *s);
 /*
  * Our source's newer connection replaces the link; anyone else is told that we are busy, most of them by the listener, which
- * takes nobody else once there is a session; some were in the lobby before. 1: there is one in s->pending;
+ * takes nobody else once there is a session; some were in the lobby before. 1: there is one in s->link.pending;
  * 0: none; or what keeps this end from looking. What a stranger's connection meets is no cause of the live link's loss.
  */
 int link_look(struct ferry_session *s);

@@ -22,11 +22,11 @@ int link_send_locked(struct ferry_session *s, enum wire_type t, const void *body
 				{ (void *)(uintptr_t)elems, elems_len } };
 	int err;
 
-	if (!s->ctl)
+	if (!s->link.ctl)
 		return -EPIPE;
-	h = wire_header(t, len + elems_len, s->send_seq);
-	err = s->ctl->ops->send(s->ctl, iov, elems_len ? 3 : len ? 2 : 1);
-	s->send_seq += !err; /* who had no memory to send it may send another */
+	h = wire_header(t, len + elems_len, s->link.send_seq);
+	err = s->link.ctl->ops->send(s->link.ctl, iov, elems_len ? 3 : len ? 2 : 1);
+	s->link.send_seq += !err; /* who had no memory to send it may send another */
 	return err;
 }
 
@@ -35,9 +35,9 @@ int link_send(struct ferry_session *s, enum wire_type t, const void *body, size_
 {
 	int err;
 
-	pthread_mutex_lock(&s->send_lock);
+	pthread_mutex_lock(&s->link.send_lock);
 	err = link_send_locked(s, t, body, len, elems, elems_len);
-	pthread_mutex_unlock(&s->send_lock);
+	pthread_mutex_unlock(&s->link.send_lock);
 	return err < 0 ? link_transport_fail(s, err) : 0;
 }
 
@@ -45,9 +45,9 @@ void link_send_or_end(struct ferry_session *s, enum wire_type t, const void *bod
 {
 	int err;
 
-	pthread_mutex_lock(&s->send_lock);
+	pthread_mutex_lock(&s->link.send_lock);
 	err = link_send_locked(s, t, body, len, NULL, 0);
-	pthread_mutex_unlock(&s->send_lock);
+	pthread_mutex_unlock(&s->link.send_lock);
 	if (err < 0 && err != -EPIPE) /* a link that is lost may still hold what the peer said last */
 		link_kill(s);
 }
@@ -62,12 +62,12 @@ static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
 	wire_text(m, text);
 	if (a.err >= 0 || a.err < -4095 || a.err == -EPIPE)
 		a.err = -ECONNABORTED;
-	s->peer_gone = true;
+	s->link.peer_gone = true;
 	session_reason(s, FERRY_REASON_PEER);
 	fail(&s->fail, a.err, "the %s %s: %s", s->is_source ? "target" : "source",
 	     m->type == WIRE_REFUSED ? "refused" : "gave up", text);
 	if (m->type == WIRE_ABORT) {
-		s->peer_aborted = true;
+		s->link.peer_aborted = true;
 		answer = (struct wire_abort){ .err = a.err };
 		link_send(s, WIRE_ABORT, &answer, sizeof(answer), NULL, 0);
 	}
@@ -80,7 +80,7 @@ static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
  */
 static void note_puts(struct ferry_session *s, uint64_t left)
 {
-	if (!left || !(s->link->caps & XPORT_ONE_SIDED) || (s->tgt.least_left && left + 1 >= s->tgt.least_left))
+	if (!left || !(s->link.x->caps & XPORT_ONE_SIDED) || (s->tgt.least_left && left + 1 >= s->tgt.least_left))
 		return;
 	if (s->tgt.least_left)
 		count(&s->stats.steps, 1);
@@ -109,12 +109,12 @@ static void hear_ping(struct ferry_session *s, const struct wire_msg *m)
 /* A caller's first message was taken while it was in the lobby. */
 static int receive(struct ferry_session *s, size_t *len)
 {
-	const struct caller *c = s->first_words;
+	const struct caller *c = s->link.first_words;
 
-	s->first_words = NULL;
+	s->link.first_words = NULL;
 	if (!c)
-		return s->ctl->ops->recv(s->ctl, s->msg_buf, XPORT_MSG_MAX, len, 0);
-	memcpy(s->msg_buf, c->msg, c->len);
+		return s->link.ctl->ops->recv(s->link.ctl, s->link.msg_buf, XPORT_MSG_MAX, len, 0);
+	memcpy(s->link.msg_buf, c->msg, c->len);
 	*len = c->len;
 	return 0;
 }
@@ -125,15 +125,15 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 	size_t len;
 	int err;
 
-	if (!s->ctl)
+	if (!s->link.ctl)
 		return -EPIPE;
 	err = receive(s, &len);
 	if (err == -EAGAIN)
 		return 0;
 	if (err < 0)
 		return link_transport_fail(s, err);
-	s->heard_us = now_us();
-	err = wire_check(msg, s->msg_buf, len, s->is_source ? FROM_TARGET : FROM_SOURCE, stage, s->recv_seq++,
+	s->link.heard_us = now_us();
+	err = wire_check(msg, s->link.msg_buf, len, s->is_source ? FROM_TARGET : FROM_SOURCE, stage, s->link.recv_seq++,
 			 &s->fail);
 	if (err < 0)
 		return err;
@@ -152,13 +152,13 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
  */
 static int wait_link(struct ferry_session *s, int looked, uint64_t until_us)
 {
-	int lobby = s->lobby && !looked ? lobby_fd(s->lobby) : -1;
+	int lobby = s->link.lobby && !looked ? lobby_fd(s->link.lobby) : -1;
 
 	if (looked < 0)
 		until_us = sooner(until_us, now_us() + LINK_RETRY_US);
 	if (lobby >= 0)
-		until_us = sooner(until_us, lobby_until(s->lobby));
-	return link_wait(s, s->ctl->ops->fd(s->ctl), lobby, until_us);
+		until_us = sooner(until_us, lobby_until(s->link.lobby));
+	return link_wait(s, s->link.ctl->ops->fd(s->link.ctl), lobby, until_us);
 }
 
 /*
@@ -168,21 +168,21 @@ static int wait_link(struct ferry_session *s, int looked, uint64_t until_us)
 static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us, enum ferry_phase stage)
 {
 	for (;;) {
-		uint64_t now = now_us(), silent_at = s->heard_us + s->cfg.timeout_us;
+		uint64_t now = now_us(), silent_at = s->link.heard_us + s->cfg.timeout_us;
 		int err = recv_one(s, msg, stage), looked = NOT_LOOKED;
 
 		if (err < 0)
 			return err;
 		if (link_canceled(s))
 			return link_cancel_error(s);
-		if (stage != FERRY_PHASE_PRE_MIGRATION && (!err || now - s->looked_us >= LOOK_US) && (looked = link_look(s)) > 0)
+		if (stage != FERRY_PHASE_PRE_MIGRATION && (!err || now - s->link.looked_us >= LOOK_US) && (looked = link_look(s)) > 0)
 			return -EPIPE;
 		if (err)
 			return err == HEARD_ASIDE ? 0 : 1;
 		if (now >= silent_at) {
-			session_log(s, 4, NULL, "silent silent_us=%" PRIu64, now - s->heard_us);
-			return fail_lost(s->link_fail, "nothing was heard of it for %" PRIu64 " ms%s",
-					 (now - s->heard_us) / 1000, stage == FERRY_PHASE_RESERVATION ? OUTAGE_SHORT_ONES : "");
+			session_log(s, 4, NULL, "silent silent_us=%" PRIu64, now - s->link.heard_us);
+			return fail_lost(s->link.fail, "nothing was heard of it for %" PRIu64 " ms%s",
+					 (now - s->link.heard_us) / 1000, stage == FERRY_PHASE_RESERVATION ? OUTAGE_SHORT_ONES : "");
 		}
 		if (now_us() >= deadline_us)
 			return 0;
@@ -209,7 +209,7 @@ int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg,
 
 	while (!(got = recv_in(s, msg, deadline_us, stage)))
 		if (now_us() >= deadline_us)
-			return fail_lost(s->link_fail, "it does not finish the handshake");
+			return fail_lost(s->link.fail, "it does not finish the handshake");
 	if (got < 0)
 		return got;
 	if (mask & (1u << msg->type))
@@ -235,7 +235,7 @@ static int linger(struct ferry_session *s)
 
 	do {
 		err = receive(s, &len);
-		if (!err && wire_type_of(s->msg_buf, len) == WIRE_ABORT)
+		if (!err && wire_type_of(s->link.msg_buf, len) == WIRE_ABORT)
 			return 0;
 		if (err && err != -EAGAIN)
 			break;
@@ -256,26 +256,26 @@ int link_say_failed(struct ferry_session *s)
 	size_t len = strlen(text);
 	int err;
 
-	if (s->peer_gone)
+	if (s->link.peer_gone)
 		return 0;
-	s->peer_gone = true;
-	atomic_store(&s->last_words, true);
+	s->link.peer_gone = true;
+	atomic_store(&s->link.last_words, true);
 	err = link_send(s, early && !s->is_source ? WIRE_REFUSED : WIRE_ABORT, &a, sizeof(a), text,
 			len < WIRE_TEXT_MAX ? len : WIRE_TEXT_MAX);
 	if (!err)
 		err = linger(s);
-	atomic_store(&s->last_words, false);
+	atomic_store(&s->link.last_words, false);
 	return err;
 }
 
 int link_stranger(struct ferry_session *s, const char *why)
 {
-	bool first = !*s->stranger;
+	bool first = !*s->link.stranger;
 
-	snprintf(s->stranger, sizeof(s->stranger),
+	snprintf(s->link.stranger, sizeof(s->link.stranger),
 		 "another program listens at %.100s: it is not the target of this migration (%s)", s->uri, why);
 	if (first)
-		session_log(s, 4, s->stranger, "stranger");
+		session_log(s, 4, s->link.stranger, "stranger");
 	return -ESTALE;
 }
 
@@ -284,7 +284,7 @@ static int hear_answer(struct ferry_session *s, enum wire_type want, struct wire
 {
 	char text[WIRE_TEXT_MAX + 1];
 	size_t len;
-	int err = s->ctl->ops->recv(s->ctl, s->msg_buf, XPORT_MSG_MAX, &len, 0);
+	int err = s->link.ctl->ops->recv(s->link.ctl, s->link.msg_buf, XPORT_MSG_MAX, &len, 0);
 
 	if (err == -EAGAIN)
 		return 0;
@@ -292,11 +292,11 @@ static int hear_answer(struct ferry_session *s, enum wire_type want, struct wire
 		return fail(f, -ESTALE, "what it says is no message of this protocol");
 	if (err < 0)
 		return err;
-	if (wire_check(msg, s->msg_buf, len, wire_from(want), FERRY_PHASE_PRE_MIGRATION, s->recv_seq++, f) < 0)
+	if (wire_check(msg, s->link.msg_buf, len, wire_from(want), FERRY_PHASE_PRE_MIGRATION, s->link.recv_seq++, f) < 0)
 		return -ESTALE;
 	if (msg->type == want)
 		return 1;
-	if (wire_is_aside(wire_type_of(s->msg_buf, len)))
+	if (wire_is_aside(wire_type_of(s->link.msg_buf, len)))
 		return HEARD_ASIDE;
 	if (msg->type != WIRE_ABORT && msg->type != WIRE_REFUSED)
 		return fail(f, -ESTALE, "it said %s instead of %s", wire_name(msg->type), wire_name(want));
@@ -311,9 +311,9 @@ int link_ask(struct ferry_session *s, enum wire_type t, const void *body, size_t
 	struct fail f = { 0 };
 	int err;
 
-	pthread_mutex_lock(&s->send_lock);
+	pthread_mutex_lock(&s->link.send_lock);
 	err = link_send_locked(s, t, body, len, NULL, 0);
-	pthread_mutex_unlock(&s->send_lock);
+	pthread_mutex_unlock(&s->link.send_lock);
 	if (silent_at < deadline_us)
 		deadline_us = silent_at;
 	while (!err || err == HEARD_ASIDE) {
@@ -323,12 +323,12 @@ int link_ask(struct ferry_session *s, enum wire_type t, const void *body, size_t
 		if (link_canceled(s))
 			return link_cancel_error(s);
 		if (now_us() >= deadline_us)
-			return fail_lost(s->link_fail, "it does not answer");
+			return fail_lost(s->link.fail, "it does not answer");
 		if (!err)
-			link_wait(s, s->ctl->ops->fd(s->ctl), -1, deadline_us);
+			link_wait(s, s->link.ctl->ops->fd(s->link.ctl), -1, deadline_us);
 	}
-	s->heard_us = now_us();
+	s->link.heard_us = now_us();
 	if (err == -ESTALE || err == -EPROTO)
-		return link_stranger(s, *fail_text(&f) ? fail_text(&f) : fail_text(s->link_fail));
+		return link_stranger(s, *fail_text(&f) ? fail_text(&f) : fail_text(s->link.fail));
 	return err < 0 ? err : 0;
 }

@@ -23,7 +23,7 @@ uint64_t outage_window(const struct ferry_session *s)
 	/* A source that cannot know whether a target that lacks pages has heard COMMIT lets that one give up first. */
 	if (s->is_source && s->left && !s->confirmed && s->ops.arbiter &&
 	    commit_get(&s->commit) == COMMIT_DECIDED)
-		window += 2 * (s->cfg.timeout_us + atomic_load(&s->peer_timeout_us));
+		window += 2 * (s->cfg.timeout_us + atomic_load(&s->link.peer_timeout_us));
 	return window;
 }
 
@@ -42,14 +42,14 @@ uint64_t outage_until(struct ferry_session *s, uint64_t window)
 {
 	uint64_t reached = progress(s), now = now_us(), until;
 
-	if (!s->outage.since_us || s->outage.progress != reached ||
-	    (s->outage.back && now - s->outage.back_us > 4 * s->cfg.timeout_us)) {
-		s->outage.since_us = now;
-		s->outage.progress = reached;
-		s->outage.back = 0;
+	if (!s->link.outage.since_us || s->link.outage.progress != reached ||
+	    (s->link.outage.back && now - s->link.outage.back_us > 4 * s->cfg.timeout_us)) {
+		s->link.outage.since_us = now;
+		s->link.outage.progress = reached;
+		s->link.outage.back = 0;
 	}
-	until = s->outage.since_us + window;
-	if (s->outage.back) /* it takes a timeout to see that a link carries nothing */
+	until = s->link.outage.since_us + window;
+	if (s->link.outage.back) /* it takes a timeout to see that a link carries nothing */
 		until += s->cfg.timeout_us;
 	/* Held output piles up while the link is down, too. */
 	if (s->tgt.hold_until_us && s->tgt.hello.at_hold_limit == FERRY_HOLD_FALLBACK &&
@@ -71,16 +71,16 @@ static uint64_t pages_due(const struct ferry_session *s)
 int outage_final(struct ferry_session *s, uint64_t window, uint64_t silent)
 {
 	const char *peer = s->is_source ? "target" : "source", *stage = ferry_phase_name(s->phase);
-	const char *last = *s->stranger ? s->stranger : fail_text(s->link_fail), *why = s->lost_why;
-	uint64_t ms = (now_us() - s->outage.since_us) / 1000, due = pages_due(s);
+	const char *last = *s->link.stranger ? s->link.stranger : fail_text(s->link.fail), *why = s->link.lost_why;
+	uint64_t ms = (now_us() - s->link.outage.since_us) / 1000, due = pages_due(s);
 
-	if (s->outage.back && due && !*s->stranger)
+	if (s->link.outage.back && due && !*s->link.stranger)
 		fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
 		     " ms, and carried messages but no page, with %" PRIu64 " to go%s%s; packets of full size seem to be "
-			    "lost on the way: " OUTAGE_COMPARE_MTU, peer, stage, s->outage.back, ms, due, *why ? ": " : "", why);
-	else if (s->outage.back && !*s->stranger)
+			    "lost on the way: " OUTAGE_COMPARE_MTU, peer, stage, s->link.outage.back, ms, due, *why ? ": " : "", why);
+	else if (s->link.outage.back && !*s->link.stranger)
 		fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
-			    " ms, and nothing that was waited for came%s%s; mend the network%s", peer, stage, s->outage.back, ms,
+			    " ms, and nothing that was waited for came%s%s; mend the network%s", peer, stage, s->link.outage.back, ms,
 			    *why ? ": " : "", why, OUTAGE_SHORT_ONES);
 	else
 		fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and did not come back within %" PRIu64

@@ -33,7 +33,7 @@ int endpoint_expose(struct ferry_session *s, enum xport_access access)
 					      .base = s->is_source ? s->regions[i].hva :
 						      access ? place_landing(&s->tgt.place, (uint32_t)i) : NULL };
 	if (r)
-		err = s->link->ops->expose(s->link, r, s->nregions, access);
+		err = s->link.x->ops->expose(s->link.x, r, s->nregions, access);
 	for (size_t i = 0; (err == -EFAULT || err == -EHWPOISON) && i < s->nregions && r[i].base; i++)
 		err = mapping_unreachable(&s->regions[i], r[i].base, !s->is_source, err, &s->fail);
 	free(r);
@@ -50,7 +50,7 @@ static void moved(void *arg, uint64_t npages)
 
 int endpoint_serve(struct ferry_session *s, unsigned i)
 {
-	struct xport_chan *c = s->link->ops->chan(s->link, XPORT_DATA, i);
+	struct xport_chan *c = s->link.x->ops->chan(s->link.x, XPORT_DATA, i);
 
 	return c->ops->serve(c, moved, s);
 }

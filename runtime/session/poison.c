@@ -10,7 +10,7 @@ bool poison_able(struct ferry_session *s)
 {
 	int fd;
 
-	if (!s->ops.poison || !(s->features & WIRE_FEATURE_POISON) || s->link->caps & XPORT_PINS)
+	if (!s->ops.poison || !(s->link.features & WIRE_FEATURE_POISON) || s->link.x->caps & XPORT_PINS)
 		return false;
 	if (s->is_source)
 		return true;

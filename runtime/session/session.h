@@ -29,6 +29,7 @@
 #include "runtime/base/cure.h"
 #include "runtime/base/fail.h"
 #include "runtime/base/reach.h"
+#include "runtime/link/state.h"
 #include "runtime/link/stream.h"
 #include "runtime/link/wire.h"
 #include "runtime/memory/pages.h"
@@ -37,8 +38,6 @@
 
 #define ROUNDS_MAX 1000u
 
-struct caller;
-struct lobby;
 struct pull;
 
 struct source_state {
@@ -97,58 +96,16 @@ struct ferry_session {
 	size_t nregions;
 	_Atomic uint64_t pages_total; /* a target's grows with the MAP, while others ask */
 	uint8_t session[16];
-	/* What each end is known by. Secrets: never in a log or a sentence, and wiped by ferry_free(). */
-	uint8_t number[WIRE_NUMBER], peer_number[WIRE_NUMBER];
 	char uri[512];
 	bool opened;
 	_Atomic bool ran;
 
 	struct fail fail;
-	/* What the transport says of the current link; what matters of it moves to fail. */
-	struct fail own_link_fail, *link_fail; /* a target's link has a caller's */
 	struct commit commit;
 
-	pthread_mutex_t send_lock;
 	pthread_mutex_t view_lock;
-
-	/* runtime/link */
-	struct lobby *lobby;		 /* target: its listener, and who has come to it */
-	struct caller *caller;		 /* target: whose link is the current one, or was the last one */
-	const struct caller *first_words; /* the caller, until they are read */
-	struct xport_link *link;	 /* NULL while there is none; changed under send_lock */
-	struct xport_link *dying;	 /* the closer's */
-	pthread_t closer;
-	bool closing; /* the closer is to be joined */
-	_Atomic bool closed;
-	struct caller *pending;		 /* target: its source has come back, on a newer generation */
-	struct xport_chan *ctl;
-	struct chaos *chaos;
-	struct xport_addrs *addrs; /* source: the target's, since it was looked for first */
-	struct xport_param param;
-	uint16_t version;  /* of the protocol, on this link; features: what both ends know */
-	uint64_t features; /* WIRE_FEATURE_* */
-	uint32_t generation;
-	uint32_t channels; /* of the first link; a later one has as many */
-	uint32_t send_seq; /* send_lock */
-	uint32_t recv_seq;
-	/* The outage, or the row of outages with no progress between them: see link_recover(). */
-	struct {
-		uint64_t since_us; /* 0: none yet */
-		uint64_t progress; /* when it began */
-		uint64_t back_us;  /* when the link was last back, */
-		unsigned back;	   /* and how often since it began */
-	} outage;
-	char lost_why[FAIL_LOST_MAX]; /* what the last link was lost of, "" where nobody said */
-	char stranger[2 * FAIL_LOST_MAX]; /* who else came, or has answered in this outage; "": nobody */
-	enum commit_state peer_commit; /* at the last handshake */
-	uint64_t heard_us;	       /* when the peer was last heard */
-	uint64_t looked_us;	       /* when the listener was last looked at */
-	_Atomic uint64_t peer_timeout_us;
-	uint8_t *msg_buf;
-	pthread_t heart;
-	bool beating;
-	_Atomic bool heart_stop;
-	int heart_fd;
+	struct link link;
+	struct chaos *chaos; /* what fault injection was asked for; it outlives the links */
 
 	/* requests, and what wakes main */
 	int wake_fd;
@@ -166,13 +123,9 @@ struct ferry_session {
 	bool peer_can_hold;
 	bool peer_can_poison;
 	bool peer_no_postcopy; /* RESERVED said so */
-	bool peer_known;  /* a handshake has succeeded before: peer_number is the peer's */
 	int arbiter_err;  /* of the last time that it was asked */
 	enum ferry_reason reason; /* where the errno of the first error does not tell it; else 0 */
 	const char *failed_op;	  /* FERRY_REASON_OP */
-	bool peer_gone;	  /* ABORT or REFUSED was heard or sent: no need to say it again */
-	_Atomic bool last_words; /* being said: main alone ends the link */
-	bool peer_aborted; /* ABORT was heard: the peer has settled who owns the VM */
 	uint64_t left; /* pages that were not there when the target said PREPARED: then the source serves on */
 	bool confirmed; /* source: COMMITTED heard; target: BYE heard */
 	struct source_state src;

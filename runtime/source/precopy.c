@@ -63,8 +63,8 @@ void source_destroy(struct ferry_session *s)
 void source_unexpose(struct ferry_session *s)
 {
 	link_closed(s);
-	if (s->link)
-		s->link->ops->expose(s->link, NULL, 0, XPORT_LOCAL);
+	if (s->link.x)
+		s->link.x->ops->expose(s->link.x, NULL, 0, XPORT_LOCAL);
 }
 
 int source_send_state(struct ferry_session *s)
@@ -125,7 +125,7 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	int err = 0;
 
 	stream_init(&s->stream);
-	err = s->link->ops->fits(s->link, s->pages_total << PAGE_SHIFT);
+	err = s->link.x->ops->fits(s->link.x, s->pages_total << PAGE_SHIFT);
 	if (err < 0)
 		return fail(&s->fail, err, "%s", link_why(s, err));
 	if ((err = mapping_check(s->regions, s->nregions, false, &s->fail)) < 0)
@@ -355,8 +355,8 @@ int source_reverse(struct ferry_session *s)
 {
 	int err = 0;
 
-	for (unsigned i = 0; i < s->link->id.channels && !err; i++) {
-		struct xport_chan *c = s->link->ops->chan(s->link, XPORT_DATA, i);
+	for (unsigned i = 0; i < s->link.x->id.channels && !err; i++) {
+		struct xport_chan *c = s->link.x->ops->chan(s->link.x, XPORT_DATA, i);
 
 		err = c->ops->end(c);
 	}

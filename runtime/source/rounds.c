@@ -311,7 +311,7 @@ static int sender_job(struct ferry_session *s, unsigned i)
 	if (w) {
 		w->s = s;
 		w->fence_at_us = now_us() + FENCE_US;
-		w->chan = s->link->ops->chan(s->link, XPORT_DATA, i);
+		w->chan = s->link.x->ops->chan(s->link.x, XPORT_DATA, i);
 		w->log = malloc(LOG_RUNS * sizeof(w->log[0]));
 		w->look = aligned_alloc(PAGE_BYTES, PAGE_BYTES);
 		err = w->log && w->look ? send_pieces(w) : -ENOMEM;
@@ -368,7 +368,7 @@ int batch_start(struct ferry_session *s)
 {
 	atomic_store(&s->src.ticket, 0);
 	atomic_store(&s->stats.remaining, page_set_count(&s->src.dirty));
-	return workers_start(&s->workers, sender_job, s->link->id.channels, &s->fail);
+	return workers_start(&s->workers, sender_job, s->link.x->id.channels, &s->fail);
 }
 
 int batch_finish(struct ferry_session *s, unsigned round)

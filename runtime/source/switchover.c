@@ -26,7 +26,7 @@
 /* The first serves the faults too. */
 static int serve_job(struct ferry_session *s, unsigned i)
 {
-	struct xport_link *l = s->link;
+	struct xport_link *l = s->link.x;
 	struct xport_chan *c = l->ops->chan(l, XPORT_DATA, i);
 	int err = i ? 0 : c->ops->pair(c, l->ops->chan(l, XPORT_URGENT, 0));
 
@@ -37,7 +37,7 @@ int source_serve(struct ferry_session *s)
 {
 	int err = endpoint_expose(s, XPORT_PEER_READ);
 
-	return err ? err : workers_start(&s->workers, serve_job, s->link->id.channels, &s->fail);
+	return err ? err : workers_start(&s->workers, serve_job, s->link.x->id.channels, &s->fail);
 }
 
 static uint64_t up_to(uint64_t v, uint64_t max)
@@ -229,7 +229,7 @@ static bool may_give_up(const struct ferry_session *s)
 
 static uint64_t pull_due(const struct ferry_session *s)
 {
-	uint64_t theirs = atomic_load(&s->peer_timeout_us), own = s->cfg.timeout_us;
+	uint64_t theirs = atomic_load(&s->link.peer_timeout_us), own = s->cfg.timeout_us;
 
 	return s->src.pulled_us + s->cfg.reconnect_us + 4 * (theirs > own ? theirs : own);
 }
@@ -245,8 +245,8 @@ static uint64_t hold_due(const struct ferry_session *s)
 
 	if (!s->src.hold_until_us)
 		return DEADLINE_NONE;
-	if (s->outage.back && s->outage.back_us + word > due)
-		due = s->outage.back_us + word;
+	if (s->link.outage.back && s->link.outage.back_us + word > due)
+		due = s->link.outage.back_us + word;
 	return due < most ? due : most;
 }
 
@@ -281,17 +281,17 @@ static int serve_again(struct ferry_session *s)
 	int err = s->src.reversed ? source_serve(s) : 0;
 
 	s->src.pulled_us += now_us() - back;
-	s->outage.back_us += now_us() - back;
+	s->link.outage.back_us += now_us() - back;
 	return err;
 }
 
 /* A message, while the target's gets are served; over a link that came back, too. */
 static int next_message(struct ferry_session *s, struct wire_msg *m)
 {
-	uint32_t generation = s->generation;
+	uint32_t generation = s->link.generation;
 	int err = endpoint_message(s, m, give_up_at(s), link_workers_lost, serve_again);
 
-	if (!err && s->generation == generation && now_us() >= give_up_at(s))
+	if (!err && s->link.generation == generation && now_us() >= give_up_at(s))
 		return give_up(s);
 	return err;
 }
@@ -336,7 +336,7 @@ static int note_prepared(struct ferry_session *s, const struct wire_msg *m)
 		return fail(&s->fail, -EPROTO, "the target's PREPARED counts %" PRIu64 " pages as missing; at most %" PRIu64
 			    " can be", n.pages, missing_max(s));
 	s->left = n.pages;
-	s->peer_commit = COMMIT_PREPARED;
+	s->link.peer_commit = COMMIT_PREPARED;
 	return 0;
 }
 
@@ -356,7 +356,7 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
 		err = next_message(s, &m);
 		if (err < 0)
 			return err;
-		if (s->peer_commit == COMMIT_PREPARED)
+		if (s->link.peer_commit == COMMIT_PREPARED)
 			return 0;
 		if (err == 1 && m.type == WIRE_PREPARED)
 			return note_prepared(s, &m);
@@ -371,7 +371,7 @@ static int await_prepared(struct ferry_session *s)
 	struct wire_msg m;
 	int err;
 
-	if (s->peer_commit == COMMIT_PREPARED)
+	if (s->link.peer_commit == COMMIT_PREPARED)
 		return 0;
 	err = await_in_blackout(s, WIRE_PREPARED, &m);
 	return err ? err : note_prepared(s, &m);
@@ -390,16 +390,16 @@ int source_commitment(struct ferry_session *s, enum ferry_phase *next)
 		return fail(&s->fail, -ECANCELED, "the migration was given up before the commit");
 	link_send_or_end(s, WIRE_COMMIT, NULL, 0);
 	for (;;) {
-		uint32_t generation = s->generation;
+		uint32_t generation = s->link.generation;
 
 		err = next_message(s, &m);
 		if (err < 0)
 			return err;
 		if (err == 1 && m.type == WIRE_COMMITTED)
 			break;
-		if (s->peer_commit == COMMIT_DECIDED)
+		if (s->link.peer_commit == COMMIT_DECIDED)
 			goto confirmed;
-		if (s->generation != generation)
+		if (s->link.generation != generation)
 			link_send_or_end(s, WIRE_COMMIT, NULL, 0);
 	}
 	note_times(s, &m);
@@ -484,7 +484,7 @@ static void fall_back(struct ferry_session *s, struct ferry_result *res)
 	enum ferry_owner is = FERRY_OWNER_SOURCE;
 
 	/* A target that has said ABORT never asks for the VM. */
-	if (s->src.switched && s->ops.arbiter && !s->peer_aborted)
+	if (s->src.switched && s->ops.arbiter && !s->link.peer_aborted)
 		arbitrate(s, FERRY_OWNER_SOURCE, &is);
 	if (is == FERRY_OWNER_SOURCE) {
 		run_again(s, res);

@@ -62,7 +62,7 @@ static int take_map(struct ferry_session *s, const struct wire_msg *m)
 		return fail(&s->fail, -EPROTO, "the source's MAP says %u regions and has %zu", map.nregions, m->nelems);
 	if (map.flags & ~WIRE_MAP_FLAGS)
 		return fail(&s->fail, -EPROTO, "the source's MAP has flags %#x; %#x are known", map.flags, WIRE_MAP_FLAGS);
-	if (map.flags & WIRE_SOURCE_POISON && !(s->features & WIRE_FEATURE_POISON))
+	if (map.flags & WIRE_SOURCE_POISON && !(s->link.features & WIRE_FEATURE_POISON))
 		return fail(&s->fail, -EPROTO, "the source's MAP announces POISON, which its HELLO did not offer");
 	s->regions = calloc(m->nelems, sizeof(*s->regions));
 	if (!s->regions)
@@ -142,7 +142,7 @@ int target_lend(struct ferry_session *s, bool all)
 	if (v && s->tgt.pull)
 		v[n++] = pull_staging(s->tgt.pull);
 	if (v)
-		err = s->link->ops->lend(s->link, v, n);
+		err = s->link.x->ops->lend(s->link.x, v, n);
 	free(v);
 	return endpoint_exposed(s, err);
 }
@@ -196,14 +196,14 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 
 	if (!err)
 		err = config_regions(s->regions, s->nregions, &s->fail);
-	if (!err && (err = s->link->ops->fits(s->link, (s->pages_total << PAGE_SHIFT) + pull_staging_len(s->link->id.channels))) < 0)
+	if (!err && (err = s->link.x->ops->fits(s->link.x, (s->pages_total << PAGE_SHIFT) + pull_staging_len(s->link.x->id.channels))) < 0)
 		fail(&s->fail, err, "%s", link_why(s, err));
 	if (!err)
 		err = call_reserve(s);
 	if (!err)
 		err = make_sets(s);
 	if (!err)
-		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link->caps & XPORT_PINS, &l, &s->fail);
+		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link.x->caps & XPORT_PINS, &l, &s->fail);
 	if (!err)
 		err = try_postcopy(s);
 	if (err)
@@ -236,7 +236,7 @@ static int land_start(struct ferry_session *s)
 {
 	int err = endpoint_expose(s, s->tgt.armed ? XPORT_LOCAL : XPORT_PEER_WRITE);
 
-	return err ? err : workers_start(&s->workers, endpoint_serve, s->link->id.channels, &s->fail);
+	return err ? err : workers_start(&s->workers, endpoint_serve, s->link.x->id.channels, &s->fail);
 }
 
 /* Whatever the workers do (land, pull), it is over. */
@@ -359,7 +359,7 @@ static int new_pull(struct ferry_session *s)
 					  .poisoned = &s->tgt.poisoned,
 					  .regions = s->regions,
 					  .nregions = s->nregions,
-					  .channels = s->link->id.channels,
+					  .channels = s->link.x->id.channels,
 					  .timeout_us = s->cfg.timeout_us,
 					  .poll_us = s->cfg.poll_us,
 					  .stats = &s->stats,
@@ -379,8 +379,8 @@ int target_pull_start(struct ferry_session *s)
 {
 	uint64_t bandwidth = s->cfg.bandwidth, peer = s->tgt.hello.bandwidth;
 
-	pull_start(s->tgt.pull, s->link, peer && (!bandwidth || peer < bandwidth) ? peer : bandwidth);
-	return workers_start(&s->workers, pull_job, s->link->id.channels, &s->fail);
+	pull_start(s->tgt.pull, s->link.x, peer && (!bandwidth || peer < bandwidth) ? peer : bandwidth);
+	return workers_start(&s->workers, pull_job, s->link.x->id.channels, &s->fail);
 }
 
 /* Everything that post-copy needs is made here, while the VM still runs at the source. */

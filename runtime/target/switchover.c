@@ -296,7 +296,7 @@ void target_await_bye(struct ferry_session *s, enum wire_type again)
 	struct wire_msg m;
 
 	for (;;) {
-		uint32_t generation = s->generation;
+		uint32_t generation = s->link.generation;
 		int err = next_message(s, &m, until);
 
 		if (err < 0 || (!err && now_us() >= until))
@@ -305,7 +305,7 @@ void target_await_bye(struct ferry_session *s, enum wire_type again)
 			s->confirmed = true;
 			break;
 		}
-		if (s->generation != generation) {
+		if (s->link.generation != generation) {
 			link_send_or_end(s, again, &t, sizeof(t));
 			until = now_us() + patience;
 		}
@@ -390,7 +390,7 @@ static void take_over(struct ferry_session *s, struct ferry_result *res)
 
 void target_fail(struct ferry_session *s, struct ferry_result *res)
 {
-	bool heard = s->peer_aborted, settled = false, told;
+	bool heard = s->link.peer_aborted, settled = false, told;
 
 	if (commit_get(&s->commit) == COMMIT_PREPARED && !heard) {
 		settle(s);

@@ -211,10 +211,10 @@ static void new_link(struct bench *b, uint64_t fails_at)
 		f->zeroed[page] = f->zeroed[page] == LANDED ? LANDED : NO;
 	}
 	eventfd_read(f->evfd, &(eventfd_t){ 0 });
-	s->link = &f->link;
-	s->ctl = &f->ctl.chan;
-	s->send_seq = s->recv_seq = 0;
-	s->heard_us = now_us();
+	s->link.x = &f->link;
+	s->link.ctl = &f->ctl.chan;
+	s->link.send_seq = s->link.recv_seq = 0;
+	s->link.heard_us = now_us();
 }
 
 /* ---- the source ---- */
@@ -246,8 +246,8 @@ static void begin(struct bench *b, unsigned channels)
 
 static void end(struct bench *b)
 {
-	b->s->link = NULL;
-	b->s->ctl = NULL;
+	b->s->link.x = NULL;
+	b->s->link.ctl = NULL;
 	ferry_free(b->s);
 	close(b->fake.evfd);
 	munmap(b->region.hva, b->region.len);
