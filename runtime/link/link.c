@@ -136,8 +136,15 @@ static bool may_retry(const struct ferry_session *s, int err)
 	return xport_lost(err) || err == -EAGAIN || err == -ENOENT;
 }
 
+static void restate(struct fail *to, struct fail *from)
+{
+	fail_reset(to);
+	fail(to, fail_err(from), "%s", fail_text(from));
+}
+
 static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 {
+	struct fail known = { 0 }; /* why an earlier attempt failed */
 	int err, had = fail_err(&s->fail);
 
 	for (;;) {
@@ -147,8 +154,14 @@ static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 			return err < 0 ? link_transport_fail(s, err) : 0;
 		if (link_canceled(s))
 			return link_cancel_error(s);
-		if (now_us() + LINK_RETRY_US >= deadline_us)
+		if (err != -ETIMEDOUT && fail_err(s->link.fail))
+			restate(&known, s->link.fail);
+		if (now_us() + LINK_RETRY_US >= deadline_us) {
+			/* The deadline cut the last attempt short: it says less than the one before. */
+			if (err == -ETIMEDOUT && fail_err(&known))
+				restate(s->link.fail, &known);
 			return -EPIPE;
+		}
 		link_wait(s, -1, -1, now_us() + LINK_RETRY_US);
 		s->link.generation++;
 	}
