@@ -32,14 +32,22 @@ said()
 	verdict "$1" "$why"
 }
 
+# What the doctor finds missing on this host counts more for its exit code than an output that was lost.
+"$program" doctor >/dev/null 2>&1
+found=$?
+want() # ARGS...
+{
+	[ "$1" = doctor ] && [ $found != 0 ] && echo $found || echo 6
+}
+
 full='No space left on device.*; free space, or name another place\.$'
 
 # stdout that has no room, and that is not there
 for args in help --help version "help run" doctor "doctor --json -" "floor --memory 32M" "floor --memory 32M --json -"; do
 	timeout 120 "$program" $args >/dev/full 2>"$tmp/err"
-	said "$args >/dev/full" $? 6 "standard output was not written: $full"
+	said "$args >/dev/full" $? "$(want $args)" "standard output was not written: $full"
 	timeout 120 "$program" $args >&- 2>"$tmp/err"
-	said "$args >&-" $? 6 "standard output was not written: Bad file descriptor"
+	said "$args >&-" $? "$(want $args)" "standard output was not written: Bad file descriptor"
 done
 for where in "" "--json -" "--record -"; do
 	timeout 120 "$program" "${run[@]}" $where >/dev/full 2>"$tmp/err"
@@ -64,7 +72,7 @@ said "run --repeat --json /dev/full" $? 6 "--json /dev/full was not written: $fu
 verdict "no more runs are made for an output that is full" "$([ "$(grep -c 'run . of 5' "$tmp/table")" = 1 ] || cat "$tmp/table")"
 for args in "doctor" "floor --memory 32M"; do
 	timeout 120 "$program" $args --json /dev/full >/dev/null 2>"$tmp/err"
-	said "$args --json /dev/full" $? 6 "--json /dev/full was not written: $full"
+	said "$args --json /dev/full" $? "$(want $args)" "--json /dev/full was not written: $full"
 done
 timeout 120 "$program" "${run[@]}" --kill target@post-copy --json /dev/full >/dev/null 2>"$tmp/err"
 said "what the run came to counts more" $? 2 "--json /dev/full was not written: $full"
