@@ -109,7 +109,7 @@ def throughput(b):
 
 
 def total_ms(r):
-    return r["precopy_ms"] + r["blackout_us"] / 1000 + r["postcopy_ms"]
+    return r["precopy_ms"] + r["downtime_us"] / 1000 + r["postcopy_ms"]
 
 
 def sparse(b):
@@ -138,21 +138,21 @@ def ms(values_us):
 
 def items(b, results):
     names = ("pause", "fetch", "residue", "save", "send", "arm", "load", "resume")
-    b.say("medians, us: " + ", ".join(f"{n} {statistics.median([r['blackout'][n + '_us'] for r in results]):.0f}" for n in names))
+    b.say("medians, us: " + ", ".join(f"{n} {statistics.median([r['downtime'][n + '_us'] for r in results]):.0f}" for n in names))
 
 
-def blackout(b):
+def downtime(b):
     """Item 4."""
     for kind in ("memfd", "anon"):
         res = b.series({"idle": lambda: b.run(memory=b.args.memory, memory_kind=kind, dirty_rate=0, mode="stop-and-copy"),
                         "hybrid": lambda: b.run(memory="2G", memory_kind=kind, working_set="256M", dirty_rate=100000,
                                                 mode="post-copy", max_rounds=1)})
-        b.row(f"blackout, idle, stop-and-copy, {kind}", ms(get(res["idle"], "blackout_us")), "ms", 1.5, True)
+        b.row(f"downtime, idle, stop-and-copy, {kind}", ms(get(res["idle"], "downtime_us")), "ms", 1.5, True)
         items(b, res["idle"])
-        hybrid = ms(get(res["hybrid"], "blackout_us"))
-        b.row(f"blackout, hybrid, {kind}, p50", hybrid, "ms", 2.5, True)
+        hybrid = ms(get(res["hybrid"], "downtime_us"))
+        b.row(f"downtime, hybrid, {kind}, p50", hybrid, "ms", 2.5, True)
         items(b, res["hybrid"])
-        b.row(f"blackout, hybrid, {kind}, worst of the runs", hybrid, "ms", 8, True, quantile="max")
+        b.row(f"downtime, hybrid, {kind}, worst of the runs", hybrid, "ms", 8, True, quantile="max")
 
 
 def available():
@@ -165,16 +165,16 @@ def independence(b):
     sizes = [s for s in (1, 2, 4, 8) if 2.2 * s * GIB < available()]
     common = {"memory_kind": "memfd", "working_set": "256M", "mode": "post-copy", "max_rounds": 1}
     res = b.series({s: lambda s=s: b.run(memory=f"{s}G", dirty_rate=100000, **common) for s in sizes})
-    first = ms(get(res[sizes[0]], "blackout_us"))
+    first = ms(get(res[sizes[0]], "downtime_us"))
     for s in sizes[1:]:
-        v = ms(get(res[s], "blackout_us"))
-        b.row(f"blackout, hybrid, {s} GiB (of 1 GiB's)", v, "ms", 1.1, True, floor=first,
+        v = ms(get(res[s], "downtime_us"))
+        b.row(f"downtime, hybrid, {s} GiB (of 1 GiB's)", v, "ms", 1.1, True, floor=first,
               ratios=[x / statistics.median(first) for x in v])
     res = b.series({r: lambda r=r: b.run(memory="1G", dirty_rate=r, **common) for r in (20000, 100000, 300000)})
-    first = ms(get(res[20000], "blackout_us"))
+    first = ms(get(res[20000], "downtime_us"))
     for r in (100000, 300000):
-        v = ms(get(res[r], "blackout_us"))
-        b.row(f"blackout, hybrid, {r} pages/s (of 20000's)", v, "ms", 1.1, True, floor=first,
+        v = ms(get(res[r], "downtime_us"))
+        b.row(f"downtime, hybrid, {r} pages/s (of 20000's)", v, "ms", 1.1, True, floor=first,
               ratios=[x / statistics.median(first) for x in v])
 
 
@@ -266,10 +266,10 @@ def prediction(b):
     }
     res = b.series({n: lambda o=o: b.run(memory_kind="memfd", **o) for n, o in variants.items()})
     for name, r in res.items():
-        off = [abs(x["predicted_us"] - x["blackout_us"]) / max(x["blackout_us"] / 10, 1000) for x in r]
-        b.row(f"blackout off its prediction, {name} (of what may be)", [abs(x["predicted_us"] - x["blackout_us"]) / 1000 for x in r], "ms",
-              1.0, True, floor=[max(x["blackout_us"] / 10000, 1) for x in r], ratios=off)
-        b.say(f"predicted {statistics.median(ms(get(r, 'predicted_us'))):.2f} ms, measured {statistics.median(ms(get(r, 'blackout_us'))):.2f} ms")
+        off = [abs(x["predicted_us"] - x["downtime_us"]) / max(x["downtime_us"] / 10, 1000) for x in r]
+        b.row(f"downtime off its prediction, {name} (of what may be)", [abs(x["predicted_us"] - x["downtime_us"]) / 1000 for x in r], "ms",
+              1.0, True, floor=[max(x["downtime_us"] / 10000, 1) for x in r], ratios=off)
+        b.say(f"predicted {statistics.median(ms(get(r, 'predicted_us'))):.2f} ms, measured {statistics.median(ms(get(r, 'downtime_us'))):.2f} ms")
 
 
 @contextlib.contextmanager
@@ -362,7 +362,7 @@ def rdma(b):
               f"pages, post-copy {statistics.median(get(res, 'postcopy_ms')):.0f} ms")
 
 
-GROUPS = {f.__name__: f for f in (throughput, sparse, zero, blackout, independence, faults, dirtiers, threads, huge, bandwidth, logging, prediction, rdma)}
+GROUPS = {f.__name__: f for f in (throughput, sparse, zero, downtime, independence, faults, dirtiers, threads, huge, bandwidth, logging, prediction, rdma)}
 
 
 def main():

@@ -364,7 +364,7 @@ FERRY_API int ferry_get_stats(struct ferry_session *s, struct ferry_stats *st)
 		return -EINVAL;
 	pthread_mutex_lock(&s->view_lock);
 	r.phase = s->phase;
-	r.blackout = c->blackout;
+	r.downtime = c->downtime;
 	fill_times(s, &r);
 	pthread_mutex_unlock(&s->view_lock);
 	r.round = atomic_load(&c->round);

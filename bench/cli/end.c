@@ -320,7 +320,7 @@ static void fill_config(struct ferry_config *cfg, const struct end *e)
 		.precopy_limit_us = o->precopy_limit_us,
 		.bandwidth = e->which == VMM_END_SOURCE ? o->bandwidth : 0, /* the source's limit holds for both ends */
 		.hold_limit_us = o->hold_limit_us,
-		.blackout_limit_us = o->blackout_limit_us,
+		.switchover_limit_us = o->switchover_limit_us,
 		.reconnect_us = o->reconnect_us,
 		.timeout_us = o->timeout_us,
 	};

@@ -64,7 +64,7 @@ static void asked_fields(FILE *out, const struct run_report *r)
 	number_field(out, "vcpus", o->vcpus);
 	json_text(out, "mode", ferry_mode_name((enum ferry_mode)o->mode));
 	json_text(out, "commit_at", commit_at_name(o->commit_at));
-	number_field(out, "downtime_us", o->downtime_us);
+	number_field(out, "downtime_aim_us", o->downtime_us);
 	number_field(out, "max_rounds", o->max_rounds);
 	number_field(out, "precopy_limit_us", o->precopy_limit_us);
 	number_field(out, "channels", o->channels ? o->channels : 1);
@@ -107,16 +107,16 @@ static void round_list(FILE *out, const struct run_report *r)
 static void time_fields(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *s = source_stats(r), *t = target_stats(r);
-	const struct ferry_blackout *b = &s->blackout;
+	const struct ferry_downtime *b = &s->downtime;
 
 	real_field(out, "total_ms", (double)s->elapsed_us / 1000);
 	real_field(out, "precopy_ms", (double)s->precopy_us / 1000);
 	real_field(out, "postcopy_ms", (double)t->postcopy_us / 1000);
-	number_field(out, "blackout_us", b->total_us);
+	number_field(out, "downtime_us", b->total_us);
 	number_field(out, "predicted_us", s->predicted_us);
 	number_field(out, "stood_us", r->end[VMM_END_SOURCE].cpu.stood_us);
 	fprintf(out,
-		"\"blackout\":{\"pause_us\":%llu,\"fetch_us\":%llu,\"residue_us\":%llu,\"save_us\":%llu,"
+		"\"downtime\":{\"pause_us\":%llu,\"fetch_us\":%llu,\"residue_us\":%llu,\"save_us\":%llu,"
 		"\"send_us\":%llu,\"arm_us\":%llu,\"load_us\":%llu,\"resume_us\":%llu},",
 		(unsigned long long)b->pause_us, (unsigned long long)b->fetch_us,
 		(unsigned long long)b->residue_us, (unsigned long long)b->save_us,

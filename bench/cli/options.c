@@ -82,7 +82,7 @@ const struct option_row option_rows[] = {
 	{ "channels", V_COUNT, GUEST, AT(channels), "a number from 1 to 16", "data connections; 1", 1, 16 },
 	{ "bandwidth", V_SIZE, GUEST, AT(bandwidth), "bytes per second such as 100M, 0 for no limit",
 	  "limit on page data, bytes per second; none", 0, 1ull << 50 },
-	{ "blackout-limit", V_DURATION, GUEST, AT(blackout_limit_us), "a duration such as 30s",
+	{ "switchover-limit", V_DURATION, GUEST, AT(switchover_limit_us), "a duration such as 30s",
 	  "longest downtime before the VM resumes at the source; 30s", 1, HOUR },
 	{ "hold-limit", V_DURATION, GUEST, AT(hold_limit_us), "a duration such as 2s, 0 for no limit",
 	  "longest tentative run, with the output held back; none", 0, HOUR },

@@ -92,13 +92,13 @@ static void stages(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *s = source_stats(r), *t = target_stats(r);
 	uint64_t stood = r->end[VMM_END_SOURCE].cpu.stood_us, postcopy = only_end(r) == VMM_END_SOURCE ? s->postcopy_us : t->postcopy_us;
-	uint64_t sum = s->precopy_us + (stood ? stood : s->blackout.total_us + postcopy);
+	uint64_t sum = s->precopy_us + (stood ? stood : s->downtime.total_us + postcopy);
 
 	fprintf(out, "%.1f ms: pre-copy %.1f, ", (double)s->elapsed_us / 1000, (double)s->precopy_us / 1000);
 	if (stood)
 		fprintf(out, "paused for %.2f until it resumed at the source", (double)stood / 1000);
 	else
-		fprintf(out, "blackout %.2f, post-copy %.1f", (double)s->blackout.total_us / 1000,
+		fprintf(out, "downtime %.2f, post-copy %.1f", (double)s->downtime.total_us / 1000,
 			(double)postcopy / 1000);
 	if (s->elapsed_us > sum)
 		fprintf(out, ", before and after %.1f", (double)(s->elapsed_us - sum) / 1000);
@@ -107,7 +107,7 @@ static void stages(FILE *out, const struct run_report *r)
 static void times(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *s = source_stats(r), *t = target_stats(r);
-	const struct ferry_blackout *b = &s->blackout;
+	const struct ferry_downtime *b = &s->downtime;
 	char v[32];
 
 	row(out, "time");
@@ -117,7 +117,7 @@ static void times(FILE *out, const struct run_report *r)
 			s->reconnects > t->reconnects ? s->reconnects : t->reconnects);
 	fprintf(out, "\n");
 	if (b->total_us) {
-		row(out, "blackout");
+		row(out, "downtime");
 		fprintf(out,
 			"%s us%s = pause %llu + fetch %llu + residue %llu + save %llu + send %llu + arm %llu + "
 			"load %llu + resume %llu\n",

@@ -8,7 +8,7 @@
 
 enum figure {
 	TOTAL,
-	BLACKOUT,
+	DOWNTIME,
 	POSTCOPY,
 	THROUGHPUT,
 	THROUGHPUT_RATIO,
@@ -19,7 +19,7 @@ enum figure {
 };
 
 static const char *const figure_names[] = {
-	"total ms",	  "blackout ms",  "post-copy ms", "throughput MB/s",
+	"total ms",	  "downtime ms",  "post-copy ms", "throughput MB/s",
 	"  of the floor", "fault p50 us", "fault p99 us", "  p50 of the floor",
 };
 _Static_assert(sizeof(figure_names) / sizeof(*figure_names) == NFIGURES, "one name per figure");
@@ -74,7 +74,7 @@ void summary_add(struct summary *s, const struct run_report *r)
 	s->missing += missing;
 	s->repeated += repeated;
 	add(s, TOTAL, (double)src->elapsed_us / 1000);
-	add(s, BLACKOUT, (double)src->blackout.total_us / 1000);
+	add(s, DOWNTIME, (double)src->downtime.total_us / 1000);
 	add(s, POSTCOPY, (double)tgt->postcopy_us / 1000);
 	add(s, THROUGHPUT, throughput_mb_s(r));
 	if (tgt->faults) {

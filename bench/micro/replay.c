@@ -38,8 +38,8 @@ static void print_row(const struct trace *t, const struct replay *r)
 	else
 		printf(" %9s", "-");
 	printf(" %12.1f", (double)p->predicted_us / 1000);
-	if (t->blackout_us)
-		printf(" %12.1f", (double)t->blackout_us / 1000);
+	if (t->downtime_us)
+		printf(" %12.1f", (double)t->downtime_us / 1000);
 	else
 		printf(" %12s", "-");
 	printf("  %s\n", !t->expects						    ? ""

@@ -270,7 +270,7 @@ static int first_pass(struct bench *b)
  * The downtime of post-copy, with the walks over sets in source/switchover.c: one page of 64 is residue, one
  * of 4096 was written since.
  */
-static int blackout(struct bench *b)
+static int downtime(struct bench *b)
 {
 	struct source_state *src = &b->s->src;
 	uint64_t t0, fresh, fetched;
@@ -290,7 +290,7 @@ static int blackout(struct bench *b)
 		err = residue_send(b->s, &src->dirty);
 	if (err)
 		return err;
-	printf("{\"blackout\":\"residue of 1/64, 1/4096 since\",\"pages\":%" PRIu64
+	printf("{\"downtime\":\"residue of 1/64, 1/4096 since\",\"pages\":%" PRIu64
 	       ",\"ms\":%.2f,\"fetch_ms\":%.2f,"
 	       "\"metadata_mib\":%.1f}\n",
 	       page_set_count(&src->residue), (double)(now_ns() - t0 - b->op_ns) / 1e6, (double)fetched / 1e6,
@@ -368,7 +368,7 @@ static int full(struct bench *b, uint64_t len)
 	for (size_t i = 0; i < sizeof(rounds) / sizeof(*rounds) && !err; i++)
 		err = one_round(b, rounds[i].pattern, rounds[i].name);
 	if (!err)
-		err = blackout(b);
+		err = downtime(b);
 	if (!err)
 		close_session(b);
 	return err;

@@ -111,7 +111,7 @@ static int read_asked(struct trace *t, const json_t *o)
 	*l = (struct policy_limits){ .page_size = 4096 };
 	l->postcopy_ok = flag(o, "postcopy_ok", true);
 	l->forced = flag(o, "forced", false);
-	if (read_mode(&l->mode, o) || number(o, "downtime_us", 0, &l->downtime_us) ||
+	if (read_mode(&l->mode, o) || number(o, "downtime_aim_us", 0, &l->downtime_us) ||
 	    number(o, "max_rounds", 0, &max_rounds) ||
 	    number(o, "precopy_limit_us", 0, &l->precopy_limit_us) || max_rounds > TRACE_ROUNDS)
 		return -EINVAL;
@@ -127,7 +127,7 @@ static int read_object(struct trace *t, const json_t *o)
 	    text(o, "command", t->command, sizeof(t->command)) || text(o, "why", t->why, sizeof(t->why)))
 		return -E2BIG;
 	if (read_asked(t, o) || number(o, "fixed_us", 1200, &t->fixed_us) ||
-	    number(o, "rtt_us", 0, &t->rtt_us) || number(o, "blackout_us", 0, &t->blackout_us))
+	    number(o, "rtt_us", 0, &t->rtt_us) || number(o, "downtime_us", 0, &t->downtime_us))
 		return -EINVAL;
 	return read_rounds(t, json_object_get(o, "round_list")) || read_expected(t, o) ? -EINVAL : 0;
 }

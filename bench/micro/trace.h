@@ -17,7 +17,7 @@ struct trace {
 	char name[80], origin[16], command[400], why[800];
 	struct policy_limits limits;
 	uint64_t fixed_us, rtt_us;
-	uint64_t blackout_us; /* the measured downtime; 0: not measured, or after another verdict */
+	uint64_t downtime_us; /* the measured downtime; 0: not measured, or after another verdict */
 	bool expects;	      /* the next two fields are set */
 	enum policy_verdict verdict;
 	uint32_t after_rounds;

@@ -159,11 +159,11 @@ double group_median(const struct group *g, double (*of)(const struct timeline *t
 
 const struct timeline *group_typical(const struct group *g)
 {
-	double median = group_median(g, figure, FIG_BLACKOUT_US), best = -1;
+	double median = group_median(g, figure, FIG_DOWNTIME_US), best = -1;
 	const struct timeline *typical = g->run[0];
 
 	for (size_t i = 0; i < g->n; i++) {
-		double off = figure(g->run[i], FIG_BLACKOUT_US) - median;
+		double off = figure(g->run[i], FIG_DOWNTIME_US) - median;
 
 		off = off < 0 ? -off : off;
 		if (best < 0 || off < best) {
@@ -177,7 +177,7 @@ const struct timeline *group_typical(const struct group *g)
 double figure(const struct timeline *t, unsigned name)
 {
 	static const char *const paths[FIG_COUNT] = {
-		[FIG_BLACKOUT_US] = "blackout_us",    [FIG_TOTAL_MS] = "total_ms",
+		[FIG_DOWNTIME_US] = "downtime_us",    [FIG_TOTAL_MS] = "total_ms",
 		[FIG_PRECOPY_MS] = "precopy_ms",      [FIG_POSTCOPY_MS] = "postcopy_ms",
 		[FIG_THROUGHPUT] = "throughput_mb_s", [FIG_FAULTS] = "faults",
 		[FIG_FAULT_P50] = "fault_p50_us",     [FIG_FAULT_P99] = "fault_p99_us",

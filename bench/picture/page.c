@@ -125,7 +125,7 @@ static void table(FILE *out, const struct groups *g)
 		outcome_cell(out, v);
 		figure_cell(out, v, FIG_TOTAL_MS, "<td>%.1f</td>", 1);
 		figure_cell(out, v, FIG_PRECOPY_MS, "<td>%.1f</td>", 1);
-		figure_cell(out, v, FIG_BLACKOUT_US, "<td>%.2f</td>", 1e-3);
+		figure_cell(out, v, FIG_DOWNTIME_US, "<td>%.2f</td>", 1e-3);
 		figure_cell(out, v, FIG_POSTCOPY_MS, "<td>%.1f</td>", 1);
 		figure_cell(out, v, FIG_THROUGHPUT, "<td>%.0f</td>", 1);
 		r = group_median(v, ratio, 0);

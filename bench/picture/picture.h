@@ -37,7 +37,7 @@ const struct timeline *group_typical(const struct group *g);
 
 /* Figures for group_median(), with their arg. */
 enum figure_name {
-	FIG_BLACKOUT_US,
+	FIG_DOWNTIME_US,
 	FIG_TOTAL_MS,
 	FIG_PRECOPY_MS,
 	FIG_POSTCOPY_MS,

@@ -123,7 +123,7 @@ static double largest(const struct groups *g, double (*f)(const struct timeline 
 	return max > 0 ? max : 1;
 }
 
-static void blackouts(const struct canvas *c, unsigned top, unsigned bottom)
+static void downtimes(const struct canvas *c, unsigned top, unsigned bottom)
 {
 	panel(c, 0, top, bottom, "downtime, by its parts");
 	row_names(c, true);
@@ -140,7 +140,7 @@ static void blackouts(const struct canvas *c, unsigned top, unsigned bottom)
 		bar_text(c, i, at / 1000, at > 0 ? "%.2f ms" : "none", at / 1000);
 	}
 	fprintf(c->out, "set xrange [0:%.6g]; set xlabel 'ms' offset 0,0.4\n",
-		largest(c->g, figure, FIG_BLACKOUT_US) / 1000 * 1.2);
+		largest(c->g, figure, FIG_DOWNTIME_US) / 1000 * 1.2);
 	key(c, 0, bottom);
 	fprintf(c->out, "plot NaN notitle");
 	for (unsigned k = 0; k < TL_ITEMS; k++)
@@ -158,7 +158,7 @@ static void times(const struct canvas *c, unsigned top, unsigned bottom)
 		const struct group *g = &c->g->v[i];
 		double pre = group_median(g, figure, FIG_PRECOPY_MS),
 		       post = group_median(g, figure, FIG_POSTCOPY_MS);
-		double black = group_median(g, figure, FIG_BLACKOUT_US) / 1000;
+		double black = group_median(g, figure, FIG_DOWNTIME_US) / 1000;
 		double total = group_median(g, figure, FIG_TOTAL_MS), other = total - pre - black - post;
 
 		other = other > 0 ? other : 0;
@@ -300,7 +300,7 @@ void picture_compare(FILE *out, const struct groups *g)
 		"set lmargin at screen 0; set rmargin at screen 1; set tmargin at screen 1; set bmargin at screen "
 		"0.99; unset border; unset tics; unset key; set xrange [0:1]; set yrange [0:1]; plot NaN notitle; "
 		"set border 3 linecolor rgb '#6b7280'\n");
-	blackouts(&c, TOP, first);
+	downtimes(&c, TOP, first);
 	times(&c, TOP, first);
 	throughputs(&c, first + AXIS + KEY, second);
 	faults(&c, first + AXIS + KEY, second);

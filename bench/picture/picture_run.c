@@ -53,9 +53,9 @@ static bool wide_enough(const struct tl_end *e, unsigned i, double from, double 
 	return (b - a) / (to - from) > 0.011 * (double)strlen(ferry_phase_name(e->stage[i].phase));
 }
 
-static void blackout_mark(FILE *out, const struct timeline *t, double from)
+static void downtime_mark(FILE *out, const struct timeline *t, double from)
 {
-	double blackout = tl_number(t, "blackout_us") / 1000, stood = tl_standstill_ms(t);
+	double downtime = tl_number(t, "downtime_us") / 1000, stood = tl_standstill_ms(t);
 	double stop = tl_stage_ms(t, tl_main_end(t), FERRY_PHASE_STOP_AND_COPY);
 
 	if (stop < from)
@@ -66,8 +66,8 @@ static void blackout_mark(FILE *out, const struct timeline *t, double from)
 		stop, stop);
 	if (stood > 0)
 		fprintf(out, "paused for %.1f ms, then resumed at the source", stood);
-	else if (blackout > 0)
-		fprintf(out, "downtime %.2f ms", blackout);
+	else if (downtime > 0)
+		fprintf(out, "downtime %.2f ms", downtime);
 	else
 		fprintf(out, "stopped");
 	fprintf(out, "' at first %.3f, graph 1.08 center front textcolor rgb '#c81e1e'\n", stop);
@@ -87,7 +87,7 @@ static void band_names(FILE *out, const struct timeline *t, double from, double 
 				"textcolor rgb '#4b5563' front\n",
 				ferry_phase_name(e->stage[i].phase), (e->stage[i].ms + b) / 2);
 	}
-	blackout_mark(out, t, from);
+	downtime_mark(out, t, from);
 }
 
 static void key_entries(FILE *out, const struct timeline *t, double from, double to)
@@ -261,7 +261,7 @@ static void moment_panel(FILE *out, const struct timeline *t)
 {
 	enum vmm_end main_end = tl_main_end(t);
 	double stop = tl_stage_ms(t, main_end, FERRY_PHASE_STOP_AND_COPY),
-	       black = tl_number(t, "blackout_us") / 1000;
+	       black = tl_number(t, "downtime_us") / 1000;
 	double before = black * 2 > 8 ? black * 2 : 8, after = black * 4 > 32 ? black * 4 : 32, zero = 0;
 	const struct tl_end *e = &t->end[main_end];
 	double range[2] = { 1, 1 }; /* below and above 0 */
@@ -300,9 +300,9 @@ static double round_step(double v)
 }
 
 /* A waterfall: each part begins where the previous one ended. */
-static void blackout_panel(FILE *out, const struct timeline *t)
+static void downtime_panel(FILE *out, const struct timeline *t)
 {
-	double total = tl_number(t, "blackout_us"), at = 0;
+	double total = tl_number(t, "downtime_us"), at = 0;
 
 	small_panel(out, 0.44, 0.635);
 	fprintf(out, "unset ylabel; unset grid; set grid xtics linecolor rgb '#d1d5db' linewidth 0.5\n");
@@ -418,7 +418,7 @@ void picture_run(FILE *out, const struct timeline *t)
 	link_panel(out, t, from, to, &h);
 	left_panel(out, t, from, to, &h);
 	moment_panel(out, t);
-	blackout_panel(out, t);
+	downtime_panel(out, t);
 	faults_panel(out, t);
 	fprintf(out, "unset multiplot\n");
 }

@@ -376,7 +376,7 @@ double tl_item_us(const struct timeline *t, unsigned item)
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), "blackout.%s_us", tl_item_names[item]);
+	snprintf(path, sizeof(path), "downtime.%s_us", tl_item_names[item]);
 	return tl_number(t, path);
 }
 

@@ -60,7 +60,7 @@ struct timelines {
 int timelines_load(struct timelines *t, const char *file);
 void timelines_free(struct timelines *t);
 
-/* A value of the result, by a path such as "blackout.save_us"; 0 or "" if it is missing. */
+/* A value of the result, by a path such as "downtime.save_us"; 0 or "" if it is missing. */
 double tl_number(const struct timeline *t, const char *path);
 const char *tl_text(const struct timeline *t, const char *name);
 

@@ -237,8 +237,8 @@ def run_ferry(args, cfg, variant, folder, n):
     with open(path) as f:
         r = json.loads(f.readlines()[-1])
     cpu_ms = sum(r["cpu_ms"][end + stage] for end in ("source", "target") for stage in ("_precopy", "_postcopy"))
-    res = {"total_ms": r["precopy_ms"] + r["blackout_us"] / 1000 + r["postcopy_ms"],
-           "downtime_ms": r["blackout_us"] / 1000, "cpu_s": cpu_ms / 1000,
+    res = {"total_ms": r["precopy_ms"] + r["downtime_us"] / 1000 + r["postcopy_ms"],
+           "downtime_ms": r["downtime_us"] / 1000, "cpu_s": cpu_ms / 1000,
            "bytes": r["bytes_sent"]}
     if cfg["rate"]:
         res["rate"], res["back_ms"] = ferry_speed(record, cfg["rate"])

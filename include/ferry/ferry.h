@@ -121,7 +121,7 @@ struct ferry_round {
 	uint64_t reserved2[4];
 };
 
-struct ferry_blackout { /* the downtime and its parts, microseconds; the parts sum up to total_us */
+struct ferry_downtime { /* the downtime and its parts, microseconds; the parts sum up to total_us */
 	uint64_t total_us;	/* from pause at the source until the vCPUs run at the target */
 	uint64_t pause_us;	/* ops.pause */
 	uint64_t fetch_us;	/* last ops.dirty_fetch */
@@ -155,7 +155,7 @@ struct ferry_stats {
 	uint64_t faults;	 /* userfaults that needed the peer */
 	uint64_t faults_local;	 /* userfaults resolved without the peer */
 	uint64_t fault_p50_ns, fault_p99_ns, fault_max_ns; /* of .faults: from event read until page placed */
-	struct ferry_blackout blackout; /* source: filled when the target has reported that the VM runs */
+	struct ferry_downtime downtime; /* source: filled when the target has reported that the VM runs */
 	uint64_t fault_total_ns; /* sum over .faults: how long vCPUs have waited for the link */
 };
 
@@ -316,7 +316,7 @@ struct ferry_config {
 	 * source: if the target has reported neither RUNNING nor PREPARED this long after the pause, the VM
 	 * resumes here and ferry_run() returns -ETIME. Default 30 s.
 	 */
-	uint64_t blackout_limit_us;
+	uint64_t switchover_limit_us;
 };
 
 #define FERRY_CONFIG_NO_RECONNECT 1u

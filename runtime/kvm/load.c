@@ -62,7 +62,7 @@ static bool same_leaf(const struct kvm_cpuid_entry2 *a, const struct kvm_cpuid_e
 
 /*
  * Whether a vCPU is shown this already: most VMMs set CPUID when they make a vCPU. Setting it again has KVM begin its MMU anew:
- * 70 to 110 us of blackout a vCPU, where asking takes some 20.
+ * 70 to 110 us of downtime a vCPU, where asking takes some 20.
  */
 static bool has_cpuid(int vcpu_fd, const struct kvm_cpuid2 *cpuid)
 {

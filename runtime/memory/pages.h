@@ -5,7 +5,7 @@
  * A page_set is one such bit for every page of every region: dirty, sent (source), missing, requested
  * (target). Bits are taken and given atomically, by words, from any thread; what a thread has claimed
  * nobody else gets. Memory is reserved lazily (untouched words cost nothing), so a sparse TiB is cheap; a walk over a set
- * costs what is in it and a bit for each 16 MiB of RAM, so a blackout does not grow with the RAM.
+ * costs what is in it and a bit for each 16 MiB of RAM, so a downtime does not grow with the RAM.
  */
 #ifndef FERRY_PAGES_H
 #define FERRY_PAGES_H

@@ -13,7 +13,7 @@
  * whoever brings the last missing piece maps the whole.
  *
  * What is to fault must be in no mapping of the VM's. Of anonymous memory the residual pages are dropped; that happens
- * while the source still runs (place_drop for each PREARM), and in the blackout only for what was dirtied since. So it is of
+ * while the source still runs (place_drop for each PREARM), and in the downtime only for what was dirtied since. So it is of
  * shared memory that the VMM has allocated: both mappings of it are filled in the reservation, for a VM that finds its clean
  * pages mapped has no faults but for the residue. The VM's mapping of what is allocated as it arrives is not touched: nothing to
  * drop, and its clean pages are mapped as they fault (place_clean).

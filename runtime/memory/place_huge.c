@@ -10,7 +10,7 @@
  *
  *	memfd		the clean pieces are in the page cache already: only the dirty ones are pulled
  *	private		the huge page had to be dropped to make it fault, its clean pieces with it: all 512
- *are pulled. Keeping them would take a copy of 2 MiB for each huge page, in the blackout too, and up to as
+ *are pulled. Keeping them would take a copy of 2 MiB for each huge page, in the downtime too, and up to as
  *			much memory again as the guest has; docs/benchmarking.md has what the choice costs.
  *
  * After a lost link pieces may be pulled again that had arrived: the count begins anew with what is in

@@ -41,7 +41,7 @@ static int check_limits(const struct ferry_config *c, struct fail *f)
 		{ "connect_us", c->connect_us, 1, DURATION_US_MAX },
 		{ "reconnect_us", c->reconnect_us, 0, DURATION_US_MAX },
 		{ "timeout_us", c->timeout_us, CONFIG_TIMEOUT_US_MIN, DURATION_US_MAX },
-		{ "blackout_limit_us", c->blackout_limit_us, 1, DURATION_US_MAX },
+		{ "switchover_limit_us", c->switchover_limit_us, 1, DURATION_US_MAX },
 	};
 
 	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
@@ -78,7 +78,7 @@ int config_load(struct ferry_config *ret, const struct ferry_config *cfg, struct
 	def64(&c.downtime_us, CONFIG_DOWNTIME_US);
 	def64(&c.connect_us, CONFIG_CONNECT_US);
 	def64(&c.timeout_us, CONFIG_TIMEOUT_US);
-	def64(&c.blackout_limit_us, CONFIG_BLACKOUT_LIMIT_US);
+	def64(&c.switchover_limit_us, CONFIG_DOWNTIME_LIMIT_US);
 	def64(&c.reconnect_us, CONFIG_RECONNECT_US);
 	if (!FERRY_DRILL && c.flags & FERRY_CONFIG_DRILL)
 		return fail(f, -EOPNOTSUPP, "fault injection (FERRY_CONFIG_DRILL) is not in this build of the library; configure it with "

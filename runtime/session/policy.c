@@ -2,9 +2,9 @@
 /*
  * When to stop copying.
  *
- * The blackout of a stop now is what pausing, saving and resuming cost anyway (fixed) plus the residue over
+ * The downtime of a stop now is what pausing, saving and resuming cost anyway (fixed) plus the residue over
  * the link. While that does not fit the limit, rounds go on as long as they shrink the residue; once it fits,
- * they go on as long as they shrink it much, because each takes no longer than the one before and the blackout
+ * they go on as long as they shrink it much, because each takes no longer than the one before and the downtime
  * is what the guest feels. What ends a pre-copy that does not fit is a stall (two rounds without a new low of the
  * dirty set) or a bound; then post-copy, where it is allowed. Where post-copy was asked for, rounds go on while each
  * halves what is left to pull. docs/policy.md says why, with recorded rounds.
@@ -108,7 +108,7 @@ struct facts {
 	const struct policy_input *in;
 	uint64_t dirty;	   /* pages */
 	uint32_t rounds;   /* done */
-	uint64_t residue_us; /* what sending them in the blackout costs */
+	uint64_t residue_us; /* what sending them in the downtime costs */
 	bool tiny, max_rounds, max_time;
 };
 
@@ -122,17 +122,17 @@ static void stop_now(struct policy_result *ret, const struct facts *k, const cha
 {
 	ret->verdict = POLICY_STOP_AND_COPY;
 	snprintf(ret->text, sizeof(ret->text),
-		 "stop-and-copy after " ROUNDS ": %s; %" PRIu64 " dirty pages, expected blackout " F1
+		 "stop-and-copy after " ROUNDS ": %s; %" PRIu64 " dirty pages, expected downtime " F1
 		 " ms, limit " F1 " ms",
-		 NROUNDS(k->rounds), why, k->dirty, MS(ret->expected_blackout_us), MS(k->lim->downtime_us));
+		 NROUNDS(k->rounds), why, k->dirty, MS(ret->expected_downtime_us), MS(k->lim->downtime_us));
 }
 
 static void again(struct policy_result *ret, const struct facts *k, const char *why)
 {
 	ret->verdict = POLICY_AGAIN;
 	snprintf(ret->text, sizeof(ret->text),
-		 "another round: %s; %" PRIu64 " dirty pages, expected blackout " F1 " ms, limit " F1 " ms", why,
-		 k->dirty, MS(ret->expected_blackout_us), MS(k->lim->downtime_us));
+		 "another round: %s; %" PRIu64 " dirty pages, expected downtime " F1 " ms, limit " F1 " ms", why,
+		 k->dirty, MS(ret->expected_downtime_us), MS(k->lim->downtime_us));
 }
 
 /* Pre-copy alone will not fit the limit. */
@@ -144,9 +144,9 @@ static void not_converged(struct policy_result *ret, const struct facts *k, cons
 	ret->verdict = postcopy ? POLICY_POSTCOPY : POLICY_GIVE_UP;
 	snprintf(ret->text, sizeof(ret->text),
 		 "%s after " ROUNDS ", %s: guest dirties %" PRIu64 " pages/s (" F1 " MB/s), link moves " F1
-		 " MB/s, expected blackout " F1 " ms, limit " F1 " ms%s",
+		 " MB/s, expected downtime " F1 " ms, limit " F1 " ms%s",
 		 postcopy ? "post-copy" : "gave up", NROUNDS(k->rounds), why, ret->dirty_rate, MB(dirty_bytes),
-		 MB(ret->throughput), MS(ret->expected_blackout_us), MS(k->lim->downtime_us),
+		 MB(ret->throughput), MS(ret->expected_downtime_us), MS(k->lim->downtime_us),
 		 postcopy ? "" : "; raise the downtime, allow post-copy or throttle the guest");
 }
 
@@ -160,8 +160,8 @@ static bool slower(struct policy_result *ret, const struct facts *k)
 	ret->throttle = k->lim->throttle + THROTTLE_STEP;
 	snprintf(ret->text, sizeof(ret->text),
 		 "another round, the guest slowed by %u %%: dirty set no longer shrinks; %" PRIu64
-		 " dirty pages, expected blackout " F1 " ms, limit " F1 " ms",
-		 ret->throttle, k->dirty, MS(ret->expected_blackout_us), MS(k->lim->downtime_us));
+		 " dirty pages, expected downtime " F1 " ms, limit " F1 " ms",
+		 ret->throttle, k->dirty, MS(ret->expected_downtime_us), MS(k->lim->downtime_us));
 	return true;
 }
 
@@ -212,7 +212,7 @@ static void decide_postcopy(struct policy_result *ret, const struct facts *k)
 static void decide_too_long(struct policy_result *ret, const struct facts *k)
 {
 	if (k->tiny) /* no round can help: what is left is the fixed cost, and the limit is an aim */
-		stop_now(ret, k, "the residue is small, the rest of the blackout does not depend on it");
+		stop_now(ret, k, "the residue is small, the rest of the downtime does not depend on it");
 	else if (k->max_rounds)
 		not_converged(ret, k, "bound on rounds reached");
 	else if (k->max_time)
@@ -226,7 +226,7 @@ static void decide_too_long(struct policy_result *ret, const struct facts *k)
 }
 
 /*
- * What the blackout waits for on the link. Stop-and-copy: the fence and the end of the residue's round, SWITCHOVER until
+ * What the downtime waits for on the link. Stop-and-copy: the fence and the end of the residue's round, SWITCHOVER until
  * PREPARED, COMMIT until COMMITTED. Post-copy: SWITCHOVER until RUNNING.
  */
 static uint64_t round_trips(const struct policy_input *in, unsigned n)
@@ -247,7 +247,7 @@ static void measure(struct policy_result *ret, struct facts *k)
 	ret->throughput = throughput(in, lim->page_size);
 	ret->dirty_rate = rate(k->dirty, last->duration_us);
 	k->residue_us = k->dirty ? mul_div(mul_div(k->dirty, lim->page_size, 1), 1000000, ret->throughput) : 0;
-	ret->expected_blackout_us = add_sat(add_sat(in->fixed_us, round_trips(in, k->dirty ? 4 : 2)), k->residue_us);
+	ret->expected_downtime_us = add_sat(add_sat(in->fixed_us, round_trips(in, k->dirty ? 4 : 2)), k->residue_us);
 	k->tiny = k->residue_us <= enough;
 	k->max_rounds = k->rounds >= lim->max_rounds;
 	k->max_time = lim->precopy_limit_us && in->precopy_us >= lim->precopy_limit_us;
@@ -269,12 +269,12 @@ void policy_decide(const struct policy_limits *lim, const struct policy_input *i
 		decide_postcopy(ret, &k);
 	} else if (!k.dirty) {
 		stop_now(ret, &k, "nothing is dirty");
-	} else if (ret->expected_blackout_us <= lim->downtime_us) {
+	} else if (ret->expected_downtime_us <= lim->downtime_us) {
 		decide_fits(ret, &k);
 	} else {
 		decide_too_long(ret, &k);
 	}
-	ret->predicted_us = ret->verdict == POLICY_STOP_AND_COPY ? ret->expected_blackout_us :
+	ret->predicted_us = ret->verdict == POLICY_STOP_AND_COPY ? ret->expected_downtime_us :
 			    ret->verdict == POLICY_POSTCOPY	 ? add_sat(in->fixed_us, round_trips(in, 1)) :
 								   0;
 }

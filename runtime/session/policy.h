@@ -15,7 +15,7 @@
 
 enum policy_verdict {
 	POLICY_AGAIN,	       /* another round */
-	POLICY_STOP_AND_COPY,  /* pause, send the residue in the blackout */
+	POLICY_STOP_AND_COPY,  /* pause, send the residue in the downtime */
 	POLICY_POSTCOPY,       /* pause, leave the residue to demand paging */
 	POLICY_GIVE_UP	       /* the request cannot be met: leave the VM where it is */
 };
@@ -37,7 +37,7 @@ struct policy_input {
 	const struct ferry_round *history;
 	uint32_t n;
 	uint64_t precopy_us;	  /* since pre-copy began */
-	uint64_t fixed_us;	  /* expected cost of a blackout without residue and without a link */
+	uint64_t fixed_us;	  /* expected cost of a downtime without residue and without a link */
 	uint64_t rtt_us;	  /* a round trip on the link */
 	uint64_t last_throughput; /* bytes/s to assume when the last rounds were too short to tell; 0: none known */
 };
@@ -46,9 +46,9 @@ struct policy_result {
 	enum policy_verdict verdict;
 	uint64_t throughput;	      /* bytes/s assumed */
 	uint64_t dirty_rate;	      /* pages/s over the last round */
-	uint64_t expected_blackout_us; /* if stop-and-copy began now */
+	uint64_t expected_downtime_us; /* if stop-and-copy began now */
 	uint32_t throttle;	      /* percent to slow the guest by from now on */
-	uint64_t predicted_us;	      /* POLICY_STOP_AND_COPY, POLICY_POSTCOPY: what the blackout will be */
+	uint64_t predicted_us;	      /* POLICY_STOP_AND_COPY, POLICY_POSTCOPY: what the downtime will be */
 	char text[POLICY_TEXT_MAX];   /* one fixed sentence with its values */
 };
 

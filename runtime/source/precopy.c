@@ -8,7 +8,7 @@
  *	stop-and-copy	RESIDUE.. | puts, STATE.., SWITCHOVER ->
  *
  * A lost link in pre-copy: join the workers, link_recover(), go on with what is still dirty. From the pause to
- * SWITCHOVER a lost link ends the migration: a blackout must not wait for a network.
+ * SWITCHOVER a lost link ends the migration: a downtime must not wait for a network.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -25,8 +25,8 @@
 #include "runtime/session/endpoint.h"
 
 #define PREARM_TURNS 4u
-#define PREARM_ENOUGH 64u /* pages: dropping so few takes the blackout some 50 us, as many as another turn is worth */
-#define FIXED_US 1200u	   /* a blackout without residue and without a link: pause, save, load, resume */
+#define PREARM_ENOUGH 64u /* pages: dropping so few takes the downtime some 50 us, as many as another turn is worth */
+#define FIXED_US 1200u	   /* a downtime without residue and without a link: pause, save, load, resume */
 
 int source_init(struct ferry_session *s)
 {

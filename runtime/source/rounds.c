@@ -334,7 +334,7 @@ static int await_ack(struct ferry_session *s, struct wire_msg *m)
 	int err;
 
 	do {
-		err = link_recv(s, m, source_blackout_until(s));
+		err = link_recv(s, m, source_downtime_until(s));
 		if (!err)
 			err = source_stood_still(s, NO_END);
 	} while (!err);
@@ -377,7 +377,7 @@ int batch_finish(struct ferry_session *s, unsigned round)
 	int err = 0;
 
 	while (!err && workers_busy(&s->workers)) {
-		err = link_recv(s, &m, source_blackout_until(s));
+		err = link_recv(s, &m, source_downtime_until(s));
 		if (err > 0)
 			err = fail(&s->fail, -EPROTO, "the target sent %s in the middle of a round", wire_name(m.type));
 		if (!err)

@@ -17,7 +17,7 @@ int source_reverse(struct ferry_session *s);
 int source_serve(struct ferry_session *s);
 
 /* Until when the VM may stand still; DEADLINE_NONE: it runs. */
-uint64_t source_blackout_until(const struct ferry_session *s);
+uint64_t source_downtime_until(const struct ferry_session *s);
 /* 0, or -ETIME once it has: "and ..." in the sentence says what was waited for. */
 int source_stood_still(struct ferry_session *s, const char *why);
 /* Main, between two of many messages: 0, or why no more is sent: a cancel, a lost link, or the VM has stood still for too long. */

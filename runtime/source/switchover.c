@@ -51,7 +51,7 @@ static uint64_t up_to(uint64_t v, uint64_t max)
  */
 static void note_times(struct ferry_session *s, const struct wire_msg *m)
 {
-	struct ferry_blackout *b = &s->stats.blackout;
+	struct ferry_downtime *b = &s->stats.downtime;
 	uint64_t left, now = now_us();
 	struct wire_times t;
 
@@ -120,17 +120,17 @@ static int send_switchover(struct ferry_session *s, bool postcopy)
 	return link_send(s, WIRE_SWITCHOVER, &w, sizeof(w), NULL, 0);
 }
 
-uint64_t source_blackout_until(const struct ferry_session *s)
+uint64_t source_downtime_until(const struct ferry_session *s)
 {
-	return s->src.paused ? s->src.paused_at + s->cfg.blackout_limit_us : DEADLINE_NONE;
+	return s->src.paused ? s->src.paused_at + s->cfg.switchover_limit_us : DEADLINE_NONE;
 }
 
 int source_stood_still(struct ferry_session *s, const char *why)
 {
-	if (now_us() < source_blackout_until(s))
+	if (now_us() < source_downtime_until(s))
 		return 0;
-	return fail(&s->fail, -ETIME, "the VM has stood still for %" PRIu64 " ms and %s; raise blackout_limit_us",
-		    s->cfg.blackout_limit_us / 1000, why);
+	return fail(&s->fail, -ETIME, "the VM has stood still for %" PRIu64 " ms and %s; raise switchover_limit_us",
+		    s->cfg.switchover_limit_us / 1000, why);
 }
 
 int source_may_send(struct ferry_session *s)
@@ -144,14 +144,14 @@ int source_may_send(struct ferry_session *s)
  * RUNNING or PREPARED: the guest stands still until it is here, so nothing is waited for but that; and not for ever,
  * whatever else the target has to say.
  */
-static int await_in_blackout(struct ferry_session *s, enum wire_type type, struct wire_msg *m)
+static int await_in_downtime(struct ferry_session *s, enum wire_type type, struct wire_msg *m)
 {
 	char why[80];
 	int err;
 
 	snprintf(why, sizeof(why), "the target has not said %s: it takes too long there to load it", wire_name(type));
 	do {
-		err = link_recv(s, m, source_blackout_until(s));
+		err = link_recv(s, m, source_downtime_until(s));
 		if (!err)
 			err = link_workers_failed(s);
 		if (!err)
@@ -168,7 +168,7 @@ static int await_in_blackout(struct ferry_session *s, enum wire_type type, struc
 
 int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 {
-	struct ferry_blackout b = { 0 };
+	struct ferry_downtime b = { 0 };
 	bool postcopy = s->src.reversed;
 	uint64_t t[6], fresh;
 	struct wire_msg m;
@@ -197,13 +197,13 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	if (!err)
 		err = send_switchover(s, postcopy);
 	if (err < 0)
-		return link_lost(s, err); /* a reconnect would only make the blackout longer */
+		return link_lost(s, err); /* a reconnect would only make the downtime longer */
 	b.pause_us = t[1] - t[0];
 	b.fetch_us = t[2] - t[1];
 	b.residue_us = t[3] - t[2] + t[5] - t[4];
 	b.save_us = t[4] - t[3];
 	pthread_mutex_lock(&s->view_lock);
-	s->stats.blackout = b;
+	s->stats.downtime = b;
 	pthread_mutex_unlock(&s->view_lock);
 	atomic_store(&s->stats.residue, s->src.residue_pages);
 	atomic_store(&s->stats.remaining, s->src.residue_pages);
@@ -211,7 +211,7 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	if (!postcopy || s->cfg.commit_at != FERRY_COMMIT_AT_COMPLETE)
 		return 0;
 	*next = FERRY_PHASE_POSTCOPY;
-	return await_in_blackout(s, WIRE_RUNNING, &m);
+	return await_in_downtime(s, WIRE_RUNNING, &m);
 }
 
 /*
@@ -365,7 +365,7 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
 	}
 }
 
-/* Commit at completion without residue, and commit at switchover: PREPARED comes within the blackout. */
+/* Commit at completion without residue, and commit at switchover: PREPARED comes within the downtime. */
 static int await_prepared(struct ferry_session *s)
 {
 	struct wire_msg m;
@@ -373,7 +373,7 @@ static int await_prepared(struct ferry_session *s)
 
 	if (s->link.peer_commit == COMMIT_PREPARED)
 		return 0;
-	err = await_in_blackout(s, WIRE_PREPARED, &m);
+	err = await_in_downtime(s, WIRE_PREPARED, &m);
 	return err ? err : note_prepared(s, &m);
 }
 

@@ -128,7 +128,7 @@ static int make_sets(struct ferry_session *s)
 
 /*
  * What the gets of post-copy land in: the second mapping of shared memory, staging for the rest. all: everything that
- * the source wrote to, so that taking back its access costs no blackout.
+ * the source wrote to, so that taking back its access costs no downtime.
  */
 int target_lend(struct ferry_session *s, bool all)
 {

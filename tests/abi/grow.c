@@ -47,7 +47,7 @@ static void say(const char *end, struct guarded *g, struct ferry_session *s)
 	       ferry_reason_name(r->reason), r->error, r->op, r->detail, r->thp_before != 0, r->thp_after != 0,
 	       (unsigned long)g->stats.pages_total, (unsigned long)g->stats.pages_sent, (unsigned long)g->stats.pages_residue,
 	       r->stats.pages_total == g->stats.pages_total && r->stats.pages_sent == g->stats.pages_sent, g->stats.faults != 0);
-	printf("%s: downtime %s; size %d %d; intact %d %d\n", end, g->stats.blackout.total_us ? "measured" : "not",
+	printf("%s: downtime %s; size %d %d; intact %d %d\n", end, g->stats.downtime.total_us ? "measured" : "not",
 	       r->size == sizeof(*r), g->stats.size == sizeof(g->stats) && r->stats.size <= sizeof(r->stats), intact(g->after_result, sizeof(g->after_result)),
 	       intact(g->after_stats, sizeof(g->after_stats)));
 }

@@ -61,7 +61,7 @@ all()
 	settles "$name: source killed, PREPARED was sent" "$arbiter" 0 nothing migrated target \
 		--mode post-copy --max-rounds 1 --kill source@commitment
 	settles "$name: COMMIT lost" "$arbiter" 0 migrated migrated target --mode post-copy --max-rounds 1 --kill link@commitment
-	settles "$name: PREPARED lost in the blackout" "$arbiter" 0 fell-back discarded source \
+	settles "$name: PREPARED lost in the downtime" "$arbiter" 0 fell-back discarded source \
 		--mode stop-and-copy --kill link@commitment
 	settles "$name: PREPARED lost with pages missing" "$arbiter" 0 fell-back discarded source \
 		--mode post-copy --max-rounds 1 --commit-at switchover --kill link@commitment

@@ -153,7 +153,7 @@ target t --listen tcp:127.0.0.1:0 --report-port 0
 both
 verdict "no results, because the target wants none" "$([ "$scode $tcode" = "0 0" ] && grep -q '"both_ends":false' "$tmp/s.json" || echo "$scode $tcode")$(cat "$tmp/s.err"; grep -v listening "$tmp/t.err")"
 verdict "a source alone says no more than it knows" "$(grep -q "so  *The VM is the target's\.\$" "$tmp/s.out" || echo no)"
-verdict "a target alone prints nothing of the source's" "$(grep -E 'rounds|blackout|throughput|source [0-9]' "$tmp/t.out")"
+verdict "a target alone prints nothing of the source's" "$(grep -E 'rounds|downtime|throughput|source [0-9]' "$tmp/t.out")"
 target t --listen tcp:127.0.0.1:0
 both --report-port 0
 verdict "no results, because the source wants none" "$([ "$scode $tcode" = "0 0" ] && grep -q '"both_ends":false' "$tmp/s.json" || echo "$scode $tcode")$(cat "$tmp/s.err")"

@@ -139,7 +139,7 @@ static void last_fetch_fails(struct fakevm *vm, enum fake_op op)
 		fails(vm, FAKE_DIRTY_FETCH, vm->calls[FAKE_DIRTY_FETCH] + 1);
 }
 
-RIG_PAIR(op_fails, dirty_fetch_in_the_blackout)
+RIG_PAIR(op_fails, dirty_fetch_in_the_downtime)
 {
 	struct rig r;
 
@@ -184,7 +184,7 @@ static void stands_still_too_long(const struct rig_kind *kind, bool postcopy)
 	rig_init(&r, kind);
 	if (postcopy)
 		rig_postcopy(&r, 0);
-	r.scfg.blackout_limit_us = 100000;
+	r.scfg.switchover_limit_us = 100000;
 	r.tgt.hook = load_outlasts_the_source;
 	rig_run(&r);
 	rig_fell_back(&r);
@@ -193,12 +193,12 @@ static void stands_still_too_long(const struct rig_kind *kind, bool postcopy)
 	rig_free(&r);
 }
 
-RIG_PAIR(blackout_limit, stop_and_copy)
+RIG_PAIR(switchover_limit, stop_and_copy)
 {
 	stands_still_too_long(kind, false);
 }
 
-RIG_PAIR(blackout_limit, post_copy)
+RIG_PAIR(switchover_limit, post_copy)
 {
 	stands_still_too_long(kind, true);
 }

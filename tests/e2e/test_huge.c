@@ -220,19 +220,19 @@ static void count_pipes(struct fakevm *vm, enum ferry_phase p)
 		*(unsigned *)vm->arg = pipes();
 }
 
-/* How many pipes there are in the blackout, when pages have been sent, beyond those of before. */
+/* How many pipes there are in the downtime, when pages have been sent, beyond those of before. */
 static unsigned pipes_of(const struct rig_kind *kind)
 {
-	unsigned before = pipes(), in_blackout = 0;
+	unsigned before = pipes(), in_downtime = 0;
 	struct rig r;
 
 	rig_init(&r, kind);
 	r.src.phase_hook = count_pipes;
-	r.src.arg = &in_blackout;
+	r.src.arg = &in_downtime;
 	rig_run(&r);
 	rig_migrated(&r);
 	rig_free(&r);
-	return in_blackout - before;
+	return in_downtime - before;
 }
 
 /* References to pages go through a pipe; to those of hugetlbfs nobody keeps any (transport/xport.h, copies). */

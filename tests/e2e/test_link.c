@@ -413,8 +413,8 @@ RIG_PAIR(around_commit, lost_with_prepared)
 	rig_free(&r);
 }
 
-/* The blackout does not wait for the network; the target is told as soon as it is back. */
-RIG_PAIR(around_commit, prepared_lost_in_the_blackout_falls_back)
+/* The downtime does not wait for the network; the target is told as soon as it is back. */
+RIG_PAIR(around_commit, prepared_lost_in_the_downtime_falls_back)
 {
 	struct drill d = { .at = FERRY_PHASE_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut:100" };
 	struct rig r;

@@ -17,9 +17,9 @@ static void ops(const struct fakevm *vm, const char *due)
 	cr_assert_str_eq(vm->ops_seen, due);
 }
 
-static void blackout_sums_up(const struct rig *r)
+static void downtime_sums_up(const struct rig *r)
 {
-	const struct ferry_blackout *b = &r->sres.stats.blackout;
+	const struct ferry_downtime *b = &r->sres.stats.downtime;
 
 	cr_assert_gt(b->total_us, 0);
 	cr_assert_eq(b->total_us, b->pause_us + b->fetch_us + b->residue_us + b->save_us + b->send_us + b->arm_us +
@@ -44,7 +44,7 @@ RIG_TESTS(stop_and_copy, moves_everything)
 	cr_assert_eq(r.sres.stats.pages_hole, FAKE_HOLES);
 	cr_assert_eq(r.sres.stats.pages_total, FAKE_PAGES);
 	cr_assert_geq(r.sres.stats.pages_zero, FAKE_ZEROS);
-	blackout_sums_up(&r);
+	downtime_sums_up(&r);
 	rig_free(&r);
 }
 
@@ -272,7 +272,7 @@ RIG_TESTS(post_copy, commits_on_completion)
 	cr_assert_eq(r.tres.stats.pages_residue, r.sres.stats.pages_residue);
 	cr_assert_eq(r.tres.stats.pages_remaining, 0);
 	cr_assert_eq(r.src.rounds, 1);
-	blackout_sums_up(&r);
+	downtime_sums_up(&r);
 	rig_free(&r);
 }
 

@@ -78,7 +78,7 @@ static void poisoned_at_the_pause(struct fakevm *vm, enum fake_op op)
 	dirty(vm, 1, 3);
 }
 
-RIG_TESTS(unreadable, a_hardware_error_in_the_blackout)
+RIG_TESTS(unreadable, a_hardware_error_in_the_downtime)
 {
 	struct rig r;
 
@@ -527,7 +527,7 @@ RIG_TESTS(carried, by_commit_at_switchover_over_three_channels)
 	carried_over(&r);
 }
 
-/* Pages that have crossed and are lost, and dirty, later: one before PREARM, one in the blackout. */
+/* Pages that have crossed and are lost, and dirty, later: one before PREARM, one in the downtime. */
 static void lost_later(struct fakevm *vm, enum fake_op op)
 {
 	bool now = op == FAKE_DIRTY_FETCH && vm->calls[op] == 1;

@@ -27,7 +27,7 @@ static void fill(struct run_report *r, struct options *o, struct record *rec, en
 	observer_init(&r->observer, -1, 1, !end);
 	r->end[end].begun = r->end[end].have_result = true;
 	r->end[end].result = (struct ferry_result){ .outcome = FERRY_OUTCOME_MIGRATED, .owner = FERRY_OWNER_TARGET, .phase = FERRY_PHASE_DONE };
-	r->end[end].result.stats.blackout.load_us = 33;
+	r->end[end].result.stats.downtime.load_us = 33;
 	r->nrounds = r->npolicy = 1;
 	r->rounds[0] = (struct ferry_round){ .bytes = 4096, .duration_us = 7 };
 	strcpy(r->policy[0], "post-copy: it was asked for");

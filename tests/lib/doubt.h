@@ -26,10 +26,10 @@ enum doubt_end { DOUBT_SOURCE_OWNS, DOUBT_TARGET_OWNS, DOUBT_LOST };
 	X(commit_after_a_tentative_run, TENTATIVE, "COMMIT", false, TARGET_OWNS)  \
 	X(committed_after_a_tentative_run, TENTATIVE, "COMMITTED", true, TARGET_OWNS) \
 	X(abort_after_a_tentative_run, TENTATIVE, "ABORT", false, SOURCE_OWNS)    \
-	X(prepared_in_the_blackout, STOP_AND_COPY, "PREPARED", true, SOURCE_OWNS) \
-	X(commit_in_the_blackout, STOP_AND_COPY, "COMMIT", false, TARGET_OWNS)    \
-	X(committed_in_the_blackout, STOP_AND_COPY, "COMMITTED", true, TARGET_OWNS) \
-	X(abort_in_the_blackout, STOP_AND_COPY, "ABORT", false, SOURCE_OWNS)      \
+	X(prepared_in_the_downtime, STOP_AND_COPY, "PREPARED", true, SOURCE_OWNS) \
+	X(commit_in_the_downtime, STOP_AND_COPY, "COMMIT", false, TARGET_OWNS)    \
+	X(committed_in_the_downtime, STOP_AND_COPY, "COMMITTED", true, TARGET_OWNS) \
+	X(abort_in_the_downtime, STOP_AND_COPY, "ABORT", false, SOURCE_OWNS)      \
 	X(prepared_at_switchover, SWITCHOVER, "PREPARED", true, SOURCE_OWNS)      \
 	X(commit_at_switchover, SWITCHOVER, "COMMIT", false, SOURCE_OWNS)         \
 	X(committed_at_switchover, SWITCHOVER, "COMMITTED", true, LOST)           \

@@ -18,11 +18,11 @@
 /* In pre-copy the link may come back. */
 #define BY_SOURCE_IN_PRECOPY .e = { "mm", "mm", "mm", "rd", "rd", "rd", "xd", "xd", "rd", "rd", "rx" }
 #define BY_TARGET_IN_PRECOPY .e = { "mm", "mm", "mm", "rd", "rd", "rd", "rx", "rx", "rd", "rd", "xd" }
-/* A blackout waits for no link. */
-#define BY_SOURCE_IN_BLACKOUT .e = { "fd", "fd", "fd", "fd", "fd", "fd", "xd", "xd", "fd", "fd", "fx" }
+/* A downtime waits for no link. */
+#define BY_SOURCE_IN_DOWNTIME .e = { "fd", "fd", "fd", "fd", "fd", "fd", "xd", "xd", "fd", "fd", "fx" }
 /* Whoever hears it has heard others in pre-copy, nobody knows how many. */
-#define RESIDUE_IN_BLACKOUT .e = { "fd", "fd", "fd", "fd", "fd", "fd", "xd", "xd", "fd", "fd" }
-#define BY_TARGET_IN_BLACKOUT .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd" }
+#define RESIDUE_IN_DOWNTIME .e = { "fd", "fd", "fd", "fd", "fd", "fd", "xd", "xd", "fd", "fd" }
+#define BY_TARGET_IN_DOWNTIME .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd" }
 #define ABSENT(type_, at_source_, arm_, ways_, why)                                                       \
 	{ .type = type_, .at_source = at_source_, .arm = arm_, .ways = ways_, .when = "", .absent = why }
 
@@ -54,32 +54,32 @@ const struct point points[] = {
 	{ WIRE_ABORT, true, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", .provoke = CANCEL_IN_PRECOPY,
 	  .e = { "rd", "rd", "rd", "rd", "rd", "rd", "xd", "xd", "rd", "rd", "rx", "rd" } },
 
-	{ WIRE_ZERO, true, FERRY_PHASE_STOP_AND_COPY, .heard_nth = 2, .ways = IN_STOP, .when = "blackout: last round",
-	  BY_SOURCE_IN_BLACKOUT },
-	{ WIRE_ROUND_END, true, FERRY_PHASE_STOP_AND_COPY, .heard_nth = 3, .ways = IN_STOP, .when = "blackout: last round",
-	  BY_SOURCE_IN_BLACKOUT },
+	{ WIRE_ZERO, true, FERRY_PHASE_STOP_AND_COPY, .heard_nth = 2, .ways = IN_STOP, .when = "downtime: last round",
+	  BY_SOURCE_IN_DOWNTIME },
+	{ WIRE_ROUND_END, true, FERRY_PHASE_STOP_AND_COPY, .heard_nth = 3, .ways = IN_STOP, .when = "downtime: last round",
+	  BY_SOURCE_IN_DOWNTIME },
 	{ WIRE_ROUND_ACK, false, FERRY_PHASE_PRECOPY, .nth = 3, .heard_arm = FERRY_PHASE_STOP_AND_COPY, .ways = IN_STOP,
-	  .when = "blackout: last round",
-	  BY_TARGET_IN_BLACKOUT },
-	{ WIRE_STATE, true, FERRY_PHASE_STOP_AND_COPY, .heard_arm = FERRY_PHASE_PRECOPY, .ways = IN_ALL, .when = "blackout",
-	  BY_SOURCE_IN_BLACKOUT },
-	{ WIRE_RESIDUE, true, FERRY_PHASE_STOP_AND_COPY, .ways = IN_POSTCOPY, .when = "blackout",
-	  RESIDUE_IN_BLACKOUT },
-	{ WIRE_SWITCHOVER, true, FERRY_PHASE_STOP_AND_COPY, .ways = IN_TENTATIVE, .when = "blackout", BY_SOURCE_IN_BLACKOUT },
-	{ WIRE_SWITCHOVER, true, FERRY_PHASE_STOP_AND_COPY, .ways = IN_STOP | IN_SERVER, .when = "blackout",
+	  .when = "downtime: last round",
+	  BY_TARGET_IN_DOWNTIME },
+	{ WIRE_STATE, true, FERRY_PHASE_STOP_AND_COPY, .heard_arm = FERRY_PHASE_PRECOPY, .ways = IN_ALL, .when = "downtime",
+	  BY_SOURCE_IN_DOWNTIME },
+	{ WIRE_RESIDUE, true, FERRY_PHASE_STOP_AND_COPY, .ways = IN_POSTCOPY, .when = "downtime",
+	  RESIDUE_IN_DOWNTIME },
+	{ WIRE_SWITCHOVER, true, FERRY_PHASE_STOP_AND_COPY, .ways = IN_TENTATIVE, .when = "downtime", BY_SOURCE_IN_DOWNTIME },
+	{ WIRE_SWITCHOVER, true, FERRY_PHASE_STOP_AND_COPY, .ways = IN_STOP | IN_SERVER, .when = "downtime",
 	  .e = { "fd", "fd", "fd", "fd", "fd", "f?|fd", "xd", "x?|xd", "fd", "f?|??", "fx" } },
-	{ WIRE_ABORT, false, FERRY_PHASE_STOP_AND_COPY, .ways = IN_ALL, .when = "blackout", .provoke = LOAD_FAILS,
+	{ WIRE_ABORT, false, FERRY_PHASE_STOP_AND_COPY, .ways = IN_ALL, .when = "downtime", .provoke = LOAD_FAILS,
 	  .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd", "fd" } },
-	{ WIRE_RUNNING, false, FERRY_PHASE_STOP_AND_COPY, .ways = IN_TENTATIVE, .when = "blackout",
+	{ WIRE_RUNNING, false, FERRY_PHASE_STOP_AND_COPY, .ways = IN_TENTATIVE, .when = "downtime",
 	  .e = { "fd", "fd", "mm|fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd" } },
 
 	{ WIRE_ABORT, false, FERRY_PHASE_POSTCOPY, .ways = IN_TENTATIVE, .when = "post-copy: hold limit", .provoke = HOLD_LIMIT,
 	  .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd", "fd" } },
 	{ WIRE_PREPARED, false, FERRY_PHASE_COMMITMENT, .ways = IN_TENTATIVE, .when = "after the pull",
 	  .e = { "mm", "mm", "mm", "f?", "f?", "??|f?", "fx", "?x|fx", "f?", "?m", "x?" } },
-	{ WIRE_PREPARED, false, FERRY_PHASE_COMMITMENT, .ways = IN_STOP, .when = "blackout",
+	{ WIRE_PREPARED, false, FERRY_PHASE_COMMITMENT, .ways = IN_STOP, .when = "downtime",
 	  .e = { "fd", "fd", "mm|fd", "f?", "f?", "??|f?", "fx", "?x|fx", "fd|f?", "?m", "x?" } },
-	{ WIRE_PREPARED, false, FERRY_PHASE_COMMITMENT, .ways = IN_SERVER, .when = "blackout",
+	{ WIRE_PREPARED, false, FERRY_PHASE_COMMITMENT, .ways = IN_SERVER, .when = "downtime",
 	  .e = { "fd", "fd", "mm|fd", "f?", "f?", "??|f?", "fx", "?x|fx", "fd|f?", "??|?l", "x?" } },
 	{ WIRE_ABORT, true, FERRY_PHASE_COMMITMENT, .ways = IN_STOP | IN_TENTATIVE, .when = "before the commit",
 	  .provoke = CANCEL_IN_COMMITMENT,

@@ -605,7 +605,7 @@ inline source_fail()
 	fi
 }
 
-/* await_in_blackout() */
+/* await_in_downtime() */
 inline await(type)
 {
 	if
@@ -652,7 +652,7 @@ proctype source()
 		s_send(SWITCHOVER);
 		if
 		:: TENTATIVE -> await(RUNNING)
-		:: else -> goto blackout
+		:: else -> goto downtime
 		fi;
 		/* source_postcopy() */
 		do
@@ -670,7 +670,7 @@ proctype source()
 		:: FAILS -> goto fail
 		od;
 		goto commitment;
-blackout:	await(PREPARED);
+downtime:	await(PREPARED);
 		/* source_commitment() */
 commitment:	if
 		:: true

@@ -130,7 +130,7 @@ model_table()
 matrix_pairs()
 {
 	sed -n '/matrix: begin/,/matrix: end/p' "$DOC" | awk -F ' *[|] *' '
-	$3 ~ /pre-copy|blackout|post-copy|pull|commit|activation|end$/ && NF > 10 {
+	$3 ~ /pre-copy|downtime|post-copy|pull|commit|activation|end$/ && NF > 10 {
 		w = $4
 		is["stop"] = w ~ /any|stop-and-copy|not at switchover|not at completion/
 		is["completion"] = w ~ /any|commit at completion|not at switchover|^post-copy/

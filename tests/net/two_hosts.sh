@@ -158,9 +158,9 @@ for f in s t; do
 				print "the source knew that the VM ran before it did"
 		}' "$tmp/$f.rec")"
 done
-verdict "a blackout of one clock" "$(for f in s t; do
-	[ "$(field blackout_us "$tmp/$f.json")" -gt 0 ] && [ "$(field blackout_us "$tmp/$f.json")" -lt 60000000 ] ||
-		echo "$f: $(field blackout_us "$tmp/$f.json") us"
+verdict "a downtime of one clock" "$(for f in s t; do
+	[ "$(field downtime_us "$tmp/$f.json")" -gt 0 ] && [ "$(field downtime_us "$tmp/$f.json")" -lt 60000000 ] ||
+		echo "$f: $(field downtime_us "$tmp/$f.json") us"
 done)"
 
 migrate 10.99.0.2 --mode post-copy --max-rounds 1 -- --kill target@post-copy

@@ -125,7 +125,7 @@ static struct ferry_config config(enum ferry_mode mode)
 {
 	return (struct ferry_config){ FERRY_CONFIG_INIT, .mode = mode, .max_rounds = mode == FERRY_MODE_POSTCOPY,
 				      .downtime_us = 3600000000, .timeout_us = 3600000000, .reconnect_us = 5000000,
-				      .connect_us = 3600000000, .blackout_limit_us = 3600000000 };
+				      .connect_us = 3600000000, .switchover_limit_us = 3600000000 };
 }
 
 static void end_new(struct end *e, bool is_source, enum ferry_mode mode, const char *uri)

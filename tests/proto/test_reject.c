@@ -314,17 +314,17 @@ Test(reject, fields_that_targets_send, .init = patient)
 	fields(FROM_TARGET);
 }
 
-/* What the blackout's items claim never exceeds the blackout. */
+/* What the downtime's items claim never exceeds the downtime. */
 Test(reject, durations_that_a_target_makes_up, .init = patient)
 {
 	struct play_step lies[3];
 	struct ferry_result res;
-	struct ferry_blackout b;
+	struct ferry_downtime b;
 
 	for (unsigned i = 0; i < 3; i++)
 		lies[i] = (struct play_step){ STEP_PATCH, .type = WIRE_RUNNING, .at = (uint8_t)(8 * i), .width = 3, .v = MAX - i };
 	send_patched(&ways[WIRE_RUNNING - 1], lies, 3, &res);
-	b = res.stats.blackout;
+	b = res.stats.downtime;
 	cr_assert_eq(res.outcome, FERRY_OUTCOME_MIGRATED);
 	cr_assert_eq(b.total_us, b.pause_us + b.fetch_us + b.residue_us + b.save_us + b.send_us + b.arm_us + b.load_us + b.resume_us);
 	cr_assert_lt(b.total_us, UINT64_C(20000000));

@@ -445,13 +445,13 @@ Test(hostile_target, completes_in_post_copy_before_the_commit)
 	source_goes_on(&p, -EPROTO, "the target sent COMPLETE where PREPARED was due");
 }
 
-/* -- the blackout -- */
+/* -- the downtime -- */
 
 static void stands_still_for_a_while(struct rig *r)
 {
 	stops_and_copies(r);
 	r->scfg.timeout_us = 2 * PEER_TIMEOUT_US;
-	r->scfg.blackout_limit_us = 2 * PEER_TIMEOUT_US;
+	r->scfg.switchover_limit_us = 2 * PEER_TIMEOUT_US;
 }
 
 Test(hung_target, never_acknowledges_the_last_round)
@@ -465,7 +465,7 @@ Test(hung_target, never_acknowledges_the_last_round)
 	source_goes_on(&p, -ETIME, "and the last round has not ended: the link is too slow for it, or the target hangs");
 }
 
-Test(hung_target, never_is_prepared_in_the_blackout)
+Test(hung_target, never_is_prepared_in_the_downtime)
 {
 	struct peer p;
 

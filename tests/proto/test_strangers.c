@@ -414,7 +414,7 @@ static void source_init_far(struct peer *p, const struct rig_kind *kind)
 	p->rig.scfg.timeout_us = FAR_US;
 	p->rig.scfg.connect_us = FAR_US;
 	p->rig.scfg.reconnect_us = FAR_US;
-	p->rig.scfg.blackout_limit_us = FAR_US;
+	p->rig.scfg.switchover_limit_us = FAR_US;
 }
 
 static void accept_source(struct peer *p)
@@ -572,7 +572,7 @@ static void *serve(void *arg)
 }
 
 /* The VM stands still, and the target talks of other things than PREPARED. */
-Test(source_in_a_flood, in_the_blackout)
+Test(source_in_a_flood, in_the_downtime)
 {
 	struct talker t;
 	pthread_t land;
@@ -581,7 +581,7 @@ Test(source_in_a_flood, in_the_blackout)
 	source_init_far(&p, RIG_TCP_ANON);
 	p.rig.scfg.timeout_us = FLOOD_TIMEOUT_US;
 	p.rig.scfg.reconnect_us = PEER_RECONNECT_US;
-	p.rig.scfg.blackout_limit_us = CONNECT_US;
+	p.rig.scfg.switchover_limit_us = CONNECT_US;
 	p.rig.scfg.channels = 1;
 	start_source(&p);
 	acknowledge(&p);

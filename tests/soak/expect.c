@@ -48,7 +48,7 @@ static unsigned link_cut(const struct options *o)
 	switch (o->kill.stage) {
 	case FERRY_PHASE_POSTCOPY: /* at the source: tentative, or a page server */
 		return o->commit_at == FERRY_COMMIT_AT_SWITCHOVER ? page_server_gone() : END_SOURCE;
-	case FERRY_PHASE_COMMITMENT: /* PREPARED lost in a blackout, else COMMIT lost */
+	case FERRY_PHASE_COMMITMENT: /* PREPARED lost in a downtime, else COMMIT lost */
 		return END_SOURCE | (o->arbiter ? END_TARGET : END_DOUBT);
 	case FERRY_PHASE_ACTIVATION: /* nothing but BYE, or the pages that are missing */
 		return END_TARGET | (may_lack(o) ? END_LOST : 0);
@@ -64,7 +64,7 @@ static unsigned link_heals(const struct options *o)
 	case FERRY_PHASE_RESERVATION:
 	case FERRY_PHASE_STOP_AND_COPY:
 		return END_SOURCE;
-	case FERRY_PHASE_COMMITMENT: /* a blackout does not wait for PREPARED */
+	case FERRY_PHASE_COMMITMENT: /* a downtime does not wait for PREPARED */
 		return END_TARGET | END_SOURCE;
 	default:
 		return END_TARGET;

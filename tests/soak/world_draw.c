@@ -173,7 +173,7 @@ static void draw_config(struct world *w, uint64_t *rng)
 	w->reconnect_us = rng_one_in(rng, 8) ? 0 : p * OF(rng, 1000000, 3000000);
 	w->connect_us = p * 4000000;
 	w->precopy_limit_us = p * OF(rng, 3000000, 6000000);
-	w->blackout_limit_us = p * 8000000;
+	w->switchover_limit_us = p * 8000000;
 }
 
 static void draw_strike(struct strike *k, uint64_t *rng)
@@ -233,7 +233,7 @@ void world_draw(struct world *w, const struct parts *parts, uint64_t seed, uint6
 
 /*
  * What each stage may take by its own limit, and the memory three times over: a round that the limit of pre-copy finds
- * under way, one more in the blackout or in post-copy, and what loss makes slower than the formula says.
+ * under way, one more in the downtime or in post-copy, and what loss makes slower than the formula says.
  */
 uint64_t world_bound_us(const struct world *w)
 {
@@ -242,7 +242,7 @@ uint64_t world_bound_us(const struct world *w)
 
 	if (!rate || rate > 4 * MIB)
 		rate = 4 * MIB; /* a busy machine */
-	return w->connect_us + w->precopy_limit_us + w->blackout_limit_us + 4 * away + w->hold_limit_us +
+	return w->connect_us + w->precopy_limit_us + w->switchover_limit_us + 4 * away + w->hold_limit_us +
 	       4 * size * 1000000 / rate + patience() * UINT64_C(20000000);
 }
 

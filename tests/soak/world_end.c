@@ -289,7 +289,7 @@ static void configure(const struct world *w, int end, struct ferry_config *c)
 	c->max_rounds = (uint32_t)w->max_rounds;
 	c->downtime_us = w->downtime_us;
 	c->precopy_limit_us = w->precopy_limit_us;
-	c->blackout_limit_us = w->blackout_limit_us;
+	c->switchover_limit_us = w->switchover_limit_us;
 	c->bandwidth = w->bandwidth;
 }
 

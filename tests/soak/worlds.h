@@ -101,7 +101,7 @@ struct world {
 	enum ferry_commit_at commit_at;
 	enum ferry_hold_action hold_action;
 	uint64_t channels, max_rounds, downtime_us, hold_limit_us, bandwidth;
-	uint64_t timeout_us, reconnect_us, connect_us, precopy_limit_us, blackout_limit_us; /* reconnect 0: none */
+	uint64_t timeout_us, reconnect_us, connect_us, precopy_limit_us, switchover_limit_us; /* reconnect 0: none */
 };
 
 void world_draw(struct world *w, const struct parts *parts, uint64_t seed, uint64_t round);

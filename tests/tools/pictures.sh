@@ -55,7 +55,7 @@ check png timeout 120 "$program" plot "$rec" -o "$tmp/one.png"
 check "png is a picture" test "$(head -c 8 "$tmp/one.png" | od -An -tx1 | tr -d ' \n')" = 89504e470d0a1a0a
 check svg timeout 120 "$program" plot "$rec" --out="$tmp/one.svg"
 check "svg has what was asked for" grep -q 'post-copy over tcp: migrated, owner target' "$tmp/one.svg"
-check "svg names the items of the blackout" grep -q '>load<\|load' "$tmp/one.svg"
+check "svg names the items of the downtime" grep -q '>load<\|load' "$tmp/one.svg"
 check comparison timeout 120 "$program" plot "$rec" "$tmp/kill.jsonl" -o "$tmp/two.svg"
 check "comparison has both" grep -q 'kill target@post-copy' "$tmp/two.svg"
 check html timeout 120 "$program" plot "$rec" "$tmp/kill.jsonl" -o "$tmp/two.html"
@@ -74,7 +74,7 @@ recording() # T_US NUMBER: one run that lasts until T_US
 		{"type":"sample","end":"source","t_us":0,"stamps":1,"bytes":1,"remaining":$2,"running":true}
 		{"type":"sample","end":"source","t_us":$1,"stamps":$2,"bytes":$2,"remaining":1,"running":true}
 		{"type":"faults","end":"target","buckets_ns":[[0,1,3],[1,2,1],[40000,42000,2]]}
-		{"type":"result","result":{"faults":$2,"fault_max_us":$2,"blackout_us":$2,"blackout":{"save_us":$2},"dirty_rate":1}}
+		{"type":"result","result":{"faults":$2,"fault_max_us":$2,"downtime_us":$2,"downtime":{"save_us":$2},"dirty_rate":1}}
 	EOF
 }
 recording 20000 6 >"$tmp/zero.jsonl"

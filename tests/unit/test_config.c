@@ -78,7 +78,7 @@ Test(config, no_configuration_means_the_defaults)
 	cr_expect_eq(c.connect_us, 10000000);
 	cr_expect_eq(c.reconnect_us, 5000000);
 	cr_expect_eq(c.timeout_us, 3000000);
-	cr_expect_eq(c.blackout_limit_us, 30000000);
+	cr_expect_eq(c.switchover_limit_us, 30000000);
 }
 
 Test(config, no_reconnect)
@@ -160,7 +160,7 @@ Test(config, limits)
 	LIMIT(reconnect_us, 1, UINT64_MAX);
 	LIMIT(timeout_us, 10000, 9999);
 	LIMIT(timeout_us, 10000, UINT64_MAX);
-	LIMIT(blackout_limit_us, 1, UINT64_MAX);
+	LIMIT(switchover_limit_us, 1, UINT64_MAX);
 }
 
 Test(config, a_limit_is_said_with_its_values)

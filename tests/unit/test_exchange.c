@@ -29,7 +29,7 @@ static void fill(struct run_report *r, struct options *o, enum vmm_end end)
 	r->end[end].begun = r->end[end].have_result = true;
 	r->end[end].result = (struct ferry_result){ .outcome = FERRY_OUTCOME_MIGRATED, .owner = FERRY_OWNER_TARGET };
 	r->end[end].result.stats =
-		(struct ferry_stats){ .pages_sent = 1000 + (uint64_t)end, .blackout.load_us = 33 };
+		(struct ferry_stats){ .pages_sent = 1000 + (uint64_t)end, .downtime.load_us = 33 };
 	strcpy(r->mutator, "kvm-native");
 }
 
@@ -125,7 +125,7 @@ static void refused(const char *json)
 Test(exchange, numbers_that_no_migration_has)
 {
 	static const char *const lies[] = {
-		"{\"end\":{\"stats\":{\"blackout.total_us\":-1}}}",
+		"{\"end\":{\"stats\":{\"downtime.total_us\":-1}}}",
 		"{\"end\":{\"stats\":{\"elapsed_us\":9223372036854775807}}}",
 		"{\"end\":{\"stats\":{\"round\":4294967296}}}",
 		"{\"end\":{\"stats\":{\"faults\":1e3}}}",

@@ -81,7 +81,7 @@ static const struct ending endings[] = {
 	  .source_outcome = FERRY_OUTCOME_FELL_BACK, .source_owner = FERRY_OWNER_SOURCE, .target_outcome = FERRY_OUTCOME_DISCARDED,
 	  .target_owner = FERRY_OWNER_SOURCE, .proof = true, .owner = FERRY_OWNER_SOURCE, .verdict = VERDICT_NOT_AS_ASKED,
 	  .says = "" },
-	{ "a blackout waits for no link", .kill = LINK_AT(FERRY_PHASE_STOP_AND_COPY, 200), .drilled = true,
+	{ "a downtime waits for no link", .kill = LINK_AT(FERRY_PHASE_STOP_AND_COPY, 200), .drilled = true,
 	  .source_outcome = FERRY_OUTCOME_FELL_BACK, .source_owner = FERRY_OWNER_SOURCE, .target_outcome = FERRY_OUTCOME_DISCARDED,
 	  .target_owner = FERRY_OWNER_SOURCE, .proof = true, .owner = FERRY_OWNER_SOURCE, .verdict = VERDICT_OK,
 	  .says = "as it must after" },

@@ -35,7 +35,7 @@ static const struct trace traces[] = {
 	{ .name = "an idle guest stops after the first round",
 	  .shots = { { 262144, 0, 0 } },
 	  .verdict = POLICY_STOP_AND_COPY,
-	  .text = "stop-and-copy after 1 round: nothing is dirty; 0 dirty pages, expected blackout 2.0 ms, limit "
+	  .text = "stop-and-copy after 1 round: nothing is dirty; 0 dirty pages, expected downtime 2.0 ms, limit "
 		  "300.0 ms" },
 	{ .name = "an idle guest stops although the fixed cost is above the limit",
 	  .downtime_us = 1000,
@@ -45,18 +45,18 @@ static const struct trace traces[] = {
 	{ .name = "a residue that fits but still shrinks gets another round",
 	  .shots = { { 1048576, 65536, 0 } },
 	  .verdict = POLICY_AGAIN,
-	  .text = "another round: it fits the limit and still shrinks; 65536 dirty pages, expected blackout 165.8 ms, "
+	  .text = "another round: it fits the limit and still shrinks; 65536 dirty pages, expected downtime 165.8 ms, "
 		  "limit 300.0 ms" },
 	{ .name = "a small residue is not worth a round",
 	  .shots = { { 1048576, 65536, 0 }, { 65536, 1000, 0 } },
 	  .verdict = POLICY_STOP_AND_COPY,
-	  .text = "stop-and-copy after 2 rounds: the residue is small; 1000 dirty pages, expected blackout 4.5 ms, "
+	  .text = "stop-and-copy after 2 rounds: the residue is small; 1000 dirty pages, expected downtime 4.5 ms, "
 		  "limit 300.0 ms" },
 	{ .name = "it fits and rounds help little",
 	  .shots = { { 1048576, 65536, 0 }, { 65536, 60000, 0 } },
 	  .verdict = POLICY_STOP_AND_COPY,
 	  .text = "stop-and-copy after 2 rounds: it fits the limit and rounds help little; 60000 dirty pages, expected "
-		  "blackout 152.0 ms, limit 300.0 ms" },
+		  "downtime 152.0 ms, limit 300.0 ms" },
 	{ .name = "it fits and shrinks by more than a quarter",
 	  .shots = { { 1048576, 65536, 0 }, { 65536, 40000, 0 } },
 	  .verdict = POLICY_AGAIN },
@@ -71,7 +71,7 @@ static const struct trace traces[] = {
 	{ .name = "too long but converging goes on",
 	  .shots = { { 4194304, 800000, 0 }, { 800000, 400000, 0 } },
 	  .verdict = POLICY_AGAIN,
-	  .text = "another round: it does not fit the limit yet; 400000 dirty pages, expected blackout 1002.0 ms, limit "
+	  .text = "another round: it does not fit the limit yet; 400000 dirty pages, expected downtime 1002.0 ms, limit "
 		  "300.0 ms" },
 	{ .name = "one round without progress is not a stall",
 	  .shots = { { 4194304, 800000, 0 }, { 800000, 790000, 0 } },
@@ -83,7 +83,7 @@ static const struct trace traces[] = {
 	  .shots = { { 4194304, 800000, 0 }, { 800000, 790000, 0 }, { 790000, 785000, 0 } },
 	  .verdict = POLICY_POSTCOPY,
 	  .text = "post-copy after 3 rounds, dirty set no longer shrinks: guest dirties 397469 pages/s (1628.0 MB/s), "
-		  "link moves 1638.4 MB/s, expected blackout 1964.5 ms, limit 300.0 ms" },
+		  "link moves 1638.4 MB/s, expected downtime 1964.5 ms, limit 300.0 ms" },
 	{ .name = "auto: a guest that writes everything stalls after two rounds",
 	  .shots = { { 1000000, 1000000, 0 }, { 1000000, 1000000, 0 } },
 	  .verdict = POLICY_POSTCOPY },
@@ -96,7 +96,7 @@ static const struct trace traces[] = {
 	  .shots = { { 4194304, 800000, 0 }, { 800000, 790000, 0 }, { 790000, 785000, 0 } },
 	  .verdict = POLICY_GIVE_UP,
 	  .text = "gave up after 3 rounds, dirty set no longer shrinks: guest dirties 397469 pages/s (1628.0 MB/s), link "
-		  "moves 1638.4 MB/s, expected blackout 1964.5 ms, limit 300.0 ms; raise the downtime, allow post-copy or "
+		  "moves 1638.4 MB/s, expected downtime 1964.5 ms, limit 300.0 ms; raise the downtime, allow post-copy or "
 		  "throttle the guest" },
 	{ .name = "stop-and-copy: a stall slows a guest that can be slowed",
 	  .mode = FERRY_MODE_STOP_AND_COPY,
@@ -105,7 +105,7 @@ static const struct trace traces[] = {
 	  .verdict = POLICY_AGAIN,
 	  .slower = 20,
 	  .text = "another round, the guest slowed by 20 %: dirty set no longer shrinks; 785000 dirty pages, expected "
-		  "blackout 1964.5 ms, limit 300.0 ms" },
+		  "downtime 1964.5 ms, limit 300.0 ms" },
 	{ .name = "stop-and-copy: a stall that throttling does not end slows it further",
 	  .mode = FERRY_MODE_STOP_AND_COPY,
 	  .can_throttle = true,
@@ -191,7 +191,7 @@ static const struct trace traces[] = {
 	  .no_postcopy = true,
 	  .shots = { { 4194304, 800000, 0 } },
 	  .verdict = POLICY_STOP_AND_COPY,
-	  .text = "stop-and-copy after 1 round: switchover was asked for; 800000 dirty pages, expected blackout 2002.0 ms, "
+	  .text = "stop-and-copy after 1 round: switchover was asked for; 800000 dirty pages, expected downtime 2002.0 ms, "
 		  "limit 300.0 ms" },
 	{ .name = "forced: stop-and-copy where it was chosen",
 	  .forced = true,
@@ -208,12 +208,12 @@ static const struct trace traces[] = {
 	  /* 16 pages in 100 ms */
 	  .shots = { { 16, 200, 100000 } },
 	  .verdict = POLICY_STOP_AND_COPY,
-	  .text = "stop-and-copy after 1 round: the residue is small; 200 dirty pages, expected blackout 2.5 ms, limit "
+	  .text = "stop-and-copy after 1 round: the residue is small; 200 dirty pages, expected downtime 2.5 ms, limit "
 		  "300.0 ms" },
 	{ .name = "the largest recent round tells how fast the link is",
 	  .shots = { { 400000, 4000, 0 }, { 4000, 500, 1000000 } },
 	  .verdict = POLICY_STOP_AND_COPY,
-	  .text = "stop-and-copy after 2 rounds: the residue is small; 500 dirty pages, expected blackout 3.2 ms, limit "
+	  .text = "stop-and-copy after 2 rounds: the residue is small; 500 dirty pages, expected downtime 3.2 ms, limit "
 		  "300.0 ms" },
 };
 
@@ -270,11 +270,11 @@ Test(policy, figures_beside_the_verdict)
 	policy_decide(&lim, &in, &res);
 	cr_assert_eq(res.throughput, 819200000);
 	cr_assert_eq(res.dirty_rate, 100000);
-	cr_assert_eq(res.expected_blackout_us, 251500);
+	cr_assert_eq(res.expected_downtime_us, 251500);
 }
 
 /* Four round trips with a residue to send, two without, one where it is pulled later. */
-Test(policy, the_blackout_is_predicted_with_its_round_trips)
+Test(policy, the_downtime_is_predicted_with_its_round_trips)
 {
 	struct ferry_round r = { .pages_sent = 100000, .bytes = 409600000, .duration_us = 500000, .pages_dirty = 10 };
 	struct policy_limits lim = { .max_rounds = 30, .downtime_us = 300000, .page_size = PAGE, .postcopy_ok = true };
@@ -334,11 +334,11 @@ Test(policy, the_largest_numbers_do_not_overflow)
 	struct policy_result res;
 
 	policy_decide(&lim, &in, &res);
-	cr_assert_eq(res.expected_blackout_us, UINT64_MAX);
+	cr_assert_eq(res.expected_downtime_us, UINT64_MAX);
 	cr_assert_eq(res.throughput, UINT64_MAX);
 	r[0].bytes = 0;
 	policy_decide(&lim, &in, &res);
-	cr_assert_eq(res.expected_blackout_us, UINT64_MAX);
+	cr_assert_eq(res.expected_downtime_us, UINT64_MAX);
 	cr_assert(memchr(res.text, 0, sizeof(res.text)));
 }
 

@@ -67,7 +67,7 @@ Test(replay, a_stall_is_seen_within_two_rounds_of_the_last_new_low)
 }
 
 /* The run went the way that the policy of today goes: what it predicts is what was measured. */
-Test(replay, predicted_blackouts_are_within_a_tenth_or_a_millisecond)
+Test(replay, predicted_downtimes_are_within_a_tenth_or_a_millisecond)
 {
 	unsigned compared = 0;
 	glob_t g;
@@ -79,16 +79,16 @@ Test(replay, predicted_blackouts_are_within_a_tenth_or_a_millisecond)
 		struct replay r;
 
 		trace_replay(t, &r);
-		if (t->blackout_us) {
-			off = llabs((long long)(r.result.predicted_us - t->blackout_us));
-			allowed = t->blackout_us / 10 > 1000 ? t->blackout_us / 10 : 1000;
+		if (t->downtime_us) {
+			off = llabs((long long)(r.result.predicted_us - t->downtime_us));
+			allowed = t->downtime_us / 10 > 1000 ? t->downtime_us / 10 : 1000;
 			compared++;
 			cr_expect(off <= allowed, "%s: predicted %lu us, measured %lu us", t->name,
-				  (unsigned long)r.result.predicted_us, (unsigned long)t->blackout_us);
+				  (unsigned long)r.result.predicted_us, (unsigned long)t->downtime_us);
 		}
 		free(t);
 	}
-	cr_expect(compared >= 5, "only %u traces have a measured blackout", compared);
+	cr_expect(compared >= 5, "only %u traces have a measured downtime", compared);
 	globfree(&g);
 }
 

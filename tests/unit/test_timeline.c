@@ -13,7 +13,7 @@
 
 #define RUN "{\"type\":\"run\",\"format\":1}\n"
 #define RESULT \
-	"{\"type\":\"result\",\"result\":{\"blackout_us\":1500,\"blackout\":{\"save_us\":400},\"mode\":\"auto\"}}\n"
+	"{\"type\":\"result\",\"result\":{\"downtime_us\":1500,\"downtime\":{\"save_us\":400},\"mode\":\"auto\"}}\n"
 
 static int load(struct timelines *t, const char *text)
 {
@@ -59,7 +59,7 @@ Test(timeline, a_whole_run_is_read)
 	cr_assert_float_eq(t.v[0].bucket[1].from_us, 20, 1e-9);
 	cr_assert_float_eq(tl_stage_ms(&t.v[0], VMM_END_SOURCE, FERRY_PHASE_PRECOPY), 0, 1e-9);
 	cr_assert_float_eq(tl_stage_ms(&t.v[0], VMM_END_TARGET, FERRY_PHASE_PRECOPY), -1, 1e-9);
-	cr_assert_float_eq(tl_number(&t.v[0], "blackout.save_us"), 400, 1e-9);
+	cr_assert_float_eq(tl_number(&t.v[0], "downtime.save_us"), 400, 1e-9);
 	cr_assert_float_eq(tl_number(&t.v[0], "no.such"), 0, 1e-9);
 	cr_assert_str_eq(tl_text(&t.v[0], "mode"), "auto");
 	timelines_free(&t);
@@ -255,7 +255,7 @@ Test(timeline, a_bucket_below_0)
 
 Test(timeline, a_result_with_an_absurd_number)
 {
-	refused(RUN "{\"type\":\"result\",\"result\":{\"blackout\":{\"save_us\":1e200}}}\n",
+	refused(RUN "{\"type\":\"result\",\"result\":{\"downtime\":{\"save_us\":1e200}}}\n",
 		"a result with an invalid number");
 }
 

@@ -7,7 +7,7 @@
  * for their turn; the urgent channel pays but never waits, so a fault is served at once and the sweep slows
  * down for it instead. Whoever pulls keeps to the limit by itself: a get, and what serve() moved, wait only for a debt
  * above PACE_AHEAD_US (runtime/base/pace.h says why). A fence ends when what was put before it is paid, so that a
- * round takes the time it is measured by, and leaves no debt to the blackout.
+ * round takes the time it is measured by, and leaves no debt to the downtime.
  *
  * Latency, one way. A message waits that long before it is sent; a fence, and a get from its start to its
  * completion, take at least twice as long. With latency the data channels' fd is -1: a reply that is here may

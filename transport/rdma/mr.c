@@ -2,7 +2,7 @@
 /*
  * Registered memory of a link. expose() and lend() each say what they want; apply() makes the difference: what nobody
  * wants any more is deregistered first, then what is wanted with less access is narrowed, then what is new is
- * registered. Narrowing changes the registration in place where the device can (a blackout must not pay for pinning).
+ * registered. Narrowing changes the registration in place where the device can (a downtime must not pay for pinning).
  */
 #include <endian.h>
 #include <errno.h>
