@@ -9,7 +9,7 @@
 #include "runtime/source/source.h"
 #include "runtime/target/target.h"
 
-#define TO(stage) (1u << FERRY_PHASE_##stage)
+#define TO(phase) (1u << FERRY_PHASE_##phase)
 
 static const struct phase_row rows[] = {
 	[FERRY_PHASE_IDLE] = { "idle", NULL, NULL, TO(PRE_MIGRATION) },
@@ -48,8 +48,8 @@ void phase_enter(struct ferry_session *s, enum ferry_phase to)
 	s->phase_us[to] = now_us();
 	count(&s->stats.steps, 1);
 	pthread_mutex_unlock(&s->view_lock);
-	session_log(s, 6, NULL, "stage name=%s", rows[to].name);
-	PROBE4(stage, s, s->is_source, to, rows[to].name);
+	session_log(s, 6, NULL, "phase name=%s", rows[to].name);
+	PROBE4(phase, s, s->is_source, to, rows[to].name);
 	session_event(s, FERRY_EVENT_PHASE, rows[to].name, NULL);
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The stages and what may follow each. */
+/* The phases and what may follow each. */
 #ifndef FERRY_PHASE_H
 #define FERRY_PHASE_H
 
@@ -12,7 +12,7 @@ struct ferry_session;
 
 struct phase_row {
 	const char *name;
-	/* The stage's body at each end: 0 with *next set, or the error that ends the migration. */
+	/* The phase's body at each end: 0 with *next set, or the error that ends the migration. */
 	int (*source)(struct ferry_session *s, enum ferry_phase *next);
 	int (*target)(struct ferry_session *s, enum ferry_phase *next);
 	uint32_t next; /* bit p: phase p may follow */

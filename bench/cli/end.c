@@ -199,7 +199,7 @@ static void on_event(void *ctx, const struct ferry_event *ev)
 	msg_send(e->fd, &m);
 	if (ev->type == FERRY_EVENT_PHASE)
 		note_cpu(e, ev->phase);
-	if (ev->type == FERRY_EVENT_PHASE && e->o->kill.who != KILL_NOBODY && ev->phase == e->o->kill.stage)
+	if (ev->type == FERRY_EVENT_PHASE && e->o->kill.who != KILL_NOBODY && ev->phase == e->o->kill.phase)
 		drill(e);
 }
 

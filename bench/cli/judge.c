@@ -148,12 +148,12 @@ static enum ferry_owner expected_owner(const struct run_report *r)
 	if (k->message) /* docs/failure-model.md has a row for each */
 		return FERRY_OWNER_UNKNOWN;
 	/* No end waits for a link during the downtime: the VM resumes at the source. */
-	if (k->who == KILL_LINK && k->stage == FERRY_PHASE_STOP_AND_COPY)
+	if (k->who == KILL_LINK && k->phase == FERRY_PHASE_STOP_AND_COPY)
 		return FERRY_OWNER_SOURCE;
 	if (k->who == KILL_NOBODY || (k->who == KILL_LINK && k->heal_ms))
 		return FERRY_OWNER_TARGET;
-	if (k->stage >= FERRY_PHASE_COMMITMENT ||
-	    (k->stage == FERRY_PHASE_POSTCOPY && r->o->commit_at == FERRY_COMMIT_AT_SWITCHOVER))
+	if (k->phase >= FERRY_PHASE_COMMITMENT ||
+	    (k->phase == FERRY_PHASE_POSTCOPY && r->o->commit_at == FERRY_COMMIT_AT_SWITCHOVER))
 		return FERRY_OWNER_UNKNOWN;
 	return k->who == KILL_SOURCE ? FERRY_OWNER_NONE : FERRY_OWNER_SOURCE;
 }
@@ -187,7 +187,7 @@ static void where(const struct run_report *r, char *text, size_t cap)
 		[FERRY_OWNER_UNKNOWN] = "Who owns the VM is in doubt",
 	};
 	int only = only_end(r);
-	const char *end = only == VMM_END_TARGET ? "target" : "source", *stage;
+	const char *end = only == VMM_END_TARGET ? "target" : "source", *phase;
 
 	snprintf(text, cap, "%s", by_owner[r->owner]);
 	if (only < 0)
@@ -199,13 +199,13 @@ static void where(const struct run_report *r, char *text, size_t cap)
 			snprintf(text, cap, "The VM is the target's");
 		return;
 	}
-	stage = ferry_phase_name(r->end[only].last);
+	phase = ferry_phase_name(r->end[only].last);
 	if (r->owner == FERRY_OWNER_NONE)
-		snprintf(text, cap, "The VM died with the %s's process, in %s", end, stage);
+		snprintf(text, cap, "The VM died with the %s's process, in %s", end, phase);
 	else if (r->owner == FERRY_OWNER_SOURCE)
-		snprintf(text, cap, "The target's process died in %s, before the VM could be its own: it is the source's", stage);
+		snprintf(text, cap, "The target's process died in %s, before the VM could be its own: it is the source's", phase);
 	else
-		snprintf(text, cap, "The %s's process died in %s; which end has the VM cannot be known here", end, stage);
+		snprintf(text, cap, "The %s's process died in %s; which end has the VM cannot be known here", end, phase);
 }
 
 static void judge_owner(struct run_report *r)

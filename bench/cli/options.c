@@ -155,14 +155,14 @@ const char *kill_text(char buf[64], const struct kill_drill *k)
 
 	buf[0] = 0;
 	if (k->who != KILL_NOBODY)
-		snprintf(buf, 64, "%s@%s", who[k->who], k->message ? k->message : ferry_phase_name(k->stage));
+		snprintf(buf, 64, "%s@%s", who[k->who], k->message ? k->message : ferry_phase_name(k->phase));
 	if (k->heal_ms)
 		snprintf(buf + strlen(buf), 64 - strlen(buf), ":%llu", (unsigned long long)k->heal_ms);
 	return buf;
 }
 
 /* "precopy" is as good as "pre-copy". */
-static bool same_stage(const char *text, size_t len, const char *name)
+static bool same_phase(const char *text, size_t len, const char *name)
 {
 	size_t i = 0;
 
@@ -197,16 +197,16 @@ static int parse_kill(const char *text, struct kill_drill *ret)
 	if (k.heal_ms > HOUR / 1000)
 		return -EINVAL;
 	for (enum ferry_phase p = FERRY_PHASE_PRE_MIGRATION; p <= FERRY_PHASE_ACTIVATION; p++) {
-		if (!same_stage(text, len, ferry_phase_name(p)))
+		if (!same_phase(text, len, ferry_phase_name(p)))
 			continue;
-		k.stage = p;
+		k.phase = p;
 		*ret = k;
 		return 0;
 	}
 	for (unsigned i = 1; (k.message = ferry_message_name(i)); i++) {
 		if (strlen(k.message) != len || strncmp(text, k.message, len))
 			continue;
-		k.stage = FERRY_PHASE_IDLE;
+		k.phase = FERRY_PHASE_IDLE;
 		*ret = k;
 		return 0;
 	}

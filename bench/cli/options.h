@@ -32,8 +32,8 @@ enum floor_when { FLOOR_ONCE, FLOOR_EACH, FLOOR_OFF };
  */
 struct kill_drill {
 	enum victim who;
-	enum ferry_phase stage;
-	const char *message; /* NULL: use .stage, a phase */
+	enum ferry_phase phase;
+	const char *message; /* NULL: .phase says when */
 	uint64_t heal_ms;
 };
 

@@ -88,7 +88,7 @@ static void rounds(FILE *out, const struct run_report *r)
 }
 
 /* The time of each phase, and the rest: the reservation before, and the goodbye afterwards. */
-static void stages(FILE *out, const struct run_report *r)
+static void phases(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *s = source_stats(r), *t = target_stats(r);
 	uint64_t stood = r->end[VMM_END_SOURCE].cpu.stood_us, postcopy = only_end(r) == VMM_END_SOURCE ? s->postcopy_us : t->postcopy_us;
@@ -111,7 +111,7 @@ static void times(FILE *out, const struct run_report *r)
 	char v[32];
 
 	row(out, "time");
-	stages(out, r);
+	phases(out, r);
 	if (s->reconnects || t->reconnects)
 		fprintf(out, "; reconnected %u times",
 			s->reconnects > t->reconnects ? s->reconnects : t->reconnects);

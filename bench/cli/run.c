@@ -73,7 +73,7 @@ static void take_event(struct run *x, int end, const struct msg *m)
 	record_event(x->record, (enum vmm_end)end, &m->event, m->text, m->time_ns);
 	switch (m->event.type) {
 	case FERRY_EVENT_PHASE:
-		if (k->who != KILL_NOBODY && m->event.phase == k->stage)
+		if (k->who != KILL_NOBODY && m->event.phase == k->phase)
 			r->end[end].drilled = true;
 		if (m->event.phase <= FERRY_PHASE_ACTIVATION && m->event.phase > r->end[end].last)
 			r->end[end].last = m->event.phase;

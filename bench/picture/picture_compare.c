@@ -223,7 +223,7 @@ static void faults(const struct canvas *c, unsigned top, unsigned bottom)
 /* Start and end of the curve, and the time of its 0. */
 static double curve_span(const struct timeline *t, double *from, double *to)
 {
-	double stop = tl_stage_ms(t, tl_main_end(t), FERRY_PHASE_STOP_AND_COPY), first = *to;
+	double stop = tl_phase_ms(t, tl_main_end(t), FERRY_PHASE_STOP_AND_COPY), first = *to;
 
 	tl_span(t, from, to);
 	for (int end = 0; end < 2; end++) {

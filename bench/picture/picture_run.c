@@ -18,21 +18,21 @@
 const char *const picture_item_colours[TL_ITEMS] = { "#6b7280", "#9ca3af", "#a16207", "#1d4ed8",
 						     "#7c3aed", "#be123c", "#0e7490", "#15803d" };
 
-static const char *const stage_colours[] = {
+static const char *const phase_colours[] = {
 	[FERRY_PHASE_IDLE] = "#ffffff",	[FERRY_PHASE_PRE_MIGRATION] = "#eef0f3", [FERRY_PHASE_RESERVATION] = "#e4e7ec",
 	[FERRY_PHASE_PRECOPY] = "#dbe9fb",	[FERRY_PHASE_STOP_AND_COPY] = "#f6a5a5", [FERRY_PHASE_POSTCOPY] = "#fdebd0",
 	[FERRY_PHASE_COMMITMENT] = "#d3efdb", [FERRY_PHASE_ACTIVATION] = "#d3efdb",	   [FERRY_PHASE_DONE] = "#ffffff",
 	[FERRY_PHASE_FAILED] = "#f3d9d9",
 };
-_Static_assert(sizeof(stage_colours) / sizeof(*stage_colours) == FERRY_PHASE_FAILED + 1, "one colour per phase");
+_Static_assert(sizeof(phase_colours) / sizeof(*phase_colours) == FERRY_PHASE_FAILED + 1, "one colour per phase");
 
 /* The bands show the source: it enters each phase first, and the downtime starts at its pause. */
 static void bands(FILE *out, const struct timeline *t, double from, double to)
 {
 	const struct tl_end *e = &t->end[tl_main_end(t)];
 
-	for (unsigned i = 0; i < e->nstages; i++) {
-		double a = e->stage[i].ms, b = i + 1 < e->nstages ? e->stage[i + 1].ms : to;
+	for (unsigned i = 0; i < e->nphases; i++) {
+		double a = e->phase[i].ms, b = i + 1 < e->nphases ? e->phase[i + 1].ms : to;
 
 		if (b > to)
 			b = to;
@@ -42,21 +42,21 @@ static void bands(FILE *out, const struct timeline *t, double from, double to)
 			fprintf(out,
 				"set object rectangle from first %.3f, graph 0 to first %.3f, graph 1 behind "
 				"fillcolor rgb '%s' fillstyle solid 1 noborder\n",
-				a, b, stage_colours[e->stage[i].phase]);
+				a, b, phase_colours[e->phase[i].phase]);
 	}
 }
 
 static bool wide_enough(const struct tl_end *e, unsigned i, double from, double to)
 {
-	double a = e->stage[i].ms, b = i + 1 < e->nstages ? e->stage[i + 1].ms : to;
+	double a = e->phase[i].ms, b = i + 1 < e->nphases ? e->phase[i + 1].ms : to;
 
-	return (b - a) / (to - from) > 0.011 * (double)strlen(ferry_phase_name(e->stage[i].phase));
+	return (b - a) / (to - from) > 0.011 * (double)strlen(ferry_phase_name(e->phase[i].phase));
 }
 
 static void downtime_mark(FILE *out, const struct timeline *t, double from)
 {
 	double downtime = tl_number(t, "downtime_us") / 1000, stood = tl_standstill_ms(t);
-	double stop = tl_stage_ms(t, tl_main_end(t), FERRY_PHASE_STOP_AND_COPY);
+	double stop = tl_phase_ms(t, tl_main_end(t), FERRY_PHASE_STOP_AND_COPY);
 
 	if (stop < from)
 		return;
@@ -78,14 +78,14 @@ static void band_names(FILE *out, const struct timeline *t, double from, double 
 {
 	const struct tl_end *e = &t->end[tl_main_end(t)];
 
-	for (unsigned i = 0; i < e->nstages; i++) {
-		double b = i + 1 < e->nstages ? e->stage[i + 1].ms : to;
+	for (unsigned i = 0; i < e->nphases; i++) {
+		double b = i + 1 < e->nphases ? e->phase[i + 1].ms : to;
 
 		if (wide_enough(e, i, from, to))
 			fprintf(out,
 				"set label '%s' at first %.3f, graph 0.965 center font ',9' "
 				"textcolor rgb '#4b5563' front\n",
-				ferry_phase_name(e->stage[i].phase), (e->stage[i].ms + b) / 2);
+				ferry_phase_name(e->phase[i].phase), (e->phase[i].ms + b) / 2);
 	}
 	downtime_mark(out, t, from);
 }
@@ -94,13 +94,13 @@ static void key_entries(FILE *out, const struct timeline *t, double from, double
 {
 	const struct tl_end *e = &t->end[tl_main_end(t)];
 
-	for (unsigned i = 0; i < e->nstages; i++) {
-		enum ferry_phase p = e->stage[i].phase;
+	for (unsigned i = 0; i < e->nphases; i++) {
+		enum ferry_phase p = e->phase[i].phase;
 
 		if (!wide_enough(e, i, from, to) && p >= FERRY_PHASE_RESERVATION && p < FERRY_PHASE_DONE)
 			fprintf(out,
 				", keyentry with boxes fillcolor rgb '%s' fillstyle solid 1 noborder title '%s'",
-				stage_colours[p], ferry_phase_name(p));
+				phase_colours[p], ferry_phase_name(p));
 	}
 }
 
@@ -156,7 +156,7 @@ static double higher(double a, double b)
 static void data(FILE *out, const struct timeline *t, double from, double to, struct heights *h)
 {
 	const struct tl_end *s = &t->end[VMM_END_SOURCE], *g = &t->end[VMM_END_TARGET];
-	double switched = tl_stage_ms(t, VMM_END_TARGET, FERRY_PHASE_POSTCOPY);
+	double switched = tl_phase_ms(t, VMM_END_TARGET, FERRY_PHASE_POSTCOPY);
 
 	if (switched < 0)
 		switched = to;
@@ -260,7 +260,7 @@ static void moment(FILE *out, const char *name, const struct tl_end *e, double s
 static void moment_panel(FILE *out, const struct timeline *t)
 {
 	enum vmm_end main_end = tl_main_end(t);
-	double stop = tl_stage_ms(t, main_end, FERRY_PHASE_STOP_AND_COPY),
+	double stop = tl_phase_ms(t, main_end, FERRY_PHASE_STOP_AND_COPY),
 	       black = tl_number(t, "downtime_us") / 1000;
 	double before = black * 2 > 8 ? black * 2 : 8, after = black * 4 > 32 ? black * 4 : 32, zero = 0;
 	const struct tl_end *e = &t->end[main_end];

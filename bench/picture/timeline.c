@@ -144,17 +144,17 @@ static int take_sample(struct reader *rd, const json_t *o, struct tl_end *e)
 static int take_event(struct reader *rd, const json_t *o, struct tl_end *e)
 {
 	const char *what = json_string_value(json_object_get(o, "event"));
-	struct tl_stage stage;
-	int phase = phase_of(o);
+	struct tl_phase phase;
+	int which = phase_of(o);
 
-	if (!what || phase < 0)
+	if (!what || which < 0)
 		return bad(rd, "an event without a name or a phase");
-	stage.phase = (enum ferry_phase)phase;
-	if (time_of(rd, o, &stage.ms))
+	phase.phase = (enum ferry_phase)which;
+	if (time_of(rd, o, &phase.ms))
 		return -EINVAL;
-	if (strcmp(what, "phase") || e->nstages == sizeof(e->stage) / sizeof(*e->stage))
+	if (strcmp(what, "phase") || e->nphases == sizeof(e->phase) / sizeof(*e->phase))
 		return 0;
-	e->stage[e->nstages++] = stage;
+	e->phase[e->nphases++] = phase;
 	return 0;
 }
 
@@ -380,26 +380,26 @@ double tl_item_us(const struct timeline *t, unsigned item)
 	return tl_number(t, path);
 }
 
-double tl_stage_ms(const struct timeline *t, enum vmm_end end, enum ferry_phase phase)
+double tl_phase_ms(const struct timeline *t, enum vmm_end end, enum ferry_phase phase)
 {
 	const struct tl_end *e = &t->end[end];
 
-	for (unsigned i = 0; i < e->nstages; i++) {
-		if (e->stage[i].phase == phase)
-			return e->stage[i].ms;
+	for (unsigned i = 0; i < e->nphases; i++) {
+		if (e->phase[i].phase == phase)
+			return e->phase[i].ms;
 	}
 	return -1;
 }
 
 enum vmm_end tl_main_end(const struct timeline *t)
 {
-	return t->end[VMM_END_SOURCE].nstages ? VMM_END_SOURCE : VMM_END_TARGET;
+	return t->end[VMM_END_SOURCE].nphases ? VMM_END_SOURCE : VMM_END_TARGET;
 }
 
 double tl_standstill_ms(const struct timeline *t)
 {
 	const struct tl_end *e = &t->end[VMM_END_SOURCE];
-	double stop = tl_stage_ms(t, VMM_END_SOURCE, FERRY_PHASE_STOP_AND_COPY);
+	double stop = tl_phase_ms(t, VMM_END_SOURCE, FERRY_PHASE_STOP_AND_COPY);
 	bool stood = false;
 
 	for (size_t i = 0; i < e->n && stop >= 0; i++) {
@@ -417,9 +417,9 @@ void tl_span(const struct timeline *t, double *from, double *to)
 	const struct tl_end *e = &t->end[tl_main_end(t)];
 	double first = 0, last = 1, over, seen = -1;
 
-	if (e->nstages) {
-		first = e->stage[0].ms;
-		last = e->stage[e->nstages - 1].ms;
+	if (e->nphases) {
+		first = e->phase[0].ms;
+		last = e->phase[e->nphases - 1].ms;
 	}
 	over = (last - first) / 12 + 2;
 	*from = first - over;

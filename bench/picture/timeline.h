@@ -23,7 +23,7 @@ struct tl_point {
 	double ms, stamps;
 };
 
-struct tl_stage {
+struct tl_phase {
 	double ms;
 	enum ferry_phase phase;
 };
@@ -33,8 +33,8 @@ struct tl_end {
 	size_t n, cap;
 	struct tl_point *progress;
 	size_t nprogress;
-	struct tl_stage stage[32];
-	unsigned nstages;
+	struct tl_phase phase[32];
+	unsigned nphases;
 	double samples_taken, period_us, cpu_us; /* the cost of sampling */
 };
 
@@ -70,7 +70,7 @@ extern const char *const tl_item_names[TL_ITEMS];
 double tl_item_us(const struct timeline *t, unsigned item);
 
 /* The time at which the end first entered the phase; -1: never. */
-double tl_stage_ms(const struct timeline *t, enum vmm_end end, enum ferry_phase phase);
+double tl_phase_ms(const struct timeline *t, enum vmm_end end, enum ferry_phase phase);
 /* The end whose phases the picture shows: the source, if it was recorded. */
 enum vmm_end tl_main_end(const struct timeline *t);
 /* If the VM resumed at the source: how long it was paused there; otherwise 0. */

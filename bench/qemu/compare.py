@@ -236,7 +236,7 @@ def run_ferry(args, cfg, variant, folder, n):
         raise Failure(f"{' '.join(cmd)} ended with {out.returncode}: {out.stdout.strip()}")
     with open(path) as f:
         r = json.loads(f.readlines()[-1])
-    cpu_ms = sum(r["cpu_ms"][end + stage] for end in ("source", "target") for stage in ("_precopy", "_postcopy"))
+    cpu_ms = sum(r["cpu_ms"][end + phase] for end in ("source", "target") for phase in ("_precopy", "_postcopy"))
     res = {"total_ms": r["precopy_ms"] + r["downtime_us"] / 1000 + r["postcopy_ms"],
            "downtime_ms": r["downtime_us"] / 1000, "cpu_s": cpu_ms / 1000,
            "bytes": r["bytes_sent"]}

@@ -255,7 +255,7 @@ int link_recover(struct ferry_session *s)
 	snprintf(s->link.lost_why, sizeof(s->link.lost_why), "%s", fail_lost_text(s->link.fail));
 	snprintf(text, sizeof(text), "the link is lost%s%s", *s->link.lost_why ? ": " : "", s->link.lost_why);
 	session_event(s, FERRY_EVENT_LINK, text, NULL);
-	session_log(s, 4, s->link.lost_why, "lost stage=%s", ferry_phase_name(s->phase));
+	session_log(s, 4, s->link.lost_why, "lost phase=%s", ferry_phase_name(s->phase));
 	if (window && now_us() < until)
 		err = link_again(s, until);
 	else

@@ -17,7 +17,7 @@ int link_first(struct ferry_session *s);
  * one. 0: it is there, and s->link.peer_commit says where the peer stands. LINK_GONE: for good, with a sentence.
  *
  * A link that comes back again and again and carries nothing is gone for good, too: losses with no progress between
- * them are one outage, which lasts reconnect_us and timeout_us at most. Progress is a stage entered, a round ended, at a target
+ * them are one outage, which lasts reconnect_us and timeout_us at most. Progress is a phase entered, a round ended, at a target
  * pages that have come, at a source what it knows the target has got; or a link that stays for four times timeout_us.
  */
 int link_recover(struct ferry_session *s);

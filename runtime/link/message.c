@@ -120,7 +120,7 @@ static int receive(struct ferry_session *s, size_t *len)
 }
 
 /* One try: 1 and a message, 0 none, HEARD_ASIDE, or the error, which at a peer that gives up is its own: any at all. */
-static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_phase stage)
+static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_phase phase)
 {
 	size_t len;
 	int err;
@@ -133,7 +133,7 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 	if (err < 0)
 		return link_transport_fail(s, err);
 	s->link.heard_us = now_us();
-	err = wire_check(msg, s->link.msg_buf, len, s->is_source ? FROM_TARGET : FROM_SOURCE, stage, s->link.recv_seq++,
+	err = wire_check(msg, s->link.msg_buf, len, s->is_source ? FROM_TARGET : FROM_SOURCE, phase, s->link.recv_seq++,
 			 &s->fail);
 	if (err < 0)
 		return err;
@@ -165,24 +165,24 @@ static int wait_link(struct ferry_session *s, int looked, uint64_t until_us)
  * A peer that sends without end must not keep this end from looking at anything else. So a message is one turn: a cancel and the
  * listener are looked at in each, and after a PING the caller looks at what it waits for.
  */
-static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us, enum ferry_phase stage)
+static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us, enum ferry_phase phase)
 {
 	for (;;) {
 		uint64_t now = now_us(), silent_at = s->link.heard_us + s->cfg.timeout_us;
-		int err = recv_one(s, msg, stage), looked = NOT_LOOKED;
+		int err = recv_one(s, msg, phase), looked = NOT_LOOKED;
 
 		if (err < 0)
 			return err;
 		if (link_canceled(s))
 			return link_cancel_error(s);
-		if (stage != FERRY_PHASE_PRE_MIGRATION && (!err || now - s->link.looked_us >= LOOK_US) && (looked = link_look(s)) > 0)
+		if (phase != FERRY_PHASE_PRE_MIGRATION && (!err || now - s->link.looked_us >= LOOK_US) && (looked = link_look(s)) > 0)
 			return -EPIPE;
 		if (err)
 			return err == HEARD_ASIDE ? 0 : 1;
 		if (now >= silent_at) {
 			session_log(s, 4, NULL, "silent silent_us=%" PRIu64, now - s->link.heard_us);
 			return fail_lost(s->link.fail, "nothing was heard of it for %" PRIu64 " ms%s",
-					 (now - s->link.heard_us) / 1000, stage == FERRY_PHASE_RESERVATION ? OUTAGE_SHORT_ONES : "");
+					 (now - s->link.heard_us) / 1000, phase == FERRY_PHASE_RESERVATION ? OUTAGE_SHORT_ONES : "");
 		}
 		if (now_us() >= deadline_us)
 			return 0;
@@ -203,11 +203,11 @@ int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_u
 	return recv_in(s, msg, deadline_us, s->phase);
 }
 
-int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg, enum ferry_phase stage, uint64_t deadline_us)
+int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg, enum ferry_phase phase, uint64_t deadline_us)
 {
 	int got;
 
-	while (!(got = recv_in(s, msg, deadline_us, stage)))
+	while (!(got = recv_in(s, msg, deadline_us, phase)))
 		if (now_us() >= deadline_us)
 			return fail_lost(s->link.fail, "it does not finish the handshake");
 	if (got < 0)
@@ -215,7 +215,7 @@ int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg,
 	if (mask & (1u << msg->type))
 		return 0;
 	return fail(&s->fail, -EPROTO, "the peer sent %s in %s while something else was due", wire_name(msg->type),
-		    ferry_phase_name(stage));
+		    ferry_phase_name(phase));
 }
 
 int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg)

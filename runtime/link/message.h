@@ -28,8 +28,8 @@ int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_u
 int link_still(struct ferry_session *s);
 /* As link_recv(), until one of the types in mask (1 << type) has come; another message is -EPROTO. */
 int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg);
-/* As link_expect(), before or after the session's phase: what a message may be is told by the stage. -EPIPE at the deadline. */
-int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg, enum ferry_phase stage, uint64_t deadline_us);
+/* As link_expect(), before or after the session's phase: what a message may be is told by the phase. -EPIPE at the deadline. */
+int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg, enum ferry_phase phase, uint64_t deadline_us);
 /*
  * Source, on a link that came back: sends a message, and waits for one that says who is there. -ESTALE: another than the
  * target, link_stranger() has noted what it said; nothing of it is believed. -EPIPE, -ECANCELED. Main.

@@ -9,21 +9,21 @@
 #include "runtime/base/fail.h"
 #include "transport/xport.h"
 
-#define IN(stage) (1u << FERRY_PHASE_##stage)
+#define IN(phase) (1u << FERRY_PHASE_##phase)
 
 struct wire_kind {
 	const char *name;
 	enum wire_from from;
 	uint32_t fixed, elem, max_elems;
-	uint32_t stages;
+	uint32_t phases;
 };
 
-#define WIRE_KIND(name, number, from, body, elem, max, stages) \
-	[number] = { #name, from, sizeof(body), elem, max, stages },
+#define WIRE_KIND(name, number, from, body, elem, max, phases) \
+	[number] = { #name, from, sizeof(body), elem, max, phases },
 static const struct wire_kind kinds[] = { WIRE_MESSAGES(WIRE_KIND) };
 _Static_assert(sizeof(kinds) / sizeof(kinds[0]) == WIRE_TYPES, "a row a message");
 
-#define WIRE_FITS(name, number, from, body, elem, max, stages)                              \
+#define WIRE_FITS(name, number, from, body, elem, max, phases)                              \
 	_Static_assert(sizeof(struct wire_hdr) + sizeof(body) + (size_t)(elem) * (max) <=   \
 			       XPORT_MSG_MAX, #name " fits one message");
 WIRE_MESSAGES(WIRE_FITS)
@@ -127,7 +127,7 @@ static int check_body(struct wire_msg *ret, const struct wire_kind *k, const uin
 	return check_reserved(k, body, ret->nelems, f);
 }
 
-int wire_check(struct wire_msg *ret, const void *buf, size_t len, enum wire_from from, enum ferry_phase stage,
+int wire_check(struct wire_msg *ret, const void *buf, size_t len, enum wire_from from, enum ferry_phase phase,
 	       uint32_t seq, struct fail *f)
 {
 	const struct wire_kind *k;
@@ -154,8 +154,8 @@ int wire_check(struct wire_msg *ret, const void *buf, size_t len, enum wire_from
 	if (!(k->from & from))
 		return fail(f, -EPROTO, "the peer sent %s, which only the %s sends", k->name,
 			    k->from == FROM_SOURCE ? "source" : "target");
-	if (!(k->stages & (1u << stage)))
+	if (!(k->phases & (1u << phase)))
 		return fail(f, -EPROTO, "the peer sent %s in %s, where it has no place", k->name,
-			    ferry_phase_name(stage));
+			    ferry_phase_name(phase));
 	return check_body(ret, k, (const uint8_t *)buf + sizeof(h), len - sizeof(h), f);
 }

@@ -37,7 +37,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are
 
 enum wire_from { FROM_SOURCE = 1, FROM_TARGET = 2, FROM_BOTH = 3 };
 
-/* name, number, who sends it, fixed part, size of a trailing element, how many at most, stages of the receiver */
+/* name, number, who sends it, fixed part, size of a trailing element, how many at most, phases of the receiver */
 #define WIRE_MESSAGES(X)                                                                                    \
 	X(HELLO, 1, FROM_SOURCE, struct wire_greeting, 1, WIRE_GREETING_MAX - 8, IN(PRE_MIGRATION))         \
 	X(HELLO_ACK, 2, FROM_TARGET, struct wire_greeting, 1, WIRE_GREETING_MAX - 8, IN(PRE_MIGRATION))     \
@@ -229,10 +229,10 @@ void wire_text(const struct wire_msg *m, char *text);
 struct wire_hdr wire_header(enum wire_type t, size_t len, uint32_t seq);
 
 /*
- * One received message of len bytes: header, sender, stage of the receiver, sequence number, every length and what is
+ * One received message of len bytes: header, sender, phase of the receiver, sequence number, every length and what is
  * reserved are looked at. *ret points into buf. -EPROTO with a sentence that has the values.
  */
-int wire_check(struct wire_msg *ret, const void *buf, size_t len, enum wire_from from, enum ferry_phase stage,
+int wire_check(struct wire_msg *ret, const void *buf, size_t len, enum wire_from from, enum ferry_phase phase,
 	       uint32_t seq, struct fail *f);
 
 #endif

@@ -11,7 +11,7 @@
 
 #include "session.h"
 
-/* The stage in which the ends meet. */
+/* The phase in which the ends meet. */
 int endpoint_pre_migration(struct ferry_session *s, enum ferry_phase *next);
 
 /*

@@ -3,7 +3,7 @@
  * What one end of a migration is made of. Internal to runtime/.
  *
  * Threads of a session: the embedder's thread inside ferry_run() ("main": all ops, all receiving on the
- * control channel, all stage changes), the heartbeat (a PING four times a timeout, so that a long op is not
+ * control channel, all phase changes), the heartbeat (a PING four times a timeout, so that a long op is not
  * taken for a dead host), the closer of a link that was lost, at a target a closer for each stranger's link
  * (lobby.c), and workers while pages move (one a data channel, one for faults).
  * Anyone may set a request flag and wake main.

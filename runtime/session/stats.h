@@ -28,7 +28,7 @@ struct stats {
 	_Atomic uint64_t residue;
 	_Atomic uint64_t faults, faults_local;
 	_Atomic uint64_t peer_left, peer_faults; /* as its PING said */
-	_Atomic uint64_t steps; /* stages entered, rounds ended; at a source, what the target is known to have got: fences, fewer pages left */
+	_Atomic uint64_t steps; /* phases entered, rounds ended; at a source, what the target is known to have got: fences, fewer pages left */
 	_Atomic uint32_t round, reconnects;
 	_Atomic uint64_t dirty_rate;
 	_Atomic uint32_t predicted_us;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * The source's stages up to the switchover; source/switchover.c has what comes after it.
+ * The source's phases up to the switchover; source/switchover.c has what comes after it.
  *
  *	reservation	needs, MAP ->			<- RESERVED, offer | REFUSED
  *	pre-copy	puts, ZERO, ROUND_END ->	<- ROUND_ACK		once a round

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The source's stages, for phase.c and ferry.c. */
+/* The source's phases, for phase.c and ferry.c. */
 #ifndef FERRY_SOURCE_H
 #define FERRY_SOURCE_H
 
@@ -10,7 +10,7 @@ struct ferry_session;
 int source_init(struct ferry_session *s);
 void source_destroy(struct ferry_session *s);
 
-/* The stages' bodies, for the table in phase.c. */
+/* The phases' bodies, for the table in phase.c. */
 int source_reservation(struct ferry_session *s, enum ferry_phase *next);
 int source_precopy(struct ferry_session *s, enum ferry_phase *next);
 int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next);
@@ -18,7 +18,7 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next);
 int source_commitment(struct ferry_session *s, enum ferry_phase *next);
 int source_activation(struct ferry_session *s, enum ferry_phase *next);
 
-/* After a failed stage, its error recorded: the fallback, or what is left of it once the commit is decided. Fills the result. */
+/* After a failed phase, its error recorded: the fallback, or what is left of it once the commit is decided. Fills the result. */
 void source_fail(struct ferry_session *s, struct ferry_result *res);
 
 #endif

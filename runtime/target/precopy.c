@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * The target's stages up to the switchover; target/switchover.c has what comes after it.
+ * The target's phases up to the switchover; target/switchover.c has what comes after it.
  *
  * In pre-copy workers lend a thread a data channel to the transport (serve), which lands what the source puts in
  * the exposed memory; main does the rest: zero runs, round acknowledgements, the residue as it is named. The

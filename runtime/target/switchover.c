@@ -7,7 +7,7 @@
  *	commit at switchover		load, PREPARED; COMMIT; activate, resume; pull; COMPLETE
  *
  * The workers that pull run from before load (which may touch guest memory) until nothing is missing, across
- * stages; main only waits. Between PREPARED and the answer the VM may run tentatively, but once the link is lost
+ * phases; main only waits. Between PREPARED and the answer the VM may run tentatively, but once the link is lost
  * there it is paused: in doubt nobody runs.
  */
 #include <errno.h>

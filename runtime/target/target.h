@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The target's stages, for phase.c and ferry.c. */
+/* The target's phases, for phase.c and ferry.c. */
 #ifndef FERRY_TARGET_H
 #define FERRY_TARGET_H
 
@@ -9,7 +9,7 @@ struct ferry_session;
 
 void target_destroy(struct ferry_session *s);
 
-/* The stages' bodies, for the table in phase.c. */
+/* The phases' bodies, for the table in phase.c. */
 int target_reservation(struct ferry_session *s, enum ferry_phase *next);
 int target_precopy(struct ferry_session *s, enum ferry_phase *next);
 int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next);
@@ -17,7 +17,7 @@ int target_postcopy(struct ferry_session *s, enum ferry_phase *next);
 int target_commitment(struct ferry_session *s, enum ferry_phase *next);
 int target_activation(struct ferry_session *s, enum ferry_phase *next);
 
-/* After a failed stage, its error recorded: forget the VM, or, in doubt, keep it paused and let the arbiter say. Fills the result. */
+/* After a failed phase, its error recorded: forget the VM, or, in doubt, keep it paused and let the arbiter say. Fills the result. */
 void target_fail(struct ferry_session *s, struct ferry_result *res);
 
 #endif

@@ -57,7 +57,7 @@ verdict "the source does not include the target" "$(may runtime/source/ runtime/
 verdict "the target does not include the source" "$(may runtime/target/ runtime/target/ "$BELOW" "$CONTRACT" $PUBLIC)"
 verdict "the pull knows no session" \
 	"$(may 'runtime/target/(pull|pull_int|sweep)\.[ch] ' 'runtime/target/pull' 'runtime/(base|memory)/' 'runtime/session/stats\.h$' "$CONTRACT")"
-verdict "only the entry points include the table of stages" "$(grep -E '^(runtime|transport)/.* runtime/[a-z_]*\.[ch]$' "$tmp/edges" | grep -vE '^runtime/(ferry|phase|drill)\.c ')"
+verdict "only the entry points include the table of phases" "$(grep -E '^(runtime|transport)/.* runtime/[a-z_]*\.[ch]$' "$tmp/edges" | grep -vE '^runtime/(ferry|phase|drill)\.c ')"
 # Two headers with nothing but constants and inline functions are shared with the library.
 verdict "rdma-migrate and its VMM include public headers only" \
 	"$(may 'bench/(cli|vmm|floor|picture)/' bench/ $PUBLIC 'transport/tcp/congestion\.h$' 'runtime/arbiter/json_bound\.h$')"

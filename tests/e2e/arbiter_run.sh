@@ -53,7 +53,7 @@ settles()
 	fi
 }
 
-# all NAME ARBITER: each row of "in doubt" that a kill at a stage can come to
+# all NAME ARBITER: each row of "in doubt" that a kill at a phase can come to
 all()
 {
 	local name=$1 arbiter=$2

@@ -23,7 +23,7 @@ verdict() # NAME WHY
 	fi
 }
 
-# keep_up STAGE: a target on $port, again and again; the first one dies in that stage
+# keep_up STAGE: a target on $port, again and again; the first one dies in that phase
 keep_up()
 {
 	local n kill=(--kill "target@$1")

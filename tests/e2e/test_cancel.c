@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* ferry_cancel() in each stage, from each end, from the callback and from another thread. */
+/* ferry_cancel() in each phase, from each end, from the callback and from another thread. */
 #include <stdio.h>
 
 #include "hole.h"

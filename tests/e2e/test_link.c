@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Links that break, heal, fall silent or are too slow, in each stage: who owns the VM, and what is lost. */
+/* Links that break, heal, fall silent or are too slow, in each phase: who owns the VM, and what is lost. */
 #include <stdio.h>
 
 #include "patience.h"

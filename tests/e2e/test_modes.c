@@ -7,7 +7,7 @@
 
 #define SOURCE_OPS "needs dirty_start dirty_fetch pause dirty_fetch save dirty_stop retire"
 
-static void stages(const struct fakevm *vm, const char *due)
+static void phases(const struct fakevm *vm, const char *due)
 {
 	cr_assert_str_eq(vm->phases_seen, due);
 }
@@ -35,8 +35,8 @@ RIG_TESTS(stop_and_copy, moves_everything)
 	r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
 	rig_run(&r);
 	rig_migrated(&r);
-	stages(&r.src, walk);
-	stages(&r.tgt, walk);
+	phases(&r.src, walk);
+	phases(&r.tgt, walk);
 	ops(&r.src, SOURCE_OPS);
 	ops(&r.tgt, "reserve load activate resume");
 	rig_says(r.src.policy, "stop-and-copy after");
@@ -264,8 +264,8 @@ RIG_TESTS(post_copy, commits_on_completion)
 	rig_postcopy(&r, 0);
 	rig_run(&r);
 	rig_migrated(&r);
-	stages(&r.src, walk);
-	stages(&r.tgt, walk);
+	phases(&r.src, walk);
+	phases(&r.tgt, walk);
 	ops(&r.src, SOURCE_OPS);
 	ops(&r.tgt, "reserve load output_hold resume activate output_release");
 	cr_assert_gt(r.sres.stats.pages_residue, FAKE_PAGES / 2);
@@ -336,8 +336,8 @@ RIG_TESTS(post_copy, commits_at_switchover)
 	r.scfg.commit_at = FERRY_COMMIT_AT_SWITCHOVER;
 	rig_run(&r);
 	rig_migrated(&r);
-	stages(&r.src, "pre-migration reservation pre-copy stop-and-copy commitment activation post-copy done");
-	stages(&r.tgt, "pre-migration reservation pre-copy stop-and-copy commitment activation post-copy done");
+	phases(&r.src, "pre-migration reservation pre-copy stop-and-copy commitment activation post-copy done");
+	phases(&r.tgt, "pre-migration reservation pre-copy stop-and-copy commitment activation post-copy done");
 	ops(&r.tgt, "reserve load activate resume");
 	ops(&r.src, SOURCE_OPS);
 	cr_assert_gt(r.sres.stats.pages_residue, 0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * Links that come back and bring nothing: the bound is the progress of what is waited for, in each stage and at both
+ * Links that come back and bring nothing: the bound is the progress of what is waited for, in each phase and at both
  * ends, and the sentence names the likely cause. Links that bring a little each time are not given up.
  */
 #include "patience.h"

@@ -3,7 +3,7 @@
  * What looks at a peer's bytes without a session around it: wire_check() (byte 0 even), the parser of device
  * state (1 modulo 4) and that of URIs (3 modulo 4).
  *
- * wire: sender, stage, sequence number (a byte each), then the message. What comes through has its lengths
+ * wire: sender, phase, sequence number (a byte each), then the message. What comes through has its lengths
  * within the message, and every error has a sentence.
  */
 #include <errno.h>
@@ -38,7 +38,7 @@ static void wire(const uint8_t *data, size_t size)
 {
 	struct fuzz_in in = { data, size };
 	enum wire_from from = fuzz_u8(&in) & 1 ? FROM_TARGET : FROM_SOURCE;
-	enum ferry_phase stage = fuzz_u8(&in) % (FERRY_PHASE_FAILED + 1);
+	enum ferry_phase phase = fuzz_u8(&in) % (FERRY_PHASE_FAILED + 1);
 	uint32_t seq = fuzz_u8(&in);
 	uint8_t *msg = malloc(in.left + 1); /* not aligned, and as long as the message */
 	struct wire_msg m = { 0 };
@@ -48,7 +48,7 @@ static void wire(const uint8_t *data, size_t size)
 
 	memcpy(msg + 1, in.at, in.left);
 	promise(wire_type_of(msg + 1, in.left) <= UINT16_MAX, "a type of more than 16 bits");
-	err = wire_check(&m, msg + 1, in.left, from, stage, seq, &f);
+	err = wire_check(&m, msg + 1, in.left, from, phase, seq, &f);
 	if (err) {
 		has_sentence(&f, err);
 		promise(err == -EPROTO, "a message was refused with %d", err);

@@ -13,7 +13,7 @@
 #define BODY_MAX (XPORT_MSG_MAX - sizeof(struct wire_hdr))
 
 struct hostile_pace hostile_pace = { 15000, 250000, 50000, 20000 };
-void (*hostile_tap)(const void *msg, size_t len, bool from_source, enum ferry_phase stage);
+void (*hostile_tap)(const void *msg, size_t len, bool from_source, enum ferry_phase phase);
 
 void hostile_up(struct hostile *h, bool is_source, const struct play *play)
 {
@@ -70,7 +70,7 @@ void hostile_config(const struct hostile *h, struct ferry_config *c)
 				    .timeout_us = hostile_pace.timeout_us };
 }
 
-static enum ferry_phase stage_of(struct hostile *h)
+static enum ferry_phase phase_of(struct hostile *h)
 {
 	struct ferry_stats st = { .size = sizeof(st) };
 
@@ -188,7 +188,7 @@ void hostile_say(struct hostile *h, enum wire_type t, const void *body, size_t l
 	iov = (struct iovec){ msg, sizeof(hdr) + len };
 	if (h->ctl) {
 		if (hostile_tap)
-			hostile_tap(msg, iov.iov_len, h->is_source, stage_of(h));
+			hostile_tap(msg, iov.iov_len, h->is_source, phase_of(h));
 		note_said(h, msg, iov.iov_len); /* before it can be heard */
 		h->ctl->ops->send(h->ctl, &iov, 1);
 	}

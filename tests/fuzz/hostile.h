@@ -4,7 +4,7 @@
  * another thread.
  *
  * An input is four bytes of set-up (struct play) and steps of 16 bytes each. The peer first behaves for as
- * many turns as the set-up says, which brings both ends to any stage; then the steps say what it does. A
+ * many turns as the set-up says, which brings both ends to any phase; then the steps say what it does. A
  * message of a step is what a decent peer would send there, changed by the patches that came before it; so
  * its header is right unless a step says otherwise, and the session looks at what is in it.
  */
@@ -122,7 +122,7 @@ extern struct hostile_pace hostile_pace;
 void play_hostile_source(const uint8_t *data, size_t size, struct ferry_result *res);
 void play_hostile_target(const uint8_t *data, size_t size, struct ferry_result *res);
 /* Not NULL: gets every message that either end sends, for the seeds. */
-extern void (*hostile_tap)(const void *msg, size_t len, bool from_source, enum ferry_phase stage);
+extern void (*hostile_tap)(const void *msg, size_t len, bool from_source, enum ferry_phase phase);
 
 /* ---- what both have ---- */
 

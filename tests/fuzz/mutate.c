@@ -71,7 +71,7 @@ size_t hostile_mutate(uint8_t *data, size_t size, size_t max, unsigned seed)
 	case 6:
 		LLVMFuzzerMutate(data, head, head);
 		return head + n * one;
-	case 7: /* a stage on or back */
+	case 7: /* a phase on or back */
 		data[1] += seed & 16 ? 1 : -1;
 		return head + n * one;
 	default:

@@ -4,7 +4,7 @@
  * tests/fuzz/run --seeds keeps of it, in tests/fuzz/corpus, what adds coverage.
  *
  * The messages are those of real sessions, heard while decent peers play against them; the plays are decent
- * ones up to each stage, and one message out of place behind each.
+ * ones up to each phase, and one message out of place behind each.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -35,15 +35,15 @@ void seed(const char *fuzzer, const void *a, size_t alen, const void *b, size_t 
 
 /* ---- decode ---- */
 
-static void tap(const void *msg, size_t len, bool from_source, enum ferry_phase stage)
+static void tap(const void *msg, size_t len, bool from_source, enum ferry_phase phase)
 {
 	struct wire_hdr h;
-	uint8_t head[4] = { 0, !from_source, (uint8_t)stage };
+	uint8_t head[4] = { 0, !from_source, (uint8_t)phase };
 
 	memcpy(&h, msg, sizeof(h));
 	head[3] = (uint8_t)h.seq;
 	for (unsigned s = FERRY_PHASE_IDLE; s <= FERRY_PHASE_FAILED; s++)
-		if (stage == FERRY_PHASE_IDLE || s == stage) {
+		if (phase == FERRY_PHASE_IDLE || s == phase) {
 			head[2] = (uint8_t)s;
 			seed("decode", head, sizeof(head), msg, len < 2000 ? len : 2000);
 		}

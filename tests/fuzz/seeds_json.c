@@ -40,7 +40,7 @@ static void fill(struct run_report *r, struct options *o, struct record *rec, en
 	rec->area[end]->bucket[1] = (struct ferry_fault_bucket){ 16, 17, 3 };
 	atomic_store(&rec->area[end]->nbuckets, 2);
 	for (ev.phase = FERRY_PHASE_PRE_MIGRATION; ev.phase <= FERRY_PHASE_DONE; ev.phase++)
-		record_event(rec, end, &ev, "a stage", 5000000 + (uint64_t)ev.phase * 1000000);
+		record_event(rec, end, &ev, "a phase", 5000000 + (uint64_t)ev.phase * 1000000);
 }
 
 /* The report, alone and with a recording, after what comes before it. */

@@ -96,13 +96,13 @@ static uint64_t now(void)
 
 static void note(struct inject *x, enum kind kind, uintptr_t site)
 {
-	unsigned at_source = me.side == SOURCE_SIDE, stage = atomic_load(&x->stage[!at_source]);
-	uint64_t key = (uint64_t)site << 12 | kind << 8 | at_source << 7 | stage << 1 | 1;
+	unsigned at_source = me.side == SOURCE_SIDE, phase = atomic_load(&x->phase[!at_source]);
+	uint64_t key = (uint64_t)site << 12 | kind << 8 | at_source << 7 | phase << 1 | 1;
 
 	for (uint64_t i = key * UINT64_C(0x9e3779b97f4a7c15) >> 52;; i = (i + 1) % MET_MAX) {
 		uint64_t is = 0;
 
-		if (stage >= FERRY_PHASE_DONE || atomic_compare_exchange_strong(&x->met[i], &is, key) || is == key)
+		if (phase >= FERRY_PHASE_DONE || atomic_compare_exchange_strong(&x->met[i], &is, key) || is == key)
 			return;
 	}
 }
@@ -111,7 +111,7 @@ bool inject_met(const struct inject *x, unsigned i, struct met *ret)
 {
 	uint64_t key = atomic_load(&x->met[i]);
 
-	*ret = (struct met){ .kind = key >> 8 & 15, .stage = key >> 1 & 63, .at_source = key >> 7 & 1, .site = key >> 12 };
+	*ret = (struct met){ .kind = key >> 8 & 15, .phase = key >> 1 & 63, .at_source = key >> 7 & 1, .site = key >> 12 };
 	return key;
 }
 

@@ -4,7 +4,7 @@
  * that comes from an end of the migration under test may be answered with an error; all others go through.
  *
  * A thread belongs to an end: the cell names its two threads, and a thread that the library makes inherits its
- * maker's end. Which calls of which end fail is an order, and it stands from the moment that its end enters a stage.
+ * maker's end. Which calls of which end fail is an order, and it stands from the moment that its end enters a phase.
  * A call is known by its site: where it was made from, and whether by a worker.
  */
 #ifndef MATRIX_INJECT_H
@@ -35,23 +35,23 @@ enum kind {
 
 /* Shared with the process that runs the matrix. */
 struct inject {
-	bool dry; /* nothing fails: what could is noted, by kind, stage and end */
+	bool dry; /* nothing fails: what could is noted, by kind, phase and end */
 	enum kind kind;
 	bool at_source;
 	uintptr_t want;		  /* the site whose call fails, and from then on each of its calls; of memory one alone */
 	_Atomic unsigned skip;	  /* so many calls there come before it */
-	_Atomic bool armed;	  /* the end is in its stage */
+	_Atomic bool armed;	  /* the end is in its phase */
 	_Atomic bool struck;
 	_Atomic uint64_t struck_us;
 	_Atomic uintptr_t page;	  /* BAD_PAGE: this one */
-	_Atomic unsigned stage[2]; /* dry: of the source, the target */
+	_Atomic unsigned phase[2]; /* dry: of the source, the target */
 	_Atomic uint64_t met[MET_MAX]; /* dry: met_key() */
 };
 
 /* What a dry run has met. */
 struct met {
 	enum kind kind;
-	unsigned stage;
+	unsigned phase;
 	bool at_source;
 	uintptr_t site;
 };

@@ -2,7 +2,7 @@
 /*
  * What a local failure comes to, where each kind can happen, and the judgement of a cell.
  *
- * The outcome is the stage's and the end's, whatever failed: that is the promise. A kind that cannot happen in a stage
+ * The outcome is the phase's and the end's, whatever failed: that is the promise. A kind that cannot happen in a phase
  * has no row there; a cell without a row whose failure comes about fails, and so does one with a row whose failure does not.
  */
 #include <errno.h>
@@ -12,12 +12,12 @@
 
 /*
  * Where a failure comes about: alternatives behind a comma, of words that each narrow it. In each run, and in some: that is
- * where a worker's turn or a PING falls into the stage or does not. NULL: nowhere.
+ * where a worker's turn or a PING falls into the phase or does not. NULL: nowhere.
  */
 struct row {
 	enum kind kind;
 	bool at_source;
-	enum ferry_phase stage;
+	enum ferry_phase phase;
 	const char *where, *sometimes;
 };
 
@@ -91,11 +91,11 @@ static const struct row rows[] = {
 	{ NO_THREAD, false, FERRY_PHASE_PRECOPY, "any", NULL },
 };
 
-/* An op, and what comes of it. NULL: what comes of everything in that stage. */
+/* An op, and what comes of it. NULL: what comes of everything in that phase. */
 struct op_row {
 	enum fake_op op;
 	bool at_source;
-	enum ferry_phase stage;
+	enum ferry_phase phase;
 	const char *where, *due;
 	unsigned skip; /* so many calls there come before it */
 };
@@ -123,7 +123,7 @@ static const struct op_row op_rows[] = {
 
 #define N(a) (sizeof(a) / sizeof((a)[0]))
 
-static const char *stage_name(enum ferry_phase p)
+static const char *phase_name(enum ferry_phase p)
 {
 	return p == FERRY_PHASE_IDLE ? "opening" : ferry_phase_name(p);
 }
@@ -175,7 +175,7 @@ static bool is_op(enum kind k)
 
 static bool matches(const struct op_row *r, const struct local *c)
 {
-	return op_site(r->op) == c->want && r->at_source == c->at_source && r->stage == c->stage && within(r->where, c);
+	return op_site(r->op) == c->want && r->at_source == c->at_source && r->phase == c->phase && within(r->where, c);
 }
 
 static const struct op_row *op_row(const struct local *c)
@@ -205,28 +205,28 @@ bool local_has_row(const struct local *c, bool sometimes)
 	if (c->kind == THROTTLE_FAILS)
 		return true;
 	for (size_t i = 0; i < N(rows) && !yes; i++)
-		yes = rows[i].kind == c->kind && rows[i].at_source == c->at_source && rows[i].stage == c->stage &&
+		yes = rows[i].kind == c->kind && rows[i].at_source == c->at_source && rows[i].phase == c->phase &&
 		      (within(rows[i].where, c) || (sometimes && within(rows[i].sometimes, c)));
 	return yes;
 }
 
 bool local_is_cell(const struct local *c)
 {
-	bool pages = c->stage == FERRY_PHASE_PRECOPY || c->stage == FERRY_PHASE_STOP_AND_COPY || c->stage == FERRY_PHASE_POSTCOPY;
+	bool pages = c->phase == FERRY_PHASE_PRECOPY || c->phase == FERRY_PHASE_STOP_AND_COPY || c->phase == FERRY_PHASE_POSTCOPY;
 
 	/* Up to the reservation the ways to finish are one. */
-	if (c->stage <= FERRY_PHASE_RESERVATION && c->way != WAY_TENTATIVE)
+	if (c->phase <= FERRY_PHASE_RESERVATION && c->way != WAY_TENTATIVE)
 		return false;
-	if (c->stage == FERRY_PHASE_POSTCOPY && c->way == WAY_STOP)
+	if (c->phase == FERRY_PHASE_POSTCOPY && c->way == WAY_STOP)
 		return false;
 	if (c->kind == THROTTLE_FAILS)
-		return c->at_source && c->way == WAY_STOP && c->stage == FERRY_PHASE_PRECOPY;
+		return c->at_source && c->way == WAY_STOP && c->phase == FERRY_PHASE_PRECOPY;
 	/* What stays full, or out of reach, fails a commit at switchover only behind the commit. */
-	if (in_earnest(c->kind) && c->way == WAY_SERVER && c->stage == FERRY_PHASE_STOP_AND_COPY)
+	if (in_earnest(c->kind) && c->way == WAY_SERVER && c->phase == FERRY_PHASE_STOP_AND_COPY)
 		return false;
 	/* The target enters stop-and-copy when all pages of the last round are there. */
 	if (c->kind == FILE_FULL)
-		return !c->at_source && c->shared && pages && c->stage != FERRY_PHASE_STOP_AND_COPY;
+		return !c->at_source && c->shared && pages && c->phase != FERRY_PHASE_STOP_AND_COPY;
 	if (c->kind == PAGE_GONE)
 		return c->at_source && pages;
 	return true;
@@ -237,7 +237,7 @@ static const char *due_of(const struct local *c)
 {
 	bool server = c->way == WAY_SERVER;
 
-	switch (c->stage) {
+	switch (c->phase) {
 	case FERRY_PHASE_PRE_MIGRATION:
 		return "rr";
 	case FERRY_PHASE_RESERVATION:
@@ -286,7 +286,7 @@ void local_text(char buf[300], const struct local *c)
 	if (c->want)
 		site_text(where, c->kind, c->want);
 	snprintf(buf, 300, "%s at the %s in %s: %s, %s, %s%s%s", c->dry ? "nothing" : kind_name(c->kind),
-		 end_name(c->at_source), stage_name(c->stage), way_name(c->way), c->shared ? "memfd" : "anon",
+		 end_name(c->at_source), phase_name(c->phase), way_name(c->way), c->shared ? "memfd" : "anon",
 		 c->mem ? "mem" : "tcp", c->want ? ", " : "", where);
 }
 
@@ -307,8 +307,8 @@ static const char *owner_trouble(const struct local_seen *m, unsigned i, char ou
 
 static bool late(const struct local *c)
 {
-	return c->stage == FERRY_PHASE_COMMITMENT || c->stage == FERRY_PHASE_ACTIVATION ||
-	       (c->stage == FERRY_PHASE_POSTCOPY && c->way == WAY_SERVER);
+	return c->phase == FERRY_PHASE_COMMITMENT || c->phase == FERRY_PHASE_ACTIVATION ||
+	       (c->phase == FERRY_PHASE_POSTCOPY && c->way == WAY_SERVER);
 }
 
 /* Over mem a real failure is met by whoever copies, which may be the other end. */
@@ -368,7 +368,7 @@ static void judge_outcome(char what[600], const struct local *c, const struct lo
 	char pair[3] = { letter(m, 0), letter(m, 1), 0 };
 	const char *due = cell_due_of(c), *owner;
 	/* Before a link there is nobody to tell, and once the commit is decided nothing that might be said. */
-	bool told = c->stage >= FERRY_PHASE_RESERVATION && strchr("rf", pair[0]), whole = among(pair, "mm");
+	bool told = c->phase >= FERRY_PHASE_RESERVATION && strchr("rf", pair[0]), whole = among(pair, "mm");
 
 	for (unsigned i = 0; i < 2; i++)
 		if ((owner = owner_trouble(m, i, pair[i]))) {
@@ -388,7 +388,7 @@ static void judge_outcome(char what[600], const struct local *c, const struct lo
 
 void local_judge(char why[1400], const struct local *c, const struct local_seen *m, int died, bool *reached)
 {
-	bool opening = c->stage == FERRY_PHASE_IDLE;
+	bool opening = c->phase == FERRY_PHASE_IDLE;
 	char what[600] = "";
 
 	why[0] = 0;
@@ -447,19 +447,19 @@ static void put_due(FILE *out, const char *due)
 	fprintf(out, " |");
 }
 
-static void table_of_stages(FILE *out)
+static void table_of_phases(FILE *out)
 {
 	fprintf(out, "| in | the source fails | the target fails | the other end says so too |\n|---|---|---|---|\n");
 	for (enum ferry_phase p = FERRY_PHASE_PRE_MIGRATION; p <= FERRY_PHASE_ACTIVATION; p++)
 		for (int server = 0; server < 2; server++) {
-			struct local c = { .stage = p, .way = server ? WAY_SERVER : WAY_TENTATIVE, .at_source = true };
+			struct local c = { .phase = p, .way = server ? WAY_SERVER : WAY_TENTATIVE, .at_source = true };
 			struct local t = c, o = c;
 
 			t.at_source = false;
 			o.way = WAY_TENTATIVE;
 			if (server && !strcmp(due_of(&c), due_of(&o)))
 				continue;
-			fprintf(out, "| %s%s |", stage_name(p), server ? ", commit at switchover" : "");
+			fprintf(out, "| %s%s |", phase_name(p), server ? ", commit at switchover" : "");
 			put_due(out, due_of(&c));
 			put_due(out, due_of(&t));
 			fprintf(out, " %s |\n", p < FERRY_PHASE_RESERVATION	? "there may be no link" :
@@ -474,7 +474,7 @@ static void table_of_kinds(FILE *out)
 {
 	fprintf(out, "| what fails | at the |");
 	for (enum ferry_phase p = FERRY_PHASE_IDLE; p <= FERRY_PHASE_ACTIVATION; p++)
-		fprintf(out, " %s |", stage_name(p));
+		fprintf(out, " %s |", phase_name(p));
 	fprintf(out, "\n|---|---|---|---|---|---|---|---|---|---|\n");
 	for (enum kind k = 0; k < OP_FAILS; k++)
 		for (int source = 1; source >= 0; source--) {
@@ -483,7 +483,7 @@ static void table_of_kinds(FILE *out)
 				const struct row *r = NULL;
 
 				for (size_t i = 0; i < N(rows); i++)
-					if (rows[i].kind == k && rows[i].at_source == source && rows[i].stage == p)
+					if (rows[i].kind == k && rows[i].at_source == source && rows[i].phase == p)
 						r = &rows[i];
 				if (r && r->where)
 					fprintf(out, " %s", r->where);
@@ -500,9 +500,9 @@ static void table_of_ops(FILE *out)
 	fprintf(out, "| op | at the | in | way to finish | comes to |\n|---|---|---|---|---|\n");
 	for (size_t i = 0; i < N(op_rows); i++) {
 		const struct op_row *r = &op_rows[i];
-		struct local c = { .stage = r->stage, .at_source = r->at_source, .way = WAY_TENTATIVE };
+		struct local c = { .phase = r->phase, .at_source = r->at_source, .way = WAY_TENTATIVE };
 
-		fprintf(out, "| %s%s | %s | %s | %s |", fake_op_name(r->op), r->skip ? ", after the rounds" : "", end_name(r->at_source), stage_name(r->stage),
+		fprintf(out, "| %s%s | %s | %s | %s |", fake_op_name(r->op), r->skip ? ", after the rounds" : "", end_name(r->at_source), phase_name(r->phase),
 			r->where);
 		put_due(out, r->due ? r->due : due_of(&c));
 		fprintf(out, "\n");
@@ -514,7 +514,7 @@ static void table_of_ops(FILE *out)
 
 void local_table(FILE *out)
 {
-	table_of_stages(out);
+	table_of_phases(out);
 	fprintf(out, "\n");
 	table_of_kinds(out);
 	fprintf(out, "\n");

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The matrix's second dimension: each kind of local failure x each stage x each end x each way to finish x each kind of
+ * The matrix's second dimension: each kind of local failure x each phase x each end x each way to finish x each kind of
  * memory x tcp and mem. Whoever gives up must say so: the outcome, and one sentence at both ends.
  *
  * A cell is one migration in a process of its own, an end a thread, whose failure inject.c brings about. Dry runs come
- * first: they note each place in the library from where a call that may fail is made, in which stage and at which end. Each
+ * first: they note each place in the library from where a call that may fail is made, in which phase and at which end. Each
  * such place is a cell then, so that no list has to be kept of them. What is kept is where each kind is met at all.
  *
  * The time to reconnect is RECONNECT_FAR_US: a failure that is taken for a lost link does not end before the cell's time
@@ -26,12 +26,12 @@
 
 struct local {
 	enum kind kind;
-	enum ferry_phase stage; /* FERRY_PHASE_IDLE: while the sessions are made and opened */
+	enum ferry_phase phase; /* FERRY_PHASE_IDLE: while the sessions are made and opened */
 	bool at_source, shared, mem;
 	enum way way;
 	bool dry;	/* nothing fails: what could is noted */
 	uintptr_t want; /* where it strikes; 0: nowhere, it is in earnest */
-	unsigned skip;	/* of an op: so many calls in the stage come before the one that fails */
+	unsigned skip;	/* of an op: so many calls in the phase come before the one that fails */
 	unsigned tries;
 };
 
@@ -58,7 +58,7 @@ _Noreturn void local_main(const struct local *c, struct local_seen *m);
 
 /* Whether the matrix has such cells at all. */
 bool local_is_cell(const struct local *c);
-/* Of an op that fails in that stage, with want: the skip of its i-th row; false: there is none. */
+/* Of an op that fails in that phase, with want: the skip of its i-th row; false: there is none. */
 bool local_op_row(const struct local *c, unsigned i, unsigned *skip);
 /* Whether such a failure has to come about, or, sometimes, may; c->want counts for ops. */
 bool local_has_row(const struct local *c, bool sometimes);
@@ -69,7 +69,7 @@ void local_text(char buf[300], const struct local *c);
 void local_table(FILE *out);
 
 struct local_choice {
-	const char *kind, *stage, *end, *way;
+	const char *kind, *phase, *end, *way;
 	unsigned jobs, limit_s;
 	bool verbose;
 };

@@ -139,9 +139,9 @@ static void protect_page(struct pair *p, int prot)
 		world_trouble(&p->w, "mprotect: %s", strerror(errno));
 }
 
-/* ---- the stage ---- */
+/* ---- the phase ---- */
 
-static void enter_stage(struct pair *p)
+static void enter_phase(struct pair *p)
 {
 	inject_in_vmm(true);
 	switch (p->c->kind) {
@@ -159,8 +159,8 @@ static void enter_stage(struct pair *p)
 }
 
 /*
- * Whether a worker or a heartbeat comes by its place while its end is in the stage is a race. Where it was lost, the ends take
- * their time: in each op and on entering each stage they wait for the failure as long as it is ordered.
+ * Whether a worker or a heartbeat comes by its place while its end is in the phase is a race. Where it was lost, the ends take
+ * their time: in each op and on entering each phase they wait for the failure as long as it is ordered.
  */
 static void dawdle(struct pair *p)
 {
@@ -181,8 +181,8 @@ static void dawdle(struct pair *p)
  */
 static enum ferry_phase begins(const struct local *c)
 {
-	if (c->stage != FERRY_PHASE_POSTCOPY || (c->kind != FILE_FULL && c->kind != PAGE_GONE))
-		return c->stage;
+	if (c->phase != FERRY_PHASE_POSTCOPY || (c->kind != FILE_FULL && c->kind != PAGE_GONE))
+		return c->phase;
 	if (c->way != WAY_SERVER)
 		return FERRY_PHASE_STOP_AND_COPY;
 	return c->at_source ? FERRY_PHASE_COMMITMENT : FERRY_PHASE_ACTIVATION;
@@ -192,11 +192,11 @@ static void on_phase(struct fakevm *vm, enum ferry_phase phase)
 {
 	struct pair *p = vm->arg;
 
-	atomic_store(&p->m->inject.stage[!vm->is_source], phase);
+	atomic_store(&p->m->inject.phase[!vm->is_source], phase);
 	if (p->c->dry)
 		return;
 	if (vm->is_source == p->c->at_source && phase == begins(p->c))
-		enter_stage(p);
+		enter_phase(p);
 	else if (vm->is_source == p->c->at_source)
 		atomic_store(&p->m->inject.armed, false);
 	dawdle(p);
@@ -254,14 +254,14 @@ static int throttle(void *v, unsigned percent)
 /* Behind the decision a link that is lost is waited for, and there is nothing that could be said. */
 static bool late(const struct local *c)
 {
-	return c->stage == FERRY_PHASE_COMMITMENT || c->stage == FERRY_PHASE_ACTIVATION ||
-	       (c->stage == FERRY_PHASE_POSTCOPY && c->way == WAY_SERVER);
+	return c->phase == FERRY_PHASE_COMMITMENT || c->phase == FERRY_PHASE_ACTIVATION ||
+	       (c->phase == FERRY_PHASE_POSTCOPY && c->way == WAY_SERVER);
 }
 
 static void configure(struct pair *p, bool source, struct ferry_config *cfg)
 {
 	const struct local *c = p->c;
-	bool alone = !c->dry && (c->stage == FERRY_PHASE_IDLE || c->stage == FERRY_PHASE_PRE_MIGRATION);
+	bool alone = !c->dry && (c->phase == FERRY_PHASE_IDLE || c->phase == FERRY_PHASE_PRE_MIGRATION);
 	struct fakevm *vm = &p->vm[!source];
 
 	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT,
@@ -322,8 +322,8 @@ static bool open_end(struct pair *p, bool source)
 	int err;
 
 	inject_thread(source);
-	if (!p->c->dry && p->c->stage == FERRY_PHASE_IDLE && p->c->at_source == source)
-		enter_stage(p);
+	if (!p->c->dry && p->c->phase == FERRY_PHASE_IDLE && p->c->at_source == source)
+		enter_phase(p);
 	err = source ? open_source(p) : open_target(p);
 	atomic_store(&p->m->inject.armed, false);
 	inject_thread_of_nobody();
@@ -341,10 +341,10 @@ static void run(struct pair *p, bool source)
 
 	inject_thread(source);
 	vm->thread = pthread_self();
-	/* What ferry_run() does before its first stage is that stage's. */
-	atomic_store(&p->m->inject.stage[!source], FERRY_PHASE_PRE_MIGRATION);
-	if (!p->c->dry && p->c->stage == FERRY_PHASE_PRE_MIGRATION && p->c->at_source == source)
-		enter_stage(p);
+	/* What ferry_run() does before its first phase is that phase's. */
+	atomic_store(&p->m->inject.phase[!source], FERRY_PHASE_PRE_MIGRATION);
+	if (!p->c->dry && p->c->phase == FERRY_PHASE_PRE_MIGRATION && p->c->at_source == source)
+		enter_phase(p);
 	p->res[!source]->size = sizeof(*p->res[0]);
 	ferry_run(vm->session, p->res[!source]);
 	p->m->end[!source].ended = true;

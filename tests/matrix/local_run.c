@@ -41,7 +41,7 @@ struct runs {
 	unsigned nslots, busy;
 	struct local *cell;
 	size_t ncells, room, next;
-	struct tally by_kind[KINDS][2], by_stage[FERRY_PHASE_DONE][2];
+	struct tally by_kind[KINDS][2], by_phase[FERRY_PHASE_DONE][2];
 	unsigned cells, failed, without, missed, cannot;
 	char why_cannot[200];
 };
@@ -54,7 +54,7 @@ static uint64_t now(void)
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
-static const char *stage_name(enum ferry_phase p)
+static const char *phase_name(enum ferry_phase p)
 {
 	return p == FERRY_PHASE_IDLE ? "opening" : ferry_phase_name(p);
 }
@@ -66,7 +66,7 @@ static bool in_earnest(enum kind k)
 
 static bool chosen(const struct local_choice *ch, const struct local *c)
 {
-	return (!ch->kind || strstr(kind_name(c->kind), ch->kind)) && (!ch->stage || !strcmp(stage_name(c->stage), ch->stage)) &&
+	return (!ch->kind || strstr(kind_name(c->kind), ch->kind)) && (!ch->phase || !strcmp(phase_name(c->phase), ch->phase)) &&
 	       (!ch->end || !strcmp(ch->end, c->at_source ? "source" : "target")) &&
 	       (!ch->way || strstr(way_name(c->way), ch->way));
 }
@@ -90,7 +90,7 @@ static void lay_out_dry(struct runs *x)
 
 static bool same_group(const struct local *a, const struct local *b)
 {
-	return a->kind == b->kind && a->stage == b->stage && a->at_source == b->at_source && a->shared == b->shared &&
+	return a->kind == b->kind && a->phase == b->phase && a->at_source == b->at_source && a->shared == b->shared &&
 	       a->mem == b->mem && a->way == b->way && a->skip == b->skip;
 }
 
@@ -109,7 +109,7 @@ static void add_met(struct runs *x, const struct local *dry, const struct met *m
 
 	c.dry = false;
 	c.kind = met->kind;
-	c.stage = (enum ferry_phase)met->stage;
+	c.phase = (enum ferry_phase)met->phase;
 	c.at_source = met->at_source;
 	c.want = met->site;
 	if (!local_is_cell(&c) || !chosen(x->ch, &c) || in_earnest(c.kind))
@@ -156,7 +156,7 @@ static void lay_out(struct runs *x)
 		for (enum ferry_phase p = FERRY_PHASE_IDLE; p <= FERRY_PHASE_ACTIVATION; p++)
 			for (unsigned i = 0; i < 2 * 2 * 2 * WAYS; i++)
 				lay_out_rest(x, (struct local){ .kind = k,
-								.stage = p,
+								.phase = p,
 								.at_source = i & 1,
 								.shared = i & 2,
 								.mem = i & 4,
@@ -207,7 +207,7 @@ static void count(struct tally *t, const struct slot *s, bool failed)
 		t->still_us = s->m->still_us;
 }
 
-/* Its row says "sometimes": a worker was there in a dry run, before or after its end's stage had changed in all others. */
+/* Its row says "sometimes": a worker was there in a dry run, before or after its end's phase had changed in all others. */
 static void not_met(struct runs *x, const struct local *c)
 {
 	char text[300];
@@ -248,7 +248,7 @@ static void account(struct runs *x, struct slot *s, int status)
 		add(x, &again);
 	} else if (reached || why[0]) {
 		count(&x->by_kind[c->kind][!c->at_source], s, why[0]);
-		count(&x->by_stage[c->stage][!c->at_source], s, why[0]);
+		count(&x->by_phase[c->phase][!c->at_source], s, why[0]);
 		x->cells++;
 		x->failed += !!why[0];
 	} else {
@@ -288,10 +288,10 @@ static void report(const struct runs *x)
 	printf("%-16s %-8s %6s %9s %s\n", "fails in", "at the", "cells", "migrated", "the VM stood still after it, at most");
 	for (enum ferry_phase p = FERRY_PHASE_IDLE; p < FERRY_PHASE_DONE; p++)
 		for (unsigned e = 0; e < 2; e++)
-			if (x->by_stage[p][e].cells)
-				printf("%-16s %-8s %6u %9u %.1f ms\n", stage_name(p), e ? "target" : "source",
-				       x->by_stage[p][e].cells, x->by_stage[p][e].migrated,
-				       (double)x->by_stage[p][e].still_us / 1000);
+			if (x->by_phase[p][e].cells)
+				printf("%-16s %-8s %6u %9u %.1f ms\n", phase_name(p), e ? "target" : "source",
+				       x->by_phase[p][e].cells, x->by_phase[p][e].migrated,
+				       (double)x->by_phase[p][e].still_us / 1000);
 	if (x->cannot)
 		printf("[SKIP] local failures: %u cells: %s\n", x->cannot, x->why_cannot);
 }

@@ -445,7 +445,7 @@ int main(int argc, char **argv)
 						 { "when", 1, NULL, 'n' },  { "verbose", 0, NULL, 'v' },
 						 { "table", 0, NULL, 't' }, { "check", 1, NULL, 'c' },
 						 { "arbiter", 0, NULL, 'a' }, { "messages", 0, NULL, 'm' },
-						 { "local", 2, NULL, 'l' },  { "stage", 1, NULL, 's' },
+						 { "local", 2, NULL, 'l' },  { "phase", 1, NULL, 's' },
 						 { "end", 1, NULL, 'e' },   { "limit", 1, NULL, 'i' },
 						 { 0 } };
 	static struct matrix x = { .jobs = JOBS };
@@ -468,7 +468,7 @@ int main(int argc, char **argv)
 		case 'v': x.verbose = lch.verbose = true; break;
 		case 'm': local = false; break;
 		case 'l': messages = false; local = true; lch.kind = optarg; break;
-		case 's': lch.stage = optarg; break;
+		case 's': lch.phase = optarg; break;
 		case 'e': lch.end = optarg; break;
 		case 'i': lch.limit_s = (unsigned)atoi(optarg); break;
 		case 'a': ch.arbiter = true; break;

@@ -136,7 +136,7 @@ enum answer { ANSWER_NONE, ANSWER_REFUSED, ANSWER_HUNG_UP };
 /* Shared by the processes of a cell. */
 struct common {
 	char uri[200];
-	_Atomic int armed;  /* the victim has entered the stage from which the fault waits */
+	_Atomic int armed;  /* the victim has entered the phase from which the fault waits */
 	_Atomic int struck; /* the fault has */
 	_Atomic int record; /* the arbiter's: who owns the VM; FERRY_OWNER_NONE + 1 and so on, 0 nobody yet */
 	struct {

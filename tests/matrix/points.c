@@ -12,7 +12,7 @@
 
 #include "matrix.h"
 
-/* In reservation a lost link ends the migration. Who does not know that its message was lost may be a stage on. */
+/* In reservation a lost link ends the migration. Who does not know that its message was lost may be a phase on. */
 #define BY_SOURCE_EARLY(after_, killed, stopped)                                                          \
 	.e = { "rr", "rr", after_, "rr", "rr", after_, "xr", killed, "rr", stopped, "rx" }
 /* In pre-copy the link may come back. */

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # Links that carry messages and no pages: a path whose MTU is smaller than its ends believe, from the start and from the
-# middle of each stage on. Who waits for pages gives up in bounded time, both say why, and the VM is where it must be. Links
+# middle of each phase on. Who waits for pages gives up in bounded time, both say why, and the VM is where it must be. Links
 # that are slow, lossy or gone for a while, and move, are not given up.
 #	no_page.sh SOURCE_DIR BINARY_DIR [CASE..]
 set -u

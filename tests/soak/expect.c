@@ -45,7 +45,7 @@ static unsigned page_server_gone(void)
 
 static unsigned link_cut(const struct options *o)
 {
-	switch (o->kill.stage) {
+	switch (o->kill.phase) {
 	case FERRY_PHASE_POSTCOPY: /* at the source: tentative, or a page server */
 		return o->commit_at == FERRY_COMMIT_AT_SWITCHOVER ? page_server_gone() : END_SOURCE;
 	case FERRY_PHASE_COMMITMENT: /* PREPARED lost in a downtime, else COMMIT lost */
@@ -60,7 +60,7 @@ static unsigned link_cut(const struct options *o)
 /* Back before anybody has given up. */
 static unsigned link_heals(const struct options *o)
 {
-	switch (o->kill.stage) {
+	switch (o->kill.phase) {
 	case FERRY_PHASE_RESERVATION:
 	case FERRY_PHASE_STOP_AND_COPY:
 		return END_SOURCE;
@@ -73,7 +73,7 @@ static unsigned link_heals(const struct options *o)
 
 static unsigned source_killed(const struct options *o)
 {
-	switch (o->kill.stage) {
+	switch (o->kill.phase) {
 	case FERRY_PHASE_POSTCOPY:
 		return o->commit_at == FERRY_COMMIT_AT_SWITCHOVER ? page_server_gone() : END_DEAD;
 	case FERRY_PHASE_COMMITMENT: /* before or after the target has said PREPARED */
@@ -87,7 +87,7 @@ static unsigned source_killed(const struct options *o)
 
 static unsigned target_killed(const struct options *o)
 {
-	switch (o->kill.stage) {
+	switch (o->kill.phase) {
 	case FERRY_PHASE_POSTCOPY:
 		return o->commit_at == FERRY_COMMIT_AT_SWITCHOVER ? END_LOST : END_SOURCE;
 	case FERRY_PHASE_ACTIVATION: /* COMMIT was heard, COMMITTED not sent */

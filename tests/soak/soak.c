@@ -107,7 +107,7 @@ static void check_run(struct soak *s, char *why, size_t cap)
 	s->pages_bad += r->have_proof ? r->proof.pages_bad : 0;
 	for (unsigned i = 0; i < ENDINGS; i++)
 		s->by_ending[i] += is == 1u << i;
-	s->arbitrated += r->o->arbiter && r->o->kill.stage >= FERRY_PHASE_COMMITMENT;
+	s->arbitrated += r->o->arbiter && r->o->kill.phase >= FERRY_PHASE_COMMITMENT;
 	if (r->verdict == VERDICT_PROOF || r->verdict == VERDICT_ENVIRONMENT)
 		snprintf(why, cap, "%s", r->sentence);
 	else if (!(due & is))

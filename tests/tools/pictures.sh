@@ -34,7 +34,7 @@ fi
 rec=$tmp/post.jsonl
 check record timeout 120 "$program" run "${guest[@]}" --mode post-copy --max-rounds 1 --record "$rec"
 check "samples of both ends" test "$(lines sample source)" -ge 20 -a "$(lines sample target)" -ge 20
-check "stages of both ends" test "$(lines event source)" -ge 8 -a "$(lines event target)" -ge 8
+check "phases of both ends" test "$(lines event source)" -ge 8 -a "$(lines event target)" -ge 8
 # The last sample of the target may be of before the last fault, the histogram is not.
 check "the histogram has every fault" awk '
 	/"type":"faults"/ { s = $0; sub(/.*"buckets_ns":\[\[/, "", s); n = split(s, b, /\],\[/)

@@ -168,7 +168,7 @@ Test(exchange, a_negative_owner)
 	refused("{\"end\":{\"have_result\":true,\"outcome\":0,\"owner\":-1,\"phase\":1}}");
 }
 
-Test(exchange, a_result_without_a_stage)
+Test(exchange, a_result_without_a_phase)
 {
 	refused("{\"end\":{\"have_result\":true,\"outcome\":0,\"owner\":1}}");
 }

@@ -24,21 +24,21 @@ struct ending {
 	const char *says;
 };
 
-#define TARGET_AT(stage_)                           \
+#define TARGET_AT(phase_)                           \
 	{                                           \
-		.who = KILL_TARGET, .stage = stage_ \
+		.who = KILL_TARGET, .phase = phase_ \
 	}
-#define SOURCE_AT(stage_)                           \
+#define SOURCE_AT(phase_)                           \
 	{                                           \
-		.who = KILL_SOURCE, .stage = stage_ \
+		.who = KILL_SOURCE, .phase = phase_ \
 	}
 #define AT_MESSAGE(who_, message_)                    \
 	{                                             \
 		.who = KILL_##who_, .message = message_ \
 	}
-#define LINK_AT(stage_, ms)                                      \
+#define LINK_AT(phase_, ms)                                      \
 	{                                                        \
-		.who = KILL_LINK, .stage = stage_, .heal_ms = ms \
+		.who = KILL_LINK, .phase = phase_, .heal_ms = ms \
 	}
 
 static const struct ending endings[] = {
@@ -178,7 +178,7 @@ Test(judge, an_end_that_could_not_begin)
 struct alone {
 	const char *name;
 	enum command command;
-	int outcome, owner; /* DEAD: its process died, when it had come to this stage */
+	int outcome, owner; /* DEAD: its process died, when it had come to this phase */
 	enum ferry_phase last;
 	bool arbiter;
 	struct kill_drill kill;

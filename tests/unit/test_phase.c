@@ -32,7 +32,7 @@ static unsigned read_arrows(uint32_t *arrows)
 			continue;
 		a = phase_named(from);
 		b = phase_named(to);
-		cr_assert(a >= 0 && b >= 0, "docs/protocol.md names an unknown stage: %s", line);
+		cr_assert(a >= 0 && b >= 0, "docs/protocol.md names an unknown phase: %s", line);
 		cr_assert_not(arrows[a] >> b & 1, "docs/protocol.md has this arrow twice: %s", line);
 		arrows[a] |= 1u << b;
 		n++;
@@ -54,20 +54,20 @@ Test(phase, the_table_is_the_document)
 	}
 }
 
-Test(phase, every_stage_has_two_bodies_and_a_way_out)
+Test(phase, every_phase_has_two_bodies_and_a_way_out)
 {
 	for (int p = 0; p < PHASES; p++) {
 		const struct phase_row *row = phase_row(p);
-		bool stage = p != FERRY_PHASE_IDLE && p != FERRY_PHASE_DONE && p != FERRY_PHASE_FAILED;
+		bool phase = p != FERRY_PHASE_IDLE && p != FERRY_PHASE_DONE && p != FERRY_PHASE_FAILED;
 
-		cr_expect_eq(row->source != NULL, stage, "%s", row->name);
-		cr_expect_eq(row->target != NULL, stage, "%s", row->name);
-		cr_expect_eq(phase_may_follow(p, FERRY_PHASE_FAILED), stage, "%s", row->name);
+		cr_expect_eq(row->source != NULL, phase, "%s", row->name);
+		cr_expect_eq(row->target != NULL, phase, "%s", row->name);
+		cr_expect_eq(phase_may_follow(p, FERRY_PHASE_FAILED), phase, "%s", row->name);
 		cr_expect_eq(row->next == 0, p == FERRY_PHASE_DONE || p == FERRY_PHASE_FAILED, "%s", row->name);
 	}
 }
 
-Test(phase, every_stage_can_be_reached_and_can_end)
+Test(phase, every_phase_can_be_reached_and_can_end)
 {
 	uint32_t reached = 1u << FERRY_PHASE_IDLE, ends = 1u << FERRY_PHASE_DONE;
 

@@ -57,8 +57,8 @@ Test(timeline, a_whole_run_is_read)
 	cr_assert_eq(t.n, 1);
 	cr_assert_eq(t.v[0].nbuckets, 2);
 	cr_assert_float_eq(t.v[0].bucket[1].from_us, 20, 1e-9);
-	cr_assert_float_eq(tl_stage_ms(&t.v[0], VMM_END_SOURCE, FERRY_PHASE_PRECOPY), 0, 1e-9);
-	cr_assert_float_eq(tl_stage_ms(&t.v[0], VMM_END_TARGET, FERRY_PHASE_PRECOPY), -1, 1e-9);
+	cr_assert_float_eq(tl_phase_ms(&t.v[0], VMM_END_SOURCE, FERRY_PHASE_PRECOPY), 0, 1e-9);
+	cr_assert_float_eq(tl_phase_ms(&t.v[0], VMM_END_TARGET, FERRY_PHASE_PRECOPY), -1, 1e-9);
 	cr_assert_float_eq(tl_number(&t.v[0], "downtime.save_us"), 400, 1e-9);
 	cr_assert_float_eq(tl_number(&t.v[0], "no.such"), 0, 1e-9);
 	cr_assert_str_eq(tl_text(&t.v[0], "mode"), "auto");
@@ -124,7 +124,7 @@ Test(timeline, time_that_goes_back)
 		"older than the one before it");
 }
 
-Test(timeline, a_stage_that_is_none)
+Test(timeline, a_phase_that_is_none)
 {
 	refused(RUN
 		"{\"type\":\"event\",\"end\":\"source\",\"t_us\":9,\"event\":\"phase\",\"phase\":\"noon\"}\n",
@@ -237,7 +237,7 @@ Test(timeline, a_counter_that_is_a_word)
 	sample_is_refused("remaining", "\"many\"", "remaining is not a number from 0");
 }
 
-Test(timeline, a_stage_at_an_absurd_time)
+Test(timeline, a_phase_at_an_absurd_time)
 {
 	refused(RUN "{\"type\":\"event\",\"end\":\"source\",\"t_us\":4e18,\"event\":\"phase\",\"phase\":\"pre-copy\"}\n",
 		"t_us is not a number from");

@@ -10,17 +10,17 @@
 #include "runtime/link/wire.h"
 #include "transport/xport.h"
 
-#define IN(stage) (1u << FERRY_PHASE_##stage)
+#define IN(phase) (1u << FERRY_PHASE_##phase)
 #define PHASES (FERRY_PHASE_FAILED + 1)
 
 struct kind {
 	const char *name;
 	unsigned number, from;
 	size_t fixed, elem, max;
-	uint32_t stages;
+	uint32_t phases;
 };
 
-#define KIND(name, number, from, body, elem, max, stages) { #name, number, from, sizeof(body), elem, max, stages },
+#define KIND(name, number, from, body, elem, max, phases) { #name, number, from, sizeof(body), elem, max, phases },
 static const struct kind kinds[] = { WIRE_MESSAGES(KIND) };
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
@@ -37,9 +37,9 @@ static struct message *message(const struct kind *k, size_t len, uint32_t seq)
 	return m;
 }
 
-static enum ferry_phase first_stage(const struct kind *k)
+static enum ferry_phase first_phase(const struct kind *k)
 {
-	return __builtin_ctz(k->stages);
+	return __builtin_ctz(k->phases);
 }
 
 static enum wire_from a_sender(const struct kind *k)
@@ -52,7 +52,7 @@ static int check(const struct kind *k, size_t len, struct wire_msg *ret, struct 
 {
 	struct message *m = message(k, len, 0);
 	struct fail f = { 0 };
-	int err = wire_check(ret, m, sizeof(m->hdr) + len, a_sender(k), first_stage(k), 0, &f);
+	int err = wire_check(ret, m, sizeof(m->hdr) + len, a_sender(k), first_phase(k), 0, &f);
 
 	cr_assert_eq(err, fail_err(&f), "%s: an error needs its sentence", k->name);
 	if (keep)
@@ -135,30 +135,30 @@ Test(wire, reserved_fields_are_zero)
 			struct fail f = { 0 };
 			struct wire_msg msg;
 
-			cr_assert_eq(wire_check(&msg, m, len, a_sender(k), first_stage(k), 0, &f), 0, "%s", k->name);
+			cr_assert_eq(wire_check(&msg, m, len, a_sender(k), first_phase(k), 0, &f), 0, "%s", k->name);
 			m->bytes[field[i].at + b / 8] = (uint8_t)(1 << b % 8);
-			cr_assert_eq(wire_check(&msg, m, len, a_sender(k), first_stage(k), 0, &f), -EPROTO, "%s, bit %zu",
+			cr_assert_eq(wire_check(&msg, m, len, a_sender(k), first_phase(k), 0, &f), -EPROTO, "%s, bit %zu",
 				     k->name, b);
 			cr_assert(strstr(fail_text(&f), "in a reserved field"), "%s", fail_text(&f));
 			free(m);
 		}
 }
 
-Test(wire, each_message_has_its_sender_and_its_stages)
+Test(wire, each_message_has_its_sender_and_its_phases)
 {
 	for (size_t i = 0; i < KINDS; i++) {
 		const struct kind *k = &kinds[i];
 		struct message *m = message(k, k->fixed, 0);
 
 		for (int from = FROM_SOURCE; from <= FROM_TARGET; from++) {
-			for (int stage = 0; stage < PHASES; stage++) {
-				bool good = (k->from & from) && (k->stages >> stage & 1);
+			for (int phase = 0; phase < PHASES; phase++) {
+				bool good = (k->from & from) && (k->phases >> phase & 1);
 				struct fail f = { 0 };
 				struct wire_msg msg;
-				int err = wire_check(&msg, m, sizeof(m->hdr) + k->fixed, from, stage, 0, &f);
+				int err = wire_check(&msg, m, sizeof(m->hdr) + k->fixed, from, phase, 0, &f);
 
 				cr_expect_eq(err, good ? 0 : -EPROTO, "%s from %d in %s", k->name, from,
-					     ferry_phase_name(stage));
+					     ferry_phase_name(phase));
 			}
 		}
 		free(m);
@@ -207,9 +207,9 @@ Test(wire, optional_types_that_are_not_known)
 		for (size_t len = 0; len < 100; len += 9) {
 			m->hdr = wire_header(type, len, 7);
 			memset(m->bytes, 0xa5, sizeof(m->bytes));
-			for (unsigned stage = 0; stage < PHASES; stage++) {
+			for (unsigned phase = 0; phase < PHASES; phase++) {
 				msg.type = WIRE_BYE;
-				cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len, FROM_TARGET, stage, 7, &f), 0);
+				cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len, FROM_TARGET, phase, 7, &f), 0);
 				cr_assert_eq(msg.type, 0);
 			}
 			cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len, FROM_TARGET, 1, 8, &f), -EPROTO);
@@ -235,7 +235,7 @@ Test(wire, the_header_says_as_much_as_is_there)
 			struct message *m = message(k, says[n], 0);
 			struct wire_msg msg;
 
-			cr_expect_eq(wire_check(&msg, m, sizeof(m->hdr) + len, a_sender(k), first_stage(k), 0, NULL),
+			cr_expect_eq(wire_check(&msg, m, sizeof(m->hdr) + len, a_sender(k), first_phase(k), 0, NULL),
 				     says[n] == len ? 0 : -EPROTO, "%s of %zu bytes says %zu", k->name, len, says[n]);
 			free(m);
 		}
