@@ -21,10 +21,12 @@
 #define LOAD_RDMA "load the modules of your device, rdma_ucm and ib_uverbs"
 #define FILTERED "a seccomp filter or security policy refuses it"
 
+/* clang-format off: rows of the table, as they stand in it */
 #define BY_FILTER(doing, call)                                                              \
 	{ doing, EPERM, "a seccomp filter or security policy refuses " call },              \
 	{ doing, EACCES, "a seccomp filter or security policy refuses " call },             \
 	{ doing, ENOSYS, "a seccomp filter refuses " call ", or this kernel lacks it" }
+/* clang-format on */
 #define WHAT_MAX 320 /* of a sentence before the errno: the cure, which comes last, must fit behind it */
 
 struct row {

@@ -58,11 +58,11 @@ enum wire_from { FROM_SOURCE = 1, FROM_TARGET = 2, FROM_BOTH = 3 };
 	X(COMMITTED, 17, FROM_TARGET, struct wire_times, 1, 0, IN(COMMITMENT))                              \
 	X(COMPLETE, 18, FROM_TARGET, struct wire_times, 1, 0, IN(POSTCOPY))                                 \
 	X(BYE, 19, FROM_SOURCE, struct wire_empty, 1, 0, IN(ACTIVATION) | IN(POSTCOPY))                     \
-	X(ABORT, 20, FROM_BOTH, struct wire_abort, 1, WIRE_TEXT_MAX, WIRE_ANY_STAGE)                        \
-	X(PING, 21, FROM_BOTH, struct wire_ping, 1, 0, WIRE_ANY_STAGE)                                      \
+	X(ABORT, 20, FROM_BOTH, struct wire_abort, 1, WIRE_TEXT_MAX, WIRE_ANY_PHASE)                        \
+	X(PING, 21, FROM_BOTH, struct wire_ping, 1, 0, WIRE_ANY_PHASE)                                      \
 	X(POISON, 22, FROM_SOURCE, struct wire_empty, sizeof(struct page_run), WIRE_RUNS_MAX, IN(PRECOPY))
 
-#define WIRE_ANY_STAGE (~0u)
+#define WIRE_ANY_PHASE (~0u)
 #define WIRE_ENUM(name, number, ...) WIRE_##name = (number),
 enum wire_type { WIRE_MESSAGES(WIRE_ENUM) WIRE_TYPES };
 

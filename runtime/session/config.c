@@ -78,7 +78,7 @@ int config_load(struct ferry_config *ret, const struct ferry_config *cfg, struct
 	def64(&c.downtime_us, CONFIG_DOWNTIME_US);
 	def64(&c.connect_us, CONFIG_CONNECT_US);
 	def64(&c.timeout_us, CONFIG_TIMEOUT_US);
-	def64(&c.switchover_limit_us, CONFIG_DOWNTIME_LIMIT_US);
+	def64(&c.switchover_limit_us, CONFIG_SWITCHOVER_LIMIT_US);
 	def64(&c.reconnect_us, CONFIG_RECONNECT_US);
 	if (!FERRY_DRILL && c.flags & FERRY_CONFIG_DRILL)
 		return fail(f, -EOPNOTSUPP, "fault injection (FERRY_CONFIG_DRILL) is not in this build of the library; configure it with "
