@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The link that a session has now: what ends it, and what main waits for. */
+/* The session's current link: install it, end it, wait on it, and turn its losses into errors. */
 #include <errno.h>
 #include <poll.h>
 #include <unistd.h>
@@ -74,7 +74,7 @@ int link_cancel_error(struct ferry_session *s)
 	return fail(&s->fail, -ECANCELED, "canceled by the embedder in %s", ferry_phase_name(s->phase));
 }
 
-/* The transport's, while it connects: wake_fd is readable. */
+/* xport_param.woken: the transport calls it during a connect, when wake_fd is readable. */
 int link_woken(void *arg)
 {
 	struct ferry_session *s = arg;
@@ -116,7 +116,7 @@ int link_workers_lost(struct ferry_session *s)
 
 void link_worker_lost(struct ferry_session *s)
 {
-	/* The end of a data channel may overtake the peer's answer to our ABORT. */
+	/* A data channel may end before the answer to our ABORT arrives; a kill would lose it. */
 	if (!atomic_load(&s->link.last_words))
 		s->link.x->ops->kill(s->link.x);
 }

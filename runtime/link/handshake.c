@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * HELLO and its answer, the first words on each link: who speaks, which migration it is, and, on a link that came back,
+ * The handshake on each link, HELLO and HELLO_ACK: who speaks, which migration it is and, after a reconnect,
  * how far the target has got.
  *
- * On a link that came back nothing is believed before the peer has shown the number of the first handshake. The source shows
- * its own first, and never the target's: who took the target's address learns nothing with which it could answer. What a
- * source hears before that number is not its target's, whatever it is, and leaves nothing but s->link.stranger.
+ * After a reconnect an end believes nothing until the peer has shown its number from the first handshake. The
+ * source shows its own number first. It never sends the target's: a program that has taken the target's
+ * address must not learn the number that it would have to answer with. Until that number arrives, whatever
+ * the source hears comes from a stranger and changes nothing but s->link.stranger.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -15,7 +16,7 @@
 #include "hello.h"
 #include "message.h"
 
-/* A link that came back carries on what the first one has begun: in the same version, with the same features. */
+/* The first link's version and features hold for the session: a reconnect must not change them. */
 static int agree(struct ferry_session *s, uint16_t version, uint64_t features)
 {
 	if (s->link.peer_known && (version != s->link.version || features != s->link.features))
@@ -26,7 +27,7 @@ static int agree(struct ferry_session *s, uint16_t version, uint64_t features)
 	return 0;
 }
 
-/* The first one makes the target known; on later links it shows that it is that one. */
+/* The first HELLO_ACK brings the target's number; each later one must show the same number. */
 static int take_ack(struct ferry_session *s, struct wire_hello_ack *ack, const struct wire_msg *m)
 {
 	struct fail none = { 0 }, *f = s->link.peer_known ? &none : &s->fail;
@@ -46,7 +47,7 @@ static int take_ack(struct ferry_session *s, struct wire_hello_ack *ack, const s
 	return 0;
 }
 
-/* A target that has given up says why, on the link on which it said that it has. */
+/* HELLO_ACK said aborted: the target now sends ABORT on this link, with the reason. */
 static int given_up(struct ferry_session *s, uint64_t deadline_us)
 {
 	struct wire_msg m;
@@ -99,7 +100,7 @@ int handshake_source(struct ferry_session *s, uint64_t deadline_us)
 	return 0;
 }
 
-/* A source that comes back to a target which died here before this one: it is told, and this end waits for its own. */
+/* A source that reconnects to an earlier target at this address: tell it, and wait on for our own. */
 static int refuse_stale(struct ferry_session *s)
 {
 	static const char text[] = "this target was started anew and knows nothing of this migration";
@@ -126,7 +127,8 @@ static int judge_hello(struct ferry_session *s, const struct wire_hello *h, uint
 {
 	int err;
 
-	if (!s->link.peer_known && h->flags & WIRE_COMES_BACK) /* whatever else it says was meant for another */
+	/* First: the other fields were meant for another target and must not be judged. */
+	if (!s->link.peer_known && h->flags & WIRE_COMES_BACK)
 		return refuse_stale(s);
 	if ((err = hello_check(s, h, &s->link.x->id)) < 0)
 		return err;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The first exchange on a new link, by main: 0, -EPIPE (the link is lost, the deadline has passed, or its source is another
- * target's), -ESTALE at a source that comes back (its target is not there, link_stranger()), or what is wrong with the peer.
+ * The handshake on a new link, HELLO and HELLO_ACK. Called by main. 0; -EPIPE: the link is lost, the deadline
+ * has passed, or the source belongs to another target; -ESTALE, at a source after a reconnect: another
+ * program answers (link_stranger()). Any other error ends the migration, with its sentence.
  */
 #ifndef FERRY_HANDSHAKE_H
 #define FERRY_HANDSHAKE_H

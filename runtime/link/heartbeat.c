@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The heartbeat: a PING four times a timeout, so that a long op is not taken for a dead host. */
+/* The heartbeat: a thread sends four PINGs per timeout, so that a long op is not taken for a dead host. */
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
@@ -10,14 +10,14 @@
 #include "runtime/base/thread.h"
 #include "runtime/session/config.h"
 
-/* What it says is read under the lock, so that it is never older than a message that went out before it. */
+/* The counters are read under send_lock: else an earlier message could carry newer values than the PING. */
 void heartbeat_send(struct ferry_session *s)
 {
 	struct wire_ping ping;
 
 	pthread_mutex_lock(&s->link.send_lock);
 	ping = (struct wire_ping){ .pages_left = atomic_load(&s->stats.remaining), .faults = atomic_load(&s->stats.faults) };
-	link_send_locked(s, WIRE_PING, &ping, sizeof(ping), NULL, 0); /* main will meet what is wrong with the link */
+	link_send_locked(s, WIRE_PING, &ping, sizeof(ping), NULL, 0); /* main meets the error itself */
 	pthread_mutex_unlock(&s->link.send_lock);
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The heartbeat of one end, on a thread of its own while ferry_run() lasts. */
+/* The heartbeat of one end: a thread that sends PINGs during ferry_run(). */
 #ifndef FERRY_HEARTBEAT_H
 #define FERRY_HEARTBEAT_H
 
@@ -7,7 +7,7 @@
 
 int heartbeat_start(struct ferry_session *s);
 void heartbeat_stop(struct ferry_session *s);
-/* One PING now. */
+/* Send one PING now; a failure is ignored. Any thread. */
 void heartbeat_send(struct ferry_session *s);
 
 #endif

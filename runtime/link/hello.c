@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* What HELLO and HELLO_ACK may say: every field that the peer names is checked here. */
+/* Checks of HELLO and HELLO_ACK: every field that the peer sets. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -19,8 +19,9 @@ static int check_duration(struct ferry_session *s, const char *what, uint64_t us
 }
 
 /*
- * How long this end waits for the peer depends on times that the peer names, so those are bounded by its own. Refused, not
- * cut down: an end that gave up sooner than the other believes would not be there when the other comes back.
+ * How long this end waits for the peer depends on times that the peer sends, so they are bounded by multiples
+ * of its own. A larger time is refused, not cut down: an end that gave up sooner than the peer believes would
+ * be gone when the peer comes back.
  */
 static int check_ours(struct ferry_session *s, const char *what, uint64_t theirs, uint64_t ours)
 {
@@ -143,7 +144,7 @@ int hello_check(struct ferry_session *s, const struct wire_hello *h, const struc
 	    (err = check_duration(s, "HELLO.reconnect_us", h->reconnect_us, 0)) < 0 ||
 	    (err = check_ours(s, "timeout_us", h->timeout_us, s->cfg.timeout_us)) < 0)
 		return err;
-	/* A target that does not wait for a lost link is not asked to. */
+	/* With reconnect_us 0 this target waits for no lost link, so the source's value does not matter. */
 	return s->cfg.reconnect_us ? check_ours(s, "reconnect_us", h->reconnect_us, s->cfg.reconnect_us) : 0;
 }
 

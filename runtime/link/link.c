@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: MIT
 /*
- * The link of a session.
+ * The link of a session: connect, reconnect, close.
  *
  *	link_first() -> [ link_recv() ... -EPIPE -> workers joined -> link_recover() ] -> link_close()
  *
- * A lost link shows itself as -EPIPE from any channel, as silence for longer than timeout_us (the heartbeat of a
- * live peer comes four times as often), or, at a target, as a newer generation of the same session at the
- * listener: the source may know of the loss first. Whatever the transport says in words stays in link_fail
- * until it ends the migration, so that a link that heals leaves no error behind.
+ * A loss shows itself as -EPIPE from any channel; as silence for timeout_us (a live peer sends four PINGs in
+ * that time); or, at a target, as its source connecting with a newer generation: the source may notice the
+ * loss first. The transport's words stay in s->link.fail until they end the migration, so a link that comes
+ * back leaves no error.
  *
- * Who comes back is who was there (handshake.c). A target reads the HELLO of a connection that names its session beside the
- * live link, which ends only when that HELLO shows the source's number. A source whose target's address is answered by
- * another goes on trying until reconnect_us has passed, as if nobody were there.
+ * The peer that comes back must be the one that was there (handshake.c). If a connection names the target's
+ * session, the target reads its HELLO beside the live link, and ends that link only if the HELLO shows the
+ * source's number. If another program answers at the target's address, the source keeps trying until
+ * reconnect_us has passed, as if nobody were there.
  *
- * A link has to be closed before the next one is made: both would pin all memory. A close may take its time (soft-RoCE
- * keeps a queue pair for up to 50 s while its card sends nothing), and a VM that stands still at the source has no part
- * in that. So a source's links are closed by a thread: a new one waits for it as long as the reconnect may take, then the
- * VM goes on, and only who gives memory back, or ends the session, waits for good. A target closes its links itself: no
- * VM waits for it, and what follows a link that does not come back is that its memory is given back.
+ * A link must be closed before the next one is made: both would pin all memory. A close can take long
+ * (soft-RoCE keeps a queue pair for up to 50 s while its card sends nothing), and a VM that is paused at the
+ * source must not wait for it. So a thread closes the source's links. A new link waits for that thread until
+ * the reconnect's deadline, then the VM resumes; only code that returns memory or ends the session waits
+ * without limit. A target closes its links itself: no VM waits for it, and if the link does not come back it
+ * returns its memory next, which needs the close anyway.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -31,7 +33,7 @@
 #include "outage.h"
 #include "runtime/base/thread.h"
 
-#define TELL_TRIES 4u /* links made to say ABORT: a peer that never answers it must not hold this end */
+#define TELL_TRIES 4u /* links made to say ABORT: a peer that never answers cannot hold this end */
 
 static void *closer_main(void *arg)
 {
@@ -43,7 +45,7 @@ static void *closer_main(void *arg)
 	return NULL;
 }
 
-/* While there is a link nothing is being closed. */
+/* Close the current link, at a source in the background. make_room() has ended any earlier close. */
 static void link_drop(struct ferry_session *s)
 {
 	struct xport_link *l = s->link.x;
@@ -66,7 +68,7 @@ void link_closed(struct ferry_session *s)
 	s->link.closing = false;
 }
 
-/* Before another link: the last one is closed, and what it said is forgotten. Else -EPIPE at the deadline, -ECANCELED. */
+/* Before a new link: wait until the last one is closed, and forget its error. -EPIPE at the deadline. */
 static int make_room(struct ferry_session *s, uint64_t deadline_us)
 {
 	while (s->link.closing && !atomic_load(&s->link.closed)) {
@@ -106,7 +108,7 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 		return err;
 	now = now_us();
 	err = xport_connect(&l, s->uri, &id, &s->link.param, deadline_us > now ? deadline_us - now : 1, s->link.fail);
-	if (s->link.peer_known && (err == -EPROTO || err == -EBUSY)) /* no target, or one that serves another source */
+	if (s->link.peer_known && (err == -EPROTO || err == -EBUSY)) /* not a target, or a busy one */
 		return link_stranger(s, fail_text(s->link.fail));
 	if (err == -EBUSY)
 		session_reason(s, FERRY_REASON_PEER);
@@ -119,18 +121,18 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 	return err;
 }
 
-/* This host lacks something for the moment: where a VM is at stake, that is waited for as a lost link is. */
+/* This host lacks a resource for now. If a VM is at stake, wait for the resource as for a lost link. */
 static bool out_of(int err)
 {
 	return err == -EMFILE || err == -ENFILE || err == -ENOMEM || err == -ENOBUFS;
 }
 
-/* Whether another attempt may go better: nobody there yet, or gone again in the middle, or another who may go. */
+/* Whether to try again: the peer is not there yet, or has gone again, or a stranger may leave. */
 static bool may_retry(const struct ferry_session *s, int err)
 {
 	if (s->link.peer_gone)
 		return false;
-	/* Once the peer was found, an address that cannot be used, or a filter's no, is a network that is down. */
+	/* Later, an address that is unusable or a firewall's refusal means that the network is down. */
 	if (s->link.peer_known && (err == -ESTALE || err == -EADDRNOTAVAIL || err == -EACCES || err == -EPERM || out_of(err)))
 		return true;
 	return xport_lost(err) || err == -EAGAIN || err == -ENOENT;
@@ -149,7 +151,7 @@ static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 
 	for (;;) {
 		err = connect_once(s, deadline_us);
-		/* What an attempt has recorded is final. */
+		/* An error that the attempt itself recorded in s->fail is final. */
 		if (!err || !may_retry(s, err) || (!had && fail_err(&s->fail)))
 			return err < 0 ? link_transport_fail(s, err) : 0;
 		if (link_canceled(s))
@@ -157,7 +159,7 @@ static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 		if (err != -ETIMEDOUT && fail_err(s->link.fail))
 			restate(&known, s->link.fail);
 		if (now_us() + LINK_RETRY_US >= deadline_us) {
-			/* The deadline cut the last attempt short: it says less than the one before. */
+			/* The deadline cut this attempt short; the failure before it says more. */
 			if (err == -ETIMEDOUT && fail_err(&known))
 				restate(s->link.fail, &known);
 			return -EPIPE;
@@ -167,7 +169,7 @@ static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 	}
 }
 
-/* Target: the next link that may be ours, with its handshake done. first: any session will do. */
+/* Target: accept a link from the source, and its handshake. first: the source of any session will do. */
 static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool first)
 {
 	struct caller *c;
@@ -188,7 +190,7 @@ static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool firs
 			if (!err)
 				lobby_only(s->link.lobby, &s->link.x->id);
 			if (!err && !first)
-				heartbeat_send(s); /* what has come so far, for a source that was cut off */
+				heartbeat_send(s); /* tells the source how many pages have arrived */
 			if (!err)
 				return 0;
 			if (err != -EPIPE)
@@ -201,7 +203,7 @@ static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool firs
 			return link_cancel_error(s);
 		if (now_us() >= deadline_us)
 			return -EPIPE;
-		if (c) /* the next one may have spoken, too */
+		if (c) /* another caller may have spoken, too */
 			continue;
 		if (!err || err == -EAGAIN)
 			link_wait(s, lobby_fd(s->link.lobby), -1, sooner(deadline_us, lobby_until(s->link.lobby)));
@@ -232,7 +234,7 @@ int link_first(struct ferry_session *s)
 		    s->cfg.connect_us / 1000);
 }
 
-/* Another link instead of the one that is lost. */
+/* Replace the lost link. -EPIPE: there is no new one by until_us. Other errors end the migration. */
 static int link_again(struct ferry_session *s, uint64_t until_us)
 {
 	int err;
@@ -277,10 +279,13 @@ void link_tell_again(struct ferry_session *s)
 
 	if (s->phase <= FERRY_PHASE_RESERVATION || !window)
 		return; /* the peer has given up, too */
-	/* The peer waits since the outage began. A target that is PREPARED does so however long it takes. */
+	/*
+	 * The peer has waited since the outage began, so only the rest of its window is left. A target that
+	 * may be PREPARED gets a whole window from now, lest it end in doubt.
+	 */
 	if (!s->link.x && s->link.outage.since_us && !(s->is_source && s->src.switched))
 		until = s->link.outage.since_us + window;
-	/* It has seen the link come back, too, and a target waits longer than its source. */
+	/* If the link came back, the peer waits a timeout longer, too, and a target one more. */
 	if (s->link.outage.back)
 		until += (s->is_source ? 2 : 1) * s->cfg.timeout_us;
 	while (!told && tries++ < TELL_TRIES && now_us() < until) {

@@ -1,33 +1,38 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The link of a session: first connection and reconnects; message.h has what goes over it.
- *
- * Everything here is called by main. -EPIPE means: the link is lost,
- * link_recover() may bring it back. Any other error ends the migration at this end.
+ * The link of a session: the first connection, reconnects, close. message.h has what crosses it. Called by
+ * main only. -EPIPE: the link is lost, and link_recover() may bring it back. Any other error ends the
+ * migration at this end.
  */
 #ifndef FERRY_LINK_H
 #define FERRY_LINK_H
 
 #include "message.h"
 
-/* The first connection and its HELLO, within connect_us. */
+/* Make the first connection and its handshake, within connect_us. */
 int link_first(struct ferry_session *s);
 /*
- * After -EPIPE: ends what is left of the link (the workers must have been joined) and waits reconnect_us for a new
- * one. 0: it is there, and s->link.peer_commit says where the peer stands. LINK_GONE: for good, with a sentence.
+ * After -EPIPE, with the workers joined: close the link and wait for a new one (outage_window()). 0: it is
+ * up; at a source s->link.peer_commit has the target's state. LINK_GONE: it is lost for good, with a
+ * sentence.
  *
- * A link that comes back again and again and carries nothing is gone for good, too: losses with no progress between
- * them are one outage, which lasts reconnect_us and timeout_us at most. Progress is a phase entered, a round ended, at a target
- * pages that have come, at a source what it knows the target has got; or a link that stays for four times timeout_us.
+ * A link that comes back repeatedly but carries nothing is lost for good, too: losses without progress
+ * between them are one outage, which lasts at most the window plus timeout_us. Progress is a phase entered or
+ * a round ended; at a target, pages that arrived; at a source, pages that it knows the target has; or a link
+ * that lasts more than four times timeout_us.
  */
 int link_recover(struct ferry_session *s);
+/* Close the current link and wait for that; at a target stop listening, too. */
 void link_close(struct ferry_session *s);
-/* No link that was lost knows our memory any more: waits for that, however long. The current one is not touched. */
+/*
+ * Wait, without limit, until the background close of the previous link is done; then no device can reach
+ * guest memory through it. The current link is not touched.
+ */
 void link_closed(struct ferry_session *s);
 
 /*
- * link_say_failed() has not reached the peer, which may be connecting or waiting: says it over a new link, as long as the
- * peer may still be there. ferry_cancel() ends the wait. The workers must have been joined; the VM needs nothing any more.
+ * After link_say_failed() did not reach the peer: say it over a new link, as long as the peer may still be
+ * there. ferry_cancel() ends the wait. The workers must be joined, and the VM must need nothing any more.
  */
 void link_tell_again(struct ferry_session *s);
 

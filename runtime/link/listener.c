@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* A target's listener: who of those that connect becomes the session's source, and who is refused. */
+/* A target's listener: which caller becomes the session's source, and which are refused. */
 #include <errno.h>
 
 #include "listener.h"
@@ -7,7 +7,7 @@
 #include "hello.h"
 #include "lobby.h"
 
-#define LOOK_MAX 8u /* callers who are answered in one look at the listener */
+#define LOOK_MAX 8u /* callers handled in one look at the listener */
 
 void link_forget_caller(struct ferry_session *s)
 {
@@ -63,7 +63,7 @@ int link_listen(struct ferry_session *s)
 	return err;
 }
 
-/* Our source, come back on a newer connection: whoever else knows session and generation has not its number. */
+/* Whether c is our source on a newer connection. Strangers can know all but the source's number. */
 static bool is_ours(const struct ferry_session *s, const struct caller *c)
 {
 	const struct xport_link_id *id = &c->link->id;
@@ -92,7 +92,7 @@ int link_look(struct ferry_session *s)
 			lobby_part(s->link.pending);
 		s->link.pending = c;
 	}
-	if (!s->link.x && fail_err(&why)) { /* accept_until() says it */
+	if (!s->link.x && fail_err(&why)) { /* accept_until() reports it */
 		fail_reset(s->link.fail);
 		fail(s->link.fail, err, "%s", fail_text(&why));
 	}

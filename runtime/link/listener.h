@@ -1,23 +1,24 @@
 /* SPDX-License-Identifier: MIT */
-/* A target's listener, once it is there. All calls are main's. */
+/* A target's listener. Called by main only. */
 #ifndef FERRY_LISTENER_H
 #define FERRY_LISTENER_H
 
 #include "runtime/session/session.h"
 
-/* Listens on s->uri. */
+/* Listen on s->uri, and write the chosen port into it. 0, or an error with its sentence. */
 int link_listen(struct ferry_session *s);
 /*
- * Our source's newer connection replaces the link; anyone else is told that we are busy, most of them by the listener, which
- * takes nobody else once there is a session; some were in the lobby before. 1: there is one in s->link.pending;
- * 0: none; or what keeps this end from looking. What a stranger's connection meets is no cause of the live link's loss.
+ * Handle the callers that have spoken: our source on a newer connection goes to s->link.pending and will
+ * replace the link; others are refused as busy. (Once there is a session, the listener refuses most of them
+ * itself.) 1: s->link.pending is set; 0: it is not; < 0: this end cannot accept. What happens on a stranger's
+ * connection is never recorded as the cause of the live link's loss.
  */
 int link_look(struct ferry_session *s);
-/* The link of one who has spoken becomes the session's. */
+/* Make a caller's link the session's. */
 void link_take_caller(struct ferry_session *s, struct caller *c);
-/* It was not the source: main does not wait for its link to be closed. */
+/* The current caller is not the source: give up its link. Main does not wait for the close. */
 void link_part_caller(struct ferry_session *s);
-/* Who was taken out of the lobby last: what the transport said of that link is forgotten, too. The link is closed. */
+/* Free the current or last caller, whose link is closed, with what the transport said of that link. */
 void link_forget_caller(struct ferry_session *s);
 
 #endif

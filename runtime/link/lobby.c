@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Who has connected to a target and has not spoken yet. */
+/* The lobby of a target: connections whose first message has not arrived yet. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,22 +12,22 @@
 #include "runtime/base/cure.h"
 #include "runtime/base/thread.h"
 
-#define MUTE_MAX 8u   /* then the first to come of the host that has most of them gives way */
-#define DYING_MAX 16u /* links being closed; until half of them are, nobody is let in */
-#define ASIDES_MAX 8u /* heard in one look: the rest is heard in the next */
+#define MUTE_MAX 8u   /* one more: the oldest of the host that has most of them is closed */
+#define DYING_MAX 16u /* links being closed; at this many nobody is accepted until fewer than half are left */
+#define ASIDES_MAX 8u /* PINGs read from a caller in one look */
 
 struct lobby {
 	struct xport_listener *listener; /* NULL: closed */
 	uint64_t patience_us;
 	void (*wake)(void *arg);
 	void *arg;
-	int epfd;	     /* of the listener and of the mute callers' control channels */
-	struct caller *mute; /* in the order of their coming */
+	int epfd;	     /* watches the listener and the mute callers' control channels */
+	struct caller *mute; /* callers that have not spoken, oldest first */
 	unsigned nmute;
 	struct caller *dying;
 	unsigned ndying;
-	struct caller *spare; /* for the next one: a look at which nobody comes needs no memory */
-	bool full; /* the listener is not in epfd: DYING_MAX */
+	struct caller *spare; /* for the next accept: a look that finds nobody allocates nothing */
+	bool full; /* DYING_MAX was reached: the listener is not watched */
 };
 
 static int watch(struct lobby *l, int op, int fd, uint32_t events)
@@ -78,7 +78,7 @@ static struct xport_chan *control(const struct caller *c)
 	return c->link->ops->chan(c->link, XPORT_CONTROL, 0);
 }
 
-/* Its link may have no room for these words: nobody but its closer waits for that. */
+/* The link may have no room for the message; only the closer waits for that. */
 static void say_busy(struct caller *c)
 {
 	static const char busy[] = "busy with another migration";
@@ -106,7 +106,7 @@ static void *closer_main(void *arg)
 void caller_free(struct caller *c)
 {
 	if (c)
-		explicit_bzero(c, sizeof(*c)); /* its HELLO has the source's number */
+		explicit_bzero(c, sizeof(*c)); /* msg may have a source's number */
 	free(c);
 }
 
@@ -130,7 +130,7 @@ void lobby_refuse(struct caller *c)
 	lobby_part(c);
 }
 
-/* Frees those whose links are closed; all: waits for it. */
+/* Free the callers whose links are closed; all: wait for the other closes, too. */
 static void reap(struct lobby *l, bool all)
 {
 	struct caller **at = &l->dying, *c;
@@ -179,7 +179,7 @@ static struct caller **who_gives_way(struct lobby *l)
 	return first;
 }
 
-/* 1: it has spoken; 0: not yet; else it has gone, or says more than anybody who means to migrate. */
+/* 1: its first message is in c->msg; 0: not yet; < 0: it has gone, or the message is too long. */
 static int hear(struct caller *c)
 {
 	struct xport_chan *ctl = control(c);
@@ -196,7 +196,7 @@ static int hear(struct caller *c)
 	return 0;
 }
 
-/* The first of those here who has spoken, or NULL. Those who have gone, or whose time is over, are parted with. */
+/* Take out the first caller that has spoken, or NULL. Close those that have gone or whose time is over. */
 static struct caller *hear_all(struct lobby *l)
 {
 	struct caller **at = &l->mute, *c;
@@ -217,7 +217,7 @@ static struct caller *hear_all(struct lobby *l)
 	return NULL;
 }
 
-/* One more who has connected: 0, or why there is none. */
+/* Accept one connection: 0, or why there is none. */
 static int let_in(struct lobby *l, struct fail *f)
 {
 	struct caller *c = l->spare ? l->spare : calloc(1, sizeof(*c)), **at;
@@ -251,7 +251,7 @@ int lobby_next(struct lobby *l, struct caller **ret, struct fail *f)
 	reap(l, false);
 	if (l->full && l->ndying < DYING_MAX / 2)
 		l->full = watch(l, EPOLL_CTL_MOD, l->listener->ops->fd(l->listener), EPOLLIN) < 0;
-	/* Each round hears all, so that whoever has spoken is not pushed out by those behind. */
+	/* Listen to all callers before each accept, lest newer connections displace one that has spoken. */
 	for (unsigned n = 0; n <= MUTE_MAX; n++) {
 		*ret = hear_all(l);
 		if (*ret)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Messages on the control channel: sent by anybody, received by main, which looks at its other duties between any two. */
+/* Messages on the control channel: sent by any thread, received by main, with its other checks in between. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -9,11 +9,10 @@
 #include "lobby.h"
 #include "outage.h"
 
-#define LOOK_US 10000u /* between two looks at the listener while messages come one behind the other */
-#define HEARD_ASIDE 2 /* a message that asks nothing of main */
-#define NOT_LOOKED 1 /* the listener, in a handshake: who is in it may not be the session's source */
+#define LOOK_US 10000u /* between two looks at the listener while messages keep coming */
+#define HEARD_ASIDE 2 /* a PING or an unknown optional message */
+#define NOT_LOOKED 1 /* in a handshake: callers may not be of this session */
 
-/* send_lock is held. */
 int link_send_locked(struct ferry_session *s, enum wire_type t, const void *body, size_t len, const void *elems,
 		     size_t elems_len)
 {
@@ -26,7 +25,7 @@ int link_send_locked(struct ferry_session *s, enum wire_type t, const void *body
 		return -EPIPE;
 	h = wire_header(t, len + elems_len, s->link.send_seq);
 	err = s->link.ctl->ops->send(s->link.ctl, iov, elems_len ? 3 : len ? 2 : 1);
-	s->link.send_seq += !err; /* who had no memory to send it may send another */
+	s->link.send_seq += !err; /* a send that failed has used no number */
 	return err;
 }
 
@@ -48,11 +47,11 @@ void link_send_or_end(struct ferry_session *s, enum wire_type t, const void *bod
 	pthread_mutex_lock(&s->link.send_lock);
 	err = link_send_locked(s, t, body, len, NULL, 0);
 	pthread_mutex_unlock(&s->link.send_lock);
-	if (err < 0 && err != -EPIPE) /* a link that is lost may still hold what the peer said last */
+	if (err < 0 && err != -EPIPE) /* a lost link may still hold the peer's last message */
 		link_kill(s);
 }
 
-/* An ABORT is answered by an ABORT, so that whoever sent it knows that it need not say it again. */
+/* Answer an ABORT by an ABORT, so that its sender knows that it was heard. */
 static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
 {
 	char text[WIRE_TEXT_MAX + 1];
@@ -75,8 +74,8 @@ static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
 }
 
 /*
- * A one-sided put is not seen at the target. What counts is a new low of the round: after a loss pages are put again. 0 is
- * said between rounds, too; the end of a round counts by itself.
+ * The target does not see one-sided puts, but the source's PINGs tell of them. Only a new low in the round is
+ * progress: after a loss, pages are put again. 0 is skipped: it is also sent between rounds.
  */
 static void note_puts(struct ferry_session *s, uint64_t left)
 {
@@ -95,7 +94,7 @@ static void hear_ping(struct ferry_session *s, const struct wire_msg *m)
 	if (!s->is_source && s->phase == FERRY_PHASE_PRECOPY)
 		note_puts(s, p.pages_left);
 	if (s->is_source && s->phase == FERRY_PHASE_POSTCOPY) {
-		if (p.pages_left < s->src.least_left) { /* up and down again is no progress */
+		if (p.pages_left < s->src.least_left) { /* only a new low is progress */
 			s->src.least_left = p.pages_left;
 			count(&s->stats.steps, 1);
 			s->src.pulled_us = now_us();
@@ -106,7 +105,7 @@ static void hear_ping(struct ferry_session *s, const struct wire_msg *m)
 	atomic_store(&s->stats.peer_left, p.pages_left);
 }
 
-/* A caller's first message was taken while it was in the lobby. */
+/* The lobby has read a caller's first message already. */
 static int receive(struct ferry_session *s, size_t *len)
 {
 	const struct caller *c = s->link.first_words;
@@ -119,7 +118,7 @@ static int receive(struct ferry_session *s, size_t *len)
 	return 0;
 }
 
-/* One try: 1 and a message, 0 none, HEARD_ASIDE, or the error, which at a peer that gives up is its own: any at all. */
+/* Try once. 1: *msg is set; 0: nothing there; HEARD_ASIDE; or an error, of a peer that gives up its own. */
 static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_phase phase)
 {
 	size_t len;
@@ -147,8 +146,8 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 }
 
 /*
- * Waits for a message, somebody in the lobby, a wake-up, or until_us: 1 when woken. looked: what looking at the listener has
- * come to; where this host has no descriptor to let anybody in, the listener stays readable, and is looked at now and then.
+ * Wait for a message, a caller, a wake-up or until_us; 1 if woken. looked: the result of the look at the
+ * listener. If that failed for lack of descriptors, the listener stays readable: look again later.
  */
 static int wait_link(struct ferry_session *s, int looked, uint64_t until_us)
 {
@@ -162,8 +161,8 @@ static int wait_link(struct ferry_session *s, int looked, uint64_t until_us)
 }
 
 /*
- * A peer that sends without end must not keep this end from looking at anything else. So a message is one turn: a cancel and the
- * listener are looked at in each, and after a PING the caller looks at what it waits for.
+ * A peer that sends without end must not keep this end from its other checks. So each message is one turn: a
+ * cancel is checked each time, the listener at least every LOOK_US, and the caller's own limits after a PING.
  */
 static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us, enum ferry_phase phase)
 {
@@ -224,8 +223,8 @@ int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg)
 }
 
 /*
- * Last words are out: the link stays up until the peer has answered them or hangs up, because the end of a data
- * connection may overtake them, and a link that is lost without a word is waited for. 0: they were heard.
+ * The last words are sent. Keep the link until the peer answers or hangs up: if it were closed now, the peer
+ * might see a data connection end first, and wait for a reconnect. 0: they were heard.
  */
 static int linger(struct ferry_session *s)
 {
@@ -279,7 +278,7 @@ int link_stranger(struct ferry_session *s, const char *why)
 	return -ESTALE;
 }
 
-/* 1: the message that is wanted. 0: none is there. HEARD_ASIDE. -ESTALE: *f has what else was said. Else the link's error. */
+/* 1: the wanted message. 0: none yet. HEARD_ASIDE. -ESTALE: *f has what else was said. Or a link error. */
 static int hear_answer(struct ferry_session *s, enum wire_type want, struct wire_msg *msg, struct fail *f)
 {
 	char text[WIRE_TEXT_MAX + 1];

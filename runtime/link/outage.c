@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* How long a link may be lost, and what is said when it is not back. */
+/* How long a lost link is waited for, and the error if it does not come back. */
 #include <errno.h>
 #include <inttypes.h>
 
@@ -11,16 +11,22 @@ uint64_t outage_window(const struct ferry_session *s)
 {
 	uint64_t window = s->cfg.reconnect_us, timeout = s->cfg.timeout_us;
 
-	/* The target waits longer than the source, which may hear of the loss last: it must not find the target gone. */
+	/* The target waits longer: the source may notice the loss last, and must not find the target gone. */
 	if (!s->is_source && !(s->cfg.flags & FERRY_CONFIG_NO_RECONNECT)) {
-		/* But in doubt without all pages it gives up first (below): the source cannot know its reconnect_us. */
+		/*
+		 * A target in doubt that lacks pages must give up before its source (below). So it waits by
+		 * the source's reconnect_us even if its own is longer: the source does not know that one.
+		 */
 		if (s->tgt.hello.reconnect_us > window || (s->left && commit_get(&s->commit) == COMMIT_PREPARED))
 			window = s->tgt.hello.reconnect_us;
 		if (s->tgt.hello.timeout_us > timeout)
 			timeout = s->tgt.hello.timeout_us;
 		window = window ? window + timeout : 0;
 	}
-	/* A source that cannot know whether a target that lacks pages has heard COMMIT lets that one give up first. */
+	/*
+	 * A source that has decided, and does not know whether a target that lacks pages heard COMMIT, lets
+	 * the target give up first: then the arbiter has what the target recorded.
+	 */
 	if (s->is_source && s->left && !s->confirmed && s->ops.arbiter &&
 	    commit_get(&s->commit) == COMMIT_DECIDED)
 		window += 2 * (s->cfg.timeout_us + atomic_load(&s->link.peer_timeout_us));
@@ -35,8 +41,8 @@ static uint64_t progress(const struct ferry_session *s)
 }
 
 /*
- * Until when the link may be back: the outage began with the first loss since the last progress. A link that was there
- * for much longer than it takes to see that it carries nothing was not the same outage: a peer's op took its time.
+ * The time by which the link must be back. An outage begins with the first loss since the last progress. A
+ * link that lasted much longer than it takes to see that it is of no use ends it: a peer's op took long.
  */
 uint64_t outage_until(struct ferry_session *s, uint64_t window)
 {
@@ -49,16 +55,16 @@ uint64_t outage_until(struct ferry_session *s, uint64_t window)
 		s->link.outage.back = 0;
 	}
 	until = s->link.outage.since_us + window;
-	if (s->link.outage.back) /* it takes a timeout to see that a link carries nothing */
+	if (s->link.outage.back) /* noticing that a link carries nothing takes a timeout */
 		until += s->cfg.timeout_us;
-	/* Held output piles up while the link is down, too. */
+	/* The hold limit also counts while the link is down: held output keeps piling up. */
 	if (s->tgt.hold_until_us && s->tgt.hello.at_hold_limit == FERRY_HOLD_FALLBACK &&
 	    commit_get(&s->commit) == COMMIT_OPEN && s->tgt.hold_until_us < until)
 		until = s->tgt.hold_until_us;
 	return until;
 }
 
-/* The pages that should have come while the link was there. A target knows it in pre-copy from the heartbeats. */
+/* Pages that should have come while the link was up. In pre-copy a target knows the number from PINGs. */
 static uint64_t pages_due(const struct ferry_session *s)
 {
 	if (s->phase == FERRY_PHASE_POSTCOPY)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Device state: sections in order, and their checksum. */
+/* Device state as a stream of sections, with a checksum. */
 #include "stream.h"
 
 #include <errno.h>
@@ -12,7 +12,7 @@
 #include "ferry/ferry.h"
 #include "runtime/base/api.h"
 
-/* Before each section: id, version (32 bits each), length of the data (64 bits). Little-endian, not aligned. */
+/* Before each section: id, version (32 bits each), length of the data (64 bits); little-endian, unaligned. */
 #define SECTION_HEADER 16u
 
 #define STREAM_MIN_CAP 4096u
@@ -43,7 +43,7 @@ void stream_destroy(struct ferry_stream *st)
 	stream_init(st);
 }
 
-/* Room for more bytes behind len. */
+/* Make room for more bytes after len. */
 static int stream_grow(struct ferry_stream *st, size_t more)
 {
 	size_t cap = st->cap ? st->cap : STREAM_MIN_CAP;

@@ -15,13 +15,13 @@ struct ferry_section;
 struct ferry_stream {
 	uint8_t *buf;
 	size_t len, cap;
-	size_t at;	 /* reading: the next section */
-	struct fail fail; /* what the embedder said */
+	size_t at;	 /* reader: offset of the next section */
+	struct fail fail; /* an error here, or the embedder's refusal */
 };
 
 void stream_init(struct ferry_stream *st);
 void stream_destroy(struct ferry_stream *st);
-/* Receiving: append raw bytes; -E2BIG over STREAM_MAX, -ENOMEM. */
+/* Append raw bytes as they arrive. -E2BIG over STREAM_MAX, -ENOMEM. */
 int stream_append(struct ferry_stream *st, const void *data, size_t len);
 /* FNV-1a, 64 bits, over the whole buffer. */
 uint64_t stream_sum(const struct ferry_stream *st);

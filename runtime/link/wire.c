@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* What a message on the control channel may be: the check of every one that comes. */
+/* The check of every message that arrives on the control channel. */
 #include <ctype.h>
 #include <errno.h>
 #include <stddef.h>
@@ -28,7 +28,7 @@ _Static_assert(sizeof(kinds) / sizeof(kinds[0]) == WIRE_TYPES, "a row a message"
 			       XPORT_MSG_MAX, #name " fits one message");
 WIRE_MESSAGES(WIRE_FITS)
 
-/* Where the fixed part has its reserved field, and each element; 0: nowhere. */
+/* Offset of the reserved field in the fixed part and in each element; 0: none. */
 static const struct {
 	uint8_t body, elem;
 } reserved_at[WIRE_TYPES] = {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every byte that crosses the control channel. Little-endian, sizes asserted, enums numbered; wire_check()
- * looks at every length before anything else looks at the message. docs/protocol.md is the normative text.
+ * Every byte that crosses the control channel: little-endian, sizes asserted, enums numbered. wire_check()
+ * checks all lengths before anything else reads a message. docs/protocol.md is normative.
  */
 #ifndef FERRY_WIRE_H
 #define FERRY_WIRE_H
@@ -18,8 +18,8 @@ struct fail;
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are the bytes on the link");
 
 #define WIRE_MAGIC 0x59525246u /* "FRRY" */
-#define WIRE_VERSION 1u	       /* the newest that this library speaks, */
-#define WIRE_VERSION_OLDEST 1u /* and the oldest: always the one before the newest, once there is one */
+#define WIRE_VERSION 1u	       /* the newest version that this library speaks */
+#define WIRE_VERSION_OLDEST 1u /* the oldest: always the one before it, once there is one */
 #define WIRE_REGIONS_MAX 1024u
 #define WIRE_MEMORY_MAX (UINT64_C(1) << 46) /* bytes in all regions */
 #define WIRE_STATE_CHUNK (64u << 10)
@@ -27,13 +27,13 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are
 #define WIRE_RUNS_MAX 4096u
 #define WIRE_TEXT_MAX 400u
 #define WIRE_OFFER_MAX (64u << 10)
-#define WIRE_NUMBER 16u /* bytes of the number that an end is known by */
-#define WIRE_GREETING_MAX 256u /* HELLO, HELLO_ACK: a reader ignores what lies behind the fields that it knows */
-/* A message type with this bit may be ignored: a reader that does not know the type skips the message. */
+#define WIRE_NUMBER 16u /* bytes of the number by which an end is recognized */
+#define WIRE_GREETING_MAX 256u /* HELLO, HELLO_ACK: a reader ignores fields that it does not know */
+/* A reader that does not know a message type with this bit skips the message. */
 #define WIRE_OPTIONAL 0x8000u
-/* Features: what both ends must know before either uses it. The source offers, the target accepts some of the offer. */
-#define WIRE_FEATURE_POISON (UINT64_C(1) << 0) /* the message POISON, and the flags of MAP and RESERVED about it */
-#define WIRE_FEATURES WIRE_FEATURE_POISON      /* that this library knows */
+/* Features: both ends must know one before either uses it. The source offers; the target accepts or not. */
+#define WIRE_FEATURE_POISON (UINT64_C(1) << 0) /* POISON, and its flags in MAP and RESERVED */
+#define WIRE_FEATURES WIRE_FEATURE_POISON      /* all that this library knows */
 
 enum wire_from { FROM_SOURCE = 1, FROM_TARGET = 2, FROM_BOTH = 3 };
 
@@ -69,8 +69,8 @@ enum wire_type { WIRE_MESSAGES(WIRE_ENUM) WIRE_TYPES };
 struct wire_hdr {
 	uint16_t type;
 	uint16_t zero;
-	uint32_t len; /* of what follows the header */
-	uint32_t seq; /* 0 for the first message of a connection, each way */
+	uint32_t len; /* bytes after the header */
+	uint32_t seq; /* 0 for the first message of a connection, in each direction */
 	uint32_t zero2;
 };
 _Static_assert(sizeof(struct wire_hdr) == 16, "");
@@ -80,8 +80,8 @@ struct wire_empty {
 };
 
 /*
- * HELLO and HELLO_ACK begin so in every version: it is looked at before the length, and before anything else. HELLO has the
- * newest and the oldest version that the source speaks, HELLO_ACK twice the one that the link will have.
+ * HELLO and HELLO_ACK begin with this in every version; it is checked before the length and all else. HELLO
+ * has the newest and the oldest version of the source, HELLO_ACK twice the version that was chosen.
  */
 struct wire_greeting {
 	uint32_t magic;
@@ -90,9 +90,9 @@ struct wire_greeting {
 };
 _Static_assert(sizeof(struct wire_greeting) == 8, "");
 
-#define WIRE_COMES_BACK 1u /* the source has had a HELLO_ACK of this target's before */
+#define WIRE_COMES_BACK 1u /* the source has received a HELLO_ACK in this session */
 #define WIRE_HELLO_FLAGS WIRE_COMES_BACK
-/* Again after each reconnect, with the next generation. New fields go to the end, and are 0 for who does not send them. */
+/* Sent on each link, with a higher generation. New fields go to the end; one that was not sent reads as 0. */
 struct wire_hello {
 	uint32_t magic;
 	uint16_t version;
@@ -111,7 +111,7 @@ struct wire_hello {
 	uint64_t bandwidth;
 };
 _Static_assert(sizeof(struct wire_hello) == 80, "");
-#define WIRE_HELLO_LEAST 80u /* of version 1: what was appended later is optional */
+#define WIRE_HELLO_LEAST 80u /* version 1; later fields are optional */
 
 struct wire_hello_ack {
 	uint32_t magic;
@@ -122,13 +122,13 @@ struct wire_hello_ack {
 	uint16_t page_shift;
 	uint16_t commit; /* enum commit_state of the target */
 	uint64_t timeout_us;
-	uint64_t left; /* what its PREPARED said */
+	uint64_t left; /* pages missing by its PREPARED */
 	uint8_t number[WIRE_NUMBER]; /* the target's; a secret of the two ends */
 };
 _Static_assert(sizeof(struct wire_hello_ack) == 56, "");
 #define WIRE_HELLO_ACK_LEAST 56u
 
-struct wire_abort { /* and REFUSED; the sentence follows, without a zero */
+struct wire_abort { /* ABORT and REFUSED; the sentence follows, without a NUL */
 	int32_t err;
 	uint32_t reserved;
 };
@@ -137,7 +137,7 @@ _Static_assert(sizeof(struct wire_abort) == 8, "");
 #define WIRE_SOURCE_ARBITER 1u
 #define WIRE_SOURCE_POISON 2u
 #define WIRE_MAP_FLAGS (WIRE_SOURCE_ARBITER | WIRE_SOURCE_POISON)
-struct wire_map { /* nregions wire_region follow; the STATE messages before it are the needs */
+struct wire_map { /* nregions struct wire_region follow; the STATE messages before it are the needs */
 	uint32_t nregions;
 	uint32_t flags;
 	uint64_t needs_len;
@@ -159,7 +159,7 @@ _Static_assert(sizeof(struct page_run) == 16, "");
 #define WIRE_CAN_HOLD 1u
 #define WIRE_TARGET_ARBITER 2u
 #define WIRE_TARGET_POISON 4u
-#define WIRE_NO_POSTCOPY 8u /* mode auto only */
+#define WIRE_NO_POSTCOPY 8u /* in mode auto: no post-copy here */
 #define WIRE_RESERVED_FLAGS (WIRE_CAN_HOLD | WIRE_TARGET_ARBITER | WIRE_TARGET_POISON | WIRE_NO_POSTCOPY)
 struct wire_reserved { /* the target's offer follows, as sections */
 	uint32_t flags;
@@ -181,7 +181,7 @@ struct wire_residue { /* a bitmap of npages bits in 8-byte words follows */
 };
 _Static_assert(sizeof(struct wire_residue) == 24, "");
 
-struct wire_count { /* PREARM: residue so far; PREARMED: what was dropped; PREPARED: pages not here yet */
+struct wire_count { /* PREARM: named so far; PREARMED: dropped; PREPARED: still missing */
 	uint64_t pages;
 };
 _Static_assert(sizeof(struct wire_count) == 8, "");
@@ -195,42 +195,42 @@ struct wire_switchover {
 };
 _Static_assert(sizeof(struct wire_switchover) == 32, "");
 
-struct wire_times { /* what the target measured, microseconds */
+struct wire_times { /* measured by the target */
 	uint64_t arm_us, load_us, resume_us;
 	uint64_t faults, fault_p50_ns, fault_p99_ns, fault_max_ns, fault_total_ns;
 };
 _Static_assert(sizeof(struct wire_times) == 64, "");
 
 struct wire_ping {
-	uint64_t pages_left; /* target in post-copy: not here yet */
+	uint64_t pages_left; /* source: to send in this round; target: missing in post-copy */
 	uint64_t faults;
 };
 _Static_assert(sizeof(struct wire_ping) == 16, "");
 
 struct wire_msg {
-	enum wire_type type; /* 0: of an optional type that is not known here; the rest is not set */
+	enum wire_type type; /* 0: unknown and optional, nothing else is set */
 	const void *body;  /* the fixed part */
-	const void *elems; /* behind it */
+	const void *elems; /* after the fixed part */
 	size_t nelems;
 };
 
-const char *wire_name(enum wire_type t); /* "ROUND_END"; "?" for a number that is none */
+const char *wire_name(enum wire_type t); /* "ROUND_END"; "?" for an unknown number */
 enum wire_type wire_by_name(const char *name, size_t len); /* 0: no message has that name */
 enum wire_from wire_from(enum wire_type t);		   /* who sends it */
-/* The type of a message that begins with these bytes; 0 when they are too few to tell. */
+/* The type in the header of a message of len bytes; 0 if there is no whole header. */
 unsigned wire_type_of(const void *msg, size_t len);
-/* Whether a message of that type asks nothing of main: PING, or an optional one that is not known here. It may come at any time. */
+/* Whether messages of that type need nothing from main: PING, unknown optional ones. Valid at any time. */
 bool wire_is_aside(unsigned type);
 
-/* The sentence of a REFUSED or ABORT; what is not printable is replaced. text: WIRE_TEXT_MAX + 1 bytes. */
+/* Copy the sentence of a REFUSED or ABORT; unprintable bytes become '?'. text: WIRE_TEXT_MAX + 1 bytes. */
 void wire_text(const struct wire_msg *m, char *text);
 
-/* The header for a message with len bytes behind it. */
+/* The header of a message with len bytes after the header. */
 struct wire_hdr wire_header(enum wire_type t, size_t len, uint32_t seq);
 
 /*
- * One received message of len bytes: header, sender, phase of the receiver, sequence number, every length and what is
- * reserved are looked at. *ret points into buf. -EPROTO with a sentence that has the values.
+ * Check one received message of len bytes: header, sender, phase of the receiver, sequence number, all
+ * lengths and reserved fields. *ret points into buf. -EPROTO, with a sentence that has the values.
  */
 int wire_check(struct wire_msg *ret, const void *buf, size_t len, enum wire_from from, enum ferry_phase phase,
 	       uint32_t seq, struct fail *f);
