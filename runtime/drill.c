@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* ferry_drill(): names of messages become the numbers that the filter knows. Compiled with FERRY_DRILL only. */
+/* ferry_drill(), fault injection: turns names of messages into numbers for the filter. FERRY_DRILL only. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,7 +21,7 @@ void drill_free(struct ferry_session *s)
 	xport_chaos_free(s->chaos);
 }
 
-/* "lost:COMMIT" for the filter, which knows messages by their numbers. */
+/* "lost:COMMIT" becomes "lost:16": the filter knows messages by their numbers. */
 FERRY_API int ferry_drill(struct ferry_session *s, const char *fault)
 {
 	const char *name = fault ? strchr(fault, ':') : NULL;

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* Fault injection, where the build has it: FERRY_DRILL. */
+/* Fault injection, if the build has it (FERRY_DRILL). */
 #ifndef FERRY_RUNTIME_DRILL_H
 #define FERRY_RUNTIME_DRILL_H
 
 #include "runtime/session/session.h"
 
 #if FERRY_DRILL
-/* For a session whose flags ask for it: its links go through the filter that ferry_drill() commands. */
+/* For a session with FERRY_CONFIG_DRILL: its links get the filter that ferry_drill() commands. -ENOMEM. */
 int drill_new(struct ferry_session *s);
 void drill_free(struct ferry_session *s);
 #else

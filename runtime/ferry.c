@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Entry points: making, opening, running, asking and freeing one end of one migration. */
+/* The public functions: create, open, run, query and free one end of a migration. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -212,7 +212,7 @@ static void run(struct ferry_session *s, struct ferry_result *r)
 {
 	int err;
 
-	pthread_mutex_lock(&s->view_lock); /* ferry_get_stats() on another thread */
+	pthread_mutex_lock(&s->view_lock); /* another thread may be in ferry_get_stats() */
 	s->started_us = now_us();
 	pthread_mutex_unlock(&s->view_lock);
 	err = s->opened ? heartbeat_start(s) : fail(&s->fail, -EINVAL, "ferry_run() was called before ferry_open(): open a URI first");
@@ -238,7 +238,7 @@ static void run(struct ferry_session *s, struct ferry_result *r)
 		phase_enter(s, err < 0 ? FERRY_PHASE_FAILED : FERRY_PHASE_DONE);
 }
 
-/* The peer knows how it ended, and the VM runs: what is left to do here disturbs nobody. */
+/* The peer knows the outcome and the VM runs: what is done here delays nobody. */
 static void huge_again(struct ferry_session *s, struct ferry_result *r)
 {
 	uint64_t begin = now_us();
@@ -268,7 +268,7 @@ FERRY_API int ferry_run(struct ferry_session *s, struct ferry_result *res)
 	if (!s->is_source)
 		huge_again(s, &r);
 	r.size = res->size;
-	if (res->size < sizeof(r)) /* the counters are last: what of them the caller has */
+	if (res->size < sizeof(r)) /* stats are last: as much of them as fits */
 		r.stats.size = res->size > offsetof(struct ferry_result, stats) ? res->size - offsetof(struct ferry_result, stats) : 0;
 	memcpy(res, &r, res->size < sizeof(r) ? res->size : sizeof(r));
 	session_log(s, 5, r.detail, "end outcome=%s owner=%s errno=%d", ferry_outcome_name(r.outcome),
@@ -327,7 +327,7 @@ FERRY_API void ferry_free(struct ferry_session *s)
 	pthread_mutex_destroy(&s->link.send_lock);
 	pthread_mutex_destroy(&s->view_lock);
 	if (s->link.msg_buf)
-		explicit_bzero(s->link.msg_buf, XPORT_MSG_MAX); /* greetings have been in it */
+		explicit_bzero(s->link.msg_buf, XPORT_MSG_MAX); /* secret numbers were in it */
 	free(s->link.msg_buf);
 	free(s->regions);
 	explicit_bzero(s, sizeof(*s));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The migration is one table. docs/protocol.md lists the same arrows; a test compares the two. */
+/* The phases of a migration as one table. docs/protocol.md has the same arrows; a test compares them. */
 #include <assert.h>
 #include <errno.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The phases and what may follow each. */
+/* The phases of a migration: their bodies, and what may follow each. */
 #ifndef FERRY_PHASE_H
 #define FERRY_PHASE_H
 
@@ -12,7 +12,7 @@ struct ferry_session;
 
 struct phase_row {
 	const char *name;
-	/* The phase's body at each end: 0 with *next set, or the error that ends the migration. */
+	/* The phase's body at each end: 0, with *next set, or the error that ends the migration. */
 	int (*source)(struct ferry_session *s, enum ferry_phase *next);
 	int (*target)(struct ferry_session *s, enum ferry_phase *next);
 	uint32_t next; /* bit p: phase p may follow */
@@ -20,9 +20,9 @@ struct phase_row {
 
 const struct phase_row *phase_row(enum ferry_phase p);
 bool phase_may_follow(enum ferry_phase from, enum ferry_phase to);
-/* The one setter: asserts the arrow, stamps the time, emits the event. */
+/* Enter a phase. Nothing else sets it: this asserts the arrow, stamps the time and emits the event. */
 void phase_enter(struct ferry_session *s, enum ferry_phase to);
-/* Walks the table from IDLE; 0 when DONE is reached, else what the failing body returned. */
+/* Run the bodies from IDLE on. 0: the next phase is DONE, which the caller enters. Else a body's error. */
 int phase_walk(struct ferry_session *s);
 
 #endif

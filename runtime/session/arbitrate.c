@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* In doubt: the embedder's arbiter is asked who owns the VM. */
+/* Ask the embedder's arbiter who owns the VM. */
 #include <errno.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* In doubt: the embedder's arbiter is asked. */
+/* Ask the embedder's arbiter who owns the VM. */
 #ifndef FERRY_ARBITRATE_H
 #define FERRY_ARBITRATE_H
 
@@ -9,10 +9,12 @@
 
 struct ferry_session;
 /*
- * Ask the embedder's arbiter to record want; *is is what stands. Without an arbiter 0 and *is = FERRY_OWNER_UNKNOWN.
- * The source asks for SOURCE before it resumes once SWITCHOVER was sent, and for TARGET when it has decided and
- * hears nothing; the target in doubt asks for TARGET, or for SOURCE where pages are missing. So whoever comes
- * second sees the first, and never do both run. A failure is logged, and kept for the result.
+ * Ask the embedder's arbiter to record want; *is is the owner that it has recorded. Without an arbiter: 0,
+ * and *is is FERRY_OWNER_UNKNOWN. A failure is logged, kept for the result and returned.
+ *
+ * A source asks for SOURCE before it resumes after SWITCHOVER, and for TARGET if it has decided and hears
+ * nothing. A target in doubt asks for TARGET, or for SOURCE if pages are missing. The first request is
+ * recorded and the second end sees it, so the VM never runs at both.
  */
 int arbitrate(struct ferry_session *s, enum ferry_owner want, enum ferry_owner *is);
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * Memory that arrives page by page ends up in small pages: where the residue was dropped the huge page was
- * split, and a page cache filled through our second mapping may never have had any. MADV_COLLAPSE copies 2
- * MiB into one page and maps it. That costs 1 to 6 ms a piece, in which at most the vCPUs wait for it: it
- * is done last, when the VM has one owner and runs.
+ * Transparent huge pages at the target: collapse what the migration has left in small pages.
  *
- * What is worth collapsing is what holds something: pieces that are holes stay holes. Of shared memory our
- * second mapping knows, into which everything came; the VM may have mapped only what it touched.
+ * Memory arrives page by page: dropping the residue split the huge pages, and a page cache that was filled
+ * through our second mapping may never have had any. MADV_COLLAPSE copies 2 MiB into one huge page and maps
+ * it. That takes 1 to 6 ms per piece, in which vCPUs that need the piece wait. So it comes last, when the VM
+ * has one owner and runs.
+ *
+ * Only pieces that hold something are collapsed; holes stay holes. For shared memory the scan reads our
+ * second mapping, through which everything came: the VM may have mapped only what it touched.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -21,16 +23,18 @@
 
 #define PIECE (UINT64_C(1) << HUGE_SHIFT)
 #define SCAN_VEC 64u
-#define PAUSE_US 1000u		/* for a busy piece; then twice as long, and so on */
+#define PAUSE_US 1000u		/* before a busy piece is tried again; doubles each time */
 #define PAUSE_MAX_US 128000u
-#define PATIENCE_US 1000000u	/* of pauses, in all: what is pinned stays busy */
+#define PATIENCE_US 1000000u	/* all pauses together: pinned pages stay busy for good */
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
 #endif
 
-/* At most n ranges of pages that are there, and huge if huge is 1, not huge if 0, either if -1; *walked: how
- * far it looked. */
+/*
+ * Find at most n ranges of present pages: huge ones if huge is 1, small ones if 0, both if -1. Returns how
+ * many, or an errno; *walked is where the scan ended.
+ */
 static int scan(int fd, uint64_t begin, uint64_t end, int huge, struct page_region *v, unsigned n,
 		uint64_t *walked)
 {
@@ -99,7 +103,7 @@ uint64_t collapse_count(const struct ferry_session *s)
 	return sum;
 }
 
-/* The next piece of the VM's mapping at or after at that holds small pages; end: none, or *err says why it cannot be told. */
+/* The next piece of the VM's mapping from at on to collapse. end: there is none, or the scan failed: *err. */
 static uint64_t next_piece(int fd, const struct place_region *r, uint64_t at, uint64_t end, int *err)
 {
 	uint64_t vm = (uintptr_t)r->vm, look = r->alias ? (uintptr_t)r->alias : vm;
@@ -121,8 +125,8 @@ static uint64_t next_piece(int fd, const struct place_region *r, uint64_t at, ui
 }
 
 /*
- * EAGAIN: a page of it was locked, held or being faulted in. Then and there again: the page cache may be collapsed by then
- * and only the mapping not, and no scan would find the piece any more.
+ * EAGAIN: a page of the piece was locked, pinned or being faulted in. Retry right here: the page cache may
+ * already be collapsed and only the mapping not, and then no later scan would find the piece.
  */
 static int collapse_piece(const struct ferry_session *s, uint64_t at, uint64_t *patience_us)
 {
@@ -131,14 +135,14 @@ static int collapse_piece(const struct ferry_session *s, uint64_t at, uint64_t *
 
 	while ((err = madvise((void *)at, PIECE, MADV_COLLAPSE) ? errno : 0) == EAGAIN && pause <= PAUSE_MAX_US &&
 	       pause <= *patience_us && !atomic_load(&s->hurry)) {
-		usleep((useconds_t)pause); /* the VM runs meanwhile, and lets go of its pages */
+		usleep((useconds_t)pause); /* the VM runs on and releases its pages */
 		*patience_us -= pause;
 		pause *= 2;
 	}
 	return err;
 }
 
-/* 0, or which call is refused, and how. */
+/* 0, or the errno of a call that is refused; *call names it. */
 static int collapse_region(struct ferry_session *s, int fd, const struct place_region *r, uint64_t *patience_us, const char **call)
 {
 	uint64_t vm = (uintptr_t)r->vm, end = (vm + r->reg->len) & ~(PIECE - 1),
@@ -151,7 +155,11 @@ static int collapse_region(struct ferry_session *s, int fd, const struct place_r
 			continue;
 		err = collapse_piece(s, at, patience_us);
 		*call = "MADV_COLLAPSE";
-		if (err == EINVAL || cure_refused(err)) /* EINVAL: by its advice or its alignment no piece of this region can be */
+		/*
+		 * EINVAL: because of its madvise() flags or alignment no piece of this region can be
+		 * collapsed.
+		 */
+		if (err == EINVAL || cure_refused(err))
 			break;
 		err = 0;
 	}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Transparent huge pages: how much of the regions that ask for them is backed so, and making it so again. */
+/* Transparent huge pages: how much of the regions that ask for them has them, and collapsing the rest. */
 #ifndef FERRY_COLLAPSE_H
 #define FERRY_COLLAPSE_H
 
@@ -8,14 +8,13 @@
 
 struct ferry_session;
 
-bool collapse_wanted(const struct ferry_session *s); /* there are such regions */
-/* Bytes of FERRY_REGION_THP regions that the VM's mapping has as huge pages; 0 where the kernel cannot tell
- * (6.7 can). */
+bool collapse_wanted(const struct ferry_session *s); /* whether any region has FERRY_REGION_THP */
+/* Bytes of FERRY_REGION_THP regions that the VM's mapping has as huge pages; 0 before Linux 6.7. */
 uint64_t collapse_count(const struct ferry_session *s);
 /*
- * Target, once the VM is its own: collapses every 2 MiB of these regions that hold anything, one by one,
- * while the VM runs. Ends early when ferry_cancel() asks for it. Only speed is lost where a piece cannot be
- * collapsed.
+ * Target, when it owns the VM: collapse every 2 MiB of these regions that holds anything, one by one, while
+ * the VM runs. ferry_cancel() ends it early. Best effort: a piece that cannot be collapsed stays in small
+ * pages.
  */
 void collapse_regions(struct ferry_session *s);
 

@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: MIT
 /*
- * Who owns the VM. The one variable that decides it, and every arrow it may take:
+ * Who owns the VM: the one variable that decides it, and all its transitions.
  *
- *	source	OPEN -> DECIDED   commit_decide(): after this it never resumes
- *		OPEN -> ABORTED   commit_abort(): after this it never commits; it may resume
- *		DECIDED -> ABORTED  commit_return(): pages were missing, and the arbiter holds SOURCE; it may resume
- *	target	OPEN -> PREPARED  commit_prepare(): it may not forget the VM of its own accord any more
- *		PREPARED -> DECIDED   commit_receive(): owner; output may go out
+ *	source	OPEN -> DECIDED       commit_decide(): it never resumes after this
+ *		OPEN -> ABORTED       commit_abort(): it never commits after this; it may resume
+ *		DECIDED -> ABORTED    commit_return(): pages were missing, the arbiter holds SOURCE; it may resume
+ *	target	OPEN -> PREPARED      commit_prepare(): it must not drop the VM on its own any more
+ *		PREPARED -> DECIDED   commit_receive(): it is the owner; output may go out
  *		OPEN -> ABORTED       commit_abort(): it never runs again
  *		PREPARED -> ABORTED   commit_abort(): only on the source's ABORT, or the arbiter's word
  *
- * Invariant: the source leaves OPEN once. A target reaches DECIDED only through a COMMIT, which a source sends
- * only in DECIDED, or through an arbiter that holds TARGET, which it can only where no SOURCE was recorded; and
- * a source that has an arbiter and has sent SWITCHOVER records SOURCE before it resumes. So no schedule of lost
- * messages and deaths has the source resume and the target reach DECIDED both.
+ * Invariant: the source leaves OPEN once. A target reaches DECIDED only through a COMMIT, which a source
+ * sends only in DECIDED, or through an arbiter that holds TARGET, which it can hold only if no SOURCE was
+ * recorded. A source that has an arbiter and has sent SWITCHOVER records SOURCE before it resumes, unless it
+ * has heard the target's ABORT. So no order of lost messages and crashes lets the source resume and the
+ * target reach DECIDED.
  *
- * A target in doubt that lacks pages then could not run alone: it does not claim the VM but records SOURCE, and is
- * ABORTED by it. A source in DECIDED records TARGET, so that it finds SOURCE only where such a target has given up
- * without COMMIT, for good: that, and nothing else, lets it resume. A target in DECIDED never asks.
+ * A target in doubt that lacks pages could not run alone. So it does not claim the VM but records SOURCE, and
+ * is ABORTED by it. A source in DECIDED records TARGET, so it finds SOURCE only if such a target has given up
+ * for good without COMMIT. Nothing else lets that source resume. A target in DECIDED never asks.
  */
 #include <errno.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Who owns the VM: the one variable that decides it. */
+/* Who owns the VM: the one variable that decides it. commit.c has its transitions. */
 #ifndef FERRY_COMMIT_H
 #define FERRY_COMMIT_H
 
@@ -8,10 +8,10 @@
 
 #include "ferry/ferry.h"
 
-/* On the wire in HELLO_ACK: numbers do not change. */
+/* Sent in HELLO_ACK: the numbers do not change. */
 enum commit_state {
-	COMMIT_OPEN = 0,     /* the source owns the VM, whatever runs tentatively at the target */
-	COMMIT_PREPARED = 1, /* target only: PREPARED was sent, the answer is not here */
+	COMMIT_OPEN = 0,     /* the source owns the VM, even during a tentative run at the target */
+	COMMIT_PREPARED = 1, /* target only: PREPARED was sent, the answer has not arrived */
 	COMMIT_DECIDED = 2,  /* source: COMMIT decided, never resumes; target: COMMIT received, owner */
 	COMMIT_ABORTED = 3   /* source: resumed, will never commit; target: discarded, will never run */
 };
@@ -24,18 +24,21 @@ struct commit {
 void commit_init(struct commit *c, bool source);
 enum commit_state commit_get(const struct commit *c);
 
-/* Source: the point of no return. False when the migration was aborted first (a cancel from another thread). */
+/* Source: the point of no return. False unless OPEN: the migration was aborted first. */
 bool commit_decide(struct commit *c);
-/* Either: from now on this migration can never commit here. False when it is decided already. */
+/* Either end: from now on this migration can never commit here. False if it is decided already. */
 bool commit_abort(struct commit *c);
-/* Source, decided: the arbiter holds SOURCE, which only a target that lacked pages and gave up can have recorded. */
+/*
+ * Source, decided: it may resume after all, because the arbiter holds SOURCE: only a target that lacked pages
+ * and gave up can have recorded that.
+ */
 bool commit_return(struct commit *c);
-/* Target: about to send PREPARED. False when aborted. */
+/* Target: about to send PREPARED. False if aborted or decided. */
 bool commit_prepare(struct commit *c);
-/* Target: COMMIT has arrived, or the arbiter says so. False unless PREPARED (or already owner). */
+/* Target: COMMIT has arrived, or the arbiter holds TARGET. False unless PREPARED or already the owner. */
 bool commit_receive(struct commit *c);
 
-/* In doubt: what this end may have an arbiter record. left: pages that PREPARED counted as missing. */
+/* In doubt: the owner that this end may have an arbiter record. left: pages missing at PREPARED. */
 enum ferry_owner commit_claim(const struct commit *c, uint64_t left);
 
 #endif

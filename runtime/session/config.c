@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Defaults, limits, and the sentences for what is out of them. */
+/* Defaults, limits, and the sentences for values that are out of range. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdbool.h>
@@ -98,7 +98,7 @@ int config_ops(struct ferry_ops *ret, const struct ferry_ops *ops, int is_source
 
 	if (err < 0)
 		return err;
-	ret->log = o.log; /* a refusal is said there */
+	ret->log = o.log; /* a refusal below is logged there */
 	const struct {
 		const char *name;
 		bool given, needed;
@@ -121,7 +121,7 @@ int config_ops(struct ferry_ops *ret, const struct ferry_ops *ops, int is_source
 	return 0;
 }
 
-/* What a later version of the header has there, this one cannot do. */
+/* Whether fields of a later version of the header are set: this version cannot do what they ask. */
 static bool has_more(const struct ferry_region *r)
 {
 	uint32_t any = 0;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Defaults and limits of everything an embedder may set, and structs that grow by size. */
+/* Defaults and limits of everything that an embedder can set. An error has its sentence in f. */
 #ifndef FERRY_CONFIG_H
 #define FERRY_CONFIG_H
 
@@ -19,13 +19,13 @@ struct fail;
 #define CONFIG_RECONNECT_US 5000000u
 #define CONFIG_TIMEOUT_US 3000000u
 #define CONFIG_TIMEOUT_US_MIN 10000u
-#define CONFIG_PEER_TIMES 10u /* a peer's waiting times are at most so many times this end's own */
+#define CONFIG_PEER_TIMES 10u /* the peer's waiting times are at most this many times this end's */
 
-/* The caller's configuration (NULL: all defaults) with defaults filled in and limits checked. */
+/* Copy cfg (NULL: all defaults) with the defaults filled in and the limits checked. */
 int config_load(struct ferry_config *ret, const struct ferry_config *cfg, struct fail *f);
-/* Every op that this end must have. */
+/* Copy ops; -EINVAL if an op is missing that this end must have. */
 int config_ops(struct ferry_ops *ret, const struct ferry_ops *ops, int is_source, struct fail *f);
-/* A source's own regions, or what a target's VMM made of the source's. */
+/* Check a source's own regions, or those that a target's VMM has reserved. */
 int config_regions(const struct ferry_region *r, size_t n, struct fail *f);
 
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* What both ends do with their peer in the same way. */
+/* What both ends do in the same way: expose memory, serve, receive messages, recover a lost link. */
 #include <errno.h>
 #include <stdlib.h>
 

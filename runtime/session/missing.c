@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-/* How many pages a target may lack, as its source counts them. */
+/* How many pages a target can lack, as its source counts them. */
 #include "missing.h"
 
 uint64_t missing_most(const struct ferry_session *s)
 {
 	uint64_t most = s->src.residue_pages;
 
-	/* Private huge pages that lack a piece lack all of them: what the target held of them was dropped. */
+	/* A private huge page that lacks one piece lacks all: the target has dropped what it held of it. */
 	for (size_t i = 0; most && i < s->nregions; i++)
 		if (s->regions[i].page_shift != PAGE_SHIFT && !(s->regions[i].flags & FERRY_REGION_SHARED))
 			most += s->regions[i].len >> PAGE_SHIFT;

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* How many pages a target may lack, as its source counts them. */
+/* How many pages a target can lack, as its source counts them: bounds for the target's own counts. */
 #ifndef FERRY_MISSING_H
 #define FERRY_MISSING_H
 
 #include "session.h"
 
-/* Once it has loaded the state. */
+/* The most when it has loaded the device state. */
 uint64_t missing_most(const struct ferry_session *s);
-/* When it is PREPARED. */
+/* The most when it is PREPARED: 0 if the commit comes only after the last page. */
 uint64_t missing_max(const struct ferry_session *s);
 
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Whether pages can cross as hardware errors. */
+/* Whether this end can carry pages over that a hardware error has destroyed. */
 #include "poison.h"
 
 #include <unistd.h>

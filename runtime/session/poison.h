@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Pages that a hardware error of the source's host has destroyed, and that the VMM lets cross without their bytes: what was an
- * error for the guest at the source is the same error at the target.
+ * Pages that a hardware error of the source's host has destroyed. If the VMM agrees, they cross without their
+ * bytes, and the guest meets the same error at the target.
  *
- * Both ends agree in the reservation that they can (MAP and RESERVED have a flag). Workers that meet such a page note it in
- * src.lost; main asks the VMM's op, and keeps it in src.poison. A page that is read again later, because the guest was given
- * fresh memory for it, leaves the set. What is in the set when the VM has been paused crosses as POISON before SWITCHOVER, is not a part
- * of the residue, and is poisoned at the target before load.
+ * In the reservation both ends agree that they can do it (flags of MAP and RESERVED). A worker that meets
+ * such a page notes it in src.lost; main asks the VMM's op and moves it to src.poison. A page that can be
+ * read again later, because the guest got fresh memory for it, leaves the set. What is in it after the pause
+ * crosses as POISON before SWITCHOVER, is no part of the residue, and is poisoned at the target before load.
  *
- * A huge page of hugetlbfs is lost as a whole, whichever of its pieces was met: what is noted, and leaves a set, is always all of it.
+ * A huge page of hugetlbfs is lost as a whole, whichever piece was met: a set has all of its pieces or none.
  */
 #ifndef FERRY_POISON_H
 #define FERRY_POISON_H
@@ -16,12 +16,12 @@
 #include "session.h"
 
 /*
- * Whether this end has the op, and can: not over a transport that pins memory, because all of it has to be there; a target needs a
- * kernel that can poison.
+ * Whether this end has the op and can use it: not over a transport that pins memory, because pinned pages
+ * must all be present; and a target needs a kernel that can poison.
  */
 bool poison_able(struct ferry_session *s);
 
-/* What is lost with this page: it alone, or its huge page. */
+/* The pages that are lost together with this one: it alone, or its huge page. */
 static inline struct page_run poison_unit(const struct ferry_session *s, uint32_t region, uint64_t page)
 {
 	uint64_t n = UINT64_C(1) << (s->regions[region].page_shift - PAGE_SHIFT);
@@ -30,8 +30,8 @@ static inline struct page_run poison_unit(const struct ferry_session *s, uint32_
 }
 
 /*
- * Any thread, after that: whether one of these pages is poisoned. MADV_COLLAPSE would take that away, as UFFDIO_CONTINUE
- * would in pull.c of the target.
+ * Target, any thread: whether one of these pages is poisoned. MADV_COLLAPSE would remove the poison, and so
+ * would UFFDIO_CONTINUE in target/pull.c.
  */
 static inline bool poison_in(const struct ferry_session *s, uint32_t region, uint64_t page, uint64_t npages)
 {

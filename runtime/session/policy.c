@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * When to stop copying.
+ * The policy: when to stop copying.
  *
- * The downtime of a stop now is what pausing, saving and resuming cost anyway (fixed) plus the residue over
- * the link. While that does not fit the limit, rounds go on as long as they shrink the residue; once it fits,
- * they go on as long as they shrink it much, because each takes no longer than the one before and the downtime
- * is what the guest feels. What ends a pre-copy that does not fit is a stall (two rounds without a new low of the
- * dirty set) or a bound; then post-copy, where it is allowed. Where post-copy was asked for, rounds go on while each
- * halves what is left to pull. docs/policy.md says why, with recorded rounds.
+ * The downtime of stopping now is the fixed cost of pause, save and resume plus the time that the link takes
+ * for the residue. While that exceeds the limit, rounds go on as long as they shrink the residue. Once it
+ * fits, they go on only as long as they shrink it much: each takes no longer than the one before, and the
+ * guest feels the downtime. If it does not fit, a stall (two rounds without a new low of the dirty set) or a
+ * bound ends pre-copy; then comes post-copy, if it is allowed. If post-copy was asked for, rounds go on while
+ * each halves what is left to pull. docs/policy.md has the reasons, with recorded rounds.
  */
 #include "policy.h"
 
@@ -15,21 +15,21 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#define RECENT_ROUNDS 4u		 /* where the throughput is looked for */
-#define TELLING_BYTES (UINT64_C(1) << 20) /* a round of less says little about the link */
-#define SLOWEST UINT64_C(125000000)	 /* bytes/s, assumed while nothing has been sent at all: 1 Gbit/s */
+#define RECENT_ROUNDS 4u		 /* rounds that the throughput is taken from */
+#define TELLING_BYTES (UINT64_C(1) << 20) /* smaller rounds say little about the link */
+#define SLOWEST UINT64_C(125000000)	 /* bytes/s, if nothing was sent at all: 1 Gbit/s */
 #define THROTTLE_STEP 20u /* percent */
 #define THROTTLE_MAX 80u
-#define TINY_US UINT64_C(1000)		 /* a residue that costs no more is not worth a round */
+#define TINY_US UINT64_C(1000)		 /* a residue that costs no more is not worth another round */
 
-/* The formats' arguments: milliseconds and megabytes (10^6) with one digit behind the point. */
+/* Formats and their arguments: milliseconds and megabytes (10^6) with one decimal. */
 #define F1 "%" PRIu64 ".%" PRIu64
 #define MS(us) (us) / 1000, (us) % 1000 / 100
 #define ROUNDS "%" PRIu32 " round%s"
 #define NROUNDS(n) (n), (n) == 1 ? "" : "s"
 #define MB(bytes) (bytes) / 1000000, (bytes) % 1000000 / 100000
 
-/* a * b / c, rounded up, UINT64_MAX when it is more than that (or c is 0) */
+/* a * b / c, rounded up; UINT64_MAX if that is too large or c is 0 */
 static uint64_t mul_div(uint64_t a, uint64_t b, uint64_t c)
 {
 	unsigned __int128 v;
@@ -50,7 +50,7 @@ static uint64_t rate(uint64_t count, uint64_t us)
 	return mul_div(count, 1000000, us ? us : 1);
 }
 
-/* How fast the link is, from the largest recent round: tiny rounds lie. */
+/* The link's speed, from the largest recent round: small rounds mislead. */
 static uint64_t throughput(const struct policy_input *in, uint32_t page_size)
 {
 	const struct ferry_round *best = NULL;
@@ -64,12 +64,12 @@ static uint64_t throughput(const struct policy_input *in, uint32_t page_size)
 		return in->last_throughput;
 	if (best->bytes)
 		return rate(best->bytes, best->duration_us);
-	/* only zero pages: what they took is what the next ones will take */
+	/* only zero pages were sent: the next ones will take as long */
 	pages = add_sat(best->pages_sent, best->pages_zero);
 	return pages ? rate(mul_div(pages, page_size, 1), best->duration_us) : SLOWEST;
 }
 
-/* The dirty set that round i had to send. */
+/* The number of dirty pages that round i had to send. */
 static uint64_t dirty_before(const struct policy_input *in, uint32_t i)
 {
 	const struct ferry_round *h = in->history;
@@ -77,7 +77,7 @@ static uint64_t dirty_before(const struct policy_input *in, uint32_t i)
 	return i ? h[i - 1].pages_dirty : add_sat(h[0].pages_sent, h[0].pages_zero);
 }
 
-/* Whether rounds from..to together left at most percent of the dirty set there was before them. */
+/* Whether rounds from..to left at most this percentage of the pages that were dirty before them. */
 static bool left_at_most(const struct policy_input *in, uint32_t from, uint32_t to, unsigned percent)
 {
 	return (unsigned __int128)in->history[to].pages_dirty * 100 <=
@@ -85,8 +85,8 @@ static bool left_at_most(const struct policy_input *in, uint32_t from, uint32_t 
 }
 
 /*
- * Whether the last two rounds found no new low: a dirty set at least a tenth below all there were before them. So a set
- * that swings about the same size is a stall as much as one that stays. A round that halves the set is the end of a burst.
+ * Whether the last two rounds found no new low: a dirty set at least a tenth smaller than all before. So a
+ * set that swings around one size is a stall, like one that stays. A round that halves the set ends a burst.
  */
 static bool stalled(const struct policy_input *in)
 {
@@ -108,7 +108,7 @@ struct facts {
 	const struct policy_input *in;
 	uint64_t dirty;	   /* pages */
 	uint32_t rounds;   /* done */
-	uint64_t residue_us; /* what sending them in the downtime costs */
+	uint64_t residue_us; /* time to send the dirty pages in the downtime */
 	bool tiny, max_rounds, max_time;
 };
 
@@ -135,7 +135,7 @@ static void again(struct policy_result *ret, const struct facts *k, const char *
 		 k->dirty, MS(ret->expected_downtime_us), MS(k->lim->downtime_us));
 }
 
-/* Pre-copy alone will not fit the limit. */
+/* Pre-copy alone cannot meet the limit. */
 static void not_converged(struct policy_result *ret, const struct facts *k, const char *why)
 {
 	bool postcopy = k->lim->mode == FERRY_MODE_AUTO && k->lim->postcopy_ok;
@@ -150,7 +150,7 @@ static void not_converged(struct policy_result *ret, const struct facts *k, cons
 		 postcopy ? "" : "; raise the downtime, allow post-copy or throttle the guest");
 }
 
-/* No post-copy, and the guest outruns the link: it is slowed step by step, and gives up only when that does not help. */
+/* Without post-copy, a guest that outruns the link is slowed step by step. False: no step is left. */
 static bool slower(struct policy_result *ret, const struct facts *k)
 {
 	if ((k->lim->mode == FERRY_MODE_AUTO && k->lim->postcopy_ok) || !k->lim->can_throttle ||
@@ -165,7 +165,7 @@ static bool slower(struct policy_result *ret, const struct facts *k)
 	return true;
 }
 
-/* The residue fits the limit: stop, unless another round would make it much smaller. */
+/* It fits the limit: stop, unless another round would make the residue much smaller. */
 static void decide_fits(struct policy_result *ret, const struct facts *k)
 {
 	if (k->tiny)
@@ -188,8 +188,8 @@ static void postcopy_now(struct policy_result *ret, const struct facts *k, const
 }
 
 /*
- * A page that is pulled costs more than one that is sent, and the guest waits for it: rounds go on while each leaves at most
- * half of what it found. At worst the last of them was for nothing.
+ * A pulled page costs more than a sent one, and the guest waits for it. So rounds go on while each leaves at
+ * most half of what it found. At worst the last of them was useless.
  */
 static void decide_postcopy(struct policy_result *ret, const struct facts *k)
 {
@@ -211,7 +211,7 @@ static void decide_postcopy(struct policy_result *ret, const struct facts *k)
 
 static void decide_too_long(struct policy_result *ret, const struct facts *k)
 {
-	if (k->tiny) /* no round can help: what is left is the fixed cost, and the limit is an aim */
+	if (k->tiny) /* no round can help: only the fixed cost is left, and the limit is an aim */
 		stop_now(ret, k, "the residue is small, the rest of the downtime does not depend on it");
 	else if (k->max_rounds)
 		not_converged(ret, k, "bound on rounds reached");
@@ -226,8 +226,8 @@ static void decide_too_long(struct policy_result *ret, const struct facts *k)
 }
 
 /*
- * What the downtime waits for on the link. Stop-and-copy: the fence and the end of the residue's round, SWITCHOVER until
- * PREPARED, COMMIT until COMMITTED. Post-copy: SWITCHOVER until RUNNING.
+ * Round trips in the downtime. Stop-and-copy has four: the fence, the end of the residue's round, SWITCHOVER
+ * until PREPARED, COMMIT until COMMITTED; without residue two. Post-copy has one: SWITCHOVER until RUNNING.
  */
 static uint64_t round_trips(const struct policy_input *in, unsigned n)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * When to stop copying: a pure function from what the rounds measured to a verdict and its sentence.
- * No clock, no state but what the caller hands in; recorded rounds replay through it.
+ * When to stop copying: a pure function from the measured rounds to a verdict and its sentence. It has no
+ * clock and no state but its input, so recorded rounds can be replayed.
  */
 #ifndef FERRY_POLICY_H
 #define FERRY_POLICY_H
@@ -20,26 +20,26 @@ enum policy_verdict {
 	POLICY_GIVE_UP	       /* the request cannot be met: leave the VM where it is */
 };
 
-struct policy_limits { /* what was asked, after defaults */
+struct policy_limits { /* what was asked for, with defaults */
 	enum ferry_mode mode;
 	bool postcopy_ok;  /* the target can run before the residue has arrived */
 	bool forced;	   /* ferry_switchover() was called */
 	bool can_throttle; /* the VMM can slow the guest */
-	uint32_t throttle; /* by so many percent it is slowed now */
+	uint32_t throttle; /* percent by which it is slowed now */
 	uint32_t max_rounds;
 	uint64_t downtime_us;
 	uint64_t precopy_limit_us;
 	uint32_t page_size;
 };
 
-/* history[0..n-1], oldest first, n >= 1: .pages_dirty of the last is what would be the next round or the residue. */
+/* history[0..n-1], oldest first, n >= 1. The last one's .pages_dirty is the next round, or the residue. */
 struct policy_input {
 	const struct ferry_round *history;
 	uint32_t n;
 	uint64_t precopy_us;	  /* since pre-copy began */
-	uint64_t fixed_us;	  /* expected cost of a downtime without residue and without a link */
+	uint64_t fixed_us;	  /* expected downtime without residue and without a link */
 	uint64_t rtt_us;	  /* a round trip on the link */
-	uint64_t last_throughput; /* bytes/s to assume when the last rounds were too short to tell; 0: none known */
+	uint64_t last_throughput; /* bytes/s, if the last rounds were too short to tell; 0: unknown */
 };
 
 struct policy_result {
@@ -47,9 +47,9 @@ struct policy_result {
 	uint64_t throughput;	      /* bytes/s assumed */
 	uint64_t dirty_rate;	      /* pages/s over the last round */
 	uint64_t expected_downtime_us; /* if stop-and-copy began now */
-	uint32_t throttle;	      /* percent to slow the guest by from now on */
-	uint64_t predicted_us;	      /* POLICY_STOP_AND_COPY, POLICY_POSTCOPY: what the downtime will be */
-	char text[POLICY_TEXT_MAX];   /* one fixed sentence with its values */
+	uint32_t throttle;	      /* percent by which to slow the guest from now on */
+	uint64_t predicted_us;	      /* downtime expected from this verdict; 0: it does not stop */
+	char text[POLICY_TEXT_MAX];   /* one sentence, with its values */
 };
 
 void policy_decide(const struct policy_limits *lim, const struct policy_input *in, struct policy_result *ret);

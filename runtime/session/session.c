@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* What all of a session uses: its log, its events, its ops, and what wakes main. */
+/* What all parts of a session use: its log, its events, the results of ops, and waking main. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -20,7 +20,7 @@ void session_wake(struct ferry_session *s)
 		session_log(s, 3, NULL, "wake-failed errno=%d", errno);
 }
 
-/* text="...": quotes and backslashes escaped, and nothing that would end the line. buf has room for all of it. */
+/* Append text="...": quotes and backslashes escaped, control characters as blanks. buf has the room. */
 static void put_quoted(char *buf, const char *text)
 {
 	buf = stpcpy(buf, " text=\"");
@@ -76,7 +76,7 @@ void session_slower(void *arg, enum cure doing, int err, const char *what)
 	session_log(s, 4, fail_text(&f), "slower errno=%d", -err);
 }
 
-/* The first error is the session's, and so is its reason. Main. */
+/* The first error is the session's, and its op and reason with it. Main. */
 static void note_op(struct ferry_session *s, const char *op)
 {
 	session_reason(s, FERRY_REASON_OP);
@@ -90,7 +90,7 @@ int op_result(struct ferry_session *s, const char *op, int err)
 		return 0;
 	note_op(s, op);
 	fail(&s->fail, err, "%s: the VMM answered %d (%s)", op, err, strerror(-err));
-	return err == -EPIPE ? -ECONNABORTED : err; /* inside, EPIPE is a lost link */
+	return err == -EPIPE ? -ECONNABORTED : err; /* inside, -EPIPE is a lost link */
 }
 
 int op_stream_result(struct ferry_session *s, const char *op, int err)

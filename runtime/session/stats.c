@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Histograms: quantiles of what workers have counted. */
+/* Histograms: counting values, and their quantiles. */
 #include "stats.h"
 
 static unsigned hist_index(uint64_t v)
@@ -29,7 +29,8 @@ void hist_add(struct hist *h, uint64_t v)
 {
 	uint64_t max = atomic_load_explicit(&h->max, memory_order_relaxed);
 
-	while (v > max && !atomic_compare_exchange_weak(&h->max, &max, v)) /* first: no quantile is larger */
+	/* Raise max first: otherwise a reader could find a quantile above it. */
+	while (v > max && !atomic_compare_exchange_weak(&h->max, &max, v))
 		;
 	atomic_fetch_add_explicit(&h->bucket[hist_index(v)], 1, memory_order_release);
 	count(&h->count, 1);
@@ -44,7 +45,7 @@ uint64_t hist_quantile(const struct hist *h, unsigned permille)
 		seen += atomic_load_explicit(&h->bucket[i], memory_order_acquire);
 		if (seen < want)
 			continue;
-		max = atomic_load(&h->max); /* the middle of its bucket may lie beyond it */
+		max = atomic_load(&h->max); /* the bucket's middle may be above it */
 		v = hist_value(i);
 		return v < max ? v : max;
 	}

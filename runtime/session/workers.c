@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Workers: started, waited for, and the first error of any. */
+/* Workers: start them, join them, keep the first error. */
 #include <errno.h>
 
 #include "workers.h"
