@@ -17,7 +17,7 @@ int link_woken(void *session);
 const char *link_why(struct ferry_session *s, int err);
 /* An error of the transport: -EPIPE if the link is lost; else it becomes the session's, with its sentence. */
 int link_transport_fail(struct ferry_session *s, int err);
-/* A lost link (-EPIPE) that is not waited for: LINK_GONE, or a worker's own error. Other errors: as given. */
+/* A lost link (-EPIPE) that is not waited for becomes LINK_GONE or a worker's own error; else returns err. */
 int link_lost(struct ferry_session *s, int err);
 /* End the link: every blocked or later call on it returns -EPIPE. */
 void link_kill(struct ferry_session *s);

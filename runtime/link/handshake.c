@@ -100,7 +100,7 @@ int handshake_source(struct ferry_session *s, uint64_t deadline_us)
 	return 0;
 }
 
-/* A source that reconnects to an earlier target at this address: tell it, and wait on for our own. */
+/* A source reconnects, but to an earlier target at this address: tell it, and keep waiting for our own. */
 static int refuse_stale(struct ferry_session *s)
 {
 	static const char text[] = "this target was started anew and knows nothing of this migration";

@@ -10,7 +10,7 @@
 #include "runtime/base/thread.h"
 #include "runtime/session/config.h"
 
-/* The counters are read under send_lock: else an earlier message could carry newer values than the PING. */
+/* Read the counters under send_lock: otherwise the PING could be older than a message sent before it. */
 void heartbeat_send(struct ferry_session *s)
 {
 	struct wire_ping ping;

@@ -132,7 +132,7 @@ static bool may_retry(const struct ferry_session *s, int err)
 {
 	if (s->link.peer_gone)
 		return false;
-	/* Later, an address that is unusable or a firewall's refusal means that the network is down. */
+	/* Once the peer is known, an unusable address or a firewall's refusal means a network failure. */
 	if (s->link.peer_known && (err == -ESTALE || err == -EADDRNOTAVAIL || err == -EACCES || err == -EPERM || out_of(err)))
 		return true;
 	return xport_lost(err) || err == -EAGAIN || err == -ENOENT;
@@ -285,7 +285,7 @@ void link_tell_again(struct ferry_session *s)
 	 */
 	if (!s->link.x && s->link.outage.since_us && !(s->is_source && s->src.switched))
 		until = s->link.outage.since_us + window;
-	/* If the link came back, the peer waits a timeout longer, too, and a target one more. */
+	/* If the link came back once, the peer waits a timeout longer, too; a target waits one more. */
 	if (s->link.outage.back)
 		until += (s->is_source ? 2 : 1) * s->cfg.timeout_us;
 	while (!told && tries++ < TELL_TRIES && now_us() < until) {

@@ -12,7 +12,7 @@
 #include "runtime/base/cure.h"
 #include "runtime/base/thread.h"
 
-#define MUTE_MAX 8u   /* one more: the oldest of the host that has most of them is closed */
+#define MUTE_MAX 8u   /* mute callers; for one more, close the oldest of the host that has most of them */
 #define DYING_MAX 16u /* links being closed; at this many nobody is accepted until fewer than half are left */
 #define ASIDES_MAX 8u /* PINGs read from a caller in one look */
 

@@ -25,7 +25,7 @@ struct caller {
 	struct lobby *lobby;
 	struct xport_link *link;
 	struct fail fail;  /* the link's errors; as long-lived as the link */
-	uint64_t until_us; /* when its time to speak ends */
+	uint64_t until_us; /* deadline for its first message */
 	uint32_t asides;   /* PINGs that came before its first message, which is in msg */
 	size_t len;
 	uint8_t msg[CALLER_MSG_MAX];

@@ -11,7 +11,7 @@
 
 #define LOOK_US 10000u /* between two looks at the listener while messages keep coming */
 #define HEARD_ASIDE 2 /* a PING or an unknown optional message */
-#define NOT_LOOKED 1 /* in a handshake: callers may not be of this session */
+#define NOT_LOOKED 1 /* no look at the listener: in a handshake its callers may be strangers */
 
 int link_send_locked(struct ferry_session *s, enum wire_type t, const void *body, size_t len, const void *elems,
 		     size_t elems_len)
@@ -118,7 +118,7 @@ static int receive(struct ferry_session *s, size_t *len)
 	return 0;
 }
 
-/* Try once. 1: *msg is set; 0: nothing there; HEARD_ASIDE; or an error, of a peer that gives up its own. */
+/* Try once. 1: *msg is set; 0: nothing there; HEARD_ASIDE; or an error; if the peer gave up, its errno. */
 static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_phase phase)
 {
 	size_t len;

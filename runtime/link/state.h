@@ -25,7 +25,7 @@ struct link {
 	pthread_mutex_t send_lock;
 	struct xport_link *x;	 /* NULL while there is none; changed under send_lock */
 	struct xport_chan *ctl;	 /* its control channel; send_lock */
-	/* What the transport says of it, in own_fail or the caller. The session's fail gets what matters. */
+	/* The transport's errors on it: own_fail, or its caller's. Those that matter go to the session's. */
 	struct fail own_fail, *fail;
 	uint32_t send_seq;	 /* send_lock */
 	uint32_t recv_seq;

@@ -31,7 +31,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are
 #define WIRE_GREETING_MAX 256u /* HELLO, HELLO_ACK: a reader ignores fields that it does not know */
 /* A reader that does not know a message type with this bit skips the message. */
 #define WIRE_OPTIONAL 0x8000u
-/* Features: both ends must know one before either uses it. The source offers; the target accepts or not. */
+/* Features: both ends must know one before either uses it. The source offers, the target accepts some. */
 #define WIRE_FEATURE_POISON (UINT64_C(1) << 0) /* POISON, and its flags in MAP and RESERVED */
 #define WIRE_FEATURES WIRE_FEATURE_POISON      /* all that this library knows */
 
@@ -122,7 +122,7 @@ struct wire_hello_ack {
 	uint16_t page_shift;
 	uint16_t commit; /* enum commit_state of the target */
 	uint64_t timeout_us;
-	uint64_t left; /* pages missing by its PREPARED */
+	uint64_t left; /* pages that its PREPARED counted as missing */
 	uint8_t number[WIRE_NUMBER]; /* the target's; a secret of the two ends */
 };
 _Static_assert(sizeof(struct wire_hello_ack) == 56, "");
