@@ -17,7 +17,10 @@ int link_woken(void *session);
 const char *link_why(struct ferry_session *s, int err);
 /* An error of the transport: -EPIPE if the link is lost; else it becomes the session's, with its sentence. */
 int link_transport_fail(struct ferry_session *s, int err);
-/* A lost link (-EPIPE) that is not waited for becomes LINK_GONE or a worker's own error; else returns err. */
+/*
+ * For a phase that does not wait for a lost link: turns -EPIPE into LINK_GONE, or into a worker's own error
+ * if there is one. Returns any other err unchanged.
+ */
 int link_lost(struct ferry_session *s, int err);
 /* End the link: every blocked or later call on it returns -EPIPE. */
 void link_kill(struct ferry_session *s);
@@ -36,9 +39,12 @@ int link_cancel_error(struct ferry_session *s);
 int link_workers_failed(struct ferry_session *s);
 /* Kill the link so that the workers leave, and join them. Returns their error. Works without workers, too. */
 int link_workers_stop(struct ferry_session *s);
-/* Main has lost the link: as link_workers_stop(), but -EPIPE unless a worker had an error of its own. */
+/*
+ * Main has lost the link: kill it and join the workers. Returns a worker's own error if there is one, else
+ * -EPIPE: no recovery is worth trying if this end has failed by itself.
+ */
 int link_workers_lost(struct ferry_session *s);
-/* Called by a worker that has lost the link: kill it, so that the other workers leave, too. */
+/* Called by a worker that has lost the link: kill it, so that main and the other workers notice. */
 void link_worker_lost(struct ferry_session *s);
 
 #endif

@@ -169,7 +169,7 @@ static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 	}
 }
 
-/* Target: accept a link from the source, and its handshake. first: the source of any session will do. */
+/* Target: accept a link from the source and do the handshake. first: any session's source will do. */
 static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool first)
 {
 	struct caller *c;

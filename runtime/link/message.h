@@ -23,8 +23,8 @@ void link_send_or_end(struct ferry_session *s, enum wire_type t, const void *bod
  */
 int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us);
 /*
- * For work whose size the peer sets, called between two pieces: what link_recv() would return for a cancel, a
- * failed worker, or a link that is lost or replaced by a newer one. 0: go on. From the reservation on.
+ * Called between two pieces of work whose size the peer has set. Returns what link_recv() would for a cancel,
+ * a failed worker, or a link that is lost or replaced by a newer one. 0: go on. From the reservation on.
  */
 int link_still(struct ferry_session *s);
 /* Receive until a message of a type in mask (1 << type) arrives; any other is -EPROTO. No deadline. */

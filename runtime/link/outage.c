@@ -42,7 +42,8 @@ static uint64_t progress(const struct ferry_session *s)
 
 /*
  * The time by which the link must be back. An outage begins with the first loss since the last progress. A
- * link that lasted much longer than it takes to see that it is of no use ends it: a peer's op took long.
+ * link that outlasts the time to notice that it carries nothing ends it, too: then that link was good, and
+ * only a slow op of the peer kept progress away.
  */
 uint64_t outage_until(struct ferry_session *s, uint64_t window)
 {

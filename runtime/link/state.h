@@ -25,7 +25,7 @@ struct link {
 	pthread_mutex_t send_lock;
 	struct xport_link *x;	 /* NULL while there is none; changed under send_lock */
 	struct xport_chan *ctl;	 /* its control channel; send_lock */
-	/* The transport's errors on it: own_fail, or its caller's. Those that matter go to the session's. */
+	/* The transport's errors on this link: own_fail, or its caller's. The session copies final ones. */
 	struct fail own_fail, *fail;
 	uint32_t send_seq;	 /* send_lock */
 	uint32_t recv_seq;

@@ -28,7 +28,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are
 #define WIRE_TEXT_MAX 400u
 #define WIRE_OFFER_MAX (64u << 10)
 #define WIRE_NUMBER 16u /* bytes of the number by which an end is recognized */
-#define WIRE_GREETING_MAX 256u /* HELLO, HELLO_ACK: a reader ignores fields that it does not know */
+#define WIRE_GREETING_MAX 256u /* most bytes of a HELLO or HELLO_ACK; readers ignore unknown fields */
 /* A reader that does not know a message type with this bit skips the message. */
 #define WIRE_OPTIONAL 0x8000u
 /* Features: both ends must know one before either uses it. The source offers, the target accepts some. */
@@ -37,7 +37,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are
 
 enum wire_from { FROM_SOURCE = 1, FROM_TARGET = 2, FROM_BOTH = 3 };
 
-/* name, number, who sends it, fixed part, size of a trailing element, how many at most, phases of the receiver */
+/* name, number, sender, fixed part, size of a trailing element, at most how many, phases of the receiver */
 #define WIRE_MESSAGES(X)                                                                                    \
 	X(HELLO, 1, FROM_SOURCE, struct wire_greeting, 1, WIRE_GREETING_MAX - 8, IN(PRE_MIGRATION))         \
 	X(HELLO_ACK, 2, FROM_TARGET, struct wire_greeting, 1, WIRE_GREETING_MAX - 8, IN(PRE_MIGRATION))     \
@@ -159,7 +159,7 @@ _Static_assert(sizeof(struct page_run) == 16, "");
 #define WIRE_CAN_HOLD 1u
 #define WIRE_TARGET_ARBITER 2u
 #define WIRE_TARGET_POISON 4u
-#define WIRE_NO_POSTCOPY 8u /* in mode auto: no post-copy here */
+#define WIRE_NO_POSTCOPY 8u /* in mode auto: the target cannot do post-copy */
 #define WIRE_RESERVED_FLAGS (WIRE_CAN_HOLD | WIRE_TARGET_ARBITER | WIRE_TARGET_POISON | WIRE_NO_POSTCOPY)
 struct wire_reserved { /* the target's offer follows, as sections */
 	uint32_t flags;
@@ -181,7 +181,7 @@ struct wire_residue { /* a bitmap of npages bits in 8-byte words follows */
 };
 _Static_assert(sizeof(struct wire_residue) == 24, "");
 
-struct wire_count { /* PREARM: named so far; PREARMED: dropped; PREPARED: still missing */
+struct wire_count { /* pages in PREARM: named so far; in PREARMED: dropped; in PREPARED: still missing */
 	uint64_t pages;
 };
 _Static_assert(sizeof(struct wire_count) == 8, "");
@@ -208,7 +208,7 @@ struct wire_ping {
 _Static_assert(sizeof(struct wire_ping) == 16, "");
 
 struct wire_msg {
-	enum wire_type type; /* 0: unknown and optional, nothing else is set */
+	enum wire_type type; /* 0: an unknown optional message; the rest is zero */
 	const void *body;  /* the fixed part */
 	const void *elems; /* after the fixed part */
 	size_t nelems;

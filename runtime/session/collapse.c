@@ -155,10 +155,7 @@ static int collapse_region(struct ferry_session *s, int fd, const struct place_r
 			continue;
 		err = collapse_piece(s, at, patience_us);
 		*call = "MADV_COLLAPSE";
-		/*
-		 * EINVAL: because of its madvise() flags or alignment no piece of this region can be
-		 * collapsed.
-		 */
+		/* EINVAL: its madvise() flags or its alignment forbid collapsing any piece of this region. */
 		if (err == EINVAL || cure_refused(err))
 			break;
 		err = 0;

@@ -13,8 +13,7 @@ bool collapse_wanted(const struct ferry_session *s); /* whether any region has F
 uint64_t collapse_count(const struct ferry_session *s);
 /*
  * Target, when it owns the VM: collapse every 2 MiB of these regions that holds anything, one by one, while
- * the VM runs. ferry_cancel() ends it early. Best effort: a piece that cannot be collapsed stays in small
- * pages.
+ * the VM runs. ferry_cancel() ends it early. Best effort: a piece may stay in small pages.
  */
 void collapse_regions(struct ferry_session *s);
 

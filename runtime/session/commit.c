@@ -4,7 +4,7 @@
  *
  *	source	OPEN -> DECIDED       commit_decide(): it never resumes after this
  *		OPEN -> ABORTED       commit_abort(): it never commits after this; it may resume
- *		DECIDED -> ABORTED    commit_return(): pages were missing, the arbiter holds SOURCE; it may resume
+ *		DECIDED -> ABORTED    commit_return(): pages missing, the arbiter holds SOURCE; it may resume
  *	target	OPEN -> PREPARED      commit_prepare(): it must not drop the VM on its own any more
  *		PREPARED -> DECIDED   commit_receive(): it is the owner; output may go out
  *		OPEN -> ABORTED       commit_abort(): it never runs again
@@ -13,8 +13,8 @@
  * Invariant: the source leaves OPEN once. A target reaches DECIDED only through a COMMIT, which a source
  * sends only in DECIDED, or through an arbiter that holds TARGET, which it can hold only if no SOURCE was
  * recorded. A source that has an arbiter and has sent SWITCHOVER records SOURCE before it resumes, unless it
- * has heard the target's ABORT. So no order of lost messages and crashes lets the source resume and the
- * target reach DECIDED.
+ * has heard the target's ABORT. So no order of lost messages and crashes lets the source resume while the
+ * target reaches DECIDED, too.
  *
  * A target in doubt that lacks pages could not run alone. So it does not claim the VM but records SOURCE, and
  * is ABORTED by it. A source in DECIDED records TARGET, so it finds SOURCE only if such a target has given up

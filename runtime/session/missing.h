@@ -5,9 +5,9 @@
 
 #include "session.h"
 
-/* The most when it has loaded the device state. */
+/* The most after it has loaded the device state. */
 uint64_t missing_most(const struct ferry_session *s);
-/* The most when it is PREPARED: 0 if the commit comes only after the last page. */
+/* The most at its PREPARED: 0 if the commit comes only after the last page. */
 uint64_t missing_max(const struct ferry_session *s);
 
 #endif

@@ -15,7 +15,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#define RECENT_ROUNDS 4u		 /* rounds that the throughput is taken from */
+#define RECENT_ROUNDS 4u		 /* rounds from which the throughput is taken */
 #define TELLING_BYTES (UINT64_C(1) << 20) /* smaller rounds say little about the link */
 #define SLOWEST UINT64_C(125000000)	 /* bytes/s, if nothing was sent at all: 1 Gbit/s */
 #define THROTTLE_STEP 20u /* percent */

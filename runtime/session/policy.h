@@ -48,7 +48,7 @@ struct policy_result {
 	uint64_t dirty_rate;	      /* pages/s over the last round */
 	uint64_t expected_downtime_us; /* if stop-and-copy began now */
 	uint32_t throttle;	      /* percent by which to slow the guest from now on */
-	uint64_t predicted_us;	      /* downtime expected from this verdict; 0: it does not stop */
+	uint64_t predicted_us;	      /* the downtime that this verdict leads to; 0: the VM is not paused */
 	char text[POLICY_TEXT_MAX];   /* one sentence, with its values */
 };
 
