@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The library is built with hidden visibility; what ferry.map lists is defined with this. */
+/* Exports a symbol: the library is built with hidden visibility, and ferry.map lists what is exported. */
 #ifndef FERRY_API_H
 #define FERRY_API_H
 

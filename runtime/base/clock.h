@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The one clock, CLOCK_MONOTONIC, and deadlines on it. */
+/* The only clock, CLOCK_MONOTONIC, and deadlines on it. */
 #ifndef FERRY_CLOCK_H
 #define FERRY_CLOCK_H
 
@@ -7,7 +7,7 @@
 #include <time.h>
 
 #define DEADLINE_NONE UINT64_MAX
-#define DURATION_US_MAX (UINT64_C(86400) * 1000000) /* a day: for every duration that is set or named by a peer */
+#define DURATION_US_MAX (UINT64_C(86400) * 1000000) /* a day: the limit of every duration given to us */
 
 static inline uint64_t now_ns(void)
 {
@@ -22,7 +22,7 @@ static inline uint64_t now_us(void)
 	return now_ns() / 1000;
 }
 
-/* Never wraps: "for ever" added to now stays for ever. */
+/* Saturates, so that DEADLINE_NONE as wait_us gives DEADLINE_NONE. */
 static inline uint64_t deadline_after(uint64_t now, uint64_t wait_us)
 {
 	return wait_us > UINT64_MAX - now ? DEADLINE_NONE : now + wait_us;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* What to do about an errno, by what was being done: one table. */
+/* The table of cures: what to do about an errno, by the operation that failed. */
 #include "cure.h"
 
 #include <errno.h>
@@ -27,7 +27,7 @@
 	{ doing, EACCES, "a seccomp filter or security policy refuses " call },             \
 	{ doing, ENOSYS, "a seccomp filter refuses " call ", or this kernel lacks it" }
 /* clang-format on */
-#define WHAT_MAX 320 /* of a sentence before the errno: the cure, which comes last, must fit behind it */
+#define WHAT_MAX 320 /* limit of the text before the errno, so that the cure, which comes last, still fits */
 
 struct row {
 	enum cure doing;
@@ -35,7 +35,7 @@ struct row {
 	const char *text;
 };
 
-/* The rows of CURE_CALL hold for everything that has no row of its own for that errno. */
+/* The rows of CURE_CALL apply to every operation that has no row of its own for the errno. */
 static const struct row table[] = {
 	{ CURE_CALL, EMFILE, "raise the limit of open files (ulimit -n, LimitNOFILE=)" },
 	{ CURE_CALL, ENFILE, "the whole host has too many files open: raise fs.file-max" },

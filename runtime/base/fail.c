@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The first error and its sentence. */
+/* Keeps the first error and its sentence. */
 #include "fail.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The first error explains itself once; callers only return. Any thread. */
+/* The first error and its sentence. Whoever meets it calls fail() once; callers only return. Any thread. */
 #ifndef FERRY_FAIL_H
 #define FERRY_FAIL_H
 
@@ -16,17 +16,17 @@ struct fail {
 	char lost[FAIL_LOST_MAX];
 };
 
-/* Records err (negative errno) and the sentence unless one is there already. Returns err. f may be NULL. */
+/* Records err (negative) and the sentence unless an error is recorded. Returns err. f may be NULL. */
 int fail(struct fail *f, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-/* 0, or the first error recorded. */
+/* Returns 0 or the first recorded error. */
 int fail_err(struct fail *f);
-const char *fail_text(struct fail *f); /* "" while there is none */
+const char *fail_text(struct fail *f); /* "" if there is none */
 /*
- * Why a link was lost: what was met, and on which channel. Kept apart from the error, because a link that comes back leaves
- * none. The first loss stands; what follows from it is not its cause. Returns -EPIPE. Any thread.
+ * Records why a link was lost, and on which channel; apart from the error, because a link that comes back
+ * leaves no error. Only the first call counts: later errors are consequences. Returns -EPIPE. Any thread.
  */
 int fail_lost(struct fail *f, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-const char *fail_lost_text(struct fail *f); /* "" while there is none */
-void fail_reset(struct fail *f);       /* one thread, when nobody else writes */
+const char *fail_lost_text(struct fail *f); /* "" if there is none */
+void fail_reset(struct fail *f);       /* call from one thread while no other uses f */
 
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* A caller's struct of another size becomes ours. */
+/* Copies a caller's struct of another size into ours. */
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>

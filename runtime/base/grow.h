@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Structs of the public headers, which begin with their size and grow at their end. */
+/* Structs of the public headers: they begin with their size and can grow at their end. */
 #ifndef FERRY_GROW_H
 #define FERRY_GROW_H
 
@@ -8,8 +8,8 @@
 struct fail;
 
 /*
- * Copies a caller's struct that begins with its size into ours: fields that it does not have become zero; a
- * larger one is taken when everything beyond ours is zero. -EINVAL with a sentence naming what.
+ * Copies a caller's struct into ours. Fields beyond the caller's size become zero. If the caller's struct is
+ * larger, all bytes beyond ours must be zero. Otherwise -EINVAL; the sentence names the struct by what.
  */
 int struct_grow(void *ret, size_t ours, const void *theirs, const char *what, struct fail *f);
 

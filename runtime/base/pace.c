@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* A rate limit: what a charge does to the bucket. */
+/* The rate limit: how a charge changes the bucket. */
 #include "pace.h"
 
 uint64_t pace_charge(struct pace *p, uint64_t bytes)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Static probes (USDT) of the provider "ferry": a nop each until a tracer attaches. docs/observability.md lists them
- * with their arguments. Without sys/sdt.h, or with FERRY_USDT=OFF, they are nothing at all.
+ * Static probes (USDT) of the provider "ferry". Each is a nop until a tracer attaches; docs/observability.md
+ * lists them with their arguments. Without sys/sdt.h, or with FERRY_USDT=OFF, they compile to nothing.
  */
 #ifndef FERRY_PROBE_H
 #define FERRY_PROBE_H

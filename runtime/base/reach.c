@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Reads and writes of guest memory that raise no signal, and why a page cannot be reached. */
+/* Reads and writes guest memory without raising a signal, and finds out why a page cannot be reached. */
 #include "reach.h"
 
 #include <errno.h>
@@ -20,16 +20,16 @@
 #include "uffd_abi.h"
 
 #define ZERO_VEC 256u
-#define CALL_BYTES ((size_t)1 << 30) /* a vector is taken up to 2 GiB, less a page; what comes back short is done again */
+#define CALL_BYTES ((size_t)1 << 30) /* bytes per call: the kernel cuts a vector off at 2 GiB less a page */
 #define FIND_BYTES ((size_t)2 << 20)
-#define LONG_BYTES ((size_t)64 << 10) /* ranges as long as this on average are looked up in the page table */
+#define LONG_BYTES ((size_t)64 << 10) /* from this average length on, known_readable() pays off */
 
 #ifndef MADV_POPULATE_READ /* Linux 5.14 */
 #define MADV_POPULATE_READ 22
 #define MADV_POPULATE_WRITE 23
 #endif
 
-/* Linux 6.13 lets a process give itself any advice for a vector; older kernels get one madvise a range. */
+/* Since Linux 6.13 a process can advise itself on a vector of ranges; before, each takes a madvise(). */
 static bool probe_vectored(int self)
 {
 	void *p = self < 0 ? MAP_FAILED : mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -87,7 +87,7 @@ int reach_advise(const struct reach *r, const struct iovec *v, unsigned n, int a
 	return err;
 }
 
-/* The mapping that start lies in can be read, and covers the range: PROCMAP_QUERY, Linux 6.11. */
+/* True if one mapping covers the range and is readable. Needs PROCMAP_QUERY (Linux 6.11). */
 static bool may_read(const struct reach *r, uint64_t start, uint64_t end)
 {
 	struct procmap_query q = { .size = sizeof(q), .query_flags = PROCMAP_QUERY_VMA_READABLE, .query_addr = start };
@@ -95,7 +95,7 @@ static bool may_read(const struct reach *r, uint64_t start, uint64_t end)
 	return !ioctl(r->maps, PROCMAP_QUERY, &q) && q.vma_start <= start && q.vma_end >= end;
 }
 
-/* Every page of the range is in the page table. A page that is swapped out, poisoned, or in the file alone is not. */
+/* True if all pages of the range are in the page table: none swapped out, poisoned, or only in the file. */
 static bool is_present(const struct reach *r, uint64_t start, uint64_t end)
 {
 	struct page_region found = { 0 };
@@ -113,8 +113,9 @@ static bool is_present(const struct reach *r, uint64_t start, uint64_t end)
 }
 
 /*
- * A page that is mapped readable and is in the page table can be read. MADV_POPULATE_READ, which also brings in what is not
- * there, finds each page by itself: half as much CPU again for all of pre-copy. Looking it up costs two calls a range.
+ * A page can be read if its mapping is readable and it is in the page table; two calls per range tell.
+ * MADV_POPULATE_READ, which also brings in absent pages, looks up each page by itself; it would raise the CPU
+ * time of pre-copy by half.
  */
 static bool known_readable(const struct reach *r, const struct iovec *v, unsigned n)
 {
@@ -140,7 +141,7 @@ int reach_readable(const struct reach *r, const struct iovec *v, unsigned n)
 	return known_readable(r, v, n) ? 0 : reach_advise(r, v, n, MADV_POPULATE_READ);
 }
 
-/* The pages that these bytes lie in. */
+/* Populates all pages that these bytes lie in. */
 static int populate(const void *p, size_t len, bool write)
 {
 	uintptr_t first = (uintptr_t)p & ~(PAGE_BYTES - 1), end = ((uintptr_t)p + len + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
@@ -184,9 +185,9 @@ static bool forbidden(int err)
 }
 
 /*
- * The local side is what is read: the kernel copies from it as it does for a write(), and survives a memory error that
- * nobody has met before. By syscall(), because the guest writes while this reads, on purpose: such a page is dirty and sent again;
- * ThreadSanitizer would look at what the C library's function reads.
+ * process_vm_writev() reads its local side like the buffer of a write(), and survives a memory error that
+ * nobody has met before. Called by syscall(), because ThreadSanitizer checks what the C library's function
+ * reads: the guest writes src meanwhile, on purpose (such a page is dirty and is sent again).
  */
 static int copy_vec(void *dst, const struct iovec *src, unsigned n, size_t len)
 {
@@ -205,7 +206,7 @@ int reach_copy(void *dst, const void *src, size_t len)
 
 	if (!forbidden(err))
 		return err;
-	/* A filter has no such call: by the CPU, after the kernel has said that both can be reached. */
+	/* A filter forbids it: copy by the CPU, after the kernel has confirmed that both are reachable. */
 	err = prove(src, len, false);
 	if (!err)
 		err = prove(dst, len, true);
@@ -244,7 +245,7 @@ struct mapping {
 	uint64_t offset, inode;
 };
 
-/* The line of /proc/self/maps that has the address: 1, 0 where there is none, or why that cannot be told. */
+/* Finds the line of /proc/self/maps that has addr: 1 if found, 0 if nothing is mapped there, else -errno. */
 static int find_mapping(struct mapping *ret, uintptr_t addr)
 {
 	FILE *in = fopen("/proc/self/maps", "re");
@@ -272,7 +273,7 @@ static int find_mapping(struct mapping *ret, uintptr_t addr)
 	return err ? -err : found;
 }
 
-/* Of a page in a file; the link may be followed by the privileged alone, and then the sentence says less. */
+/* Explains a failure on a page of a file; says less if not privileged to follow the link. */
 static void why_file(char *why, size_t cap, const struct mapping *m, uintptr_t addr)
 {
 	uint64_t at = m->offset + (addr - m->start);

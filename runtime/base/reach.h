@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How this process's own CPU gets at guest memory.
+ * How this process's CPU accesses guest memory without signals.
  *
- * A load or a store can raise SIGBUS or SIGSEGV: the page has a hardware error, the file behind it has become shorter or its file
- * system is full, the VMM has changed the mapping. A library must not let a VMM die of that, nor may it take over its signal
- * handlers. So guest memory is copied, and filled, by calls that return an error instead; and it is read in place only right
- * after the kernel has said that it can be.
+ * A load or a store can raise SIGBUS or SIGSEGV: the page has a hardware error, its file has become shorter,
+ * the file system is full, or the VMM has changed the mapping. A library must not let the VMM die of that or
+ * take over its signal handlers. So system calls, which return an error instead, copy and fill guest memory.
+ * It is read in place only right after the kernel has confirmed that this works.
  */
 #ifndef FERRY_REACH_H
 #define FERRY_REACH_H
@@ -17,33 +17,34 @@
 
 struct fail;
 
-/* Advice for many ranges of our own memory at once. */
+/* For madvise() of many ranges of this process at once, and for lookups in its page table. */
 struct reach {
-	int self;	   /* pidfd, or -1 */
-	bool vectored;	   /* process_madvise takes any advice here: Linux 6.13 */
-	int pagemap, maps; /* of this process, for reach_readable(); or -1 */
+	int self;	   /* pidfd of this process, or -1 */
+	bool vectored;	   /* process_madvise() takes any advice here (Linux 6.13) */
+	int pagemap, maps; /* in /proc/self, for reach_readable(); or -1 */
 };
 
-/* What is not open. A zeroed struct is not: reach_close() would close descriptor 0. */
+/* Nothing is open. A zeroed struct does not mean that: reach_close() would close descriptor 0. */
 #define REACH_NONE ((struct reach){ .self = -1, .pagemap = -1, .maps = -1 })
 
-/* reads: for reach_readable(), too, which is faster then. */
+/* reads: also open what makes reach_readable() faster. */
 void reach_open(struct reach *r, bool reads);
 void reach_close(struct reach *r);
-/* madvise() of n ranges: 0, or -errno of the first that failed. */
+/* madvise() of n ranges. Returns 0, or -errno of the first range that failed. */
 int reach_advise(const struct reach *r, const struct iovec *v, unsigned n, int advice);
 
 /*
- * All of these ranges can be read now. Else -errno: -EHWPOISON a hardware error, -EFAULT the mapping, -ENOMEM nothing is
- * mapped; -EINVAL, -EPERM and -ENOSYS: the kernel, a filter, or this kind of memory leave it open.
+ * 0: all n ranges can be read now. Otherwise -EHWPOISON: hardware error; -EFAULT: the mapping does not allow
+ * it; -ENOMEM: nothing is mapped; -EINVAL, -EPERM, -ENOSYS: unknown (the kernel, a filter, or the kind of
+ * memory).
  */
 int reach_readable(const struct reach *r, const struct iovec *v, unsigned n);
 
-/* Copies between this process's own memory: 0, -EFAULT: one of the two cannot be reached, -EPERM, -ENOSYS: a filter forbids it. */
+/* Copy, clear our own memory. -EFAULT: not reachable; -EPERM, -ENOSYS: a filter forbids copy and check. */
 int reach_copy(void *dst, const void *src, size_t len);
 int reach_zero(void *dst, size_t len);
 
-/* A page of guest memory, for a sentence about it. */
+/* A page of guest memory, as reach_fail() names it. */
 struct reach_page {
 	uint32_t region;
 	uint64_t page;
@@ -51,13 +52,13 @@ struct reach_page {
 	const void *addr;
 };
 
-/* Whether this page can be read (or written): -EHWPOISON, -EFAULT or -ENOMEM; 0: it can, or it cannot be told. */
+/* Whether this page can be read (or written): 0: yes or unknown; else -EHWPOISON, -EFAULT or -ENOMEM. */
 int reach_page(const void *addr, bool write);
-/* The first page of this memory that cannot; NULL: there is none. What was never touched is allocated by it. */
+/* The first page of this memory that cannot, or NULL. Allocates pages that were never touched. */
 const void *reach_find(const void *base, size_t len, bool write);
 /*
- * Says why the page could not be read (or written) a moment ago, and what to do. Returns -EHWPOISON for a hardware error,
- * else -EFAULT.
+ * Records why this page could not be read (or written) a moment ago, and what to do. Returns -EHWPOISON for a
+ * hardware error, else -EFAULT.
  */
 int reach_fail(struct fail *f, const struct reach_page *p, bool write);
 

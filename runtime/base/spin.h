@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Polling on a core that nobody else wants.
+ * Polling, but only on a core that nobody else wants.
  *
- * Waking a thread whose core sleeps costs tens of microseconds, so who waits for a fault or its answer polls for a
- * while. But a core that somebody else could use is not asleep: there a poller is in the way (of the peer, of a vCPU),
- * and who blocks is woken by a mere switch. A yield tells the two apart by how long it takes. When somebody had the
- * core meanwhile, the next waits block; for so long that finding out costs a bounded share of the time.
+ * Waking a thread on a sleeping core costs tens of microseconds, so a thread that waits for a fault or its
+ * answer polls for a while. If others want the core, polling keeps the peer or a vCPU from it, and waking a
+ * blocked thread takes a mere context switch. The time that sched_yield() takes tells the cases apart. If
+ * another thread ran meanwhile, do not poll for SPIN_BAR times as long (at most SPIN_BAR_MAX_NS), so that the
+ * yields cost a bounded share of the time.
  */
 #ifndef FERRY_SPIN_H
 #define FERRY_SPIN_H
@@ -21,10 +22,10 @@
 #define SPIN_BAR_MAX_NS 500000u
 
 struct spin {
-	uint64_t barred_ns; /* somebody else had the core: block until then */
+	uint64_t barred_ns; /* do not poll before this time */
 };
 
-/* Gives the core up once. Whether to go on polling; else block. */
+/* Yields the core once. Returns true if the caller can go on polling, false if it should block. */
 static inline bool spin_on(struct spin *s)
 {
 	uint64_t begin = now_ns(), took, bar;

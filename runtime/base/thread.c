@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Threads of the library's own. */
+/* Starts the library's own threads. */
 #include <signal.h>
 
 #include "thread.h"
