@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
 /*
- * One pass over /proc/self/maps (0.03 ms) tells permissions, sharing, file and offset. What it does not tell
- * is whether another userfaultfd is still filling the memory. /proc/self/smaps does, but it walks every page
- * table and holds mmap_lock meanwhile, with the VM running: 13 ms a GiB of small pages, 130 on a busy
- * machine. So each mapping is asked first by a UFFDIO_COPY that cannot succeed, because its source is not
- * readable: ENOENT means that no userfaultfd has the mapping, anything else that one has. That takes 0.5 us
- * and changes nothing, and a userfaultfd that may only serve faults of user mode, which every process may
- * open, is good enough for it. smaps is read where one has it, to tell memory that is being filled (um, ui)
- * from memory that is write-protected for tracking (uw); and where no userfaultfd is to be had.
+ * Checks that the memory of each region matches the region's description.
+ *
+ * One pass over /proc/self/maps (0.03 ms) gives permissions, sharing, file and offset, but not whether
+ * another userfaultfd is still filling the memory. /proc/self/smaps does, but it walks every page table and
+ * holds mmap_lock meanwhile, with the VM running: 13 ms per GiB of small pages, 130 on a busy machine. So
+ * each mapping is probed first with a UFFDIO_COPY that cannot succeed, because its source is not readable:
+ * ENOENT means that no userfaultfd has the mapping, anything else that one has. The probe takes 0.5 us,
+ * changes nothing, and needs only a userfaultfd for faults of user mode, which every process may open. smaps
+ * is read if a userfaultfd has the mapping, to tell memory that is being filled (um, ui) from memory that is
+ * write-protected for tracking (uw); and if no userfaultfd can be opened.
  */
 #include "mapping.h"
 
@@ -32,14 +34,14 @@
 #include "runtime/base/page.h"
 #include "runtime/base/reach.h"
 
-#define NAME_MAX_SAID 100 /* of a mapping's name in a sentence */
+#define NAME_MAX_SAID 100 /* of a mapping's name in an error message */
 
 struct vma {
 	uint64_t start, end, offset, inode;
 	dev_t dev;
 	char perms[8];
-	const char *name;  /* maps only */
-	const char *flags; /* smaps only: " rd wr ... " */
+	const char *name;  /* from maps only */
+	const char *flags; /* from smaps only: " rd wr ... " */
 };
 
 struct file {
@@ -49,13 +51,13 @@ struct file {
 
 struct look {
 	const struct ferry_region *r;
-	struct file *file;  /* one a region */
-	const uint32_t *at; /* the regions in the order of their addresses */
+	struct file *file;  /* one per region */
+	const uint32_t *at; /* indices of the regions, sorted by address */
 	size_t n;
 	bool target;
-	bool flags_wanted; /* maps alone does not decide */
-	dev_t huge;	   /* the kernel's own mount of huge pages of 2 MiB; 0: it cannot be told */
-	int uffd;	   /* to ask with */
+	bool flags_wanted; /* smaps must be read as well */
+	dev_t huge;	   /* device of anonymous huge pages of 2 MiB; 0: unknown */
+	int uffd;	   /* for uffd_has(), or -1 */
 	void *unreadable;
 	struct fail *f;
 };
@@ -124,7 +126,7 @@ static bool same_file(const struct file *a, const struct file *b)
 	return a->st.st_dev == b->st.st_dev && a->st.st_ino == b->st.st_ino;
 }
 
-/* What the target does with a file: a second mapping, to land pages, and holes, to make pages zero. */
+/* The target lands pages through a second mapping of the file and makes pages zero by punching holes. */
 static int check_writable(const struct ferry_region *r, struct fail *f)
 {
 	int mode = fcntl(r->fd, F_GETFL), seals = fcntl(r->fd, F_GET_SEALS);
@@ -143,7 +145,7 @@ static int check_writable(const struct ferry_region *r, struct fail *f)
 	return 0;
 }
 
-/* The first region of each mount with a limit speaks for all of them. */
+/* Checks all regions of one mount with a size limit, once: when called for the first of them. */
 static int check_room(const struct look *k, size_t first)
 {
 	const struct file *file = k->file;
@@ -242,7 +244,7 @@ static int refuse_kind(struct look *k, uint32_t i, const struct vma *v, uint64_t
 		    found, at, due);
 }
 
-/* Of one mapping, the part that begins in the region at address at. */
+/* Judges the part of the mapping v that lies in region i; it begins at address at. */
 static int judge_kind(struct look *k, uint32_t i, const struct vma *v)
 {
 	const struct ferry_region *r = &k->r[i];
@@ -326,7 +328,7 @@ static int gap(struct look *k, uint32_t i, uint64_t at)
 		    r->id, r->len, r->hva, at);
 }
 
-/* *i: the region that is looked at, *due: the first byte of it that no mapping has covered yet. */
+/* *i: index into k->at of the current region; *due: its first byte that no mapping has covered yet. */
 static int visit(struct look *k, const struct vma *v, judge_fn judge, size_t *i, uint64_t *due)
 {
 	while (*i < k->n) {
@@ -406,7 +408,7 @@ static int sort(struct look *k, uint32_t *at)
 	return 0;
 }
 
-/* Anonymous huge pages lie on a mount of the kernel's own, one a size. */
+/* The kernel keeps anonymous huge pages on an internal mount, one per size. Returns its device, or 0. */
 static dev_t huge_device(void)
 {
 	int fd = memfd_create("ferry", MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB);

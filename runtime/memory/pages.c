@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Sets of pages, one bit a page.
+ * Sets of pages, one bit per page.
  *
- * Every change is one atomic read-modify-write of one word, and what it did is told from the word's old
- * value: add and delete use fetch_or and fetch_and, a claim uses compare-and-swap, so that it takes exactly
- * the run it returns and never has to give a bit back. Words are from lazily populated memory: a scan of
- * words nobody has written reads the kernel's zero page.
+ * Every change is one atomic read-modify-write of one word, and the word's old value tells what it changed.
+ * Add and delete use fetch_or and fetch_and. A claim uses compare-and-swap, so that it takes exactly the run
+ * that it returns and never gives a bit back. The words are lazily populated: a scan of words that nobody has
+ * written reads the kernel's zero page.
  *
- * Above the words lies a bit for each group of 64 of them, set before any of its words is: walks pass over groups that are
- * clear. A group whose last bit is taken away stays set until its set is emptied or tidied: that costs a look at 64 words.
+ * Each group of 64 words has a bit, set before any of its words; walks skip groups whose bit is clear. When
+ * the last bit of a group is taken, the group's bit stays set until the set is emptied or tidied; that costs
+ * a look at 64 words.
  */
 #include "pages.h"
 
@@ -38,7 +39,7 @@ static uint64_t ngroup_words(const struct page_set_region *r)
 	return nwords(r) / (GROUP_WORDS * WORD_BITS) + 1;
 }
 
-/* Before a bit of the word is set. */
+/* Sets the bit of the word's group. Call this before setting a bit of the word. */
 static void mark(struct page_set_region *r, uint64_t word)
 {
 	uint64_t group = word / GROUP_WORDS, bit = UINT64_C(1) << (group % WORD_BITS);
@@ -48,7 +49,7 @@ static void mark(struct page_set_region *r, uint64_t word)
 		atomic_fetch_or_explicit(g, bit, memory_order_acq_rel);
 }
 
-/* The first word of a group that may have bits, at or after this one, which begins a group; or nwords. */
+/* The first word at or after this one whose group's bit is set, or nwords. word must begin a group. */
 static uint64_t skip(const struct page_set_region *r, uint64_t word)
 {
 	uint64_t n = nwords(r), group = word / GROUP_WORDS, i = group / WORD_BITS, bits;
@@ -71,14 +72,14 @@ static uint64_t next_word(const struct page_set_region *r, uint64_t word)
 
 #define FOR_WORDS(r, w) for (uint64_t w = skip(r, 0), w##_n = nwords(r); w < w##_n; w = next_word(r, w))
 
-/* No word has a bit any more. */
+/* Clears all group bits. Call this when all words are zero. */
 static void unmark(struct page_set_region *r)
 {
 	for (uint64_t i = 0; r->npages && i < ngroup_words(r); i++)
 		atomic_store_explicit(&r->groups[i], 0, memory_order_release);
 }
 
-/* n bits from bit first on; n is 1..64 and first + n at most 64 */
+/* n bits from bit first on: 1 <= n <= 64 and first + n <= 64. */
 static uint64_t mask_of(unsigned first, unsigned n)
 {
 	return (~UINT64_C(0) >> (WORD_BITS - n)) << first;
@@ -211,8 +212,8 @@ uint64_t page_set_count(const struct page_set *s)
 }
 
 /*
- * What emptying a region has met: pages of words that had any set. Where they are few they are kept, because each costs a
- * fault when it is written again.
+ * Counts the pages of memory whose words were emptied. If there are few they are kept, because writing them
+ * again after MADV_DONTNEED costs a fault each.
  */
 struct emptied {
 	uint64_t last, pages;
@@ -239,7 +240,7 @@ void page_set_clear(struct page_set *s)
 		struct emptied e = { 0 };
 
 		FOR_WORDS(r, w) {
-			if (!load(r, w)) /* writing a word that is zero would populate it */
+			if (!load(r, w)) /* writing a zero word would allocate its page */
 				continue;
 			atomic_store_explicit(&r->words[w], 0, memory_order_release);
 			note_emptied(&e, w);
@@ -362,7 +363,7 @@ void page_set_subtract(struct page_set *dst, const struct page_set *src)
 	}
 }
 
-/* The first page of [page, end) whose bit, xored with flip, is set; end when there is none. */
+/* The first page of [page, end) whose bit, xored with flip, is set; end if there is none. */
 static uint64_t find(const struct page_set_region *r, uint64_t page, uint64_t end, uint64_t flip)
 {
 	uint64_t w = page / WORD_BITS, bits;
@@ -379,16 +380,16 @@ static uint64_t find(const struct page_set_region *r, uint64_t page, uint64_t en
 	return min_u64(w * WORD_BITS + __builtin_ctzll(bits), end);
 }
 
-/* How many of the first bits of the word, from bit first on, are set; at most max. */
+/* The number of consecutive set bits of the word from bit first on, at most max. */
 static unsigned ones_from(uint64_t bits, unsigned first, uint64_t max)
 {
-	uint64_t inverse = ~(bits >> first); /* what the shift brings in counts as clear */
+	uint64_t inverse = ~(bits >> first); /* bits shifted in count as clear */
 	unsigned n = inverse ? (unsigned)__builtin_ctzll(inverse) : WORD_BITS;
 
 	return min_u64(n, max);
 }
 
-/* Takes the set bits that begin at page, at most max of them and none beyond the word; how many. */
+/* Takes the consecutive set bits from page on, at most max, from this word only. Returns their number. */
 static unsigned take(struct page_set_region *r, uint64_t page, uint64_t max)
 {
 	_Atomic uint64_t *word = &r->words[page / WORD_BITS];
@@ -415,7 +416,7 @@ static uint32_t claim_run(struct page_set_region *r, uint64_t page, uint32_t max
 	return n;
 }
 
-/* Where a walk ends in the cursor's region. */
+/* The end of the walk in the cursor's region. */
 static uint64_t walk_end(const struct page_set_region *r, const struct page_cursor *at)
 {
 	return at->end ? min_u64(at->end, r->npages) : r->npages;
@@ -432,7 +433,7 @@ bool page_set_claim(struct page_set *s, struct page_cursor *at, uint32_t max, st
 			uint32_t n = claim_run(r, at->page, min_u64(max, end - at->page));
 
 			if (!n)
-				continue; /* another thread was quicker */
+				continue; /* another thread took it */
 			*run = (struct page_run){ .region = at->region, .npages = n, .page = at->page };
 			at->page += n;
 			return true;
@@ -443,7 +444,7 @@ bool page_set_claim(struct page_set *s, struct page_cursor *at, uint32_t max, st
 	return false;
 }
 
-/* The next run of set bits from at on within its region. */
+/* Finds the next run of set bits in the cursor's region. */
 static bool next_run(const struct page_set_region *r, struct page_cursor *at, uint32_t max, struct page_run *run)
 {
 	uint64_t limit = walk_end(r, at), begin = find(r, at->page, limit, 0), end;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Where a page lands, for anonymous memory and for memfds. */
+/* Places arriving pages in guest memory: anonymous memory and memfds. place_huge.c does hugetlbfs. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -16,13 +16,13 @@
 #include "runtime/base/fail.h"
 
 #define DROP_VEC 512u
-#define MAP_BYTES ((off_t)256 << 20) /* between two looks of the caller */
-#define DROP_PAGES 65536u /* in a piece */
+#define MAP_BYTES ((off_t)256 << 20) /* populated between two calls of look->ask() */
+#define DROP_PAGES 65536u /* per call of place_drop() */
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24
 #endif
 
-/* Linux 5.18 has an advice that drops memory whether it is locked or not. */
+/* MADV_DONTNEED_LOCKED (Linux 5.18) also drops locked memory. */
 static int drop_advice(void)
 {
 	void *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -36,8 +36,8 @@ static int drop_advice(void)
 }
 
 /*
- * Pages that the VMM has allocated already are mapped now, in one go: here, not one fault each as they arrive, and for the
- * VM, not one fault each when it runs.
+ * Maps the pages that the VMM has allocated already, in both mappings and in one go. Otherwise each costs a
+ * fault here when it arrives, and one in the VM when it runs.
  */
 static int map_allocated(struct place_region *r, const struct place_look *look)
 {
@@ -47,7 +47,7 @@ static int map_allocated(struct place_region *r, const struct place_look *look)
 	while (from < end && !err) {
 		from = lseek(r->reg->fd, from, SEEK_DATA);
 		if (from < 0 && errno != ENXIO)
-			r->mapped = true; /* who may not ask cannot know that the VM has nothing mapped */
+			r->mapped = true; /* refused: the VM may have pages mapped */
 		if (from < 0 || from >= end)
 			break;
 		to = lseek(r->reg->fd, from, SEEK_HOLE);
@@ -56,7 +56,7 @@ static int map_allocated(struct place_region *r, const struct place_look *look)
 		if (to > from + MAP_BYTES)
 			to = from + MAP_BYTES;
 		r->mapped = true;
-		/* Only speed is lost where it fails. */
+		/* Populating only gains speed: ignore the error. */
 		if (madvise(r->alias + (from - base), (size_t)(to - from), MADV_POPULATE_WRITE) ||
 		    madvise(r->vm + (from - base), (size_t)(to - from), MADV_POPULATE_WRITE))
 			break;
@@ -90,7 +90,7 @@ static int open_region(struct place_region *r, const struct ferry_region *reg, b
 			 reg->len, reg->fd);
 }
 
-/* Dropping is tried where it can fail. What is allocated beforehand loses one page by that. */
+/* Tries to drop where that can fail. This costs one page of memory that was allocated beforehand. */
 static int try_drop(const struct place *p, const struct place_region *r, struct fail *f)
 {
 	if (!madvise(r->vm, r->huge ? HUGE_BYTES : PAGE_BYTES, p->advice))
@@ -111,9 +111,9 @@ int place_open(struct place *p, const struct ferry_region *regions, size_t n, bo
 	p->advice = drop_advice();
 	while (p->n < n && !err) {
 		err = open_region(&p->r[p->n], &regions[p->n], pinned, look, f);
-		p->n++; /* what it has of one that failed is closed too */
+		p->n++; /* place_close() must also free what a failed region has */
 	}
-	/* Zero pages are made by dropping too, in any mode. */
+	/* place_zero() drops pages in every mode, so try it now. */
 	for (size_t i = 0; i < n && !err && p->advice == MADV_DONTNEED; i++)
 		if (!p->r[i].huge && p->r[i].mapped)
 			err = try_drop(p, &p->r[i], f);
@@ -160,7 +160,7 @@ void *place_landing(const struct place *p, uint32_t idx)
 	return p->r[idx].shared ? p->r[idx].alias : p->r[idx].vm;
 }
 
-/* Names the first of the pages that cannot be written; 0: there is none. */
+/* Records the first page of the run that cannot be written and returns its error; 0 if there is none. */
 static int unwritable(const struct place_region *r, const uint8_t *base, const struct page_run *run, struct fail *f)
 {
 	const uint8_t *bad = reach_find(base + bytes(run->page), bytes(run->npages), true);
@@ -183,7 +183,7 @@ int place_zero(struct place *p, const struct page_run *run, struct fail *f)
 	size_t off = bytes(run->page), len = bytes(run->npages);
 	int err;
 
-	/* A huge page is kept: given back to the host, there might be none when it is written again. */
+	/* Keep the huge page: if it went back to the host, there might be none when it is written again. */
 	if (p->pinned || r->huge) {
 		err = reach_zero((uint8_t *)place_landing(p, run->region) + off, len);
 		return err ? cannot_zero(r, run, -err, f) : 0;
@@ -207,7 +207,7 @@ int place_drop(struct place *p, const struct page_set *set, struct page_cursor *
 
 		if (!r->mapped)
 			continue;
-		if (r->huge) /* the walk goes on behind the huge page */
+		if (r->huge) /* drop the whole huge page; the walk continues after it */
 			huge_around(&run, at);
 		v[n++] = (struct iovec){ r->vm + bytes(run.page), bytes(run.npages) };
 		pages += run.npages;
@@ -220,7 +220,7 @@ int place_drop(struct place *p, const struct page_set *set, struct page_cursor *
 	return n == DROP_VEC || pages >= DROP_PAGES;
 }
 
-/* Armed or not: a marker stays when its range is unregistered. */
+/* Works before and after place_arm(): a poison marker stays when its range is unregistered. */
 static int poison_range(struct place *p, const struct place_region *r, uint8_t *at, size_t len, struct fail *f)
 {
 	int fd = p->uffd >= 0 ? p->uffd : uffd_open(place_kinds(p), f), err;
@@ -232,7 +232,7 @@ static int poison_range(struct place *p, const struct place_region *r, uint8_t *
 	if (!err)
 		err = uffd_poison(fd, at, len, &done);
 	if (fd != p->uffd)
-		close(fd); /* which unregisters it */
+		close(fd); /* unregisters the range */
 	return err < 0 ? fail_cure(f, CURE_UFFD_REGISTER, err, "a page of region %u that is lost at the source cannot be poisoned", r->reg->id) : 0;
 }
 
@@ -242,7 +242,7 @@ int place_poison(struct place *p, const struct page_run *run, struct fail *f)
 	size_t off = bytes(run->page), len = bytes(run->npages);
 	int err;
 
-	/* A file's hole would not be looked at when the VM migrates again, and the marker in the mapping be missed. */
+	/* Write the page: the VM's next migration would skip a hole of the file and miss the marker. */
 	if (r->shared && (err = reach_zero(r->alias + off, len)) < 0)
 		return cannot_zero(r, run, -err, f);
 	if (madvise(r->vm + off, len, p->advice))
@@ -282,7 +282,7 @@ int place_try(struct place *p, struct fail *f)
 		if (!err)
 			err = register_region(fd, &p->r[i], f);
 	}
-	close(fd); /* which unregisters all */
+	close(fd); /* unregisters all regions */
 	return err;
 }
 
@@ -325,7 +325,7 @@ int place_resolve(struct place *p, const struct place_region *r, uint8_t *dst, c
 	return 0;
 }
 
-/* CONTINUE stops with EFAULT at a hole of the file: that page is zero, and mapped as such. */
+/* UFFDIO_CONTINUE fails with EFAULT at a hole of the file: map a zero page there. */
 static int step_clean(int fd, uint8_t *dst, size_t len, size_t *done)
 {
 	int err = uffd_continue(fd, dst, len, true, done);
@@ -365,7 +365,7 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 	if (r->huge)
 		return huge_clean(p, run, f);
 	if (!r->shared) {
-		/* Anonymous and clean and absent: never sent, so it reads as zero. */
+		/* An absent clean page of anonymous memory was never sent, so it reads as zero. */
 		err = uffd_zero(p->uffd, dst, PAGE_BYTES, &done);
 		if (err == -EEXIST)
 			err = uffd_wake(p->uffd, dst, PAGE_BYTES);

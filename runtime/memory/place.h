@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where pages land at the target, for each kind of memory; nothing else knows the kinds apart.
+ * Where pages land at the target, for each kind of memory. No other code distinguishes the kinds.
  *
  *			before the switchover		post-copy
  *	anonymous	into the VM's mapping		staging, UFFDIO_COPY into it (missing mode)
  *	shared		into the page cache, through	the same, then UFFDIO_CONTINUE maps the page
  *			our second mapping		(minor mode)
- *	huge, anonymous	into the VM's mapping		gathered in memory of our own, one UFFDIO_COPY of 2 MiB
+ *	huge, anonymous	into the VM's mapping		gathered in our own memory, one UFFDIO_COPY of 2 MiB
  *	huge, shared	as shared			as shared, one UFFDIO_CONTINUE of 2 MiB
  *
- * Pages of hugetlbfs (place_huge.c) arrive in pieces of 4 KiB like all others, but the kernel maps 2 MiB or nothing:
- * whoever brings the last missing piece maps the whole.
+ * Pages of hugetlbfs (place_huge.c) arrive in pieces of 4 KiB like all others, but the kernel maps 2 MiB or
+ * nothing: the worker that brings the last missing piece maps the huge page.
  *
- * What is to fault must be in no mapping of the VM's. Of anonymous memory the residual pages are dropped; that happens
- * while the source still runs (place_drop for each PREARM), and in the downtime only for what was dirtied since. So it is of
- * shared memory that the VMM has allocated: both mappings of it are filled in the reservation, for a VM that finds its clean
- * pages mapped has no faults but for the residue. The VM's mapping of what is allocated as it arrives is not touched: nothing to
- * drop, and its clean pages are mapped as they fault (place_clean).
+ * A page faults only if the VM's mapping does not have it. So the residual pages of anonymous memory are
+ * dropped while the source still runs (place_drop() for each PREARM); the downtime drops only pages dirtied
+ * since. The same holds for shared memory that the VMM has allocated: both its mappings are populated in the
+ * reservation, so that clean pages cause no faults when the VM runs. Shared memory that is allocated as pages
+ * arrive is not mapped for the VM: nothing must be dropped; place_clean() maps clean pages as they fault.
  */
 #ifndef FERRY_PLACE_H
 #define FERRY_PLACE_H
@@ -30,83 +30,83 @@ struct fail;
 struct place_region {
 	const struct ferry_region *reg;
 	uint8_t *vm;	/* the VM's mapping */
-	uint8_t *alias; /* shared: our own second mapping; else NULL */
-	uint8_t *inbox; /* post-copy: where pages are received in their place; NULL: in buffers */
+	uint8_t *alias; /* shared: our second mapping; else NULL */
+	uint8_t *inbox; /* post-copy: pages are received here, at their offset; NULL: received in buffers */
 	uint64_t npages;
 	bool shared, huge, registered;
-	bool mapped; /* the VM's mapping may have pages before the VM runs: what is missing must be dropped from it */
-	_Atomic uint16_t *owed; /* huge, post-copy: for each huge page, the pieces of it that have not arrived */
+	bool mapped; /* pages may be mapped before the VM runs: the missing ones must be dropped */
+	_Atomic uint16_t *owed; /* huge, post-copy: per huge page, the number of missing pieces */
 };
 
 struct place {
 	struct place_region *r;
 	size_t n;
 	int uffd;	/* -1 until armed */
-	bool poisons;	/* place_poison() will be called, perhaps */
-	bool pinned;	/* pages must not be discarded: the transport holds them */
+	bool poisons;	/* place_poison() may be called */
+	bool pinned;	/* the transport has the pages pinned: they must not be dropped */
 	struct reach reach;
-	int advice;	/* MADV_DONTNEED, or what drops locked memory too */
-	const uint8_t *zeros; /* 2 MiB, where any region is huge; not backed by memory */
+	int advice;	/* MADV_DONTNEED, or MADV_DONTNEED_LOCKED if the kernel has it */
+	const uint8_t *zeros; /* 2 MiB of zeros, if any region is huge; takes no memory */
 };
 
-/* Asked between two pieces of work that takes long with much memory: its error ends that work. */
+/* Asked between two pieces of work that takes long for a large VM; an error of ask() ends that work. */
 struct place_look {
 	int (*ask)(void *arg);
 	void *arg;
 };
 
-/* look: NULL where nobody can end it. */
+/* look may be NULL. */
 int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, const struct place_look *look,
 	       struct fail *f);
-/* Nothing is missing any more: the VM's faults are the kernel's again, and who waits on one goes on. */
+/* Closes the userfaultfd; threads blocked in a fault resume. Call when no page is missing, or to give up. */
 void place_disarm(struct place *p);
 void place_close(struct place *p);
-/* Where region idx is written from outside: the base of its landing memory. */
+/* The base of the memory that the transport exposes to the source for region idx. */
 void *place_landing(const struct place *p, uint32_t idx);
 
-/* Before the switchover: these pages read as zero again. */
+/* Before the switchover: makes these pages read as zero. */
 int place_zero(struct place *p, const struct page_run *run, struct fail *f);
 /*
- * Before the switchover: every page of the set will fault when the VM touches it. From *at on, as much as takes some tens of
- * milliseconds; 1: there may be more.
+ * Before the switchover: makes every page of the set fault when the VM touches it. One call goes on from *at
+ * for some tens of milliseconds. Returns 1 if pages may be left, 0 at the end.
  */
 int place_drop(struct place *p, const struct page_set *set, struct page_cursor *at, struct fail *f);
-/* Between the last put and load: who touches these pages, whole huge ones, gets SIGBUS, for good. What they held is gone. */
+/* After the last put, before load: these pages (whole huge pages) lose their data; access raises SIGBUS. */
 int place_poison(struct place *p, const struct page_run *run, struct fail *f);
-/* Everything that post-copy will ask of the kernel is asked once. Before pages arrive; needs userfaultfd. */
+/* Tries every kernel call that post-copy needs, so that a refusal comes early, before pages arrive. */
 int place_try(struct place *p, struct fail *f);
-/* Faults in all regions come to p->uffd. */
+/* Opens p->uffd and registers all regions with it: their faults are read there. */
 int place_arm(struct place *p, struct fail *f);
 
-/* Post-copy: whether a page's bytes may be received straight into place_inbox(), or need a buffer first. */
+/* Post-copy: true if page data can be received in place_inbox(), false if it needs a buffer. */
 static inline bool place_direct(const struct place *p, uint32_t idx)
 {
 	return p->r[idx].inbox;
 }
-/* The base of it. */
+/* The base of the region's inbox. */
 static inline uint8_t *place_inbox(const struct place *p, uint32_t idx)
 {
 	return p->r[idx].inbox;
 }
 /*
- * The residue is complete, or is asked for again on a new link, and nothing of it is under way. A huge page of private
- * memory that lacks a piece then lacks all of them: what it held was dropped with it.
+ * Call it when the missing set is complete, and on a new link, while no get is in flight. If a huge page of
+ * private memory lacks a piece, all its pieces are added to missing: it was dropped as a whole.
  */
 void place_expect(struct place *p, struct page_set *missing);
 /*
- * The pages' bytes are there (buf, or the inbox where that is direct): map what is whole by them and take it, and
- * nothing else, out of missing; *done: so many pages. Without wake, who waits goes on at place_wake().
+ * Maps pages that have arrived (in buf, or in the inbox if place_direct()) and removes exactly these from
+ * missing; *done: their number. Without wake, threads blocked on them resume only at place_wake().
  */
 int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct page_set *missing,
 	      uint64_t *done, struct fail *f);
 /*
- * Pages, or whole huge pages, that are not of the residue: map them as they are. Of anonymous memory one, absent, with
- * a vCPU waiting for it.
+ * Maps pages (or whole huge pages) that are not in the residue. Of anonymous memory only one page at a time:
+ * an absent one that a vCPU waits for.
  */
 int place_clean(struct place *p, const struct page_run *run, struct fail *f);
-/* Who waits for these pages tries again: they are there already. */
+/* Lets threads that are blocked on these pages, which are mapped already, retry. */
 void place_wake(struct place *p, const struct page_run *run);
-/* What is mapped at once at an address: a page, or a huge page's 512. False: the address is in no region. */
+/* The unit that is mapped at an address: a page, or the 512 of a huge page. False: addr is in no region. */
 bool place_find(const struct place *p, uint64_t addr, struct page_run *ret);
 
 #endif

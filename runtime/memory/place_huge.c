@@ -2,19 +2,18 @@
 /*
  * Pages of hugetlbfs in post-copy.
  *
- * The residue of a huge page is its dirty pieces of 4 KiB, and it crosses as such; but the kernel maps 2 MiB
- *or nothing. So pieces are received in their place in the inbox (the page cache of a memfd; memory of our own
- *beside private memory), each region counts what every huge page is still owed, and the worker whose piece
- *makes that zero maps the whole: nobody else can, and before that nobody can see any of it. Only then do its
- *pages leave `missing`: what is not missing is mapped, or was never sent.
+ * The residue of a huge page is its dirty pieces of 4 KiB, and it crosses as such, but the kernel maps 2 MiB
+ * or nothing. So pieces are received at their offset in the inbox (the page cache of a memfd, or our own
+ * memory beside private memory). Each region counts how many pieces each huge page lacks; the worker whose
+ * piece makes that zero maps the huge page. No other worker can do so, and before that nobody sees any of it.
+ * Only then do its pages leave the missing set: a page that is not missing is mapped, or was never sent.
  *
- *	memfd		the clean pieces are in the page cache already: only the dirty ones are pulled
- *	private		the huge page had to be dropped to make it fault, its clean pieces with it: all 512
- *are pulled. Keeping them would take a copy of 2 MiB for each huge page, in the downtime too, and up to as
- *			much memory again as the guest has; docs/benchmarking.md has what the choice costs.
+ *	memfd		The clean pieces are in the page cache: only the dirty ones are pulled.
+ *	private		To make the huge page fault, it was dropped with its clean pieces: all 512 are pulled.
+ *			Keeping the clean pieces would take a copy of 2 MiB per huge page, also in downtime,
+ *			and up to as much memory again as the guest has (cost: docs/benchmarking.md).
  *
- * After a lost link pieces may be pulled again that had arrived: the count begins anew with what is in
- *`missing`.
+ * After a lost link, pieces that had arrived may be pulled again: the counts start again from missing.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -44,7 +43,7 @@ static long pool(const char *name)
 	return n;
 }
 
-/* No huge page was to be had: the pool tells whether it is the host's fault or the cgroup's, which have one errno. */
+/* No huge page: the host's pool is empty, or the cgroup is at its limit. One errno: the pool tells. */
 static enum cure cure_of(int err)
 {
 	if (err != -ENOMEM && err != -EFAULT)
@@ -52,7 +51,7 @@ static enum cure cure_of(int err)
 	return pool("free_hugepages") > 0 ? CURE_HUGE_LIMIT : CURE_HUGE_EMPTY;
 }
 
-/* What is mapped without MAP_NORESERVE is certain to find its huge pages: none is missing in the middle. */
+/* Without MAP_NORESERVE the huge pages are reserved: none is lacking in the middle of a migration. */
 static int map_alias(struct place_region *r, struct fail *f)
 {
 	const struct ferry_region *reg = r->reg;
@@ -62,7 +61,7 @@ static int map_alias(struct place_region *r, struct fail *f)
 	r->alias = mmap(NULL, reg->len, PROT_READ | PROT_WRITE, MAP_SHARED, reg->fd, (off_t)reg->fd_offset);
 	if (r->alias != MAP_FAILED) {
 		r->inbox = r->alias;
-		/* A VMM may have touched its own to be sure of its pages; what is mapped there would not fault. */
+		/* The VMM may have touched its mapping, to allocate. Pages mapped there would not fault. */
 		if (!madvise(r->vm, reg->len, MADV_DONTNEED))
 			return 0;
 		return fail_cure(f, CURE_DROP, -errno, "what is mapped of region %u, which is of huge pages, cannot be dropped",
@@ -93,7 +92,7 @@ static int map_inbox(struct place_region *r, struct fail *f)
 		munmap(p, head);
 	munmap(p + head + len, HUGE_BYTES - head);
 	r->inbox = p + head;
-	/* A wish: it is filled and given back by 2 MiB. */
+	/* Best effort: the memory is filled and freed in units of 2 MiB. */
 	madvise(r->inbox, len, MADV_HUGEPAGE);
 	return 0;
 }
@@ -167,7 +166,7 @@ void place_expect(struct place *p, struct page_set *missing)
 	}
 }
 
-/* A huge page has all of its pieces: the only caller for it. */
+/* The huge page is complete. For each, only one thread gets here. */
 static int map_whole(struct place *p, struct place_region *r, uint64_t unit, bool wake)
 {
 	uint8_t *from = r->inbox + unit * HUGE_BYTES;
@@ -206,7 +205,7 @@ int huge_run(struct place *p, const struct page_run *run, bool wake, struct page
 	return 0;
 }
 
-/* Absent and clean: in the page cache, or a hole, which reads as zero. */
+/* An absent clean huge page is in the page cache, or it is a hole, which reads as zero. */
 int huge_clean(struct place *p, const struct page_run *run, struct fail *f)
 {
 	struct place_region *r = &p->r[run->region];

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Which pages were ever touched. */
+/* Finds the pages that were ever touched. */
 #include "populated.h"
 
 #include <errno.h>
@@ -36,7 +36,7 @@ static uint64_t add_pages(struct page_set *set, uint32_t idx, uint64_t page, uin
 	return added;
 }
 
-/* Our own open file, because SEEK_DATA moves the offset, which every duplicate of the embedder's fd shares. */
+/* Opens the file again: SEEK_DATA moves the offset, which all duplicates of the embedder's fd share. */
 static int reopen(int fd)
 {
 	char path[32];
@@ -118,7 +118,7 @@ int populated_by_scan(struct page_set *set, uint32_t idx, const struct ferry_reg
 		for (int i = 0; i < n; i++)
 			added += add_pages(set, idx, (found[i].start - base) >> PAGE_SHIFT,
 					   (found[i].end - found[i].start) >> PAGE_SHIFT);
-		if (arg.walk_end <= arg.start) { /* no progress: would go on for ever */
+		if (arg.walk_end <= arg.start) { /* no progress: the loop would never end */
 			err = -EIO;
 			break;
 		}
@@ -174,8 +174,8 @@ int populated_by_pagemap(struct page_set *set, uint32_t idx, const struct ferry_
 }
 
 /*
- * A huge page of the file has a hardware error: it is there, and whoever sends it says what becomes of it. A read() that comes to the
- * error stops before it, or says EIO.
+ * True if a huge page of the file has a hardware error. It counts as populated; the code that sends it
+ * handles the error. A read() that meets the error returns what comes before it, or EIO.
  */
 static bool is_lost(int err)
 {
@@ -183,8 +183,8 @@ static bool is_lost(int err)
 }
 
 /*
- * hugetlbfs has no SEEK_HOLE: all of a file is data to it. But UFFDIO_CONTINUE maps what is in the page cache and
- * nothing else, so that it tells through a mapping of our own which pages are there; it stops at each hole.
+ * SEEK_DATA takes all of a hugetlbfs file for data. But UFFDIO_CONTINUE, through a mapping of our own, maps
+ * only pages that are in the page cache and stops at each hole.
  */
 int populated_by_continue(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
 {
@@ -218,7 +218,7 @@ int populated_by_continue(struct page_set *set, uint32_t idx, const struct ferry
 	return err;
 }
 
-/* Without userfaultfd: a read() of a hole gives zeros and makes no page; it costs the reading of all of them. */
+/* Without userfaultfd: reads all pages. A read() of a hole returns zeros and allocates no page. */
 int populated_by_read(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
 {
 	size_t unit = (size_t)1 << HUGE_SHIFT;
@@ -242,7 +242,7 @@ int populated_by_read(struct page_set *set, uint32_t idx, const struct ferry_reg
 	return err;
 }
 
-/* The quick way has given err: 0, or the slower one. */
+/* The quick way failed with err. Tries the slower one if the kernel lacks (absent) or refuses it. */
 static int or_else(int err, bool absent, int (*slower)(struct page_set *, uint32_t, const struct ferry_region *, uint64_t *),
 		   struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
 {
@@ -264,6 +264,6 @@ int populated_pages(struct page_set *set, uint32_t idx, const struct ferry_regio
 	}
 	if (reg->flags & FERRY_REGION_SHARED)
 		return populated_by_seek(set, idx, reg, count);
-	err = populated_by_scan(set, idx, reg, count); /* ENOTTY: before Linux 6.7 */
+	err = populated_by_scan(set, idx, reg, count); /* ENOTTY before Linux 6.7 */
 	return err ? or_else(err, err == -ENOTTY, populated_by_pagemap, set, idx, reg, count) : 0;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* userfaultfd: opening it, and its ioctls with their errors. */
+/* userfaultfd: opens it, and wraps its ioctls. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -74,7 +74,7 @@ int uffd_open_to_ask(void)
 
 	if (fd < 0 && errno == EINVAL) /* before Linux 5.11 */
 		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0) /* a sandbox may refuse the call and grant the device */
+	if (fd < 0) /* a sandbox may refuse the call but allow the device */
 		fd = open_any();
 	if (fd < 0)
 		return fd;
@@ -85,7 +85,7 @@ int uffd_open_to_ask(void)
 	return err;
 }
 
-/* The kernel looks at the destination first: ENOENT, where no userfaultfd has it. Nothing is ever copied. */
+/* The kernel checks the destination first: ENOENT if no userfaultfd has it. Nothing is ever copied. */
 bool uffd_has(int fd, void *addr, size_t len, const void *unreadable)
 {
 	struct uffdio_copy c = { .dst = (uintptr_t)addr, .src = (uintptr_t)unreadable, .len = len };
@@ -117,7 +117,7 @@ int uffd_read(int fd, uint64_t *addr, unsigned max)
 	return n;
 }
 
-/* One ioctl of the family that reports how far it came; -EAGAIN (the mm is changing) goes on from there. */
+/* These ioctls report their progress; after -EAGAIN (the mm is changing) go on from there. */
 int uffd_copy(int fd, void *dst, const void *src, size_t len, bool wake, size_t *done)
 {
 	*done = 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * userfaultfd, the calls of it that demand paging needs: Documentation/admin-guide/mm/userfaultfd.rst.
- * Never UFFD_USER_MODE_ONLY: a vCPU's access faults in kernel mode. All return 0 or -errno; -EEXIST (the page
- * is there already) is for the caller to judge.
+ * The calls of userfaultfd that demand paging needs (Documentation/admin-guide/mm/userfaultfd.rst). No
+ * UFFD_USER_MODE_ONLY: a vCPU's access faults in kernel mode. Functions return 0 or -errno; -EEXIST means
+ * that the page is mapped already, and the caller decides what that means.
  */
 #ifndef FERRY_UFFD_H
 #define FERRY_UFFD_H
@@ -13,29 +13,29 @@
 
 struct fail;
 
-/* What memory has to be served. */
+/* What the memory and the migration need. */
 #define UFFD_SHARED 1u
 #define UFFD_HUGE 2u
-#define UFFD_POISON 4u /* pages that the host has lost: Linux 6.6 */
+#define UFFD_POISON 4u /* UFFDIO_POISON for lost pages: Linux 6.6 */
 
-/* A non-blocking descriptor with what the region kinds (UFFD_*) need, or -EPERM/-EOPNOTSUPP and what to do about it. */
+/* A non-blocking descriptor with the features for kinds (UFFD_*), or -errno with a sentence on what to do. */
 int uffd_open(unsigned kinds, struct fail *f);
-/* Faults on absent pages; shared: also on pages that are in the page cache but not mapped (minor). */
+/* Catches faults on absent pages and, if shared, on pages in the page cache that are not mapped (minor). */
 int uffd_register(int fd, void *addr, size_t len, bool shared);
 /*
- * To ask who has a mapping: a descriptor that serves nothing, which needs no privilege; -errno. uffd_has() says whether any
- * userfaultfd has the mapping at addr. len: a page of it; unreadable: as much memory that nobody can read.
+ * uffd_open_to_ask(): a descriptor for uffd_has() only, without privilege, or -errno. uffd_has(): whether any
+ * userfaultfd has the mapping at addr. len: its page size; unreadable: as many bytes without read access.
  */
 int uffd_open_to_ask(void);
 bool uffd_has(int fd, void *addr, size_t len, const void *unreadable);
 int uffd_unregister(int fd, void *addr, size_t len);
-/* Addresses of faults, at most max; the count, 0 when there is none now, or -errno. */
+/* Reads up to max fault addresses. Returns their number, 0 if there is none now, or -errno. */
 int uffd_read(int fd, uint64_t *addr, unsigned max);
-/* *done: bytes resolved before the error, also on success. Who waits in the range is woken, if wake says so. */
+/* *done: bytes resolved, also after an error. With wake, threads blocked on these pages resume. */
 int uffd_copy(int fd, void *dst, const void *src, size_t len, bool wake, size_t *done);
 int uffd_continue(int fd, void *addr, size_t len, bool wake, size_t *done);
-int uffd_zero(int fd, void *addr, size_t len, size_t *done); /* not huge pages: the kernel has none of zeros */
-/* Who touches these pages, which are absent, gets SIGBUS as of a hardware error, for good: also when fd is closed. */
+int uffd_zero(int fd, void *addr, size_t len, size_t *done); /* not huge pages: hugetlbfs has no zero page */
+/* Access to these pages, which must be absent, raises SIGBUS (hardware error), even after fd is closed. */
 int uffd_poison(int fd, void *addr, size_t len, size_t *done);
 int uffd_wake(int fd, void *addr, size_t len);
 

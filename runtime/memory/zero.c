@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Whether memory is zero, by the widest registers that the processor has. */
+/* Tests memory for zeros with the widest registers of the CPU. */
 #include "zero.h"
 
 #include <stdint.h>
@@ -39,7 +39,7 @@ bool is_zero(const void *p, size_t len)
 {
 	const char *begin = p, *end = begin + len;
 
-	/* A load and a well-predicted branch a call; an ifunc would run before the sanitizers are ready. */
+	/* A load and a predicted branch per call; an ifunc would run before the sanitizers are ready. */
 	return __builtin_cpu_supports("avx2") ? is_zero_avx2(begin, end) : is_zero_base(begin, end);
 }
 
