@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Pages that this host has lost, at the source: session/poison.h has the theory. */
+/* Poisoned pages at the source: pages that this host has lost. session/poison.h has the theory. */
 #include <errno.h>
 #include <inttypes.h>
 
@@ -8,7 +8,7 @@
 #include "runtime/link/link.h"
 
 #define SIFT_RUNS 256u
-#define SIFT_PAGES 512u /* a run: so many are looked at one by one for each that is poisoned */
+#define SIFT_PAGES 512u /* per run: sift_run() looks at all of them, one by one, if one cannot be read */
 #define SEND_RUNS 512u
 
 _Static_assert(SEND_RUNS <= WIRE_RUNS_MAX, "a POISON fits the wire");
@@ -18,7 +18,7 @@ static uint8_t *page_at(const struct ferry_session *s, uint32_t region, uint64_t
 	return (uint8_t *)s->regions[region].hva + page * PAGE_BYTES;
 }
 
-/* A piece of this unit has been named: the target will ask for it. */
+/* True if a page of this unit has been named as residue: the target will ask for it. */
 static bool named(const struct ferry_session *s, const struct page_run *unit)
 {
 	struct page_cursor at = { .region = unit->region, .page = unit->page, .end = unit->page + unit->npages };
@@ -34,7 +34,7 @@ int poison_unreadable(struct ferry_session *s, uint32_t region, uint64_t page)
 	uint8_t *at = page_at(s, region, page);
 
 	if (s->peer_can_poison && reach_page(at, false) == -EHWPOISON && !named(s, &unit)) {
-		/* else the VMM has been asked, or will be */
+		/* skip if the VMM has been asked, or will be */
 		if (!page_set_test(&s->src.poison, region, page) && !page_set_test(&s->src.lost, region, page))
 			page_set_add_run(&s->src.lost, &unit);
 		return 0;
@@ -61,7 +61,7 @@ int poison_ask(struct ferry_session *s)
 	return 0;
 }
 
-/* Page by page: what is poisoned leaves the set, what is not leaves the poison. */
+/* Page by page: removes poisoned pages from set, and readable pages from src.poison. */
 static int sift_run(struct ferry_session *s, struct page_set *set, const struct page_run *run)
 {
 	struct page_run unit;
@@ -83,7 +83,7 @@ static int sift_run(struct ferry_session *s, struct page_set *set, const struct 
 	return err;
 }
 
-/* Where not all of these runs can be read, each is asked for by itself, and one that cannot page by page. */
+/* If not all of these runs can be read, checks each run, and looks into an unreadable one page by page. */
 static int sift_runs(struct ferry_session *s, struct page_set *set, const struct page_run *run, const struct iovec *v, unsigned n)
 {
 	bool fine = !reach_readable(&s->src.reach, v, n);
@@ -97,7 +97,7 @@ static int sift_runs(struct ferry_session *s, struct page_set *set, const struct
 	return err;
 }
 
-/* All of the residue may be the whole of memory, and whoever cancels waits for no more than a vector of it. */
+/* The residue may be all of memory: checks for a cancel before each vector of runs. */
 static int sift_all(struct ferry_session *s, struct page_set *set)
 {
 	struct page_run run[SIFT_RUNS];

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* Pages that a hardware error has destroyed, at the source: session/poison.h has the theory. */
+/* Poisoned pages at the source: a hardware error has destroyed them. session/poison.h has the theory. */
 #ifndef FERRY_SOURCE_POISON_H
 #define FERRY_SOURCE_POISON_H
 
 #include "runtime/session/poison.h"
 
-/* Worker: a page could not be read. 0: it crosses as poison; else the error, with its sentence. */
+/* Call this if a page could not be read. 0: it crosses as poison; else the error, which is recorded. */
 int poison_unreadable(struct ferry_session *s, uint32_t region, uint64_t page);
-/* Worker: these pages have been read. */
+/* Workers call this when pages have been read: they are no longer poisoned. */
 static inline void poison_read(struct ferry_session *s, const struct page_run *run)
 {
 	struct page_run first, last;
@@ -19,11 +19,11 @@ static inline void poison_read(struct ferry_session *s, const struct page_run *r
 	first.npages = (uint32_t)(last.page + last.npages - first.page);
 	page_set_del_run(&s->src.poison, &first);
 }
-/* Main, no worker about: the VMM is asked about what was met. */
+/* Main, while no worker runs: asks the VMM about the pages that were found lost. */
 int poison_ask(struct ferry_session *s);
 /*
- * Main, source: takes out of set, which is to be named as residue, what is poisoned. all: each page of it is looked at, else only
- * those that were poisoned before.
+ * Main: removes poisoned pages from set, which is about to be named as residue. all: looks at each page of
+ * set, otherwise only at those that were poisoned before.
  */
 int poison_sift(struct ferry_session *s, struct page_set *set, bool all);
 int poison_send(struct ferry_session *s);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * The source's phases up to the switchover; source/switchover.c has what comes after it.
+ * The source's phases up to the switchover; source/switchover.c has the later ones.
  *
  *	reservation	needs, MAP ->			<- RESERVED, offer | REFUSED
- *	pre-copy	puts, ZERO, ROUND_END ->	<- ROUND_ACK		once a round
- *			RESIDUE.., PREARM ->		<- PREARMED		post-copy only, the VM still runs
+ *	pre-copy	puts, ZERO, ROUND_END ->	<- ROUND_ACK		in each round
+ *			RESIDUE.., PREARM ->		<- PREARMED		post-copy only, VM running
  *	stop-and-copy	RESIDUE.. | puts, STATE.., SWITCHOVER ->
  *
- * A lost link in pre-copy: join the workers, link_recover(), go on with what is still dirty. From the pause to
- * SWITCHOVER a lost link ends the migration: a downtime must not wait for a network.
+ * If the link is lost in pre-copy: join the workers, link_recover(), go on with the pages that are still dirty.
+ * From the pause to SWITCHOVER a lost link ends the migration: the downtime must not wait for a network.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -25,8 +25,8 @@
 #include "runtime/session/endpoint.h"
 
 #define PREARM_TURNS 4u
-#define PREARM_ENOUGH 64u /* pages: dropping so few takes the downtime some 50 us, as many as another turn is worth */
-#define FIXED_US 1200u	   /* a downtime without residue and without a link: pause, save, load, resume */
+#define PREARM_ENOUGH 64u /* pages; dropping so few costs 50 us of downtime: no reason for another turn */
+#define FIXED_US 1200u	   /* downtime without residue and link: pause, save, load, resume */
 
 int source_init(struct ferry_session *s)
 {
@@ -59,7 +59,7 @@ void source_destroy(struct ferry_session *s)
 	free(src->rounds);
 }
 
-/* Before the VMM may free it. */
+/* Call this before the VMM may free its memory. */
 void source_unexpose(struct ferry_session *s)
 {
 	link_closed(s);
@@ -158,8 +158,9 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 /* ---- pre-copy ---- */
 
 /*
- * Adds what was written since the last fetch to set; *fresh: pages that were not in it. After a round set is empty and takes
- * the bits as they come; what was dirty at the pause is kept: then they come into `zeros`, which is empty between rounds.
+ * Adds pages written since the last fetch to set; *fresh: those that were not in it. After a round set is
+ * empty, and the op fills it directly. At the pause set still holds pages: the op fills `zeros`, which is
+ * empty between rounds, and the result is merged.
  */
 int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, uint64_t *fresh)
 {
@@ -170,7 +171,7 @@ int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, 
 	for (uint32_t i = 0; i < s->nregions; i++) {
 		int err = OP(s, dirty_fetch, s->regions[i].id, page_set_words(into, i), s->regions[i].len >> PAGE_SHIFT, flags);
 
-		n += page_set_trim(into, i); /* whatever it has set */
+		n += page_set_trim(into, i); /* also on error: the op may have set bits */
 		if (err < 0)
 			return err;
 	}
@@ -203,7 +204,10 @@ static int begin_tracking(struct ferry_session *s)
 		populated += n;
 	}
 	atomic_store(&s->stats.hole, s->pages_total - populated);
-	/* Not before: a device that pins memory makes every page of it look populated. A lost link is the first round's. */
+	/*
+	 * Not earlier: if a device pins memory, all of it looks populated. The first round handles a lost
+	 * link.
+	 */
 	err = expose_for_puts(s);
 	return err == -EPIPE ? 0 : err;
 }
@@ -215,7 +219,7 @@ static int send_dirty(struct ferry_session *s, unsigned round)
 	return err ? err : batch_finish(s, round);
 }
 
-/* One round with all its reconnects. */
+/* Sends one round, with all its reconnects. */
 static int send_round(struct ferry_session *s, unsigned round)
 {
 	int err;
@@ -314,8 +318,8 @@ static int check_prearmed(struct ferry_session *s, const struct wire_msg *m, uin
 }
 
 /*
- * The VM still runs: name what will be the residue, so that the target drops it now. What is dirtied while it
- * does so is named in the next turn; each turn is shorter than the one before.
+ * While the VM still runs: names the pages that will be the residue, so that the target drops them now. The
+ * next turn names what is dirtied meanwhile; each turn is shorter than the one before.
  */
 static int prearm(struct ferry_session *s)
 {
@@ -323,7 +327,7 @@ static int prearm(struct ferry_session *s)
 	uint64_t fresh = UINT64_MAX;
 	int err = 0;
 
-	page_set_merge(dirty, residue); /* after a reconnect all of it is named again; what has an error by then refuses */
+	page_set_merge(dirty, residue); /* after a reconnect all are named again; fails if one is lost by then */
 	for (unsigned turn = 0; turn < PREARM_TURNS && fresh >= PREARM_ENOUGH && !err; turn++) {
 		struct wire_count n;
 		struct wire_msg m;
@@ -350,7 +354,6 @@ static int prearm(struct ferry_session *s)
 	return err;
 }
 
-/* No more puts: from here on the data channels carry the target's gets. */
 int source_reverse(struct ferry_session *s)
 {
 	int err = 0;

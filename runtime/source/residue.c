@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The residue, named to the target. */
+/* Names the residue to the target. */
 #include <errno.h>
 
 #include "source_int.h"

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * Pre-copy's inner loop: claim dirty pages, see that they can be read, drop zeros, make runs, put.
+ * Pre-copy's inner loop: claim dirty pages, check that they can be read, drop zero pages, make runs, put.
  *
- * A worker takes the guest's memory piece by piece (an atomic ticket), so that neighbouring pages travel
- * together. What it has put since its last fence stays in its log; on a lost link the log goes back into the
- * dirty set. So a reconnect repeats at most one log a channel, not the round.
+ * A worker takes guest memory piece by piece (an atomic ticket), so that neighbouring pages travel together.
+ * It logs what it has put since its last fence; when the link is lost, the log goes back into the dirty set.
+ * So a reconnect repeats at most one log per channel, not the round.
  *
- * A zero page crosses only where the target may hold something else (is_fresh()): as a run in a ZERO message on the control
- * channel. The ROUND_ACK that ends the round says that these have been done.
+ * A zero page crosses only if the target may hold something else (is_fresh()), in a run of a ZERO message on
+ * the control channel. The ROUND_ACK at the end of the round confirms that the target has cleared these
+ * pages.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -18,13 +19,13 @@
 #include "runtime/link/link.h"
 #include "runtime/memory/zero.h"
 
-#define PIECE_PAGES UINT64_C(4096) /* 16 MiB a ticket */
-#define PUT_PAGES 256u		   /* 1 MiB a put */
+#define PIECE_PAGES UINT64_C(4096) /* 16 MiB per ticket */
+#define PUT_PAGES 256u		   /* 1 MiB per put */
 #define LOG_RUNS 8192u
 #define LOG_PAGES (UINT64_C(64) << 10) /* 256 MiB between fences */
 /*
- * On a slow link that breaks now and then a long log would be sent again and again: a fence after so much time as well, or
- * after so many times what the last one took, whichever is longer, since a fence empties a long link.
+ * If a slow link breaks now and then, a long log would be sent again and again. So fence also after a time:
+ * FENCE_US plus FENCE_SHARE times what the last fence took, because a fence drains a long link.
  */
 #define FENCE_US 1000000u
 #define FENCE_SHARE 16u
@@ -33,10 +34,10 @@
 struct sender {
 	struct ferry_session *s;
 	struct xport_chan *chan;
-	struct page_run claimed[PUT_PAGES]; /* taken out of the dirty set and not looked at; region: index */
+	struct page_run claimed[PUT_PAGES]; /* taken out of the dirty set, not examined yet; region: index */
 	unsigned nclaimed;
 	uint32_t claimed_pages;
-	bool by_copy; /* pages are looked at in look[] */
+	bool by_copy; /* examine each page in look[] */
 	uint8_t *look;
 	struct page_run put[PUT_PAGES]; /* region: index */
 	unsigned nput;
@@ -118,8 +119,9 @@ static void mark_sent(struct ferry_session *s, uint32_t region, uint64_t page, u
 }
 
 /*
- * The target's memory is fresh: where nothing was sent it is zero. In the first pass no page comes twice; after it a chunk's
- * word counts, because a bit for each page would cost as much memory as the dirty set, to save a ZERO now and then.
+ * The target's memory is fresh: a page that was never sent is zero there. No page comes twice in the first
+ * round; later the chunk's bit in src.sent decides. A bit per page would take as much memory as the dirty
+ * set, and only save a ZERO now and then.
  */
 static bool is_fresh(const struct ferry_session *s, uint32_t region, uint64_t page)
 {
@@ -158,7 +160,7 @@ static int add_zero(struct sender *w, uint32_t region, uint64_t page)
 	return w->nzero == ZERO_RUNS ? flush_zeros(w) : 0;
 }
 
-/* A run that can be read: split into what is zero and what is not. */
+/* Adds a run that can be read, split into zero pages and others. */
 static int add_run(struct sender *w, const struct page_run *run)
 {
 	uint32_t i = 0, from;
@@ -175,7 +177,7 @@ static int add_run(struct sender *w, const struct page_run *run)
 	return err;
 }
 
-/* Page by page, in a copy: what one of them is found to be. Where a filter forbids copies too, pages cross whatever they hold. */
+/* Adds a run page by page, from copies. If a filter forbids copies too, sends all pages unexamined. */
 static int add_copied(struct sender *w, const struct page_run *run)
 {
 	int err = 0;
@@ -194,8 +196,8 @@ static int add_copied(struct sender *w, const struct page_run *run)
 }
 
 /*
- * What was claimed is looked at. The kernel is asked for many runs at once whether they can be read (reach.h); where it says no,
- * or does not know, they are looked at one by one.
+ * Examines the claimed runs. Asks the kernel for many runs at once whether they can be read (reach.h). If the
+ * answer is no or unknown, examines them page by page.
  */
 static int add_claimed(struct sender *w)
 {
@@ -215,13 +217,13 @@ static int add_claimed(struct sender *w)
 	for (unsigned i = 0; i < w->nclaimed && !err; i++)
 		err = copy ? add_copied(w, &w->claimed[i]) : add_run(w, &w->claimed[i]);
 	if (err < 0)
-		return err; /* hand_back() has them */
+		return err; /* hand_back() returns the runs */
 	w->nclaimed = 0;
 	w->claimed_pages = 0;
 	return 0;
 }
 
-/* After an error: nothing that this worker has claimed and not seen land may be lost. */
+/* After an error: returns all pages that this worker has claimed and that may not have landed. */
 static void hand_back(struct sender *w)
 {
 	struct page_set *dirty = &w->s->src.dirty;
@@ -241,7 +243,7 @@ static uint64_t pieces(const struct ferry_session *s, size_t region)
 	return (s->regions[region].len / PAGE_BYTES + PIECE_PAGES - 1) / PIECE_PAGES;
 }
 
-/* Piece number n of the regions laid end to end, each begun with a piece of its own. */
+/* Piece n, counted over all regions; a region begins with a new piece. */
 static bool piece(const struct ferry_session *s, uint64_t n, struct page_cursor *at)
 {
 	for (size_t i = 0; i < s->nregions; i++) {
@@ -260,7 +262,7 @@ static bool piece(const struct ferry_session *s, uint64_t n, struct page_cursor 
 	return false;
 }
 
-/* The next piece that has anything dirty, for this worker alone; false: none is left. Nothing gets dirty in a round. */
+/* Takes the next piece that has dirty pages; false if there is none. No page becomes dirty during a round. */
 static bool next_piece(struct ferry_session *s, struct page_cursor *at)
 {
 	uint64_t n = atomic_load(&s->src.ticket), found;
@@ -326,7 +328,7 @@ static int sender_job(struct ferry_session *s, unsigned i)
 	return err;
 }
 
-/* The VM waits for the last round. */
+/* Only in the last round the VM is paused. */
 #define NO_END "the last round has not ended: the link is too slow for it, or the target hangs"
 
 static int await_ack(struct ferry_session *s, struct wire_msg *m)
@@ -343,7 +345,7 @@ static int await_ack(struct ferry_session *s, struct wire_msg *m)
 	return fail(&s->fail, -EPROTO, "the target sent %s where ROUND_ACK was due", wire_name(m->type));
 }
 
-/* Everything was put; the target says when the zero runs are done too. */
+/* All pages were put. Waits until the target confirms that the zero runs are done too. */
 static int end_round(struct ferry_session *s, unsigned round)
 {
 	struct wire_round r = { .round = round };
@@ -385,7 +387,7 @@ int batch_finish(struct ferry_session *s, unsigned round)
 		if (!err)
 			err = source_stood_still(s, NO_END);
 	}
-	if (!err) /* the last one may have ended since */
+	if (!err) /* the last worker may have failed since */
 		err = link_workers_failed(s);
 	if (err < 0 && err != -EPIPE)
 		return err;

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* One round: what is dirty goes over the data channels. */
+/* One round: sends the dirty pages over the data channels. */
 #ifndef FERRY_BATCH_H
 #define FERRY_BATCH_H
 
 struct ferry_session;
 
-/* Begins to send everything in src.dirty over the data channels, one worker a channel. */
+/* Starts sending all of src.dirty over the data channels, one worker per channel. */
 int batch_start(struct ferry_session *s);
 /*
- * Waits until all of it has landed (fence), zero runs included (ROUND_END, ROUND_ACK). -EPIPE: the link is lost; what
- * is not known to have landed is in src.dirty again.
+ * Waits until everything has landed (fence), also the zero runs (ROUND_END, ROUND_ACK). If the link is lost,
+ * returns -EPIPE; src.dirty then has the pages that may not have landed.
  */
 int batch_finish(struct ferry_session *s, unsigned round);
 

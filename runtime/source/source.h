@@ -18,7 +18,7 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next);
 int source_commitment(struct ferry_session *s, enum ferry_phase *next);
 int source_activation(struct ferry_session *s, enum ferry_phase *next);
 
-/* After a failed phase, its error recorded: the fallback, or what is left of it once the commit is decided. Fills the result. */
+/* After a failed phase, its error recorded: falls back, or finds out who owns the VM. Fills *res. */
 void source_fail(struct ferry_session *s, struct ferry_result *res);
 
 #endif

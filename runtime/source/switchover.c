@@ -8,8 +8,9 @@
  *	activation	retire, BYE ->
  *	post-copy	serves on				<- COMPLETE	(commit at switchover)
  *
- * Every way out before commit_decide() is source_fail(): commit_abort(), then the VM runs here again before
- * anything else is tidied up. After it, the VM never runs here again, whatever is heard.
+ * Every failure before commit_decide() ends in source_fail(): commit_abort(), then the VM resumes here before
+ * anything else is cleaned up. After it the VM resumes here only if the arbiter says that a target which
+ * lacked pages has given up.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -23,7 +24,7 @@
 #include "runtime/session/endpoint.h"
 #include "runtime/session/missing.h"
 
-/* The first serves the faults too. */
+/* The first worker also serves the faults. */
 static int serve_job(struct ferry_session *s, unsigned i)
 {
 	struct xport_link *l = s->link.x;
@@ -46,8 +47,8 @@ static uint64_t up_to(uint64_t v, uint64_t max)
 }
 
 /*
- * What the target measured, beside what was measured here; what is left of the total is the link's. It is believed as far
- * as the items still sum up.
+ * Adds the target's times to those measured here; the rest of the total is the link's. Limits the target's
+ * times so that the parts still sum up.
  */
 static void note_times(struct ferry_session *s, const struct wire_msg *m)
 {
@@ -73,7 +74,7 @@ static void note_times(struct ferry_session *s, const struct wire_msg *m)
 	pthread_mutex_unlock(&s->view_lock);
 }
 
-/* Post-copy: its bitmap; else the pages themselves, which are on their way while the state is saved. */
+/* Post-copy: names the rest of the residue. Otherwise starts sending the last pages, beside ops.save. */
 static int begin_residue(struct ferry_session *s)
 {
 	if (s->src.reversed) {
@@ -141,8 +142,8 @@ int source_may_send(struct ferry_session *s)
 }
 
 /*
- * RUNNING or PREPARED: the guest stands still until it is here, so nothing is waited for but that; and not for ever,
- * whatever else the target has to say.
+ * Waits for RUNNING or PREPARED. The VM is paused meanwhile, so no other message is accepted, and the wait is
+ * limited whatever the target sends.
  */
 static int await_in_downtime(struct ferry_session *s, enum wire_type type, struct wire_msg *m)
 {
@@ -197,7 +198,7 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	if (!err)
 		err = send_switchover(s, postcopy);
 	if (err < 0)
-		return link_lost(s, err); /* a reconnect would only make the downtime longer */
+		return link_lost(s, err); /* a reconnect would only prolong the downtime */
 	b.pause_us = t[1] - t[0];
 	b.fetch_us = t[2] - t[1];
 	b.residue_us = t[3] - t[2] + t[5] - t[4];
@@ -215,12 +216,12 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 }
 
 /*
- * Until the commit is decided the source can take the VM back at any time, so it does not wait without end for a target that
- * is heard: its heartbeat goes on while its main thread hangs, and it need not tell the truth. Two bounds, of this end's own
- * configuration and the target's timeout_us, which the handshake bounds. The target's workers give up a link that brings no page after
- * that timeout, so a new low of pages_left comes
- * within that and a reconnect, and so does PREPARED behind the last page. After the commit the target is waited for all the same:
- * giving up would lose a VM that may only be slow.
+ * Until the commit is decided the source can take the VM back, so it does not wait forever for a target that
+ * it still hears: the target's heartbeat goes on while its main thread hangs, and the target may lie. Two
+ * limits, pull_due() and hold_due(), depend on this end's configuration and the target's timeout_us, which
+ * the handshake limits. The target's workers give up a link that brings no page within that timeout. So
+ * pages_left reaches a new low within that time and a reconnect, and so does PREPARED after the last page.
+ * After the commit there is no limit: giving up would lose a VM that may only be slow.
  */
 static bool may_give_up(const struct ferry_session *s)
 {
@@ -235,9 +236,9 @@ static uint64_t pull_due(const struct ferry_session *s)
 }
 
 /*
- * The target ends the tentative run at the hold limit, or says PREPARED; twice timeout_us is for its word to come, or for a link
- * to be found silent. Where that link has come back, its word has as long again, but a link that is lost again and again
- * does not make the limit longer than one reconnect.
+ * At the hold limit the target ends the tentative run or sends PREPARED. Allow 2 * timeout_us more for its
+ * message, or for detecting a silent link. If that link has come back, its message gets as long again, but
+ * repeated losses extend the limit by no more than one reconnect.
  */
 static uint64_t hold_due(const struct ferry_session *s)
 {
@@ -259,7 +260,7 @@ static uint64_t give_up_at(const struct ferry_session *s)
 	return pull < hold ? pull : hold;
 }
 
-/* The time of give_up_at() has passed. */
+/* Call this when give_up_at() has passed. */
 static int give_up(struct ferry_session *s)
 {
 	uint64_t now = now_us(), ms = (now - s->src.pulled_us) / 1000, left = s->src.least_left;
@@ -274,7 +275,7 @@ static int give_up(struct ferry_session *s)
 		    " ms; it hangs: see what its host does", ms);
 }
 
-/* While a device is told of the memory again nothing can be fetched. */
+/* Does not count the time in which a device registers the memory again: nothing can be fetched then. */
 static int serve_again(struct ferry_session *s)
 {
 	uint64_t back = now_us();
@@ -285,7 +286,7 @@ static int serve_again(struct ferry_session *s)
 	return err;
 }
 
-/* A message, while the target's gets are served; over a link that came back, too. */
+/* Receives a message while the workers serve the target's gets. Recovers a lost link. */
 static int next_message(struct ferry_session *s, struct wire_msg *m)
 {
 	uint32_t generation = s->link.generation;
@@ -296,7 +297,7 @@ static int next_message(struct ferry_session *s, struct wire_msg *m)
 	return err;
 }
 
-/* The VMM may free the memory in it: no device may know it any more. */
+/* Lets the VMM free the memory, after no device knows it any more. */
 static void retire(struct ferry_session *s)
 {
 	int err;
@@ -365,7 +366,7 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
 	}
 }
 
-/* Commit at completion without residue, and commit at switchover: PREPARED comes within the downtime. */
+/* For a commit at completion without residue, or at switchover: PREPARED comes within the downtime. */
 static int await_prepared(struct ferry_session *s)
 {
 	struct wire_msg m;
@@ -409,7 +410,7 @@ confirmed:
 	return 0;
 }
 
-/* Pre-copy is over for good: the guest, if it is here, at full speed and unwatched. */
+/* Pre-copy is over for good: lifts the throttle and stops dirty tracking. */
 static void stop_tracking(struct ferry_session *s)
 {
 	int err;
@@ -443,7 +444,7 @@ int source_activation(struct ferry_session *s, enum ferry_phase *next)
 	return 0;
 }
 
-/* From the stop point. */
+/* The VM continues from where it was paused. */
 static void run_again(struct ferry_session *s, struct ferry_result *res)
 {
 	int err = s->ops.resume(s->vm);
@@ -454,7 +455,7 @@ static void run_again(struct ferry_session *s, struct ferry_result *res)
 	res->owner = FERRY_OWNER_SOURCE;
 }
 
-/* The commit was decided and nobody confirmed it: only the arbiter can still tell. */
+/* The commit was decided, and no confirmation has come: only the arbiter can tell the owner. */
 static void in_doubt(struct ferry_session *s, struct ferry_result *res)
 {
 	enum ferry_owner is;
@@ -462,7 +463,7 @@ static void in_doubt(struct ferry_session *s, struct ferry_result *res)
 	res->outcome = FERRY_OUTCOME_IN_DOUBT;
 	res->owner = FERRY_OWNER_UNKNOWN;
 	if (s->confirmed) {
-		/* A page server whose target is out of reach: the target owns a VM that lacks memory. */
+		/* Confirmed, but now out of reach: the target owns a VM that lacks memory. */
 		res->outcome = FERRY_OUTCOME_LOST;
 		res->owner = FERRY_OWNER_TARGET;
 		return;
@@ -470,7 +471,7 @@ static void in_doubt(struct ferry_session *s, struct ferry_result *res)
 	if (arbitrate(s, FERRY_OWNER_TARGET, &is) < 0 || is == FERRY_OWNER_UNKNOWN)
 		return;
 	if (is == FERRY_OWNER_TARGET) {
-		/* A target that lacks memory which only this end has cannot go on. */
+		/* If memory is left that only this end has, the target cannot go on. */
 		res->outcome = s->left ? FERRY_OUTCOME_LOST : FERRY_OUTCOME_MIGRATED;
 		res->owner = FERRY_OWNER_TARGET;
 	} else if (s->left && commit_return(&s->commit)) {
@@ -478,12 +479,12 @@ static void in_doubt(struct ferry_session *s, struct ferry_result *res)
 	}
 }
 
-/* The VM was stopped, and may run here unless the arbiter says otherwise, or nothing. */
+/* The VM was paused. It resumes here unless the arbiter names the target or gives no answer. */
 static void fall_back(struct ferry_session *s, struct ferry_result *res)
 {
 	enum ferry_owner is = FERRY_OWNER_SOURCE;
 
-	/* A target that has said ABORT never asks for the VM. */
+	/* A target that has sent ABORT never claims the VM. */
 	if (s->src.switched && s->ops.arbiter && !s->link.peer_aborted)
 		arbitrate(s, FERRY_OWNER_SOURCE, &is);
 	if (is == FERRY_OWNER_SOURCE) {
@@ -495,7 +496,7 @@ static void fall_back(struct ferry_session *s, struct ferry_result *res)
 	res->owner = is;
 }
 
-/* The VM runs here again; a target that may be PREPARED should not be left in doubt about it. */
+/* The VM runs here again. Tells the target, which may be PREPARED and would stay in doubt. */
 static void tell_target(struct ferry_session *s)
 {
 	bool told = !link_say_failed(s);
