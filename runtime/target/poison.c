@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Pages that the source's host has lost, at the target: session/poison.h has the theory. */
+/* Poisoned pages at the target: pages that the source's host has lost. session/poison.h has the theory. */
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 #include "runtime/link/link.h"
 #include "runtime/session/poison.h"
 
-#define LOOK_RUNS 64u /* of fewer pages than a piece: the VMM is asked for each */
+#define LOOK_RUNS 64u /* small runs between two calls of link_still(); the op is called for each */
 
 int poison_recv(struct ferry_session *s, const struct wire_msg *m)
 {

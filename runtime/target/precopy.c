@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
- * The target's phases up to the switchover; target/switchover.c has what comes after it.
+ * The target's phases up to the switchover; target/switchover.c has the later ones.
  *
- * In pre-copy workers lend a thread a data channel to the transport (serve), which lands what the source puts in
- * the exposed memory; main does the rest: zero runs, round acknowledgements, the residue as it is named. The
- * workers end by the source's end() on each channel, before PREARM or SWITCHOVER.
+ * In pre-copy one worker per data channel runs the transport's serve(), which lands what the source puts in
+ * the exposed memory. Main does the rest: zero runs, round acknowledgements, the residue as it is named. A
+ * worker ends when the source calls end() on its channel, before PREARM or SWITCHOVER.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -31,7 +31,7 @@ void target_destroy(struct ferry_session *s)
 	page_set_destroy(&s->tgt.poison);
 }
 
-/* What came as STATE so far, checked against what the source says it sent. */
+/* Checks the STATE received so far against the length and checksum that the source gives. */
 int target_check_state(struct ferry_session *s, uint64_t len, uint64_t sum)
 {
 	if (s->stream.len != len || stream_sum(&s->stream) != sum)
@@ -72,7 +72,7 @@ static int take_map(struct ferry_session *s, const struct wire_msg *m)
 		struct wire_region w;
 
 		memcpy(&w, (const struct wire_region *)m->elems + i, sizeof(w));
-		/* hva and fd are the VMM's to fill; until then stand-ins that pass the check of the rest. */
+		/* The VMM fills hva and fd later; placeholders let the rest pass its check now. */
 		s->regions[i] = (struct ferry_region){ .gpa = w.gpa,
 						       .len = w.len,
 						       .id = w.id,
@@ -127,8 +127,8 @@ static int make_sets(struct ferry_session *s)
 }
 
 /*
- * What the gets of post-copy land in: the second mapping of shared memory, staging for the rest. all: everything that
- * the source wrote to, so that taking back its access costs no downtime.
+ * Registers the memory that post-copy's gets land in: the second mapping of shared memory, and staging for
+ * the rest. all: registers all that the source wrote to, so that taking back its access costs no downtime.
  */
 int target_lend(struct ferry_session *s, bool all)
 {
@@ -147,7 +147,7 @@ int target_lend(struct ferry_session *s, bool all)
 	return endpoint_exposed(s, err);
 }
 
-/* Found out here rather than after all of pre-copy. In mode auto the source is told, and does without post-copy. */
+/* Finds out before pre-copy if post-copy will fail. In mode auto the source is told and does without it. */
 static int try_postcopy(struct ferry_session *s)
 {
 	struct fail why = { 0 };
@@ -164,7 +164,7 @@ static int try_postcopy(struct ferry_session *s)
 	return 0;
 }
 
-/* Nothing but the link can refuse any more: what the source's VMM hears of stays true. */
+/* Call this when only the link can still fail, so that what the source's VMM is told stays true. */
 static int say_reserved(struct ferry_session *s)
 {
 	struct wire_reserved r = { .flags = (s->ops.output_hold ? WIRE_CAN_HOLD : 0) |
@@ -231,7 +231,7 @@ int target_reservation(struct ferry_session *s, enum ferry_phase *next)
 
 /* ---- pre-copy ---- */
 
-/* Once armed, nothing may be put any more: then the workers only hear the end. */
+/* Once armed, no puts are allowed: the workers then only receive the end of each channel. */
 static int land_start(struct ferry_session *s)
 {
 	int err = endpoint_expose(s, s->tgt.armed ? XPORT_LOCAL : XPORT_PEER_WRITE);
@@ -239,7 +239,7 @@ static int land_start(struct ferry_session *s)
 	return err ? err : workers_start(&s->workers, endpoint_serve, s->link.x->id.channels, &s->fail);
 }
 
-/* Whatever the workers do (land, pull), it is over. */
+/* Stops the workers, whether they land puts or pull. */
 int target_workers_lost(struct ferry_session *s)
 {
 	if (s->tgt.pull)
@@ -247,7 +247,7 @@ int target_workers_lost(struct ferry_session *s)
 	return link_workers_lost(s);
 }
 
-/* The source has ended its puts: each END is here, or on its way, but not for ever. */
+/* The source has ended its puts: each channel's END is here or on its way. Waits, but only timeout_us. */
 int target_puts_ended(struct ferry_session *s)
 {
 	uint64_t now = now_us(), end = now + s->cfg.timeout_us, n;
@@ -259,7 +259,7 @@ int target_puts_ended(struct ferry_session *s)
 		if (poll(&p, 1, (int)((end - now) / 1000 < INT32_MAX ? (end - now) / 1000 + 1 : INT32_MAX)) > 0 &&
 		    read(s->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
 			break;
-	busy = workers_busy(&s->workers); /* before what they came to: one may end in between */
+	busy = workers_busy(&s->workers); /* must be read before the workers' error: one may end in between */
 	err = link_workers_failed(s);
 	if (err < 0 && err != -EPIPE)
 		return err;
@@ -279,7 +279,7 @@ int target_check_run(struct ferry_session *s, const char *message, const struct 
 		    run->page, run->npages, s->regions[run->region].id);
 }
 
-/* Each page at most once a round; so a peer keeps main at it no longer than all memory takes. */
+/* A round may name each page once, so a peer cannot keep main busy for longer than all memory takes. */
 static int check_zero(struct ferry_session *s, const struct page_run *run)
 {
 	int err = target_check_run(s, "ZERO", run);
@@ -295,7 +295,7 @@ static int check_zero(struct ferry_session *s, const struct page_run *run)
 	return 0;
 }
 
-/* Of a run that may be all of memory: up to the next boundary of PIECE_PAGES, so that a huge page is in one piece. */
+/* The first piece of a run, up to the next multiple of PIECE_PAGES, so that no huge page is split. */
 static uint32_t piece_of(const struct page_run *run)
 {
 	uint64_t n = PIECE_PAGES - run->page % PIECE_PAGES;
@@ -303,7 +303,7 @@ static uint32_t piece_of(const struct page_run *run)
 	return n < run->npages ? (uint32_t)n : run->npages;
 }
 
-/* *since: pages since main last looked whether it should go on. */
+/* *since: pages handled since the last link_still(). */
 static int zero_run(struct ferry_session *s, struct page_run run, uint64_t *since)
 {
 	int err = 0;
@@ -337,7 +337,7 @@ static int zero_runs(struct ferry_session *s, const struct wire_msg *m)
 	return err;
 }
 
-/* What was named since the last time: every touch of it will fault. After a loss in the middle all of it is named again. */
+/* Drops the pages named since the last call, so that access faults. After a lost link all are named again. */
 int target_drop_named(struct ferry_session *s)
 {
 	struct page_cursor at = { 0 };
@@ -383,17 +383,17 @@ int target_pull_start(struct ferry_session *s)
 	return workers_start(&s->workers, pull_job, s->link.x->id.channels, &s->fail);
 }
 
-/* Everything that post-copy needs is made here, while the VM still runs at the source. */
+/* Prepares post-copy while the VM still runs at the source. */
 static int make_ready(struct ferry_session *s)
 {
 	int err = s->tgt.pull ? 0 : new_pull(s);
 
-	/* The transport lets go of what will be dropped before it is armed, and of what it must not fault in. */
+	/* The transport first gives up memory that will be dropped, or that it must not fault in. */
 	if (!err)
 		err = target_lend(s, false);
 	if (!err)
 		err = endpoint_expose(s, XPORT_LOCAL);
-	/* Armed before anything is dropped: khugepaged then leaves the dropped pages alone. */
+	/* Arm before dropping anything: khugepaged then leaves the dropped pages alone. */
 	if (!err)
 		err = place_arm(&s->tgt.place, &s->fail);
 	s->tgt.armed = !err;
@@ -423,7 +423,7 @@ static int prearm(struct ferry_session *s, const struct wire_msg *m)
 	return link_send(s, WIRE_PREARMED, &n, sizeof(n), NULL, 0);
 }
 
-/* Rounds count up; the last one may come again after a reconnect, when its ROUND_ACK was lost. */
+/* Rounds count up. After a reconnect the last one may end again, if its ROUND_ACK was lost. */
 static int round_end(struct ferry_session *s, const struct wire_msg *m)
 {
 	uint32_t due = (uint32_t)atomic_load(&s->stats.round);
@@ -463,7 +463,7 @@ static int precopy_message(struct ferry_session *s, const struct wire_msg *m)
 	}
 }
 
-/* Everything that was under way when the link broke is sent again by the source. */
+/* The source sends again everything that was in flight when the link was lost. */
 static int land_again(struct ferry_session *s)
 {
 	s->stream.len = 0;

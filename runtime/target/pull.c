@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: MIT
 /*
- * Pulling the residue.
+ * Pulls the residue.
  *
- * Two sets decide everything: `missing` (pages whose bytes are not here) and `todo` (those of them
- * that nobody has asked for). Taking a page out of `todo` is the claim on it: one worker alone asks for it, so no
- * page crosses twice; placing it takes it out of `missing`.
+ * Two sets decide everything: `missing` (pages whose data is not here) and `todo` (missing pages that nobody
+ * has asked for). Taking a page out of `todo` claims it: only this worker asks for it, so no page crosses
+ * twice. Placing the page takes it out of `missing`.
  *
- *	a fault		not missing: it is clean, map it and its neighbours from here
- *			in todo: claim it, get on the urgent channel
- *			else: it is under way, its placing wakes the vCPU
- *	the sweep	claim the next runs of todo, a few gets in flight on each data channel, place what comes
+ *	a fault		not missing: the page is clean; map it and its neighbours, which are here
+ *			in todo: claim it, get it on the urgent channel
+ *			otherwise it is in flight, and placing it wakes the vCPU
+ *	background	claim the next runs of todo, keep a few gets in flight on each data channel, place
+ *	fetch		what arrives (sweep.c)
  *
- * Worker 0 serves the faults and sweeps over the first data channel, in one loop that polls while faults are hot and
- * nobody else wants its core (spin.h): a fault costs no thread switch at this end, and the page that follows it no
- * wake-up. Further data channels have a sweeping worker each. The sweep goes on from where the last fault was, so a guest that walks
- * through memory finds it there.
+ * Worker 0 serves the faults and does the background fetch of the first data channel, in one loop that polls
+ * while faults are recent and nobody else wants its core (spin.h). So a fault costs no thread switch at this
+ * end, and the page that follows it no wake-up. Each further data channel has a worker of its own. The
+ * background fetch goes on from the last fault: a guest that walks through memory needs those pages next.
  *
- * A vCPU blocked on a page is woken by the placing of that page, whoever does it. After a lost link the workers
- * have left; `todo` becomes `missing` again, and the faults whose answer was under way are asked for first.
+ * Placing a page wakes the vCPUs blocked on it, whoever places it. After a lost link the workers have left;
+ * `todo` becomes `missing` again, and faults whose answers were in flight are asked for first.
  */
 #include <errno.h>
 #include <limits.h>
@@ -34,14 +35,14 @@
 #include "runtime/memory/uffd.h"
 
 #define CLEAN_PAGES 512u	/* clean neighbours mapped because of a fault */
-#define NO_FD_NS 50000u	/* a channel that cannot be waited for (shape's latency) is looked at so often */
-#define EXPECT_NS 50000u	/* the sweep asks for nothing so long while the answer to a fault is due */
-#define LIMIT_LOOK_US 10000u	/* a sweeper that must wait for the limit looks up so often */
-#define CLEAN_PIECE 32u		/* of them at once: no fault waits for more */
-#define SLICE_RUNS 6u		/* of the sweep are placed between two looks for faults and answers, */
-#define SLICE_PAGES 16u		/* and so many pages */
+#define NO_FD_NS 50000u	/* poll interval if a channel has no descriptor (shape's latency) */
+#define EXPECT_NS 50000u	/* the background fetch pauses this long for a fault's answer */
+#define LIMIT_LOOK_US 10000u	/* longest sleep of a worker that waits for the rate limit */
+#define CLEAN_PIECE 32u		/* of them at once, so that a fault waits for no more */
+#define SLICE_RUNS 6u		/* runs that worker 0 places between two looks for faults and answers */
+#define SLICE_PAGES 16u		/* pages, likewise */
 
-/* Whether main is inside load, where a fault of its own must not outlive the link; DEAD: nobody serves faults. */
+/* LOAD_NOW: main is in load, where its faults must not outlive the link. LOAD_DEAD: nobody serves faults. */
 enum { LOAD_NO, LOAD_NOW, LOAD_DEAD };
 
 static uint8_t *urgent_buf(struct pull *p, unsigned i)
@@ -138,7 +139,7 @@ static void ring(int fd)
 {
 	uint64_t one = 1;
 
-	/* Cannot fail but when the counter is full, and then it is readable anyway. */
+	/* This fails only if the counter is full, and then the fd is readable anyway. */
 	if (write(fd, &one, sizeof(one)) < 0)
 		return;
 }
@@ -186,7 +187,7 @@ static bool missing_any(const struct page_set *missing, const struct page_run *u
 				   page_set_next(missing, &at, unit->npages, &run);
 }
 
-/* Claims what nobody has asked for of the slot's page; false: there is nothing. */
+/* Claims the parts of the slot's page that nobody has asked for; false if there are none. */
 static bool claim_urgent(struct pull *p, struct urgent_slot *u)
 {
 	struct page_cursor at = { .region = u->run.region, .page = u->run.page, .end = u->run.page + u->run.npages };
@@ -208,7 +209,7 @@ static int ask_urgent(struct pull *p, struct xport_chan *c, unsigned i)
 
 		dst[k] = place_direct(pl, run->region) ? place_inbox(pl, run->region) + run->page * PAGE_BYTES : urgent_buf(p, i);
 		PROBE5(pull, p->param.s, p->param.regions[run->region].id, run->page, run->npages, 1);
-		pace_charge(&p->pace, run->npages * PAGE_BYTES); /* the sweep waits for what faults cost, too */
+		pace_charge(&p->pace, run->npages * PAGE_BYTES); /* delays the background fetch */
 	}
 	return c->ops->get(c, p->want[i], dst, p->slot[i].n, i);
 }
@@ -221,7 +222,7 @@ static struct urgent_slot *free_slot(struct urgent_slot *slot)
 	return NULL;
 }
 
-/* A fault that waits for what others have asked for. */
+/* Keeps a fault on a page that is in flight already, to count it when the page has been placed. */
 static void fall_behind(struct pull *p, const struct urgent_slot *fault)
 {
 	struct urgent_slot *u = free_slot(p->behind);
@@ -232,13 +233,13 @@ static void fall_behind(struct pull *p, const struct urgent_slot *fault)
 		u->used = true;
 }
 
-/* UFFDIO_CONTINUE would make it an ordinary page. */
+/* UFFDIO_CONTINUE would replace the poison marker with an ordinary page. */
 static bool poisoned(const struct pull *p, uint32_t region, uint64_t page)
 {
 	return atomic_load_explicit(p->param.poisoned, memory_order_acquire) && page_set_test(p->param.poison, region, page);
 }
 
-/* The clean pages around some, as far as they are clean, at most max, aligned to so many. */
+/* The clean pages around run, without a gap, within its aligned block of max pages. */
 static struct page_run clean_around(struct pull *p, const struct page_run *run, uint64_t max)
 {
 	const struct page_set *missing = p->param.missing;
@@ -255,9 +256,9 @@ static struct page_run clean_around(struct pull *p, const struct page_run *run, 
 }
 
 /*
- * Anonymous memory that is clean and absent was never sent: the page alone, for its neighbours may be there. Shared
- * memory is in the page cache: the piece around the page now, the others when there is nothing better to do. A huge
- * page is piece enough.
+ * Anonymous memory that is clean and absent was never sent: map only the page, as its neighbours may be
+ * present. Shared memory is in the page cache: map the piece around the page now, and the others when there
+ * is nothing else to do. A huge page is mapped alone.
  */
 static int clean_fault(struct pull *p, const struct page_run *fault)
 {
@@ -270,7 +271,7 @@ static int clean_fault(struct pull *p, const struct page_run *fault)
 	return place_clean(p->param.place, &run, p->param.fail);
 }
 
-/* The next piece of what the last clean fault was in the middle of: 1, or 0 when there is none. */
+/* Maps the next piece around the last clean fault: 1, or 0 if none is left. */
 static int clean_step(struct pull *p)
 {
 	struct page_run run = p->clean;
@@ -304,7 +305,7 @@ static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64
 	u = free_slot(p->slot);
 	*u = (struct urgent_slot){ .run = run, .since_ns = now, .asked_ns = now };
 	if (!claim_urgent(p, u)) {
-		/* Under way; it may even have been placed between the two looks: then nobody would wake the vCPU. */
+		/* In flight, or placed since missing_any() looked: then nobody else would wake the vCPU. */
 		if (!missing_any(with->missing, &run))
 			place_wake(with->place, &run);
 		else
@@ -346,14 +347,14 @@ static int reap_urgent(struct pull *p, struct xport_chan *c)
 			continue;
 		}
 		fault_placed(p, u);
-		/* Apart from the mapping: a woken vCPU may take this very CPU. */
+		/* Wake after everything else: the woken vCPU may take this very CPU. */
 		place_wake(p->param.place, &u->run);
 		p->expect_ns = 0;
 	}
 	return n;
 }
 
-/* Faults go before the limit on the link, but not without end: so far ahead of it that they wait, too. */
+/* Faults may exceed the bandwidth limit, but only up to this debt; then they wait, too. */
 static bool over_limit(const struct pull *p)
 {
 	return pace_debt(&p->pace) > PACE_AHEAD_US;
@@ -373,7 +374,7 @@ static int read_faults(struct pull *p, struct xport_chan *c)
 	if (n < 0)
 		return fail_cure(p->param.fail, CURE_CALL, n, "userfaultfd cannot be read");
 	now = now_ns();
-	/* All of them, whatever happens to one: what was read here nobody will read again. */
+	/* Handle all of them, even after an error: an event that was read is not delivered again. */
 	for (int i = 0; i < n; i++) {
 		int e = one_fault(p, c, addr[i], now);
 
@@ -382,7 +383,7 @@ static int read_faults(struct pull *p, struct xport_chan *c)
 	return err ? err : n;
 }
 
-/* Faults that waited for a page of the sweep: those that it has brought. */
+/* Counts the faults in `behind` whose pages have been placed. */
 static void settle_behind(struct pull *p)
 {
 	for (unsigned i = 0; i < URGENT_MAX; i++) {
@@ -395,7 +396,7 @@ static void settle_behind(struct pull *p)
 	}
 }
 
-/* A peer that answers nothing for so long is as good as gone, and main may be the one that waits. */
+/* A peer that answers nothing for timeout_us is lost. Main may not notice: it can be blocked in load. */
 static int check_patience(struct pull *p, const struct sweep *w)
 {
 	uint64_t now = now_ns(), limit = p->param.timeout_us * 1000;
@@ -408,7 +409,7 @@ static int check_patience(struct pull *p, const struct sweep *w)
 
 /* ---- the workers ---- */
 
-/* Worker 0's part of the sweep: one look, without waiting; what it moved. */
+/* Worker 0's part of the background fetch, without waiting. Returns how many gets moved, or an error. */
 static int sweep_step(struct pull *p, struct sweep *w)
 {
 	uint64_t due;
@@ -425,7 +426,7 @@ static int sweep_step(struct pull *p, struct sweep *w)
 	return sweep_reap(w, 0);
 }
 
-/* Once round: answers, faults, the sweep. What was done, or the error. */
+/* One pass over answers, faults and the background fetch. Returns how much was done, or an error. */
 static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
 {
 	int done = 0, n;
@@ -443,7 +444,7 @@ static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
 	done += n;
 	if (w->ncame)
 		return done;
-	/* An answer that is due at any moment goes first: it finds this thread looking for it. */
+	/* A fault's answer that is expected now has priority: it must find this thread polling. */
 	if (p->expect_ns && now_ns() < p->expect_ns)
 		return done;
 	p->expect_ns = 0;
@@ -454,12 +455,12 @@ static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
 	return n < 0 ? n : done + n;
 }
 
-/* An answer that is due has the sweep wait for it, but not for longer than it is worth. */
+/* The background fetch waits for the expected answer to a fault, but not past expect_ns. */
 static struct timespec wait_ns(const struct pull *p, uint64_t patience_ns)
 {
 	uint64_t now = now_ns(), ns = patience_ns, due = pace_debt(&p->pace) * 1000, expect;
 
-	/* Over the limit the faults are looked at again when they are no longer. */
+	/* If faults wait for the limit, look at them again when the debt is small enough. */
 	if (due > PACE_AHEAD_US * 1000)
 		due -= PACE_AHEAD_US * 1000;
 	if (due && due < ns)
@@ -522,7 +523,7 @@ static int first_worker(struct pull *p)
 	}
 	if (!err)
 		err = serve_faults(p, c, &w);
-	/* What is here may be the last that was missing, and the link be gone. */
+	/* Place what has arrived: it may be the last missing page, even if the link is gone. */
 	n = sweep_place(p, &w, UINT_MAX, UINT32_MAX);
 	if (n < 0 && !err)
 		err = n;
@@ -567,7 +568,7 @@ int pull_work(struct pull *p, unsigned i)
 {
 	int err = i == 0 ? first_worker(p) : sweep_worker(p, i);
 
-	/* Who waits for the sweep's release does not look at the link. */
+	/* A worker that waits for pull_release() does not watch the link: stop it. */
 	if (err == -EPIPE || err == -ETIMEDOUT)
 		pull_stop(p);
 	return err;
@@ -583,10 +584,10 @@ void pull_start(struct pull *p, struct xport_link *link, uint64_t bandwidth)
 	while (read(p->stop_fd, &n, sizeof(n)) > 0)
 		;
 	p->pace.bandwidth = bandwidth;
-	/* The peer names the limit, too: whatever it says, no fault waits for longer than for a peer that is gone. */
+	/* The peer names a limit, too. At any limit, a fault waits no longer than for a peer that is gone. */
 	p->pace.debt_max_us = p->param.timeout_us / 4;
 	page_set_clear(&p->todo);
-	if (!pull_complete(p)) /* again, on a new link */
+	if (!pull_complete(p)) /* on a new link */
 		place_expect(p->param.place, p->param.missing);
 	page_set_merge(&p->todo, p->param.missing);
 	for (unsigned i = 0; i < URGENT_MAX; i++)

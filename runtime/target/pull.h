@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Post-copy at the target: which page comes next, and who brings it. See pull.c for the theory. */
+/* Post-copy at the target: which page is fetched next, and by which worker. pull.c has the theory. */
 #ifndef FERRY_PULL_H
 #define FERRY_PULL_H
 
@@ -18,53 +18,53 @@ struct pull;
 struct stats;
 struct xport_link;
 
-/* What the pull works on. Whoever makes it keeps all of this until pull_free(). */
+/* What the pull works on. The caller keeps all of this until pull_free(). */
 struct pull_param {
 	struct place *place;
 	struct page_set *missing;
-	const struct page_set *poison; /* pages that are never mapped as clean, */
-	const _Atomic bool *poisoned;  /* and whether there are any */
+	const struct page_set *poison; /* pages that must not be mapped as clean */
+	const _Atomic bool *poisoned;  /* whether there are any */
 	const struct ferry_region *regions;
 	size_t nregions;
-	unsigned channels;   /* data channels: a worker each */
-	uint64_t timeout_us; /* a peer silent this long is a lost link */
+	unsigned channels;   /* data channels, one worker each */
+	uint64_t timeout_us; /* a peer that is silent this long is lost */
 	uint64_t poll_us;    /* worker 0 polls this long after the last fault */
 	struct stats *stats;
 	struct fail *fail;
-	struct ferry_session *s; /* for wake and the probes; the pull does not look into it */
-	void (*wake)(struct ferry_session *s); /* any thread: the last missing page has been placed */
+	struct ferry_session *s; /* for wake and the probes only */
+	void (*wake)(struct ferry_session *s); /* any thread: the last page was placed */
 };
 
-/* Bytes that arriving pages wait in, of so many data channels; a device that pins memory pins them too. */
+/* Bytes of staging memory for this many data channels. A device that pins memory pins it, too. */
 size_t pull_staging_len(unsigned channels);
 int pull_new(struct pull **ret, const struct pull_param *param);
-struct iovec pull_staging(const struct pull *p); /* where gets land that do not land in place */
-void pull_free(struct pull *p); /* NULL is fine; no worker may run */
+struct iovec pull_staging(const struct pull *p); /* for gets that do not land in place */
+void pull_free(struct pull *p); /* p may be NULL; no worker may run */
 /*
- * Before the workers start, on the first link and after each reconnect: what had been asked for and did not come is
- * asked for again, faults first. bandwidth: bytes a second; 0: no limit.
+ * Call this before the workers start, on the first link and after each reconnect. Pages that were asked for
+ * and have not arrived are asked for again, faults first. bandwidth: bytes per second; 0: no limit.
  */
 void pull_start(struct pull *p, struct xport_link *link, uint64_t bandwidth);
 /*
- * What worker i does, of as many as there are data channels: worker 0 serves faults and sweeps the first data channel,
- * the others sweep one each. 0: nothing is left to ask for, or pull_stop() was called; -EPIPE or -ETIMEDOUT: the link is
- * lost; another error is this end's own.
+ * Runs worker i, one per data channel: each does the background fetch of its channel, and worker 0 also
+ * serves faults. 0: nothing is left to ask for, or pull_stop() was called. -EPIPE, -ETIMEDOUT: the link is
+ * lost. Any other error is this end's own.
  */
 int pull_work(struct pull *p, unsigned i);
-/* SWITCHOVER is here, before load: the missing pages are the residue now. */
+/* After SWITCHOVER, before load: the missing pages are now the residue. */
 void pull_residue(struct pull *p);
-/* The sweep waits for this (the VM runs, and the source was told), faults are served at once. Again: nothing. */
+/* Starts the background fetch: the VM runs, and the source knows. Faults are served before that, too. */
 void pull_release(struct pull *p);
 /*
- * Around load, which may fault on missing pages. When the link is lost inside it the fault cannot be answered
- * (main, which would reconnect, is the one that waits), so the memory is disarmed: load returns, having read
- * zeros, and pull_loaded() is false: the VM must be discarded. pull_loading() is false when the link is lost already.
+ * Call these around load, which may fault on missing pages. If the link is lost meanwhile, main cannot
+ * reconnect, because it is blocked in that fault. So the memory is disarmed, load reads zeros and returns,
+ * and pull_loaded() returns false: discard the VM. pull_loading() returns false if the link is lost already.
  */
 bool pull_loading(struct pull *p);
 bool pull_loaded(struct pull *p);
-/* Every page has been placed. */
+/* True when every page has been placed. */
 bool pull_complete(const struct pull *p);
-/* The fault worker leaves (once complete, or the link is killed). */
+/* Makes the workers leave. Call it when the pull is complete or the link was killed. */
 void pull_stop(struct pull *p);
 
 #endif

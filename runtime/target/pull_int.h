@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What pull.c (faults, workers) and sweep.c (everything else of the residue) share; the theory is in pull.c. */
+/* Shared by pull.c (faults, workers) and sweep.c (background fetch); pull.c has the theory. */
 #ifndef FERRY_PULL_INT_H
 #define FERRY_PULL_INT_H
 
@@ -10,18 +10,19 @@
 #include "runtime/session/stats.h"
 #include "transport/xport.h"
 
-#define URGENT_MAX 64u		/* faults in flight */
-#define URGENT_RUNS XPORT_RUNS_MAX /* at most every second piece of a huge page */
+#define URGENT_MAX 64u		/* faults with a get in flight */
+#define URGENT_RUNS XPORT_RUNS_MAX /* of a get for a huge page: at most every second piece */
 /*
- * Gets of the sweep on a data channel: asked for, being answered, being placed; and as many as a long link holds: one more
- * for each that came nearly as soon as the quickest ever did, so nothing waited before it, one less when they queue.
+ * Gets in flight per data channel in the background fetch. At least one asked for, one being answered, one
+ * being placed. A long link holds more: one more after a get that took less than 1.5 times the fastest
+ * (nothing queued before it), one less after one that took more than twice the fastest.
  */
 #define SWEEP_DEPTH 3u
 #define SWEEP_DEPTH_MAX 16u
 /*
- * Pages a get of the sweep: between these two, as many as come in SWEEP_US, for a fault may wait behind them; no more than a
- * SWEEP_SHARE of what is left, so that few faults are on pages that are under way already; and than the limit pays in
- * SWEEP_PAID_US, for faults may be only so far ahead of it.
+ * Pages per get of the background fetch, within these bounds: as many as arrive in SWEEP_US, because a fault
+ * may queue behind them; at most a SWEEP_SHARE of what is left, so that few faults hit pages in flight; and
+ * at most what the bandwidth limit allows in SWEEP_PAID_US, because faults may exceed it only so far.
  */
 #define SWEEP_LEAST 16u
 #define SWEEP_PAGES 64u
@@ -33,65 +34,65 @@ _Static_assert(URGENT_RUNS >= HUGE_PAGES / 2 && HUGE_PAGES * PAGE_BYTES <= XPORT
 
 struct urgent_slot {
 	bool used;
-	unsigned n;	     /* runs in pull.want: what was claimed of it */
-	struct page_run run; /* what is mapped at once: the page, or a huge page's */
-	uint64_t since_ns; /* the fault */
-	uint64_t asked_ns; /* on this link */
+	unsigned n;	     /* runs claimed for it, in pull.want */
+	struct page_run run; /* the unit to be mapped: the page or its huge page */
+	uint64_t since_ns; /* when the fault was read */
+	uint64_t asked_ns; /* when it was asked for on this link */
 };
 
 struct sweep_get {
 	struct page_run run[SWEEP_PAGES];
 	uint32_t pages;
-	unsigned n;	 /* runs; 0: it is free */
-	unsigned placed; /* of them, when it has come */
+	unsigned n;	 /* runs; 0: unused */
+	unsigned placed; /* of these, after arrival */
 	uint64_t asked_us;
-	uint8_t *buf;	 /* of the next one to be placed; unused where that is direct */
+	uint8_t *buf;	 /* data of the next run to be placed; unused if it arrives in place */
 };
 
-struct sweep { /* one data channel's */
+struct sweep { /* the background fetch on one data channel */
 	struct xport_chan *c;
 	unsigned chan;
 	struct page_cursor at;
 	struct sweep_get get[SWEEP_DEPTH_MAX];
-	unsigned flying; /* asked for and not here */
-	unsigned came[SWEEP_DEPTH_MAX], ncame; /* which are here and not all placed, in the order of their coming */
+	unsigned flying; /* gets in flight */
+	unsigned came[SWEEP_DEPTH_MAX], ncame; /* arrived and not yet all placed, in order of arrival */
 	bool ended;
-	uint64_t moved_us; /* when it last got anything, or asked with nothing in flight */
-	uint32_t fit;	   /* pages that come in SWEEP_US, of late */
-	unsigned depth;	   /* how many may fly */
-	uint64_t least_us; /* the quickest get so far; 0: none */
+	uint64_t moved_us; /* when data last arrived, or a get was sent with none in flight */
+	uint32_t fit;	   /* recent number of pages that arrive in SWEEP_US */
+	unsigned depth;	   /* limit of flying */
+	uint64_t least_us; /* duration of the fastest get so far; 0: none */
 };
 
 struct pull {
 	struct pull_param param;
-	struct xport_link *link; /* of the last pull_start() */
+	struct xport_link *link; /* the current one: of the last pull_start() */
 	struct page_set todo;
 	_Atomic uint64_t left;
 	_Atomic bool stop;
 	_Atomic bool released;
 	_Atomic int loading; /* LOAD_* */
-	_Atomic uint64_t hint; /* (region << 48 | page) + 1 of the last fault; 0: none since the sweep looked */
+	_Atomic uint64_t hint; /* (region << 48 | page) + 1 of the last fault; 0: none since last read */
 	int stop_fd;	       /* wakes worker 0 */
-	int go_fd;	       /* opens the sweep */
-	struct pace pace; /* charged for every get: faults and the sweep */
+	int go_fd;	       /* starts the background fetch */
+	struct pace pace; /* charged for every get, of faults and of the background fetch */
 	struct spin spin;
-	uint64_t expect_ns; /* worker 0: until then the answer to a fault is worth waiting for */
-	struct page_run clean; /* worker 0: what is left to map around the last clean fault */
-	struct urgent_slot slot[URGENT_MAX]; /* worker 0; kept over a reconnect */
-	struct page_run (*want)[URGENT_RUNS]; /* for each slot */
-	struct urgent_slot behind[URGENT_MAX]; /* faults on pages that were under way already */
-	uint8_t *staging;      /* URGENT_MAX pages, then SWEEP_DEPTH_MAX * SWEEP_PAGES a data channel */
+	uint64_t expect_ns; /* worker 0: the answer to a fault is worth waiting for until then */
+	struct page_run clean; /* worker 0: pages left to map around the last clean fault */
+	struct urgent_slot slot[URGENT_MAX]; /* worker 0; kept across reconnects */
+	struct page_run (*want)[URGENT_RUNS]; /* per slot */
+	struct urgent_slot behind[URGENT_MAX]; /* faults on pages that were in flight already */
+	uint8_t *staging;      /* URGENT_MAX pages, then SWEEP_DEPTH_MAX * SWEEP_PAGES per channel */
 	size_t staging_len;
 };
 
-/* The bytes of a claimed run are here: give them to the VM, and account for it. Without wake: see place_run(). */
+/* Maps a claimed run for the VM when its data has arrived, and counts it. wake: see place_run(). */
 int pull_placed(struct pull *p, const struct page_run *run, const void *buf, bool wake);
 
-/* Asks for at most max more gets, as far as the link takes them; how many it asked for. */
+/* Sends at most max more gets, as far as depth allows. Returns how many, or an error. */
 int sweep_ask(struct pull *p, struct sweep *w, unsigned max);
-/* Receives what comes within wait_us; how many gets. */
+/* Receives what arrives within wait_us. Returns the number of gets, or an error. */
 int sweep_reap(struct sweep *w, uint64_t wait_us);
-/* Places at most so many runs, and pages, of what has come; how many runs. */
+/* Places at most max_runs runs and max_pages pages of what has arrived. Returns the number of runs. */
 int sweep_place(struct pull *p, struct sweep *w, unsigned max_runs, uint32_t max_pages);
 int sweep_end(struct sweep *w);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The residue, as the source names it. */
+/* Reads the residue from the source's RESIDUE messages. */
 #include <errno.h>
 #include <inttypes.h>
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * The sweep: what no fault has asked for, claimed run by run from where the last fault was, with as many gets in flight on
- * each data channel as its link holds.
+ * The background fetch (sweep): claims the pages that no fault has asked for, run by run from the last fault
+ * on, and keeps as many gets in flight on each data channel as its link holds.
  */
 #include <errno.h>
 #include <string.h>
@@ -38,7 +38,7 @@ static uint32_t batch_pages(const struct pull *p, const struct sweep *w)
 	return clamp(share < paid ? share : paid);
 }
 
-/* Claims a batch; false when todo is empty. */
+/* Claims pages for one get; false if todo is empty. */
 static bool claim_batch(struct pull *p, struct sweep *w, struct sweep_get *g)
 {
 	uint32_t most = batch_pages(p, w);
@@ -107,7 +107,7 @@ int sweep_ask(struct pull *p, struct sweep *w, unsigned max)
 	return (int)asked;
 }
 
-/* As many in flight as the link holds without a queue (Brakmo, Peterson: TCP Vegas, 1995). */
+/* Adapts the depth to what the link holds without a queue (Brakmo, Peterson: TCP Vegas, 1995). */
 static void suit_depth(struct sweep *w, uint64_t took_us)
 {
 	if (!w->least_us || took_us < w->least_us)

@@ -6,9 +6,9 @@
  *	commit at completion, none	load, PREPARED; COMMIT; activate, resume
  *	commit at switchover		load, PREPARED; COMMIT; activate, resume; pull; COMPLETE
  *
- * The workers that pull run from before load (which may touch guest memory) until nothing is missing, across
- * phases; main only waits. Between PREPARED and the answer the VM may run tentatively, but once the link is lost
- * there it is paused: in doubt nobody runs.
+ * The workers that pull run from before load (which may touch guest memory) until no page is missing, across
+ * phases; main only waits. Between PREPARED and the answer the VM may run tentatively. If the link is lost in
+ * that time, the VM is paused: in doubt this end does not run it.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -52,7 +52,7 @@ static int resume(struct ferry_session *s)
 	return err;
 }
 
-/* Says so, and only then begins the sweep, which would keep both ends' main threads from a core. */
+/* Reports first: the background fetch, which starts then, would keep both ends' main threads from a core. */
 static int say_running(struct ferry_session *s, enum wire_type type)
 {
 	struct wire_times t = times(s);
@@ -79,7 +79,7 @@ static int load(struct ferry_session *s)
 	return op_stream_result(s, "load", err);
 }
 
-/* The VM runs here while the source may still take it back: nothing it says gets out. */
+/* The VM runs here while the source can still take it back; its output is held. */
 static int start_tentative(struct ferry_session *s)
 {
 	int err = OP(s, output_hold);
@@ -93,10 +93,10 @@ static int start_tentative(struct ferry_session *s)
 	err = say_running(s, WIRE_RUNNING);
 	if (s->tgt.hello.hold_limit_us)
 		s->tgt.hold_until_us = now_us() + s->tgt.hello.hold_limit_us;
-	return err == -EPIPE ? 0 : err; /* the next receive meets it too, and recovers */
+	return err == -EPIPE ? 0 : err; /* the next receive meets it, too, and recovers */
 }
 
-/* After PREARM the run is tentative even when nothing is left in the end. */
+/* After PREARM the run is tentative, even if no page is missing in the end. */
 static bool tentative(const struct ferry_session *s)
 {
 	return s->tgt.pulling && s->tgt.switchover.commit_at == FERRY_COMMIT_AT_COMPLETE;
@@ -106,7 +106,7 @@ static int check_switchover(struct ferry_session *s, uint64_t left)
 {
 	const struct wire_switchover *w = &s->tgt.switchover;
 
-	/* Once armed, load and the VM fault; so whatever was named, somebody has to serve them. */
+	/* Once armed, load and the VM fault whatever was named: a running pull must serve the faults. */
 	if (w->residue != left || ((left || s->tgt.armed) && !s->tgt.pulling) ||
 	    (w->commit_at != FERRY_COMMIT_AT_COMPLETE && w->commit_at != FERRY_COMMIT_AT_SWITCHOVER))
 		return fail(&s->fail, -EPROTO,
@@ -124,7 +124,7 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 	int err = s->tgt.pulling ? 0 : target_puts_ended(s);
 
 	t[0] = now_us();
-	/* The source has nothing to write any more; what it named without PREARM is refused below, and still pinned. */
+	/* The source writes no more. Pages named without PREARM are still pinned, and are refused below. */
 	if (!err && !s->tgt.armed && !(err = target_lend(s, true)))
 		err = endpoint_expose(s, XPORT_LOCAL);
 	if (!err && s->tgt.pulling)
@@ -150,10 +150,10 @@ int target_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
 		if (!err)
 			err = start_tentative(s);
 	}
-	return link_lost(s, err); /* before the VM has run, the source resumes at once */
+	return link_lost(s, err); /* no reconnect: before the VM has run here, the source resumes at once */
 }
 
-/* In doubt nobody runs. */
+/* Stops the workers; in doubt, also pauses the VM. */
 static int stop_in_doubt(struct ferry_session *s)
 {
 	int err = target_workers_lost(s);
@@ -177,13 +177,13 @@ static int pull_again(struct ferry_session *s)
 	return err ? err : target_pull_start(s);
 }
 
-/* Waits for a message, the workers, or the deadline; a lost link is recovered, with the pull going on. */
+/* Waits for a message, the workers, or the deadline. Recovers a lost link and continues the pull. */
 static int next_message(struct ferry_session *s, struct wire_msg *m, uint64_t deadline_us)
 {
 	return endpoint_message(s, m, deadline_us, stop_in_doubt, pull_again);
 }
 
-/* Output may be held no longer. 0: go on to commit early; else the fallback. */
+/* The hold limit has passed. 0: commit early; an error: fall back. */
 static int hold_limit(struct ferry_session *s)
 {
 	uint64_t left = atomic_load(&s->stats.remaining);
@@ -197,7 +197,7 @@ static int hold_limit(struct ferry_session *s)
 		    " pages to go; raise hold_limit_us or commit at the limit", s->tgt.hello.hold_limit_us / 1000, left);
 }
 
-/* Every page is here: the workers go home, and whatever one of them met on its way changes nothing. */
+/* Every page is here: the workers end, and an error that one of them met no longer matters. */
 static void end_pull(struct ferry_session *s)
 {
 	int err;
@@ -209,7 +209,7 @@ static void end_pull(struct ferry_session *s)
 	place_disarm(&s->tgt.place);
 }
 
-/* The VM is here, whole, and ours: whether the source has heard so changes nothing any more. */
+/* The VM is complete and owned here, whether or not the source knows: logs and forgets the error. */
 static void no_goodbye(struct ferry_session *s)
 {
 	if (!fail_err(&s->fail))
@@ -231,7 +231,7 @@ static int finish_page_server(struct ferry_session *s)
 		err = err < 0 ? err : 0;
 	}
 	end_pull(s);
-	if (err < 0) { /* the link went for good behind the last page */
+	if (err < 0) { /* the link was lost for good after the last page */
 		no_goodbye(s);
 		return 0;
 	}
@@ -265,7 +265,7 @@ int target_postcopy(struct ferry_session *s, enum ferry_phase *next)
 	return err;
 }
 
-/* PREPARED has been said, perhaps in vain: until COMMIT or ABORT is here, nobody knows. */
+/* We send PREPARED; it may be lost. Until COMMIT or ABORT arrives, this end is in doubt. */
 int target_commitment(struct ferry_session *s, enum ferry_phase *next)
 {
 	struct wire_count n = { .pages = s->tgt.pull ? atomic_load(&s->stats.remaining) : 0 };
@@ -279,7 +279,7 @@ int target_commitment(struct ferry_session *s, enum ferry_phase *next)
 	if (!commit_prepare(&s->commit))
 		return fail(&s->fail, -ECANCELED, "the migration was given up before the commit");
 	link_send_or_end(s, WIRE_PREPARED, &n, sizeof(n));
-	/* After a reconnect HELLO_ACK says PREPARED again. */
+	/* After a reconnect HELLO_ACK repeats PREPARED. */
 	while (err != 1 || m.type != WIRE_COMMIT) {
 		err = next_message(s, &m, DEADLINE_NONE);
 		if (err < 0)
@@ -288,7 +288,7 @@ int target_commitment(struct ferry_session *s, enum ferry_phase *next)
 	return commit_receive(&s->commit) ? 0 : fail(&s->fail, -EPROTO, "COMMIT has come after the migration was given up");
 }
 
-/* The source may need to hear again that it is done; a source that does not come back changes nothing any more. */
+/* Waits for BYE; on each new link sends `again`. If the source does not come back, nothing changes. */
 void target_await_bye(struct ferry_session *s, enum wire_type again)
 {
 	uint64_t patience = s->cfg.timeout_us + s->tgt.hello.timeout_us, until = now_us() + patience;
@@ -314,7 +314,7 @@ void target_await_bye(struct ferry_session *s, enum wire_type again)
 		no_goodbye(s);
 }
 
-/* The VM is ours, and nobody can take it back: an op that fails here is the embedder's to know of. */
+/* The VM is owned here for good: if an op fails, the embedder is told, and the owner stays. */
 int target_activation(struct ferry_session *s, enum ferry_phase *next)
 {
 	int err = 0;
@@ -339,9 +339,9 @@ int target_activation(struct ferry_session *s, enum ferry_phase *next)
 }
 
 /*
- * The vCPUs are stopped while their faults are still held, so that none goes on with a page of zeros; then the
- * faults are let go, because KVM waits for those that its own workers took over when a VM is destroyed. The
- * embedder destroys it after ferry_free().
+ * Stops the vCPUs while their faults are still held, so that none continues with a page of zeros. Then
+ * releases the faults, because KVM, when it destroys a VM, waits for the faults that its own workers took
+ * over. The embedder destroys the VM after ferry_free().
  */
 static void discard(struct ferry_session *s)
 {
@@ -354,8 +354,9 @@ static void discard(struct ferry_session *s)
 }
 
 /*
- * PREPARED and no answer for good: the VM stays paused, its output held, until the arbiter tells. Without all of
- * its memory it could not run here, so then it is not claimed but given back; where the source has decided, lost.
+ * PREPARED, and no answer will come: the VM stays paused, its output held, until the arbiter tells. With
+ * pages missing it could not run here, so this end gives it back instead of claiming it; if the source has
+ * decided, the VM is lost.
  */
 static void settle(struct ferry_session *s)
 {
@@ -365,7 +366,7 @@ static void settle(struct ferry_session *s)
 		quiet_op(s, "pause", s->ops.pause);
 	s->tgt.running = false;
 	target_workers_lost(s);
-	if (s->left && pull_complete(s->tgt.pull)) /* the rest came behind PREPARED: this end could run alone */
+	if (s->left && pull_complete(s->tgt.pull)) /* the rest came after PREPARED: this end can run alone */
 		s->left = 0;
 	arbitrate(s, commit_claim(&s->commit, s->left), &is);
 	if (is == FERRY_OWNER_TARGET)
@@ -374,7 +375,7 @@ static void settle(struct ferry_session *s)
 		commit_abort(&s->commit);
 }
 
-/* Owner by the arbiter's word. */
+/* The arbiter has named this end as the owner. */
 static void take_over(struct ferry_session *s, struct ferry_result *res)
 {
 	place_disarm(&s->tgt.place);
@@ -402,7 +403,7 @@ void target_fail(struct ferry_session *s, struct ferry_result *res)
 		return;
 	}
 	if (commit_get(&s->commit) == COMMIT_DECIDED) {
-		/* Owner; lost where the rest of the memory cannot come. */
+		/* This end is the owner; the VM is lost if the rest of its memory cannot come. */
 		res->outcome = FERRY_OUTCOME_LOST;
 		res->owner = FERRY_OWNER_TARGET;
 		if (settled && !s->left)

@@ -17,7 +17,7 @@ int target_postcopy(struct ferry_session *s, enum ferry_phase *next);
 int target_commitment(struct ferry_session *s, enum ferry_phase *next);
 int target_activation(struct ferry_session *s, enum ferry_phase *next);
 
-/* After a failed phase, its error recorded: forget the VM, or, in doubt, keep it paused and let the arbiter say. Fills the result. */
+/* After a failed phase, its error recorded: discards the VM; in doubt asks the arbiter first. Fills *res. */
 void target_fail(struct ferry_session *s, struct ferry_result *res);
 
 #endif
