@@ -7,7 +7,7 @@
 
 /* Call this if a page could not be read. 0: it crosses as poison; else the error, which is recorded. */
 int poison_unreadable(struct ferry_session *s, uint32_t region, uint64_t page);
-/* Workers call this when pages have been read: they are no longer poisoned. */
+/* Call this when pages have been read: they are no longer poisoned. */
 static inline void poison_read(struct ferry_session *s, const struct page_run *run)
 {
 	struct page_run first, last;

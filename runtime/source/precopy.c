@@ -7,7 +7,7 @@
  *			RESIDUE.., PREARM ->		<- PREARMED		post-copy only, VM running
  *	stop-and-copy	RESIDUE.. | puts, STATE.., SWITCHOVER ->
  *
- * If the link is lost in pre-copy: join the workers, link_recover(), go on with the pages that are still dirty.
+ * If the link is lost in pre-copy: join the workers, link_recover(), go on with the pages still dirty.
  * From the pause to SWITCHOVER a lost link ends the migration: the downtime must not wait for a network.
  */
 #include <errno.h>
@@ -204,10 +204,7 @@ static int begin_tracking(struct ferry_session *s)
 		populated += n;
 	}
 	atomic_store(&s->stats.hole, s->pages_total - populated);
-	/*
-	 * Not earlier: if a device pins memory, all of it looks populated. The first round handles a lost
-	 * link.
-	 */
+	/* Not earlier: if a device pins memory, all of it looks populated. Round 0 handles a lost link. */
 	err = expose_for_puts(s);
 	return err == -EPIPE ? 0 : err;
 }
@@ -327,7 +324,7 @@ static int prearm(struct ferry_session *s)
 	uint64_t fresh = UINT64_MAX;
 	int err = 0;
 
-	page_set_merge(dirty, residue); /* after a reconnect all are named again; fails if one is lost by then */
+	page_set_merge(dirty, residue); /* after a reconnect all are named again; one that is lost fails */
 	for (unsigned turn = 0; turn < PREARM_TURNS && fresh >= PREARM_ENOUGH && !err; turn++) {
 		struct wire_count n;
 		struct wire_msg m;

@@ -24,8 +24,8 @@
 #define LOG_RUNS 8192u
 #define LOG_PAGES (UINT64_C(64) << 10) /* 256 MiB between fences */
 /*
- * If a slow link breaks now and then, a long log would be sent again and again. So fence also after a time:
- * FENCE_US plus FENCE_SHARE times what the last fence took, because a fence drains a long link.
+ * If a slow link breaks now and then, a long log would be sent again and again. So fence also after FENCE_US
+ * plus FENCE_SHARE times what the last fence took; the share bounds the cost, as a fence drains a long link.
  */
 #define FENCE_US 1000000u
 #define FENCE_SHARE 16u
@@ -328,7 +328,7 @@ static int sender_job(struct ferry_session *s, unsigned i)
 	return err;
 }
 
-/* Only in the last round the VM is paused. */
+/* The VM is paused only in the last round. */
 #define NO_END "the last round has not ended: the link is too slow for it, or the target hangs"
 
 static int await_ack(struct ferry_session *s, struct wire_msg *m)

@@ -219,8 +219,8 @@ int source_stop_and_copy(struct ferry_session *s, enum ferry_phase *next)
  * Until the commit is decided the source can take the VM back, so it does not wait forever for a target that
  * it still hears: the target's heartbeat goes on while its main thread hangs, and the target may lie. Two
  * limits, pull_due() and hold_due(), depend on this end's configuration and the target's timeout_us, which
- * the handshake limits. The target's workers give up a link that brings no page within that timeout. So
- * pages_left reaches a new low within that time and a reconnect, and so does PREPARED after the last page.
+ * the handshake limits. The target's workers give up a link that brings no page within that timeout. So a
+ * new low of pages_left comes within that time and a reconnect, and PREPARED as soon after the last page.
  * After the commit there is no limit: giving up would lose a VM that may only be slow.
  */
 static bool may_give_up(const struct ferry_session *s)
