@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Kernel interfaces that the headers of Linux 6.1 lack, copied from the kernel's uapi headers. */
+/* Kernel interfaces that the headers of Linux 6.1 lack, as in the kernel's uapi headers. */
 #ifndef FERRY_UFFD_ABI_H
 #define FERRY_UFFD_ABI_H
 

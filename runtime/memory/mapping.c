@@ -9,7 +9,8 @@
  * ENOENT means that no userfaultfd has the mapping, anything else that one has. The probe takes 0.5 us,
  * changes nothing, and needs only a userfaultfd for faults of user mode, which every process may open. smaps
  * is read if a userfaultfd has the mapping, to tell memory that is being filled (um, ui) from memory that is
- * write-protected for tracking (uw); and if no userfaultfd can be opened.
+ * write-protected for tracking (uw); if no userfaultfd can be opened; and for private huge pages at the
+ * target, to find MAP_NORESERVE (nr).
  */
 #include "mapping.h"
 
