@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Addresses of a name, and whose turn it is; dial.h has the theory. */
+/* The addresses of a name, and the order in which they are tried; dial.h has the theory. */
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -20,7 +20,7 @@ int dial_check_scope(const struct sockaddr *a, const struct uri *u, struct fail 
 		    "%s:[%s%%eth0]:%u", u->scheme, u->host, u->port, u->scheme, u->host, u->port);
 }
 
-/* The first address of the resolver's order, then of each family in turn. */
+/* Alternate the two families, beginning with the resolver's first address. */
 static void interleave(struct xport_addrs *ret, const struct addrinfo *list)
 {
 	const struct addrinfo *next[2] = { list, list }, *ai;
@@ -116,7 +116,7 @@ void dial_start(struct dial *d, unsigned first, unsigned n, uint64_t now)
 		d->due_us[i] = now + i * (uint64_t)DIAL_STAGGER_US;
 }
 
-/* From now on the addresses that were not tried yet follow one another. */
+/* Schedule the untried addresses one after another, beginning at `at`. */
 static void bring_forward(struct dial *d, uint64_t at)
 {
 	unsigned i;
@@ -147,7 +147,10 @@ int dial_next(struct dial *d, uint64_t now)
 	return (int)(d->first + at);
 }
 
-/* A refusal says that the host is there; an address of a kind that this host has no use for says least. */
+/*
+ * How informative an error is. A refusal proves that the host is there; a family that this host cannot use
+ * says least.
+ */
 static int weight(int err)
 {
 	switch (err) {

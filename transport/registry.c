@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The registry: a scheme's row says who listens and connects; filters go on top, shape below chaos. */
+/* The transport registry: a row per URI scheme; filters go on top, chaos above shape. */
 #include <errno.h>
 #include <string.h>
 
@@ -7,7 +7,7 @@
 #include "runtime/base/fail.h"
 
 static const struct scheme {
-	const char *name, *options; /* beside the filters' */
+	const char *name, *options; /* besides the filters' */
 	int (*listen)(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f);
 	int (*connect)(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
 		       const struct xport_param *p, uint64_t wait_us, struct fail *f);
@@ -17,14 +17,14 @@ static const struct scheme {
 #if FERRY_RDMA
 	{ "rdma", "pin dev gid mtu", xr_listen, xr_connect },
 #else
-	{ "rdma", "pin dev gid mtu", NULL, NULL }, /* known, so that it is refused in its own words */
+	{ "rdma", "pin dev gid mtu", NULL, NULL }, /* so the refusal says that the build lacks it */
 #endif
 };
 
 /*
- * What the kernel says of a connection that has gone (reset, closed, retransmissions given up), and, at once or when they are
- * given up, of the way there: ICMP's and ICMPv6's errors, an interface or a route that went. Whatever else there is has to do
- * with this end: a call that was refused, memory that is not there, a limit.
+ * The errnos that the kernel returns for a lost connection (reset, closed, retransmissions given up) and for
+ * a lost path to the peer (ICMP and ICMPv6 errors, an interface or a route that has gone), at once or when
+ * retransmission is given up. Any other errno concerns this end: a refused call, missing memory, a limit.
  */
 bool xport_lost(int err)
 {
@@ -38,7 +38,7 @@ bool xport_lost(int err)
 	return false;
 }
 
-/* Whether key is a word of list. */
+/* Whether key is one of the words of list. */
 static bool has_word(const char *list, const char *key)
 {
 	size_t len = strlen(key);
@@ -70,7 +70,7 @@ static int pick(const struct scheme **ret, struct uri *u, const char *text, stru
 	return fail(f, -EINVAL, "URI \"%s\": unknown scheme \"%s\"; there are tcp, rdma and mem", text, u->scheme);
 }
 
-/* What the URI and the parameters ask of the shape filter; the smaller bandwidth holds. */
+/* Merge the URI's and the parameters' demands on the shape filter; the smaller bandwidth applies. */
 static int shape_of(struct shape_param *ret, const struct scheme *scheme, const struct uri *u,
 		    const struct xport_param *p, struct fail *f)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Page runs against the exposed memory: the one place where a peer's numbers become addresses. */
+/* Checks page runs against the exposed memory: the only place where a peer's numbers become addresses. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,7 +65,7 @@ int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigne
 				 (unsigned long long)r->npages);
 			return -EINVAL;
 		}
-		/* npages < 2^32 and page_shift <= 30: no overflow, and sum stays below 2^63 */
+		/* npages < 2^32 and page_shift <= 30: the shift cannot overflow, and sum stays below 2^63 */
 		sum += (uint64_t)runs[i].npages << r->page_shift;
 		if (sum > XPORT_XFER_MAX) {
 			snprintf(why, XP_WHY_MAX, "more than %u bytes in one transfer", XPORT_XFER_MAX);

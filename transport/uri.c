@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* URIs: scheme, host, port, options. */
+/* Parser for transport URIs: scheme, host, port, options. */
 #include "uri.h"
 
 #include <ctype.h>
@@ -14,7 +14,7 @@ static bool is_network(const char *scheme)
 	return !strcmp(scheme, "tcp") || !strcmp(scheme, "rdma");
 }
 
-/* Copies text[0..len) when it fits and is printable without blanks. */
+/* Copy text[0..len) if it fits and is printable without blanks. */
 static bool take(char *dst, size_t cap, const char *text, size_t len)
 {
 	size_t i;

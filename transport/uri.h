@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* scheme:rest[?key=value&key=value]; for network schemes rest is host:port or [v6]:port. */
+/* Transport URIs: scheme:rest[?key=value&key=value]; for tcp and rdma, rest is host:port or [v6]:port. */
 #ifndef FERRY_URI_H
 #define FERRY_URI_H
 
@@ -12,7 +12,7 @@ struct fail;
 
 struct uri {
 	char scheme[16];
-	char host[256]; /* network: without brackets, may be empty; mem: the name */
+	char host[256]; /* tcp, rdma: without brackets, may be empty; mem: the name */
 	uint16_t port;
 	unsigned nquery;
 	struct {
@@ -20,10 +20,13 @@ struct uri {
 	} query[URI_QUERY_MAX];
 };
 
-/* -EINVAL with a sentence that names what is wrong. Which keys a scheme takes is the registry's to check. */
+/* -EINVAL with a sentence that names the fault. The registry checks which keys a scheme takes. */
 int uri_parse(struct uri *ret, const char *text, struct fail *f);
-const char *uri_query(const struct uri *u, const char *key); /* NULL: not given */
-/* A value with k, M, G (powers of 1024 for bytes) or us, ms, s; -EINVAL with a sentence. */
+const char *uri_query(const struct uri *u, const char *key); /* NULL if the option is not given */
+/*
+ * A number with a suffix k, M, G (powers of 1024) or us, ms, s (in microseconds); def if not given. -EINVAL
+ * with a sentence.
+ */
 int uri_query_u64(const struct uri *u, const char *key, uint64_t def, uint64_t *ret, struct fail *f);
 
 #endif

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the transports and filters share among themselves; the runtime sees xport.h only. */
+/* Internal to the transports and filters; the runtime includes xport.h only. */
 #ifndef FERRY_XPORT_INT_H
 #define FERRY_XPORT_INT_H
 
@@ -11,11 +11,11 @@
 
 #define XP_WHY_MAX 160
 
-/* The table of every link: what the contract asks for, and what the chaos filter alone calls. */
+/* Every link's table: the contract's calls, and one that only the chaos filter uses. */
 struct xp_link_ops {
 	struct xport_link_ops ops; /* first: link->ops points to it */
 #if FERRY_DRILL
-	/* Optional: sends half of a message on the control channel, then breaks the connection; -EPIPE. */
+	/* Optional: send half of a message on the control channel, then break the connection; -EPIPE. */
 	int (*tear)(struct xport_link *l, const struct iovec *iov, int n);
 #endif
 };
@@ -25,14 +25,14 @@ static inline const struct xp_link_ops *xp_link_ops(const struct xport_link *l)
 	return (const struct xp_link_ops *)l->ops;
 }
 
-/* The memory exposed on a link: a copy of what expose() was given. */
+/* The memory exposed on a link: a copy of expose()'s arguments. */
 struct xp_table {
 	struct xport_region *r;
 	size_t n;
 	enum xport_access access;
 };
 
-/* Whose links a listener takes: anybody's, or those of id's session with a newer generation. */
+/* Which links a listener accepts: all of them, or only those of id's session with a newer generation. */
 struct xp_only {
 	bool set;
 	struct xport_link_id id;
@@ -45,32 +45,33 @@ static inline bool xp_wanted(const struct xp_only *o, const uint8_t session[16],
 
 int xp_table_set(struct xp_table *t, const struct xport_region *r, size_t n, enum xport_access access);
 void xp_table_clear(struct xp_table *t);
-/* NULL: there is none with that index. */
+/* NULL: no region has that index. */
 static inline const struct xport_region *xp_table_find(const struct xp_table *t, uint32_t region)
 {
 	return region < t->n ? &t->r[region] : NULL;
 }
 
 /*
- * All runs lie within the table, none is empty, and together they are at most XPORT_XFER_MAX bytes: *bytes.
- * memory: their bytes must be here. Else -EINVAL and why; nothing in runs[] is trusted.
+ * Check that the runs lie within the table, are not empty, and have at most XPORT_XFER_MAX bytes in all:
+ * *bytes. memory: their memory must be present here. Else -EINVAL and the reason in why. runs[] is not
+ * trusted.
  */
 int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigned n, bool memory, uint64_t *bytes,
 		  char why[XP_WHY_MAX]);
-/* After xp_runs_check: one iovec a run. */
+/* After xp_runs_check(): fill one iovec per run. */
 void xp_runs_iov(const struct xp_table *t, const struct page_run *runs, unsigned n, struct iovec *iov);
 
 /*
- * A call has said that memory of these runs cannot be read (or written): names the first page that cannot. dst: where each
- * run lands; NULL: in the table's memory. -EFAULT, or -EHWPOISON for a hardware error.
+ * After a call reported that memory of these runs cannot be read (or written): fail() with the first such
+ * page. dst: where each run lands; NULL: in the table. Returns -EFAULT, or -EHWPOISON for a hardware error.
  */
 int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsigned n, void *const *dst, bool write,
 		   struct fail *f);
 
-/* Drops done bytes from the front of *iov; the entries are changed. */
+/* Drop done bytes from the front of *iov; modifies the entries. */
 void xp_iov_advance(struct iovec **iov, int *n, size_t done);
 
-/* Microseconds to a poll(2) timeout, rounded up, at most a minute (callers look at the clock again). */
+/* Microseconds to a poll(2) timeout, rounded up, at most a minute; callers check the clock again. */
 static inline int xp_poll_ms(uint64_t us)
 {
 	return us > 60000000 ? 60000 : (int)((us + 999) / 1000);
@@ -87,17 +88,17 @@ int tcp_connect(struct xport_link **ret, const struct uri *u, const struct xport
 int mem_listen(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f);
 int mem_connect(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
 		const struct xport_param *p, uint64_t wait_us, struct fail *f);
-/* The rdma transport: librdmacm has taken the plain names. */
+/* The rdma transport. Prefix xr_, because librdmacm has symbols rdma_listen and rdma_connect. */
 int xr_listen(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f);
 int xr_connect(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
 	       const struct xport_param *p, uint64_t wait_us, struct fail *f);
 
 struct shape_param {
-	uint64_t bandwidth;  /* bytes a second of page data; 0: no limit */
+	uint64_t bandwidth;  /* page data, bytes per second; 0: no limit */
 	uint64_t latency_us; /* one way; 0: none */
 };
 
-/* Filters take the inner object over; on failure they close it. */
+/* A filter takes ownership of the inner object and closes it on failure. */
 int shape_listener(struct xport_listener **ret, struct xport_listener *inner, const struct shape_param *p,
 		   struct fail *f);
 int shape_link(struct xport_link **ret, struct xport_link *inner, const struct shape_param *p, struct fail *f);
@@ -105,7 +106,7 @@ int chaos_listener(struct xport_listener **ret, struct xport_listener *inner, st
 		   const struct xport_param *p, struct fail *f);
 int chaos_link(struct xport_link **ret, struct xport_link *inner, struct chaos *c, const struct xport_param *p,
 	       struct fail *f);
-/* A connect may be tried: 0, or -ECONNREFUSED while the link is cut. */
+/* 0 if a connect may be tried, -ECONNREFUSED while the link is cut. */
 int chaos_may_connect(struct chaos *c, struct fail *f);
 
 #endif
