@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which congestion control a migration's connections have: the host's, but for BBR, which spaces segments out with a timer
- * each. Within a data centre that buys nothing and costs half the speed of a single connection (docs/benchmarking.md). The
- * bench's bare socket does the same, or it would measure BBR and not the machine.
+ * Selects the congestion control of a migration's connections: the host's default, except BBR. BBR spaces
+ * segments out by timers, which has no benefit within a data centre and halved the speed of a single
+ * connection (docs/benchmarking.md). The bench's bare socket does the same; otherwise it would measure BBR.
  */
 #ifndef FERRY_CONGESTION_H
 #define FERRY_CONGESTION_H
@@ -12,10 +12,10 @@
 #include <sys/socket.h>
 
 #ifndef TCP_CONGESTION
-#define TCP_CONGESTION 13 /* linux/tcp.h, which does not go with netinet/tcp.h */
+#define TCP_CONGESTION 13 /* from linux/tcp.h, which conflicts with netinet/tcp.h */
 #endif
 
-/* As setsockopt(). */
+/* Returns as setsockopt() does. */
 static inline int congestion_set(int fd, const char *name)
 {
 	return setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, (socklen_t)strlen(name));
@@ -27,7 +27,7 @@ static inline void congestion_default(int fd)
 	socklen_t len = sizeof(now) - 1;
 
 	if (!getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, now, &len) && !strncmp(now, "bbr", 3) && congestion_set(fd, "cubic"))
-		congestion_set(fd, "reno"); /* what every user may have */
+		congestion_set(fd, "reno"); /* any user may set it */
 }
 
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The control channel: whole messages. send and recv may run beside each other: they share nothing. */
+/* The control channel of tcp: whole messages. send and recv share no state, so they may run concurrently. */
 #include <endian.h>
 #include <errno.h>
 #include <poll.h>
@@ -17,7 +17,7 @@ static struct tcp_ctl *ctl_of(struct xport_chan *chan)
 	return (struct tcp_ctl *)chan;
 }
 
-/* A message in its frame; not whole: the frame promises all of it, and half is sent. */
+/* Send a message in its frame. !whole: the frame announces the full length, but half is sent. */
 static int send_frame(struct tcp_ctl *c, const struct iovec *iov, int n, bool whole)
 {
 	struct iovec v[1 + CTL_IOV_MAX];
@@ -62,7 +62,7 @@ int tcp_tear(struct xport_link *l, const struct iovec *iov, int n)
 }
 #endif
 
-/* Head, then body, never a byte of the next message: a poll on the fd must show that one. -EAGAIN: not whole. */
+/* Receive head and body, but nothing of the next message, so poll() still reports it. -EAGAIN: incomplete. */
 static int ctl_fill(struct tcp_ctl *c)
 {
 	for (;;) {
@@ -132,7 +132,7 @@ static int ctl_recv(struct xport_chan *chan, void *buf, size_t cap, size_t *len,
 	}
 	size = le32toh(c->rx_head.len);
 	if (size > cap)
-		return -EMSGSIZE; /* it stays: call again with room for it */
+		return -EMSGSIZE; /* the message stays: call again with a larger buffer */
 	memcpy(buf, c->rx_body, size);
 	*len = size;
 	c->rx_got = 0;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT
 /*
- * Data and urgent channels, the end that puts and gets (serve.c is the other one).
+ * Data and urgent channels of tcp at the end that puts and gets (serve.c is the other end).
  *
- * put() returns when the socket has head, runs and (by reference, pages.c) page data. What comes back
- * (replies, fence acks) is read by rx_step(), which never waits and resumes where it was: reap(0) is one
- * recv, and a reply's page data lands in the buffers given to get().
+ * put() returns once the socket has head, runs and (by reference, pages.c) page data. Replies and fence acks
+ * are read by rx_step(), which never waits and resumes where it stopped: reap(0) is one recv, and a reply's
+ * page data lands in the buffers given to get().
  *
- * A get whose request does not fit into the socket takes replies while it waits: the peer may be waiting
- * for this end to read them.
+ * If a get's request does not fit into the socket, get() receives replies while it waits: the peer may be
+ * blocked until this end reads them.
  */
 #include <endian.h>
 #include <errno.h>
@@ -25,7 +25,7 @@ static struct tcp_data *data_of(struct xport_chan *chan)
 	return (struct tcp_data *)chan;
 }
 
-/* The get whose reply comes next, or is coming. */
+/* The get whose reply is arriving or comes next. */
 static struct tcp_get *oldest_get(struct tcp_data *c)
 {
 	return &c->get[xp_gets_at(&c->gets, c->gets.ndone)];
@@ -36,7 +36,7 @@ static int broken(struct tcp_data *c)
 	return atomic_load(&c->link->killed) ? -EPIPE : c->err;
 }
 
-/* Head and runs of a frame into tx; iov[0], and iov[1] when not all runs are inline. The count of them. */
+/* Fill tx with a frame's head and runs: iov[0], and iov[1] if not all runs are inline. Returns how many. */
 static int tx_frame(struct tcp_data *c, enum tcp_frame_type type, uint32_t tag, const struct page_run *runs,
 		    unsigned n, uint64_t bytes)
 {
@@ -73,7 +73,7 @@ static int tx_small(struct tcp_data *c, enum tcp_frame_type type, uint32_t tag, 
 	return c->err;
 }
 
-/* put: their memory must be here; a get brings its own. */
+/* put: the runs' memory must be exposed here. A get brings its own buffers. */
 static int check_runs(struct tcp_data *c, bool put, const struct page_run *runs, unsigned n, uint64_t *bytes)
 {
 	char why[XP_WHY_MAX];
@@ -115,7 +115,7 @@ static int rx_bad(struct tcp_data *c, const char *what)
 		    le32toh(h->tag), (unsigned long long)le64toh(h->bytes), le16toh(h->nruns), what);
 }
 
-/* A whole head is here: what does it announce? */
+/* A whole head has arrived: check it and prepare for what it announces. */
 static int rx_head(struct tcp_data *c)
 {
 	const struct tcp_frame *h = &c->rx.head;
@@ -149,8 +149,8 @@ static int rx_head(struct tcp_data *c)
 }
 
 /*
- * What has arrived, at most to the end of a frame. While only replies can come, the next one's page data is taken with
- * its head, to where it would go: one call for a page that a vCPU waits for.
+ * Receive what has arrived, at most to the end of a frame. If only replies can come, receive the next one's
+ * page data together with its head, directly into its destination: one call for a page that a vCPU waits for.
  */
 static ssize_t rx_recv(struct tcp_data *c)
 {
@@ -180,7 +180,7 @@ static void rx_data(struct tcp_data *c, size_t n)
 	xp_gets_done(&c->gets);
 }
 
-/* n bytes have come; 1: that was the end of a frame, 0, or what is wrong with it. */
+/* Account for n received bytes. 1: a frame is complete, 0: not yet, or a negative errno. */
 static int rx_got(struct tcp_data *c, size_t n)
 {
 	size_t of_head = sizeof(c->rx.head) - c->rx.got;
@@ -201,13 +201,13 @@ static int rx_got(struct tcp_data *c, size_t n)
 	return !c->rx.at;
 }
 
-/* The memory that replies are to land in cannot be written: of those under way, the first that shows it. */
+/* Replies cannot be written to their destination: report the first such page of the oldest get. */
 static int rx_unreachable(struct tcp_data *c)
 {
 	const struct tcp_get *g = oldest_get(c);
 	void *dst[XPORT_RUNS_MAX];
 
-	for (unsigned i = 0; i < g->n; i++) { /* an entry begins behind the bytes that have come, and ends where it did */
+	for (unsigned i = 0; i < g->n; i++) { /* received bytes advance the base; the end stays */
 		const struct xport_region *r = xp_table_find(&c->link->table, g->runs[i].region);
 
 		dst[i] = (uint8_t *)g->iov[1 + i].iov_base + g->iov[1 + i].iov_len -
@@ -216,7 +216,7 @@ static int rx_unreachable(struct tcp_data *c)
 	return xp_unreachable(&c->link->table, g->runs, g->n, dst, true, c->link->link.fail);
 }
 
-/* Takes what has arrived, up to the end of one frame: 0, -EAGAIN: nothing more, or what broke. */
+/* Receive up to the end of one frame: 0, -EAGAIN if nothing more is here, or the error. */
 static int rx_step(struct tcp_data *c)
 {
 	ssize_t n;
@@ -232,7 +232,7 @@ static int rx_step(struct tcp_data *c)
 			return errno == EAGAIN ? -EAGAIN : tcp_err(c->link, c->fd, "recvmsg", errno);
 		if (!n)
 			return tcp_closed(c->link, c->fd);
-		c->rx.stamp_us = 0; /* it moves */
+		c->rx.stamp_us = 0; /* bytes have moved */
 		end = rx_got(c, (size_t)n);
 	} while (!end);
 	return end < 0 ? end : 0;
@@ -248,7 +248,7 @@ int tcp_data_take(struct tcp_data *c)
 	return err == -EAGAIN ? 0 : err;
 }
 
-/* Nothing to read now: 0 after a wait that may have brought something, -EAGAIN at end, -ETIMEDOUT. */
+/* Wait for data until end: 0 if some may be here, -EAGAIN at end, -ETIMEDOUT after the link's timeout. */
 static int rx_wait(struct tcp_data *c, uint64_t end)
 {
 	uint64_t now = now_us(), left, timeout = c->link->param.timeout_us;
@@ -315,7 +315,7 @@ static int data_get(struct xport_chan *chan, const struct page_run *runs, void *
 	if (err)
 		return err;
 	if (!c->gets.inflight)
-		c->rx.stamp_us = 0; /* the clock starts with the first one */
+		c->rx.stamp_us = 0; /* the timeout counts from the first get */
 	xp_gets_begin(&c->gets, tag);
 	return 0;
 }
@@ -352,7 +352,7 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 		}
 	}
 	if (err && err != -EAGAIN)
-		c->err = err; /* what has completed counts; the next call says it */
+		c->err = err; /* return what has completed; the next call returns the error */
 	return xp_gets_take(&c->gets, tags, max);
 }
 
@@ -400,7 +400,7 @@ void tcp_data_free(struct tcp_data *c)
 
 	if (!c)
 		return;
-	/* What is still queued refers to memory that a guest may write again: after a failure none of it is sent any more. */
+	/* After a failure discard the queue: it refers to memory that the guest may write again. */
 	if (broken(c))
 		setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
 	tcp_pipe_close(&c->pipe);

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: MIT
 /*
- * The connecting end: all sockets of a link in flight at once, in one poll() loop.
+ * The connecting end of tcp: all sockets of a link are in flight at once, in one poll() loop.
  *
- * The control connection decides which address of the host is used, and the others follow it there; where there is only one
- * address nothing waits for that, and a link costs two round trips: one for all SYNs, one for all preambles and answers. A
- * *try* is a socket under way. A connection may have several, to several addresses or begun at several times (dial.h), and the
- * first that comes up is the connection: only on that one a preamble is sent, so the peer never sees a connection twice.
- * Whoever comes up first need not be a target: an address at which none has answered goes last for the next attempt.
+ * The control connection decides which address of the host is used, and the other connections follow it
+ * there. If the host has only one address, nothing waits for that, and a link costs two round trips: one for
+ * all SYNs, one for all preambles and answers. A *try* is a socket that is connecting. A connection may have
+ * several tries, to several addresses or begun at several times (dial.h); the first that comes up is the
+ * connection. Only that one sends a preamble, so the peer never sees a connection twice. The first to come up
+ * need not be a target: if it answers nothing, the next attempt tries its address last.
  *
- * Once anything is up the peer is there. An attempt in which then nothing moves for STILL_US and STILL_RTTS round trips is
- * given up, whatever time is left: a preamble that was lost with the network is repeated by the kernel at growing intervals,
- * and a new attempt is heard as soon as the network is back.
+ * Once any connection is up, the peer is there. If nothing then moves for STILL_US and STILL_RTTS round
+ * trips, the attempt is given up, whatever time is left: the kernel repeats a preamble that the network lost
+ * at growing intervals, but a new attempt gets through as soon as the network is back.
  */
 #include <endian.h>
 #include <errno.h>
@@ -56,7 +57,7 @@ struct dialer {
 	struct conn conn[CONNS_MAX];
 	struct try try[TRIES_MAX];
 	unsigned ntry;
-	uint64_t moved_us, rtt_us; /* when a connection came up or was answered last; the fastest handshake */
+	uint64_t moved_us, rtt_us; /* last time a connection came up or was answered; fastest handshake */
 };
 
 static void preamble_of(struct tcp_preamble *p, const struct xport_link_id *id, uint64_t attempt, unsigned conn)
@@ -74,7 +75,7 @@ static void preamble_of(struct tcp_preamble *p, const struct xport_link_id *id, 
 	memcpy(p->session, id->session, sizeof(p->session));
 }
 
-/* Who is no target ends it where there is no other address; else that one is to be tried. */
+/* If no target answers, a single address is an error; with several, -ECONNREFUSED permits a new attempt. */
 static int answer_error(const struct tcp_answer *a, unsigned naddrs, const struct uri *u, struct fail *f)
 {
 	if (le32toh(a->magic) != TCP_MAGIC_ANSWER)
@@ -98,7 +99,7 @@ static int answer_error(const struct tcp_answer *a, unsigned naddrs, const struc
 	}
 }
 
-/* Which errno says that this host cannot make a socket, whatever address it is for. */
+/* Whether err means that this host cannot make a socket, whatever the address. */
 static bool is_local(int err)
 {
 	return err == -EMFILE || err == -ENFILE || err == -ENOMEM || err == -ENOBUFS;
@@ -147,7 +148,7 @@ static void make_place(struct dialer *d)
 		drop_try(d, oldest);
 }
 
-/* A try has come up: it is the connection, and the control connection shows the others the way. */
+/* A try has come up and becomes the connection; the control connection sets the address for the others. */
 static int win(struct dialer *d, const struct try *t, uint64_t now)
 {
 	struct conn *c = &d->conn[t->conn];
@@ -202,7 +203,7 @@ static int begin_try(struct dialer *d, unsigned conn, unsigned addr, uint64_t no
 	return 0;
 }
 
-/* What has become of a try that poll() has reported. */
+/* Handle a try that poll() has reported. */
 static int end_try(struct dialer *d, unsigned i, uint64_t now)
 {
 	struct try t = d->try[i];
@@ -220,7 +221,7 @@ static int end_try(struct dialer *d, unsigned i, uint64_t now)
 	return win(d, &t, now);
 }
 
-/* Tries whose time has come. A connection for which nothing is left to be tried ends the attempt. */
+/* Begin the tries that are due. The attempt ends if a connection has nothing left to try. */
 static int begin_tries(struct dialer *d, uint64_t now)
 {
 	unsigned i;
@@ -271,7 +272,7 @@ static int check_time(struct dialer *d, uint64_t now)
 		    "the target busy, or the network losing packets?", d->u->host, d->u->port, d->nconns, d->up, d->answered);
 }
 
-/* Until something happens or somebody's turn comes. */
+/* Wait for an event or for the next try's time, and handle the events. */
 static int await(struct dialer *d)
 {
 	struct pollfd p[TRIES_MAX + CONNS_MAX + 1];
@@ -296,7 +297,7 @@ static int await(struct dialer *d)
 	for (i = 0; i < n && !err; i++)
 		if (p[ntry + i].revents)
 			err = read_answer(d, &d->conn[at[i]], now);
-	/* From the end: a try that goes leaves its place to the last one. One that wins takes its rivals with it. */
+	/* Backwards: drop_try() fills the gap with the last try. win() drops rivals, so compare the fds. */
 	for (i = ntry; i-- > 0 && !err;)
 		if (p[i].revents && i < d->ntry && d->try[i].fd == p[i].fd)
 			err = end_try(d, i, now);
@@ -309,7 +310,7 @@ static int dial_all(struct dialer *d)
 	unsigned i;
 	int err = 0;
 
-	/* The others wait for the control connection, unless there is nothing to choose. */
+	/* With several addresses, the others start when the control connection is up. */
 	for (i = 0; i < d->nconns; i++) {
 		d->conn[i].fd = -1;
 		dial_start(&d->conn[i].dial, 0, !i || d->addrs.n == 1 ? d->addrs.n : 0, now);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The link object. */
+/* The link object of tcp: exposed memory, kill, close. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +19,7 @@ static int link_expose(struct xport_link *l, const struct xport_region *r, size_
 	return xp_table_set(&link_of(l)->table, r, n, access);
 }
 
-/* The kernel copies: any memory will do. */
+/* The kernel copies, so any memory will do. */
 static int link_lend(struct xport_link *l, const struct iovec *mem, size_t n)
 {
 	(void)l;
@@ -102,7 +102,7 @@ int tcp_link_new(struct xport_link **ret, const struct xport_link_id *id, const 
 
 	if (!l)
 		goto out;
-	/* kill() may not fail: whoever is blocked on a connection is woken by it. */
+	/* kill() must not fail, because only it wakes blocked threads: test now that shutdown() works. */
 	if (shutdown(-1, SHUT_RDWR) < 0 && errno != EBADF) {
 		err = fail_cure(f, CURE_CALL, -errno, "tcp: shutdown");
 		goto out;

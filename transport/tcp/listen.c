@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: MIT
 /*
- * The listener. Anybody may connect, so nothing is believed and nothing waits: accept() takes what has
- * arrived, reads preambles piecewise, answers them, and hands out a link once all connections of one
- * (session, generation, attempt) are there. The fd that callers poll is an epoll of the listening socket, of the
- * connections whose preamble is not there yet, and of a timer that is armed while any is half-open.
+ * The tcp listener. Anyone may connect, so nothing is trusted and nothing blocks. accept() takes what has
+ * arrived, reads preambles piecewise, answers them, and returns a link once all connections of one (session,
+ * generation, attempt) are there. The fd that callers poll is an epoll of the listening socket, of the
+ * connections whose preamble is incomplete, and of a timer that is armed while any connection is half-open.
  *
- * A half-open connection lives HALF_US, and each connection of its link that comes gives it as much again, to LINK_US at most:
- * over a long way that loses packets they come seconds apart. A newer attempt of a session takes the place of older ones, whose
- * end may have been lost with the network. When all places are taken the oldest of the address that has most of them gives way,
- * whatever it has sent: neither silence nor links that never become whole keep a real peer out, and who asks without end from one address
- * pushes out himself. Silent ones do not go first: the preambles of a link's connections are a round trip behind, and a link must not push
- * out itself.
+ * A half-open connection lives HALF_US. Each further connection of its link renews that, up to LINK_US in
+ * all, because over a long and lossy path they arrive seconds apart. A newer attempt of a session replaces
+ * older ones, whose close may have been lost with the network. If all places are taken, the oldest connection
+ * of the address that has most of them is closed, whatever it has sent. So neither silent connections nor
+ * incomplete links keep a real peer out, and an address that floods the listener closes its own connections.
+ * Silent ones are not closed first, because the preambles of a link come a round trip after its connections:
+ * a link would then close its own.
  */
 #include <endian.h>
 #include <errno.h>
@@ -33,10 +34,10 @@
 
 struct half {
 	int fd; /* -1: free */
-	uint64_t from; /* tells addresses apart */
-	uint64_t since_us, first_us; /* renewed last; the first connection of its link came */
+	uint64_t from; /* dial_from() */
+	uint64_t since_us, first_us; /* last renewal; when the link's first connection came */
 	size_t got;
-	struct tcp_preamble pre; /* host order once got is complete */
+	struct tcp_preamble pre; /* checked and in host order once got is complete */
 };
 
 struct tcp_listener {
@@ -60,7 +61,7 @@ static bool is_ready(const struct half *h)
 
 static void half_drop(struct half *h)
 {
-	close(h->fd); /* leaves the epoll by itself */
+	close(h->fd); /* also removes it from the epoll */
 	h->fd = -1;
 }
 
@@ -70,7 +71,7 @@ static void answer(struct half *h, enum tcp_answer_code code)
 				.version = htole32(TCP_WIRE_VERSION),
 				.code = htole32(code) };
 
-	/* Sixteen bytes fit into a fresh socket's buffer; if not, the peer times out. */
+	/* Sixteen bytes fit into a fresh socket's buffer. If they do not, the peer times out. */
 	send(h->fd, &a, sizeof(a), MSG_DONTWAIT | MSG_NOSIGNAL);
 	if (code != TCP_ANSWER_OK)
 		half_drop(h);
@@ -96,7 +97,10 @@ static bool known_twice(const struct tcp_listener *l, const struct half *h)
 	return false;
 }
 
-/* h belongs to a link that lives, and those of its session that its end has given up do not: who is elsewhere is another end. */
+/*
+ * Renew h's link, and drop links of its session with an older generation from the same address: that end has
+ * given them up. A link from another address is another end and stays.
+ */
 static void refresh(struct tcp_listener *l, struct half *h, uint64_t now)
 {
 	unsigned i;
@@ -128,7 +132,7 @@ static void judge(struct tcp_listener *l, struct half *h, uint64_t now)
 	p->channels = le32toh(p->channels);
 	p->generation = le32toh(p->generation);
 	if (p->magic != TCP_MAGIC_PREAMBLE) {
-		half_drop(h); /* not one of ours: no answer */
+		half_drop(h); /* no ferry peer: no answer */
 		return;
 	}
 	if (p->version != TCP_WIRE_VERSION) {
@@ -145,7 +149,7 @@ static void judge(struct tcp_listener *l, struct half *h, uint64_t now)
 		answer(h, TCP_ANSWER_TAKEN);
 		return;
 	}
-	/* What follows belongs to the link: early data must not keep the epoll readable. */
+	/* Later bytes belong to the link; they must not keep the epoll readable. */
 	epoll_ctl(l->epfd, EPOLL_CTL_DEL, h->fd, NULL);
 	refresh(l, h, now);
 	answer(h, TCP_ANSWER_OK);
@@ -170,7 +174,7 @@ static void half_read(struct tcp_listener *l, struct half *h, uint64_t now)
 	judge(l, h, now);
 }
 
-/* A link that lacks one connection is none: the others go too. It hears no answer, it has had one. */
+/* Close h and the rest of its link, which is useless without h. It had its answer, so it gets no BUSY. */
 static void give_way(struct tcp_listener *l, struct half *h)
 {
 	const struct tcp_preamble pre = h->pre;
@@ -213,7 +217,7 @@ static struct half *half_place(struct tcp_listener *l)
 	return first;
 }
 
-/* New connections. -errno only when the listening socket itself is broken. */
+/* Accept new connections. -errno only if the listening socket itself is broken. */
 static int take_new(struct tcp_listener *l, uint64_t now, struct fail *f)
 {
 	unsigned n;
@@ -225,14 +229,14 @@ static int take_new(struct tcp_listener *l, uint64_t now, struct fail *f)
 		struct half *h;
 		int fd;
 
-		fd = accept4(l->lfd, (struct sockaddr *)&from, &len, SOCK_CLOEXEC | SOCK_NONBLOCK); /* as the listening socket is */
+		fd = accept4(l->lfd, (struct sockaddr *)&from, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0 && errno == EAGAIN)
 			return 0;
-		/* accept4() gives errors of the network that wait on the new connection, as well as its own. */
+		/* accept4() also returns errors of the network that are pending on the new connection. */
 		if (fd < 0 && !xport_lost(errno) && errno != EPROTO && errno != EOPNOTSUPP && errno != EINTR)
 			return fail_cure(f, CURE_CALL, -errno, "%s: accept4", l->uri);
 		if (fd < 0)
-			continue; /* that connection died while it waited */
+			continue; /* that connection died in the queue */
 		h = half_place(l);
 		*h = (struct half){ .fd = fd, .from = dial_from((struct sockaddr *)&from), .since_us = now, .first_us = now };
 		ev.data.fd = fd;
@@ -245,7 +249,7 @@ static int take_new(struct tcp_listener *l, uint64_t now, struct fail *f)
 	return 0;
 }
 
-/* The connections of h's link in order; false when some are missing. */
+/* Collect the connections of first's link in order; false if some are missing. */
 static bool gather(struct tcp_listener *l, const struct half *first, struct half **parts)
 {
 	unsigned i, n = 0, conns = first->pre.channels + 2;
@@ -275,7 +279,7 @@ static bool is_gone(const struct half *h)
 	return !n || (n < 0 && errno != EAGAIN && errno != EINTR);
 }
 
-/* A peer that has given up meanwhile: its connections go. */
+/* If the peer has closed any of the connections, drop all of them. */
 static bool all_there(struct half **parts)
 {
 	unsigned i, n = parts[0]->pre.channels + 2, gone = 0;
@@ -410,7 +414,7 @@ static const struct xport_listener_ops listener_ops = {
 	.close = listener_close,
 };
 
-/* A listening socket, and the port it got in u; else *call is what failed. */
+/* Returns a listening socket and its *port, or -errno, and *call is the call that failed. */
 static int listen_on(const struct addrinfo *ai, unsigned *port, const char **call)
 {
 	struct sockaddr_storage addr;
@@ -452,7 +456,7 @@ static int open_fds(struct tcp_listener *l, struct fail *f)
 	return 0;
 }
 
-/* A port that nobody has to be root for is not refused for that. */
+/* EACCES means a privileged port only from bind() below 1024; any other EACCES is a refused call. */
 static int refuse_listen(const struct uri *u, const char *call, int err, struct fail *f)
 {
 	if (!strcmp(call, "bind") && (err != -EACCES || (u->port && u->port < 1024)))

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT
 /*
- * Page data onto a connection without a copy: vmsplice() puts references to the pages into a pipe, splice() moves them
- * on to the socket, and the device, or over loopback the receiver, reads the guest's memory itself. What a page holds at
- * that moment is what crosses, later than the call; a put may be read until its fence (xport.h), so that is no news to
- * anybody. It is the same bargain as RDMA's. (Where a device sums what it sends in software, a page that changes in between
- * makes a damaged segment: TCP sends it again.)
+ * Sends page data over a connection without a copy: vmsplice() puts references to the pages into a pipe,
+ * splice() moves them on to the socket, and the device, or over loopback the receiver, reads the guest's
+ * memory. The bytes that the page holds at that later moment cross. That is allowed, because a put may be
+ * read until its fence (xport.h), and RDMA does the same. (If the kernel computes checksums in software, a
+ * page that changes in between gives a segment with a bad checksum; TCP sends it again.)
  *
- * Where memory or kernel will not have it (EFAULT of memory that has no struct page, no pipe left, a seccomp filter) the
- * bytes are copied, for good on that channel. So iov advances by what the socket has, not by what the pipe took: splice() may
- * be what is refused, and what then lies in the pipe is thrown away. Neither way needs a setting.
+ * If the memory or the kernel refuses this (EFAULT for memory without struct page, no pipe left, a seccomp
+ * filter), the channel copies from then on. splice() may be the call that is refused; the content of the pipe
+ * is then discarded. So iov advances by what the socket took, not by what the pipe took. Neither way needs a
+ * setting.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +21,7 @@
 
 #include "tcp.h"
 
-/* In flight between the two calls: what any user may have (fs.pipe-max-size). 64 KiB costs a tenth. */
+/* Pipe capacity: the most that any user may have (fs.pipe-max-size). 64 KiB is a tenth slower. */
 #define PIPE_BYTES (1 << 20)
 
 void tcp_pipe_close(struct tcp_pipe *p)
@@ -32,7 +33,7 @@ void tcp_pipe_close(struct tcp_pipe *p)
 	p->state = TCP_PIPE_NONE;
 }
 
-/* From now on this channel copies; the first one says so. */
+/* From now on this channel copies; the first channel of the link reports it. */
 static void refuse(struct tcp_data *c, const char *call, enum cure doing, int err)
 {
 	const struct xport_param *p = &c->link->param;
@@ -59,7 +60,7 @@ static void pipe_open(struct tcp_data *c)
 		refuse(c, "a pipe of 1 MiB", CURE_PIPE, errno);
 }
 
-/* splice() has no MSG_NOSIGNAL: a SIGPIPE of ours is taken back before the thread's mask is as it was. */
+/* splice() has no MSG_NOSIGNAL: block SIGPIPE, and consume one that we caused before the mask is restored. */
 struct quiet {
 	sigset_t old;
 	bool pending;
@@ -94,8 +95,8 @@ static void quiet_end(struct quiet *q, int err)
 }
 
 /*
- * The bytes that the pipe holds, from where iov begins; more: page data of the same frame follows. 1: splice() is refused, and
- * from where iov begins now all is still to be sent.
+ * Move the pipe's left bytes, which begin at iov, to the socket. more: page data of the same frame follows.
+ * 1: splice() is refused; everything from iov on is still to be sent.
  */
 static int drain(struct tcp_data *c, struct iovec **iov, int *n, size_t left, bool more)
 {
@@ -130,7 +131,7 @@ static int drain(struct tcp_data *c, struct iovec **iov, int *n, size_t left, bo
 	return 0;
 }
 
-/* What is left of iov when it returns 0 is to be copied. */
+/* On 0 the caller must copy what is left of iov. */
 static int by_reference(struct tcp_data *c, struct iovec **iov, int *n)
 {
 	size_t all = 0;

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Data and urgent channels, the end that serves: frames in order, one at a time. Nothing in a frame is
- * believed: the whole head and all runs are checked against the exposed memory before a byte of page data
- * is read or sent.
+ * Data and urgent channels of tcp at the end that serves: frames in order, one at a time. No frame is
+ * trusted: head and runs are checked against the exposed memory before a byte of page data is read or sent.
  */
 #include <endian.h>
 #include <errno.h>
@@ -15,7 +14,7 @@
 #include "runtime/base/fail.h"
 #include "runtime/base/spin.h"
 
-#define PIECE (32u << 10) /* of a reply beside the urgent channel: a request there waits no longer */
+#define PIECE (32u << 10) /* of a reply: bounds how long an urgent request waits */
 
 static int bad(struct tcp_data *c, const struct tcp_frame *h, const char *why)
 {
@@ -24,7 +23,7 @@ static int bad(struct tcp_data *c, const struct tcp_frame *h, const char *why)
 		    le32toh(h->tag), (unsigned long long)le64toh(h->bytes), le16toh(h->nruns), why);
 }
 
-/* Exactly what iov holds (it is changed); standing still is an error. */
+/* Receive exactly the bytes of iov, which it modifies; a stall is an error. */
 static int recv_exact(struct tcp_data *c, struct iovec *iov, int n)
 {
 	struct tcp_watch watch = { 0 };
@@ -55,7 +54,7 @@ static int recv_exact(struct tcp_data *c, struct iovec *iov, int n)
 
 static int serve_beside(struct tcp_data *c);
 
-/* Until fd is ready (1), or the urgent channel alone has a request (0); wait_us 0: as long as it takes. */
+/* Wait until c's fd is ready (1) or only the urgent channel has a request (0); wait_us 0: without limit. */
 static int wait_both(struct tcp_data *c, short events, uint64_t wait_us)
 {
 	struct pollfd p[2] = { { .fd = c->fd, .events = events },
@@ -66,7 +65,7 @@ static int wait_both(struct tcp_data *c, short events, uint64_t wait_us)
 	return p[0].revents || !p[1].revents;
 }
 
-/* How many entries of iov, at most PIECE bytes together; the first may be cut into *head. */
+/* How many entries of iov fit into PIECE bytes. 0: the first is larger, *head is its first PIECE bytes. */
 static int cut_piece(struct iovec *iov, int n, struct iovec *head)
 {
 	size_t sum = 0;
@@ -81,7 +80,7 @@ static int cut_piece(struct iovec *iov, int n, struct iovec *head)
 	return k;
 }
 
-/* A large reply piece by piece, with the urgent channel served between. */
+/* Send a large reply in pieces and serve the urgent channel between them. */
 static int send_pieces(struct tcp_data *c, struct iovec *iov, int n)
 {
 	struct tcp_watch watch = { 0 };
@@ -120,7 +119,7 @@ static int send_reply(struct tcp_data *c, struct iovec *iov, int n, uint64_t byt
 	return c->beside && bytes > PIECE ? send_pieces(c, iov, n) : tcp_send_all(c->link, c->fd, iov, n, 0, NULL);
 }
 
-/* What has come of a head, and then the rest of it: 1, 0 when nothing has, -errno. */
+/* Receive a head: 1, or 0 if no byte of it has come, or -errno. Waits for the rest of one that has begun. */
 static int try_frame(struct tcp_data *c, struct tcp_frame *h)
 {
 	struct iovec iov;
@@ -138,7 +137,7 @@ static int try_frame(struct tcp_data *c, struct tcp_frame *h)
 	return err ? err : 1;
 }
 
-/* Waits for the peer as long as it takes, hot for poll_us after an urgent request. */
+/* Wait for the next frame without limit; poll for poll_us after each urgent request, then sleep. */
 static int next_frame(struct tcp_data *c, struct tcp_frame *h)
 {
 	uint64_t cold = 0, now;
@@ -164,7 +163,7 @@ static int next_frame(struct tcp_data *c, struct tcp_frame *h)
 	}
 }
 
-/* The runs of a PUT or GET into c->runs, checked; then the frame may be obeyed. */
+/* Receive the runs of a PUT or GET into c->runs and check them; on 0 the frame may be executed. */
 static int take_runs(struct tcp_data *c, const struct tcp_frame *h, unsigned n, enum xport_access need)
 {
 	uint64_t bytes, said = le64toh(h->bytes);
@@ -245,7 +244,7 @@ static int serve_fence(struct tcp_data *c, const struct tcp_frame *h)
 	return tcp_send_all(c->link, c->fd, &iov, 1, 0, NULL);
 }
 
-/* One frame whose head is here: 0, 1: it was END, -errno. */
+/* Execute one frame whose head has arrived: 0, 1 if it was END, or -errno. */
 static int obey(struct tcp_data *c, const struct tcp_frame *h)
 {
 	unsigned n = le16toh(h->nruns);
@@ -272,7 +271,7 @@ static int obey(struct tcp_data *c, const struct tcp_frame *h)
 	return err;
 }
 
-/* Everything that has come on the urgent channel: how many frames, -errno. */
+/* Serve everything that has come on the urgent channel: the number of frames, or -errno. */
 static int serve_beside(struct tcp_data *c)
 {
 	struct tcp_frame h;

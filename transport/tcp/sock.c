@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Plain socket calls: never blocking, waits bounded by progress. */
+/* Socket calls of the tcp transport: none blocks, and waits end when no progress is made. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <linux/tcp.h>
@@ -31,8 +31,8 @@ static struct chan_name name_of(const struct tcp_link *l, int fd)
 }
 
 /*
- * A connection that has ended says so, whatever errno its end had (an ICMP error can make it EACCES or EPROTO): a call that
- * is refused by a filter leaves its connection up.
+ * A connection that has ended reports POLLHUP, whatever errno ended it: an ICMP error can give EACCES or
+ * EPROTO. If a seccomp filter refuses a call, the connection stays up.
  */
 static bool has_ended(int fd)
 {
@@ -49,7 +49,7 @@ int tcp_err(struct tcp_link *l, int fd, const char *call, int err)
 		err = -err;
 	if (atomic_load(&l->killed))
 		return -EPIPE;
-	if (err == EFAULT || err == EHWPOISON) /* guest memory: who knows which pages says so, by xp_unreachable() */
+	if (err == EFAULT || err == EHWPOISON) /* guest memory: the caller reports the page */
 		return -EFAULT;
 	if (!xport_lost(err) && !has_ended(fd))
 		return fail_cure(l->link.fail, CURE_TRANSFER, -err, "tcp: %s on the %s", call, chan.text);
@@ -80,7 +80,7 @@ static int tune_congestion(int fd, const struct uri *u, struct fail *f)
 	return 0;
 }
 
-/* Buffer sizes stay the kernel's: fixed ones of 256 KiB to 4 MiB measured no faster over loopback. */
+/* Socket buffer sizes stay the kernel's: fixed ones of 256 KiB to 4 MiB were no faster over loopback. */
 int tcp_sock_tune(int fd, const struct uri *u, struct fail *f)
 {
 	int one = 1;
@@ -108,7 +108,7 @@ bool tcp_watch_idle(struct tcp_watch *w, int fd, uint64_t timeout_us)
 	return now - w->since_us >= timeout_us;
 }
 
-/* What of it has come, or an error. */
+/* Returns the poll events that occurred, or a negative errno. */
 static int poll_until(int fd, short events, uint64_t wait_us)
 {
 	uint64_t end = deadline_after(now_us(), wait_us), now;
@@ -135,8 +135,8 @@ int tcp_poll(int fd, short events, uint64_t wait_us)
 }
 
 /*
- * A peer that goes with its receive window full never opens it again, and its end of stream makes nothing writable: who
- * waits to send looks for that, too. Nobody here closes one direction alone.
+ * A peer that closes while its receive window is full never opens it again, and its end of stream makes
+ * nothing writable. So a waiting sender also polls for POLLRDHUP. Neither end ever closes one direction only.
  */
 int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w)
 {
@@ -161,7 +161,7 @@ static int send_watched(struct tcp_link *l, int fd, struct iovec *iov, int n, in
 	ssize_t done;
 	int err;
 
-	xp_iov_advance(&iov, &n, 0); /* skips empty ones */
+	xp_iov_advance(&iov, &n, 0); /* skips empty entries */
 	while (n) {
 		if (atomic_load(&l->killed))
 			return -EPIPE;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Inside the tcp transport. Who does what:
+ * Internal header of the tcp transport. The files:
  *
  *	listen.c	the listener: half-open connections, grouping into links
  *	dial.c	the connecting end
@@ -11,8 +11,8 @@
  *	data.c	data and urgent channels, the end that puts and gets
  *	serve.c	data and urgent channels, the end that serves
  *
- * Sockets are O_NONBLOCK (splice() knows no MSG_DONTWAIT), and all waiting is poll(). kill() shuts the sockets down:
- * whatever waits on one wakes.
+ * Sockets are O_NONBLOCK, because splice() has no MSG_DONTWAIT, and every wait is a poll(). kill() shuts the
+ * sockets down, which wakes every thread that waits on one.
  */
 #ifndef FERRY_TCP_H
 #define FERRY_TCP_H
@@ -26,14 +26,14 @@
 
 struct tcp_link;
 
-/* Tells a slow transfer from one that stands still, by the connection's own byte counts. Zero to begin. */
+/* Tells a slow transfer from a stalled one by the connection's own byte counts. Initialize with zeros. */
 struct tcp_watch {
 	uint64_t since_us, bytes;
-	bool sent_only;	 /* what comes is no sign that what is sent is taken */
-	uint64_t end_us; /* not 0: however slowly it moves, it is over then */
+	bool sent_only;	 /* ignore received bytes: they do not show that the peer takes ours */
+	uint64_t end_us; /* not 0: give up at this time, even if bytes still move */
 };
 
-/* Carries references to pages from vmsplice() to splice(); empty between two calls. */
+/* Carries page references from vmsplice() to splice(); empty between two calls of tcp_send_pages(). */
 struct tcp_pipe {
 	enum { TCP_PIPE_NONE, TCP_PIPE_OPEN, TCP_PIPE_REFUSED } state;
 	int in, out;
@@ -43,9 +43,9 @@ struct tcp_ctl {
 	struct xport_chan chan;
 	struct tcp_link *link;
 	int fd;
-	int tx_err, rx_err; /* sticky: a broken stream has no next message */
+	int tx_err, rx_err; /* sticky: after an error the stream has no message boundary */
 	struct tcp_msg rx_head;
-	size_t rx_got; /* bytes of head and body that are here */
+	size_t rx_got; /* bytes of head and body received */
 	uint64_t rx_stamp_us;
 	uint8_t rx_body[XPORT_MSG_MAX];
 };
@@ -53,7 +53,7 @@ struct tcp_ctl {
 struct tcp_get {
 	unsigned n;
 	uint64_t bytes;
-	struct iovec iov[1 + XPORT_RUNS_MAX]; /* [0]: room for the head of its reply */
+	struct iovec iov[1 + XPORT_RUNS_MAX]; /* [0]: for the reply's head */
 	struct page_run runs[XPORT_RUNS_MAX];
 };
 
@@ -73,20 +73,20 @@ struct tcp_data {
 		struct iovec iov[2 + XPORT_RUNS_MAX];
 	} tx;
 
-	/* What arrives for the end that puts and gets; resumable, so that reap() need not wait. */
+	/* What the putting and getting end receives; resumable, so that reap() need not block. */
 	struct {
 		struct tcp_frame head;
 		size_t got;
-		struct iovec *at; /* where page data goes; NULL: collecting head */
+		struct iovec *at; /* destination of page data; NULL: collecting head */
 		int n;
 		uint64_t left;
-		uint64_t stamp_us; /* last time that anything moved */
+		uint64_t stamp_us; /* when the current silence began; 0: bytes have moved */
 	} rx;
-	struct xp_gets gets; /* replies come in their order */
+	struct xp_gets gets; /* replies arrive in this order */
 	struct tcp_get get[XPORT_GETS_MAX];
 	uint32_t fence_sent, fence_acked;
 
-	struct tcp_data *beside; /* the urgent channel that this one's serve() looks after; NULL: none, or ended */
+	struct tcp_data *beside; /* urgent channel that this one's serve() serves too; NULL: none, or ended */
 	void (*moved)(void *arg, uint64_t npages);
 	void *moved_arg;
 
@@ -101,57 +101,62 @@ struct tcp_link {
 	struct xport_param param;
 	struct xp_table table;
 	_Atomic bool killed;
-	_Atomic bool copying; /* it was said that page data is copied */
+	_Atomic bool copying; /* param.slower was told that page data is copied */
 	struct tcp_ctl *ctl;
 	struct tcp_data *data[XPORT_CHANNELS_MAX + 1]; /* [channels]: urgent */
 };
 
-/* fds: control, data, urgent; taken over, also on failure. */
+/* fds: control, data, urgent; owned by the link, closed on failure too. */
 int tcp_link_new(struct xport_link **ret, const struct xport_link_id *id, const int *fds,
 		 const struct xport_param *p, struct fail *f);
 
 int tcp_ctl_new(struct tcp_ctl **ret, struct tcp_link *l, int fd);
-int tcp_tear(struct xport_link *l, const struct iovec *iov, int n); /* with FERRY_DRILL only */
+int tcp_tear(struct xport_link *l, const struct iovec *iov, int n);
 int tcp_data_new(struct tcp_data **ret, struct tcp_link *l, int fd, bool urgent);
 void tcp_data_free(struct tcp_data *c);
-/* Takes all that has arrived for the end that puts and gets, without waiting. */
+/* Receive, without waiting, all that has arrived for the putting and getting end. */
 int tcp_data_take(struct tcp_data *c);
 int tcp_pair(struct xport_chan *chan, struct xport_chan *urgent);
 int tcp_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages), void *arg);
 
 /*
- * What errno err (of either sign) of call on fd comes to: -EPIPE or -ETIMEDOUT where it means that the link is lost, and why is
- * kept; else -err, with a sentence. After kill() always -EPIPE.
+ * Convert errno err (of either sign) of `call` on fd. Returns -EPIPE or -ETIMEDOUT if it means that the link
+ * is lost, and records the cause; -EFAULT for guest memory; else -err, with a sentence. After kill() always
+ * -EPIPE.
  */
 int tcp_err(struct tcp_link *l, int fd, const char *call, int err);
-/* The peer has closed fd's connection: -EPIPE. */
+/* Record that the peer closed fd's connection; returns -EPIPE. */
 int tcp_closed(struct tcp_link *l, int fd);
-/* Nothing has moved on fd for the link's timeout: -ETIMEDOUT. */
+/* Record that nothing moved on fd for the link's timeout; returns -ETIMEDOUT. */
 int tcp_silent(struct tcp_link *l, int fd);
 /*
- * Sets up a socket that will connect or listen (accepted ones inherit it): 0, or a sentence when the URI asks for a
- * congestion control that cannot be had.
+ * Set up a socket before connect or listen (accepted ones inherit it): 0, or an error and a sentence if the
+ * URI asks for a congestion control that cannot be set.
  */
 int tcp_sock_tune(int fd, const struct uri *u, struct fail *f);
-/* True when nothing has moved on fd for timeout_us, as far as w has seen. Call it every timeout_us / 4. */
+/* True if nothing moved on fd for timeout_us, as seen by w. Call it every timeout_us / 4. */
 bool tcp_watch_idle(struct tcp_watch *w, int fd, uint64_t timeout_us);
-/* Until events may be there: 0, -ETIMEDOUT when nothing has moved for the link's timeout (w: {0} since it last did), or the error. */
+/*
+ * Wait until events may be there: 0, -ETIMEDOUT if nothing moved for the link's timeout, or the error. Zero
+ * *w whenever bytes have moved.
+ */
 int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w);
 /*
- * All of iov (which is changed); -ETIMEDOUT when it stands still, -EPIPE. flags: MSG_MORE or 0. reader, if not NULL,
- * takes what arrives on the same connection meanwhile: a peer that must send before it reads on does not block this end.
+ * Send all of iov, which it modifies. -ETIMEDOUT if it stalls, -EPIPE. flags: MSG_MORE or 0. reader, if not
+ * NULL, receives on the same connection meanwhile; otherwise a peer that must send before it reads on blocks
+ * this end.
  */
 int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags, struct tcp_data *reader);
 /*
- * As tcp_send_all, for a message: whatever the peer sends meanwhile, -ETIMEDOUT when it takes nothing of it for the link's
- * timeout, or not all of it within XPORT_MSG_TIMEOUTS.
+ * As tcp_send_all(), for a message: -ETIMEDOUT if the peer takes nothing of it for the link's timeout,
+ * whatever the peer sends, or not all of it within XPORT_MSG_TIMEOUTS timeouts.
  */
 int tcp_send_msg(struct tcp_link *l, int fd, struct iovec *iov, int n);
-/* Waits for events on fd: 0, -EAGAIN after wait_us, -errno. */
+/* Wait for events on fd: 0, -EAGAIN after wait_us, -errno. */
 int tcp_poll(int fd, short events, uint64_t wait_us);
 
 void tcp_pipe_close(struct tcp_pipe *p);
-/* All of iov (which is changed): exposed memory, which is read until the peer has it. As tcp_send_all. */
+/* As tcp_send_all(), for exposed memory, which is read until the peer has it. */
 int tcp_send_pages(struct tcp_data *c, struct iovec *iov, int n);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every byte that the tcp transport itself puts on a connection. All numbers are little-endian; reserved
- * fields are sent as zero and must be zero.
+ * The wire format of the tcp transport. All numbers are little-endian; reserved fields are sent as zero and
+ * must be zero.
  *
  * A link is 1 + N + 1 connections: control, N data, urgent. On each, the connecting end first sends a
  * preamble and the accepting end answers it. After TCP_ANSWER_OK the connection carries
@@ -36,10 +36,10 @@ struct tcp_preamble {
 	uint32_t role;	     /* enum tcp_wire_role */
 	uint32_t index;	     /* data: 0 to channels - 1; else 0 */
 	uint32_t channels;   /* data channels of the link, 1 to 16 */
-	uint32_t generation; /* 0: first connection of the session, then one more a reconnect */
+	uint32_t generation; /* 0: first connection of the session; each reconnect adds one */
 	uint8_t session[16];
-	uint64_t attempt; /* random, one a connect: what an earlier try left behind is another link */
-	uint32_t offers;  /* what this end could do beside the version's own: nothing yet. What is not known is not accepted */
+	uint64_t attempt; /* random per connect: connections of an older attempt belong to another link */
+	uint32_t offers;  /* optional features of this end; none exist yet. Unknown ones are not accepted */
 	uint8_t reserved[12];
 };
 
@@ -49,15 +49,15 @@ struct tcp_answer {
 	uint32_t magic;
 	uint32_t version; /* the accepting end's */
 	uint32_t code;	  /* enum tcp_answer_code */
-	uint32_t accepts; /* of what the preamble offers */
+	uint32_t accepts; /* those of the preamble's offers that it accepts */
 };
 
 enum tcp_answer_code {
 	TCP_ANSWER_OK = 0,
-	TCP_ANSWER_VERSION = 1,	  /* other version; the connection is closed, as for every code below */
-	TCP_ANSWER_MALFORMED = 2, /* role, index or channels out of range, or this connection is there already */
+	TCP_ANSWER_VERSION = 1,	  /* another version; the connection is closed, as for every code below */
+	TCP_ANSWER_MALFORMED = 2, /* role, index or channels out of range, or a duplicate connection */
 	TCP_ANSWER_BUSY = 3,	  /* too many half-open connections */
-	TCP_ANSWER_TAKEN = 4,	  /* a session is under way: this connection is not its, or of no newer generation */
+	TCP_ANSWER_TAKEN = 4,	  /* a session runs here, and the preamble's id or generation is refused */
 };
 
 struct tcp_msg {
@@ -88,9 +88,9 @@ struct tcp_frame {
 	uint16_t nruns; /* PUT, GET: 1 to XPORT_RUNS_MAX; else 0 */
 	uint32_t tag;	/* GET, REPLY: below XPORT_GETS_MAX */
 	uint32_t reserved0;
-	uint64_t bytes; /* PUT, GET, REPLY: of page data, at most XPORT_XFER_MAX; else 0 */
+	uint64_t bytes; /* PUT, GET, REPLY: page data, at most XPORT_XFER_MAX bytes; else 0 */
 	uint64_t reserved1;
-	struct tcp_run runs[TCP_RUNS_INLINE]; /* the first; unused ones are zero */
+	struct tcp_run runs[TCP_RUNS_INLINE]; /* the first runs; unused entries are zero */
 };
 
 _Static_assert(sizeof(struct tcp_preamble) == 64, "on the wire");
