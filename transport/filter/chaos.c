@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The links, channels and listeners of the chaos filter; chaos_fault.c says what can be asked of it. */
+/* The links, channels and listeners of the chaos filter; chaos_fault.c lists the faults. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,7 +84,7 @@ static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
 	}
 }
 
-/* What arrives is thrown away, so that nobody who polls the descriptor spins. */
+/* Discard what arrives; otherwise a caller that polls the descriptor would spin. */
 static int hole_recv(struct chaos_chan *c, void *buf, size_t cap, size_t *len, uint64_t wait_us)
 {
 	uint64_t now = now_us(), end = deadline_after(now, wait_us);
@@ -142,7 +142,7 @@ static int chan_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 	int err;
 
 	if (chaos_is_hole(c->link))
-		c->base.inner->ops->reap(c->base.inner, tags, max, 0); /* they are lost */
+		c->base.inner->ops->reap(c->base.inner, tags, max, 0); /* discard completed gets */
 	err = chaos_stalled(c->link, true, wait_us, -EAGAIN);
 	return err ? err : c->base.inner->ops->reap(c->base.inner, tags, max, wait_us);
 }
@@ -150,7 +150,7 @@ static int chan_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 static int chan_end(struct xport_chan *chan)
 {
 	struct chaos_chan *c = chan_of(chan);
-	int err = moves(c, false); /* it is short */
+	int err = moves(c, false); /* a small packet */
 
 	return err ? err : c->base.inner->ops->end(c->base.inner);
 }
@@ -167,7 +167,7 @@ static void served(void *arg, uint64_t npages)
 
 	if (s->moved)
 		s->moved(s->arg, npages);
-	chaos_stalled(s->chan->link, true, UINT64_MAX, 0); /* killed: serve() will see it */
+	chaos_stalled(s->chan->link, true, UINT64_MAX, 0); /* if killed, serve() will notice */
 }
 
 static int chan_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t npages), void *arg)
@@ -215,7 +215,7 @@ static int listener_accept(struct xport_listener *xl, struct xport_link **ret, s
 			return err;
 		if (!chaos_is_cut(l->chaos))
 			return chaos_link(ret, inner, l->chaos, &l->param, f);
-		inner->ops->kill(inner); /* nobody gets through */
+		inner->ops->kill(inner); /* no connection gets through a cut */
 		inner->ops->close(inner);
 	}
 }
@@ -256,7 +256,7 @@ int chaos_link(struct xport_link **ret, struct xport_link *inner, struct chaos *
 	l->chaos = c;
 	l->timeout_us = p->timeout_us;
 	pthread_mutex_lock(&c->lock);
-	l->killed = c->cut_until_us > now_us(); /* cut while it was being made */
+	l->killed = c->cut_until_us > now_us(); /* the cut came while the link was made */
 	if (l->killed)
 		inner->ops->kill(inner);
 	l->prev = &c->links;

@@ -1,42 +1,43 @@
 // SPDX-License-Identifier: MIT
 /*
- * chaos: a filter that breaks a link on purpose. What can be asked of xport_chaos_fault():
+ * Fault injection: the faults of the chaos filter, and when they strike. xport_chaos_fault() takes:
  *
- *	cut		every link is killed now; connect and accept fail for good
- *	cut:MS		the same, and after MS milliseconds connections succeed again
- *	stall:MS	for MS milliseconds no call of this end moves anything: a put, fence, get or send waits and is
- *			-ETIMEDOUT after the link's timeout, a recv or reap finds nothing, a serve stops after what
- *			it is doing
- *	mtu, mtu:MS	packets of full size are lost, as on a path whose MTU is smaller than its ends believe: messages
- *			cross, but for long ones, which are lost like that of "lost"; what moves pages waits as in a stall
- *	keep		a close waits: the device does not let go of what it knew
+ *	cut		kills every link now; connect and accept fail for good
+ *	cut:MS		the same, but connections succeed again after MS milliseconds
+ *	stall:MS	for MS milliseconds no call of this end moves data: a put, fence, get or send waits
+ *			and returns -ETIMEDOUT after the link's timeout, a recv or reap finds nothing, a serve
+ *			stops after its current request
+ *	mtu, mtu:MS	packets of full size are lost, as on a path whose MTU is smaller than its ends assume:
+ *			short messages cross, a long one is lost as in "lost", and calls that move pages wait
+ *			as in a stall
+ *	keep		close() waits, as if the device did not release the memory
  *	keep:MS		the same, for MS milliseconds
  *	heal		ends a cut, a stall, an mtu and a keep
- *	pending		breaks nothing: 1 while a fault that waits for its message has not struck, else 0
+ *	pending		injects nothing: returns 1 while a fault waits for its message, else 0
  *
  * Faults that wait for the Nth message sent on a control channel from now on, N >= 1:
  *
- *	cut@N		it is not sent: the link is cut
+ *	cut@N		the message is not sent and the link is cut
  *	cut@N:MS	the same, healing after MS milliseconds
  *	short@N		only the first half is sent, as if it were the whole
- *	corrupt@N	the byte in its middle is inverted
+ *	corrupt@N	its middle byte is inverted
  *
- * Faults that wait for a message of type T, a number as the user of the link gives its messages (type_of), or for
- * the Nth of that type (T@N):
+ * Faults that wait for a message of type T (a number that type_of returns), or for the Nth of that type
+ * (T@N):
  *
- *	cut-before:T	it is not sent: the link is cut
- *	cut-middle:T	the connection breaks in its middle
+ *	cut-before:T	it is not sent and the link is cut
+ *	cut-middle:T	half is sent, then the connection breaks
  *	cut-after:T	it is sent, then the link is cut
- *	lost:T		it vanishes, and with it everything that follows on that link, both ways; nobody is told
- *	kill-at:T	this process ends by SIGKILL instead of sending it, or when it has arrived and nobody has seen it
- *	kill-heard:T	this process ends by SIGKILL when it has arrived
- *	kill-before:T	this process ends by SIGKILL instead of sending it; kill-after:T when it is out
- *	stop-before:T	this process stops by SIGSTOP, and sends it when it is continued; stop-after:T
+ *	lost:T		it and all later traffic of the link, both ways, are lost; neither end is told
+ *	kill-at:T	SIGKILL to this process instead of sending it, or on receiving it
+ *	kill-heard:T	SIGKILL to this process on receiving it
+ *	kill-before:T	SIGKILL to this process instead of sending it; kill-after:T after sending it
+ *	stop-before:T	SIGSTOP to this process, which sends it once continued; stop-after:T after sending it
  *
- * The first four take :MS as cut does: without it no connection succeeds any more.
+ * The first four take :MS as cut does; without it no connection ever succeeds again.
  *
- * One waiting fault is armed at a time; a new one replaces it. A struct chaos outlives its links and may serve
- * both ends of one process: N then counts the messages of both.
+ * One waiting fault is armed at a time; a new one replaces it. A struct chaos outlives its links. It may
+ * serve both ends in one process; N then counts the messages of both.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -51,7 +52,7 @@
 #define FOR_GOOD UINT64_MAX /* milliseconds */
 #define MS_MAX 86400000u
 #define COUNT_MAX 1000000000u
-#define SMALL_PACKET 1000u /* a message that fits crosses whatever the MTU of the path */
+#define SMALL_PACKET 1000u /* a message up to this size crosses whatever the path MTU */
 
 struct chaos *xport_chaos_new(unsigned (*type_of)(const void *msg, size_t len))
 {
@@ -102,22 +103,22 @@ static void cut(struct chaos *c, uint64_t ms)
 	pthread_cond_broadcast(&c->cond);
 }
 
-/* What a name takes behind it. */
+/* What may or must follow a fault's name. */
 enum takes {
 	TAKES_MS = 1,	   /* :MS may be there */
 	TAKES_COUNT = 2,   /* @N may be there */
 	TAKES_TYPE = 4,	   /* :T must be there, then @N may */
 	NEEDS_MS = 8,
 	NEEDS_COUNT = 16,
-	HEARD = 32,   /* counts what arrives, too */
-	NOT_SENT = 64 /* counts nothing else */
+	HEARD = 32,   /* also counts received messages */
+	NOT_SENT = 64 /* does not count sent messages */
 };
 
 static const struct fault_row {
 	const char *name;
 	enum strike strike;
 	unsigned takes;
-	size_t until; /* of struct chaos: when it ends; 0: none */
+	size_t until; /* offset in struct chaos of the fault's end time; 0: none */
 } rows[] = {
 	{ "cut", STRIKE_CUT, TAKES_MS | TAKES_COUNT, 0 },
 	{ "stall", STRIKE_NONE, TAKES_MS | NEEDS_MS, offsetof(struct chaos, stall_until_us) },
@@ -144,7 +145,7 @@ struct asked {
 	uint64_t type, at, ms;
 };
 
-/* A decimal number at *s, at most max; *s moves behind it. */
+/* Parse a decimal number at *s, at most max; advances *s past it. */
 static bool number(const char **s, uint64_t max, uint64_t *ret)
 {
 	uint64_t v = 0;
@@ -234,7 +235,7 @@ int chaos_may_connect(struct chaos *c, struct fail *f)
 	return chaos_is_cut(c) ? fail(f, -ECONNREFUSED, "chaos: the link is cut") : 0;
 }
 
-/* With the lock held: until something has changed, or the time has come. */
+/* Wait, with the lock held, until something changes or until until_us. */
 static void wait_until(struct chaos *c, uint64_t until_us)
 {
 	struct timespec ts;
@@ -247,7 +248,7 @@ static void wait_until(struct chaos *c, uint64_t until_us)
 	pthread_cond_timedwait(&c->cond, &c->lock, &ts);
 }
 
-/* With the lock held. 0: not. */
+/* When the stall ends; 0: none. Lock held. */
 static uint64_t stalled_until(const struct chaos_link *l, bool pages)
 {
 	const struct chaos *c = l->chaos;
@@ -339,7 +340,7 @@ enum strike chaos_strike(struct chaos_link *l, const struct iovec *iov, int n)
 		}
 	}
 	pthread_mutex_unlock(&c->lock);
-	/* raise(): the thread itself stops here, before it does anything else */
+	/* raise() stops this thread at once, before it does anything else */
 	if (what == STRIKE_KILL || what == STRIKE_STOP)
 		raise(what == STRIKE_KILL ? SIGKILL : SIGSTOP);
 	return what;

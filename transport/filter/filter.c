@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-/* The forwarders, and how a filter's objects are made; filter.h has the theory. */
+/* How a filter's objects are made and forward calls to the inner ones; filter.h has the theory. */
 #include <errno.h>
 #include <stdlib.h>
 
 #include "filter.h"
 #include "runtime/base/fail.h"
 
-/* params begin with x, the filter's object; what follows them is passed on. */
+/* params begin with x, the filter's object; the variadic arguments are passed to the inner call. */
 #define FORWARD(kind, ret, call, params, ...)                                                                         \
 	static ret kind##_##call params                                                                               \
 	{                                                                                                             \

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What filters are made of. A filter stands on a listener, a link and its channels, and names in a struct filter only
- * the calls that it changes. Each object of a filter begins with one of the structs below and has a table of its own:
- * the filter's calls, and for all others forwarders to the inner object. So a call that is changed costs nothing more,
- * and a call that the inner object does not have is NULL in the filter's table, too.
+ * The base of all filters. A filter wraps a listener, a link and its channels; its struct filter has only the
+ * calls that it changes. Each object of a filter begins with one of the structs below and has its own table:
+ * the filter's calls, and for all others functions that forward to the inner object. If the inner object
+ * lacks a call, it is NULL in the filter's table, too.
  */
 #ifndef FERRY_FILTER_H
 #define FERRY_FILTER_H
@@ -32,19 +32,19 @@ struct filter_listener {
 
 struct filter {
 	const char *name;
-	/* Of the filter's objects; each begins as zeros behind the struct above. */
+	/* Sizes of the filter's objects; each begins with the struct above, the rest starts as zeros. */
 	size_t listener_size, link_size, chan_size;
-	struct xport_listener_ops listener; /* with accept: only the filter knows what its links are */
-	struct xport_link_ops link;	    /* without chan */
+	struct xport_listener_ops listener; /* accept is required: it makes the filter's links */
+	struct xport_link_ops link;	    /* chan is not used */
 	struct xport_chan_ops chan;
-	/* Called once a channel, when its link is made. */
+	/* Called once per channel, when its link is made. */
 	void (*chan_init)(struct filter_chan *c, struct filter_link *l, enum xport_role role);
 };
 
-/* Both take the inner object over. NULL: no memory, fail() has been called, and the inner object is closed. */
+/* Both take over the inner object. NULL: no memory; fail() was called and the inner object is closed. */
 struct filter_listener *filter_listener_new(const struct filter *filter, struct xport_listener *inner, struct fail *f);
 struct filter_link *filter_link_new(const struct filter *filter, struct xport_link *inner, struct fail *f);
-/* What close() is if the filter has none; else the last thing that the filter's does. */
+/* The default close(); a filter with its own close calls this last. */
 void filter_link_close(struct xport_link *l);
 
 #endif

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT
 /*
- * shape: a filter that makes a link slower. Production uses it as the rate limit, the bench as a slow link.
+ * shape: a filter that slows a link down. Production uses it as the rate limit, the bench as a slow link.
  *
- * Bandwidth. One bucket a link, in bytes of page data, over all its data channels. An end pays for what its
- * own calls move: put and get before they start, and what serve() moved right after it. Data channels wait
- * for their turn; the urgent channel pays but never waits, so a fault is served at once and the sweep slows
- * down for it instead. Whoever pulls keeps to the limit by itself: a get, and what serve() moved, wait only for a debt
- * above PACE_AHEAD_US (runtime/base/pace.h says why). A fence ends when what was put before it is paid, so that a
- * round takes the time it is measured by, and leaves no debt to the downtime.
+ * Bandwidth. One token bucket per link, in bytes of page data, for all its channels. An end pays for what its
+ * own calls move: for put and get before they start, for serve() after each transfer. Data channels wait
+ * until earlier charges are paid; the urgent channel pays but never waits, so a fault is served at once and
+ * slows the background fetch instead. The pull keeps to the limit by itself, so get and serve() wait only for
+ * debt above PACE_AHEAD_US (runtime/base/pace.h explains why). A fence returns only when all earlier puts are
+ * paid. So a round takes as long as its data costs, and no debt is left to the downtime.
  *
- * Latency, one way. A message waits that long before it is sent; a fence, and a get from its start to its
- * completion, take at least twice as long. With latency the data channels' fd is -1: a reply that is here may
- * not be due yet, so it cannot be polled for.
+ * Latency, one way. A message is sent that much later; a fence, and a get from start to completion, take at
+ * least twice as long. With latency, fd() of the data channels is -1: a reply that has arrived may not be due
+ * yet, so poll() on the inner fd would be wrong.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -29,13 +29,13 @@ struct shape_chan {
 	struct shape_link *link;
 	enum xport_role role;
 	uint64_t due_us[XPORT_GETS_MAX];
-	struct xp_gets gets; /* done: completed further down, not yet given out */
+	struct xp_gets gets; /* done: completed by the inner link, not yet returned by reap */
 };
 
 struct shape_link {
 	struct filter_link base;
 	struct shape_param param;
-	struct xp_table table; /* for the page sizes */
+	struct xp_table table; /* for page sizes */
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 	bool killed; /* lock */
@@ -52,7 +52,7 @@ static struct shape_chan *chan_of(struct xport_chan *c)
 	return (struct shape_chan *)c;
 }
 
-/* Until a point in time: 0, or -EPIPE when the link is killed before. */
+/* Wait until end_us: 0, or -EPIPE if the link is killed before. */
 static int wait_until(struct shape_link *l, uint64_t end_us)
 {
 	struct timespec ts = xp_timespec(end_us);
@@ -66,7 +66,7 @@ static int wait_until(struct shape_link *l, uint64_t end_us)
 	return killed ? -EPIPE : 0;
 }
 
-/* slack_us: debt that is not waited for. */
+/* Charge bytes; wait until the earlier debt is at most slack_us. */
 static int pay(struct shape_chan *c, uint64_t bytes, uint64_t slack_us)
 {
 	struct shape_link *l = c->link;
@@ -80,7 +80,7 @@ static uint64_t bytes_of(struct shape_link *l, const struct page_run *runs, unsi
 	uint64_t bytes = 0;
 	char why[XP_WHY_MAX];
 
-	return xp_runs_check(&l->table, runs, n, false, &bytes, why) ? 0 : bytes; /* a bad one is refused further down */
+	return xp_runs_check(&l->table, runs, n, false, &bytes, why) ? 0 : bytes; /* inner refuses these */
 }
 
 static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
@@ -140,7 +140,7 @@ static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *
 	return err;
 }
 
-/* Gets that have completed further down: how many, or the error. */
+/* Reap from the inner link: how many gets have completed, or the error. */
 static int reap_inner(struct shape_chan *c, unsigned max, uint64_t wait_us)
 {
 	uint32_t tags[XPORT_GETS_MAX];
@@ -151,7 +151,7 @@ static int reap_inner(struct shape_chan *c, unsigned max, uint64_t wait_us)
 	return n;
 }
 
-/* With latency: gives out what is due. */
+/* reap with latency: return completed gets once they are due. */
 static int reap_late(struct shape_chan *c, uint32_t *tags, unsigned max, uint64_t wait_us)
 {
 	uint64_t end = deadline_after(now_us(), wait_us), now, until;
@@ -202,7 +202,8 @@ static void served(void *arg, uint64_t npages)
 	struct serving *s = arg;
 	struct shape_link *l = s->chan->link;
 
-	pay(s->chan, npages << (l->table.n ? l->table.r[0].page_shift : 12), PACE_AHEAD_US); /* killed: serve() will see it */
+	/* if killed, serve() will notice */
+	pay(s->chan, npages << (l->table.n ? l->table.r[0].page_shift : 12), PACE_AHEAD_US);
 	if (s->moved)
 		s->moved(s->arg, npages);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The pair, and a link's calls on it; mem.h has the theory. */
+/* The pair of a mem link, and the link's calls; mem.h has the theory. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,14 +10,14 @@
 #include "runtime/base/fail.h"
 #include "runtime/base/reach.h"
 
-#define QUEUE_MAX (1u << 20) /* bytes of messages under way before send() waits */
+#define QUEUE_MAX (1u << 20) /* bytes of queued messages above which send() waits */
 
 static void side_wake(struct side *s)
 {
 	uint64_t one = 1;
 
 	if (write(s->evfd, &one, sizeof(one)) < 0)
-		return; /* the counter is full: readable anyway */
+		return; /* the counter is full, so the fd is readable anyway */
 }
 
 int mem_pair_new(struct pair **ret, const struct xport_link_id *id)
@@ -212,7 +212,7 @@ static int ctl_send(struct xport_chan *chan, const struct iovec *iov, int n)
 	return err;
 }
 
-/* The first message out of the queue, with the lock held. */
+/* Take the first message from the queue. Lock held. */
 static int take(struct mem_link *l, void *buf, size_t cap, size_t *len)
 {
 	struct message *m = l->me->head;
@@ -271,7 +271,7 @@ static bool is_dead(struct mem_link *l)
 	return dead;
 }
 
-/* 0 once the peer has exposed something. */
+/* Wait for the peer's first expose: 0, or the error. */
 static int await_expose(struct mem_link *l)
 {
 	uint64_t end = deadline_after(now_us(), l->timeout_us);
@@ -288,7 +288,7 @@ static int await_expose(struct mem_link *l)
 	return err;
 }
 
-/* A copy needs no lent memory; a device does, so that it was lent is held to here as well. */
+/* A memory copy works without lend(), but a device does not, so this transport enforces it too. */
 static bool is_lent(const struct mem_link *l, const void *dst, size_t len)
 {
 	size_t i;
@@ -302,7 +302,7 @@ static bool is_lent(const struct mem_link *l, const void *dst, size_t len)
 	return false;
 }
 
-/* One run: out of the table from into dst, or where the other end's table has it. */
+/* Copy one run from src to dst, and name the side whose memory cannot be reached. */
 static int copy_run(struct mem_link *l, const struct page_run *run, bool get, void *dst, const void *src, size_t len)
 {
 	const struct xp_table *from = get ? &l->peer->table : &l->me->table;
@@ -316,7 +316,7 @@ static int copy_run(struct mem_link *l, const struct page_run *run, bool get, vo
 					     xp_unreachable(to, run, 1, &dst, true, l->link.fail);
 }
 
-/* One transfer: dst NULL puts from the own table, else gets. Both tables must hold all runs. */
+/* One transfer: a put from this end's table if dst is NULL, else a get. Both tables must contain all runs. */
 static int transfer(struct mem_link *l, const struct page_run *runs, void *const *dst, unsigned n)
 {
 	enum xport_access need = dst ? XPORT_PEER_READ : XPORT_PEER_WRITE;
@@ -326,7 +326,7 @@ static int transfer(struct mem_link *l, const struct page_run *runs, void *const
 	unsigned i;
 	int err = 0;
 
-	/* No expose runs at this end, so the own table is read without its lock. */
+	/* No expose runs at this end now, so its table is read without the lock. */
 	if (xp_runs_check(&l->me->table, runs, n, !dst, &bytes, why))
 		return fail(l->link.fail, -EINVAL, "mem: %s of memory that is not exposed: %s", what, why);
 	err = await_expose(l);
@@ -394,7 +394,7 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 
 	if (is_dead(c->link))
 		return -EPIPE;
-	if (!c->gets.ndone) { /* nothing was asked for, so only a kill can end the wait */
+	if (!c->gets.ndone) { /* no get is in flight, so only a kill can end the wait */
 		end = deadline_after(now_us(), wait_us);
 		pthread_mutex_lock(&p->lock);
 		while (wait_us && !c->link->me->dead && !c->link->peer->dead && mem_pair_wait(p, end))
@@ -444,7 +444,7 @@ static const struct xport_chan_ops data_ops = {
 	.fence = data_fence,
 	.get = data_get,
 	.reap = data_reap,
-	.end = data_fence, /* nobody serves: only the link's state counts */
+	.end = data_fence, /* nothing to tell the peer: only checks the link */
 	.serve = data_serve,
 	.pair = data_pair,
 };

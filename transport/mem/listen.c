@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* How two ends of mem find each other; mem.h has the theory. */
+/* The listener of mem, and how two ends find each other; mem.h has the theory. */
 #include <errno.h>
 #include <poll.h>
 #include <stddef.h>
@@ -23,7 +23,7 @@ struct mem_listener {
 	char uri[270];
 };
 
-/* The pair offered by one datagram, or NULL when there is none. */
+/* Take the pair that one datagram offers; NULL if there is none. */
 static struct pair *take_offer(int fd)
 {
 	char control[CMSG_SPACE(sizeof(struct ucred))];
@@ -45,14 +45,14 @@ static struct pair *take_offer(int fd)
 		cm = CMSG_FIRSTHDR(&msg);
 		if (n != (ssize_t)sizeof(p) || !cm || cm->cmsg_level != SOL_SOCKET ||
 		    cm->cmsg_type != SCM_CREDENTIALS)
-			continue; /* not one of ours */
+			continue; /* not from mem_connect() */
 		memcpy(&cred, CMSG_DATA(cm), sizeof(cred));
 		if (cred.pid == getpid())
 			return p;
 	}
 }
 
-/* Decides about an offer; false when the connecting end has given up. */
+/* Set the state of an offer; false if the connecting end has withdrawn it. */
 static bool settle(struct pair *p, enum pair_state state)
 {
 	bool ok;
@@ -113,7 +113,7 @@ static void listener_close(struct xport_listener *xl)
 	struct mem_listener *l = (struct mem_listener *)xl;
 	struct pair *p;
 
-	shutdown(l->fd, SHUT_RD); /* from here on sending to it fails */
+	shutdown(l->fd, SHUT_RD); /* from now on sending to it fails */
 	while ((p = take_offer(l->fd))) {
 		settle(p, PAIR_REFUSED);
 		mem_pair_put(p);
@@ -184,8 +184,8 @@ static int offer(struct pair *p, const struct sockaddr_un *addr, socklen_t len)
 }
 
 /*
- * Until the offer was taken: 0, or what the wake gave. A condition cannot wait for a descriptor, so that is looked at
- * now and then.
+ * Wait until the offer is taken: 0, or woken()'s error. A condition variable cannot wait for a descriptor, so
+ * wake_fd is polled every WAKE_US.
  */
 static int await_taken(struct pair *p, uint64_t end, const struct xport_param *param)
 {
@@ -230,7 +230,7 @@ int mem_connect(struct xport_link **ret, const struct uri *u, const struct xport
 	}
 	err = offer(p, &addr, len);
 	if (err) {
-		mem_pair_put(p); /* the datagram's */
+		mem_pair_put(p); /* the datagram's reference */
 		if (err == -EMFILE || err == -ENFILE || err == -ENOMEM || err == -ENOBUFS)
 			err = fail(f, err, "mem:%s: no memory or descriptors for a link", u->host);
 		else

@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * mem: both ends in one process, no network. One-sided: put and get copy between the two exposed tables,
- * serve() has nothing to do.
+ * The mem transport: both ends in one process, no network. One-sided: put and get copy between the two
+ * exposed tables, and serve() has nothing to do.
  *
- * Rendezvous without a global: a listener is an abstract datagram socket whose name holds the process id.
- * The connecting end makes the pair that both ends share, with one reference for itself and one for the
- * datagram, and sends its address. A pointer is believed only when the kernel says that it comes from this
- * very process. Whoever takes the datagram out owns its reference: accept(), or close(), which first shuts
- * the socket for further datagrams and then drains it. Nothing is lost, whatever gives up first.
+ * Rendezvous without a global: a listener is an abstract datagram socket whose name contains the process id.
+ * The connecting end allocates the pair that both ends share, with one reference for itself and one for the
+ * datagram, and sends the pair's address. The listener uses that pointer only if the kernel's credentials say
+ * that it came from this process. Whoever receives the datagram owns its reference: accept(), or close(),
+ * which first shuts the socket for further datagrams and then drains it. So no reference leaks, whichever end
+ * gives up first.
  *
- * Either end may be the first to know that the link is there: a transfer waits until the peer has exposed
- * something for the first time, as on a network.
+ * Either end may be the first to know that the link exists, so a transfer waits for the peer's first expose,
+ * as on a network.
  *
- * A copy holds the peer side's table lock for reading; expose() and close() take it for writing, so memory
- * is never touched after it was taken back.
+ * A copy holds the peer side's table lock for reading; expose() and close() take it for writing, so memory is
+ * never touched after it was taken back.
  */
 #ifndef FERRY_MEM_H
 #define FERRY_MEM_H
@@ -35,11 +36,11 @@ struct message {
 struct side {
 	pthread_rwlock_t table_lock;
 	struct xp_table table;
-	struct message *head, **tail; /* to be received here; pair lock */
-	size_t queued;		      /* bytes; pair lock */
+	struct message *head, **tail; /* received by this side; pair lock */
+	size_t queued;		      /* bytes of them; pair lock */
 	bool dead;		      /* killed or closed; pair lock */
-	bool exposed;		      /* anything at all, ever; pair lock */
-	int evfd;		      /* readable while head or a dead side says so */
+	bool exposed;		      /* something was exposed at least once; pair lock */
+	int evfd;		      /* readable while head is set or a side is dead */
 };
 
 struct pair {
@@ -69,10 +70,10 @@ struct mem_link {
 
 int mem_pair_new(struct pair **ret, const struct xport_link_id *id);
 void mem_pair_put(struct pair *p);
-/* With the lock held: until something changes. False when end (microseconds, monotonic) has passed. */
+/* Lock held: wait until something changes; false once end (microseconds, monotonic) has passed. */
 bool mem_pair_wait(struct pair *p, uint64_t end);
 int mem_link_new(struct mem_link **ret, const struct xport_param *p);
-/* The reference to p becomes the link's. */
+/* Takes over the caller's reference to p. */
 void mem_link_join(struct mem_link *l, struct pair *p, int side, struct fail *f);
 
 #endif
