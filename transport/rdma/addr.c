@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * A URI's options, and from a device and an index of its table of addresses (GIDs) to an address to bind. The
- * connection manager chooses the device by address, and for that address the RoCE v2 entry where there is one.
+ * URI options of rdma, and the address that a device and an index of its GID table select. The connection
+ * manager chooses the device by that address, and its RoCE v2 entry if there is one.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -78,7 +78,7 @@ static bool address_of(struct sockaddr_storage *ret, const struct ibv_gid_entry 
 	return !IN6_IS_ADDR_UNSPECIFIED(&v6->sin6_addr);
 }
 
-/* The entry asked for; without an index the first of RoCE v2 (or of InfiniBand) and of the right family. */
+/* Find entry gid; if gid is negative, the first RoCE v2 or InfiniBand entry of the family (0: any). */
 static bool search(struct sockaddr_storage *ret, struct ibv_context *ctx, int gid, int family)
 {
 	struct ibv_gid_entry *e = calloc(1024, sizeof(*e));

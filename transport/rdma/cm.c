@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * The connecting end. All connections of a link are in flight at once: addresses, routes, requests. The accepting end
- * answers no request until it has all of them, so which address of a name is used has to be known before: knock.c.
+ * The connecting end of rdma. All connections of a link are in flight at once: addresses, routes, requests.
+ * The accepting end answers no request before it has all of them, so the address must be chosen before:
+ * knock.c.
  *
- * The connection manager repeats a request that was lost after 4 s only. So an attempt in which nothing has happened for
- * STILL_US is given up, whatever time is left: the next one is heard as soon as the network is back.
+ * The connection manager repeats a lost request only after 4 s. So if nothing happens for STILL_US, the
+ * attempt is given up, whatever time is left; a new attempt gets through as soon as the network is back.
  */
 #include <arpa/inet.h>
 #include <endian.h>
@@ -17,7 +18,7 @@
 #include "rdma_dial.h"
 #include "runtime/base/fail.h"
 
-#define STILL_US 2000000u /* two devices make the queue pairs of a whole link meanwhile, and the way may be long */
+#define STILL_US 2000000u /* covers a long path, and both devices making all queue pairs */
 
 struct rdma_cm_event *xr_event(struct rdma_event_channel *ch)
 {
@@ -59,7 +60,7 @@ int xr_address_errno(const struct rdma_cm_event *ev)
 	return ev->status < 0 ? ev->status : -EHOSTUNREACH;
 }
 
-/* Every address error has a sentence; what may heal has an errno that the runtime tries again after. */
+/* fail() with a sentence and, where a retry may succeed, an errno after which the runtime retries. */
 static int address_error(const struct rdma_cm_event *ev, const struct uri *u, struct fail *f)
 {
 	int err = xr_address_errno(ev);
@@ -104,7 +105,7 @@ int xr_route(struct rdma_cm_id *id, const struct xr_dialer *d)
 				 fail(d->f, -errno, "rdma:%s:%u: no route: %s", d->u->host, d->u->port, strerror(errno));
 }
 
-/* The next event of an attempt that is not to stand still: 0, or why there is none. what: was waited for. */
+/* The next event, but at most STILL_US from now: 0, or the error. what: the sentence's verb. */
 static int hear(struct rdma_cm_event **ret, struct xr_link *l, const struct xr_dialer *d, const char *what)
 {
 	uint64_t still = deadline_after(now_us(), STILL_US);
@@ -115,7 +116,7 @@ static int hear(struct rdma_cm_event **ret, struct xr_link *l, const struct xr_d
 	return fail(d->f, -ETIMEDOUT, "rdma:%s:%u %s in time", d->u->host, d->u->port, what);
 }
 
-/* Addresses and routes of all connections. */
+/* Resolve addresses and routes of all connections. */
 static int resolve_all(struct xr_link *l, const struct dial_addr *to, const struct xr_dialer *d)
 {
 	struct rdma_cm_event *ev;
@@ -220,7 +221,7 @@ static int refused(const struct rdma_cm_event *ev, const struct uri *u, struct f
 	if (ev->event == RDMA_CM_EVENT_REJECTED && ev->status == XR_REJ_CONSUMER &&
 	    p->private_data_len >= sizeof(a)) {
 		memcpy(&a, p->private_data, sizeof(a));
-		/* Nothing but zeros is the connection manager's own refusal: of this port, but at another address of the host. */
+		/* All zeros: the connection manager refuses; the port is bound at another address. */
 		if (a.magic && answer_error(&a, u, f))
 			return fail_err(f);
 	}
@@ -231,7 +232,7 @@ static int refused(const struct rdma_cm_event *ev, const struct uri *u, struct f
 		    "cannot connect to rdma:%s:%u: %s (%d)", u->host, u->port, rdma_event_str(ev->event), ev->status);
 }
 
-/* One answer: the connection is up, or why not. */
+/* Handle one answer: the connection is up, or the error. */
 static int answered(struct xr_link *l, const struct rdma_cm_event *ev, const struct uri *u)
 {
 	struct xr_conn *c = ev->id->context;
@@ -251,7 +252,7 @@ static int answered(struct xr_link *l, const struct rdma_cm_event *ev, const str
 		return err;
 	c->board = le64toh(a.board);
 	c->board_key = le32toh(a.board_key);
-	/* Nothing of this fails but by a peer that has gone meanwhile. */
+	/* This fails only if the peer has gone meanwhile. */
 	if (xr_conn_ready(c, le32toh(a.mtu), NULL) || rdma_establish(c->id))
 		err = fail(l->link.fail, -ECONNREFUSED, "rdma:%s:%u: the connection went in the middle", u->host, u->port);
 	atomic_store(&c->established, !err);
@@ -287,7 +288,7 @@ struct rdma_event_channel *xr_channel(struct fail *f)
 	return NULL;
 }
 
-/* To one address. A link that does not come up is freed; its sentence is in f. */
+/* Connect to one address. On failure the link is freed and f has the sentence. */
 static int connect_to(struct xport_link **ret, const struct dial_addr *to, const struct xport_link_id *id,
 		      const struct xr_dialer *d)
 {

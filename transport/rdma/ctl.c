@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * The control channel, and the service thread that takes what comes on it.
+ * The control channel of rdma, and the service thread that receives on it.
  *
- * A message is cut into frames; a frame is copied into a free send slot and posted at once, so send() does not wait for
- * its completion. The service thread copies what arrives out of the receive buffers and posts them again, but gives
- * back the credits of a message only when recv() has taken it: what waits here is bounded by RDMA_CREDITS. The peer's credits
- * are counted here too, because a buffer is posted again whoever has filled it: frames beyond them are a protocol error.
+ * A message is cut into frames. A frame is copied into a free send slot and posted at once, so send() does
+ * not wait for its completion. The service thread copies received frames out of their buffers and reposts the
+ * buffers, but returns a message's credits only when recv() has taken it, so RDMA_CREDITS bounds what is
+ * queued here. The peer's credits are counted here too, because buffers are reposted regardless: a frame
+ * without a credit is a protocol error.
  */
 #include <endian.h>
 #include <errno.h>
@@ -17,9 +18,9 @@
 #include "rdma.h"
 #include "runtime/base/fail.h"
 
-#define TX UINT64_C(0x100000000) /* in wr_id: a send slot, else a receive buffer */
-#define DRAIN_US 1000000u	 /* last words have so long to leave */
-#define DRAIN_POLLS 64u		 /* a peer that never stops sending keeps the service thread from nothing else */
+#define TX UINT64_C(0x100000000) /* in wr_id: set for a send slot, clear for a receive buffer */
+#define DRAIN_US 1000000u	 /* time for posted messages to leave after a kill */
+#define DRAIN_POLLS 64u		 /* a peer that sends without end cannot starve the rest */
 
 static struct xr_link *link_of(struct xport_chan *c)
 {
@@ -101,11 +102,11 @@ int xr_send_small(struct xr_link *l, enum rdma_frame_type type, const void *body
 	struct iovec iov = { (void *)(uintptr_t)body, len }, *at = &iov;
 	int n = 1;
 
-	/* So few are under way that none free means a peer that takes nothing. */
+	/* Few are ever in flight, so if no slot is free, the peer takes nothing. */
 	return l->tx_free ? post_frame(l, h, &at, &n, len) : -EPIPE;
 }
 
-/* A message may have one of the slots that are not for the service thread, and one of the peer's buffers. */
+/* Wait for a send slot that is not the service thread's, and for a credit. */
 static int wait_room(struct xr_link *l, uint64_t most_us)
 {
 	uint64_t end = sooner(deadline_after(now_us(), l->param.timeout_us), most_us);
@@ -160,7 +161,7 @@ static int ctl_send(struct xport_chan *chan, const struct iovec *iov, int n)
 	return xr_send_message(link_of(chan), RDMA_MSG, iov, n);
 }
 
-/* Credits go back with whatever is sent; alone only when many have gathered. */
+/* Return credits with the next frame; send a CREDIT frame only once many have gathered. */
 static void owe(struct xr_link *l, unsigned frames)
 {
 	l->owed += frames;
@@ -170,7 +171,7 @@ static void owe(struct xr_link *l, unsigned frames)
 
 /* ---- receiving ---- */
 
-/* have_fd is readable while a message waits, or the link is gone. */
+/* Keep have_fd readable while a message waits or the link is gone. */
 static void settle_have(struct xr_link *l)
 {
 	uint64_t count;
@@ -180,7 +181,7 @@ static void settle_have(struct xr_link *l)
 	if (read(l->have_fd, &count, sizeof(count)) < 0)
 		return; /* it was not readable */
 	if (xr_broken(l))
-		xr_ring(l->have_fd); /* it went meanwhile */
+		xr_ring(l->have_fd); /* the link went meanwhile */
 }
 
 static int take(struct xr_link *l, void *buf, size_t cap, size_t *len)
@@ -239,7 +240,7 @@ static int bad_frame(struct xr_link *l, const struct rdma_frame *h, size_t bytes
 		    le16toh(h->type), le32toh(h->len), le32toh(h->left), bytes, why);
 }
 
-/* One more piece of a MSG or KEYS: 1 when it is whole, in *ret. */
+/* Add a piece to a MSG or KEYS; 1: complete, in *ret. */
 static int gather(struct xr_link *l, const struct rdma_frame *h, const uint8_t *body, struct xr_message **ret)
 {
 	bool keys = le16toh(h->type) == RDMA_KEYS;
@@ -247,7 +248,7 @@ static int gather(struct xr_link *l, const struct rdma_frame *h, const uint8_t *
 	struct xr_message *m = l->part[keys];
 
 	if (!m) {
-		/* Both are checked against the largest message before they are added. */
+		/* len is at most RDMA_PAYLOAD and left is checked first, so the sum cannot overflow. */
 		if (left > XPORT_MSG_MAX || len + left > XPORT_MSG_MAX)
 			return bad_frame(l, h, len, "a message is at most 128 KiB");
 		m = malloc(sizeof(*m) + len + left);
@@ -349,7 +350,7 @@ static int completed(struct xr_link *l, const struct ibv_wc *wc)
 	unsigned i = (unsigned)wc->wr_id;
 	int err;
 
-	/* No key is named here: what the peer's device refuses is buffers that went with their process. */
+	/* SENDs carry no key, so a refusal means that the peer's buffers went with its process. */
 	if (wc->status != IBV_WC_SUCCESS && (xr_status_lost(wc->status) || xr_status_refused(wc->status)))
 		return fail_lost(l->link.fail, "control channel: %s", ibv_wc_status_str(wc->status));
 	if (wc->status != IBV_WC_SUCCESS)
@@ -358,13 +359,13 @@ static int completed(struct xr_link *l, const struct ibv_wc *wc)
 		l->tx_free |= UINT64_C(1) << i;
 		return 0;
 	}
-	/* Data before the connection manager's word: it is there. */
+	/* Data may arrive before the connection manager's ESTABLISHED event. */
 	atomic_store(&l->conn[0].established, true);
 	err = obey(l, rx_slot(l, i), wc->byte_len);
 	return err ? err : post_recv(l, i);
 }
 
-/* The completions that there are; 1: perhaps more. */
+/* Handle pending completions; 1: there may be more. */
 static int drain(struct xr_link *l)
 {
 	unsigned polls = 0;
@@ -385,7 +386,7 @@ static int drain(struct xr_link *l)
 	return err ? err : n > 0;
 }
 
-/* Takes what has completed and has the next completion make the channel readable. 1: do not wait for that, there may be more. */
+/* Handle pending completions and arm the channel for the next. 1: do not wait, there may be more. */
 static int drain_and_arm(struct xr_link *l)
 {
 	struct ibv_cq *cq;
@@ -414,7 +415,7 @@ static int cm_events(struct xr_link *l)
 			pthread_cond_broadcast(&l->cond);
 			pthread_mutex_unlock(&l->lock);
 		} else if (ev->event != RDMA_CM_EVENT_TIMEWAIT_EXIT && ev->event != RDMA_CM_EVENT_ADDR_CHANGE) {
-			/* Disconnected, refused, device removed: this link is over. */
+			/* disconnected, refused, or device removed: the link is over */
 			err = fail_lost(l->link.fail, "%s", rdma_event_str(ev->event));
 		}
 		rdma_ack_cm_event(ev);
@@ -434,7 +435,7 @@ static bool tx_idle(struct xr_link *l)
 	return idle;
 }
 
-/* The link was killed here: what was sent may leave, then the peer hears of it. */
+/* End the link: give sent messages time to leave, then disconnect. */
 static void part(struct xr_link *l)
 {
 	uint64_t end = now_us() + (l->param.timeout_us < DRAIN_US ? l->param.timeout_us : DRAIN_US), now;
@@ -459,7 +460,10 @@ void *xr_service(void *arg)
 	int err = 0, over;
 
 	while (!xr_broken(l)) {
-		/* A peer that says goodbye has had its last words acknowledged before: they are taken after its goodbye. */
+		/*
+		 * A peer disconnects only after its last messages were acknowledged. So check for that first,
+		 * then drain: otherwise the last messages could be missed.
+		 */
 		over = cm_events(l);
 		err = drain_and_arm(l);
 		if (err > 0 && !over)

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT
 /*
- * Data and urgent channels: puts as WRITEs, gets as READs, a fence as a READ behind the puts.
+ * Data and urgent channels of rdma: puts as WRITEs, gets as READs, a fence as a READ after the puts.
  *
- * Work requests are posted in lists, of which the last is signalled: completions come in the order of posting, so the
- * oldest mark says what a completion stands for. A get whose requests do not all fit waits in a queue; what completes
- * makes room, and reap() goes on posting. wait.c takes completions.
+ * Work requests are posted in lists whose last request is signalled. Completions come in the order of
+ * posting, so the oldest mark says what a completion stands for. A get whose requests do not all fit waits in
+ * a queue; completions make room, and reap() continues posting. wait.c takes completions.
  *
- * Soft-RoCE (link->seals) may complete as a success the very READ on which it gives its queue pair up, though no byte of
- * it has come: when an answer is out of sequence, as after its peer could not send the first packet. That completion is
- * the last success of the queue pair. So there each get ends with one more READ, a seal: when that succeeds, in truth or
- * not, all before it have. A fence needs none: what is answered in whatever way is behind the puts.
+ * Soft-RoCE (link->seals) may report success for the very READ on which it gives up the queue pair, although
+ * no byte of it arrived. That happens if an answer is out of sequence, for example because the peer could not
+ * send its first packet. It is the queue pair's last success. So on such a device each get ends with one more
+ * READ, a seal: if the seal succeeds, truly or not, all requests before it have truly succeeded. A fence
+ * needs no seal: any answer to it comes after the puts.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -24,7 +25,7 @@
 
 #define LIST 64u /* work requests in one list */
 
-struct transfer { /* what is still to be posted of a put or get */
+struct transfer { /* the part of a put or get that is not posted yet */
 	const struct page_run *runs;
 	void *const *dst; /* NULL: a put */
 	unsigned n, i;
@@ -43,7 +44,7 @@ static bool room(const struct xr_data *d)
 	return d->posted + LIST <= XR_DEPTH && d->nmark < XR_MARKS && d->flying < XR_FLIGHT;
 }
 
-/* One list; its last request is signalled. get: a get ends with it. */
+/* Post one list and signal its last request. get: a get ends with it. */
 static int post(struct xr_data *d, struct ibv_send_wr *wr, unsigned n, uint64_t bytes, bool get)
 {
 	struct ibv_send_wr *bad;
@@ -97,7 +98,7 @@ static int remote_key(struct xr_data *d, uint32_t region, uint64_t off, uint64_t
 	return chunks ? xr_far(d, region, off, rkey, span) : 0;
 }
 
-/* The next request of a transfer. */
+/* Make the next request of a transfer. */
 static int make_wr(struct xr_data *d, struct transfer *t, struct ibv_send_wr *wr, struct ibv_sge *sge)
 {
 	const struct page_run *run = &t->runs[t->i];
@@ -140,7 +141,7 @@ static bool by_chunk(struct xr_link *l)
 	return chunks;
 }
 
-/* A READ of the peer's board: what was posted before it is done when it is. */
+/* A READ of the peer's board: once it has completed, everything posted before it has. */
 static struct ibv_send_wr board_read(const struct xr_data *d, struct ibv_sge *sge)
 {
 	struct xr_link *l = d->link;
@@ -150,15 +151,15 @@ static struct ibv_send_wr board_read(const struct xr_data *d, struct ibv_sge *sg
 				     .wr.rdma = { .remote_addr = d->conn->board, .rkey = d->conn->board_key } };
 }
 
-/* One list of a transfer. There is room. */
+/* Post one list of a transfer; room() is true. */
 static int post_some(struct xr_data *d, struct transfer *t)
 {
 	struct ibv_send_wr wr[LIST];
 	struct ibv_sge sge[LIST];
 	uint64_t bytes = 0;
 	/*
-	 * Where chunks are pinned as they are used, a request is on its way before the next may unpin its chunk. Else the
-	 * last place is the seal's.
+	 * With chunks, post each request before the next one may release its chunk. Otherwise the last entry
+	 * is kept for the seal.
 	 */
 	unsigned n = 0, max = d->link->opt.pin == XR_PIN_LAZY || by_chunk(d->link) ? 1 : LIST - 1;
 	int err = 0;
@@ -277,7 +278,7 @@ static int data_fence(struct xport_chan *chan)
 	return err;
 }
 
-/* Posts what there is room for, in order. */
+/* Post queued gets in order while there is room. */
 static int go_on(struct xr_data *d)
 {
 	int err = 0;
@@ -297,7 +298,7 @@ static int go_on(struct xr_data *d)
 	return err;
 }
 
-/* Every buffer lies in lent memory: found out before anything is under way. */
+/* Check, before anything is posted, that every buffer lies in lent memory. */
 static int check_landing(struct xr_data *d, const struct page_run *runs, void *const *dst, unsigned n)
 {
 	struct xr_link *l = d->link;
@@ -375,11 +376,11 @@ static int data_reap(struct xport_chan *chan, uint32_t *tags, unsigned max, uint
 		if (err < 0)
 			break;
 	}
-	/* what has completed counts; the next call says the error */
+	/* return what has completed; the next call returns the error */
 	return d->gets.ndone ? xp_gets_take(&d->gets, tags, max) : err;
 }
 
-/* Nobody serves: only the link's state counts. */
+/* There is no serving end to tell: only check the link. */
 static int data_end(struct xport_chan *chan)
 {
 	return xr_data_broken(data_of(chan));
@@ -415,7 +416,7 @@ int xr_data_new(struct xr_data **ret, struct xr_link *l, unsigned index, struct 
 
 	if (!d)
 		return fail(f, -ENOMEM, "rdma: no memory for a channel");
-	*ret = d; /* the link's from here on */
+	*ret = d; /* owned by the link from now on */
 	d->chan.ops = &data_ops;
 	d->link = l;
 	d->conn = &l->conn[1 + index];
@@ -428,7 +429,7 @@ int xr_data_new(struct xr_data **ret, struct xr_link *l, unsigned index, struct 
 	    epoll_ctl(d->epfd, EPOLL_CTL_ADD, d->comp->fd, &ev) || epoll_ctl(d->epfd, EPOLL_CTL_ADD, d->ready_fd, &ev) ||
 	    epoll_ctl(d->epfd, EPOLL_CTL_ADD, l->dead_fd, &ev))
 		return fail_cure(f, CURE_CALL, -errno, "rdma: no descriptors for a channel");
-	/* After an error each request completes, signalled or not. */
+	/* Room for every request: after an error each one completes, signalled or not. */
 	d->cq = ibv_create_cq(l->ctx, (int)XR_DEPTH + 8, NULL, d->comp, 0);
 	if (!d->cq)
 		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: device %s makes no completion queue of %u",

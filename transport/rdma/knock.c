@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
- * Which of several addresses answers: dial.h has the rule.
+ * Finds which of several addresses answers; dial.h has the rule.
  *
- * A knock is a connect request that asks for no connection; a target rejects it at once, and that is the answer. It costs the
- * target nothing of its device, and this end the smallest of queue pairs: a request must have the number of one, and a
- * number that another connection has would end that one.
+ * A knock is a connect request that asks for no connection. A target rejects it at once, and the rejection is
+ * the answer. It costs the target no device resource, and this end one small queue pair: a request must carry
+ * a queue pair number, and the number of another connection would end that connection.
  */
 #include <endian.h>
 #include <errno.h>
@@ -26,7 +26,7 @@ struct knocks {
 	struct rdma_event_channel *events;
 	struct dial dial;
 	struct knock knock[KNOCKS_MAX];
-	int won; /* -1: nobody has answered yet */
+	int won; /* -1: no answer yet */
 };
 
 static void drop(struct knock *k)
@@ -48,7 +48,7 @@ static bool is_knocking(const struct knocks *n)
 	return false;
 }
 
-/* A free place; when there is none, the oldest knock's. */
+/* A free place; if there is none, drop the oldest knock. */
 static struct knock *place(struct knocks *n)
 {
 	struct knock *oldest = &n->knock[0];
@@ -70,7 +70,7 @@ static void failed(struct knocks *n, struct knock *k, int err)
 	dial_failed(&n->dial, k->addr, err, now_us());
 }
 
-/* What an address is refused with is told when all are; the dialer's own words are for the link. */
+/* Quiet: a single address's error is reported only if all fail. The dialer's sentences are for the link. */
 static void begin(struct knocks *n, unsigned addr, uint64_t now)
 {
 	struct xr_dialer quiet = *n->d;
@@ -97,7 +97,7 @@ static int ask(struct rdma_cm_id *id, const struct xr_dialer *d)
 	return rdma_connect(id, &param) ? -errno : 0;
 }
 
-/* A rejection by a target of ours, whatever it says: the request for the link will hear it, too. */
+/* A rejection by a ferry target, whatever its code: the link's request will get the same. */
 static bool is_answer(const struct rdma_cm_event *ev)
 {
 	struct rdma_answer a;
@@ -108,7 +108,7 @@ static bool is_answer(const struct rdma_cm_event *ev)
 	return le32toh(a.magic) == RDMA_MAGIC_ANSWER;
 }
 
-/* The event has been acknowledged, so the id may go. */
+/* The event is acknowledged, so the id may be destroyed. */
 static void heard(struct knocks *n, struct knock *k, enum rdma_cm_event_type type, int address_err)
 {
 	struct xr_dialer quiet = *n->d;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* The link object: what it needs of the device, kill, close. rdma.h has the theory. */
+/* The link object of rdma: device resources, kill, close. rdma.h has the theory. */
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 #include "rdma.h"
 #include "runtime/base/fail.h"
 
-#define VENDOR_RXE 0xffffffu /* soft-RoCE; of an older kernel: 0 */
+#define VENDOR_RXE 0xffffffu /* soft-RoCE; older kernels report 0 */
 
 static struct xr_link *link_of(struct xport_link *l)
 {
@@ -23,7 +23,7 @@ void xr_ring(int fd)
 	uint64_t one = 1;
 
 	if (write(fd, &one, sizeof(one)) < 0)
-		return; /* the counter is full: readable anyway */
+		return; /* the counter is full, so the fd is readable anyway */
 }
 
 uint8_t *xr_board(const struct xr_link *l)
@@ -46,7 +46,7 @@ static struct xport_chan *link_chan(struct xport_link *xl, enum xport_role role,
 	return NULL;
 }
 
-/* Everybody who waits on this link looks again. */
+/* Wake every thread that waits on this link. */
 static void wake_all(struct xr_link *l)
 {
 	xr_ring(l->wake_fd);
@@ -88,7 +88,7 @@ int xr_err(struct xr_link *l, const char *verb, int err)
 bool xr_status_lost(enum ibv_wc_status status)
 {
 	switch (status) {
-	case IBV_WC_WR_FLUSH_ERR:	/* the queue pair has failed before, or was taken down */
+	case IBV_WC_WR_FLUSH_ERR:	/* the queue pair failed earlier, or was taken down */
 	case IBV_WC_RETRY_EXC_ERR:	/* the peer's host does not acknowledge */
 	case IBV_WC_RNR_RETRY_EXC_ERR:	/* its process posts no buffers */
 	case IBV_WC_RESP_TIMEOUT_ERR:
@@ -107,7 +107,7 @@ bool xr_status_refused(enum ibv_wc_status status)
 	return status == IBV_WC_REM_ACCESS_ERR || status == IBV_WC_REM_INV_REQ_ERR || status == IBV_WC_REM_OP_ERR;
 }
 
-/* Messages that were sent may still leave: the service thread sees to it, and disconnects. */
+/* Sent messages may still leave: the service thread waits for that and then disconnects. */
 static void link_kill(struct xport_link *xl)
 {
 	struct xr_link *l = link_of(xl);
@@ -164,7 +164,7 @@ int xr_link_new(struct xr_link **ret, const struct xport_link_id *id, struct rdm
 	l->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->dead_fd = l->wake_fd < 0 ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	l->have_fd = l->dead_fd < 0 ? -1 : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	err = -errno; /* of the first that failed */
+	err = -errno; /* errno of the first that failed */
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -189,7 +189,7 @@ int xr_can_odp(struct ibv_context *ctx)
 	return 0;
 }
 
-/* Buffers of the control channel and the board, in one registration. */
+/* The control channel's buffers and the board, in one mapping. */
 static int make_slots(struct xr_link *l)
 {
 	struct fail *f = l->link.fail;
@@ -281,7 +281,7 @@ static void free_messages(struct xr_link *l)
 	free(l->part[1]);
 }
 
-/* Queue pairs first: after that no device touches any memory of ours. */
+/* Queue pairs first: after that no device accesses our memory. */
 static void free_device(struct xr_link *l)
 {
 	unsigned i;

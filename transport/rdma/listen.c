@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * The listener. Anybody may ask for a connection, so nothing is believed and nothing waits: accept() takes the
- * connect requests that have come, judges their preambles, and accepts none until all connections of one
- * (session, generation, attempt) have asked. Until then a request costs a cm id and no resource of the device.
+ * The rdma listener. Anyone may ask for a connection, so nothing is trusted and nothing blocks. accept()
+ * takes pending connect requests, checks their preambles, and accepts none until all connections of one
+ * (session, generation, attempt) have asked. Until then a request costs a cm id and no device resource.
  *
- * A request whose link is not whole lives HALF_US, and each further one of its link gives it as much again, to LINK_US at
- * most. A newer attempt of a session takes the place of older ones, whose end may have been lost with the network. When all
- * places are taken the oldest of the address that has most of them gives way: what asks and does not go on cannot keep a real peer
- * out. The fd that callers poll is an epoll of the event channel and of a timer.
+ * A request of an incomplete link lives HALF_US. Each further request of its link renews that, up to LINK_US
+ * in all. A newer attempt of a session replaces older ones, whose end may have been lost with the network. If
+ * all places are taken, the oldest request of the address that has most of them is rejected, so requests that
+ * lead to no link cannot keep a real peer out. The fd that callers poll is an epoll of the event channel and
+ * of a timer.
  */
 #include <arpa/inet.h>
 #include <endian.h>
@@ -30,9 +31,9 @@
 
 struct half {
 	struct rdma_cm_id *id; /* NULL: free */
-	uint64_t from;	       /* tells addresses apart */
-	uint64_t since_us, first_us; /* renewed last; the first request of its link came */
-	uint8_t initiator, responder; /* what the peer asked for */
+	uint64_t from;	       /* dial_from() */
+	uint64_t since_us, first_us; /* last renewal; when the link's first request came */
+	uint8_t initiator, responder; /* the peer's READ limits */
 	struct rdma_preamble pre;     /* host order */
 };
 
@@ -94,7 +95,7 @@ static unsigned places_of(const struct xr_listener *l, uint64_t from)
 	return n;
 }
 
-/* A free place, or that of the oldest of the address that has most. */
+/* A free place, or that of the oldest request of the address that has most. */
 static struct half *half_place(struct xr_listener *l)
 {
 	struct half *first = half_of(l, NULL);
@@ -114,7 +115,7 @@ static struct half *half_place(struct xr_listener *l)
 	return first;
 }
 
-/* Whether a request may stay, and what it asks for. */
+/* Convert the preamble to host order and check it: the answer for its request. */
 static enum rdma_answer_code judge(const struct xr_listener *l, struct rdma_preamble *p)
 {
 	unsigned i;
@@ -142,7 +143,7 @@ static enum rdma_answer_code judge(const struct xr_listener *l, struct rdma_prea
 	return RDMA_ANSWER_OK;
 }
 
-/* p's link lives, and those of its session that its end has given up do not: see tcp/listen.c. When the link's first request came. */
+/* Renew p's link, drop those its end has given up (tcp/listen.c); returns when its first request came. */
 static uint64_t refresh(struct xr_listener *l, const struct rdma_preamble *p, uint64_t from, uint64_t now)
 {
 	uint64_t first = now;
@@ -175,7 +176,7 @@ static void take_request(struct xr_listener *l, struct rdma_cm_id *id, const str
 		return;
 	}
 	memcpy(&pre, c->private_data, sizeof(pre));
-	/* Not one of ours: a plain refusal, no answer of ours. */
+	/* no ferry peer: reject without an answer */
 	if (le32toh(pre.magic) != RDMA_MAGIC_PREAMBLE) {
 		rdma_reject(id, NULL, 0);
 		rdma_destroy_id(id);
@@ -210,7 +211,7 @@ static int take_events(struct xr_listener *l, uint64_t now, struct fail *f)
 		type = ev->event;
 		c = ev->param.conn;
 		id = ev->id;
-		/* An id may be destroyed only when its events are acknowledged, and that frees the private data. */
+		/* Copy the private data: the acknowledgement frees it, and must precede rdma_destroy_id(). */
 		if (c.private_data && c.private_data_len)
 			memcpy(data, c.private_data, c.private_data_len);
 		else
@@ -227,7 +228,7 @@ static int take_events(struct xr_listener *l, uint64_t now, struct fail *f)
 	return 0;
 }
 
-/* The requests of h's link in order; false when some are missing. */
+/* Collect the requests of first's link in order; false if some are missing. */
 static bool gather(struct xr_listener *l, const struct half *first, struct half **parts)
 {
 	unsigned i, n = 0, conns = first->pre.channels + 2u;
@@ -267,7 +268,7 @@ static int accept_one(struct xr_link *l, unsigned i, const struct half *h)
 	xr_conn_param(&param, c, h->initiator, h->responder);
 	param.private_data = &a;
 	param.private_data_len = sizeof(a);
-	return rdma_accept(c->id, &param) ? -ENOTCONN : 0; /* it went away meanwhile: no link, and no harm */
+	return rdma_accept(c->id, &param) ? -ENOTCONN : 0; /* the peer has gone: no error here */
 }
 
 static int build(struct xr_listener *l, struct half **parts, struct xport_link **ret, struct fail *f)
@@ -441,7 +442,7 @@ static void set_port(struct sockaddr_storage *a, uint16_t port)
 		((struct sockaddr_in6 *)a)->sin6_port = htons(port);
 }
 
-/* The address to listen on: the host's; with dev and no host, the device's; else any. */
+/* The address to listen on: the host's; without a host the device's, if dev= is given; else any. */
 static int bind_addr(struct sockaddr_storage *ret, const struct xr_listener *l, const struct uri *u, struct fail *f)
 {
 	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
@@ -473,12 +474,12 @@ static bool is_any(const struct sockaddr *a)
 	return IN6_IS_ADDR_UNSPECIFIED(&((const struct sockaddr_in6 *)a)->sin6_addr);
 }
 
-/* What can be told before anybody connects: the device, when the address names one. */
+/* Check the device early, if the address determines one. */
 static int check_device(struct xr_listener *l, const struct uri *u, struct fail *f)
 {
 	struct ibv_context *ctx = l->id->verbs;
 
-	/* Loopback can be bound, and nobody can connect to it. */
+	/* A loopback address can be bound, but no peer can connect to it. */
 	if (!ctx && u->host[0] && !is_any(rdma_get_local_addr(l->id)))
 		return fail(f, -EADDRNOTAVAIL, "cannot listen on rdma:%s:%u: no RDMA device has this address", u->host, u->port);
 	if (!ctx)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * Registered memory of a link. expose() and lend() each say what they want; apply() makes the difference: what nobody
- * wants any more is deregistered first, then what is wanted with less access is narrowed, then what is new is
- * registered. Narrowing changes the registration in place where the device can (a downtime must not pay for pinning).
+ * Registered memory of a link. expose() and lend() each set what they need, and apply() makes the difference:
+ * it first deregisters what is no longer wanted, then narrows what is wanted with less access, then registers
+ * what is new. Where the device can, narrowing changes the registration in place, so that the downtime does
+ * not pay for pinning.
  */
 #include <endian.h>
 #include <errno.h>
@@ -35,7 +36,7 @@ int xr_mr_access(const struct xr_link *l, enum xport_access access, bool landing
 		a |= WRITABLE;
 	if (landing)
 		a |= IBV_ACCESS_LOCAL_WRITE;
-	/* iWARP answers a READ with what is a remote write to the one that asked. */
+	/* On iWARP the answer to a READ is a remote write to the requester. */
 	if (landing && l->ctx->device->transport_type == IBV_TRANSPORT_IWARP)
 		a |= IBV_ACCESS_REMOTE_WRITE;
 	return a;
@@ -49,7 +50,7 @@ static bool may_lock(void)
 	return !syscall(SYS_capget, &h, d) && d[0].effective & (1u << CAP_IPC_LOCK);
 }
 
-/* Bytes that devices have pinned of this process already. */
+/* Bytes of this process that devices have pinned already. */
 static uint64_t pinned_now(void)
 {
 	FILE *f = fopen("/proc/self/status", "re");
@@ -159,14 +160,14 @@ static void drop(struct xr_mr *m)
 	m->mr = NULL;
 }
 
-/* What is pinned for reading only cannot become writable in place. */
+/* Memory that is pinned for reading cannot become writable in place. */
 static bool change_in_place(struct xr_link *l, struct xr_mr *m)
 {
 	return (!(m->want & WRITABLE) || m->access & WRITABLE) &&
 	       !ibv_rereg_mr(m->mr, IBV_REREG_MR_CHANGE_ACCESS, l->pd, m->base, m->len, m->want);
 }
 
-/* Takes back first, then registers; on failure nothing is registered. */
+/* Deregister first, then register; on failure nothing is registered. */
 static int apply(struct xr_link *l)
 {
 	size_t i, n = 0;
@@ -226,7 +227,7 @@ static int send_keys(struct xr_link *l)
 					  .page_shift = htole32(r->page_shift),
 					  .npages = htole64(r->npages) };
 		if (!r->base || !l->table.access)
-			continue; /* an address that cannot be used is not told */
+			continue; /* do not disclose an address that the peer cannot use */
 		k[i].flags = htole32(1);
 		k[i].addr = htole64((uintptr_t)r->base);
 		k[i].rkey = htole32(rkey_of(l, r));
@@ -374,7 +375,7 @@ int xr_keys_take(struct xr_link *l, const struct xr_message *m)
 		free(l->keys.rkey);
 		l->keys.rkey = rkey;
 		l->keys.chunk_shift = le32toh(h.chunk_shift);
-		l->keys.seq += n || l->keys.seq; /* nothing at first is no expose yet */
+		l->keys.seq += n || l->keys.seq; /* an empty first KEYS does not count as an expose */
 		return 0;
 	}
 	free(rkey);

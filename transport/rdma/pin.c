@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * pin=lazy: memory is registered in chunks of 16 MiB as it is first used, at both ends, and a channel holds at most
- * RDMA_PIN_SLOTS of them at each end: the one that was used longest ago is let go when another is needed, after all that
- * is under way has completed.
+ * pin=lazy: both ends register memory in chunks of 16 MiB on first use. A channel holds at most
+ * RDMA_PIN_SLOTS chunks at each end. If it needs another, the least recently used one is released, once
+ * nothing is in flight.
  *
- * The channel that puts or gets decides what is pinned, at the peer too: it names one of its slots and the chunk that
- * it wants there; the peer's service thread lets go what was in the slot, registers, and answers with the key.
+ * The channel that puts or gets decides what is pinned, at the peer too: it names one of its slots and a
+ * chunk. The peer's service thread releases the slot's old chunk, registers the new one and sends its key.
  */
 #include <endian.h>
 #include <errno.h>
@@ -15,7 +15,7 @@
 #include "rdma.h"
 #include "runtime/base/fail.h"
 
-/* Before a slot is used for something else, nothing may be under way in it. */
+/* Wait until nothing is in flight, because a request may still use the slot. */
 static int settle(struct xr_data *d)
 {
 	int err = 0;
@@ -32,7 +32,7 @@ static void let_go(struct xr_near *n)
 	n->mr = NULL;
 }
 
-/* The slot to fill: an empty one, or the one used longest ago. */
+/* The slot to fill: an empty one, or the least recently used. */
 static struct xr_near *near_victim(struct xr_data *d)
 {
 	struct xr_near *v = &d->near[0];
@@ -84,7 +84,7 @@ void xr_pin_drop_near(struct xr_link *l)
 			let_go(&l->data[c]->near[i]);
 }
 
-/* Asks the peer for a chunk, and waits for its answer. */
+/* Ask the peer for a chunk and wait for its answer. */
 static int ask(struct xr_data *d, struct rdma_pin *p)
 {
 	struct xr_link *l = d->link;
@@ -93,7 +93,7 @@ static int ask(struct xr_data *d, struct rdma_pin *p)
 
 	pthread_mutex_lock(&l->lock);
 	l->pins[d->index].answered = false;
-	/* The last free slots are the service thread's. */
+	/* The last XR_TX_SPARE slots are the service thread's. */
 	while (!(err = xr_broken(l)) && (unsigned)__builtin_popcountll(l->tx_free) <= XR_TX_SPARE)
 		if (!xr_wait(l, end)) {
 			err = -ETIMEDOUT;
@@ -181,7 +181,7 @@ void xr_pin_drop_far(struct xr_link *l)
 		}
 }
 
-/* Registers what a peer asks for, if it lies within what is exposed to it. */
+/* Register the chunk that the peer asks for, if it is exposed to the peer. */
 static int pin(struct xr_link *l, uint32_t region, uint64_t chunk, struct ibv_mr **ret)
 {
 	const struct xport_region *r = xp_table_find(&l->table, region);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * A connection's queue pair. It is made and moved here, not by librdmacm, because the path MTU and the retries are
- * ours to choose: a peer that does not answer is given up after about two seconds (ACK_TIMEOUT times RETRIES).
- * Seven retries would mean for ever on some devices.
+ * A connection's queue pair. It is made and moved through its states here and not by librdmacm, because we
+ * choose path MTU and retries: a peer that does not answer is given up after about two seconds (ACK_TIMEOUT
+ * times RETRIES). Seven retries would mean for ever on some devices.
  */
 #include <errno.h>
 #include <string.h>

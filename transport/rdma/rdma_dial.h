@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* The connecting end of rdma: cm.c makes a link, knock.c finds the address that answers. */
+/* The connecting end of rdma: cm.c connects to one address, knock.c finds the address that answers. */
 #ifndef FERRY_RDMA_DIAL_H
 #define FERRY_RDMA_DIAL_H
 
 #include "rdma.h"
 #include "transport/dial.h"
 
-#define XR_REJ_NO_LISTENER 8 /* the connection manager's reasons: nobody has this service */
-#define XR_REJ_CONSUMER 28   /* the accepting program said so */
+#define XR_REJ_NO_LISTENER 8 /* reject reasons of the connection manager: no listener */
+#define XR_REJ_CONSUMER 28   /* rejected by the accepting program */
 
 struct xr_dialer {
 	const struct uri *u;
@@ -18,14 +18,14 @@ struct xr_dialer {
 	struct xport_addrs addrs;
 };
 
-/* *at: which of several addresses answers first. */
+/* Find which of several addresses answers first: *at. */
 int xr_knock(unsigned *at, const struct xr_dialer *d);
 
-/* An event channel that does not block, or NULL and a sentence. */
+/* A non-blocking event channel, or NULL and a sentence. */
 struct rdma_event_channel *xr_channel(struct fail *f);
-/* The next event; *ret NULL and 0: none has come until then. To be acknowledged. An error of the channel has a sentence. */
+/* The next event, for the caller to acknowledge; *ret NULL and 0: none until then. Errors have a sentence. */
 int xr_next_event(struct rdma_cm_event **ret, struct rdma_event_channel *ch, uint64_t until, const struct xr_dialer *d);
-/* A new id, whose address is being resolved. *ret is the caller's also on failure, unless NULL. */
+/* Make an id and start to resolve its address. The caller owns *ret, on failure too, unless it is NULL. */
 int xr_begin(struct rdma_cm_id **ret, struct rdma_event_channel *ch, void *context, const struct dial_addr *to,
 	     const struct xr_dialer *d);
 int xr_route(struct rdma_cm_id *id, const struct xr_dialer *d);

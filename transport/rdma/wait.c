@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * Completions of the data and urgent channels, and waiting for them.
+ * Completions of the rdma data and urgent channels, and waiting for them.
  *
- * fd() arms the completion channel just before a sleep, so that a thread that polls pays nothing for it; what
- * completes between the last look and the arming is found by one more look.
+ * fd() arms the completion channel only before a sleep, so a polling thread pays nothing for it. One more
+ * poll after arming finds what completed in between.
  */
 #include <errno.h>
 #include <poll.h>
@@ -13,9 +13,9 @@
 #include "rdma.h"
 #include "runtime/base/fail.h"
 
-#define PROBE_US 2000000u /* a live peer answers within this */
+#define PROBE_US 2000000u /* a live peer answers in this time */
 
-/* Whether the peer's service thread answers: a process that is being killed loses its registrations first. */
+/* Whether the peer's service thread answers: a process being killed loses its registrations first. */
 static bool peer_lives(struct xr_link *l)
 {
 	uint64_t end = now_us() + (l->param.timeout_us < PROBE_US ? l->param.timeout_us : PROBE_US);
@@ -88,7 +88,7 @@ int xr_take(struct xr_data *d)
 	return d->err ? d->err : n;
 }
 
-/* The next completion makes the channel readable. What has come in between: as xr_take(). */
+/* Arm the channel: the next completion makes it readable. Then look for one once more, as xr_take(). */
 static int arm(struct xr_data *d)
 {
 	struct ibv_cq *cq;
