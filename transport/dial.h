@@ -51,11 +51,12 @@ uint64_t dial_from(const struct sockaddr *a);
 /* addr of p->addrs accepted a connection but is no target: the next attempt tries it last. */
 void dial_put_last(const struct xport_param *p, unsigned addr);
 
+/* Schedule the first try of n addresses, DIAL_STAGGER_US apart. Times are in microseconds, as now_us(). */
 void dial_start(struct dial *d, unsigned first, unsigned n, uint64_t now);
 int dial_next(struct dial *d, uint64_t now); /* the address to try now, recorded as tried; -1: none yet */
-void dial_failed(struct dial *d, unsigned addr, int err, uint64_t now);
+void dial_failed(struct dial *d, unsigned addr, int err, uint64_t now); /* and try the next one at once */
 bool dial_over(const struct dial *d); /* every address has failed; tries in flight may still succeed */
-uint64_t dial_due(const struct dial *d);
+uint64_t dial_due(const struct dial *d); /* time of the next try */
 
 /* poll() until the deadline or until wake_fd is readable; p has room for one more. 0, or woken()'s return. */
 int dial_poll(struct pollfd *p, nfds_t n, uint64_t deadline, const struct xport_param *param);

@@ -43,6 +43,7 @@ static inline bool xp_wanted(const struct xp_only *o, const uint8_t session[16],
 	return !o->set || (!memcmp(o->id.session, session, sizeof(o->id.session)) && generation > o->id.generation);
 }
 
+/* Copy n regions into the table. -EINVAL if a size is impossible; -ENOMEM. On failure *t is unchanged. */
 int xp_table_set(struct xp_table *t, const struct xport_region *r, size_t n, enum xport_access access);
 void xp_table_clear(struct xp_table *t);
 /* NULL: no region has that index. */

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT
 /*
- * The arbiter in etcd, over the JSON gateway of its version 3 API (the same port as its gRPC). A client of gRPC in C
- * would bring a stack many times this library's size; the gateway needs HTTP and JSON, and both have a well-kept C
- * library in every distribution: libcurl (TLS, certificates, timeouts on every step) and jansson (strict, small).
+ * The arbiter in etcd, over the JSON gateway of its version 3 API (the same port as its gRPC). A gRPC client
+ * in C would need libraries many times this library's size. The gateway needs HTTP and JSON, for which every
+ * distribution has a well-kept C library: libcurl (TLS, certificates, timeouts on every step) and jansson
+ * (strict, small).
  *
- *	POST /v3/kv/txn		compare: the key was never created; success: put want; failure: read what is there
- *	POST /v3/auth/authenticate	before it, where a user is given: a token for the next request
+ *	POST /v3/kv/txn		compare: the key was never created; success: put want; failure: read the value
+ *	POST /v3/auth/authenticate	before it, if a user is given: a token for the next request
  *
- * Asking twice is harmless: the compare fails on one's own record, and what is read is the same. So a request whose
- * answer did not come is simply repeated, at the next member, until the time is over. No state is kept between
- * calls: it is asked once a migration, if at all.
+ * Asking twice is harmless: the compare then fails on our own record, and reading it gives the same answer.
+ * So a request without an answer is repeated at the next member until the timeout. No state is kept between
+ * calls: a migration asks once, if at all.
  */
 #include <curl/curl.h>
 #include <errno.h>
@@ -31,28 +32,28 @@
 
 #define TIMEOUT_US 3000000u
 #define TIMEOUT_US_MAX (UINT64_C(86400) * 1000000)
-#define ATTEMPT_US_MIN 50000u /* a member gets so long, when there is so much */
-#define PAUSE_US 50000u	      /* between two rounds of members that are away */
+#define ATTEMPT_US_MIN 50000u /* a member gets at least this long, if so much is left */
+#define PAUSE_US 50000u	      /* between two rounds over the members */
 #define ANSWER_MAX (64u << 10)
-#define ANSWER_MEMORY (1u << 20) /* its values may take; a caller's thread may have a small stack, too: json_bound.h */
+#define ANSWER_MEMORY (1u << 20) /* memory for its values; see json_bound.h */
 #define MEMBERS_MAX 16u
 #define PREFIX_MAX 256u
 
 struct ask {
 	struct ferry_arbiter_etcd a;
 	CURL *curl;
-	char *members, *member[MEMBERS_MAX]; /* members: what they point into */
+	char *members, *member[MEMBERS_MAX]; /* member[] points into members */
 	unsigned nmembers;
 	char key[4 * (PREFIX_MAX + 32) / 3 + 8]; /* base64 */
 	enum ferry_owner want, is;
 	uint64_t deadline_us;
-	char *answer; /* of the request under way */
+	char *answer; /* of the current request */
 	size_t answer_len, answer_cap;
 	char *why;
 	size_t cap;
 };
 
-/* The last sentence counts: earlier members' were about other members. What a member said in it commands no terminal. */
+/* The last sentence wins; earlier ones were about other members. Foreign text in it is made printable. */
 static int say(struct ask *q, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 static int say(struct ask *q, int err, const char *fmt, ...)
 {
@@ -114,7 +115,7 @@ static size_t on_answer(char *data, size_t one, size_t n, void *arg)
 	return n * one;
 }
 
-/* libcurl's TLS may write to a connection that is gone; the process's own handling of SIGPIPE is left alone. */
+/* libcurl's TLS may write to a closed connection: block and consume SIGPIPE, keep the process's handler. */
 static CURLcode perform(CURL *curl)
 {
 	struct timespec none = { 0 };
@@ -156,12 +157,12 @@ static int curl_errno(CURLcode c)
 	case CURLE_SSL_CERTPROBLEM:
 	case CURLE_SSL_CACERT_BADFILE:
 		return -EACCES;
-	default: /* no HTTP, or too much of it */
+	default: /* not HTTP, or too long */
 		return -EPROTO;
 	}
 }
 
-/* A member that may answer yet, or another for it. */
+/* Whether this member may still answer later, or another one instead. */
 static bool may_come_right(int err)
 {
 	return err == -ECONNREFUSED || err == -EHOSTUNREACH || err == -ETIMEDOUT || err == -ECONNRESET || err == -EAGAIN;
@@ -176,7 +177,7 @@ static void set_options(struct ask *q, const char *url, const char *body, struct
 	curl_easy_setopt(c, CURLOPT_URL, url);
 	curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
-	curl_easy_setopt(c, CURLOPT_PROXY, ""); /* not even from the environment: the arbiter is asked, no cache */
+	curl_easy_setopt(c, CURLOPT_PROXY, ""); /* not even from the environment: no cache may answer */
 	curl_easy_setopt(c, CURLOPT_TIMEOUT_MS, ms);
 	curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT_MS, ms);
 	curl_easy_setopt(c, CURLOPT_POSTFIELDS, body);
@@ -192,7 +193,7 @@ static void set_options(struct ask *q, const char *url, const char *body, struct
 		curl_easy_setopt(c, CURLOPT_SSLKEY, q->a.key_file);
 }
 
-/* What etcd says about an error: {"error": "...", "code": n}. */
+/* Report etcd's error: {"error": "...", "code": n}. */
 static int refused(struct ask *q, const char *member, long status, json_t *said)
 {
 	const char *text = json_string_value(json_object_get(said, "error"));
@@ -201,14 +202,14 @@ static int refused(struct ask *q, const char *member, long status, json_t *said)
 
 	if (status >= 500 || status == 429)
 		err = -EAGAIN;
-	/* gRPC's numbers: 7 permission denied, 16 unauthenticated; a wrong password is an invalid argument (3). */
+	/* gRPC's codes: 7 permission denied, 16 unauthenticated; a wrong password is 3, invalid argument. */
 	if (status == 401 || status == 403 || code == 7 || code == 16 || (q->a.user && code == 3))
 		err = -EACCES;
 	return say(q, err, "etcd at %s answered HTTP status %ld%s%.200s", member, status, text ? ": " : "",
 		   text ? text : "");
 }
 
-/* POST body to the member; *ret is the JSON object that it answers. */
+/* POST body to the member; *ret is the JSON object of the answer. limit_us: timeout. */
 static int post(struct ask *q, const char *member, const char *path, json_t *body, const char *token, uint64_t limit_us,
 		json_t **ret)
 {
@@ -261,7 +262,7 @@ static json_t *transaction(const struct ask *q)
 			 value(q->want), "failure", "request_range", "key", q->key);
 }
 
-/* Nothing is believed that a real answer would not have. */
+/* Accept only what a real answer contains: the put, or the recorded value of our key. */
 static int read_answer(struct ask *q, const char *member, json_t *answer)
 {
 	json_t *put = NULL, *kvs = NULL, *response = json_array_get(json_object_get(answer, "responses"), 0);
@@ -322,13 +323,13 @@ static int ask_member(struct ask *q, const char *member, uint64_t limit_us)
 	return err;
 }
 
-/* There is no time left: with what was said last. */
+/* The time is over: return the last error. */
 static int over(int err)
 {
 	return err == -EAGAIN ? -ETIMEDOUT : err;
 }
 
-/* Each member in turn, again and again while one of them may come right, until the time is over. */
+/* Ask each member in turn, repeatedly while one of them may still answer, until the deadline. */
 static int ask_all(struct ask *q)
 {
 	struct timespec pause = { .tv_nsec = PAUSE_US * 1000 };
@@ -395,7 +396,7 @@ static int take_key(struct ask *q, const uint8_t session[16])
 	return 0;
 }
 
-/* The caller's struct may be older than ours, or newer with nothing in it that we do not know. */
+/* Copy the caller's struct, which may be older than ours, or newer if all fields unknown here are zero. */
 static int take_struct(struct ask *q, const struct ferry_arbiter_etcd *a)
 {
 	size_t size = a->size;

@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: MIT
 /*
- * The arbiter on a shared directory.
+ * The arbiter in a shared directory.
  *
- * The record is written to a file of a name that nobody else uses, synced, and linked to the name that counts; link(2)
- * fails where that name exists, on a local file system and on an NFS server alike. Who asks:
+ * The record is written to a file with a unique name, synced, and linked to the session's name. link(2) fails
+ * if that name exists, on a local file system and on an NFS server alike. A call does:
  *
- *	record there	-> sync the directory, answer
- *	else		-> temporary file, write, fsync, link, unlink it; read what is there now, sync the directory, answer
+ *	record exists	-> sync the directory, answer
+ *	otherwise	-> temporary file, write, fsync, link, unlink it; read the record, sync, answer
  *
- * An NFS client may hear an error, or EEXIST, of a link that it has made (the answer to the first request was lost and
- * the request repeated): so the answer of link() is not believed, the record is read. Everybody syncs the directory
- * before answering: a record that could still be lost with the server's power must not be acted on.
+ * An NFS client may get an error, or EEXIST, for a link that it has made, if the first answer was lost and
+ * the request repeated. So the result of link() is not trusted; the record is read instead. Every caller
+ * syncs the directory before it answers: a record that the server could still lose in a power failure must
+ * not be acted on.
  *
- * A hard NFS mount blocks for as long as its server is away, and nothing gets a thread out of that. So a thread of
- * its own does the work, and is left behind when it does not answer in time; the job is freed by who comes last.
- * What it finds when the server is back is not recorded any more, unless the link was on its way.
+ * A hard NFS mount blocks as long as its server is away, and nothing gets a thread out of that. So a thread
+ * of its own does the work and is abandoned if it does not answer in time; whichever side finishes last frees
+ * the job. When the server is back, the abandoned thread records nothing, unless its link() was already sent.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -39,7 +40,7 @@
 
 #define TIMEOUT_US 3000000u
 #define RECORD_LEN (7 + 33) /* "source\n", 32 digits, "\n" */
-#define LOOKS 3u	    /* a record that was seen to be there and cannot be opened: a stale NFS handle */
+#define LOOKS 3u	    /* attempts to open a record that exists: the NFS handle may be stale */
 
 struct job {
 	pthread_mutex_t lock;
@@ -87,7 +88,7 @@ static int refuse(struct job *j, const char *what, const char *name)
 	return refuse_for(j, CURE_FILE, what, name);
 }
 
-/* 1: *is is what the record says; 0: there is none; or the error. */
+/* 1: *is is the recorded owner; 0: there is no record; else the error. */
 static int read_record(struct job *j, int dir, const char *name, enum ferry_owner *is)
 {
 	char buf[RECORD_LEN + 1];
@@ -128,7 +129,7 @@ static int write_record(struct job *j, int dir, const char *tmp)
 	return err;
 }
 
-/* Puts want under the name unless something is there. What is there then is read by the caller. */
+/* Record want unless a record exists. The caller then reads the record. */
 static int propose(struct job *j, int dir, const char *name)
 {
 	char tmp[80];
@@ -141,7 +142,7 @@ static int propose(struct job *j, int dir, const char *name)
 	err = write_record(j, dir, tmp);
 	if (!err && abandoned(j))
 		err = -ETIMEDOUT;
-	/* EIO and the like may hide success: the record tells. What cannot come right is said here. */
+	/* EIO and the like may hide success: the caller reads the record, and fails only if there is none. */
 	if (!err && linkat(dir, tmp, dir, name, 0) && errno != EEXIST) {
 		err = errno == EPERM || errno == EOPNOTSUPP ?
 			      refuse_for(j, CURE_LINK, "has no hard links, which this arbiter needs, for", name) :
@@ -222,7 +223,7 @@ static int job_start(struct job *j)
 	return err;
 }
 
-/* True: it has ended, and is the caller's again. */
+/* True: the job has ended, and the caller owns it again. */
 static bool job_wait(struct job *j, uint64_t timeout_us)
 {
 	struct timespec ts;

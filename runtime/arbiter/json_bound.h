@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * JSON from outside, bounded before it is parsed.
+ * Bounds the memory and the depth of foreign JSON before it is parsed.
  *
- * jansson parses whatever fits the memory of the machine: a text of "[],[],[]" takes forty times its length, and each
- * level of nesting a part of the stack, which may be a small one. So the text is first read once, without memory: how
- * deep it nests, and what its values would take. Both are upper bounds, of a text that is no JSON, too: jansson stops
- * where the text is wrong, and up to there both read the same.
+ * jansson parses as long as memory lasts: a text of "[],[],[]" takes forty times its length, and each level
+ * of nesting takes stack, of which a thread may have little. So the text is first scanned once, without
+ * allocating: how deep it nests, and how much memory its values would take. Both results are upper bounds,
+ * also for a text that is not JSON: jansson stops where the text is wrong, and up to there the scan counts
+ * the same.
  *
- * In a header because the arbiter is a library of its own, and the programs are built without it, too.
+ * A header, because the arbiter is a library of its own and the programs are built without it, too.
  */
 #ifndef FERRY_JSON_BOUND_H
 #define FERRY_JSON_BOUND_H
@@ -22,17 +23,17 @@ struct json_bound {
 	size_t memory; /* that its values may take */
 };
 
-#define JSON_BOUND_DEPTH 16u /* nothing that is read here nests deeper than eight */
+#define JSON_BOUND_DEPTH 16u /* nothing read here nests deeper than eight */
 
-/* What jansson allocates, with glibc's rounding and with what doubling an array wastes; test_json_bound compares. */
+/* What jansson allocates, with glibc's rounding and the waste of doubling arrays; test_json_bound checks. */
 enum { JSON_COST_VALUE = 64, JSON_COST_STRING = 64, JSON_COST_KEY = 176, JSON_COST_OPEN = 288, JSON_COST_BYTE = 5 };
 
 struct json_scan {
 	size_t memory;
-	unsigned depth; /* the deepest */
+	unsigned depth; /* the deepest level */
 };
 
-/* A text of somebody else's goes to a terminal: nothing in it commands that, be it as one byte or as UTF-8 (U+0080 to U+009F). */
+/* Replace control characters (U+0080 to U+009F too): foreign text must not command a terminal. */
 static inline void json_printable(char *text)
 {
 	for (unsigned char *c = (unsigned char *)text; *c; c++) {
@@ -45,7 +46,7 @@ static inline void json_printable(char *text)
 	}
 }
 
-/* The length of the string that begins at at, with its quotation marks; up to end where it has no end. */
+/* The length of the JSON string at `at`, quotation marks included; if it is not closed, up to end. */
 static inline size_t json_string_span(const char *at, const char *end)
 {
 	const char *p = at + 1;
@@ -58,7 +59,7 @@ static inline size_t json_string_span(const char *at, const char *end)
 static inline struct json_scan json_scan(const char *text, size_t len)
 {
 	struct json_scan s = { .memory = JSON_COST_VALUE };
-	size_t longest = 0, span = 1, number = 0; /* what has no end yet is collected, and the buffer doubles */
+	size_t longest = 0, span = 1, number = 0; /* jansson's buffer for an unfinished token doubles */
 	const char *end = text + len;
 	unsigned depth = 0;
 
@@ -95,7 +96,7 @@ static inline struct json_scan json_scan(const char *text, size_t len)
 	return s;
 }
 
-/* NULL with a part of a sentence in why: what the text is. */
+/* Parse, or return NULL with a phrase in why that says what is wrong with the text. */
 static inline json_t *json_load_bounded(const char *text, size_t len, const struct json_bound *b, char *why, size_t cap)
 {
 	struct json_scan s = { 0 };
@@ -117,7 +118,7 @@ static inline json_t *json_load_bounded(const char *text, size_t len, const stru
 	o = json_loadb(text, len, JSON_REJECT_DUPLICATES, &at);
 	if (o)
 		return o;
-	json_printable(at.text); /* it quotes what is wrong */
+	json_printable(at.text); /* it quotes the text */
 	snprintf(why, cap, "%s (line %d, column %d)", at.text, at.line, at.column);
 	return NULL;
 }

@@ -1,20 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * KVM's dirty log behind ferry's dirty ops.
+ * KVM's dirty log for ferry's dirty ops.
  *
- * Theory. KVM keeps a bitmap for each memslot. Two protocols:
+ * Theory. KVM keeps one bitmap per memslot. Two protocols:
  *
  *	classic: KVM_GET_DIRTY_LOG copies the bitmap, clears it and write-protects every page, in one call
- *	  under the MMU lock: milliseconds per GiB in which vCPUs that fault wait.
+ *	  under the MMU lock: milliseconds per GiB in which faulting vCPUs wait.
  *	manual (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2): GET only copies; KVM_CLEAR_DIRTY_LOG clears and protects
- *	  the pages that are named, in slices. The last fetch needs no CLEAR at all.
+ *	  the given pages, in slices. The last fetch needs no CLEAR at all.
  *
- * With GET and then CLEAR of what GET returned, a write between the two is lost from the bitmap, but its page
- * was returned as dirty and is read only after the fetch: nothing is missed.
+ * A write between GET and CLEAR is lost from the bitmap. But GET returned that page as dirty, and its content
+ * is read only after the fetch, so nothing is missed.
  *
- * Enabling protects what the guest has mapped, 10 ms a GiB of small pages. KVM_DIRTY_LOG_INITIALLY_SET puts that off, all
- * bits being ones: but then the first CLEAR must name every page of the slot, for a page whose bit is set is not logged
- * again, and does 2 ms of work a GiB even where nothing was ever mapped; with the MMU's lock taken for writing.
+ * Enabling the log protects what the guest has mapped: 10 ms per GiB of small pages.
+ * KVM_DIRTY_LOG_INITIALLY_SET would postpone that by starting with all bits set. But then the first CLEAR
+ * must name every page of the slot, because a page whose bit is set is not logged again. That costs 2 ms per
+ * GiB even where nothing was mapped, with the MMU lock held for writing.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -24,7 +25,7 @@
 #include "kvm_int.h"
 #include "runtime/base/api.h"
 
-#define SLICE_PAGES (UINT64_C(1) << 16) /* in one CLEAR: 256 MiB, about 2 ms */
+#define SLICE_PAGES (UINT64_C(1) << 16) /* pages per CLEAR: 256 MiB, about 2 ms */
 
 static uint64_t slot_pages(const struct ferry_kvm_slot *s)
 {
@@ -148,7 +149,7 @@ static bool any_set(const uint64_t *bits, size_t words)
 	return false;
 }
 
-/* Clear and protect the pages of log, in slices: vCPUs get in between. */
+/* Clear and protect the pages of log, in slices, so that vCPUs get the MMU lock in between. */
 static int clear_log(struct ferry_kvm *k, const struct ferry_kvm_slot *s, uint64_t *log)
 {
 	uint64_t npages = slot_pages(s);
@@ -186,7 +187,7 @@ FERRY_API int ferry_kvm_dirty_start(struct ferry_kvm *k)
 	has = ioctl(k->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
 	if (has > 0 && has & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)
 		err = enable_manual(k, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
-	k->logging = true; /* for dirty_stop, which undoes what has been done */
+	k->logging = true; /* set now, so that dirty_stop undoes a partial start */
 	for (size_t i = 0; !err && i < k->nslots; i++)
 		err = set_logging(k, &k->slots[i], true);
 	if (err)
@@ -214,7 +215,7 @@ FERRY_API int ferry_kvm_dirty_stop(struct ferry_kvm *k)
 	return first;
 }
 
-/* OR npages bits of log into bits, first bits further on. */
+/* OR npages bits of log into bits, starting at bit `first`. */
 static void merge(uint64_t *bits, uint64_t first, const uint64_t *log, uint64_t npages)
 {
 	static const uint64_t zeros[8];

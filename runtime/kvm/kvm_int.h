@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files of runtime/kvm share: the object behind include/ferry/kvm.h. */
+/* Internal header of runtime/kvm: the object behind include/ferry/kvm.h. */
 #ifndef FERRY_KVM_INT_H
 #define FERRY_KVM_INT_H
 
@@ -28,35 +28,35 @@ struct ferry_kvm {
 	int *vcpus;
 
 	struct ferry_kvm_slot *slots;
-	uint64_t **logs; /* a bitmap for each slot, as KVM fills it */
+	uint64_t **logs; /* one bitmap per slot, as KVM fills it */
 	size_t nslots;
 	bool logging;
-	uint64_t manual; /* what is enabled of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
+	uint64_t manual; /* enabled flags of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
 
 	/* loading */
-	uint32_t *loaded;      /* per vCPU: a bit for each section taken, by the low five bits of its id */
+	uint32_t *loaded;      /* per vCPU: bit (id & 31) of each section loaded; the TSC's is bit 31 */
 	uint32_t loaded_vm;    /* the same for the VM's sections */
-	uint32_t loaded_chips; /* a bit for each irqchip */
+	uint32_t loaded_chips; /* one bit per irqchip */
 	uint64_t clock_ns;     /* the source's kvmclock */
-	uint64_t tsc_shift;    /* what to add to every vCPU's TSC offset; known once vCPU 0's has come */
+	uint64_t tsc_shift;    /* added to every vCPU's TSC offset; known once vCPU 0's TSC is loaded */
 };
 
 #define KVM_SECTION_VERSION 1
 
-/* The data of every section begins so; unaligned on the stream. */
+/* The data of every section begins with this; unaligned on the stream. */
 struct kvm_part {
 	uint32_t vcpu, count;
 };
 _Static_assert(sizeof(struct kvm_part) == 8, "on the link");
 
-/* State that is one struct of fixed size behind one pair of ioctls, of a vCPU or of the VM. */
+/* State that is one fixed-size struct with one pair of ioctls, of a vCPU or of the VM. */
 struct kvm_plain {
 	uint32_t id;
 	const char *name;
-	int cap; /* 0: always there */
+	int cap; /* 0: always available */
 	unsigned long get, set;
 	size_t size;
-	bool may_lack; /* without the in-kernel device the getter fails: then there is nothing to save */
+	bool may_lack; /* without the in-kernel device the getter fails, and nothing is saved */
 };
 
 enum kvm_plain_id {
@@ -74,33 +74,30 @@ enum kvm_plain_id {
 };
 extern const struct kvm_plain kvm_plains[KVM_PLAINS];
 
-#define KVM_PLAIN_MAX sizeof(struct kvm_lapic_state) /* the largest */
+#define KVM_PLAIN_MAX sizeof(struct kvm_lapic_state) /* the largest of them */
 
 bool kvm_has_cap(const struct ferry_kvm *k, int cap);
 size_t kvm_xsave_size(const struct ferry_kvm *k);
 bool kvm_read_msr(int vcpu_fd, uint32_t index, uint64_t *ret);
 bool kvm_write_msr(int vcpu_fd, uint32_t index, uint64_t value);
-/*
- * Many by one call; KVM stops at the first that it does not take. How many were read, or written, before that one: n
- * when all were. -ENOMEM.
- */
+/* Read or write MSRs up to the first that KVM refuses. Returns how many (n if all), or -ENOMEM. */
 int kvm_read_msrs(int vcpu_fd, struct kvm_msr_entry *e, uint32_t n);
 int kvm_write_msrs(int vcpu_fd, const struct kvm_msr_entry *e, uint32_t n);
 
 #define KVM_MSR_TSC 0x10u
 
-/* What a vCPU was shown: freed by the caller. */
+/* A vCPU's CPUID; the caller frees it. */
 int kvm_get_cpuid(int vcpu_fd, struct kvm_cpuid2 **ret);
-/* Puts header and data as one section. */
+/* Append header and data as one section. */
 int kvm_put(struct ferry_stream *out, uint32_t id, uint32_t vcpu, uint32_t count, const void *data,
 	    size_t len);
-/* Splits a section; -EPROTO with a sentence when it is too short or of a newer version. */
+/* Split a section; -EPROTO with a sentence if it is too short or of another version. */
 int kvm_part(struct ferry_stream *in, const struct ferry_section *sec, struct kvm_part *ret,
 	     const uint8_t **data, size_t *len);
-/* A section that is an array: its data, copied and aligned, freed by the caller. */
+/* The data of a section that is an array: copied, aligned, freed by the caller. */
 int kvm_array(struct ferry_stream *in, const struct ferry_section *sec, size_t size, uint32_t limit,
 	      void **ret, uint32_t *count);
-/* -EOPNOTSUPP with a sentence when a vCPU is itself a host of VMs. */
+/* -EOPNOTSUPP with a sentence if the vCPU itself runs VMs. */
 int kvm_refuse_nested(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *out);
 int kvm_tsc_save(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *out);
 int kvm_tsc_load(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in, const struct kvm_tsc *src);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The other half of save.c, which has the theory: takes the sections one by one, each checked for
- * version, length, vCPU and order before KVM sees it.
+ * Restores the state that save.c writes (the theory is there). Takes the sections one by one and checks
+ * version, length, vCPU and order before it passes them to KVM.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -12,7 +12,7 @@
 #include "kvm_int.h"
 #include "runtime/base/api.h"
 
-#define VCPU_TSC_BIT 31u /* in ferry_kvm.loaded: the TSC comes after all else, though of a vCPU */
+#define VCPU_TSC_BIT 31u /* in ferry_kvm.loaded: the TSC is per vCPU, but comes after the VM's sections */
 
 static const struct kvm_plain *find_plain(uint32_t id)
 {
@@ -41,11 +41,11 @@ static int load_plain(int fd, uint32_t vcpu, const struct kvm_plain *p, struct f
 	return ioctl(fd, p->set, buf) < 0 ? refused(in, p->name, vcpu, -errno) : 0;
 }
 
-/* What KVM itself derives from CR4, XCR0 and the APIC's base, whenever one of them is set. */
+/* CPUID bits that KVM derives itself from CR4, XCR0 and the APIC base. */
 static const struct kvm_cpuid_entry2 derived[] = {
 	{ .function = 0x1, .ecx = 1u << 27, .edx = 1u << 9 }, /* OSXSAVE; APIC */
 	{ .function = 0x7, .ecx = 1u << 4 },		      /* OSPKE */
-	{ .function = 0xd, .index = 0, .ebx = ~0u },	      /* bytes of what XCR0 enables */
+	{ .function = 0xd, .index = 0, .ebx = ~0u },	      /* size of the state that XCR0 enables */
 	{ .function = 0xd, .index = 1, .ebx = ~0u },
 };
 
@@ -61,8 +61,8 @@ static bool same_leaf(const struct kvm_cpuid_entry2 *a, const struct kvm_cpuid_e
 }
 
 /*
- * Whether a vCPU is shown this already: most VMMs set CPUID when they make a vCPU. Setting it again has KVM begin its MMU anew:
- * 70 to 110 us of downtime a vCPU, where asking takes some 20.
+ * Whether the vCPU has this CPUID already: most VMMs set it when they create a vCPU. Setting it again makes
+ * KVM reset its MMU, 70 to 110 us of downtime per vCPU; asking takes about 20.
  */
 static bool has_cpuid(int vcpu_fd, const struct kvm_cpuid2 *cpuid)
 {
@@ -189,7 +189,7 @@ static int load_clock(struct ferry_kvm *k, struct ferry_stream *in, const uint8_
 					 sizeof(src));
 	memcpy(&src, data, sizeof(src));
 	set.clock = src.clock;
-	/* With the wall clock of the save KVM adds what has passed since. */
+	/* Given the wall-clock time of the save, KVM adds the time that has passed since. */
 	if (can > 0 && (unsigned)can & src.flags & KVM_CLOCK_REALTIME) {
 		set.flags = KVM_CLOCK_REALTIME;
 		set.realtime = src.realtime;
@@ -222,7 +222,7 @@ static bool is_vm_section(uint32_t id)
 	return id >= FERRY_KVM_IRQCHIP && id < FERRY_KVM_TSC;
 }
 
-/* Each section once, no earlier one after a later one. */
+/* Each section may come once, and not after a later one. */
 static int check_order(struct ferry_kvm *k, struct ferry_stream *in, uint32_t id, uint32_t vcpu)
 {
 	uint32_t *loaded, bit = id == FERRY_KVM_TSC ? VCPU_TSC_BIT : id & 31;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a guest was promised by CPUID, held against what another host's KVM offers. Compared are the leaves
- * whose registers are sets of features, and the width of physical addresses; identity, topology and
- * caches are the VMM's invention and move with the guest.
+ * Compares the CPUID that a guest was shown with what another host's KVM offers. Compared are the leaves
+ * whose registers are sets of features, and the width of physical addresses. Identity, topology and caches
+ * are chosen by the VMM and move with the guest.
  *
- * What a host offers is KVM_GET_SUPPORTED_CPUID, and beyond that what a vCPU is in fact shown once that was
- * set: a KVM that cannot intercept CPUID shows the host's own features.
+ * A host offers KVM_GET_SUPPORTED_CPUID, and in addition what a vCPU is actually shown after that was set: a
+ * KVM that cannot intercept CPUID shows the host's own features.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -25,12 +25,12 @@ _Static_assert(sizeof(reg_names) / sizeof(*reg_names) == EDX + 1, "a name for ea
 struct feature_leaf {
 	uint32_t function, index;
 	enum reg reg;
-	uint32_t ignore; /* bits that are no feature of the host */
+	uint32_t ignore; /* bits that are not host features */
 };
 
 /*
- * Ignored: what the guest's own CR4 switches (OSXSAVE, OSPKE), topology (HTT, CMP_LEGACY), the hypervisor
- * bit, and MONITOR, x2APIC and the TSC deadline, which KVM emulates and offers by capabilities of their own.
+ * Ignored: bits that follow the guest's CR4 (OSXSAVE, OSPKE), topology (HTT, CMP_LEGACY), the hypervisor bit,
+ * and MONITOR, x2APIC and the TSC deadline timer, which KVM emulates and reports by separate capabilities.
  */
 static const struct feature_leaf leaves[] = {
 	{ 0x1, 0, ECX, 1u << 3 | 1u << 21 | 1u << 24 | 1u << 27 | 1u << 31 },
@@ -78,7 +78,7 @@ int kvm_get_cpuid(int vcpu_fd, struct kvm_cpuid2 **ret)
 	return read_cpuid(vcpu_fd, KVM_GET_CPUID2, ret);
 }
 
-/* What a vCPU of a VM made for the question is shown. NULL: it could not be asked. */
+/* The CPUID shown to a vCPU of a temporary VM. NULL: it could not be read. */
 static struct kvm_cpuid2 *shown_cpuid(int kvm_fd, struct kvm_cpuid2 *supported)
 {
 	struct kvm_cpuid2 *shown = NULL;

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * State of vCPUs and VM through KVM's ioctls, in sections.
+ * Saves the state of vCPUs and VM, read through KVM's ioctls, as sections.
  *
- * Theory. KVM's setters depend on each other: CPUID decides which bits of the others are legal; SREGS enables
- * the APIC; XCRS says what XSAVE may hold; LAPIC starts its timer, and only then takes a TSC deadline; EVENTS
- * may name an interrupt that LAPIC knows of; the clock comes late, so that little of it is lost, and the TSC
- * is moved by what the clock says has passed. Saving writes the sections in the order of restoring, loading
- * takes them one by one and insists on that order: so a load needs no memory of its own.
+ * Theory. KVM's setters depend on each other. CPUID decides which bits of the others are legal; SREGS enables
+ * the APIC; XCRS decides what XSAVE may hold; LAPIC starts its timer, and accepts a TSC deadline only then;
+ * EVENTS may name an interrupt that LAPIC knows of. The clock comes late, so that little of it is lost, and
+ * the TSC is moved by the time that the clock says has passed. Saving writes the sections in the order of
+ * restoring. Loading takes them one by one and insists on that order, so it needs no buffer.
  *
- * MSRs: all that KVM_GET_MSR_INDEX_LIST names and that can be read, but those in msr_skipped(). An MSR that
- * refuses its value at the target ends the load, unless it holds that value already.
+ * MSRs: all of KVM_GET_MSR_INDEX_LIST that can be read, except those in msr_skipped(). If the target's KVM
+ * refuses an MSR, the load fails, unless the MSR holds that value already.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -188,10 +188,10 @@ static bool msr_skipped(uint32_t index)
 	case MSR_IA32_TSC:	    /* FERRY_KVM_TSC */
 	case MSR_IA32_TSC_DEADLINE: /* FERRY_KVM_MSRS_LATE */
 		return true;
-	case MSR_KVM_WALL_CLOCK: /* a command: setting it writes into guest memory at once, and only then */
+	case MSR_KVM_WALL_CLOCK: /* a command: KVM writes into guest memory when it is set, and only then */
 	case MSR_KVM_WALL_CLOCK_NEW:
 		return true;
-	default: /* what nested VMX offers: set by the VMM with CPUID, not by the guest */
+	default: /* nested VMX capabilities: the VMM sets them with CPUID, not the guest */
 		return index >= MSR_IA32_VMX_FIRST && index <= MSR_IA32_VMX_LAST;
 	}
 }
@@ -218,7 +218,7 @@ static int msr_indices(struct ferry_kvm *k, struct kvm_msr_list **ret)
 	return 0;
 }
 
-union one_msr { /* struct kvm_msrs with room for an entry */
+union one_msr { /* struct kvm_msrs with room for one entry */
 	struct kvm_msrs msrs;
 	uint64_t room[(sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)) / 8];
 };
@@ -245,7 +245,7 @@ bool kvm_write_msr(int vcpu_fd, uint32_t index, uint64_t value)
 	return ioctl(vcpu_fd, KVM_SET_MSRS, &one) == 1;
 }
 
-#define MSRS_A_CALL 256u /* KVM takes no more */
+#define MSRS_A_CALL 256u /* KVM's limit */
 
 static int many_msrs(int vcpu_fd, unsigned long request, struct kvm_msr_entry *e, uint32_t n, struct kvm_msrs *call)
 {
@@ -285,7 +285,7 @@ int kvm_write_msrs(int vcpu_fd, const struct kvm_msr_entry *e, uint32_t n)
 	return done;
 }
 
-/* Reads those that can be read; the others fall out. Their number, or -ENOMEM. */
+/* Read all MSRs that can be read and remove the others from e: how many are left, or -ENOMEM. */
 static int read_all_msrs(int vcpu_fd, struct kvm_msr_entry *e, uint32_t n)
 {
 	uint32_t have = 0;
@@ -403,7 +403,7 @@ static int save_vm(struct ferry_kvm *k, struct ferry_stream *out)
 		struct kvm_irqchip state = { .chip_id = chip };
 
 		if (ioctl(k->vm_fd, KVM_GET_IRQCHIP, &state) < 0)
-			break; /* not in the kernel */
+			break; /* no in-kernel irqchip */
 		err = kvm_put(out, FERRY_KVM_IRQCHIP, 0, chip, &state, sizeof(state));
 		if (err)
 			return err;

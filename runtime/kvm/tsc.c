@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The TSC. Written as an MSR, KVM may take a value that lies within a second of what the fresh VM's TSC
- * reads for an attempt to synchronise vCPUs, and the guest sees time go backwards. So where the kernel has
- * KVM_VCPU_TSC_OFFSET, all offsets are moved by one distance, which keeps the vCPUs' TSCs together:
+ * Saves and restores the TSC of vCPUs. If the MSR is written with a value within a second of the fresh VM's
+ * TSC, KVM may take that for an attempt to synchronise vCPUs, and the guest sees time go backwards. So if the
+ * kernel has KVM_VCPU_TSC_OFFSET, all offsets are moved by the same distance, which keeps the vCPUs' TSCs
+ * together:
  *
- *	tsc_shift = (TSC - offset at the source) + what kvmclock says has passed - (TSC - offset here)
+ *	tsc_shift = (TSC - offset at the source) + the time passed by kvmclock - (TSC - offset here)
  *
- * measured at vCPU 0. TSC and offset are guest units, so that a scaled TSC needs nothing else.
+ * measured at vCPU 0. TSC and offset are in guest units, so a scaled TSC needs no extra step.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -15,7 +16,7 @@
 
 #include "kvm_int.h"
 
-#define TSC_TOLERANCE_PPM 250 /* as much as NTP slews; KVM itself tolerates it */
+#define TSC_TOLERANCE_PPM 250 /* as much as NTP slews; KVM tolerates the same */
 
 static bool tsc_offset(int fd, unsigned long request, uint64_t *offset)
 {
@@ -62,7 +63,7 @@ static int set_khz(int fd, uint32_t vcpu, struct ferry_stream *in, uint64_t want
 				 vcpu, want, have);
 }
 
-/* vCPU 0: how far apart the hosts' TSCs are, in the guest's units. */
+/* Measure at vCPU 0 how far the hosts' TSCs are apart, in guest units. */
 static bool measure(struct ferry_kvm *k, const struct kvm_tsc *src)
 {
 	struct kvm_clock_data now = { 0 };
