@@ -54,7 +54,7 @@ void dial_put_last(const struct xport_param *p, unsigned addr);
 /* Schedule the first try of n addresses, DIAL_STAGGER_US apart. Times are in microseconds, as now_us(). */
 void dial_start(struct dial *d, unsigned first, unsigned n, uint64_t now);
 int dial_next(struct dial *d, uint64_t now); /* the address to try now, recorded as tried; -1: none yet */
-void dial_failed(struct dial *d, unsigned addr, int err, uint64_t now); /* and try the next one at once */
+void dial_failed(struct dial *d, unsigned addr, int err, uint64_t now); /* the untried addresses move up */
 bool dial_over(const struct dial *d); /* every address has failed; tries in flight may still succeed */
 uint64_t dial_due(const struct dial *d); /* time of the next try */
 

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The contract between the runtime and a transport: the runtime knows nothing else of one.
+ * The contract between the runtime and a transport; the runtime knows nothing else about a transport.
  *
  * Theory. A link joins two ends by one control channel (whole messages both ways), N data channels and one
  * urgent channel (page runs). Page runs move one-sidedly: put() writes runs of this end's memory into the
  * same pages of the peer's, get() reads runs of the peer's memory into given buffers. A device may do that
- * without the peer's CPU (XPORT_ONE_SIDED). A transport that cannot emulates it: the peer's runtime then
- * keeps a thread per channel inside serve(). The peer can reach only exposed memory, with the access given:
- * the serving end checks every run before a byte moves. Memory that gets land in must be lent first, because
- * a device writes into it directly.
+ * without the peer's CPU (XPORT_ONE_SIDED). A transport without such a device emulates it: the peer's runtime
+ * then keeps a thread per channel inside serve(). The peer can reach only exposed memory, with the access
+ * given: the serving end checks every run before a byte moves. The memory that gets land in must be lent
+ * first, because a device writes into it directly.
  *
  *	source worker: put put put fence ... end   ->   target thread: serve (returns 0 after end)
  *	target thread: get reap get reap ... end   ->   source thread: serve (one for data 0 and urgent: pair)
@@ -17,13 +17,19 @@
  * recv() on it. kill() may be called from any thread at any time, also twice: every blocked or later call on
  * the link then returns -EPIPE. Call close() after all threads have left.
  *
- * Results. 0, or -EAGAIN (nothing within the time given), -EPIPE (the link is lost: cut, closed, killed, or
- * an errno of xport_lost(); the link's fail_lost() has the cause; the runtime may reconnect), -ETIMEDOUT (no
- * progress for the link's timeout: the link counts as lost), -EPROTO (the peer broke the rules; the link's
- * struct fail has the sentence; never reconnect), -EMSGSIZE, -ENOMEM, -EFAULT or -EHWPOISON (exposed or lent
- * memory cannot be read or written; the sentence names the page, and no signal is raised), or the errno of a
- * call that failed for a reason of this end. Whoever meets an error other than a lost link, or fails to
- * listen or connect, calls fail() first.
+ * Results. 0, or:
+ *
+ *	-EAGAIN		nothing within the time given
+ *	-EPIPE		the link is lost: cut, closed, killed, or by an errno of xport_lost(); the cause is in
+ *			fail_lost_text(); the runtime may reconnect
+ *	-ETIMEDOUT	no progress for the link's timeout; the link counts as lost
+ *	-EPROTO		the peer broke the rules; the link's struct fail has the sentence; never reconnect
+ *	-EFAULT		exposed or lent memory cannot be read or written; the sentence names the page, and no
+ *			signal is raised; -EHWPOISON: the same, by a hardware error
+ *	-EMSGSIZE, -ENOMEM, or the errno of a call that failed for a reason of this end
+ *
+ * A function that meets an error other than a lost link, or that fails to listen or connect, calls fail() first.
+ * Only -EMSGSIZE, -ENOMEM and -EINVAL may come without a sentence.
  */
 #ifndef FERRY_XPORT_H
 #define FERRY_XPORT_H
@@ -94,7 +100,7 @@ struct xport_param {
 	struct chaos *chaos; /* not NULL: put the chaos filter on top */
 	/*
 	 * Called when the host refuses something that only serves speed; the transport goes on without it.
-	 * what: what is lost; err: negative. Any thread. May be NULL.
+	 * what: a phrase that names the loss; err: negative. Any thread. May be NULL.
 	 */
 	void (*slower)(void *arg, enum cure doing, int err, const char *what);
 	void *slower_arg;

@@ -253,7 +253,7 @@ out:
 	return err;
 }
 
-/* ---- what is asked ---- */
+/* ---- the transaction and its answer ---- */
 
 static json_t *transaction(const struct ask *q)
 {
@@ -359,7 +359,7 @@ static int ask_all(struct ask *q)
 	return over(err);
 }
 
-/* ---- what may be asked ---- */
+/* ---- checking the arguments ---- */
 
 static int take_members(struct ask *q)
 {

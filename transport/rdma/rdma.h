@@ -67,7 +67,6 @@ struct xr_options { /* options of a URI */
 	int gid;       /* GID index of the address to bind; -1: the first that fits */
 };
 
-/* One connection. */
 struct xr_conn {
 	struct xr_link *link;
 	struct rdma_cm_id *id;
