@@ -28,8 +28,8 @@
  *			signal is raised; -EHWPOISON: the same, by a hardware error
  *	-EMSGSIZE, -ENOMEM, or the errno of a call that failed for a reason of this end
  *
- * A function that meets an error other than a lost link, or that fails to listen or connect, calls fail() first.
- * Only -EMSGSIZE, -ENOMEM and -EINVAL may come without a sentence.
+ * A function that meets an error other than a lost link, or that fails to listen or connect, calls fail()
+ * before it returns; -EMSGSIZE, -ENOMEM and -EINVAL may come without a sentence.
  */
 #ifndef FERRY_XPORT_H
 #define FERRY_XPORT_H

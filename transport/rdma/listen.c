@@ -31,7 +31,7 @@
 
 struct half {
 	struct rdma_cm_id *id; /* NULL: free */
-	uint64_t from;	       /* dial_from() */
+	uint64_t from;	       /* dial_from() of the peer */
 	uint64_t since_us, first_us; /* last renewal; when the link's first request came */
 	uint8_t initiator, responder; /* the peer's READ limits */
 	struct rdma_preamble pre;     /* host order */

@@ -29,11 +29,11 @@
  * notice that the peer is gone. It also ends the link: after kill() it gives posted messages a moment to
  * leave, then disconnects.
  *
- * Memory. A device may write to a page at any time as long as it knows it. So queue pairs are destroyed
- * before memory is deregistered, memory is deregistered before the call returns that takes it back, and keys
+ * Memory. A device may write to a page at any time while the page is registered. So queue pairs are destroyed
+ * before memory is deregistered, the call that takes memory back deregisters it before it returns, and keys
  * belong to one link (its protection domain) and to exactly the exposed ranges. If the peer's device refuses
- * a key, the peer has lied if it still answers (PROBE), and is gone if it does not: a dying process loses its
- * registrations first.
+ * a key, the peer broke the protocol if it still answers (PROBE), and is gone if it does not: a process that
+ * is being killed loses its registrations first.
  *
  * Lock: l->lock protects everything that more than one thread uses; never hold it while waiting for the
  * network.

@@ -6,8 +6,8 @@
  * there. If the host has only one address, nothing waits for that, and a link costs two round trips: one for
  * all SYNs, one for all preambles and answers. A *try* is a socket that is connecting. A connection may have
  * several tries, to several addresses or begun at several times (dial.h); the first that comes up is the
- * connection. Only that one sends a preamble, so the peer never sees a connection twice. The first to come up
- * need not be a target: if it answers nothing, the next attempt tries its address last.
+ * connection. Only that one sends a preamble, so the peer never sees a connection twice. The first address to
+ * come up need not be a target's: if no target answers there, the next attempt tries that address last.
  *
  * Once any connection is up, the peer is there. If nothing then moves for STILL_US and STILL_RTTS round
  * trips, the attempt is given up, whatever time is left: the kernel repeats a preamble that the network lost
@@ -75,7 +75,7 @@ static void preamble_of(struct tcp_preamble *p, const struct xport_link_id *id, 
 	memcpy(p->session, id->session, sizeof(p->session));
 }
 
-/* If no target answers, a single address is an error; with several, -ECONNREFUSED permits a new attempt. */
+/* A wrong answer is final if the host has one address; otherwise -ECONNREFUSED permits another attempt. */
 static int answer_error(const struct tcp_answer *a, unsigned naddrs, const struct uri *u, struct fail *f)
 {
 	if (le32toh(a->magic) != TCP_MAGIC_ANSWER)

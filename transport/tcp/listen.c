@@ -6,12 +6,12 @@
  * connections whose preamble is incomplete, and of a timer that is armed while any connection is half-open.
  *
  * A half-open connection lives HALF_US. Each further connection of its link renews that, up to LINK_US in
- * all, because over a long and lossy path they arrive seconds apart. A newer attempt of a session replaces
- * older ones, whose close may have been lost with the network. If all places are taken, the oldest connection
- * of the address that has most of them is closed, whatever it has sent. So neither silent connections nor
- * incomplete links keep a real peer out, and an address that floods the listener closes its own connections.
- * Silent ones are not closed first, because the preambles of a link come a round trip after its connections:
- * a link would then close its own.
+ * all, because over a long and lossy path the connections of a link arrive seconds apart. A connection with a
+ * newer generation closes the older ones of its session from the same address, whose close may have been lost
+ * with the network. If all places are taken, the oldest connection of the address that has most of them is
+ * closed, whatever it has sent. So neither silent connections nor incomplete links keep a real peer out, and
+ * an address that floods the listener closes its own connections. Silent ones are not closed first, because
+ * the preambles of a link come a round trip after its connections: a link would then close its own.
  */
 #include <endian.h>
 #include <errno.h>
@@ -34,7 +34,7 @@
 
 struct half {
 	int fd; /* -1: free */
-	uint64_t from; /* dial_from() */
+	uint64_t from; /* dial_from() of the peer */
 	uint64_t since_us, first_us; /* last renewal; when the link's first connection came */
 	size_t got;
 	struct tcp_preamble pre; /* checked and in host order once got is complete */

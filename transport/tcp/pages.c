@@ -2,14 +2,13 @@
 /*
  * Sends page data over a connection without a copy: vmsplice() puts references to the pages into a pipe,
  * splice() moves them on to the socket, and the device, or over loopback the receiver, reads the guest's
- * memory. The bytes that the page holds at that later moment cross. That is allowed, because a put may be
- * read until its fence (xport.h), and RDMA does the same. (If the kernel computes checksums in software, a
- * page that changes in between gives a segment with a bad checksum; TCP sends it again.)
+ * memory. So the bytes that cross are those that the page holds at that later moment. A put allows that: its
+ * memory may be read until the fence (xport.h), and RDMA does the same. (If the kernel computes checksums in
+ * software, a page that changes in between gives a segment with a bad checksum; TCP sends it again.)
  *
  * If the memory or the kernel refuses this (EFAULT for memory without struct page, no pipe left, a seccomp
  * filter), the channel copies from then on. splice() may be the call that is refused; the content of the pipe
- * is then discarded. So iov advances by what the socket took, not by what the pipe took. Neither way needs a
- * setting.
+ * is then discarded. So iov advances by what the socket took, not by what the pipe took.
  */
 #include <errno.h>
 #include <fcntl.h>
