@@ -5,7 +5,7 @@
  * (session, generation, attempt) have asked. Until then a request costs a cm id and no device resource.
  *
  * A request of an incomplete link lives HALF_US. Each further request of its link renews that, up to LINK_US
- * in all. A newer attempt of a session replaces older ones, whose end may have been lost with the network. If
+ * in all. A request with a newer generation rejects the older ones of its session from the same address. If
  * all places are taken, the oldest request of the address that has most of them is rejected, so requests that
  * lead to no link cannot keep a real peer out. The fd that callers poll is an epoll of the event channel and
  * of a timer.
