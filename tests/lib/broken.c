@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Poisoned pages, and a handler that reports every SIGBUS and SIGSEGV outside the guest. */
 #include "broken.h"
 
 #include <criterion/criterion.h>
@@ -58,7 +59,7 @@ static void handler(int sig, siginfo_t *info, void *context)
 		return;
 	}
 	calls++;
-	signal(sig, SIG_DFL); /* the load comes again, and ends the test */
+	signal(sig, SIG_DFL); /* the load is repeated, and its signal then ends the test */
 }
 
 void broken_watch(void)

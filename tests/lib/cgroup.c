@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* A cgroup for the process of a test: mount, create, enter, leave. */
 #include "cgroup.h"
 
 #include <fcntl.h>
@@ -24,7 +25,7 @@ static bool put(const char *dir, const char *file, const char *value)
 	return ok;
 }
 
-/* The mount is this process's alone, and goes with it. */
+/* Only this process sees the mount; it disappears with the process. */
 bool cgroup_make(struct cgroup *g, const char *controller)
 {
 	char enable[40];

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
+/* Runs one migration into doubt and checks what the arbiter makes of it. */
 #include "doubt.h"
 
 #include <stdio.h>
 
 #include "patience.h"
 
-#define TIMEOUT_US (1000000u * patience()) /* long enough that only the drill loses the link, however busy the machine is */
-#define SLOW 5000000u /* bytes a second: pages are missing for a second; slower, a put might outlast the timeout */
+#define TIMEOUT_US (1000000u * patience()) /* even on a busy machine only the fault loses the link */
+#define SLOW 5000000u /* bytes per second: pages are missing for a second, yet no put outlasts the timeout */
 
 static int op_arbiter(void *v, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is)
 {
@@ -19,7 +20,10 @@ static int op_arbiter(void *v, const uint8_t session[16], enum ferry_owner want,
 	return d->ask(session, want, is);
 }
 
-/* Armed in pre-copy; where an ABORT is to be lost, the source gives up when PREPARED is, or may be, under way. */
+/*
+ * Arm the fault in pre-copy. To lose an ABORT, cancel the source in commitment, when PREPARED is or may be in
+ * flight.
+ */
 static void on_phase(struct fakevm *vm, enum ferry_phase p)
 {
 	struct rig *r = vm->arg;
@@ -87,7 +91,7 @@ void doubt_check(struct doubt *d, enum doubt_end end)
 	else
 		lost(r);
 	cr_assert(r->sres.claim == due && r->tres.claim == due);
-	/* A target that has heard COMMIT, or the ABORT after all, asks nobody. */
+	/* A target that has received COMMIT, or the ABORT after all, does not ask. */
 	cr_assert_eq(r->src.calls[FAKE_ARBITER], 1, "the source asked %u times: %s; %s", r->src.calls[FAKE_ARBITER],
 		     r->sres.detail, r->tres.detail);
 	cr_assert_leq(r->tgt.calls[FAKE_ARBITER], strcmp(d->message, "COMMITTED") ? 1 : 0);

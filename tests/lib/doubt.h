@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Each row of docs/failure-model.md that says "in doubt", with an arbiter: lost for good, a message is cut, or vanishes
- * with all that follows. What must come out is the table under "Settling doubt". Over any arbiter: the fake one,
- * a shared directory, a real etcd.
+ * Each row of docs/failure-model.md that says "in doubt", with an arbiter. The link is lost for good: a
+ * message is cut, or vanishes with everything after it. The expected results are the table under "Settling
+ * doubt". The same rows run with the fake arbiter, a shared directory and a real etcd.
  */
 #ifndef TESTS_DOUBT_H
 #define TESTS_DOUBT_H
@@ -12,7 +12,7 @@
 typedef int (*doubt_ask)(const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is);
 
 enum doubt_way {
-	DOUBT_TENTATIVE,     /* post-copy, commit on completion */
+	DOUBT_TENTATIVE,     /* post-copy, commit at completion */
 	DOUBT_STOP_AND_COPY, /* nothing is missing at the switchover */
 	DOUBT_SWITCHOVER,    /* commit at switchover, with pages missing */
 	DOUBT_HOLD_LIMIT     /* the same, after a tentative run that lasted too long */
@@ -20,7 +20,7 @@ enum doubt_way {
 
 enum doubt_end { DOUBT_SOURCE_OWNS, DOUBT_TARGET_OWNS, DOUBT_LOST };
 
-/* name, way, message, does the target send it, what it comes to */
+/* name, way, message, whether the target sends it, expected end */
 #define DOUBT_ROWS(X)                                                          \
 	X(prepared_after_a_tentative_run, TENTATIVE, "PREPARED", true, SOURCE_OWNS) \
 	X(commit_after_a_tentative_run, TENTATIVE, "COMMIT", false, TARGET_OWNS)  \
@@ -38,7 +38,7 @@ enum doubt_end { DOUBT_SOURCE_OWNS, DOUBT_TARGET_OWNS, DOUBT_LOST };
 	X(commit_at_the_hold_limit, HOLD_LIMIT, "COMMIT", false, SOURCE_OWNS)     \
 	X(committed_at_the_hold_limit, HOLD_LIMIT, "COMMITTED", true, LOST)
 
-/* A migration that comes into doubt; ask settles it, or (NULL) the caller's ops. */
+/* A migration that ends in doubt. ask settles the doubt; if it is NULL, the caller's ops do. */
 struct doubt {
 	struct rig rig;
 	doubt_ask ask;
@@ -50,7 +50,7 @@ struct doubt {
 /* how: "cut-before" or "lost". */
 void doubt_init(struct doubt *d, const struct rig_kind *kind, enum doubt_way way, const char *how, const char *message,
 		bool by_target, doubt_ask ask);
-/* What must hold after rig_run(): outcomes, owners, ops, memory, output, and that a late asker hears the same. */
+/* After rig_run(): assert outcomes, owners, ops, memory, output, and that the arbiter repeats its answer. */
 void doubt_check(struct doubt *d, enum doubt_end end);
 
 #define DOUBT_TEST(suite, ask, name, way, message, by_target, end)                                       \

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Starts, freezes and stops an etcd for a test; a pretender that answers anything. */
 #include "etcd_server.h"
 
 #include <arpa/inet.h>
@@ -17,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define STARTS 5     /* its port may be taken before it gets there */
+#define STARTS 5     /* another program may take the port first */
 #define READY_S 60u
 
 static int listen_any(unsigned *port)
@@ -80,7 +81,7 @@ static bool healthy(unsigned port)
 	return strstr(buf, "\"true\"");
 }
 
-/* False: it ended by itself. */
+/* False: etcd has exited. */
 static bool start_once(struct etcd_server *e)
 {
 	unsigned port = free_port(), peer = free_port();
@@ -178,7 +179,7 @@ static void *pretend(void *arg)
 
 void etcd_pretend(char url[64], const char *answer)
 {
-	static struct pretender p; /* a test is a process of its own, and the thread outlives this call */
+	static struct pretender p; /* static: the thread outlives this call; each test is a process */
 	unsigned port;
 	pthread_t t;
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* The ops and the memory of the fake VM. */
 #include "fakevm.h"
 
 #include <errno.h>
@@ -53,7 +54,7 @@ static void trace(char *to, const char *name)
 	snprintf(to + len, FAKE_TRACE - len, "%s%s", len ? " " : "", name);
 }
 
-/* On entering an op: written down; the scripted failure, or 0. */
+/* Called on entry of each op: record it and return the scripted failure, or 0. */
 static int enter(struct fakevm *vm, enum fake_op op)
 {
 	if (!pthread_equal(pthread_self(), vm->thread))
@@ -192,7 +193,7 @@ static int op_resume(void *v)
 		return err;
 	fake_set_running(vm, true);
 	if (vm->is_source)
-		fake_emit(vm); /* it writes again in fakevm_run_on(): here a round that was given up may still be read */
+		fake_emit(vm); /* no write: workers of a failed round may still read */
 	return vm->is_source ? 0 : fake_start_cpu(vm);
 }
 
@@ -261,7 +262,7 @@ static int op_load(void *v, struct ferry_stream *in)
 
 /* ---- the target's ---- */
 
-/* Where huge pages may be: at a multiple of 2 MiB, with what lies around it. */
+/* Address space for transparent huge pages: it begins at a multiple of 2 MiB, with a margin around it. */
 static void *huge_space(size_t len)
 {
 	uintptr_t p = (uintptr_t)mmap(NULL, len + (4 << 20), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -287,7 +288,7 @@ static void *map_memory(struct fakevm *vm, struct ferry_region *r)
 		      vm->shared ? (off_t)r->fd_offset : 0);
 	if (r->hva == MAP_FAILED)
 		r->hva = NULL;
-	/* A huge page would fill the holes. */
+	/* Without MADV_NOHUGEPAGE a huge page would fill the holes. */
 	if (r->hva)
 		madvise(r->hva, r->len, vm->thp ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	return r->hva;
@@ -411,7 +412,7 @@ static void op_event(void *v, const struct ferry_event *ev)
 		vm->phase_hook(vm, ev->phase);
 }
 
-/* The end of a value, quoted or not; NULL: it is none. text, where not NULL, gets what was quoted. */
+/* The end of the value at p, or NULL if there is none. A quoted value is copied to text (if not NULL). */
 static const char *log_value(const char *p, char *text, size_t cap)
 {
 	size_t n = 0, len = strcspn(p, " \"");
@@ -428,7 +429,7 @@ static const char *log_value(const char *p, char *text, size_t cap)
 	return *p == '"' ? p + 1 : NULL;
 }
 
-/* event=NAME KEY=VALUE .., of which text is a sentence in quotes. */
+/* Whether p is event=NAME KEY=VALUE ..; the quoted sentence is copied to text. */
 static bool log_line(const char *p, char *text, size_t cap)
 {
 	bool first = true;

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Functions that fakevm.c and fakevm_world.c share. */
 #ifndef TESTS_FAKEVM_INT_H
 #define TESTS_FAKEVM_INT_H
 
@@ -10,7 +11,7 @@ void fake_fill(uint8_t *page, uint64_t seed);
 size_t fake_offset(unsigned region, uint64_t page); /* of a page in shadow and frozen */
 uint64_t fake_region_pages(const struct fakevm *vm, unsigned region);
 uint8_t *fake_page(const struct fakevm *vm, unsigned region, uint64_t page);
-/* For the tests that want one: put it into ops.arbiter. */
+/* The fake arbiter: a test that wants one puts it into ops.arbiter. */
 extern int (*const fake_arbiter)(void *vm, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is);
 
 /* fakevm_world.c */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* What the world sees of the two VMs, and the thread that is the target's guest. */
+/* How the world watches the two VMs, and the thread that is the target's guest. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -8,7 +8,7 @@
 
 #include "fakevm_int.h"
 
-#define WRITE_EVERY 16u /* the target's guest writes one page in so many */
+#define WRITE_EVERY 16u /* the target's guest writes one page in 16 */
 #define OWN_SEED UINT64_C(0x7777777700000000)
 
 void world_init(struct world *w)
@@ -25,7 +25,7 @@ void world_destroy(struct world *w)
 	free(w->frozen);
 }
 
-/* The first counts. Lock held. */
+/* Records only the first trouble. Lock held. */
 static void trouble_locked(struct world *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void trouble_locked(struct world *w, const char *fmt, ...)
 {
@@ -179,7 +179,7 @@ static bool step(struct fakevm *vm, uint64_t at)
 	struct world *w = vm->w;
 	bool go;
 
-	(void)*p; /* waits for the page, without the lock */
+	(void)*p; /* may fault and wait for the page, so not under the lock */
 	pthread_mutex_lock(&w->lock);
 	while (!w->target_runs && !vm->stop)
 		pthread_cond_wait(&w->cond, &w->lock);
@@ -199,7 +199,7 @@ static bool step(struct fakevm *vm, uint64_t at)
 	return go;
 }
 
-/* The huge page behind everything else, which nobody ever touched: the read makes it. */
+/* The last huge page was never touched; this read allocates it. */
 static bool hole_is_zero(struct fakevm *vm)
 {
 	const uint64_t *p = (const uint64_t *)fake_page(vm, 0, FAKE_HUGE_PAGES0 - 512);
@@ -238,7 +238,7 @@ int fake_start_cpu(struct fakevm *vm)
 	if (pthread_create(&vm->cpu, NULL, cpu_main, vm))
 		return -EAGAIN;
 	vm->cpu_started = true;
-	/* A thread that waits for its first turn would see the rest of the memory come without a fault. */
+	/* A thread that has not started yet would find the memory complete and cause no fault. */
 	pthread_mutex_lock(&vm->w->lock);
 	while (!vm->cpu_runs)
 		pthread_cond_wait(&vm->w->cond, &vm->w->lock);
@@ -289,7 +289,7 @@ void fakevm_run_on(struct fakevm *vm)
 	pthread_mutex_unlock(&vm->w->lock);
 }
 
-/* What no guest writes to. */
+/* Pages that no guest writes must be zero. */
 static void check_rest(struct fakevm *vm, unsigned region, uint64_t from)
 {
 	for (uint64_t page = from; page < fake_region_pages(vm, region); page++) {

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The same tests as Criterion's own runner, from the same sections, each in a forked process. Criterion's cannot start
- * under ThreadSanitizer (its arena wants addresses that the sanitizer keeps for itself), and it starts the program anew
- * for each test, which costs more than most tests where page faults are dear. What the executable defines wins over
- * what libcriterion defines.
+ * Runs the tests of a Criterion program, each in a forked process. It finds them in the same ELF sections as
+ * Criterion's own runner. That runner cannot start under ThreadSanitizer, because its arena needs addresses
+ * that the sanitizer reserves, and it starts the program anew for each test, which costs more than most tests
+ * if page faults are slow. The functions defined here replace those of libcriterion, because the linker
+ * prefers the executable's symbols.
  *
- * A test that hangs is found here: it is killed and named, and the next one runs. The limit is far above what any
- * test takes on a slow machine that is busy with other work.
+ * A test that hangs is killed and named, and the next one runs. The limit is far above the time that any test
+ * takes on a slow, busy machine.
  *
- *	PROGRAM [--jobs N] [--filter SUITE/NAME] [--list] [--verbose]	patterns as the shell's
+ *	PROGRAM [--jobs N] [--filter SUITE/NAME] [--list] [--verbose]	patterns as in the shell
  */
 #include <criterion/criterion.h>
 #include <fnmatch.h>
@@ -28,7 +29,7 @@
 #define HANGS_S 300u
 #define JOBS_MAX 16
 
-/* The hooks before and after all tests, of programs that have some; nothing is reported to them. */
+/* Hooks before and after all tests, if the program has any. They get no report. */
 extern void (*__start_cr_pra[])(void *) __attribute__((weak)), (*__stop_cr_pra[])(void *) __attribute__((weak));
 extern void (*__start_cr_poa[])(void *) __attribute__((weak)), (*__stop_cr_poa[])(void *) __attribute__((weak));
 extern struct criterion_test *__start_cr_tst[], *__stop_cr_tst[];
@@ -62,7 +63,7 @@ void criterion_send_assert(struct criterion_assert_stats *stats)
 	fflush(stdout);
 }
 
-/* Past the sanitizers: what they would say of a test that ends in its middle (a thread leaks) hides why it did. */
+/* Exit without the sanitizers: their report on an aborted test (a leaked thread) would hide the cause. */
 static _Noreturn void leave(int status)
 {
 	fflush(NULL);
@@ -117,7 +118,7 @@ static void run_child(const struct criterion_test *t)
 		t->data->fini();
 	if (suite && suite->fini)
 		suite->fini();
-	exit(atomic_load(&failed)); /* the sanitizer turns what it found into 66 */
+	exit(atomic_load(&failed)); /* if the sanitizer has findings, it makes this 66 */
 }
 
 struct job {
@@ -144,7 +145,7 @@ static void start_test(struct job *j, const struct criterion_test *t)
 		run_child(t);
 }
 
-/* 0: passed, 77: skipped, else failed */
+/* 0: passed; 77: skipped; otherwise failed */
 static int verdict(const struct criterion_test *t, int status)
 {
 	if (WIFSIGNALED(status)) {
@@ -172,7 +173,7 @@ static void report(struct run *r, const struct job *j, int ret)
 	       j->test->name, (double)(now.tv_sec - j->begin.tv_sec) + (double)(now.tv_nsec - j->begin.tv_nsec) / 1e9);
 }
 
-/* One that has ended makes room. false: none is under way. */
+/* Waits until a test ends and frees its slot. False: no test runs. */
 static bool reap(struct run *r)
 {
 	int status;

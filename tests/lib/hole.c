@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* A listening socket with a full queue. */
 #include "hole.h"
 
 #include <arpa/inet.h>
@@ -8,7 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Whether the queue takes no more: a connection to it stays under way. */
+/* Whether the queue is full: a new connection then stays in progress. */
 static bool is_full(struct hole *h, const struct sockaddr_in *at)
 {
 	struct pollfd p = { .events = POLLOUT };

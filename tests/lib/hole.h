@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A black hole on this host: a socket that listens and whose queue is full, so that the kernel drops further SYNs to it without
- * a word.
+ * A black hole on this host: a listening socket with a full queue. The kernel drops further SYNs to it and
+ * answers nothing.
  */
 #ifndef TESTS_HOLE_H
 #define TESTS_HOLE_H
@@ -11,7 +11,7 @@ struct hole {
 	unsigned n, port;
 };
 
-void hole_dig(struct hole *h, const char *host, unsigned port); /* port 0: any; it is in h then */
+void hole_dig(struct hole *h, const char *host, unsigned port); /* port 0: any free one; h then has it */
 void hole_fill(struct hole *h);
 
 #endif

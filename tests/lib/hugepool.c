@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Raises the host's pool of huge pages for a test program, and restores it. */
 #include "hugepool.h"
 
 #include <fcntl.h>
@@ -34,13 +35,13 @@ static void set(long n)
 	fclose(out);
 }
 
-/* Below zero, which the file shows as a huge number: see copies in transport/xport.h. */
+/* The count is below zero, which the file shows as a huge number: see copies in transport/xport.h. */
 static bool broken(long promised)
 {
 	return promised == LONG_MAX;
 }
 
-/* Free and not promised to anybody. */
+/* Free and not reserved. */
 static long available(void)
 {
 	long promised = value(POOL "resv_hugepages");
@@ -48,7 +49,7 @@ static long available(void)
 	return value(POOL "free_hugepages") - (broken(promised) ? 0 : promised);
 }
 
-/* One test at a time has the pool: the lock goes with its process. */
+/* Only one test at a time has the pool. The lock ends with its process. */
 static void take_turn(void)
 {
 	int fd = open(POOL "nr_hugepages", O_RDONLY | O_CLOEXEC);
@@ -56,7 +57,7 @@ static void take_turn(void)
 	cr_assert(fd >= 0 && !flock(fd, LOCK_EX));
 }
 
-/* Memory that only a descriptor holds may be given back after the lock. */
+/* Pages that only a descriptor held may be freed after the lock was released. */
 static bool come_free(long pages)
 {
 	const struct timespec tick = { .tv_nsec = 10000000 };
@@ -73,7 +74,7 @@ void hugepool_raise(long pages)
 	if (total < 0 || lack <= 0)
 		return;
 	set(total + lack);
-	added = value(POOL "nr_hugepages") - total; /* the kernel gives what it finds */
+	added = value(POOL "nr_hugepages") - total; /* the kernel may have found fewer */
 }
 
 void hugepool_restore(void)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Huge pages of 2 MiB for a Criterion program: HUGEPOOL(n) sees to it that n are free while its tests run,
- * and HUGEPOOL_END() on a line of its own (the hooks are named by their lines) gives back what it took. A
- * test that needs them begins with hugepool_or_skip() and has the pool for itself until it ends.
+ * Huge pages of 2 MiB for a Criterion program. HUGEPOOL(n) makes n of them available while its tests run;
+ * HUGEPOOL_END() gives them back. HUGEPOOL_END() needs a line of its own, because the hooks are named by
+ * their line numbers. A test that needs huge pages begins with hugepool_or_skip() and then has the pool alone
+ * until it ends.
  */
 #ifndef TESTS_HUGEPOOL_H
 #define TESTS_HUGEPOOL_H
@@ -13,7 +14,7 @@
 /* In the process that starts the tests. */
 void hugepool_raise(long pages);
 void hugepool_restore(void);
-/* Skips the test that calls it, and says why, where the machine has not so many free. */
+/* Skips the calling test with a sentence if the machine has fewer free huge pages. */
 void hugepool_or_skip(long pages);
 
 #define HUGEPOOL(pages)                                    \

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What this process has, counted before and after. */
+/* Counts what this process has (descriptors, threads), to compare before and after. */
 #ifndef TESTS_LIB_LEFT_H
 #define TESTS_LIB_LEFT_H
 
@@ -20,7 +20,7 @@ static inline unsigned entries(const char *path)
 
 	if (!d) {
 		perror(path);
-		abort(); /* no count is no proof */
+		abort(); /* without a count the test would prove nothing */
 	}
 	while ((e = readdir(d)))
 		n += strcmp(e->d_name, ".") && strcmp(e->d_name, "..");
@@ -34,8 +34,9 @@ static inline unsigned threads_now(void)
 }
 
 /*
- * The threads of this process, once there are no more than due, or those that stay: the kernel wakes who joins a thread
- * before it takes that thread out of /proc, so a count just after a join may have one too many.
+ * The number of threads of this process. Waits up to THREADS_LEAVE_MS until there are at most due: the kernel
+ * wakes the joining thread before it removes the joined one from /proc, so a count right after a join may be
+ * one too high.
  */
 static inline unsigned threads_left(unsigned due)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Ends that are to give up soon must not do so because a busy machine lets them wait: their timeouts are so many times as
- * long. By what waits for each CPU, or as FERRY_TEST_PATIENCE says where a thread may stand still whatever the load, as
- * in an emulated machine.
+ * A factor for the timeouts of ends that must give up soon: on a busy machine they must not give up only
+ * because they had to wait for a CPU. The factor is the load per CPU, or FERRY_TEST_PATIENCE if that is
+ * larger; it is set where threads stall whatever the load, as in an emulated machine.
  */
 #ifndef TESTS_PATIENCE_H
 #define TESTS_PATIENCE_H
@@ -12,7 +12,7 @@
 
 #define PATIENCE_MAX 5u
 
-/* The same for all of a test. */
+/* Does not change during a test. */
 static inline unsigned patience(void)
 {
 	static unsigned factor; /* each test is a process of its own */

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* A hand-written peer: single messages, and a correct source or target up to a point. */
 #include "peer.h"
 
 #include <poll.h>
@@ -10,7 +11,7 @@ void peer_raw(struct peer *p, const void *buf, size_t len)
 {
 	struct iovec iov = { (void *)(uintptr_t)buf, len };
 
-	p->ctl->ops->send(p->ctl, &iov, 1); /* fails when the session has hung up already: then it has judged */
+	p->ctl->ops->send(p->ctl, &iov, 1); /* fails once the session has closed the link, as it may */
 }
 
 void peer_say(struct peer *p, enum wire_type t, const void *body, size_t len, const void *elems, size_t elems_len)
@@ -66,7 +67,7 @@ struct wire_hello peer_hello(const struct peer *p)
 				.timeout_us = PEER_TIMEOUT_US,
 				.reconnect_us = PEER_RECONNECT_US };
 
-	memcpy(h.number, p->session, sizeof(h.number)); /* any number will do, as long as it stays that one */
+	memcpy(h.number, p->session, sizeof(h.number)); /* any number will do as long as it does not change */
 	return h;
 }
 
@@ -148,7 +149,7 @@ void peer_begin(struct peer *p, const struct rig_kind *kind, enum peer_stage upt
 	}
 }
 
-/* The file that backs the reserved memory: as long as it was, and clean before its region. */
+/* The file behind the reserved memory must have its old length and zeros before its region. */
 static void check_outside(const struct fakevm *vm)
 {
 	uint8_t before[3 * FAKE_PAGE];
@@ -163,7 +164,6 @@ static void check_outside(const struct fakevm *vm)
 	}
 }
 
-/* Hears it out, hangs up, and looks at what the target has come to. */
 void peer_target_ends(struct peer *p, int err, const char *sentence, bool told)
 {
 	const struct ferry_result *res = &p->rig.tres;

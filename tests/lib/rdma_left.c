@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * The kernel's own list of who holds what of an RDMA device (what "rdma resource show" prints), asked by netlink: a
- * dump of the devices, then one a device and kind of object, of whose entries those with this process's id count.
+ * Counts the objects of RDMA devices that this process holds, from the kernel's own list (as "rdma resource
+ * show" prints it), by netlink: a dump of the devices, then a dump per device and kind of object. Entries
+ * with this process id count.
  */
 #include "rdma_left.h"
 
@@ -17,7 +18,7 @@
 
 #define DEVICES_MAX 16
 
-/* Each attribute of a message's or an attribute's body, *rest bytes of it. */
+/* The next attribute in a body of which *rest bytes remain; NULL at its end. */
 static const struct nlattr *next_attr(const uint8_t **at, size_t *rest)
 {
 	const struct nlattr *a = (const struct nlattr *)*at;
@@ -71,7 +72,7 @@ static int ask(int sock, unsigned cmd, const uint32_t *device)
 	return send(sock, &m, m.h.nlmsg_len, 0) < 0 ? -errno : 0;
 }
 
-/* All messages of a dump's answer: each() is given the attributes. */
+/* Read all messages of a dump's answer; each() gets their attributes. */
 static int hear(int sock, void (*each)(void *arg, const void *attrs, size_t len), void *arg)
 {
 	static __thread uint8_t buf[65536] __attribute__((aligned(8)));

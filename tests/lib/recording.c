@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * What crosses is cut into frames by the numbers of docs/protocol.md alone. The headers of the library are not asked: they may
- * change, and a recording stays.
+ * Recordings of migrations over tcp: reading, writing, playing, recording. The bytes are split into frames by
+ * the numbers of docs/protocol.md alone, without the library's headers: those may change, but a recording
+ * must not.
  */
 #include "recording.h"
 
@@ -23,7 +24,7 @@
 #define PREAMBLE 64u
 #define ANSWER 16u
 #define FRAME_HEAD 8u /* on the control channel */
-#define MSG_TYPE 8u   /* in a frame of the control channel, */
+#define MSG_TYPE 8u   /* offsets in a frame of the control channel */
 #define MSG_SEQ 16u
 #define MSG_BODY 24u
 #define DATA_HEAD 64u
@@ -195,7 +196,7 @@ static int connect_to(uint16_t port)
 	return fd;
 }
 
-/* The next connection, and which it is by its preamble. */
+/* Accept the next connection; its preamble says which channel it is. */
 static enum recorded_channel accept_one(int listener, int *fd, uint8_t preamble[PREAMBLE])
 {
 	struct pollfd p = { .fd = listener, .events = POLLIN };
@@ -219,8 +220,8 @@ struct player {
 	uint16_t port;
 	int fd[RECORDED_CHANNELS];
 	uint8_t preamble[RECORDED_CHANNELS][PREAMBLE];
-	bool begun[RECORDED_CHANNELS]; /* the preamble has been sent, or looked at */
-	uint32_t pings;		       /* that the live end has sent: its other messages' numbers are so much higher */
+	bool begun[RECORDED_CHANNELS]; /* the preamble has been sent or checked */
+	uint32_t pings;		       /* sent by the live end; its message numbers are higher by this */
 };
 
 static void compare(const struct recorded_frame *f, const uint8_t *got, size_t len, uint32_t pings)
@@ -240,7 +241,7 @@ static void compare(const struct recorded_frame *f, const uint8_t *got, size_t l
 	cr_assert_eq(len, f->len, "line %u, %s: %zu bytes; %zu were recorded", f->line, name, len, f->len);
 }
 
-/* A message of the live end's that is no PING: its frame's length. */
+/* Receive a message of the live end that is no PING; returns the length of its frame. */
 static size_t receive_message(struct player *p, uint8_t **ret)
 {
 	uint8_t head[FRAME_HEAD];
@@ -346,7 +347,7 @@ static size_t frame_length(const struct stream *s)
 	return get16(s->buf + 4) == 1 || get16(s->buf + 4) == 3 ? len + le64toh(bytes) : len; /* PUT, REPLY */
 }
 
-/* What is random, or measured. */
+/* Mark random and measured bytes, which may differ. */
 static void mark_any(struct recorded_frame *f)
 {
 	struct {

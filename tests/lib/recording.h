@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Whole migrations over tcp as bytes: recorded between two ends of this library, and played as either end against a live one.
+ * Whole migrations over tcp as bytes: recorded between two ends of this library, and played as one end
+ * against a live one.
  *
- * A recording is text. "# ..." is a comment. A frame begins with "CHANNEL DIRECTION" in a line of its own (control, data or urgent;
- * > from the source, < from the target), and its bytes follow in hex. "ab*40" is 40 times the byte ab; "ab?" is a byte that
- * is sent as ab and may be any other when it is heard: random numbers, and what was measured.
+ * A recording is text. "# ..." is a comment. A frame begins with a line "CHANNEL DIRECTION" (control, data or
+ * urgent; > from the source, < from the target); its bytes follow in hex. "ab*40" is the byte ab 40 times.
+ * "ab?" is a byte that is sent as ab but may have any value when it is received: random numbers and measured
+ * values.
  */
 #ifndef TESTS_RECORDING_H
 #define TESTS_RECORDING_H
@@ -30,16 +32,19 @@ struct recording {
 	size_t n;
 };
 
-/* All fail the test that calls them, with a sentence, where they cannot. */
+/* On an error all of these fail the calling test with a sentence. */
 void recording_read(struct recording *r, const char *path);
 void recording_write(const struct recording *r, const char *path, const char *about);
 void recording_free(struct recording *r);
 
-/* Plays the target for a live source that connects to listener, or the source at the port of a live target, to the last frame. */
+/*
+ * Play the recording to its last frame: as the target, for a live source that connects to listener; as the
+ * source, to a live target at port.
+ */
 void recording_play_target(const struct recording *r, int listener);
 void recording_play_source(const struct recording *r, uint16_t port);
 
-/* A thread between a live source, which connects to listener, and a live target at port. The link has one data channel. */
+/* A thread between a live source, which connects to listener, and a live target at port. One data channel. */
 struct recorder {
 	struct recording recording;
 	int listener;
@@ -47,7 +52,7 @@ struct recorder {
 	pthread_t thread;
 };
 void recorder_start(struct recorder *r, int listener, uint16_t port);
-/* Both ends have gone: *recording is complete. */
+/* Returns when both ends have closed; the recording is complete then. */
 void recorder_join(struct recorder *r);
 
 /* A listener on a free port of 127.0.0.1. */

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Builds and installs seccomp filters. */
 #include "refuse.h"
 
 #include <criterion/criterion.h>
@@ -10,13 +11,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The lower half of an argument, where the machine is little-endian. */
+/* The lower half of an argument on a little-endian machine. */
 #define ARG(n) (offsetof(struct seccomp_data, args) + 8 * ((n) - 1))
 #define LOAD(at) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(at))
 #define NR LOAD(offsetof(struct seccomp_data, nr))
 #define UNLESS(v, skip) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(v), 0, (skip))
 #define RET(v) BPF_STMT(BPF_RET | BPF_K, (uint32_t)(v))
-#define ROW_MAX 5u /* instructions a row */
+#define ROW_MAX 5u /* instructions per row */
 
 static void install(struct sock_filter *code, size_t n, bool everybody)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* System calls that are refused to this process or thread, as a container's or an embedder's seccomp filter does it. For good. */
+/* Refuses system calls to this process or thread for good, as the seccomp filter of a container does. */
 #ifndef TESTS_REFUSE_H
 #define TESTS_REFUSE_H
 
@@ -15,9 +15,9 @@ struct refused {
 	uint32_t value; /* ...of this value; arg 0: whatever its arguments are */
 };
 
-/* everybody: all threads that are there; else this one, and those that it makes from now on. They get -err. */
+/* These calls fail with err: in all threads (everybody), or in this one and those that it starts later. */
 void refuse_calls(const struct refused *r, size_t n, int err, bool everybody);
-/* All but these, of this thread and those that it makes from now on: -err. */
+/* All other calls fail with err, in this thread and those that it starts later. */
 void refuse_all_but(const int *nr, size_t n, int err);
 
 #endif

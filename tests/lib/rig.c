@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Sets up a rig, runs both ends, and checks their results. */
 #include "rig.h"
 
 #include <stdio.h>
@@ -37,10 +38,10 @@ void rig_postcopy(struct rig *r, uint64_t bandwidth)
 	r->scfg.mode = FERRY_MODE_POSTCOPY;
 	r->scfg.max_rounds = 1;
 	r->src.writes[0] = 2 * FAKE_PAGES;
-	r->tcfg.bandwidth = bandwidth / patience(); /* what is to last longer than a silence still does */
+	r->tcfg.bandwidth = bandwidth / patience(); /* must outlast timeouts, which grow, too */
 }
 
-static int (*reserve)(void *vm, struct ferry_region *regions, size_t n, struct ferry_stream *needs); /* a fake VM's */
+static int (*reserve)(void *vm, struct ferry_region *regions, size_t n, struct ferry_stream *needs); /* fake */
 
 static int reserve_allocated(void *vm, struct ferry_region *regions, size_t n, struct ferry_stream *needs)
 {
@@ -57,7 +58,7 @@ void rig_allocate(struct rig *r)
 	r->tgt.ops.reserve = reserve_allocated;
 }
 
-/* Longer than a loaded machine stands still by itself; in an emulated one a stall of 5 s outlasts three of them. */
+/* Longer than a loaded machine stalls by itself. Even emulated, three timeouts are shorter than 5 s. */
 void rig_impatient(struct rig *r)
 {
 	r->scfg.timeout_us = r->tcfg.timeout_us = 300000 * (patience() > 1 ? patience() : 2);

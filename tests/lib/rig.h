@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Both ends of a migration in this process, each in a thread of its own, over one fake VM a side; and what must
- * hold after every one of them. A test sets up a rig, changes what it is about, runs it and looks.
+ * Both ends of a migration in this process, each in its own thread and with its own fake VM; and the checks
+ * that hold after every migration. A test sets up a rig, changes what the test is about, runs the rig and
+ * checks it.
  */
 #ifndef TESTS_RIG_H
 #define TESTS_RIG_H
@@ -18,7 +19,7 @@ struct rig_kind {
 	bool shared, huge, thp;
 };
 
-/* Built with RIG_RDMA the same programs run over RDMA, at the address that the soft-RoCE machine has. */
+/* With RIG_RDMA the same programs run over RDMA, at the address of the soft-RoCE machine. */
 #ifdef RIG_RDMA
 #define RIG_TCP "rdma:10.9.0.1:0"
 #define RIG_MEM "rdma:10.9.0.1:0?pin=lazy"
@@ -37,7 +38,7 @@ struct rig_kind {
 #define RIG_MEM_THP_SHARED (&(struct rig_kind){ .uri = RIG_MEM, .shared = true, .thp = true })
 #define RIG_TCP_THP_ANON (&(struct rig_kind){ .uri = RIG_TCP, .thp = true })
 
-/* One body, one Test() for each transport and kind of memory. */
+/* One body, and a Test() for each transport and kind of memory. */
 #define RIG_TESTS(suite, name)                                                    \
 	static void suite##_##name(const struct rig_kind *kind);                  \
 	Test(suite, name##_mem_anon) { suite##_##name(RIG_MEM_ANON); }            \
@@ -46,7 +47,7 @@ struct rig_kind {
 	Test(suite, name##_tcp_memfd) { suite##_##name(RIG_TCP_SHARED); }         \
 	static void suite##_##name(const struct rig_kind *kind)
 
-/* The same where the transport or the kind hardly matters. */
+/* The same with two combinations, if transport and kind hardly matter. */
 #define RIG_PAIR(suite, name)                                                     \
 	static void suite##_##name(const struct rig_kind *kind);                  \
 	Test(suite, name##_mem_memfd) { suite##_##name(RIG_MEM_SHARED); }         \
@@ -60,31 +61,31 @@ struct rig {
 	const char *uri; /* the target's */
 	char connect_to[200];
 	struct ferry_result sres, tres;
-	char throttled[64]; /* the test's: what was asked of its throttle */
-	void *arg;	    /* the test's */
+	char throttled[64]; /* for the test: the calls of its throttle op */
+	void *arg;	    /* for the test */
 };
 
-/* A guest that writes a little and converges; default config but drills allowed. */
+/* A guest that writes a little and converges; the default configuration, with fault injection allowed. */
 void rig_init(struct rig *r, const struct rig_kind *kind);
-/* Post-copy with most pages left to pull, no faster than bytes a second (0: unlimited) */
+/* Post-copy with most pages left to pull, at most bandwidth bytes per second (0: unlimited). */
 void rig_postcopy(struct rig *r, uint64_t bandwidth);
-/* Losses are found and given up soon. */
+/* Short timeouts: both ends notice a lost link soon and give up soon. */
 void rig_impatient(struct rig *r);
-/* The target's VMM allocates what it reserves, through its own mapping; of the second region only half. */
+/* The target's VMM allocates the reserved memory through its own mapping, half of the second region. */
 void rig_allocate(struct rig *r);
-/* Opens both, runs both to their end, frees both sessions. */
+/* Open both ends, run both to their end, free both sessions. */
 void rig_run(struct rig *r);
 void rig_free(struct rig *r);
 
-/* Outcomes, with everything that follows from them: who runs, which ops were called, memory, output. */
+/* Assert an outcome and all its consequences: who runs, which ops were called, memory, output. */
 void rig_migrated(struct rig *r);
 void rig_fell_back(struct rig *r);
 void rig_refused(struct rig *r);
-/* The same by the source's outcome: refused where it was never paused. */
+/* The same for whichever the source reports: refused if it was never paused, otherwise fell back. */
 void rig_source_owns(struct rig *r);
-/* A sentence contains... */
+/* Assert that the sentence contains part. */
 void rig_says(const char *sentence, const char *part);
-/* Nothing broken was seen by the world. */
+/* Assert that the world has recorded no trouble. */
 void rig_no_trouble(struct rig *r);
 
 #endif

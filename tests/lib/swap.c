@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* A zram device as swap, made and removed by a child process. */
 #include "swap.h"
 
 #include <errno.h>
@@ -28,7 +29,7 @@ static bool put(const char *path, const char *value)
 	return ok;
 }
 
-/* Reading it makes a device; -1: there is no zram, or not for us. */
+/* Reading the file makes a device. -1: no zram, or no permission. */
 static int add_device(void)
 {
 	FILE *f = fopen("/sys/class/zram-control/hot_add", "re");
@@ -41,7 +42,7 @@ static int add_device(void)
 	return n;
 }
 
-/* What mkswap writes: version 1, so many pages after the header's. */
+/* The header that mkswap writes: version 1, and the number of the last page. */
 static bool write_header(const char *dev)
 {
 	uint32_t head[PAGE / 4] = { 0 };
@@ -57,7 +58,7 @@ static bool write_header(const char *dev)
 	return ok;
 }
 
-/* "" or what failed. */
+/* Returns "" or what failed. */
 static const char *make(int n, char dev[32])
 {
 	char path[64], size[32];
@@ -74,7 +75,7 @@ static const char *make(int n, char dev[32])
 	return swapon(dev, 0) ? "swapon is refused" : "";
 }
 
-/* The keeper: says how it went, waits for the end of its parent's interest, takes all away. */
+/* The child: reports the result, waits until the parent closes its end, removes the swap and the device. */
 static _Noreturn void keep(int fd)
 {
 	char dev[32] = "", number[16], c;
@@ -127,7 +128,7 @@ void swap_off(struct swap *s)
 		waitpid(s->pid, NULL, 0);
 }
 
-/* Pages of the range in swap, by the page table: of shared memory too, Linux keeps no entry there, so those not resident. */
+/* The pages that are not resident. (The page table has no swap entries for shared memory.) */
 static size_t swapped(const uint8_t *mem, size_t len)
 {
 	unsigned char there;
@@ -139,8 +140,8 @@ static size_t swapped(const uint8_t *mem, size_t len)
 }
 
 /*
- * A page that was touched last on some processor may wait in a batch there for its place in the list of pages, and is not
- * taken from it; the call empties the batch of the processor that it is made on.
+ * Runs on every CPU in turn. A page that was touched last on a CPU may wait in that CPU's batch for the LRU
+ * list, and MADV_PAGEOUT does not find it there; the call flushes only the batch of the CPU on which it runs.
  */
 static bool page_out(void *mem, size_t len)
 {
