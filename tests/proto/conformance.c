@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * One set of tests over every transport and filter: what xport.h promises. CASE(name) makes one Criterion test
- * of it a transport; the body gets the pair of linked ends. Built with CONFORMANCE_RDMA it is the program for the
- * soft-RoCE machine, with the addresses that a guest has there.
+ * The contract of xport.h as one set of tests, run over every transport and filter. CASE(name) makes a
+ * Criterion test for each of them; its body gets the pair of linked ends. With CONFORMANCE_RDMA this is the
+ * program for the soft-RoCE machine, with the addresses of a guest there.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -24,7 +24,7 @@
 #endif
 
 #define PAGE 4096u
-#define BIG 0u /* regions: their order in expose() */
+#define BIG 0u /* regions, in their order in expose() */
 #define SMALL 1u
 #define BIG_PAGES 2048u
 #define SMALL_PAGES 64u
@@ -34,7 +34,7 @@
 struct kind {
 	const char *uri, *query;
 	bool chaos;
-	int refused, err; /* a system call that a filter refuses, and how */
+	int refused, err; /* a system call that a seccomp filter refuses, and its errno */
 };
 
 static const struct kind kinds[] = {
@@ -68,7 +68,7 @@ struct pair {
 	struct xport_listener *listener;
 	struct fail fail;
 	char uri[400];
-	struct end a, b; /* a connected, b accepted */
+	struct end a, b; /* a has connected, b has accepted */
 };
 
 static void ready(struct end *e)
@@ -341,7 +341,7 @@ CASE(messages_keep_their_order_and_show_on_the_fd)
 	cr_assert_eq(poll(&pfd, 1, 0), 0);
 }
 
-/* Disjoint runs all over both regions, lengths 1 to 7. */
+/* Disjoint runs of 1 to 7 pages all over both regions. */
 static unsigned scatter(struct page_run *runs)
 {
 	unsigned n = 0;
@@ -354,7 +354,7 @@ static unsigned scatter(struct page_run *runs)
 	return n;
 }
 
-/* b's memory holds a's pages where runs say, and its own everywhere else. */
+/* b's memory must hold a's pages in the runs and its own everywhere else. */
 static void check_landed(struct pair *p, const struct page_run *runs, unsigned n, const uint8_t *before)
 {
 	bool *moved = calloc(PAGES, 1);
@@ -410,7 +410,7 @@ CASE(a_fence_means_landed_round_after_round)
 		}
 		cr_assert_eq(p->a.data->ops->fence(p->a.data), 0);
 		cr_assert(!memcmp(p->a.ram, p->b.ram, BIG_PAGES * PAGE));
-		cr_assert_eq(p->a.data->ops->fence(p->a.data), 0); /* nothing between two fences is fine */
+		cr_assert_eq(p->a.data->ops->fence(p->a.data), 0); /* fences without puts are allowed */
 		cr_assert_eq(p->a.data->ops->end(p->a.data), 0);
 		cr_assert_eq(served(&s), 0);
 	}
@@ -431,7 +431,7 @@ CASE(largest_put_and_get)
 	cr_assert(!memcmp(page_at(&p->a, BIG, 512), page_at(&p->b, BIG, 512), XPORT_XFER_MAX));
 	cr_assert_eq(p->a.data->ops->end(p->a.data), 0);
 	cr_assert_eq(served(&s), 0);
-	/* now the other way on the same channel, and the channel's roles with it */
+	/* now the other direction on the same channel, with the roles exchanged */
 	lend(&p->b, NULL, 0);
 	serve(&s, p->a.data);
 	cr_assert_eq(p->b.data->ops->get(p->b.data, &run, &dst, 1, 5), 0);
@@ -458,7 +458,7 @@ static void reap_all(struct xport_chan *c, unsigned n, uint64_t *seen)
 	}
 }
 
-/* More requests and more replies than any buffer holds: neither end may wait for the other for ever. */
+/* More requests and replies than any buffer holds: the two ends must not wait for each other for ever. */
 CASE(largest_gets_all_at_once)
 {
 	struct page_run runs[XPORT_RUNS_MAX];
@@ -500,7 +500,7 @@ static void get_on(struct pair *p, struct xport_chan *user, struct xport_chan *s
 	for (round = 0; round < 3; round++) {
 		memset(buf, 0, XPORT_GETS_MAX * 4 * PAGE);
 		for (tag = 0; tag < XPORT_GETS_MAX; tag++) {
-			/* four pages in three runs, landing in another order */
+			/* four pages in three runs, which land in another order */
 			runs[0] = (struct page_run){ .region = BIG, .page = 1900 - tag * 7, .npages = 1 };
 			runs[1] = (struct page_run){ .region = SMALL, .page = tag, .npages = 1 };
 			runs[2] = (struct page_run){ .region = BIG, .page = tag * 11 + round, .npages = 2 };
@@ -713,7 +713,7 @@ CASE(nothing_exposed_nothing_moves)
 	cr_assert_eq(p->a.data->ops->put(p->a.data, &run, 1), -EINVAL);
 }
 
-/* Until the thread sleeps in the kernel. */
+/* Waits until the thread sleeps in the kernel. */
 static void wait_asleep(_Atomic int *tid)
 {
 	char path[64], state = 0;
@@ -730,7 +730,7 @@ static void wait_asleep(_Atomic int *tid)
 	}
 }
 
-/* And has not run for a while: what was on its way has arrived, and nothing more is taken. */
+/* Waits until the thread has not run for a while: all data in flight has arrived; the peer takes no more. */
 static void wait_still(int tid)
 {
 	long ran, was = -1;
@@ -796,7 +796,7 @@ static int call_reap(struct end *e)
 	return e->data->ops->reap(e->data, &tag, 1, UINT64_MAX);
 }
 
-/* Nobody serves: puts fill the socket, then wait. */
+/* No thread serves: puts fill the socket, then block. */
 static int call_put(struct end *e)
 {
 	struct page_run run = { .region = BIG, .npages = 1024 };
@@ -813,7 +813,7 @@ static int call_fence(struct end *e)
 	return e->data->ops->fence(e->data);
 }
 
-/* The calls that wait for the peer; on a one-sided transport only those that still do. */
+/* A kill wakes each call that waits for the peer. On a one-sided transport some calls never wait. */
 static void kill_while(struct pair *p, int (*call)(struct end *), bool by_peer, bool still)
 {
 	struct blocked b = { .e = &p->a, .call = call };
@@ -831,7 +831,7 @@ static void kill_while(struct pair *p, int (*call)(struct end *), bool by_peer, 
 	pthread_join(t, NULL);
 	cr_assert_eq(b.ret, -EPIPE, "ended with %d", b.ret);
 	if (!by_peer)
-		p->a.link->ops->kill(p->a.link); /* twice is fine */
+		p->a.link->ops->kill(p->a.link); /* a second kill is allowed */
 }
 
 CASE(kill_wakes_recv)
@@ -884,7 +884,7 @@ CASE(peer_gone_wakes_reap)
 	kill_while(p, call_reap, true, false);
 }
 
-/* And it is told by the result alone: a SIGPIPE would end this process. */
+/* Only the result may say so: a SIGPIPE would end this process. */
 CASE(peer_gone_wakes_put)
 {
 	sigset_t pending;
@@ -895,7 +895,7 @@ CASE(peer_gone_wakes_put)
 	cr_assert(!sigismember(&pending, SIGPIPE));
 }
 
-/* It takes no byte more, and its end makes nothing writable. */
+/* The socket is full, and the end of the peer does not make it writable. */
 CASE(peer_gone_with_all_full_wakes_put)
 {
 	if (!one_sided(p))
@@ -913,7 +913,7 @@ CASE(every_call_after_kill_says_so)
 
 	expose(&p->a, XPORT_LOCAL);
 	expose(&p->b, XPORT_PEER_READ | XPORT_PEER_WRITE);
-	cr_assert_eq(p->b.ctl->ops->send(p->b.ctl, &iov, 1), 0); /* waits there unread */
+	cr_assert_eq(p->b.ctl->ops->send(p->b.ctl, &iov, 1), 0); /* stays unread */
 	p->a.link->ops->kill(p->a.link);
 	cr_assert_eq(p->a.ctl->ops->send(p->a.ctl, &iov, 1), -EPIPE);
 	cr_assert_eq(p->a.ctl->ops->recv(p->a.ctl, buf, sizeof(buf), &len, 0), -EPIPE);
@@ -1034,7 +1034,7 @@ CASE(nobody_accepts_at_first)
 
 	cr_assert_eq(xport_connect(&l, p->uri, &id, &p->param, 20000, &f), -ETIMEDOUT);
 	cr_assert(strlen(fail_text(&f)) > 10);
-	/* what that try has left behind stands in nobody's way */
+	/* the remains of that attempt must not disturb the next one */
 	p->a.link->ops->close(p->a.link);
 	p->b.link->ops->close(p->b.link);
 	join_ends(p, &p->a, &p->b, 0, 0, 1);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * Who comes back is who was there. A target that is gone, and at its address another program: a target that was started anew,
- * or one that lies. A source that is not the one that was there, with all that logs know of it. What the VM comes to is what it
- * comes to where nobody is there at all (docs/failure-model.md), and who is honest is not disturbed.
+ * A peer that comes back must show that it is the same one. Here the target is gone and another program is at
+ * its address: a restarted target, or an impostor. Or a source comes that knows all that logs contain, but
+ * not the number. The VM's fate must be the same as if nobody were there (docs/failure-model.md), and honest
+ * peers must not be disturbed.
  */
 #include <netinet/in.h>
 #include <poll.h>
@@ -13,17 +14,17 @@
 #include "peer.h"
 
 #define ADDRESS "mem:comeback"
-#define SILENCE_US (2000000u * patience()) /* nobody here is silent for so long, if it is not meant */
-#define RECONNECT_US (300000u * patience()) /* somebody has answered by then */
+#define SILENCE_US (2000000u * patience()) /* no end here is silent for this long, except on purpose */
+#define RECONNECT_US (300000u * patience()) /* by then someone has answered */
 #define STRANGER "another program listens at " ADDRESS ": it is not the target of this migration"
 
-/* How far an honest target has come when it dies. */
+/* The point at which an honest target dies. */
 enum dies { IN_PRECOPY, IN_POSTCOPY, COMMIT_HEARD, COMMIT_HEARD_PAGES_MISSING, AS_OWNER_PAGES_MISSING, DEATHS };
 
 struct death {
 	enum ferry_mode mode;
 	enum ferry_commit_at commit_at;
-	enum wire_type last; /* heard, and not answered */
+	enum wire_type last; /* the last message that it receives; it does not answer */
 	enum ferry_outcome outcome, arbitrated;
 	enum ferry_owner owner;
 };
@@ -38,7 +39,7 @@ static const struct death deaths[DEATHS] = {
 				     FERRY_OWNER_TARGET },
 };
 
-/* A decent target: one answer. Whether it was the last one that it gives. */
+/* One answer of a correct target. True: it was the last. */
 static bool turn(struct peer *p, enum wire_type last)
 {
 	union {
@@ -84,7 +85,7 @@ static bool ended(struct peer *p)
 	return phase_of(p) == FERRY_PHASE_DONE || phase_of(p) == FERRY_PHASE_FAILED;
 }
 
-/* Its words may be heard late: it is not silent meanwhile. */
+/* The source may read our message late, so keep sending PINGs until it has. */
 static void await_postcopy(struct peer *p)
 {
 	while (phase_of(p) != FERRY_PHASE_POSTCOPY && !ended(p)) {
@@ -93,7 +94,7 @@ static void await_postcopy(struct peer *p)
 	}
 }
 
-/* A source whose target has died: its address is free. */
+/* Starts a source whose target dies; the address is free then. */
 static void start_with(struct peer *p, const struct death *d, bool arbiter, uint64_t reconnect_us)
 {
 	peer_init(p, RIG_MEM_ANON);
@@ -121,7 +122,7 @@ static void start(struct peer *p, const struct death *d, bool arbiter)
 	start_with(p, d, arbiter, RECONNECT_US);
 }
 
-/* As if nobody had been there at all. says: part of the sentence of what is no success. */
+/* The result must be as if nobody had been there. says: part of the sentence, unless it is migrated. */
 static void comes_to(struct peer *p, const struct death *d, bool arbiter, const char *says)
 {
 	const struct ferry_result *res = &p->rig.sres;
@@ -186,7 +187,7 @@ static void start_anew(struct anew *a)
 	cr_assert(!pthread_create(&a->target, NULL, run_anew_target, a));
 }
 
-/* It still listens, and takes the VM of a source that has not been here before. */
+/* The new target must still listen and take the VM of a new source. */
 static void serves(struct anew *a)
 {
 	struct ferry_vm v = { FERRY_VM_INIT, .vm = &a->rig.src, .ops = &a->rig.src.ops, .regions = a->rig.src.region,
@@ -229,7 +230,7 @@ STARTED_ANEW(of_commit, COMMIT_HEARD)
 STARTED_ANEW(of_commit_with_pages_missing, COMMIT_HEARD_PAGES_MISSING)
 STARTED_ANEW(as_the_owner_with_pages_missing, AS_OWNER_PAGES_MISSING)
 
-/* In pre-copy until the other source has its end. */
+/* Stays in pre-copy until the other source has ended. */
 static void hold_on(struct fakevm *vm, enum ferry_phase phase)
 {
 	struct rig *r = vm->arg;
@@ -238,7 +239,7 @@ static void hold_on(struct fakevm *vm, enum ferry_phase phase)
 		poll(NULL, 0, 1);
 }
 
-/* And a source that has come there first: then the new one is busy. */
+/* Another source was first: the new target is busy. */
 Test(comeback, a_new_target_that_serves_another_source)
 {
 	const struct death *d = &deaths[IN_POSTCOPY];
@@ -254,7 +255,7 @@ Test(comeback, a_new_target_that_serves_another_source)
 	comes_to(&p, d, false, "busy with another migration");
 }
 
-/* ---- a program that answers what it likes ---- */
+/* ---- an impostor ---- */
 
 enum lie {
 	ACK_OPEN, ACK_PREPARED, ACK_DECIDED, ACK_ABORTED, ACK_ECHOED, ACK_ALMOST, ACK_SHORT, ACK_OF_ANOTHER_VERSION, ACK_TWO_LATE,
@@ -266,7 +267,7 @@ struct impostor {
 	struct xport_param param;
 	struct xport_listener *listener;
 	struct fail fail;
-	struct peer at; /* link, ctl and seq of one connection */
+	struct peer at; /* only link, ctl and seq are used, for one connection */
 	pthread_t thread;
 	_Atomic bool stop;
 	_Atomic unsigned answered;
@@ -377,7 +378,7 @@ static void stop_impostor(struct impostor *im)
 
 static void impostor(enum lie what, enum dies when, bool arbiter)
 {
-	bool mute = what == SAYS_NOTHING || what == HANGS_UP; /* as a network that fails, too */
+	bool mute = what == SAYS_NOTHING || what == HANGS_UP; /* a failed network looks the same */
 	struct impostor im;
 	struct peer p;
 
@@ -388,7 +389,7 @@ static void impostor(enum lie what, enum dies when, bool arbiter)
 	comes_to(&p, &deaths[when], arbiter, mute ? "did not come back within" : STRANGER);
 }
 
-/* A source that has decided with pages missing waits long, so that a target without them gives up first: not for every lie. */
+/* Not for each lie: a source that has decided with pages missing waits long, until its target gave up. */
 static bool with_arbiter(enum lie what, enum dies when)
 {
 	return when != COMMIT_HEARD_PAGES_MISSING || what == ACK_ABORTED || what == ABORTS || what == REFUSES;
@@ -420,7 +421,7 @@ IMPOSTOR(talks_nonsense, TALKS_NONSENSE)
 IMPOSTOR(says_nothing, SAYS_NOTHING)
 IMPOSTOR(hangs_up, HANGS_UP)
 
-/* The wait for the right one ends by a cancel, as any other. */
+/* A cancel ends the wait for the true target, like any other wait. */
 static void canceled_during(enum lie what)
 {
 	struct impostor im;
@@ -442,7 +443,7 @@ static void canceled_during(enum lie what)
 	while (!im.answered && !ended(&p))
 		poll(NULL, 0, 1);
 	cr_assert_eq(ferry_cancel(p.rig.src.session), 0);
-	while (!world_source_runs(&p.rig.world) && !ended(&p)) /* then the target is told, which a second cancel cuts short */
+	while (!world_source_runs(&p.rig.world) && !ended(&p)) /* then skip the ABORT */
 		poll(NULL, 0, 1);
 	ferry_cancel(p.rig.src.session);
 	pthread_join(p.thread, NULL);
@@ -461,7 +462,7 @@ Test(comeback, a_cancel_while_an_impostor_lies)
 	canceled_during(ACK_PREPARED);
 }
 
-/* A program that is no target at all, on the port of one: its answer to the connection is none of a transport's. */
+/* A program that speaks another protocol at the target's port: its answer is not that of a transport. */
 struct banner {
 	int fd;
 	pthread_t thread;
@@ -556,7 +557,7 @@ static void connect_again(struct peer *p, uint32_t generation, uint16_t flags)
 	SAY(p, WIRE_HELLO, h);
 }
 
-/* It is told so, as often as it comes; whoever has not been here before is served, under the same session too. */
+/* Each attempt is told so. A source that was not here before is served, even with the same session. */
 RIG_PAIR(comeback, a_stale_source_and_then_a_first_one)
 {
 	struct wire_abort a;
@@ -578,7 +579,7 @@ RIG_PAIR(comeback, a_stale_source_and_then_a_first_one)
 	peer_target_ends(&p, -ENOSPC, "the source gave up: no room", false);
 }
 
-/* They do not keep it beyond its time. */
+/* They must not keep the target beyond its connect_us. */
 Test(comeback, stale_sources_do_not_make_a_target_wait)
 {
 	uint32_t generation = 1;
@@ -599,13 +600,13 @@ Test(comeback, stale_sources_do_not_make_a_target_wait)
 	rig_free(&p.rig);
 }
 
-/* ---- a source that is not the one that was there ---- */
+/* ---- a forged source ---- */
 
-#define FORGERS 12u /* more than a target keeps */
+#define FORGERS 12u /* more than a target listens to at a time */
 
 struct forgery {
 	enum ferry_phase in;
-	bool cut; /* the source has to come back, too, past those that wait */
+	bool cut; /* the link is cut too: the source must come back past the waiting forgers */
 	unsigned refused, n;
 	struct xport_link *link[5 * FORGERS];
 	struct xport_param param;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * The connecting end of tcp, and the listener that it finds: addresses that are dead, refuse or lead nowhere, a peer that
- * falls silent, a wake. tests/net/connecting.sh does the same over a bad cable.
+ * The connecting end of tcp, and the listener: addresses that are dead, refuse or lead nowhere; a peer that
+ * falls silent; a wake. tests/net/connecting.sh does the same over a bad link.
  */
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
@@ -22,7 +22,7 @@
 #include "transport/dial.h"
 #include "transport/tcp/tcp_wire.h"
 
-#define FOREVER_US UINT64_C(3600000000) /* a test that waits for it fails by ctest's limit */
+#define FOREVER_US UINT64_C(3600000000) /* a test that waits this long fails by ctest's limit */
 #define HOLES_MAX 4u
 
 struct way {
@@ -46,7 +46,7 @@ static struct sockaddr_in address(const char *host, unsigned port)
 	return a;
 }
 
-/* The target: at 127.0.0.1 alone. */
+/* The target listens only at 127.0.0.1. */
 static void set_up(struct way *w)
 {
 	char uri[100];
@@ -100,7 +100,7 @@ static void join(struct way *w)
 	cr_assert_eq(w->err, 0, "%s", fail_text(&w->fail));
 }
 
-/* Across the link, so that it is one and not the halves of two. */
+/* A message across the link shows that both ends belong to the same link. */
 static void talk(struct way *w)
 {
 	struct xport_chan *a = w->a->ops->chan(w->a, XPORT_CONTROL, 0), *b = w->b->ops->chan(w->b, XPORT_CONTROL, 0);
@@ -158,7 +158,7 @@ Test(connect, black_holes_a_refusal_and_one_that_no_route_leads_to)
 
 	set_up(&w);
 	add_hole(&w, "127.0.0.2");
-	add(&w, "127.0.0.5"); /* nobody listens */
+	add(&w, "127.0.0.5"); /* no listener */
 	add(&w, "255.255.255.255");
 	add_hole(&w, "127.0.0.3");
 	add(&w, "127.0.0.1");
@@ -168,7 +168,7 @@ Test(connect, black_holes_a_refusal_and_one_that_no_route_leads_to)
 	tear_down(&w);
 }
 
-/* What the URI names is not asked for again: the peer's addresses are those that were found first. */
+/* The name in the URI is not resolved again: the addresses of the first resolution stay. */
 Test(connect, addresses_that_are_known_need_no_resolver)
 {
 	struct way w;
@@ -212,7 +212,7 @@ Test(connect, every_address_refuses)
 	tear_down(&w);
 }
 
-/* One that refuses may belong to a target that is not there yet: it is not over while another may still answer. */
+/* A refusal does not end the attempt: the target may not listen yet, and another address may still answer. */
 Test(connect, nobody_answers_in_the_time_given)
 {
 	struct way w;
@@ -225,7 +225,7 @@ Test(connect, nobody_answers_in_the_time_given)
 	tear_down(&w);
 }
 
-/* Whoever took the connections and says nothing is given up before the time is over: another attempt may be heard. */
+/* A peer that accepts and then says nothing ends the attempt early, so that there is time for another. */
 Test(connect, a_peer_that_falls_silent)
 {
 	struct way w;
@@ -239,7 +239,7 @@ Test(connect, a_peer_that_falls_silent)
 
 struct stranger {
 	int lfd;
-	const char *says; /* NULL: it takes no connection, and the kernel lets them come up */
+	const char *says; /* NULL: it never accepts; the kernel completes the connections */
 	pthread_t thread;
 };
 
@@ -257,7 +257,7 @@ static void *say(void *arg)
 	return NULL;
 }
 
-/* What is at the first address takes connections and is no target: the next attempt goes to the other one. */
+/* The program at the first address is no target: the next attempt tries the other address first. */
 static void pass_by(const char *says, int expected)
 {
 	struct stranger s = { .says = says, .lfd = socket(AF_INET, SOCK_STREAM, 0) };
@@ -269,7 +269,7 @@ static void pass_by(const char *says, int expected)
 	cr_assert(!bind(s.lfd, (struct sockaddr *)&at, sizeof(at)) && !listen(s.lfd, 64));
 	cr_assert(!says || !pthread_create(&s.thread, NULL, say, &s));
 	add(&w, "127.0.0.2");
-	add(&w, "127.0.0.5"); /* nobody listens */
+	add(&w, "127.0.0.5"); /* no listener */
 	add(&w, "127.0.0.1");
 	cr_assert_eq(try(&w, FOREVER_US), expected, "%s", fail_text(&w.fail));
 	cr_assert(!memcmp(&w.addrs->a[2].sa, &at, sizeof(at)), "the stranger is not the last one");
@@ -303,7 +303,7 @@ static int second_wake(void *arg)
 	return ++*(unsigned *)arg < 2 ? 0 : -ECANCELED;
 }
 
-/* A wake that means nothing changes nothing, one that ends it does so at once: at a black hole, at two, and at a mute peer. */
+/* A wake without a cause has no effect; a cancel ends the attempt at once: at black holes, at a mute peer. */
 Test(connect, a_wake_ends_it)
 {
 	unsigned i, n;
@@ -371,7 +371,7 @@ Test(connect, a_link_local_address_needs_its_device)
 	}
 }
 
-/* Fewer descriptors than the link needs: the sentence is about this host, not about the route. */
+/* Too few descriptors for the link: the sentence must blame this host, not the route. */
 Test(connect, too_many_open_files)
 {
 	struct rlimit lim;
@@ -414,7 +414,7 @@ static int raw(const struct way *w, uint32_t role, uint32_t index, uint32_t gene
 	return raw_of(w, 1, role, index, generation);
 }
 
-/* Sessions that nobody has, each with all its connections but some, hold every place: a real source comes in. */
+/* Incomplete links of invented sessions hold every place: a real source must still get in. */
 Test(listener, links_that_never_become_whole_keep_none_out)
 {
 	struct tcp_answer a;
@@ -434,7 +434,7 @@ Test(listener, links_that_never_become_whole_keep_none_out)
 			cr_assert_eq(w.listener->ops->accept(w.listener, &w.b, &w.theirs), -EAGAIN);
 	join(&w);
 	talk(&w);
-	/* 18 places were needed, so two links of 16 have gone, whole: what is left of one serves nobody. */
+	/* 18 places were needed, so two links of 16 are closed, each as a whole. */
 	for (i = 0; i < 64; i++) {
 		cr_assert_eq(recv(fd[i], &a, sizeof(a), MSG_WAITALL), (ssize_t)sizeof(a));
 		cr_assert_eq(a.code, TCP_ANSWER_OK);
@@ -445,7 +445,7 @@ Test(listener, links_that_never_become_whole_keep_none_out)
 	tear_down(&w);
 }
 
-/* Attempts that were given up while the network was gone, so that nobody heard of it, keep their session's next one from nothing. */
+/* Attempts that ended unnoticed while the network was down must not block the next one of their session. */
 Test(listener, a_newer_attempt_takes_the_place_of_older_ones)
 {
 	struct tcp_answer a;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* What shape and chaos do to a link; that they do nothing else is the conformance test's. */
+/* The effects of shape and chaos on a link. The conformance test checks that they have no others. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <poll.h>
@@ -136,7 +136,7 @@ static void get_pages(struct xport_chan *c, uint8_t *to, unsigned total, unsigne
 	}
 }
 
-/* 16 MiB at 64 MiB/s take a quarter of a second, whoever asks for them; who pulls may be 50 ms ahead. */
+/* 16 MiB at 64 MiB/s take a quarter of a second in either direction; a pull may be 50 ms ahead. */
 Test(shape, bandwidth_over_mem_gets)
 {
 	uint8_t *to = malloc(PAGES * PAGE);
@@ -174,7 +174,7 @@ Test(shape, who_comes_after_urgent_pages_pays_for_them)
 	free(to);
 }
 
-/* At this bandwidth they would be on their way for a day. */
+/* If they waited for this bandwidth, they would take hours. */
 Test(shape, urgent_pages_wait_for_none)
 {
 	uint8_t *to = malloc(PAGES * PAGE);
@@ -196,7 +196,7 @@ static void *serve_thread(void *arg)
 	return NULL;
 }
 
-/* The serving end alone has the limit, and the end that gets feels it. */
+/* Only the serving end has a limit; it slows the getting end. */
 Test(shape, bandwidth_of_the_serving_end)
 {
 	uint8_t *to = malloc(PAGES * PAGE);
@@ -246,7 +246,7 @@ Test(shape, latency)
 	stop(&r);
 }
 
-/* These tests' messages are of the type that their first letter is. */
+/* In these tests the type of a message is its first letter. */
 static unsigned first_letter(const void *msg, size_t len)
 {
 	return len ? *(const unsigned char *)msg : 0;
@@ -358,7 +358,7 @@ Test(chaos, stall)
 	stop(&r);
 }
 
-/* Short messages cross and connections are made; nothing moves pages, and a long message takes its link with it. */
+/* Short messages and connects work; page data does not move, and a long message loses the link. */
 static void small_packets_only(const char *uri)
 {
 	struct page_run run = { .region = 0, .npages = 1 };
@@ -428,7 +428,7 @@ Test(chaos, counted_faults)
 	stop(&r);
 }
 
-/* One rig a fault: "a" is sent twice, then "b", which is struck the second time it would be. */
+/* One rig per fault: "a" is sent twice, then "b"; the fault strikes when "b" is sent the second time. */
 static void strike_b(struct rig *r, const char *uri, const char *fault, int second)
 {
 	struct chaos *c = xport_chaos_new(first_letter);
@@ -478,7 +478,7 @@ Test(chaos, cut_at_a_message_shaped)
 	by_type("tcp:127.0.0.1:0?bandwidth=1G");
 }
 
-/* Nothing gets through any more, and nobody is told; the next link is another one. */
+/* Nothing crosses any more and no end is told. The next link works. */
 Test(chaos, lost)
 {
 	struct xport_link_id id = { .channels = 1 };
@@ -522,7 +522,7 @@ static void killed_by_the_second(const char *fault)
 	cr_assert_eq(hear(r.a, "b", WAIT_US), 0);
 	cr_assert_eq(hear(r.a, "c", WAIT_US), 0);
 	hear(r.a, "b", WAIT_US);
-	_exit(0); /* it lives */
+	_exit(0); /* not killed: the test fails */
 }
 
 Test(chaos, kill_at_a_message_that_arrives, .signal = SIGKILL)
@@ -547,7 +547,7 @@ Test(chaos, what_is_sent_was_not_heard)
 	stop(&r);
 }
 
-/* In a child: the parent sees that it stands still, and that it goes on where it was. */
+/* A child is stopped. The parent checks that it stands still and continues from the same point. */
 static void stands_still(const char *fault)
 {
 	struct rig r;

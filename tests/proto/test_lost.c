@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * Which errno is a lost link, and which an error of this end's: a lost link keeps why and on which channel, an error its
- * number and a sentence with the call and the cure. What is only for speed and refused is done without, and said once.
+ * Which errno means a lost link and which an error of this end. A lost link keeps its cause and its channel;
+ * an error has its errno and a sentence with the call and the advice. If a call that only makes things faster
+ * is refused, the transport works without it and logs that once.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -38,7 +39,7 @@ struct pair {
 	struct xport_param param;
 	struct xport_listener *listener;
 	char uri[200];
-	struct end a, b; /* a connected */
+	struct end a, b; /* a has connected */
 	_Atomic unsigned slower;
 	char said[200];
 };
@@ -131,7 +132,7 @@ static void is_error(struct end *e, int err, int want, const char *call, const c
 	cr_expect_str_eq(fail_lost_text(&e->fail), "", "an error is no lost link");
 }
 
-/* The whole list: an errno that is added to it, or falls out, is a decision. */
+/* The complete list, so that adding or removing an errno is a deliberate change. */
 Test(lost, these_errnos_are_a_lost_link_and_no_other)
 {
 	static const int lost[] = { EPIPE, ECONNRESET, ECONNABORTED, ECONNREFUSED, ENOTCONN, ESHUTDOWN, ETIMEDOUT, ENETDOWN,
@@ -157,7 +158,7 @@ Test(lost, a_reset_is_kept_with_its_channel)
 	p.b.link->ops->close(p.b.link);
 	p.b.link = NULL;
 	is_lost(&p.a, p.a.ctl->ops->recv(p.a.ctl, buf, sizeof(buf), &len, 20000000), "control channel: Connection reset by peer");
-	/* What follows from it is not its cause. */
+	/* A later failure must not replace the cause. */
 	cr_assert(p.a.data->ops->fence(p.a.data) < 0);
 	is_lost(&p.a, -EPIPE, "control channel: Connection reset by peer");
 	stop(&p);
@@ -194,7 +195,7 @@ Test(lost, a_link_that_this_end_kills_has_no_cause)
 	stop(&p);
 }
 
-/* ICMP's "prohibited" comes as EACCES when retransmissions are given up, and so may a refused call: the connection tells. */
+/* EACCES is ICMP's "prohibited" after the last retransmission, or a refused call: the socket tells which. */
 Test(lost, the_same_errno_is_an_error_while_the_connection_stands)
 {
 	const struct linger now = { .l_onoff = 1 };
@@ -255,7 +256,7 @@ struct refusal {
 	struct end *e;
 };
 
-/* The filter is this thread's: not of the test's runner. */
+/* The filter applies to this thread, not to the test's runner. */
 static void *act_refused(void *arg)
 {
 	struct refusal *r = arg;
@@ -298,7 +299,7 @@ Test(lost, a_call_that_a_filter_refuses_is_an_error_of_that_call)
 	}
 }
 
-/* Memory that is not there is this end's error, and the page is named. */
+/* Missing memory is an error of this end; the sentence names the page. */
 Test(lost, memory_that_went_is_an_error_that_names_the_page)
 {
 	struct pair p;
@@ -314,7 +315,7 @@ Test(lost, memory_that_went_is_an_error_that_names_the_page)
 	stop(&p);
 }
 
-/* ---- what is only for speed ---- */
+/* ---- calls that only make it faster ---- */
 
 static int put_all(struct end *e)
 {
@@ -404,7 +405,7 @@ Test(lost, without_descriptors_pages_are_copied)
 	stop(&p);
 }
 
-/* Bytes that the peer's kernel or ours holds and nobody has read. */
+/* Bytes that either kernel holds and that were not read. */
 static int unread(struct pair *p)
 {
 	int out = 0, in = 0;
@@ -414,7 +415,7 @@ static int unread(struct pair *p)
 	return out + in;
 }
 
-/* Half of what a pipe held is on its way when the filter comes: no byte is lost, and none crosses twice. */
+/* The filter comes when half of a pipe has been sent: no byte may be lost or cross twice. */
 Test(lost, splice_may_be_refused_in_the_middle_of_a_put)
 {
 	pthread_t putter, server;
@@ -422,7 +423,7 @@ Test(lost, splice_may_be_refused_in_the_middle_of_a_put)
 	int before, now = 0;
 
 	start(&p);
-	/* Small buffers: the first put does not fit. */
+	/* Small buffers, so that the first put does not fit. */
 	now = 64 << 10;
 	cr_assert(!setsockopt(fd_of(&p.a, true), SOL_SOCKET, SO_SNDBUF, &now, sizeof(now)) &&
 		  !setsockopt(fd_of(&p.b, true), SOL_SOCKET, SO_RCVBUF, &now, sizeof(now)));

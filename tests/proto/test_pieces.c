@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: MIT
 /*
- * A source names much memory in one message, and the target is canceled while it does what the message asks for: it stops
- * behind the piece that it is at. What it does to its memory is watched where it asks the kernel for it.
+ * A source names much memory in one message. The target is canceled while it handles the message, and must
+ * stop after the current piece. The test watches the target's memory calls.
  */
 #include "peer.h"
 #include "runtime/base/reach.h"
 
-#define PIECE 512u /* pages at most between two looks */
+#define PIECE 512u /* at most this many pages between two checks */
 
 static struct {
-	struct ferry_session *cancel; /* at the first advice for its memory */
+	struct ferry_session *cancel; /* cancel it at the first advice for its memory */
 	const uint8_t *base, *end;
 	size_t pages;
 } watch;
 
-static _Thread_local bool in_vector; /* which has been seen as a whole */
+static _Thread_local bool in_vector; /* the vector has been counted already */
 
 int __real_madvise(void *addr, size_t len, int advice);
 int __wrap_madvise(void *addr, size_t len, int advice);
@@ -87,7 +87,7 @@ Test(pieces, of_many_zero_runs)
 	canceled(&p);
 }
 
-/* Every second page: as many runs as are dropped by one call, and half as many again. */
+/* Every second page: half as many runs again as one call drops. */
 Test(pieces, of_the_residue)
 {
 	uint64_t words[(FAKE_PAGES0 + 63) / 64];

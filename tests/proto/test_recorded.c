@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * Recorded peers: each end of this library against the bytes of a version that it has to understand. tests/proto/recorded/N has
- * what both ends of a migration in version N of the protocol say; it never changes. A new version of the protocol adds a
- * directory: FERRY_RECORD=1 build/release/tests/proto/test_recorded writes it.
+ * Recorded peers: each end of this library against the bytes of each version that it must understand.
+ * tests/proto/recorded/N has what both ends of a migration in version N of the protocol send; it never
+ * changes. A new version of the protocol adds a directory; FERRY_RECORD=1
+ * build/release/tests/proto/test_recorded writes it.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -18,8 +19,8 @@
 
 #define PAGE ((size_t)4096)
 #define PAGES 64u
-#define FILLED 32u /* the rest was never touched */
-#define LATE0 20u  /* post-copy: written in pre-copy, and left as residue */
+#define FILLED 32u /* the other pages are never touched */
+#define LATE0 20u  /* post-copy: the first of the pages that pre-copy dirties and leaves as residue */
 #define LATE 4u
 
 struct end {
@@ -33,7 +34,7 @@ struct end {
 	pthread_t thread;
 };
 
-/* What the VM's page holds in the end. */
+/* The final content of a page of the VM. */
 static uint8_t byte_of(enum ferry_mode mode, unsigned page)
 {
 	if (page >= FILLED)
@@ -120,7 +121,7 @@ static const struct ferry_ops ops = {
 	.offer = op_offer, .offered = op_offered,
 };
 
-/* Long enough that no heartbeat falls into it. */
+/* The timeouts are so long that no PING is sent. */
 static struct ferry_config config(enum ferry_mode mode)
 {
 	return (struct ferry_config){ FERRY_CONFIG_INIT, .mode = mode, .max_rounds = mode == FERRY_MODE_POSTCOPY,
@@ -137,7 +138,7 @@ static void end_new(struct end *e, bool is_source, enum ferry_mode mode, const c
 	*e = (struct end){ .is_source = is_source, .mode = mode, .result.size = sizeof(e->result) };
 	e->ram = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	cr_assert_neq(e->ram, MAP_FAILED);
-	madvise(e->ram, PAGES * PAGE, MADV_NOHUGEPAGE); /* a huge page would fill what was never touched */
+	madvise(e->ram, PAGES * PAGE, MADV_NOHUGEPAGE); /* a huge page would fill untouched pages */
 	region.hva = e->ram;
 	if (is_source) {
 		for (unsigned i = 0; i < FILLED; i++)
@@ -220,7 +221,7 @@ static void against_recorded_target(unsigned version, enum ferry_mode mode)
 	recording_free(&r);
 }
 
-/* What both ends of today say to one another. */
+/* Record a migration between two ends of this library. */
 static void record(enum ferry_mode mode)
 {
 	char path[300], dir[300], uri[64], about[100];

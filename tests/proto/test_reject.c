@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * A wrong value in each field of each message, sent by a peer that is decent otherwise (tests/fuzz/hostile.c) to a whole
- * session. The session ends with an error and a sentence that has the value; the peer's play itself checks that nothing
- * around the session's memory was touched, and that the VM is at its owner.
+ * A wrong value in each field of each message, sent to a whole session by a peer that is correct otherwise
+ * (tests/fuzz/hostile.c). The session must end with an error and a sentence that has the value. The peer's
+ * play checks that nothing around the session's memory was touched and that the VM is at its owner.
  *
- * A message of wire.h without a way to be sent here, or a byte of its body without a row, fails the test. Some
- * fields cannot be wrong: they are display, or any value means something. Those rows say so, and the
- * migration must succeed.
+ * A message of wire.h that cannot be sent here, or a byte of its body without a row, fails the test. Some
+ * fields cannot be wrong, because they are for display or because every value has a meaning. Their rows say
+ * so, and the migration must succeed.
  */
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -17,18 +17,18 @@
 
 #include "tests/fuzz/hostile.h"
 
-#define HARMLESS NULL /* as a sentence: any value will do */
+#define HARMLESS NULL /* instead of a sentence: any value is accepted */
 #define NATURAL (-1)
 #define HOLD (PLAY_HOLD)
 #define LATE (PLAY_SWITCHOVER)
 
-/* How a message comes to be sent: by whom, in which play; after how many turns, where a decent peer does not. */
+/* How a message gets sent: by which end, in which play; after which turn if a correct peer never sends it. */
 struct way {
 	enum wire_type type;
 	enum wire_from from;
 	uint8_t flags, mode;
 	int after;
-	enum ferry_outcome outcome; /* what a malformed one comes to */
+	enum ferry_outcome outcome; /* expected if the message is malformed */
 };
 
 static const struct way ways[] = {
@@ -59,7 +59,7 @@ static const struct way ways[] = {
 };
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
 
-/* Bytes [at, at + width) of the body of a message, and what comes of v there. */
+/* Bytes [at, at + width) of the body of a message, and the result if they hold v. */
 struct row {
 	enum wire_type type;
 	size_t at, width;
@@ -75,12 +75,12 @@ struct row {
 static const struct row rows[] = {
 	{ WIRE_HELLO, F(wire_hello, magic), 0x1234567, -EPROTO, "HELLO has magic 0x1234567" },
 	{ WIRE_HELLO, F(wire_hello, version), 0, -EPROTO, "HELLO has versions 1 to 0" },
-	{ WIRE_HELLO, F(wire_hello, version), 513, 0, HARMLESS }, /* and 1, which is spoken */
+	{ WIRE_HELLO, F(wire_hello, version), 513, 0, HARMLESS }, /* 1 to 513, so 1 is used */
 	{ WIRE_HELLO, F(wire_hello, oldest), 2, -EPROTO, "HELLO has versions 2 to 1" },
 	{ WIRE_HELLO, F(wire_hello, oldest), 0, 0, HARMLESS },
-	{ WIRE_HELLO, F(wire_hello, features), MAX, 0, HARMLESS }, /* what is unknown is not accepted */
+	{ WIRE_HELLO, F(wire_hello, features), MAX, 0, HARMLESS }, /* unknown bits are not accepted */
 	{ WIRE_HELLO, F(wire_hello, page_shift), 21, -EOPNOTSUPP, "pages of 1 << 21 bytes" },
-	{ WIRE_HELLO, F(wire_hello, number), 1, 0, HARMLESS }, /* the first one may have any */
+	{ WIRE_HELLO, F(wire_hello, number), 1, 0, HARMLESS }, /* a first HELLO may have any number */
 	{ WIRE_HELLO, F(wire_hello, generation), 7, -EPROTO, "HELLO is of generation 7, its connection of 0" },
 	{ WIRE_HELLO, F(wire_hello, mode), 3, -EPROTO, "asks for mode 3" },
 	{ WIRE_HELLO, F(wire_hello, commit_at), 3, -EPROTO, "commit at 3" },
@@ -108,7 +108,7 @@ static const struct row rows[] = {
 	{ WIRE_HELLO_ACK, F(wire_hello_ack, number), 1, 0, HARMLESS },
 
 	{ WIRE_REFUSED, F(wire_abort, err), (uint32_t)-28, -ENOSPC, "the target refused" },
-	{ WIRE_REFUSED, F(wire_abort, err), 17, -ECONNABORTED, "the target refused" }, /* no error at all */
+	{ WIRE_REFUSED, F(wire_abort, err), 17, -ECONNABORTED, "the target refused" }, /* not negative */
 	{ WIRE_REFUSED, F(wire_abort, reserved), 9, -EPROTO, "REFUSED has 0x9 in a reserved field" },
 	{ WIRE_REFUSED, sizeof(struct wire_abort), 1, 0x1b, -ENOSPC, "refused: ?ull" },
 
@@ -154,7 +154,7 @@ static const struct row rows[] = {
 	{ WIRE_RESIDUE, F(wire_residue, reserved), 2, -EPROTO, "RESIDUE has 0x2 in a reserved field" },
 	{ WIRE_RESIDUE, F(wire_residue, first), 3, -EPROTO, "RESIDUE names pages 3+70" },
 	{ WIRE_RESIDUE, F(wire_residue, npages), 71, -EPROTO, "RESIDUE names pages 0+71" },
-	{ WIRE_RESIDUE, sizeof(struct wire_residue), 8, 0, -EPROTO, "its RESIDUEs named 2" }, /* other bits than PREARM counts */
+	{ WIRE_RESIDUE, sizeof(struct wire_residue), 8, 0, -EPROTO, "its RESIDUEs named 2" }, /* other bits than PREARM counted */
 	{ WIRE_RESIDUE, sizeof(struct wire_residue) + 8, 8, 64, -EPROTO, "sets bits beyond its 70 pages" },
 
 	{ WIRE_PREARM, F(wire_count, pages), 5, -EPROTO, "PREARM counts 5 pages" },
@@ -173,7 +173,7 @@ static const struct row rows[] = {
 	{ WIRE_ABORT, F(wire_abort, reserved), 9, -EPROTO, "ABORT has 0x9 in a reserved field" },
 	{ WIRE_ABORT, sizeof(struct wire_abort), 1, 0x1b, -ENOSPC, "gave up: ?ull" },
 
-/* What the target measured is for display, and what a PING says as well. */
+/* The measured times and the values of a PING are for display. */
 #define TIMES(t)                                                         \
 	{ t, F(wire_times, arm_us), MAX, 0, HARMLESS },                  \
 	{ t, F(wire_times, load_us), MAX, 0, HARMLESS },                 \
@@ -210,7 +210,7 @@ static const struct kind *kind_of(enum wire_type t)
 	return &kinds[i];
 }
 
-/* What a row can be of: the fixed part and the first element; of greetings, which may be longer than known, what is known. */
+/* The bytes that rows must cover: fixed part and first element; of HELLO and HELLO_ACK the known fields. */
 static size_t known_bytes(const struct kind *k)
 {
 	if (k->type == WIRE_HELLO)
@@ -220,7 +220,7 @@ static size_t known_bytes(const struct kind *k)
 	return k->fixed + (k->max ? k->elem : 0);
 }
 
-/* The play of one message, with patches (wide values as pieces of at most 8 bytes), and what the session came to. */
+/* Play one message with patches (wide values in pieces of at most 8 bytes). *res: the session's result. */
 static void send_patched(const struct way *w, const struct play_step *patches, size_t n, struct ferry_result *res)
 {
 	struct __attribute__((packed)) {
@@ -249,7 +249,7 @@ static void judge(const struct way *w, const struct ferry_result *res, int err, 
 	cr_expect(!says || strstr(res->detail, says), "%s, %s: \"%s\" does not say \"%s\"", name, what, res->detail, says);
 }
 
-/* Only what a test waits for in vain takes so long. */
+/* Times that only a failing test reaches. */
 static void patient(void)
 {
 	hostile_pace = (struct hostile_pace){ 5000000, 20000000, 10000000, 100000 };
@@ -314,7 +314,7 @@ Test(reject, fields_that_targets_send, .init = patient)
 	fields(FROM_TARGET);
 }
 
-/* What the downtime's items claim never exceeds the downtime. */
+/* The target's durations never exceed the downtime. */
 Test(reject, durations_that_a_target_makes_up, .init = patient)
 {
 	struct play_step lies[3];
@@ -347,7 +347,7 @@ static void headers(enum wire_from from)
 	for (size_t k = 0; k < WAYS; k++)
 		for (size_t i = 0; ways[k].from == from && i < sizeof(field) / sizeof(field[0]); i++) {
 			struct play_step p = { STEP_PATCH_HDR, (uint8_t)ways[k].type, field[i].at, field[i].width, 0, field[i].v };
-			bool over = ways[k].outcome == FERRY_OUTCOME_MIGRATED; /* the VM has moved: nothing is wrong any more */
+			bool over = ways[k].outcome == FERRY_OUTCOME_MIGRATED; /* too late to do harm */
 			struct ferry_result res;
 
 			send_patched(&ways[k], &p, 1, &res);
@@ -367,7 +367,7 @@ Test(reject, headers_that_targets_send, .init = patient)
 	headers(FROM_TARGET);
 }
 
-/* Armed on a connection that is gone, and switched over on the next one without PREARM: faults would have nobody to serve them. */
+/* PREARM on a lost connection, SWITCHOVER on the next without PREARM: no thread would serve the faults. */
 Test(reject, switchover_after_a_reconnect_without_prearm, .init = patient)
 {
 	const struct play play = { PLAY_HOLD | PLAY_RECONNECT, 2, FERRY_MODE_STOP_AND_COPY, 0 };

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * A source that is written by hand and does not keep to docs/protocol.md. Whatever it sends, the target's session ends,
- * soon, with an error and a sentence, and is discarded if it was reserved; nothing but the reserved memory is touched.
+ * A hand-written source that violates docs/protocol.md. Whatever it sends, the target's session must end soon
+ * with an error and a sentence, and discard the VM if it was reserved. Only the reserved memory may be
+ * touched.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,9 +10,9 @@
 
 #include "peer.h"
 
-#define EXTRA 64u /* pages that the peer pretends to have behind a region */
+#define EXTRA 64u /* pages that the peer claims to have after a region */
 
-/* One thing that a source may do wrong, over mem and tcp; the error and the sentence it must come to. */
+/* One violation by a source, over mem and tcp, with the expected error and sentence. */
 #define SOURCE_RUN(name, upto, error, sentence)                                   \
 	static void source_##name(struct peer *p);                                \
 	static void run_source_##name(const struct rig_kind *kind)                \
@@ -28,7 +29,7 @@
 	Test(hostile_source, name##_tcp) { run_source_##name(RIG_TCP_ANON); }     \
 	static void source_##name(struct peer *p)
 
-/* Where the peer must be asked for its memory and not answer: mem would take, or be refused, at once. */
+/* Over tcp only, if the peer must be asked for memory and not answer: over mem the request ends at once. */
 #define SOURCE_DOES_TCP(name, upto, error, sentence)                              \
 	SOURCE_RUN(name, upto, error, sentence)                                   \
 	Test(hostile_source, name##_tcp) { run_source_##name(RIG_TCP_ANON); }     \
@@ -69,14 +70,14 @@ SOURCE_DOES(speaks_backwards, CONNECTED, -EPROTO, "HELLO has versions 3 to 1")
 	SAY(p, WIRE_HELLO, h);
 }
 
-/* Of another version nothing but the beginning is looked at, however long it is. */
+/* In another version only the first 8 bytes of HELLO count, whatever its length. */
 SOURCE_DOES(speaks_later_versions_in_few_words, CONNECTED, -EPROTONOSUPPORT,
 	    "the source speaks protocol versions 3 to 4, this target version 1; update the library at the target")
 {
 	SAY(p, WIRE_HELLO, (struct wire_greeting){ .magic = WIRE_MAGIC, .version = 4, .oldest = 3 });
 }
 
-/* Of a version that says more: what is known here is read, what is not known is not accepted. */
+/* A later version says more: known fields are read, unknown features are not accepted. */
 Test(later_source, is_understood)
 {
 	struct {
@@ -107,7 +108,7 @@ Test(later_source, is_understood)
 	peer_target_ends(&p, -ECANCELED, "the source gave up", false);
 }
 
-/* A message that one end alone knows is not announced. */
+/* A message that only one end knows must not be announced. */
 SOURCE_DOES(maps_with_a_feature_it_did_not_offer, CONNECTED, -EPROTO, "MAP announces POISON, which its HELLO did not offer")
 {
 	struct wire_map m = { .nregions = FAKE_REGIONS, .flags = WIRE_SOURCE_POISON, .needs_sum = peer_no_needs() };
@@ -138,7 +139,7 @@ SOURCE_DOES(greets_in_too_many_words, CONNECTED, -EPROTO, "HELLO has 249 bytes b
 	peer_say(p, WIRE_HELLO, &h, sizeof(h), more, sizeof(more));
 }
 
-/* What a later one appends changes nothing. */
+/* Appended fields of a later version have no effect. */
 SOURCE_DOES(greets_in_more_words_than_are_known, CONNECTED, -EPROTO, "MAP has 8 bytes; it needs at least 24")
 {
 	struct wire_hello h = peer_hello(p);
@@ -181,7 +182,7 @@ SOURCE_DOES(asks_to_wait_for_ever, CONNECTED, -EPROTO, "out of range")
 	SAY(p, WIRE_HELLO, h);
 }
 
-/* The target would wait for it as long as it says. */
+/* The target would have to wait that long for a lost link. */
 SOURCE_DOES(asks_to_be_waited_for_for_a_day, CONNECTED, -EINVAL,
 	    "the source's reconnect_us is 86400000 ms, more than 10 times as long as this target's")
 {
@@ -380,7 +381,7 @@ static void zero_all(struct peer *p, unsigned times)
 	}
 }
 
-/* A page is named at most once a round, so that the target has at most all of its memory to clear. */
+/* A page is named at most once per round, so the target clears at most all of its memory. */
 SOURCE_DOES(zeroes_memory_twice_in_a_round, RESERVED, -EPROTO, "ZEROs of one round name 3077 pages; all memory has 1577")
 {
 	for (uint32_t round = 0; round < 2; round++) {
@@ -448,7 +449,7 @@ SOURCE_DOES(maps_again, RESERVED, -EPROTO, "the peer sent MAP in pre-copy, where
 	peer_say_map(p, FAKE_REGIONS, r, FAKE_REGIONS);
 }
 
-/* Who has given up stays until the other has hung up, and is not told his own words. */
+/* After our ABORT, read until the session closes. Its answer does not repeat our sentence. */
 static void end_of_talk(struct peer *p, const char *words)
 {
 	while (peer_hear(p, NULL, 0))
@@ -544,7 +545,7 @@ SOURCE_DOES(sends_state_that_is_none, RESERVED, -EPROTO, "device state is damage
 	SAY(p, WIRE_SWITCHOVER, w);
 }
 
-/* The pull has begun, nothing is served, and the target runs tentatively: COMMIT is too early by a PREPARED. */
+/* The target runs tentatively and pulls, and nobody serves: COMMIT comes before PREPARED. */
 SOURCE_DOES_TCP(commits_before_prepared, RESERVED, -EPROTO, "the peer sent COMMIT in post-copy, where it has no place")
 {
 	struct xport_region r = { .id = 10, .page_shift = 12, .npages = FAKE_PAGES0, .base = p->rig.src.region[0].hva };
@@ -560,7 +561,7 @@ SOURCE_DOES_TCP(commits_before_prepared, RESERVED, -EPROTO, "the peer sent COMMI
 	peer_say(p, WIRE_COMMIT, NULL, 0, NULL, 0);
 }
 
-/* A tentative run that this target has not said it can do, though nothing is left to pull. */
+/* SWITCHOVER asks for a tentative run, with no residue, although RESERVED said that output cannot be held. */
 RIG_PAIR(hostile_source, asks_for_a_run_that_cannot_be_held)
 {
 	struct peer p;
@@ -577,7 +578,7 @@ RIG_PAIR(hostile_source, asks_for_a_run_that_cannot_be_held)
 
 /* -- page data -- */
 
-/* A region that its owner believes to be longer than it is in the map. */
+/* Puts from a region that is longer at the source than in the map. */
 static void put_beyond(struct peer *p)
 {
 	struct xport_chan *c = p->link->ops->chan(p->link, XPORT_DATA, 0);
@@ -603,7 +604,7 @@ Test(hostile_source, puts_beyond_the_map)
 
 /* -- silence -- */
 
-/* Says nothing more and does not hang up. */
+/* Sends nothing more and keeps the link. */
 static void stays_silent(const struct rig_kind *kind, enum peer_stage upto, const char *sentence, int err)
 {
 	struct peer p;
@@ -628,7 +629,7 @@ RIG_PAIR(silent_source, in_pre_copy)
 	stays_silent(kind, RESERVED, "the link to the source was lost in pre-copy", -EPIPE);
 }
 
-/* Announces that its puts have ended, and does not end them: what serves them must not be waited for for ever. */
+/* Claims that its puts have ended but sends no end: the target must not wait for its workers for ever. */
 static void never_ends_its_puts(bool prearm)
 {
 	struct peer p;

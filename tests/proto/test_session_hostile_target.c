@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 /*
- * A target that is written by hand and does not keep to docs/protocol.md. Whatever it sends, the source's session ends,
- * soon, with an error and a sentence, and its VM goes on, from the stop point if it was paused.
+ * A hand-written target that violates docs/protocol.md. Whatever it sends, the source's session must end soon
+ * with an error and a sentence, and its VM continues, from the stop point if it was paused.
  */
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "peer.h"
 
-/* How far it has come, decently, before it does its thing. */
+/* The point up to which the target behaves correctly. */
 enum target_stage { ACCEPTED, ACKNOWLEDGED, MAPPED, RESERVING, ROUND_DONE, SWITCHED };
 
 static void begin_as(struct peer *p, void (*change)(struct rig *r))
@@ -30,7 +30,7 @@ static void begin(struct peer *p)
 	begin_as(p, stops_and_copies);
 }
 
-/* The decent part. */
+/* The correct part. */
 static void come_to_as(struct peer *p, void (*change)(struct rig *r), enum target_stage upto)
 {
 	begin_as(p, change);
@@ -47,7 +47,7 @@ static void come_to_as(struct peer *p, void (*change)(struct rig *r), enum targe
 		peer_hear_until(p, WIRE_ROUND_END);
 	if (upto >= SWITCHED) {
 		SAY(p, WIRE_ROUND_ACK, (struct wire_round){ 0 });
-		/* The guest wrote until its pause: one more round. */
+		/* The guest wrote until its pause, so there is one more round. */
 		peer_hear_until(p, WIRE_ROUND_END);
 		SAY(p, WIRE_ROUND_ACK, (struct wire_round){ .round = 1 });
 		peer_hear_until(p, WIRE_SWITCHOVER);
@@ -59,7 +59,7 @@ static void come_to(struct peer *p, enum target_stage upto)
 	come_to_as(p, stops_and_copies, upto);
 }
 
-/* For programs, the same as the sentence is for people. */
+/* The reason for programs must agree with the sentence for people. */
 static enum ferry_reason reason_due(const struct ferry_result *r)
 {
 	if (strstr(r->detail, "the target refused") || strstr(r->detail, "the target gave up"))
@@ -105,7 +105,7 @@ static void source_goes_on(struct peer *p, int err, const char *sentence)
 	rig_free(&p->rig);
 }
 
-/* What it says is followed by listening, until the source has hung up. */
+/* After its violation the target reads until the source closes the link. */
 #define TARGET_DOES(name, upto, error, sentence)        \
 	static void target_##name(struct peer *p);      \
 	Test(hostile_target, name)                      \
@@ -144,7 +144,7 @@ TARGET_DOES(acknowledges_what_was_not_offered, ACCEPTED, -EPROTO, "HELLO_ACK acc
 	SAY(p, WIRE_HELLO_ACK, a);
 }
 
-/* Of a later version, it says more in HELLO_ACK, and what nobody needs to understand before, between and after. */
+/* A later version: a longer HELLO_ACK, and optional messages before, between and after. */
 TARGET_DOES(says_more_than_is_known, ACCEPTED, -ENOSPC, "the target refused: full")
 {
 	struct {
@@ -243,7 +243,7 @@ TARGET_DOES(offers_too_much, MAPPED, -EPROTO, "RESERVED has 65537 bytes behind i
 	peer_say(p, WIRE_RESERVED, &r, sizeof(r), much, sizeof(much));
 }
 
-/* A source whose VMM asks for no offer has no look at it. */
+/* A source whose VMM has no op for the offer does not read it. */
 TARGET_DOES(offers_what_nobody_asked_for, MAPPED, -ENOSPC, "the target gave up: full")
 {
 	struct wire_reserved r = { .flags = WIRE_CAN_HOLD };
@@ -304,25 +304,25 @@ TARGET_DOES(gives_up_after_the_switchover, SWITCHED, -EIO, "the target gave up: 
 	peer_say(p, WIRE_ABORT, &a, sizeof(a), "no disk", 7);
 }
 
-/* -- post-copy: its heartbeat goes on, and its main thread does not -- */
+/* -- post-copy: the heartbeat continues, the main thread hangs -- */
 
 #define BEAT_US 20000u
 
-/* The peer's heartbeat must not be late on a busy machine. */
+/* Twice the timeout, so that the peer's PINGs are not late on a busy machine. */
 static void leaves_most_pages(struct rig *r)
 {
 	rig_postcopy(r, 0);
 	r->scfg.timeout_us = 2 * PEER_TIMEOUT_US;
 }
 
-/* Of half a timeout, where the source waits for a page for four and a reconnect. */
+/* A hold limit of half a timeout; for a page the source waits four timeouts and a reconnect. */
 static void holds_for_a_while(struct rig *r)
 {
 	leaves_most_pages(r);
 	r->scfg.hold_limit_us = PEER_TIMEOUT_US;
 }
 
-/* Decently until the VM runs at the target, as it says; *residue: the pages that it should fetch. */
+/* Correct until it has sent RUNNING. *residue: the number of pages that it should fetch. */
 static void come_to_postcopy(struct peer *p, void (*change)(struct rig *r), uint64_t *residue)
 {
 	struct wire_switchover w;
@@ -351,7 +351,7 @@ static void come_to_postcopy(struct peer *p, void (*change)(struct rig *r), uint
 	SAY(p, WIRE_RUNNING, (struct wire_times){ 0 });
 }
 
-/* What the nth PING says is left. */
+/* Functions for pages_left of the nth PING. */
 static uint64_t nothing(uint64_t residue, uint64_t nth)
 {
 	(void)residue;
@@ -375,7 +375,7 @@ static uint64_t fewer(uint64_t residue, uint64_t nth)
 	return nth < residue ? residue - nth : 1;
 }
 
-/* Says so until the source has had enough of it; cancel: behind the third. */
+/* Sends these PINGs until the source gives up. cancel: cancel the source after the third. */
 static void beat(struct peer *p, uint64_t (*left)(uint64_t residue, uint64_t nth), uint64_t residue, bool cancel)
 {
 	uint8_t msg[XPORT_MSG_MAX];
@@ -480,7 +480,7 @@ static void has_much_state(struct rig *r)
 	r->src.state_bytes = 8 << 20;
 }
 
-/* Each message comes in time, all of them do not. */
+/* Each message is taken in time, but not all of them together. */
 Test(hung_target, takes_the_state_by_the_drop)
 {
 	struct peer p;
@@ -496,7 +496,7 @@ Test(hung_target, takes_the_state_by_the_drop)
 
 /* -- silence -- */
 
-/* Says nothing more and does not hang up. */
+/* Sends nothing more and keeps the link. */
 static void silent(enum target_stage upto, int err, const char *sentence)
 {
 	struct peer p;
@@ -512,7 +512,7 @@ Test(silent_target, in_pre_migration)
 	struct peer p;
 
 	begin(&p);
-	cr_assert_eq(ferry_cancel(p.rig.src.session), 0); /* it would try for 10 s */
+	cr_assert_eq(ferry_cancel(p.rig.src.session), 0); /* otherwise it would try for 10 s */
 	source_goes_on(&p, -ECANCELED, "canceled by the embedder in pre-migration");
 }
 

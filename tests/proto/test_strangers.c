@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Peers that connect and do not go on, or talk without end: nobody waits for them longer than his own limits say, and
- * whoever comes behind them is served.
+ * Peers that connect and do not continue, or send without end. No end may wait for them longer than its own
+ * limits allow, and peers that connect after them must be served.
  */
 #include <endian.h>
 #include <netinet/in.h>
@@ -16,11 +16,11 @@
 #include "transport/tcp/tcp_wire.h"
 
 #define CONNECT_US (500000u * patience())
-#define FAR_US 3600000000u /* a limit that is not what ends the wait */
-#define ENDS_S 60u	   /* a session that has a limit of CONNECT_US has ended by then, or never does */
+#define FAR_US 3600000000u /* a limit that must not be reached */
+#define ENDS_S 60u	   /* after this time a session with a limit of CONNECT_US counts as hanging */
 #define BATCH 1000u
-#define FLOODED (1u << 20) /* bytes: the session is in the middle of them */
-#define FLOOD_TIMEOUT_US (3000000u * patience()) /* so long last words wait for their answer */
+#define FLOODED (1u << 20) /* bytes sent; the session is busy with them then */
+#define FLOOD_TIMEOUT_US (3000000u * patience()) /* how long an ABORT waits for its answer */
 #define PING_MS 20
 #define MUTE 12u
 #define TRIES 20u
@@ -52,7 +52,7 @@ static void pings_begin(struct talker *t, struct peer *p)
 	cr_assert(!pthread_create(&t->thread, NULL, ping_now_and_then, t));
 }
 
-/* Many messages in one write, so that whoever reads them one by one never comes to an end. Over tcp. */
+/* Many messages in one write, so that a session that reads them one by one never reaches the end. (tcp) */
 static size_t fill_batch(struct talker *t, uint8_t *buf)
 {
 	size_t at = 0;
@@ -85,7 +85,7 @@ static void *flood(void *arg)
 		poll(&p, 1, PING_MS);
 		n = send(p.fd, buf + at, len - at, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n < 0 && errno != EAGAIN)
-			break; /* hung up on */
+			break; /* the session has closed the link */
 		at += n > 0 ? (size_t)n : 0;
 		atomic_fetch_add(&t->said, n > 0 ? (unsigned)n : 0);
 	}
@@ -105,7 +105,7 @@ static void flood_of_pings(struct talker *t, struct peer *p)
 	flood_begin(t, p, WIRE_PING, &(struct wire_ping){ 0 }, sizeof(struct wire_ping));
 }
 
-/* The session ends while the peer still talks. */
+/* The session must end while the peer is still sending. */
 static void ends_meanwhile(struct peer *p, struct talker *t)
 {
 	struct timespec ts;
@@ -116,7 +116,7 @@ static void ends_meanwhile(struct peer *p, struct talker *t)
 	late = pthread_timedjoin_np(p->thread, NULL, &ts);
 	if (t) {
 		atomic_store(&t->stop, true);
-		p->link->ops->kill(p->link); /* a flood waits for room */
+		p->link->ops->kill(p->link); /* ends a send that waits for room */
 		pthread_join(t->thread, NULL);
 	}
 	cr_assert(!late, "the session has not ended");
@@ -145,7 +145,7 @@ static struct xport_link *dial(struct peer *p, uint8_t session)
 	int err = 0;
 
 	memset(id.session, session, sizeof(id.session));
-	/* An attempt in which nothing moves for a while is given up, on a busy machine too. */
+	/* On a busy machine an attempt may time out because nothing moves for a while: repeat it. */
 	for (unsigned n = 0; n < TRIES && (err = xport_connect(&l, p->rig.connect_to, &id, &p->param, PEER_WAIT_US, &p->fail)); n++) {
 		cr_assert_eq(err, -ETIMEDOUT, "%s", fail_text(&p->fail));
 		fail_reset(&p->fail);
@@ -167,7 +167,7 @@ static void target_freed(struct peer *p, int err, const char *sentence)
 	rig_free(&p->rig);
 }
 
-/* Says PING and nothing else, before any HELLO. */
+/* Sends only PINGs and no HELLO. */
 static void pings_for_a_hello(const struct rig_kind *kind, void (*begin)(struct talker *t, struct peer *p))
 {
 	struct talker t;
@@ -187,7 +187,7 @@ RIG_PAIR(target_is_not_held, by_a_ping_now_and_then)
 	pings_for_a_hello(kind, pings_begin);
 }
 
-/* Many who are mute, each of whom could be waited for as long as a peer may be silent: a source behind them is served. */
+/* Many mute peers come first; a timeout for each would take too long. A source after them is served. */
 RIG_PAIR(target_is_not_held, by_the_mute)
 {
 	struct xport_link *mute[MUTE];
@@ -199,7 +199,7 @@ RIG_PAIR(target_is_not_held, by_the_mute)
 		mute[i] = dial(&p, (uint8_t)(100 + i));
 	p.link = dial(&p, p.session[0]);
 	p.ctl = p.link->ops->chan(p.link, XPORT_CONTROL, 0);
-	SAY(&p, WIRE_PING, (struct wire_ping){ 0 }); /* which may come before a HELLO */
+	SAY(&p, WIRE_PING, (struct wire_ping){ 0 }); /* a PING may come before HELLO */
 	SAY(&p, WIRE_HELLO, peer_hello(&p));
 	peer_hear_only(&p, WIRE_HELLO_ACK, NULL, 0);
 	p.link->ops->kill(p.link);
@@ -209,7 +209,7 @@ RIG_PAIR(target_is_not_held, by_the_mute)
 	target_freed(&p, -EPIPE, "the link to the source was lost in reservation");
 }
 
-/* Who says nothing does not stay: the target hangs up after its timeout_us, and a source is served all the same. */
+/* The target closes a mute link after its timeout_us and then serves a source. */
 RIG_PAIR(target_is_not_held, but_hangs_up_on_the_mute)
 {
 	struct xport_link *mute;
@@ -233,7 +233,7 @@ RIG_PAIR(target_is_not_held, but_hangs_up_on_the_mute)
 	target_freed(&p, -EPIPE, "the link to the source was lost in reservation");
 }
 
-/* A link of one channel by hand, from another address of this host: nothing is said on it. */
+/* A hand-made mute link of one channel, from another address of this host. */
 static void dial_from_elsewhere(struct peer *p, uint8_t session, int fd[3])
 {
 	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(strrchr(p->rig.connect_to, ':') + 1)),
@@ -255,7 +255,7 @@ static void dial_from_elsewhere(struct peer *p, uint8_t session, int fd[3])
 	}
 }
 
-/* More mute links than are listened to, behind a source that has not spoken yet: they push out one another. */
+/* More mute links from one host than the target listens to: they replace each other, not a slow source. */
 Test(target_in_a_flood, of_mute_links_from_one_host)
 {
 	int fd[2 * MUTE][3];
@@ -278,7 +278,7 @@ Test(target_in_a_flood, of_mute_links_from_one_host)
 	target_freed(&p, -EPIPE, "the link to the source was lost in reservation");
 }
 
-/* Those who hang up before they have said anything. */
+/* Peers that close the link before they have sent anything. */
 RIG_PAIR(target_is_not_held, by_those_who_go)
 {
 	struct xport_link *l;
@@ -301,7 +301,7 @@ Test(target_in_a_flood, before_hello)
 	pings_for_a_hello(RIG_TCP_ANON, flood_of_pings);
 }
 
-/* Decently up to RESERVED. */
+/* Correct up to RESERVED. */
 static void reserve_target(struct peer *p, const struct rig_kind *kind, uint64_t hold_limit_us)
 {
 	struct wire_region r[FAKE_REGIONS];
@@ -339,7 +339,7 @@ Test(target_in_a_flood, of_pings)
 	canceled_in_a_flood(WIRE_PING, &(struct wire_ping){ 0 }, sizeof(struct wire_ping));
 }
 
-/* ZEROs would have an end of their own: those of a round name no more pages than there are. */
+/* Not ZERO: a flood of them ends by itself, because a round cannot name more pages than there are. */
 Test(target_in_a_flood, of_messages)
 {
 	struct {
@@ -357,7 +357,7 @@ static void end_puts(struct peer *p)
 	cr_assert_eq(c->ops->end(c), 0);
 }
 
-/* It runs tentatively, its output held, and the page that it lacks does not come. */
+/* The target runs tentatively with its output held; the missing page does not come. */
 Test(target_in_a_flood, beyond_its_hold_limit)
 {
 	struct wire_switchover w = { .residue = 1, .state_sum = peer_no_needs(), .commit_at = FERRY_COMMIT_AT_COMPLETE };
@@ -381,7 +381,7 @@ Test(target_in_a_flood, beyond_its_hold_limit)
 	target_freed(&p, -ETIME, "post-copy lasted longer than output may be held");
 }
 
-/* The VM is its own, and the source never says that it knows. */
+/* The target owns the VM; the source never sends BYE. */
 RIG_PAIR(target_is_not_held, by_pings_for_a_goodbye)
 {
 	struct wire_switchover w = { .state_sum = peer_no_needs(), .commit_at = FERRY_COMMIT_AT_COMPLETE };
@@ -399,13 +399,13 @@ RIG_PAIR(target_is_not_held, by_pings_for_a_goodbye)
 	p.link->ops->close(p.link);
 	ferry_free(p.rig.tgt.session);
 	cr_assert_eq(p.rig.tres.outcome, FERRY_OUTCOME_MIGRATED, "%s", p.rig.tres.detail);
-	p.rig.world.trouble[0] = 0; /* a guest without state and memory, whose source was never paused */
+	p.rig.world.trouble[0] = 0; /* expected: a guest without state, whose source was never paused */
 	rig_free(&p.rig);
 }
 
 /* ---- a real source ---- */
 
-/* Its limits are far: a test sets the one that it is about before. */
+/* Its limits are far away, except for one that the test has set before. */
 static void source_init_far(struct peer *p, const struct rig_kind *kind)
 {
 	peer_init(p, kind);
@@ -484,7 +484,7 @@ Test(source_is_not_held, by_an_aborted_target_that_does_not_say_why)
 	source_freed(&p, -ECONNABORTED, "the target has given up");
 }
 
-/* It has said ABORT, and the target neither answers nor hangs up. */
+/* The source has sent ABORT; the target neither answers nor closes the link. */
 Test(source_is_not_held, when_its_last_words_are_not_answered)
 {
 	struct talker t;
@@ -508,7 +508,7 @@ static void cancel_in_precopy(struct fakevm *vm, enum ferry_phase p)
 		ferry_cancel(vm->session);
 }
 
-/* The link was lost before its ABORT was heard; it connects again to say so, and meets who only pings. */
+/* The ABORT was lost with the link; the source connects again to repeat it, and the peer only sends PINGs. */
 static void says_it_again(uint64_t reconnect_us, bool cancel)
 {
 	struct xport_link *first;
@@ -571,7 +571,7 @@ static void *serve(void *arg)
 	return NULL;
 }
 
-/* The VM stands still, and the target talks of other things than PREPARED. */
+/* The VM is paused, and the target sends anything but PREPARED. */
 Test(source_in_a_flood, in_the_downtime)
 {
 	struct talker t;

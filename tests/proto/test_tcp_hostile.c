@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* A peer of the tcp transport that is written by hand and does not keep to the rules. */
+/* A hand-written peer of the tcp transport that violates the framing. */
 #include <criterion/criterion.h>
 #include <endian.h>
 #include <errno.h>
@@ -32,11 +32,11 @@ struct bench {
 	struct xport_chan *ctl, *data, *urgent;
 	struct fail fail;
 	unsigned port;
-	int raw[CONNS]; /* the other one */
+	int raw[CONNS]; /* the raw end */
 	uint8_t *ram;
 };
 
-static bool small_windows; /* the raw end takes little at a time: a sip of a few pages opens its window again */
+static bool small_windows; /* small buffers at the raw end: reading a few pages opens its window again */
 
 static void make_small(int fd)
 {
@@ -71,7 +71,7 @@ static void put_all(int fd, const void *data, size_t len)
 	cr_assert_eq(send(fd, data, len, MSG_NOSIGNAL), (ssize_t)len);
 }
 
-/* Reads exactly len; false at the end of the stream. */
+/* Reads exactly len bytes; false at the end of the stream. */
 static bool get_all(int fd, void *data, size_t len)
 {
 	return recv(fd, data, len, MSG_WAITALL) == (ssize_t)len;
@@ -100,7 +100,7 @@ static void listen_on_any(struct bench *b, uint64_t timeout_us)
 	b->port = (unsigned)atoi(strrchr(uri, ':') + 1);
 }
 
-/* Drives the listener until cond(arg); nothing may be accepted meanwhile unless b->link is awaited. */
+/* Drives the listener until cond(b, arg) holds. A link that is accepted meanwhile is in b->link. */
 static void drive(struct bench *b, bool (*cond)(struct bench *b, int arg), int arg)
 {
 	struct pollfd pfd = { .fd = b->listener->ops->fd(b->listener), .events = POLLIN };
@@ -119,7 +119,7 @@ static bool have_link(struct bench *b, int unused)
 	return b->link;
 }
 
-/* Something can be read from fd, or it has ended. */
+/* Whether fd has data or has ended. */
 static bool answered(struct bench *b, int fd)
 {
 	struct pollfd pfd = { .fd = fd, .events = POLLIN };
@@ -201,14 +201,14 @@ static struct tcp_frame frame(enum tcp_frame_type type, unsigned nruns, uint64_t
 	return h;
 }
 
-/* The honest end serves what is in the socket already and must refuse it before it moves anything. */
+/* The honest end serves what is in the socket, and must refuse it before it moves a page. */
 static void refused(struct bench *b, const void *data, size_t len, const char *what)
 {
 	static uint8_t junk[64 * PAGE];
 
 	memset(junk, 0x11, sizeof(junk));
 	put_all(b->raw[DATA], data, len);
-	put_all(b->raw[DATA], junk, sizeof(junk)); /* what would be the page data */
+	put_all(b->raw[DATA], junk, sizeof(junk)); /* in the place of page data */
 	cr_assert_eq(b->data->ops->serve(b->data, NULL, NULL), -EPROTO, "%s", what);
 	cr_assert_gt(strlen(fail_text(&b->fail)), 20, "%s", what);
 	untouched(b);
@@ -370,7 +370,7 @@ Test(put, standing_still_in_the_middle)
 	stop(&b);
 }
 
-/* Asks the honest end for one page of its peer and hands the raw end's bytes to it. */
+/* The honest end requests one page and gets these bytes as the answer. */
 static void bad_reply(const struct tcp_frame *h, unsigned n, const char *what)
 {
 	struct page_run run = { .region = 0, .page = 2, .npages = 2 };
@@ -391,12 +391,12 @@ static void bad_reply(const struct tcp_frame *h, unsigned n, const char *what)
 		put_all(b.raw[DATA], &h[i], sizeof(h[i]));
 		put_all(b.raw[DATA], page, sizeof(page));
 	}
-	if (n == 2) /* the first one is good */
+	if (n == 2) /* the first one is correct */
 		cr_assert_eq(b.data->ops->reap(b.data, &tag, 1, 60000000), 1);
 	err = b.data->ops->reap(b.data, &tag, 1, 60000000);
 	cr_assert_eq(err, -EPROTO, "%s: %d", what, err);
 	cr_assert_gt(strlen(fail_text(&b.fail)), 20);
-	memset(b.ram, 0xee, 2 * PAGE); /* what comes with its head lands where it was asked for, before that is looked at */
+	memset(b.ram, 0xee, 2 * PAGE); /* page data read with the header has landed before the check */
 	untouched(&b);
 	stop(&b);
 }
@@ -435,7 +435,7 @@ Test(get, replies_nobody_asked_for)
 	bad_reply(h, 1, "a put instead");
 }
 
-/* A reply's page data is taken with its head, to where the oldest get wants it: so replies come in the order of the gets. */
+/* Page data is received with its header into the place of the oldest get, so replies keep the gets' order. */
 Test(get, replies_in_another_order)
 {
 	struct tcp_frame h = { .magic = htole32(TCP_MAGIC_FRAME), .type = htole16(TCP_REPLY), .bytes = htole64(PAGE) };
@@ -462,7 +462,7 @@ Test(get, replies_in_another_order)
 	stop(&b);
 }
 
-/* Only the fence under way may be acknowledged: with any other the puts before it have not landed. */
+/* Only the pending fence may be acknowledged; any other answer would not mean that its puts have landed. */
 Test(put, acks_of_another_fence)
 {
 	static const uint32_t tags[] = { 0, 2, 7, UINT32_MAX };
@@ -509,7 +509,7 @@ Test(get, a_peer_that_asks_and_never_reads)
 
 #define REQUEST_BYTES (sizeof(struct tcp_frame) + (XPORT_RUNS_MAX - TCP_RUNS_INLINE) * sizeof(struct tcp_run))
 
-/* Answers the first request with 4 MiB before it looks at the next one. */
+/* Answers the first request with 4 MiB before it reads the next one. */
 static void *answer_first(void *arg)
 {
 	struct tcp_frame h = frame(TCP_REPLY, 0, PAGES * PAGE);
@@ -542,7 +542,7 @@ Test(get, requests_and_replies_may_cross)
 		runs[i] = (struct page_run){ .region = 0, .page = i * 4, .npages = 4 };
 		dst[i] = b.ram + i * 4 * PAGE;
 	}
-	/* so that neither all requests nor one reply fit into the sockets */
+	/* small, so that neither all requests nor one reply fit into the sockets */
 	cr_assert(!setsockopt(b.data->ops->fd(b.data), SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)));
 	cr_assert(!setsockopt(b.raw[DATA], SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)));
 	cr_assert(!setsockopt(b.raw[DATA], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)));
@@ -576,7 +576,7 @@ struct sipping {
 	size_t bytes;
 };
 
-/* Reads in sips, each well within the timeout, all of them far beyond it. */
+/* Reads in small pieces: each within the timeout, all of them together far longer. */
 static void *sip(void *arg)
 {
 	struct sipping *s = arg;
@@ -584,7 +584,7 @@ static void *sip(void *arg)
 	ssize_t n;
 
 	while (s->bytes) {
-		poll(NULL, 0, 10); /* this is what a slow link does */
+		poll(NULL, 0, 10); /* like a slow link */
 		n = recv(s->fd, buf, s->bytes < sizeof(buf) ? s->bytes : sizeof(buf), 0);
 		if (n <= 0)
 			break;
@@ -649,7 +649,7 @@ Test(control, half_a_message_is_a_timeout_and_none_is_not)
 	stop(&b);
 }
 
-/* Messages, until one of them is not taken. */
+/* Sends messages until one fails. */
 static void send_until_it_fails(struct bench *b, const char *why)
 {
 	static uint8_t body[XPORT_MSG_MAX];
@@ -686,7 +686,7 @@ static void *talk(void *arg)
 	return NULL;
 }
 
-/* A target whose main thread hangs, and whose heartbeat does not. */
+/* Like a target whose main thread hangs while its heartbeat continues. */
 Test(control, a_peer_that_talks_and_never_reads)
 {
 	struct meanwhile m;
@@ -712,7 +712,7 @@ static void *drip(void *arg)
 	return NULL;
 }
 
-/* No message of 128 KiB is out after 4 timeouts of 20 such sips of 2 KiB and a socket's buffer that stays full. */
+/* The socket's buffer stays full: 4 timeouts of 20 reads of 2 KiB make no room for a message of 128 KiB. */
 Test(control, a_peer_that_reads_by_the_drop)
 {
 	struct meanwhile m;
@@ -730,7 +730,7 @@ Test(control, a_peer_that_reads_by_the_drop)
 	stop(&b);
 }
 
-/* What the listener answers to one preamble; -1: nothing, it closed. */
+/* The listener's answer to one preamble; -1: it has closed the connection. */
 static int answer_to(struct bench *b, const void *data, size_t len)
 {
 	struct tcp_answer a;
@@ -801,7 +801,7 @@ Test(listener, garbage_and_silence_disturb_no_link_and_keep_none_out)
 		late.raw[i] = raw_connect(b.port);
 		put_all(late.raw[i], &p, 40);
 		cr_assert_eq(late.listener->ops->accept(late.listener, &late.link, &late.fail), -EAGAIN);
-		put_all(late.raw[i], (char *)&p + 40, sizeof(p) - 40); /* in two pieces */
+		put_all(late.raw[i], (char *)&p + 40, sizeof(p) - 40); /* the preamble comes in two pieces */
 	}
 	drive(&late, have_link, 0);
 	take_link(&late);
@@ -861,7 +861,7 @@ Test(listener, half_open_connections_time_out)
 	put_all(lonely, &p, sizeof(p));
 	drive(&b, answered, lonely);
 	cr_assert(get_all(lonely, &a, sizeof(a)) && a.code == TCP_ANSWER_OK);
-	drive(&b, hung_up, silent); /* the listener's own fd wakes us for it */
+	drive(&b, hung_up, silent); /* the listener's fd must wake us for it */
 	drive(&b, hung_up, lonely);
 	cr_assert_null(b.link);
 	close(silent);
@@ -869,7 +869,7 @@ Test(listener, half_open_connections_time_out)
 	b.listener->ops->close(b.listener);
 }
 
-/* Each a link that never becomes whole, and more of them than there are places. */
+/* Incomplete links, more than there are places. */
 static void crowd_from(struct bench *b, int *crowd, uint32_t from)
 {
 	for (unsigned i = 0; i < 100; i++) {
@@ -894,7 +894,7 @@ Test(listener, a_crowd_from_one_address_pushes_out_itself)
 
 		b.raw[i] = raw_connect(b.port);
 		put_all(b.raw[i], &p, sizeof(p));
-		if (!i) /* the others are a round trip behind, or lost for the first time */
+		if (!i) /* the other connections come a round trip later, or were lost once */
 			crowd_from(&b, crowd[1], INADDR_LOOPBACK + 1);
 	}
 	drive(&b, have_link, 0);
@@ -949,12 +949,12 @@ static void *lie(void *arg)
 
 	if (get_all(fd, &p, sizeof(p)))
 		send(fd, &l->answer, l->len, MSG_NOSIGNAL);
-	recv(fd, &p, 1, 0); /* until it gives up */
+	recv(fd, &p, 1, 0); /* until the connecting end gives up */
 	close(fd);
 	return NULL;
 }
 
-/* What connecting to a target that answers so comes to. */
+/* The result of connecting to a target with this answer. */
 static int connect_to_liar(struct tcp_answer answer, size_t len, uint64_t wait_us, struct fail *f)
 {
 	struct sockaddr_in addr = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
