@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What a cell leaves behind in its process. */
+/* Counts what a cell leaves behind in its process. */
 #ifndef MATRIX_CENSUS_H
 #define MATRIX_CENSUS_H
 
@@ -10,14 +10,14 @@
 
 #include "left.h"
 
-#define HEAP_KEPT 32768u /* bytes that the C library keeps for names and streams once used */
+#define HEAP_KEPT 32768u /* bytes that the C library keeps for names and streams after their first use */
 
 struct census {
-	unsigned fds, threads, memfds, files, maps; /* files: of anonymous inodes, as userfaultfd's are */
-	size_t heap;				    /* bytes handed out by malloc */
+	unsigned fds, threads, memfds, files, maps; /* files: anonymous inodes, such as userfaultfds */
+	size_t heap;				    /* bytes that malloc() has allocated */
 };
 
-/* threads_due: as many as there are without those that are just leaving */
+/* threads_due: the number of threads without those that are just ending */
 static inline void take_census(struct census *c, unsigned threads_due)
 {
 	FILE *f = fopen("/proc/self/maps", "r");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* One end of a cell in its own process; and the intruder, who connects a second time. */
+/* One end of a cell in its own process; and the intruder, which makes a second connection. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
@@ -17,8 +17,8 @@
 #include "patience.h"
 #include "transport/tcp/tcp_wire.h"
 
-#define BANDWIDTH 64000000u /* so that a round takes its time and there are two of them */
-#define NEWER 1000u /* generation than any that the source comes to */
+#define BANDWIDTH 64000000u /* so slow that a round takes a while and there are two rounds */
+#define NEWER 1000u /* a generation that the source never reaches */
 #define WAIT_US 1000u
 #define WAIT_TIMES 30000u
 
@@ -41,7 +41,7 @@ static void say(int fd, bool source, unsigned what, uint64_t n)
 	struct record r = { .at_source = source, .what = (uint8_t)what, .n = n };
 
 	if (write(fd, &r, sizeof(r)) != sizeof(r))
-		_exit(3); /* the observer has gone */
+		_exit(3); /* the observer has exited */
 }
 
 static void tell(void *arg, bool at_source, enum world_what what, uint64_t n)
@@ -63,7 +63,7 @@ static void fault_text(char buf[64], const struct cell *c)
 	unsigned nth = c->fault == KILL_HEARD ? c->point->heard_nth : c->point->nth;
 	int n = snprintf(buf, 64, "%s:%s@%u", names[c->fault], wire_name(c->point->type), nth ? nth : 1);
 
-	if (c->fault <= AFTER_BACK || (c->stranger && c->fault < KILL_BEFORE)) /* the way is free, and leads elsewhere */
+	if (c->fault <= AFTER_BACK || (c->stranger && c->fault < KILL_BEFORE)) /* a reconnect succeeds */
 		snprintf(buf + n, 64 - (size_t)n, ":%d", BACK_MS);
 }
 
@@ -81,7 +81,7 @@ static void on_phase(struct fakevm *vm, enum ferry_phase p)
 		if (ferry_drill(vm->session, fault))
 			world_trouble(&e->w, "ferry_drill() refused %s", fault);
 		atomic_store(&e->m->armed, 1);
-		e->armed = true; /* last: the watcher takes a fault that is not pending for one that has struck */
+		e->armed = true; /* last, because to the watcher a fault that is not pending has struck */
 	}
 	if (e->source && e->c->stranger && p == FERRY_PHASE_RESERVATION)
 		inject_divert(e->m->stranger_uri, &e->m->diverted);
@@ -95,7 +95,7 @@ static bool struck(struct end *e)
 	return e->armed && ferry_drill(e->vm.session, "pending") == 0;
 }
 
-/* The main thread is inside an op: somebody else must notice. */
+/* The main thread may be inside an op, so another thread must notice the fault. */
 static void *watch(void *arg)
 {
 	struct end *e = arg;
@@ -117,11 +117,11 @@ static void on_op(struct fakevm *vm, enum fake_op op)
 	if (e->c->point->provoke == WAIT_FOR_PING)
 		for (unsigned i = 0; i < WAIT_TIMES && !atomic_load(&e->m->struck); i++)
 			usleep(WAIT_US);
-	if (vm->calls[op] == FAKE_REGIONS + 1) /* the second round is over */
+	if (vm->calls[op] == FAKE_REGIONS + 1) /* after the second round */
 		ferry_switchover(vm->session);
 }
 
-/* The first to ask decides; both ends see the same memory. */
+/* The first end that asks decides. The record is in memory that both ends share. */
 static int arbitrate(void *v, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is)
 {
 	struct fakevm *vm = v;
@@ -147,7 +147,7 @@ static void configure(struct end *e, struct ferry_config *cfg)
 	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT,
 				      .flags = FERRY_CONFIG_DRILL,
 				      .timeout_us = TIMEOUT_US,
-				      /* A stranger must have been met several times when it is over. */
+				      /* The time must be enough to meet a stranger several times. */
 				      .reconnect_us = RECONNECT_US * (e->c->stranger ? patience() : 1),
 				      .connect_us = e->source ? 2 * TIMEOUT_US : 3 * TIMEOUT_US };
 	if (why == LOAD_FAILS && !e->source) {
@@ -219,7 +219,7 @@ static void due(struct end *e, enum fake_op op, unsigned times)
 			      times, e->vm.ops_seen);
 }
 
-/* Once by whoever can get no further alone, and never while the two can talk. */
+/* An end may ask at most once, and must not be in doubt if there is an arbiter. */
 static void check_arbiter(struct end *e, enum ferry_outcome o)
 {
 	unsigned asked = e->vm.calls[FAKE_ARBITER];
@@ -246,7 +246,7 @@ static void check_source(struct end *e, enum ferry_outcome o)
 
 static void check_target(struct end *e, enum ferry_outcome o)
 {
-	/* Lost by the arbiter's word, it was never the target's to run. */
+	/* If the arbiter said lost, the target never owned the VM. */
 	bool ours = o == FERRY_OUTCOME_MIGRATED || (o == FERRY_OUTCOME_LOST && !e->vm.calls[FAKE_ARBITER]);
 
 	due(e, FAKE_ACTIVATE, ours);
@@ -320,7 +320,7 @@ _Noreturn void end_main(const struct cell *c, struct common *m, int fd, bool sou
 
 /* ---- the intruder ---- */
 
-/* A HELLO that comes back, as the source would send it; but for the number, which nobody else knows. */
+/* The HELLO of a reconnecting source, except for the number, which only the two ends know. */
 static void claim(int fd, uint32_t generation)
 {
 	struct {
@@ -341,10 +341,10 @@ static void claim(int fd, uint32_t generation)
 	};
 
 	if (send(fd, &say, sizeof(say), MSG_NOSIGNAL) < 0)
-		return; /* the target has ended: what it answers says so */
+		return; /* the target has ended; its answer tells */
 }
 
-/* To where the target listens, tcp:ADDRESS:PORT: a connection that carries its preamble, or -1 and why. */
+/* Connects to the target and sends a preamble. -1: failed; m->intruder has the reason. */
 static int dial(struct common *m, uint32_t role, uint32_t generation)
 {
 	struct sockaddr_in to = { .sin_family = AF_INET };
@@ -371,9 +371,10 @@ static int dial(struct common *m, uint32_t role, uint32_t generation)
 }
 
 /*
- * What was answered to the second connection: that the preamble is of no newer generation; or that it is a connection, and then
- * REFUSED; or nothing, by a target that has ended. Before the source's own HELLO was heard there is no session: a connection
- * that is mute is hung up on after a while, and a source that comes back is told that this target knows nothing of it.
+ * Checks the target's answer to the second connection. The answer to the preamble is that the generation is
+ * not newer, or that it is fine, and then REFUSED follows. A target that has ended does not answer. Before
+ * the target has received the source's HELLO it has no session (early): it closes a mute connection after a
+ * while, and tells a source that comes back that it knows nothing of the migration.
  */
 static void hear_refusal(struct common *m, int fd, bool early)
 {
@@ -405,7 +406,7 @@ _Noreturn void intruder_main(const struct cell *c, struct common *m, int fd)
 {
 	uint32_t generation = c->claims ? NEWER : 0;
 	bool early = c->point->type == WIRE_HELLO || c->point->type == WIRE_HELLO_ACK;
-	/* Where a target that has nothing else to do owes an answer, the source stands still until it is there. */
+	/* If the idle target must answer, the stopped source waits until the answer is there. */
 	bool first = c->point->at_source && !early && !last_words(c->point->type);
 	int conn[3];
 

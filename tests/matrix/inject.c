@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Makes calls of one end fail: the order, the dry run, and the wrappers. */
 #include "inject.h"
 
 #include <arpa/inet.h>
@@ -24,7 +25,7 @@
 #include "fakevm.h"
 
 #define PAGE ((uintptr_t)4096)
-#define WORKER ((uintptr_t)1)	      /* in a site; the rest is an offset in the program, doubled */
+#define WORKER ((uintptr_t)1)	      /* bit 0 of a site; the rest is an offset in the program */
 #define AN_OP ((uintptr_t)1 << 44) /* a site that is an op */
 
 extern const char __executable_start[];
@@ -115,9 +116,9 @@ bool inject_met(const struct inject *x, unsigned i, struct met *ret)
 	return key;
 }
 
-/* ---- who fails ---- */
+/* ---- which call fails ---- */
 
-/* Whether the call at the site that is wanted fails. */
+/* Whether this call, at the ordered site, fails. */
 static bool strikes(struct inject *x)
 {
 	bool no = false;
@@ -151,7 +152,7 @@ static int fails_at(unsigned kinds, uintptr_t site)
 	return ordered(x, kinds) && x->want == site && strikes(x) ? kind_errno(x->kind) : 0;
 }
 
-/* The error of a call that is made from there, or 0. */
+/* The error that a call from this address gets, or 0. */
 static int fails(unsigned kinds, const void *from)
 {
 	return fails_at(kinds, (uintptr_t)((const char *)from - __executable_start) << 1 | (me.worker ? WORKER : 0));
@@ -202,7 +203,7 @@ void site_text(char buf[120], enum kind kind, uintptr_t site)
 
 /* ---- page data ---- */
 
-/* Guest memory goes by whole pages, from where a page begins; nothing else does. */
+/* Only guest memory is transferred in whole, aligned pages. */
 static uintptr_t page_of(const struct iovec *v, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
@@ -219,7 +220,7 @@ static bool holds(const struct iovec *v, size_t n, uintptr_t page)
 	return false;
 }
 
-/* A transfer of page data; a page that is out of reach is that whoever asks for it. */
+/* A transfer of page data. A page that is out of reach fails for every caller of its end. */
 static int page_fails(const struct iovec *v, size_t n, const void *from)
 {
 	struct inject *x = order;
@@ -244,7 +245,7 @@ static int page_fails(const struct iovec *v, size_t n, const void *from)
 #define DESCRIPTOR (1u << NO_DESCRIPTOR)
 #define FROM __builtin_return_address(0)
 
-/* A function that the linker puts in front of another. */
+/* A function that the linker calls in place of another one. */
 #define WRAP(type, name, ...)                  \
 	type __real_##name(__VA_ARGS__);       \
 	type __wrap_##name(__VA_ARGS__);       \
@@ -324,7 +325,7 @@ int __wrap_ioctl(int fd, unsigned long req, ...)
 		FAIL_IF(fails(KERNEL, FROM), -1);
 	if (req == UFFDIO_COPY || req == UFFDIO_ZEROPAGE)
 		FAIL_IF(fails(SPACE, FROM), -1);
-	if (req == _IO(0xAA, 0x00)) /* of /dev/userfaultfd: another descriptor */
+	if (req == _IO(0xAA, 0x00)) /* of /dev/userfaultfd: makes a new descriptor */
 		FAIL_IF(fails(DESCRIPTOR, FROM), -1);
 	return __real_ioctl(fd, req, arg);
 }
@@ -425,7 +426,7 @@ long __wrap_syscall(long nr, ...)
 		FAIL_IF(fails(DESCRIPTOR, FROM), -1);
 	if (nr == SYS_process_madvise)
 		FAIL_IF(fails(KERNEL, FROM), -1);
-	if (nr == SYS_process_vm_writev) { /* to oneself: a copy that cannot raise a signal */
+	if (nr == SYS_process_vm_writev) { /* to this process itself: a copy that raises no signal */
 		FAIL_IF(page_fails((const struct iovec *)a[1], (size_t)a[2], FROM), -1);
 		FAIL_IF(page_fails((const struct iovec *)a[3], (size_t)a[4], FROM), -1);
 	}

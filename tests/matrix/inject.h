@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Local failures on order. The linker sends the calls of this program to wrappers (--wrap, tests/CMakeLists.txt). A call
- * that comes from an end of the migration under test may be answered with an error; all others go through.
+ * Injects local failures. The linker redirects calls of this program to wrappers (--wrap,
+ * tests/CMakeLists.txt). A wrapper may return an error for a call that an end of the tested migration makes;
+ * all other calls go through.
  *
- * A thread belongs to an end: the cell names its two threads, and a thread that the library makes inherits its
- * maker's end. Which calls of which end fail is an order, and it stands from the moment that its end enters a phase.
- * A call is known by its site: where it was made from, and whether by a worker.
+ * Each thread belongs to an end: the cell names its two threads, and a thread that the library starts
+ * inherits the end of the thread that started it. An order says which calls of which end fail; it takes
+ * effect when that end enters a phase. A call is identified by its site: the address of the caller, and
+ * whether the caller is a worker.
  */
 #ifndef MATRIX_INJECT_H
 #define MATRIX_INJECT_H
@@ -19,62 +21,62 @@
 
 /* What fails. */
 enum kind {
-	NO_MEMORY,	  /* malloc() and the like, once */
-	NO_KERNEL_MEMORY, /* the kernel has none: for what userfaultfd maps, advice, page data on a socket */
-	NO_SPACE,	  /* the file behind shared memory */
-	FILE_FULL,	  /* the same in earnest: a tmpfs that something else has filled */
+	NO_MEMORY,	  /* malloc() and the like; one call fails */
+	NO_KERNEL_MEMORY, /* in the kernel: for userfaultfd, advice, page data on a socket */
+	NO_SPACE,	  /* for the file behind shared memory */
+	FILE_FULL,	  /* the same as a real failure: another file has filled the tmpfs */
 	BAD_PAGE,	  /* a page that no system call can reach */
-	PAGE_GONE,	  /* the same in earnest: a page without access */
+	PAGE_GONE,	  /* the same as a real failure: a page without access */
 	NO_DESCRIPTOR,
 	NO_THREAD,
 	OP_FAILS,
-	OP_SAYS_EPIPE, /* which inside the library is a lost link */
-	THROTTLE_FAILS, /* an op that only a guest which does not converge is asked for */
+	OP_SAYS_EPIPE, /* inside the library -EPIPE means a lost link */
+	THROTTLE_FAILS, /* the op is called only if the guest does not converge */
 	KINDS
 };
 
 /* Shared with the process that runs the matrix. */
 struct inject {
-	bool dry; /* nothing fails: what could is noted, by kind, phase and end */
+	bool dry; /* no call fails: note which ones could, by kind, phase and end */
 	enum kind kind;
 	bool at_source;
-	uintptr_t want;		  /* the site whose call fails, and from then on each of its calls; of memory one alone */
-	_Atomic unsigned skip;	  /* so many calls there come before it */
+	uintptr_t want;		  /* the site whose calls fail from then on (NO_MEMORY: one call) */
+	_Atomic unsigned skip;	  /* calls at the site that succeed before */
 	_Atomic bool armed;	  /* the end is in its phase */
 	_Atomic bool struck;
 	_Atomic uint64_t struck_us;
-	_Atomic uintptr_t page;	  /* BAD_PAGE: this one */
-	_Atomic unsigned phase[2]; /* dry: of the source, the target */
+	_Atomic uintptr_t page;	  /* BAD_PAGE: the page */
+	_Atomic unsigned phase[2]; /* dry: source, target */
 	_Atomic uint64_t met[MET_MAX]; /* dry: met_key() */
 };
 
-/* What a dry run has met. */
+/* A site that a dry run has met. */
 struct met {
 	enum kind kind;
 	unsigned phase;
 	bool at_source;
 	uintptr_t site;
 };
-bool inject_met(const struct inject *x, unsigned i, struct met *ret); /* false: there is none in this place */
+bool inject_met(const struct inject *x, unsigned i, struct met *ret); /* false: entry i is empty */
 
-/* The order of this process. */
+/* Sets the order for this process. */
 void inject_order(struct inject *x);
-/* From now on this process's connections are made to there, tcp:ADDRESS:PORT, and counted once they are up or under way. */
+/* From now on this process connects to uri, tcp:ADDRESS:PORT, instead. *count: its connects up or pending. */
 void inject_divert(const char *uri, _Atomic unsigned *count);
-/* This thread is the source's, or the target's; a thread that is nobody's meets no failure. */
+/* This thread belongs to the source or the target. Calls of a thread that belongs to no end never fail. */
 void inject_thread(bool source);
 void inject_thread_of_nobody(void);
-/* This thread is inside the VMM, whose own calls are none of the library's. */
+/* This thread enters or leaves the VMM, whose calls must not fail. */
 void inject_in_vmm(bool in);
-/* An op is called: 0, or its answer. */
+/* Called for each op: 0, or the error that it must return. */
 int inject_op(bool source, unsigned op);
-/* The real failures are brought about by the cell. */
+/* The cell has caused a real failure itself. */
 void inject_struck(void);
 
 const char *kind_name(enum kind k);
-int kind_errno(enum kind k); /* positive; 0: whatever the kernel says */
-uintptr_t op_site(unsigned op); /* of an op */
-/* What a site is for the reader. */
+int kind_errno(enum kind k); /* positive; 0: any that the kernel returns */
+uintptr_t op_site(unsigned op); /* the site of an op */
+/* A description of a site. */
 void site_text(char buf[120], enum kind kind, uintptr_t site);
 
 #endif

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
- * What a local failure comes to, where each kind can happen, and the judgement of a cell.
+ * The expected outcome of each local failure, where each kind can happen, and the verdict on a cell.
  *
- * The outcome is the phase's and the end's, whatever failed: that is the promise. A kind that cannot happen in a phase
- * has no row there; a cell without a row whose failure comes about fails, and so does one with a row whose failure does not.
+ * The outcome depends only on the phase and the end, not on what failed; that is the promise that is tested.
+ * A kind that cannot happen in a phase has no row. A cell without a row fails if its failure happens, and a
+ * cell with a row fails if its failure does not happen.
  */
 #include <errno.h>
 #include <string.h>
@@ -11,8 +12,9 @@
 #include "local.h"
 
 /*
- * Where a failure comes about: alternatives behind a comma, of words that each narrow it. In each run, and in some: that is
- * where a worker's turn or a PING falls into the phase or does not. NULL: nowhere.
+ * In which cells a failure happens: alternatives separated by commas, each of words that all must apply.
+ * where: in each run; sometimes: only in some runs, because a worker's call or a PING may miss the phase.
+ * NULL: nowhere.
  */
 struct row {
 	enum kind kind;
@@ -91,20 +93,20 @@ static const struct row rows[] = {
 	{ NO_THREAD, false, FERRY_PHASE_PRECOPY, "any", NULL },
 };
 
-/* An op, and what comes of it. NULL: what comes of everything in that phase. */
+/* An op and the expected outcomes. NULL: as for any other failure in that phase. */
 struct op_row {
 	enum fake_op op;
 	bool at_source;
 	enum ferry_phase phase;
 	const char *where, *due;
-	unsigned skip; /* so many calls there come before it */
+	unsigned skip; /* calls in the phase that succeed before */
 };
 
 static const struct op_row op_rows[] = {
 	{ FAKE_NEEDS, true, FERRY_PHASE_RESERVATION, "any", NULL },
 	{ FAKE_DIRTY_START, true, FERRY_PHASE_PRECOPY, "any", NULL },
 	{ FAKE_DIRTY_FETCH, true, FERRY_PHASE_PRECOPY, "any", NULL },
-	/* Behind the two rounds: while the residue is named. */
+	/* After the two rounds, while the residue is named. */
 	{ FAKE_DIRTY_FETCH, true, FERRY_PHASE_PRECOPY, "commit at completion, commit at switchover", NULL, 2 * FAKE_REGIONS },
 	{ FAKE_PAUSE, true, FERRY_PHASE_STOP_AND_COPY, "any", NULL },
 	{ FAKE_DIRTY_FETCH, true, FERRY_PHASE_STOP_AND_COPY, "any", NULL },
@@ -133,7 +135,7 @@ static const char *end_name(bool source)
 	return source ? "source" : "target";
 }
 
-/* One alternative: do all its words hold? */
+/* Whether all words of one alternative apply to the cell. */
 static bool holds(const char *p, size_t len, const struct local *c)
 {
 	const char *not[] = { c->mem ? " tcp " : " mem ", c->shared ? " anon " : " memfd " };
@@ -214,17 +216,17 @@ bool local_is_cell(const struct local *c)
 {
 	bool pages = c->phase == FERRY_PHASE_PRECOPY || c->phase == FERRY_PHASE_STOP_AND_COPY || c->phase == FERRY_PHASE_POSTCOPY;
 
-	/* Up to the reservation the ways to finish are one. */
+	/* Up to the reservation there is no difference between the ways to finish. */
 	if (c->phase <= FERRY_PHASE_RESERVATION && c->way != WAY_TENTATIVE)
 		return false;
 	if (c->phase == FERRY_PHASE_POSTCOPY && c->way == WAY_STOP)
 		return false;
 	if (c->kind == THROTTLE_FAILS)
 		return c->at_source && c->way == WAY_STOP && c->phase == FERRY_PHASE_PRECOPY;
-	/* What stays full, or out of reach, fails a commit at switchover only behind the commit. */
+	/* With commit at switchover, a full tmpfs or a lost page is met only after the commit. */
 	if (in_earnest(c->kind) && c->way == WAY_SERVER && c->phase == FERRY_PHASE_STOP_AND_COPY)
 		return false;
-	/* The target enters stop-and-copy when all pages of the last round are there. */
+	/* The target enters stop-and-copy after all pages of the last round have arrived. */
 	if (c->kind == FILE_FULL)
 		return !c->at_source && c->shared && pages && c->phase != FERRY_PHASE_STOP_AND_COPY;
 	if (c->kind == PAGE_GONE)
@@ -232,7 +234,7 @@ bool local_is_cell(const struct local *c)
 	return true;
 }
 
-/* The pairs that a failure may come to; each kind may also be one that the library does without. */
+/* The allowed pairs of outcomes. For each kind the library may also work without the call. */
 static const char *due_of(const struct local *c)
 {
 	bool server = c->way == WAY_SERVER;
@@ -242,14 +244,14 @@ static const char *due_of(const struct local *c)
 		return "rr";
 	case FERRY_PHASE_RESERVATION:
 		return "rr|rd";
-	case FERRY_PHASE_PRECOPY: /* the target is in it until SWITCHOVER, when the VM stands still already */
+	case FERRY_PHASE_PRECOPY: /* the target stays in it until SWITCHOVER; the VM is paused then */
 		return c->at_source ? "rd" : "rd|fd";
 	case FERRY_PHASE_STOP_AND_COPY:
 		return "fd";
 	case FERRY_PHASE_POSTCOPY:
 		return server ? "ll|lm|?l" : "fd";
 	case FERRY_PHASE_COMMITMENT:
-		/* A message that cannot be sent ends the link, and what it said is said on the next one. */
+		/* A message that cannot be sent ends the link; the next link repeats it. */
 		return server ? "fd|?l|ll" : "fd";
 	default:
 		return server ? "ll|lm|?l" : "mm";
@@ -311,13 +313,13 @@ static bool late(const struct local *c)
 	       (c->phase == FERRY_PHASE_POSTCOPY && c->way == WAY_SERVER);
 }
 
-/* Over mem a real failure is met by whoever copies, which may be the other end. */
+/* Over mem the end that copies meets a real failure; it may be the other end. */
 static bool speaker(const struct local *c, const struct local_seen *m)
 {
 	return c->mem && in_earnest(c->kind) ? !strstr(m->end[0].res.detail, "the target gave up") : c->at_source;
 }
 
-/* What ABORT has room for. */
+/* ABORT has room for the first 300 bytes. */
 static bool says(const struct ferry_result *r, const struct ferry_result *what)
 {
 	char text[301];
@@ -326,7 +328,7 @@ static bool says(const struct ferry_result *r, const struct ferry_result *what)
 	return strstr(r->detail, text);
 }
 
-/* Sentences and error of a migration that was given up. */
+/* Checks the sentences and the error of a failed migration. */
 static void judge_words(char what[600], const struct local *c, const struct local_seen *m, bool told)
 {
 	bool at_source = speaker(c, m);
@@ -334,7 +336,7 @@ static void judge_words(char what[600], const struct local *c, const struct loca
 	const char *me = end_name(at_source), *peer = end_name(!at_source);
 	int err = kind_errno(c->kind);
 
-	if (mine->outcome == FERRY_OUTCOME_MIGRATED) /* the other did not hear that all went well */
+	if (mine->outcome == FERRY_OUTCOME_MIGRATED) /* it succeeded; only the other end does not know */
 		return;
 	if (!mine->error || (err && mine->error != -err))
 		snprintf(what, 600, "the %s ends with error %d, %d was due", me, mine->error, -err);
@@ -348,13 +350,13 @@ static void judge_words(char what[600], const struct local *c, const struct loca
 		snprintf(what, 600, "the %s does not say who gave up", peer);
 }
 
-/* Made and opened, or not: one end alone. */
+/* Checks a failure while a session is made and opened; the other end plays no part. */
 static void judge_opening(char what[600], const struct local *c, const struct local_seen *m)
 {
 	unsigned i = !c->at_source;
-	char where[120]; /* without the session itself there is nowhere to keep a sentence */
+	char where[120]; /* without memory for the session there is no sentence */
 
-	if (m->end[i].opened) /* it does without */
+	if (m->end[i].opened) /* the library works without the call */
 		return;
 	site_text(where, c->kind, c->want);
 	if (m->end[i].err != -kind_errno(c->kind))
@@ -367,7 +369,7 @@ static void judge_outcome(char what[600], const struct local *c, const struct lo
 {
 	char pair[3] = { letter(m, 0), letter(m, 1), 0 };
 	const char *due = cell_due_of(c), *owner;
-	/* Before a link there is nobody to tell, and once the commit is decided nothing that might be said. */
+	/* Before there is a link no end can be told; after the decision neither may send ABORT. */
 	bool told = c->phase >= FERRY_PHASE_RESERVATION && strchr("rf", pair[0]), whole = among(pair, "mm");
 
 	for (unsigned i = 0; i < 2; i++)
@@ -375,7 +377,7 @@ static void judge_outcome(char what[600], const struct local *c, const struct lo
 			snprintf(what, 600, "%s", owner);
 			return;
 		}
-	/* Where nothing can be taken back, a link that comes back is the way to say it again. */
+	/* After the decision a reconnect is allowed, because the message has to be sent again. */
 	if (whole && !late(c) && (m->end[0].res.stats.reconnects || m->end[1].res.stats.reconnects))
 		snprintf(what, 600, "the failure was taken for a lost link");
 	else if (is_op(c->kind) && whole && !among(pair, due))
@@ -393,7 +395,7 @@ void local_judge(char why[1400], const struct local *c, const struct local_seen 
 
 	why[0] = 0;
 	*reached = atomic_load(&m->inject.struck);
-	/* In earnest it is brought about in any case; it was met when something came of it. */
+	/* A real failure is always caused; it was met only if the migration failed. */
 	if (in_earnest(c->kind) && letter(m, 0) == 'm' && letter(m, 1) == 'm')
 		*reached = false;
 	if (died)

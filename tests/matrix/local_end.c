@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Both ends of a cell whose failure is a local one, each a thread of this process. */
+/* Both ends of a cell with a local failure, each in a thread of this process. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -16,12 +16,12 @@
 #include "left.h"
 #include "local.h"
 
-#define BANDWIDTH 64000000u /* so that a round takes its time and there are two of them, and post-copy lasts */
+#define BANDWIDTH 64000000u /* so slow that there are two rounds and post-copy lasts a while */
 #define CHANNELS 2u
-#define SPARED 700u /* a page that the source's guest never writes of its own accord */
-#define SPARED_HOLE (FAKE_HOLE0 + FAKE_HOLES / 2) /* the same, not there to begin with */
+#define SPARED 700u /* a page that the source's guest never writes by itself */
+#define SPARED_HOLE (FAKE_HOLE0 + FAKE_HOLES / 2) /* the same, not allocated at first */
 #define TMPFS_SIZE "16m"
-#define DAWDLE_US 700000u /* longer than a heartbeat takes to come */
+#define DAWDLE_US 700000u /* longer than the interval of PINGs */
 #define DAWDLE_IN_ALL_US 4000000u
 
 struct pair {
@@ -32,7 +32,7 @@ struct pair {
 	struct ferry_result *res[2];
 	char uri[200];
 	int tmpfs; /* FILE_FULL */
-	uint64_t paused_us, runs_us; /* source: pause; owner: the last resume */
+	uint64_t paused_us, runs_us; /* time of the pause at the source; of the last resume */
 	_Atomic uint64_t dawdled_us;
 };
 
@@ -47,7 +47,7 @@ static uint64_t now(void)
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
 }
 
-/* ---- failures in earnest ---- */
+/* ---- real failures ---- */
 
 /* A small tmpfs that is mounted nowhere, or -errno. */
 static int make_tmpfs(void)
@@ -97,7 +97,7 @@ static int reserve(void *v, struct ferry_region *regions, size_t n, struct ferry
 	return err;
 }
 
-/* All that is free, while pages still arrive. */
+/* Takes all free space, while pages are still arriving. */
 static void fill_tmpfs(struct pair *p)
 {
 	int fd = openat(p->tmpfs, "filler", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
@@ -116,14 +116,14 @@ static void fill_tmpfs(struct pair *p)
 	inject_struck();
 }
 
-/* A guest that is stopped in a fault has it answered by the kernel in the end; a real one would be out of it. */
+/* Frees the space: the guest thread may be blocked in a fault, which the kernel must be able to resolve. */
 static void empty_tmpfs(struct pair *p)
 {
 	if (unlinkat(p->tmpfs, "filler", 0) && errno != ENOENT)
 		world_trouble(&p->w, "the tmpfs cannot be emptied: %s", strerror(errno));
 }
 
-/* The guest writes a page for which the target's file has no space yet. */
+/* The guest writes a page that the target's file has not allocated. */
 static void write_hole(struct fakevm *vm)
 {
 	uint8_t *page = fake_page(vm, 0, SPARED_HOLE);
@@ -159,8 +159,9 @@ static void enter_phase(struct pair *p)
 }
 
 /*
- * Whether a worker or a heartbeat comes by its place while its end is in the phase is a race. Where it was lost, the ends take
- * their time: in each op and on entering each phase they wait for the failure as long as it is ordered.
+ * Whether a worker or the heartbeat reaches its site while its end is in the phase is a race. If an earlier
+ * run has lost it (tries), the ends wait for the failure in each op and on entering each phase, as long as it
+ * is armed.
  */
 static void dawdle(struct pair *p)
 {
@@ -176,8 +177,9 @@ static void dawdle(struct pair *p)
 }
 
 /*
- * A tmpfs is full, and a page gone, before the first page of post-copy is asked for: else the one that needs space, or that page,
- * might have crossed already. Until then nobody asks for one, and the source reads none.
+ * The phase in which the failure is caused. A full tmpfs and a lost page must be there before post-copy's
+ * first get, because the page that needs space, or is lost, might otherwise have crossed already. Before it
+ * no get or read meets them.
  */
 static enum ferry_phase begins(const struct local *c)
 {
@@ -223,9 +225,9 @@ static void on_op(struct fakevm *vm, enum fake_op op)
 		empty_tmpfs(p);
 	if (op != FAKE_DIRTY_FETCH)
 		return;
-	if (p->c->kind == PAGE_GONE) /* it is in each round, and in the residue */
+	if (p->c->kind == PAGE_GONE) /* dirty in each round, and in the residue */
 		vm->dirty[0][SPARED / 64] |= UINT64_C(1) << SPARED % 64;
-	if (vm->calls[op] == FAKE_REGIONS + 1 && p->c->kind != THROTTLE_FAILS) /* the second round is over */
+	if (vm->calls[op] == FAKE_REGIONS + 1 && p->c->kind != THROTTLE_FAILS) /* after the second round */
 		ferry_switchover(vm->session);
 }
 
@@ -251,7 +253,7 @@ static int throttle(void *v, unsigned percent)
 
 /* ---- the sessions ---- */
 
-/* Behind the decision a link that is lost is waited for, and there is nothing that could be said. */
+/* After the decision the ends wait for a lost link, and no ABORT can be sent. */
 static bool late(const struct local *c)
 {
 	return c->phase == FERRY_PHASE_COMMITMENT || c->phase == FERRY_PHASE_ACTIVATION ||
@@ -341,7 +343,7 @@ static void run(struct pair *p, bool source)
 
 	inject_thread(source);
 	vm->thread = pthread_self();
-	/* What ferry_run() does before its first phase is that phase's. */
+	/* Calls that ferry_run() makes before its first phase count for pre-migration. */
 	atomic_store(&p->m->inject.phase[!source], FERRY_PHASE_PRE_MIGRATION);
 	if (!p->c->dry && p->c->phase == FERRY_PHASE_PRE_MIGRATION && p->c->at_source == source)
 		enter_phase(p);
@@ -381,7 +383,7 @@ static void make_vms(struct pair *p)
 	}
 }
 
-/* ---- the end ---- */
+/* ---- checks at the end ---- */
 
 static void due(struct pair *p, unsigned i, enum fake_op op, unsigned least, unsigned most)
 {
@@ -400,7 +402,7 @@ static void check_source(struct pair *p)
 	due(p, 0, FAKE_RETIRE, o == FERRY_OUTCOME_MIGRATED, o == FERRY_OUTCOME_MIGRATED);
 	due(p, 0, FAKE_RESUME, o == FERRY_OUTCOME_FELL_BACK, o == FERRY_OUTCOME_FELL_BACK);
 	due(p, 0, FAKE_PAUSE, o != FERRY_OUTCOME_REFUSED, o != FERRY_OUTCOME_REFUSED);
-	/* One that failed to start may be left alone. */
+	/* If dirty_start failed, dirty_stop need not be called. */
 	due(p, 0, FAKE_DIRTY_STOP, vm->calls[FAKE_DIRTY_START] && o != FERRY_OUTCOME_REFUSED, vm->calls[FAKE_DIRTY_START]);
 	if (o != FERRY_OUTCOME_FELL_BACK && o != FERRY_OUTCOME_REFUSED)
 		return;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * Runs the cells of local failures. This process has no thread, so it may fork at any time.
+ * Runs the cells of local failures. This process has no threads, so it may fork at any time.
  *
- * Which places a dry run meets is in part a matter of timing: so there are DRY_RUNS of each, and a cell whose place is not
- * met is run again, with ends that take their time (dawdle(), local_end.c), up to TRIES times. What is not met then either
- * was not tried: it has failed, but where the table says that the kind comes about there in some runs only; those are named.
+ * Which sites a dry run meets is partly a matter of timing. So each dry run is made DRY_RUNS times, and a
+ * cell that does not meet its site is repeated up to TRIES times, with ends that wait (dawdle(),
+ * local_end.c). A cell that never meets its site fails, unless the table says "sometimes" for its kind; those
+ * cells are named.
  */
 #include <poll.h>
 #include <stdlib.h>
@@ -18,7 +19,7 @@
 #include "local.h"
 
 #define SLOTS_MAX 64u
-#define SLOTS 12u /* they work most of their time */
+#define SLOTS 12u /* these cells work most of the time */
 #define TRIES 6u
 #define DRY_RUNS 4u
 #define TICK_MS 4
@@ -102,7 +103,7 @@ static void add_new(struct runs *x, const struct local *c)
 	add(x, c);
 }
 
-/* A place that a dry run has met: a cell, unless there is one. */
+/* Adds a cell for a site that a dry run has met, unless there is one. */
 static void add_met(struct runs *x, const struct local *dry, const struct met *met)
 {
 	struct local c = *dry;
@@ -116,7 +117,7 @@ static void add_met(struct runs *x, const struct local *dry, const struct met *m
 		return;
 	for (unsigned i = 0; local_op_row(&c, i, &c.skip); i++)
 		add_new(x, &c);
-	if (!c.skip) /* no op, or one without a row, which is a failure */
+	if (!c.skip) /* no op, or an op without a row, which then fails */
 		add_new(x, &c);
 }
 
@@ -128,7 +129,7 @@ static bool has_cell(const struct runs *x, const struct local *c)
 	return false;
 }
 
-/* Those that no dry run can meet, and what should have been met and was not. */
+/* Adds the cells that no dry run can meet, and reports rows that no dry run has met. */
 static void lay_out_rest(struct runs *x, struct local c)
 {
 	char text[300];
@@ -207,7 +208,7 @@ static void count(struct tally *t, const struct slot *s, bool failed)
 		t->still_us = s->m->still_us;
 }
 
-/* Its row says "sometimes": a worker was there in a dry run, before or after its end's phase had changed in all others. */
+/* Its row says "sometimes", and no run has reached the site during the phase: allowed, but named. */
 static void not_met(struct runs *x, const struct local *c)
 {
 	char text[300];
@@ -296,7 +297,7 @@ static void report(const struct runs *x)
 		printf("[SKIP] local failures: %u cells: %s\n", x->cannot, x->why_cannot);
 }
 
-/* Those cells before upto, and what they add where that is all. */
+/* Runs the cells before index upto; cells that these add are run, too, if upto allows. */
 static void run_all(struct runs *x, size_t upto)
 {
 	while (x->busy || (x->next < x->ncells && x->next < upto)) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Runs the matrix. A slot is a cell under way: two processes, a pipe, a piece of shared memory. This process has no
- * thread, so it may fork at any time.
+ * Runs the kill matrix. A slot is a running cell: two or three processes, a pipe, a piece of shared memory.
+ * This process has no threads, so it may fork at any time.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,15 +20,15 @@
 
 #define JOBS_MAX 128u
 #define JOBS 128u
-#define YOUNG_MAX 20u /* cells that have not come to their fault yet: those work, the others mostly wait */
+#define YOUNG_MAX 20u /* cells before their fault: they work; the others mostly wait */
 #define TICK_MS 4
 #define CHILD_FD 3
 
 enum who { SOURCE, TARGET, INTRUDER, WHO };
 
 struct child {
-	pid_t pid; /* 0: none, or gone */
-	bool bad;  /* ended otherwise than by exit(0) */
+	pid_t pid; /* 0: none, or ended */
+	bool bad;  /* did not end by exit(0) */
 };
 
 struct slot {
@@ -51,7 +51,7 @@ struct matrix {
 	unsigned jobs;
 	bool verbose;
 	struct slot slot[JOBS_MAX];
-	struct tally tally[WIRE_TYPES][2][2]; /* by message, by sender: source, target; and with an arbiter */
+	struct tally tally[WIRE_TYPES][2][2]; /* by message, sender (source, target), with an arbiter */
 	unsigned cells, failed, absent;
 };
 
@@ -122,7 +122,7 @@ static void go_on(struct slot *s)
 	s->stopped = false;
 }
 
-/* The victim stands still at its message. */
+/* The victim has stopped itself at its message. */
 static void on_stop(struct slot *s, enum who who)
 {
 	s->stopped = who == victim(s);
@@ -165,7 +165,7 @@ static void look_at_children(struct matrix *x)
 	}
 }
 
-/* ---- what they say ---- */
+/* ---- records of the children ---- */
 
 static void on_record(struct slot *s, const struct record *r)
 {
@@ -176,7 +176,7 @@ static void on_record(struct slot *s, const struct record *r)
 		spawn(s, SOURCE);
 	if (r->what == RECORD_INTRUDER_IN)
 		go_on(s);
-	/* Whoever it waited for has ended: longer than every timeout. */
+	/* The other end has ended, so every timeout has passed. */
 	if (r->what == RECORD_ENDED && s->stopped && r->at_source != (victim(s) == SOURCE))
 		go_on(s);
 }
@@ -232,7 +232,7 @@ static bool over(const struct slot *s)
 	return !s->child[SOURCE].pid && !s->child[TARGET].pid && !s->child[INTRUDER].pid;
 }
 
-/* It has had its time: whoever is left is ended. */
+/* The time of the cell is over: kill its remaining processes. */
 static void end_hung(struct slot *s)
 {
 	if (s->hung || now() - s->begun_us < CELL_LIMIT_US)
@@ -252,7 +252,7 @@ static void tend(struct matrix *x, struct slot *s)
 	if (!over(s))
 		return;
 	drain(s);
-	if (!over(s)) /* the last words of the target were that it listens */
+	if (!over(s)) /* the last record of the target was that it listens, and started a source */
 		return;
 	account(x, s);
 	close(s->fd[0]);
@@ -288,11 +288,11 @@ static void run(struct matrix *x)
 	}
 }
 
-/* ---- what there is to run ---- */
+/* ---- the cells to run ---- */
 
 struct choice {
 	const char *message, *way, *fault, *when;
-	bool arbiter; /* only those with one */
+	bool arbiter; /* only cells with an arbiter */
 };
 
 static bool chosen(const struct choice *ch, const struct cell *c)
@@ -310,19 +310,19 @@ static void add(struct matrix *x, const struct choice *ch, struct cell c)
 		if (chosen(ch, &c))
 			x->cell[x->ncells++] = c;
 	}
-	/* Who claims to come back: one kind of memory will do. */
+	/* The false claim to come back: one kind of memory is enough. */
 	c.claims = c.fault == DUPLICATE;
 	if (c.claims && chosen(ch, &c))
 		x->cell[x->ncells++] = c;
-	/* Doubt and its end have to do with no kind of memory. */
+	/* Doubt does not depend on the kind of memory. */
 	c.arbiter = in_doubt(c.point, c.fault);
 	if (c.arbiter && chosen(ch, &c))
 		x->cell[x->ncells++] = c;
 }
 
 /*
- * A target that was started anew, or a forger, at each point where the target dies and where the link is lost, private memory
- * and memfds by turns: who answers has to do with neither.
+ * A restarted target, or a forger, at each point where the target dies or the link is lost. Private memory
+ * and memfds take turns, because the answers do not depend on the memory.
  */
 static void add_strangers(struct matrix *x, const struct choice *ch, const struct point *p, enum way way)
 {
@@ -339,7 +339,7 @@ static void add_strangers(struct matrix *x, const struct choice *ch, const struc
 	}
 }
 
-/* Fault by fault: those that wait long come first, so that the end is not spent waiting for one. */
+/* By fault: cells that wait long come first, so that the run does not end with waiting. */
 static void lay_out(struct matrix *x, const struct choice *ch)
 {
 	static const enum fault order[FAULTS] = { LOST,	  STOP_BEFORE, STOP_AFTER, LOST_BACK,	BEFORE,	    MIDDLE,   AFTER,
@@ -381,7 +381,7 @@ static int report(const struct matrix *x, uint64_t us)
 	return x->failed != 0;
 }
 
-/* The document's table is the one that the cells are judged by. */
+/* The document's table must equal the table by which cells are judged. */
 static int check_table(const char *path, const char *begin, const char *end, void (*table)(FILE *out))
 {
 	char *due = NULL, *is = NULL, *from, *to;
@@ -423,10 +423,7 @@ static int tables(void)
 	return 0;
 }
 
-/*
- * The C library keeps the stacks of threads that have ended, as many as its address space allows: then mappings could
- * not be counted.
- */
+/* Turns off the C library's cache of stacks of ended threads: mappings could not be counted with it. */
 static void no_stack_cache(char **argv)
 {
 	static const char want[] = "glibc.pthread.stack_cache_size=0:glibc.malloc.arena_max=1";

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* What is seen of a cell from outside, and what it is judged by. */
+/* What the observer sees of a cell from outside, and its verdict. */
 #include <stdarg.h>
 #include <string.h>
 
@@ -81,7 +81,7 @@ static bool among(const char *pair, const char *expect)
 	return false;
 }
 
-/* Who may run by what an end says; both ends must mean the same, as far as they can know. */
+/* The owner that an outcome implies. Both ends must name the same owner, as far as they can know. */
 static enum ferry_owner owner_of(char outcome)
 {
 	switch (outcome) {
@@ -123,8 +123,9 @@ bool last_words(enum wire_type t)
 }
 
 /*
- * A link that was cut, and a migration that went on: it went on over another one. But the first link, which is made as often
- * as need be and counted once, and where nothing was waited for any more.
+ * If the link was cut and the migration succeeded, there must have been a reconnect. Exceptions: attempts at
+ * the first link, which do not count as reconnects, and the last messages, after which no end waits for a
+ * link.
  */
 static bool came_back(const struct cell *c, const struct common *m, const char *pair)
 {
@@ -138,13 +139,13 @@ static bool came_back(const struct cell *c, const struct common *m, const char *
 
 #define LINK_CONNECTIONS 3u /* control, data, urgent */
 
-/* The source has come back to the stranger, and come again after his answer, or his first two lies. */
+/* Whether the source connected to the stranger and again after its answer (forger: after two lies). */
 static bool met(const struct cell *c, const struct common *m)
 {
 	return c->stranger == FORGER ? m->asked > 2 : m->diverted > LINK_CONNECTIONS;
 }
 
-/* Whether what the cell is about took place at all: a cell in which nothing befell anybody has proved nothing. */
+/* Whether the fault of the cell has happened at all; otherwise the cell would prove nothing. */
 static void judge_precondition(char *why, size_t cap, const struct cell *c, const struct common *m, const char *pair)
 {
 	const struct point *p = c->point;

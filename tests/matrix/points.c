@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: MIT
 /*
- * What each fault at each message comes to. docs/failure-model.md shows this table (points_table()), and a test
- * compares the two; the reasons are in docs/protocol.md.
+ * The expected outcome of each fault at each message. docs/failure-model.md has this table (points_table())
+ * and the reasons; a test compares the two.
  *
- * Up to the pause the three ways to finish are one way: those rows are run for the two with post-copy. Where a fault
- * leaves open whether the last words were heard (a connection that ends at one channel may be noticed before the
- * message on another is read), both endings are allowed; never is there a second owner.
+ * Up to the pause the three ways to finish are the same; those rows are run for the two with post-copy. Where
+ * a fault leaves open whether the last message was received (an end may notice the loss of one channel before
+ * it reads a message on another), both outcomes are allowed. There is never a second owner.
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "matrix.h"
 
-/* In reservation a lost link ends the migration. Who does not know that its message was lost may be a phase on. */
+/* In reservation a lost link ends the migration. A sender that has not noticed it may be a phase further. */
 #define BY_SOURCE_EARLY(after_, killed, stopped)                                                          \
 	.e = { "rr", "rr", after_, "rr", "rr", after_, "xr", killed, "rr", stopped, "rx" }
 /* In pre-copy the link may come back. */
 #define BY_SOURCE_IN_PRECOPY .e = { "mm", "mm", "mm", "rd", "rd", "rd", "xd", "xd", "rd", "rd", "rx" }
 #define BY_TARGET_IN_PRECOPY .e = { "mm", "mm", "mm", "rd", "rd", "rd", "rx", "rx", "rd", "rd", "xd" }
-/* A downtime waits for no link. */
+/* In the downtime no end waits for a lost link. */
 #define BY_SOURCE_IN_DOWNTIME .e = { "fd", "fd", "fd", "fd", "fd", "fd", "xd", "xd", "fd", "fd", "fx" }
-/* Whoever hears it has heard others in pre-copy, nobody knows how many. */
+/* No kill_heard: the target has received an unknown number of RESIDUEs in pre-copy. */
 #define RESIDUE_IN_DOWNTIME .e = { "fd", "fd", "fd", "fd", "fd", "fd", "xd", "xd", "fd", "fd" }
 #define BY_TARGET_IN_DOWNTIME .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd" }
 #define ABSENT(type_, at_source_, arm_, ways_, why)                                                       \
@@ -48,7 +48,7 @@ const struct point points[] = {
 	{ WIRE_PING, true, FERRY_PHASE_PRECOPY, .heard_arm = FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy",
 	  .provoke = WAIT_FOR_PING,
 	  BY_SOURCE_IN_PRECOPY },
-	/* The source waits for it inside an op, where it hears nothing. */
+	/* No kill_heard: the source waits for it inside an op, where it receives nothing. */
 	{ WIRE_PING, false, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", .provoke = WAIT_FOR_PING,
 	  .e = { "mm", "mm", "mm", "rd", "rd", "rd", "rx", "rx", "rd", "rd" } },
 	{ WIRE_ABORT, true, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", .provoke = CANCEL_IN_PRECOPY,
@@ -142,8 +142,8 @@ const char *stranger_name(enum stranger s)
 }
 
 /*
- * A stranger is met by a source that comes back: not before pre-copy, where a lost link ends everything, nor once it has heard
- * how its target ends.
+ * Only a source that comes back meets a stranger: not before pre-copy, where a lost link ends the migration,
+ * and not after it has learned how its target ends.
  */
 bool stranger_fault(enum fault *ret, const struct point *p, enum stranger s, bool kill)
 {
@@ -199,9 +199,9 @@ bool in_doubt(const struct point *p, enum fault f)
 }
 
 /*
- * What an arbiter makes of a pair with doubt in it. A target that lacks pages gives the VM back, unless the source, which
- * then says lost, was first: the target stood still for longer than it is waited for. Where none are missing, the target
- * may be first. A source records before it says ABORT.
+ * The outcome of a pair with doubt if there is an arbiter. A target that lacks pages gives the VM back; but
+ * if it stood still for longer than the source waits, the source asks first, and both ends are lost. If no
+ * page is missing, the target may ask first. A source asks before it sends ABORT.
  */
 static const char *settled(const char *pair, const struct cell *c)
 {
@@ -239,7 +239,7 @@ bool struck_at_source(const struct point *p, enum fault f)
 	return f == KILL_HEARD ? !p->at_source : p->at_source;
 }
 
-/* ---- nothing is forgotten ---- */
+/* ---- is every message covered? ---- */
 
 static bool has_point(enum wire_type t, bool at_source, enum way way, bool sent)
 {
@@ -250,7 +250,7 @@ static bool has_point(enum wire_type t, bool at_source, enum way way, bool sent)
 	return false;
 }
 
-/* What provokes it not every host can bring about: a test of its own has it. */
+/* Not every host can cause this message, so another test covers it. */
 static bool is_elsewhere(enum wire_type t, bool at_source)
 {
 	for (size_t i = 0; i < npoints; i++)
@@ -283,7 +283,7 @@ const char *points_missing(char buf[200])
 	return NULL;
 }
 
-/* ---- for the reader ---- */
+/* ---- the document ---- */
 
 static const char *word(char outcome)
 {
@@ -305,7 +305,7 @@ static const char *word(char outcome)
 	}
 }
 
-/* One cell of the document: each pair that may come out, once. */
+/* One cell of the document: each allowed pair once. */
 static void put_pairs(FILE *out, const char *const *expects, size_t n)
 {
 	char done[64] = "";

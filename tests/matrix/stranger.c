@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 /*
- * Who answers the source that comes back, in the target's place: its address leads here from the reservation on
- * (inject_divert()). Either is a process of its own, is there before the source, and stays until both ends have gone.
+ * The program that answers a reconnecting source in the target's place: from the reservation on, the source's
+ * connects lead here (inject_divert()). It is a process of its own that starts before the source and stays
+ * until both ends have ended.
  *
- *	fresh	an honest target that was started anew on the port and knows nothing of the migration
- *	forger	says on each connection another of its lies, and goes on with it where it is believed
+ *	fresh	an honest target that was restarted on the port and knows nothing of the migration
+ *	forger	answers each connection with the next of its lies, and continues with it if it is believed
  */
 #include <errno.h>
 #include <poll.h>
@@ -37,10 +38,10 @@ static void say(struct forger *f, enum wire_type t, const void *body, size_t len
 	struct wire_hdr h = wire_header(t, len, f->seq++);
 	struct iovec iov[2] = { { &h, sizeof(h) }, { (void *)(uintptr_t)body, len } };
 
-	f->ctl->ops->send(f->ctl, iov, len ? 2 : 1); /* who has hung up hears nothing */
+	f->ctl->ops->send(f->ctl, iov, len ? 2 : 1); /* fails if the source has closed the link */
 }
 
-/* The next message, its body in body; 0: it has hung up, or the cell is over. */
+/* The type of the next message, its body in body. 0: the source has closed the link, or the cell is over. */
 static unsigned hear(struct forger *f, void *body, size_t cap)
 {
 	struct wire_hdr h;
@@ -95,7 +96,7 @@ static void tell(struct forger *f, enum lie lie)
 		say(f, WIRE_ABORT, &abort, sizeof(abort));
 }
 
-/* One connection, until the source leaves it. */
+/* Serves one connection until the source closes it. */
 static void deceive(struct forger *f, enum lie lie)
 {
 	struct wire_times times = { 0 };
@@ -146,14 +147,14 @@ static void forger_main(struct common *m, int fd, const char *uri)
 	}
 }
 
-/* ---- a target that was started anew ---- */
+/* ---- a restarted target ---- */
 
 struct fresh {
 	struct common *m;
 	struct fakevm vm;
 };
 
-/* Whatever its VM does is wrong. */
+/* The VM of this target must not do anything. */
 static void on_world(void *arg, bool at_source, enum world_what what, uint64_t n)
 {
 	struct common *m = arg;
