@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Guarded memory, and counts of descriptors, threads and mappings. */
 #include "fuzz.h"
 #include "tests/lib/left.h"
 
@@ -12,7 +13,7 @@
 #include <unistd.h>
 
 #define GUARD (16 * FUZZ_PAGE)
-#define BEFORE (3 * FUZZ_PAGE) /* of a memfd */
+#define BEFORE (3 * FUZZ_PAGE) /* canary pages of a memfd */
 #define BEHIND (2 * FUZZ_PAGE)
 #define CANARY 0xc3
 
@@ -30,7 +31,7 @@ void fuzz_broken(const char *file, int line, const char *fmt, ...)
 	abort();
 }
 
-/* The linker sends the library's calls here (--wrap). */
+/* The linker redirects the library's calls here (--wrap). */
 void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off);
 void *__real_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off);
 int __wrap_munmap(void *at, size_t len);
@@ -61,7 +62,7 @@ struct fuzz_before fuzz_before(void)
 
 void fuzz_left(const struct fuzz_before *b)
 {
-	static unsigned threads; /* libFuzzer has some of its own from the first execution on */
+	static unsigned threads; /* of libFuzzer itself, counted after the first execution */
 	unsigned now, fds = entries("/proc/self/fd");
 
 	promise(fds == b->fds, "%u descriptors are open, %u were before", fds, b->fds);

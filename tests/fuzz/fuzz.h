@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the fuzzers share: violations, memory with its surroundings watched, what an execution may not leave
- * behind. */
+/*
+ * Shared by all fuzzers: reports of broken promises, guarded memory, and a check of what an execution leaves
+ * behind.
+ */
 #ifndef TESTS_FUZZ_H
 #define TESTS_FUZZ_H
 
@@ -10,7 +12,7 @@
 
 #define FUZZ_PAGE ((size_t)4096)
 
-/* A promise is broken: says so and aborts, which libFuzzer reports with its input. */
+/* Report a broken promise and abort; libFuzzer then saves the input. */
 #define broken(...) fuzz_broken(__FILE__, __LINE__, __VA_ARGS__)
 #define promise(cond, ...)                   \
 	do {                                 \
@@ -20,8 +22,7 @@
 void fuzz_broken(const char *file, int line, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4), noreturn));
 
-/* Descriptors, threads, and the mappings that the library has made. fuzz_left() looks for more of them than
- * before. */
+/* Counts before an execution. fuzz_left() checks that there is no more of them, or of threads, after it. */
 struct fuzz_before {
 	unsigned fds;
 	long mappings;
@@ -30,8 +31,8 @@ struct fuzz_before fuzz_before(void);
 void fuzz_left(const struct fuzz_before *b);
 
 /*
- * A piece of memory whose neighbours nobody may touch. Private memory lies between pages without access; of a
- * memfd, the pages before and behind are filled and looked at afterwards, and so is its length.
+ * Memory whose surroundings must not be touched. It lies between pages without access. A memfd also has
+ * canary pages before and after it; these and its length are checked afterwards.
  */
 struct fuzz_mem {
 	uint8_t *at; /* NULL: none */
@@ -44,10 +45,10 @@ struct fuzz_mem {
 bool fuzz_mem_new(struct fuzz_mem *m, size_t len, bool shared);
 void fuzz_mem_check(const struct fuzz_mem *m);
 void fuzz_mem_free(struct fuzz_mem *m);
-/* Page n of memory number which: repeatable, different everywhere, never 0. */
+/* The content of page n of memory number which: repeatable, different for each page, never 0. */
 void fuzz_fill(uint8_t *page, uint64_t which, uint64_t n);
 
-/* Bytes taken off an input; zeros when it is used up. */
+/* The rest of an input; after its end it reads as zeros. */
 struct fuzz_in {
 	const uint8_t *at;
 	size_t left;
@@ -61,7 +62,7 @@ static inline uint8_t fuzz_u8(struct fuzz_in *in)
 	return v;
 }
 
-/* libFuzzer's */
+/* libFuzzer's functions */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed);
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max);

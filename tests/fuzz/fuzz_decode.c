@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
- * What looks at a peer's bytes without a session around it: wire_check() (byte 0 even), the parser of device
- * state (1 modulo 4) and that of URIs (3 modulo 4).
+ * Decoders of a peer's bytes without a session: wire_check() (byte 0 even), the parser of device state (1
+ * modulo 4) and the parser of URIs (3 modulo 4).
  *
- * wire: sender, phase, sequence number (a byte each), then the message. What comes through has its lengths
- * within the message, and every error has a sentence.
+ * wire: sender, phase, sequence number (a byte each), then the message. All lengths of an accepted message
+ * must lie within the message, and every error must have a sentence.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -16,9 +16,9 @@
 #include "runtime/link/wire.h"
 #include "transport/uri.h"
 
-#define WIRE_AT 4u /* where the message begins */
+#define WIRE_AT 4u /* offset of the message */
 
-/* Every byte is looked at, so that the sanitizer sees a length that lies. */
+/* Read every byte, so that the sanitizer finds a wrong length. */
 static unsigned sum(const void *p, size_t len)
 {
 	const uint8_t *b = p;
@@ -40,7 +40,7 @@ static void wire(const uint8_t *data, size_t size)
 	enum wire_from from = fuzz_u8(&in) & 1 ? FROM_TARGET : FROM_SOURCE;
 	enum ferry_phase phase = fuzz_u8(&in) % (FERRY_PHASE_FAILED + 1);
 	uint32_t seq = fuzz_u8(&in);
-	uint8_t *msg = malloc(in.left + 1); /* not aligned, and as long as the message */
+	uint8_t *msg = malloc(in.left + 1); /* not aligned, and not longer than the message */
 	struct wire_msg m = { 0 };
 	struct fail f = { 0 };
 	struct wire_hdr h;
@@ -128,7 +128,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	return 0;
 }
 
-/* Mostly behind the header: its fields fit the message again after three mutations of four. */
+/* After three of four mutations the header is made to fit the message, so that mostly the body is wrong. */
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
 {
 	struct wire_hdr h;

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * What etcd answers, or whatever listens there. Byte 0: bit 0, a user logs in first; bit 1, there are two members; bit 2, who
- * asks. Bytes 1 to 4: how the first requests end (modulo 10: 0 to 5 an HTTP status, 6 to 9 an error of the connection). Then
- * a body a line. When there are no more, nobody answers.
+ * The answers of etcd, or of another program at its port. Byte 0: bit 0, a user logs in first; bit 1, there
+ * are two members; bit 2, which end asks. Bytes 1 to 4: how the first requests end (modulo 10: 0 to 5 an HTTP
+ * status, 6 to 9 an error of the connection). Then one body per line. After the last one no request is
+ * answered.
  *
- * An owner comes out of an answer that names it, or of one's own record; everything else is an error with a sentence.
+ * An owner may come only from an answer that names it, or from this end's own record. Everything else must be
+ * an error with a sentence.
  */
 #include <curl/curl.h>
 #include <errno.h>
@@ -27,7 +29,7 @@ static struct {
 	unsigned requests;
 } peer;
 
-/* The linker sends the library's calls here (--wrap): no network. */
+/* The linker redirects the library's calls here (--wrap): there is no network. */
 CURLcode __wrap_curl_easy_setopt(CURL *c, CURLoption o, ...);
 CURLcode __wrap_curl_easy_perform(CURL *c);
 CURLcode __wrap_curl_easy_getinfo(CURL *c, CURLINFO i, ...);
@@ -58,7 +60,7 @@ CURLcode __wrap_curl_easy_getinfo(CURL *c, CURLINFO i, ...)
 	return CURLE_OK;
 }
 
-/* In two pieces, as a network would. */
+/* Deliver the body in two pieces, as a network may. */
 CURLcode __wrap_curl_easy_perform(CURL *c)
 {
 	static const long statuses[] = { 200, 200, 401, 404, 429, 503 };
@@ -126,7 +128,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	promise(is == FERRY_OWNER_SOURCE || is == FERRY_OWNER_TARGET, "owner %d", is);
 	promise(peer.status == 200 && peer.len, "an owner out of nothing");
-	/* Escapes hide a word; where there are none, the owner is in the answer. */
+	/* Without escapes, which can hide a word, the answer must contain the owner. */
 	if (!says("\\u"))
 		promise((is == want && says("succeeded") && says("response_put")) || says(is == FERRY_OWNER_SOURCE ? "c291cmNl" : "dGFyZ2V0"),
 			"the owner is %d, and the answer was %.*s", is, (int)peer.len, (const char *)peer.body);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
- * What two machines tell each other, JSON line by line. Byte 0: bit 0, which end is honest; bit 1, whether it records. What
- * follows is all that the other end ever says.
+ * The reports that two machines exchange, JSON line by line. Byte 0: bit 0, which end is honest; bit 1,
+ * whether it records. The rest is everything that the other end sends.
  *
- * Whatever it is: the honest end comes to a verdict, its table and its JSON are whole, and its recording can be read and
- * drawn, however the other's half lies.
+ * Whatever the other end sends, the honest end must reach a verdict, its table and its JSON must be complete,
+ * and its recording must be readable and drawable.
  */
 #include <jansson.h>
 #include <sys/mman.h>
@@ -29,7 +29,7 @@ static struct options asked(enum vmm_end own)
 	return o;
 }
 
-/* An end that has migrated; its record, where it records, has a sample and an event. */
+/* The report of an end that has migrated; if it records, the record has a sample and an event. */
 static void honest(struct run_report *r, const struct options *o, struct record *rec, enum vmm_end own)
 {
 	struct ferry_event ev = { .type = FERRY_EVENT_PHASE, .phase = FERRY_PHASE_PRECOPY };

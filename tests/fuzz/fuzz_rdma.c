@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * What arrives on the control connection of the rdma transport, and at its listener, without a device: the verbs that they
- * take are defined here, so a link's own service thread runs over completions that the input makes, and the listener over
- * connect requests. An input:
+ * Frames on the control connection of the rdma transport, and connect requests at its listener, without a
+ * device. The verbs that both call are defined here: a link's own service thread takes completions that come
+ * from the input, and the listener takes connect requests from it. An input:
  *
  *	byte 0	bit 0, the runtime takes the messages that arrive; bit 1, memory is exposed in chunks, which the peer may have
  *		prepared; bit 2, a PIN of this end's is unanswered; bit 3, the listener is meant
@@ -11,9 +11,10 @@
  *	or	events, each a byte (modulo 4: 3, an earlier request is given up; else a request) and of a request a byte of length
  *		and so much private data
  *
- * However they lie: the link ends with a sentence or goes on, no byte outside the buffers is touched, nothing but exposed
- * memory is registered, what waits here is bounded by the credits; each request is answered and no event kept, a link has
- * its connections; and nothing stays when all is closed.
+ * Whatever the input: the link continues or ends with a sentence; no byte outside the buffers is touched;
+ * only exposed memory is registered; the frames that wait are bounded by the credits. Each request is
+ * answered, no event is kept, an accepted link has all its connections, and nothing remains when everything
+ * is closed.
  */
 #include <endian.h>
 #include <errno.h>
@@ -50,7 +51,7 @@ static struct {
 static struct {
 	struct fuzz_in in;
 	struct rdma_event_channel *listener;
-	struct rdma_cm_id *request[256]; /* not answered; [0] listens */
+	struct rdma_cm_id *request[256]; /* requests without an answer; [0] is the listener */
 	unsigned nrequests, nevents;
 } cm;
 
@@ -87,7 +88,7 @@ static int fake_post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_
 	return 0;
 }
 
-/* One frame of the input into the buffer that was posted first. False: there is none any more. */
+/* Put one frame of the input into the buffer that was posted first. False: no input or no buffer is left. */
 static bool arrive(struct ibv_wc *wc)
 {
 	uint16_t said;
@@ -123,7 +124,7 @@ static int fake_poll_cq(struct ibv_cq *cq, int n, struct ibv_wc *wc)
 		got++;
 	if (!got && !dev.over) {
 		dev.over = true;
-		xr_ring(dev.link->wake_fd); /* the link is looked at, and its user kills it */
+		xr_ring(dev.link->wake_fd); /* wakes the user, who kills the link */
 	}
 	return got;
 }
@@ -286,7 +287,7 @@ static struct rdma_cm_id *id_new(struct rdma_event_channel *ch)
 	return id;
 }
 
-/* Of the listener's channel, as the input says; all others are silent. */
+/* Events of the listener's channel come from the input; the other channels have none. */
 int rdma_get_cm_event(struct rdma_event_channel *ch, struct rdma_cm_event **ret)
 {
 	struct rdma_cm_event *ev;
@@ -443,7 +444,7 @@ static void link_up(struct fail *f, uint8_t flags)
 	l->pins[0].asked = flags & 4;
 }
 
-/* As the runtime does: what is there, while the link is. */
+/* Like the runtime: take all messages while the link exists. */
 static void take_messages(struct xr_link *l)
 {
 	static uint8_t buf[XPORT_MSG_MAX];
@@ -538,7 +539,7 @@ static void mend_requests(uint8_t *data, size_t size)
 		struct rdma_preamble p;
 
 		if (data[at] % 4 == 3) {
-			at--; /* it has no length */
+			at--; /* this event has no length byte */
 			continue;
 		}
 		if (data[at + 1] < sizeof(p))
@@ -551,7 +552,7 @@ static void mend_requests(uint8_t *data, size_t size)
 	}
 }
 
-/* Frames whose magic number, length and rest are right get further. */
+/* Correct magic number, length and rest, so that frames get further. */
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed)
 {
 	size_t at = 1;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 /*
- * A file that is read back. Byte 0: even, a recording, which plot would draw; odd, a trace, which replay would run through
- * the policy. It is refused with a sentence, or what is made of it ends and is no larger than what it is made of.
+ * A file that a program reads back. Byte 0: even, a recording, as plot draws it; odd, a trace, as replay runs
+ * it through the policy. The file must be refused with a sentence, or its result must be finite and not
+ * larger than the file.
  */
 #include <sys/mman.h>
 #include <unistd.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* A whole source session against a hostile target; hostile.h says what an input is. */
+/* A whole source session against a hostile target; hostile.h describes the input. */
 #include "hostile.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT
 /*
- * The framing of the tcp transport. Byte 0 says which end is honest and what it does; the other end's
- * connections say what follows, and then nothing more.
+ * The framing of the tcp transport. Byte 0 says which end is honest and what it does. The other end sends the
+ * rest of the input on its connections, and then nothing more.
  *
  *	control		receives messages
  *	land		serves puts into exposed memory
- *	answer		serves gets of exposed memory, urgent ones beside (byte 1 cuts the input between the two)
+ *	answer		serves gets of exposed memory, urgent ones too (byte 1 cuts the input between the two)
  *	user		gets, and believes the replies; fences
  *	listen		a listener, whose peers send preambles
  *	connect		a connecting end, whose peer answers
  *
- * Nothing outside the exposed memory is written, nothing of it but exposed pages is sent.
+ * Nothing outside the exposed memory may be written, and only exposed pages may be sent.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -27,8 +27,8 @@
 #include "transport/tcp/tcp.h"
 
 #define PAGES 70u
-#define REGION 10u /* its id, and what its pages hold */
-#define STALL_US 2000u /* nothing more comes: what waits for the rest gives up */
+#define REGION 10u /* its id, and the seed of its pages */
+#define STALL_US 2000u /* the timeout: no more bytes come, so waits for them end soon */
 #define BUFFER (1 << 20)
 
 enum mode { CONTROL, LAND, ANSWER, USER, LISTEN, CONNECT, MODES };
@@ -75,7 +75,7 @@ static void bench_down(struct bench *b)
 	fuzz_mem_free(&b->mem);
 }
 
-/* All that the peer ever says on one connection. What does not fit the socket is not said. */
+/* Send everything that the peer sends on one connection, as far as the socket takes it. */
 static void say(struct bench *b, int conn, const uint8_t *data, size_t size)
 {
 	if (size && send(b->far[conn], data, size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
@@ -112,8 +112,7 @@ static void land(struct bench *b, const uint8_t *data, size_t size)
 	judged(b, c->ops->serve(c, NULL, NULL));
 }
 
-/* What the honest end sent back: replies, each page of which is one of the exposed ones, and acknowledged
- * fences. */
+/* The honest end's answers must be replies, of exposed pages only, and acknowledged fences. */
 static void check_replies(int fd)
 {
 	static uint8_t buf[2 * BUFFER];
@@ -143,7 +142,7 @@ static void check_replies(int fd)
 				broken("a reply of %llu bytes", (unsigned long long)h.bytes);
 		}
 		if (h.type == TCP_REPLY && got - at < FUZZ_PAGE)
-			break; /* cut off in its middle */
+			break; /* truncated */
 	}
 }
 
@@ -198,14 +197,14 @@ static struct sockaddr_in loopback(unsigned port)
 				     .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 }
 
-/* Reset, not closed: thousands of connections a second must not wait in TIME_WAIT for their ports. */
+/* Reset instead of close: thousands of connections per second would keep their ports in TIME_WAIT. */
 static void reset(int fd)
 {
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &(struct linger){ .l_onoff = 1 }, sizeof(struct linger));
 	close(fd);
 }
 
-/* The fuzzer's clock is a signal, and a call that it breaks goes on by itself (connect(2), EINTR). */
+/* connect() and a wait: libFuzzer's timer signal may interrupt it, and the connect then continues (EINTR). */
 static int connected(int fd, const struct sockaddr_in *a)
 {
 	struct pollfd p = { .fd = fd, .events = POLLOUT };
@@ -222,7 +221,7 @@ static int connected(int fd, const struct sockaddr_in *a)
 	return getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) ? -errno : -err;
 }
 
-/* Each connection sends its 64 bytes, or what is left, cut in two where byte 0 says so. */
+/* Each connection sends the next 64 bytes, or the rest, in two pieces; byte 0 is the length of the first. */
 static void listening(const uint8_t *data, size_t size)
 {
 	struct xport_listener *l;
@@ -262,7 +261,7 @@ static void listening(const uint8_t *data, size_t size)
 		reset(fd[--n]);
 }
 
-/* The kernel completes the connections; their answers lie there before they are asked for. */
+/* The kernel completes the connections; the answers are sent before they are asked for. */
 struct answers {
 	int fd;
 	const uint8_t *data;
@@ -314,7 +313,7 @@ static void connecting(const uint8_t *data, size_t size)
 			err);
 	else
 		link->ops->close(link);
-	shutdown(a.fd, SHUT_RDWR); /* an accept that nobody will come for */
+	shutdown(a.fd, SHUT_RDWR); /* ends an accept() for which no connection comes */
 	pthread_join(t, NULL);
 	close(a.fd);
 }
@@ -346,7 +345,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	return 0;
 }
 
-/* Frames whose magic number, reserved fields and length are right get further. */
+/* Correct magic number, reserved fields and length, so that frames get further. */
 static void mend_frames(uint8_t *at, size_t size, unsigned seed)
 {
 	while (size >= sizeof(struct tcp_frame)) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* A hostile peer: the set-up, the steps, and the messages that it sends and receives. */
 #include "hostile.h"
 
 #include <errno.h>
@@ -108,7 +109,7 @@ bool hostile_hear_until(struct hostile *h, uint32_t mask)
 		if (mask & (1u << t))
 			return true;
 		if (h->over)
-			break; /* nothing else will come */
+			break; /* no other message will come */
 	}
 	return false;
 }
@@ -142,8 +143,8 @@ static void patch(const struct patch *p, uint8_t *to, size_t len)
 }
 
 /*
- * How long a target waits for a lost link is the source's to say, up to a day (docs/protocol.md): what may be said is
- * said shorter here, so that an execution ends.
+ * The source's HELLO says how long the target waits for a lost link. Durations that the protocol allows are
+ * shortened, so that an execution ends.
  */
 static void impatient(uint8_t *body, size_t len)
 {
@@ -189,13 +190,13 @@ void hostile_say(struct hostile *h, enum wire_type t, const void *body, size_t l
 	if (h->ctl) {
 		if (hostile_tap)
 			hostile_tap(msg, iov.iov_len, h->is_source, phase_of(h));
-		note_said(h, msg, iov.iov_len); /* before it can be heard */
+		note_said(h, msg, iov.iov_len); /* before the session can receive it */
 		h->ctl->ops->send(h->ctl, &iov, 1);
 	}
 	free(msg);
 }
 
-/* Three regions, of which the peer has two, all longer than there and all the same memory. */
+/* Three regions (the session has two), all longer than there, and all the same memory. */
 void hostile_expose(struct hostile *h, enum xport_access access, unsigned shift)
 {
 	struct xport_region r[3] = { { .id = VM_ID0 }, { .id = VM_ID1 }, { .id = 99 } };
@@ -263,7 +264,7 @@ static void get_now(void *arg)
 	}
 }
 
-/* From a source whose guest stands still what comes is its memory; from one that runs it may be torn. */
+/* Pages of a paused source must be its memory; pages of a running one may be torn. */
 static void get(struct hostile *h, struct xport_chan *c, const struct play_step *s)
 {
 	struct taken t = { .h = h, .c = c, .run = run_of(s) };
@@ -313,7 +314,7 @@ static void say_step(struct hostile *h, const struct hostile_role *role, enum wi
 	free(body);
 }
 
-/* Whoever hears that it is over hangs up. */
+/* After REFUSED or ABORT close the link instead. */
 static void turn(struct hostile *h, const struct hostile_role *role)
 {
 	if (!h->over)

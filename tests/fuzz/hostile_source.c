@@ -70,7 +70,7 @@ static uint64_t named(const struct hostile *h)
 	return n;
 }
 
-/* Of region 0 every third page. */
+/* Names every third page of region 0. */
 static size_t residue_message(struct hostile *h, uint8_t *body)
 {
 	struct wire_residue m = { .region = 0, .npages = VM_PAGES0 };
@@ -233,7 +233,7 @@ static void connect_to(struct hostile *h, unsigned more, bool other)
 
 static const struct hostile_role role = { turn, body_of, connect_to };
 
-/* Nothing is let out, and nothing runs freely, without a COMMIT or the arbiter's word. */
+/* Without a COMMIT or the arbiter's word the target must not release output or run without holding it. */
 static void judge(struct hostile *h)
 {
 	const struct ferry_result *r = &h->res;

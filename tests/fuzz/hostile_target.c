@@ -90,7 +90,7 @@ static void *body(struct hostile *h)
 	return h->msg + sizeof(struct wire_hdr);
 }
 
-/* What the source names to be pulled. */
+/* Notes the pages that the source names in RESIDUE. */
 static void note_residue(struct hostile *h)
 {
 	struct wire_residue r;
@@ -105,7 +105,7 @@ static void note_residue(struct hostile *h)
 		h->named[r.region][r.first / 64 + i] |= words[i];
 }
 
-/* All that was named, page by page; the source frozen. */
+/* Gets all named pages one by one; the source is frozen. */
 static void pull(struct hostile *h)
 {
 	struct xport_chan *c = h->link->ops->chan(h->link, XPORT_DATA, 0);
@@ -179,7 +179,7 @@ static void turn(struct hostile *h)
 	}
 }
 
-/* The next connection of the source, if it makes one. */
+/* Accepts the next connection of the source, if it makes one. */
 static void accept_source(struct hostile *h, unsigned more, bool other)
 {
 	struct pollfd p = { .fd = h->listener->ops->fd(h->listener), .events = POLLIN };
@@ -199,7 +199,7 @@ static void accept_source(struct hostile *h, unsigned more, bool other)
 
 static const struct hostile_role role = { turn, body_of, accept_source };
 
-/* A source that has not decided runs on; one that has never runs again. */
+/* A source that has not decided must run its VM; one that has decided must never run it again. */
 static void judge(struct hostile *h)
 {
 	const struct ferry_result *r = &h->res;

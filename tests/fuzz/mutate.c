@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Mutations of a play's steps, not of its bytes. */
+/* Mutations of a play's steps instead of its bytes. */
 #include "hostile.h"
 
 static void random_step(struct play_step *s, unsigned seed)
@@ -52,18 +52,18 @@ size_t hostile_mutate(uint8_t *data, size_t size, size_t max, unsigned seed)
 	case 0:
 	case 1:
 	case 2:
-	case 3: /* one more */
+	case 3: /* insert a step */
 		if (n >= room || n >= PLAY_STEPS_MAX)
 			break;
 		memmove(at + one, at, (n - i) * one);
 		random_step((struct play_step *)(void *)at, seed * 2654435761u);
 		return head + (n + 1) * one;
-	case 4: /* one less */
+	case 4: /* remove a step */
 		if (!n)
 			break;
 		memmove(at, at + one, (n - i - 1) * one);
 		return head + (n - 1) * one;
-	case 5: /* twice */
+	case 5: /* repeat a step */
 		if (!n || n >= room || n >= PLAY_STEPS_MAX)
 			break;
 		memmove(at + one, at, (n - i) * one);
@@ -71,7 +71,7 @@ size_t hostile_mutate(uint8_t *data, size_t size, size_t max, unsigned seed)
 	case 6:
 		LLVMFuzzerMutate(data, head, head);
 		return head + n * one;
-	case 7: /* a phase on or back */
+	case 7: /* one correct turn more or less */
 		data[1] += seed & 16 ? 1 : -1;
 		return head + n * one;
 	default:

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Replaces, removes and repeats values of JSON lines. */
 #include "mutate_json.h"
 
 #include <jansson.h>
@@ -7,7 +8,7 @@
 
 #include "fuzz.h"
 
-/* What readers stumble over: nothing, limits of types, times of ages, other kinds of values. */
+/* Values that break readers: empty ones, limits of types, huge times, values of another type. */
 static json_t *another(unsigned seed)
 {
 	static const json_int_t numbers[] = { 0, -1, 1, 2, 77, 4095, 65536, INT32_MAX, UINT32_MAX, INT64_C(1) << 53,
@@ -39,7 +40,7 @@ static size_t values(const json_t *v)
 	return json_is_array(v) ? json_array_size(v) : json_object_size(v);
 }
 
-/* Somewhere below v. */
+/* A random place below v. */
 static void mutate_within(json_t *v, unsigned seed)
 {
 	size_t n = values(v), i = n ? seed / 64 % n : 0;
@@ -60,7 +61,7 @@ static void mutate_within(json_t *v, unsigned seed)
 		return;
 	}
 	if (seed % 7 == 0 && json_is_array(v))
-		json_array_insert(v, i, child); /* twice */
+		json_array_insert(v, i, child); /* repeat the element */
 	else if (seed % 7 == 1 && json_is_array(v))
 		json_array_remove(v, i);
 	else if (seed % 7 == 1)

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 /*
- * seeds DIR: writes what the fuzzers begin with to DIR/decode, DIR/tcp and so on, a folder each.
- * tests/fuzz/run --seeds keeps of it, in tests/fuzz/corpus, what adds coverage.
+ * seeds DIR: writes the first inputs of the fuzzers to DIR/decode, DIR/tcp and so on, one folder per fuzzer.
+ * tests/fuzz/run --seeds keeps those that add coverage in tests/fuzz/corpus.
  *
- * The messages are those of real sessions, heard while decent peers play against them; the plays are decent
- * ones up to each phase, and one message out of place behind each.
+ * The messages are those of real sessions, taken while correct peers play against them. The plays are correct
+ * up to each phase, and then have one message out of place.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -101,7 +101,7 @@ static void tcp_frames(void)
 		for (cut = 0; cut < 240; cut += 60)
 			seed("tcp", (uint8_t[]){ 2, cut }, 2, gets + i, sizeof(gets[0]) * (4 - i));
 	}
-	/* As user() asks: seven pages in three runs, twice. */
+	/* Replies to the requests of user(): twice seven pages in three runs. */
 	memset(big, 0, sizeof(big));
 	big[0] = 3;
 	for (uint32_t t = 0; t < 2; t++) {
@@ -113,7 +113,7 @@ static void tcp_frames(void)
 		len += sizeof(reply) + reply.bytes;
 		seed("tcp", big, len, &ack, sizeof(ack));
 	}
-	/* A get of three runs: one behind the frame. */
+	/* A get of three runs, of which one follows the frame. */
 	gets[0] = frame(TCP_GET, 3, 2, 1);
 	gets[0].nruns = 3;
 	gets[0].bytes = 3 * FUZZ_PAGE;

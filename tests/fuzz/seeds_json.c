@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Seeds of JSON: what the programs themselves write, and what etcd answers. */
+/* Seeds of JSON: the programs' own output, and answers of etcd. */
 #include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,7 +43,7 @@ static void fill(struct run_report *r, struct options *o, struct record *rec, en
 		record_event(rec, end, &ev, "a phase", 5000000 + (uint64_t)ev.phase * 1000000);
 }
 
-/* The report, alone and with a recording, after what comes before it. */
+/* The report, alone and with a recording, after the lines that precede it. */
 static void conversations(struct run_report *r, struct record *rec, enum vmm_end end)
 {
 	uint8_t head[2] = { !end };
@@ -96,7 +96,7 @@ static void traces(void)
 
 		if (in)
 			fclose(in);
-		for (size_t k = 0; k < len; k++) /* one line: the mutator takes it as JSON */
+		for (size_t k = 0; k < len; k++) /* make it one line, as the mutator needs it */
 			text[k] = text[k] == '\n' ? ' ' : text[k];
 		seed("recording", "\001", 1, text, len);
 	}

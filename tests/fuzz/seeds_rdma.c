@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
-/* Frames of the rdma transport's control connection, as decent ends send them, and connect requests. */
+/* Frames of the rdma transport's control connection, as correct ends send them, and connect requests. */
 #include <stdint.h>
 #include <string.h>
 
 #include "seeds.h"
 #include "transport/rdma/rdma_wire.h"
 
-/* One frame, with its length before it. Returns where the next begins. */
+/* Write one frame after its length; returns the place of the next one. */
 static uint8_t *put(uint8_t *at, enum rdma_frame_type type, uint32_t left, const void *body, size_t len)
 {
 	struct rdma_frame h = { .magic = RDMA_MAGIC_FRAME, .type = (uint16_t)type, .len = (uint32_t)len, .left = left };
@@ -25,7 +25,7 @@ static void keep(uint8_t *from, const uint8_t *to)
 		seed("rdma", from, (size_t)(to - from), NULL, 0);
 }
 
-/* Requests of a link of one channel, whole and not, and each with a field that cannot be. */
+/* Requests of a link of one channel, complete or not, and requests with one invalid field each. */
 static void requests(void)
 {
 	struct rdma_preamble p = { .magic = RDMA_MAGIC_PREAMBLE, .version = RDMA_WIRE_VERSION, .channels = 1, .mtu = 5, .session = { 7 } };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the programs say on stderr during an execution, caught: a sentence is there, and nothing in it commands a terminal. */
+/* Captures stderr of the programs during an execution, which must not have control characters for a terminal. */
 #ifndef TESTS_FUZZ_TOLD_H
 #define TESTS_FUZZ_TOLD_H
 
@@ -31,7 +31,7 @@ static inline void told_begin(struct told *t)
 	promise(stderr != t->before, "no memory for what is said");
 }
 
-/* Whether anything was said. */
+/* Ends the capture and checks it; true if anything was printed. */
 static inline bool told_end(struct told *t)
 {
 	bool any;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* The ops of the small VM. */
 #include "vm.h"
 
 #include <errno.h>
@@ -153,7 +154,7 @@ static void stop_cpu(struct vm *vm)
 	pthread_mutex_unlock(&vm->lock);
 }
 
-/* A source may name any regions; this host has so much memory. */
+/* A source may name any regions; the amount of memory here is limited. */
 static int op_reserve(void *v, struct ferry_region *regions, size_t n, struct ferry_stream *needs)
 {
 	struct vm *vm = v;
@@ -189,7 +190,7 @@ static int op_reserve(void *v, struct ferry_region *regions, size_t n, struct fe
 	return 0;
 }
 
-/* What a target that may lie has offered: each section is read to its end. */
+/* Reads every byte of the offer of a target that may be hostile. */
 static int op_offered(void *v, struct ferry_stream *in)
 {
 	struct ferry_section sec;
@@ -205,7 +206,7 @@ static int op_offered(void *v, struct ferry_stream *in)
 	return got;
 }
 
-/* A VMM may touch guest memory here. */
+/* Touches guest memory, as a VMM may do in load. */
 static int op_load(void *v, struct ferry_stream *in)
 {
 	struct vm *vm = v;
@@ -221,7 +222,7 @@ static int op_load(void *v, struct ferry_stream *in)
 	return got;
 }
 
-/* The guest takes fresh memory for what is lost: its threads here are not to die. */
+/* Maps fresh memory in place of the poisoned pages: an access would kill the guest thread. */
 static int op_poison(void *v, uint32_t id, uint64_t page, uint64_t npages)
 {
 	struct vm *vm = v;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A VM for the session fuzzers: small, watched on all sides, and quick to make.
+ * A VM for the session fuzzers: small, guarded on all sides, and quick to make.
  *
- * The source's guest writes only inside dirty_fetch and pause, and its shadow has what memory must hold at
- * any time. The target's guest is a thread that touches every page, so that it faults; what it reads a
- * hostile source has chosen. vm_after() looks at what the ops were called for.
+ * The source's guest writes only inside dirty_fetch and pause, and its shadow always has the correct content
+ * of memory. The target's guest is a thread that touches every page to cause faults; a hostile source has
+ * chosen the data that it reads.
  */
 #ifndef TESTS_FUZZ_VM_H
 #define TESTS_FUZZ_VM_H
@@ -16,9 +16,9 @@
 
 #include "fuzz.h"
 
-#define VM_REGIONS 2u	  /* of the source */
+#define VM_REGIONS 2u	  /* regions of the source */
 #define VM_REGIONS_MAX 8u /* that a target takes */
-#define VM_PAGES0 70u	  /* not a multiple of 64: the last word of a bitmap is not full */
+#define VM_PAGES0 70u	  /* not a multiple of 64, so the last word of a bitmap is not full */
 #define VM_PAGES1 13u
 #define VM_PAGES (VM_PAGES0 + VM_PAGES1)
 #define VM_PAGES_MAX 200u /* that a target takes */
@@ -43,11 +43,11 @@ enum vm_op {
 };
 
 struct vm {
-	/* what the fuzzer sets */
+	/* set by the fuzzer */
 	bool is_source, shared;
 	unsigned writes; /* pages that the source's guest writes in each of its first rounds */
 	enum ferry_owner
-		record; /* the arbiter's: FERRY_OWNER_UNKNOWN: nothing yet, FERRY_OWNER_NONE: it does not answer */
+		record; /* the arbiter's; FERRY_OWNER_UNKNOWN: none yet, FERRY_OWNER_NONE: no answer */
 
 	struct ferry_ops ops;
 	struct ferry_session *session;
@@ -59,7 +59,7 @@ struct vm {
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 	bool runs, held, stop; /* lock */
-	bool ran_free;	       /* resumed at the target with nothing held */
+	bool ran_free;	       /* resumed at the target without holding output */
 	uint8_t *shadow;       /* source; lock */
 	uint64_t dirty[VM_REGIONS][2];
 	unsigned fetches, writer;
@@ -71,12 +71,11 @@ void vm_source(struct vm *vm, bool shared, bool arbiter);
 void vm_target(struct vm *vm, bool hold, bool arbiter);
 /* After ferry_free(). */
 void vm_free(struct vm *vm);
-/* Nothing around its memory was written; the source's memory is what it should be. */
+/* Assert that nothing around its memory was written, and that the source's memory is correct. */
 void vm_check(struct vm *vm);
-/* Page of the source's shadow, regions end to end; NULL: there is none. */
+/* A page of the source's shadow, or NULL if there is no such page. */
 const uint8_t *vm_shadow(const struct vm *vm, uint32_t id, uint64_t page);
-/* True while the source's guest writes nothing: it is paused. Nothing else can start it during the call of
- * look. */
+/* If the source's guest is paused, calls look, during which it cannot resume, and returns true. */
 bool vm_frozen(struct vm *vm, void (*look)(void *arg), void *arg);
 
 #endif
