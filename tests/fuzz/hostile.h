@@ -34,14 +34,14 @@ struct play {
 	uint8_t flags;
 	uint8_t turns;	/* turns of correct behaviour */
 	uint8_t mode;	/* enum ferry_mode, modulo 3; a hostile source: 2 leaves a residue */
-	uint8_t writes; /* low half: of the source's guest; high half: arbiter: 1 source, 2 target, 3 silent */
+	uint8_t writes; /* low half: of the source's guest; high half: arbiter, 1 source, 2 target, 3 mute */
 };
 _Static_assert(sizeof(struct play) == 4, "");
 
 enum play_op {
 	STEP_DECENT,	/* a turn of correct behaviour */
 	STEP_SAY,	/* send a message of this type */
-	STEP_PATCH,	/* in the next message's body (of type, if not 0): 1 << width bytes of v at offset at */
+	STEP_PATCH,	/* in the next message's body (of type, if not 0): 1 << width bytes of v, offset at */
 	STEP_PATCH_HDR, /* in its header */
 	STEP_LENGTH,	/* the next body has n bytes */
 	STEP_HEAR,	/* until a message of type has come, or none for a while */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Captures stderr of the programs during an execution, which must not have control characters for a terminal. */
+/* Captures the programs' stderr during an execution: it must have no control characters for a terminal. */
 #ifndef TESTS_FUZZ_TOLD_H
 #define TESTS_FUZZ_TOLD_H
 
