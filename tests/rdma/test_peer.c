@@ -601,7 +601,7 @@ Test(peer, keys_that_are_stale_or_for_other_memory)
 				ibv_dereg_mr(l->mr[--l->nmr].mr);
 		if (i == 1)
 			k.addr = htole64((uintptr_t)e.b.ram + (1 << 20));
-		offer(&e.b, XPORT_PEER_WRITE, 0, &k, i != 0, i != 0);
+		offer(&e.b, XPORT_PEER_WRITE, 0, &k, 1, 1);
 		await_keys(&e.a, 2);
 		err = put_and_fence(&e.a, PAGES - 1, 1);
 		cr_expect_eq(err, -EPROTO, "%u: %d: %s", i, err, fail_text(&e.a.fail));
