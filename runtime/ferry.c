@@ -89,20 +89,21 @@ static int set_up(struct ferry_session *s, const struct ferry_vm *vm, const stru
 	    (err = open_fds(s)) < 0)
 		return err;
 	s->link.param = (struct xport_param){ .timeout_us = s->cfg.timeout_us,
-					 .poll_us = s->cfg.poll_us,
-					 .bandwidth = s->cfg.bandwidth,
-					 .slower = session_slower,
-					 .slower_arg = s,
-					 .addrs = &s->link.addrs,
-					 .woken = link_woken,
-					 .woken_arg = s,
-					 .wake_fd = s->wake_fd };
+					      .poll_us = s->cfg.poll_us,
+					      .bandwidth = s->cfg.bandwidth,
+					      .slower = session_slower,
+					      .slower_arg = s,
+					      .addrs = &s->link.addrs,
+					      .woken = link_woken,
+					      .woken_arg = s,
+					      .wake_fd = s->wake_fd };
 	if (s->cfg.flags & FERRY_CONFIG_DRILL && (err = drill_new(s)) < 0)
 		return err;
 	return s->is_source ? take_regions(s, &v) : 0;
 }
 
-static int make(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg, bool source)
+static int make(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg,
+		bool source)
 {
 	struct ferry_session *s = calloc(1, sizeof(*s));
 	int err;
@@ -130,12 +131,14 @@ static int make(struct ferry_session **ret, const struct ferry_vm *vm, const str
 	return err;
 }
 
-FERRY_API int ferry_source_new(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg)
+FERRY_API int ferry_source_new(struct ferry_session **ret, const struct ferry_vm *vm,
+			       const struct ferry_config *cfg)
 {
 	return make(ret, vm, cfg, true);
 }
 
-FERRY_API int ferry_target_new(struct ferry_session **ret, const struct ferry_vm *vm, const struct ferry_config *cfg)
+FERRY_API int ferry_target_new(struct ferry_session **ret, const struct ferry_vm *vm,
+			       const struct ferry_config *cfg)
 {
 	return make(ret, vm, cfg, false);
 }
@@ -149,7 +152,9 @@ FERRY_API int ferry_open(struct ferry_session *s, const char *uri)
 	if (s->opened)
 		return -EALREADY;
 	if (!uri || strlen(uri) >= sizeof(s->uri))
-		return fail(&s->fail, -EINVAL, "the URI is %s", uri ? "longer than 511 bytes; shorten it" : "NULL; pass for example tcp:host:port");
+		return fail(&s->fail, -EINVAL, "the URI is %s",
+			    uri ? "longer than 511 bytes; shorten it"
+				: "NULL; pass for example tcp:host:port");
 	err = uri_parse(&u, uri, &f);
 	if (err < 0)
 		return fail(&s->fail, err, "%s", fail_text(&f));
@@ -189,18 +194,20 @@ static enum ferry_reason reason_of(const struct ferry_session *s, int err)
 
 static void fill_result(struct ferry_session *s, struct ferry_result *r)
 {
-	r->reason = r->outcome == FERRY_OUTCOME_MIGRATED ? FERRY_REASON_MIGRATED : reason_of(s, fail_err(&s->fail));
+	r->reason = r->outcome == FERRY_OUTCOME_MIGRATED ? FERRY_REASON_MIGRATED
+							 : reason_of(s, fail_err(&s->fail));
 	if (r->reason == FERRY_REASON_OP)
 		snprintf(r->op, sizeof(r->op), "%s", s->failed_op);
 	r->phase = s->last_phase;
 	r->error = r->outcome == FERRY_OUTCOME_MIGRATED ? 0 : fail_err(&s->fail);
 	memcpy(r->session, s->session, sizeof(r->session));
 	if (r->outcome == FERRY_OUTCOME_MIGRATED)
-		snprintf(r->detail, sizeof(r->detail), "migrated: %" PRIu64 " pages sent, %" PRIu64 " of them after the switchover",
+		snprintf(r->detail, sizeof(r->detail),
+			 "migrated: %" PRIu64 " pages sent, %" PRIu64 " of them after the switchover",
 			 atomic_load(&s->stats.pages), atomic_load(&s->stats.residue));
 	else if (r->outcome == FERRY_OUTCOME_IN_DOUBT && s->arbiter_err)
-		snprintf(r->detail, sizeof(r->detail), "%.400s; the arbiter gave no answer: %s", fail_text(&s->fail),
-			 strerror(-s->arbiter_err));
+		snprintf(r->detail, sizeof(r->detail), "%.400s; the arbiter gave no answer: %s",
+			 fail_text(&s->fail), strerror(-s->arbiter_err));
 	else
 		snprintf(r->detail, sizeof(r->detail), "%s", fail_text(&s->fail));
 	r->claim = r->outcome == FERRY_OUTCOME_IN_DOUBT ? commit_claim(&s->commit, s->left) : r->owner;
@@ -215,7 +222,9 @@ static void run(struct ferry_session *s, struct ferry_result *r)
 	pthread_mutex_lock(&s->view_lock); /* another thread may be in ferry_get_stats() */
 	s->started_us = now_us();
 	pthread_mutex_unlock(&s->view_lock);
-	err = s->opened ? heartbeat_start(s) : fail(&s->fail, -EINVAL, "ferry_run() was called before ferry_open(): open a URI first");
+	err = s->opened ? heartbeat_start(s)
+			: fail(&s->fail, -EINVAL,
+			       "ferry_run() was called before ferry_open(): open a URI first");
 	if (!err)
 		err = phase_walk(s);
 	r->outcome = FERRY_OUTCOME_MIGRATED;
@@ -269,7 +278,9 @@ FERRY_API int ferry_run(struct ferry_session *s, struct ferry_result *res)
 		huge_again(s, &r);
 	r.size = res->size;
 	if (res->size < sizeof(r)) /* stats are last: as much of them as fits */
-		r.stats.size = res->size > offsetof(struct ferry_result, stats) ? res->size - offsetof(struct ferry_result, stats) : 0;
+		r.stats.size = res->size > offsetof(struct ferry_result, stats)
+				       ? res->size - offsetof(struct ferry_result, stats)
+				       : 0;
 	memcpy(res, &r, res->size < sizeof(r) ? res->size : sizeof(r));
 	session_log(s, 5, r.detail, "end outcome=%s owner=%s errno=%d", ferry_outcome_name(r.outcome),
 		    ferry_owner_name(r.owner), -r.error);
@@ -343,7 +354,8 @@ static uint64_t span(const struct ferry_session *s, enum ferry_phase from, uint6
 
 static void fill_times(struct ferry_session *s, struct ferry_stats *st)
 {
-	uint64_t now = now_us(), stop = s->phase_us[FERRY_PHASE_STOP_AND_COPY], end = s->phase_us[FERRY_PHASE_DONE];
+	uint64_t now = now_us(), stop = s->phase_us[FERRY_PHASE_STOP_AND_COPY],
+		 end = s->phase_us[FERRY_PHASE_DONE];
 
 	if (!end)
 		end = s->phase_us[FERRY_PHASE_FAILED];
@@ -440,7 +452,8 @@ FERRY_API const char *ferry_owner_name(enum ferry_owner o)
 
 FERRY_API const char *ferry_outcome_name(enum ferry_outcome o)
 {
-	static const char *const names[] = { "?", "migrated", "refused", "fell-back", "discarded", "in-doubt", "lost" };
+	static const char *const names[] = { "?",	  "migrated", "refused", "fell-back",
+					     "discarded", "in-doubt", "lost" };
 
 	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_OUTCOME_LOST + 1, "a name an outcome");
 	return name_of(names, FERRY_OUTCOME_LOST + 1, o);
@@ -456,7 +469,8 @@ FERRY_API const char *ferry_mode_name(enum ferry_mode m)
 
 FERRY_API const char *ferry_reason_name(enum ferry_reason r)
 {
-	static const char *const names[] = { "?", "migrated", "peer", "link", "op", "limit", "canceled", "protocol", "host" };
+	static const char *const names[] = { "?",     "migrated", "peer",     "link", "op",
+					     "limit", "canceled", "protocol", "host" };
 
 	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_REASON_HOST + 1, "a name a reason");
 	return name_of(names, FERRY_REASON_HOST + 1, r);

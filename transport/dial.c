@@ -16,8 +16,10 @@ int dial_check_scope(const struct sockaddr *a, const struct uri *u, struct fail 
 
 	if (a->sa_family != AF_INET6 || !IN6_IS_ADDR_LINKLOCAL(&v6->sin6_addr) || v6->sin6_scope_id)
 		return 0;
-	return fail(f, -EINVAL, "%s:[%s]:%u: a link-local address does not say through which device; name it, as in "
-		    "%s:[%s%%eth0]:%u", u->scheme, u->host, u->port, u->scheme, u->host, u->port);
+	return fail(f, -EINVAL,
+		    "%s:[%s]:%u: a link-local address does not say through which device; name it, as in "
+		    "%s:[%s%%eth0]:%u",
+		    u->scheme, u->host, u->port, u->scheme, u->host, u->port);
 }
 
 /* Alternate the two families, beginning with the resolver's first address. */
@@ -41,7 +43,8 @@ static void interleave(struct xport_addrs *ret, const struct addrinfo *list)
 
 static int resolve(struct xport_addrs *ret, const struct uri *u, struct fail *f)
 {
-	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG | AI_NUMERICSERV };
+	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
+					.ai_flags = AI_ADDRCONFIG | AI_NUMERICSERV };
 	struct addrinfo *list;
 	char port[8];
 	int err;
@@ -49,7 +52,8 @@ static int resolve(struct xport_addrs *ret, const struct uri *u, struct fail *f)
 	snprintf(port, sizeof(port), "%u", u->port);
 	err = getaddrinfo(u->host, port, &hints, &list);
 	if (err)
-		return fail(f, -EADDRNOTAVAIL, "host \"%s\" cannot be resolved: %s; check the name, or give an address", u->host,
+		return fail(f, -EADDRNOTAVAIL,
+			    "host \"%s\" cannot be resolved: %s; check the name, or give an address", u->host,
 			    err == EAI_SYSTEM ? strerror(errno) : gai_strerror(err));
 	interleave(ret, list);
 	freeaddrinfo(list);
@@ -61,8 +65,8 @@ int dial_addrs(struct xport_addrs *ret, const struct uri *u, const struct xport_
 	int err;
 
 	if (!u->host[0] || !u->port)
-		return fail(f, -EINVAL, "to connect, %s: needs a host and a port; \"%s\" and %u were given", u->scheme, u->host,
-			    u->port);
+		return fail(f, -EINVAL, "to connect, %s: needs a host and a port; \"%s\" and %u were given",
+			    u->scheme, u->host, u->port);
 	if (p->addrs && *p->addrs) {
 		*ret = **p->addrs;
 		return 0;

@@ -55,7 +55,7 @@ void dial_put_last(const struct xport_param *p, unsigned addr);
 void dial_start(struct dial *d, unsigned first, unsigned n, uint64_t now);
 int dial_next(struct dial *d, uint64_t now); /* the address to try now, recorded as tried; -1: none yet */
 void dial_failed(struct dial *d, unsigned addr, int err, uint64_t now); /* the untried addresses move up */
-bool dial_over(const struct dial *d); /* every address has failed; tries in flight may still succeed */
+bool dial_over(const struct dial *d);	 /* every address has failed; tries in flight may still succeed */
 uint64_t dial_due(const struct dial *d); /* time of the next try */
 
 /* poll() until the deadline or until wake_fd is readable; p has room for one more. 0, or woken()'s return. */

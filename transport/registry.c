@@ -8,7 +8,8 @@
 
 static const struct scheme {
 	const char *name, *options; /* besides the filters' */
-	int (*listen)(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f);
+	int (*listen)(struct xport_listener **ret, const struct uri *u, const struct xport_param *p,
+		      struct fail *f);
 	int (*connect)(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
 		       const struct xport_param *p, uint64_t wait_us, struct fail *f);
 } schemes[] = {
@@ -28,8 +29,9 @@ static const struct scheme {
  */
 bool xport_lost(int err)
 {
-	static const int lost[] = { EPIPE, ECONNRESET, ECONNABORTED, ECONNREFUSED, ENOTCONN, ESHUTDOWN, ETIMEDOUT, ENETDOWN,
-				    ENETUNREACH, ENETRESET, EHOSTDOWN, EHOSTUNREACH, ENONET, ENOPROTOOPT };
+	static const int lost[] = { EPIPE,     ECONNRESET,   ECONNABORTED, ECONNREFUSED, ENOTCONN,
+				    ESHUTDOWN, ETIMEDOUT,    ENETDOWN,	   ENETUNREACH,	 ENETRESET,
+				    EHOSTDOWN, EHOSTUNREACH, ENONET,	   ENOPROTOOPT };
 	size_t i;
 
 	for (i = 0; i < sizeof(lost) / sizeof(lost[0]); i++)
@@ -62,12 +64,13 @@ static int pick(const struct scheme **ret, struct uri *u, const char *text, stru
 		if (strcmp(schemes[i].name, u->scheme))
 			continue;
 		if (!schemes[i].listen)
-			return fail(f, -EOPNOTSUPP, "URI \"%s\": %s is not in this build; use tcp:host:port", text,
-				    u->scheme);
+			return fail(f, -EOPNOTSUPP, "URI \"%s\": %s is not in this build; use tcp:host:port",
+				    text, u->scheme);
 		*ret = &schemes[i];
 		return 0;
 	}
-	return fail(f, -EINVAL, "URI \"%s\": unknown scheme \"%s\"; there are tcp, rdma and mem", text, u->scheme);
+	return fail(f, -EINVAL, "URI \"%s\": unknown scheme \"%s\"; there are tcp, rdma and mem", text,
+		    u->scheme);
 }
 
 /* Merge the URI's and the parameters' demands on the shape filter; the smaller bandwidth applies. */
@@ -79,9 +82,12 @@ static int shape_of(struct shape_param *ret, const struct scheme *scheme, const 
 	int err;
 
 	for (i = 0; i < u->nquery; i++) {
-		if (!has_word("bandwidth latency", u->query[i].key) && !has_word(scheme->options, u->query[i].key))
-			return fail(f, -EINVAL, "URI option \"%s\" is unknown; %s takes bandwidth and latency%s%s",
-				    u->query[i].key, u->scheme, scheme->options[0] ? ", and " : "", scheme->options);
+		if (!has_word("bandwidth latency", u->query[i].key) &&
+		    !has_word(scheme->options, u->query[i].key))
+			return fail(f, -EINVAL,
+				    "URI option \"%s\" is unknown; %s takes bandwidth and latency%s%s",
+				    u->query[i].key, u->scheme, scheme->options[0] ? ", and " : "",
+				    scheme->options);
 	}
 	err = uri_query_u64(u, "bandwidth", 0, &bandwidth, f);
 	if (!err)
@@ -89,7 +95,8 @@ static int shape_of(struct shape_param *ret, const struct scheme *scheme, const 
 	if (err)
 		return err;
 	if (latency > 10000000)
-		return fail(f, -EINVAL, "URI option latency=%s: more than 10 seconds", uri_query(u, "latency"));
+		return fail(f, -EINVAL, "URI option latency=%s: more than 10 seconds",
+			    uri_query(u, "latency"));
 	if (p->bandwidth && (!bandwidth || p->bandwidth < bandwidth))
 		bandwidth = p->bandwidth;
 	*ret = (struct shape_param){ .bandwidth = bandwidth, .latency_us = latency };

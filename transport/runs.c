@@ -38,8 +38,8 @@ void xp_table_clear(struct xp_table *t)
 	*t = (struct xp_table){ .r = NULL };
 }
 
-int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigned n, bool memory, uint64_t *bytes,
-		  char why[XP_WHY_MAX])
+int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigned n, bool memory,
+		  uint64_t *bytes, char why[XP_WHY_MAX])
 {
 	uint64_t sum = 0;
 	unsigned i;
@@ -52,14 +52,16 @@ int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigne
 		const struct xport_region *r = xp_table_find(t, runs[i].region);
 
 		if (!r) {
-			snprintf(why, XP_WHY_MAX, "region number %u is not exposed here, %zu are", runs[i].region, t->n);
+			snprintf(why, XP_WHY_MAX, "region number %u is not exposed here, %zu are",
+				 runs[i].region, t->n);
 			return -EINVAL;
 		}
 		if (memory && !r->base) {
 			snprintf(why, XP_WHY_MAX, "the memory of region %u is not exposed here", r->id);
 			return -EINVAL;
 		}
-		if (!runs[i].npages || runs[i].page >= r->npages || runs[i].npages > r->npages - runs[i].page) {
+		if (!runs[i].npages || runs[i].page >= r->npages ||
+		    runs[i].npages > r->npages - runs[i].page) {
 			snprintf(why, XP_WHY_MAX, "run of %u pages at page %llu of region %u, which has %llu",
 				 runs[i].npages, (unsigned long long)runs[i].page, r->id,
 				 (unsigned long long)r->npages);
@@ -88,8 +90,8 @@ void xp_runs_iov(const struct xp_table *t, const struct page_run *runs, unsigned
 	}
 }
 
-int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsigned n, void *const *dst, bool write,
-		   struct fail *f)
+int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsigned n, void *const *dst,
+		   bool write, struct fail *f)
 {
 	for (unsigned i = 0; i < n; i++) {
 		const struct xport_region *r = xp_table_find(t, runs[i].region);
@@ -101,7 +103,8 @@ int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsign
 		if (!bad)
 			continue;
 		off += (uint64_t)((const uint8_t *)bad - base);
-		return reach_fail(f, &(struct reach_page){ r->id, off >> r->page_shift, r->gpa + off, bad }, write);
+		return reach_fail(f, &(struct reach_page){ r->id, off >> r->page_shift, r->gpa + off, bad },
+				  write);
 	}
 	return fail(f, -EFAULT,
 		    "page %llu of region %u, or one of %u runs from there on, could not be %s and can be now; guest RAM must stay "

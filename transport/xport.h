@@ -47,12 +47,12 @@ struct fail;
 struct chaos;
 struct xport_addrs;
 
-#define XPORT_MSG_MAX (128u << 10)  /* longest message on the control channel, bytes */
-#define XPORT_MSG_TIMEOUTS 4u	    /* a message may take this many timeouts to be sent */
-#define XPORT_RUNS_MAX 256u	    /* runs in one put or get */
+#define XPORT_MSG_MAX (128u << 10) /* longest message on the control channel, bytes */
+#define XPORT_MSG_TIMEOUTS 4u	   /* a message may take this many timeouts to be sent */
+#define XPORT_RUNS_MAX 256u	   /* runs in one put or get */
 #define XPORT_CHANNELS_MAX 16u
-#define XPORT_XFER_MAX (4u << 20)   /* bytes of page data in one put or get */
-#define XPORT_GETS_MAX 64u	    /* gets in flight on one channel: tags are 0..63 */
+#define XPORT_XFER_MAX (4u << 20) /* bytes of page data in one put or get */
+#define XPORT_GETS_MAX 64u	  /* gets in flight on one channel: tags are 0..63 */
 
 enum xport_cap {
 	XPORT_ONE_SIDED = 1 << 0, /* put and get need no serve() at the peer; there it returns 0 at once */
@@ -69,7 +69,7 @@ enum xport_role { XPORT_CONTROL, XPORT_DATA, XPORT_URGENT };
 enum xport_access { XPORT_LOCAL = 0, XPORT_PEER_READ = 1, XPORT_PEER_WRITE = 2 };
 
 struct xport_region { /* a run holds its index in the array given to expose(), the same at both ends */
-	uint32_t id; /* for sentences */
+	uint32_t id;  /* for sentences */
 	uint32_t page_shift;
 	uint64_t npages;
 	uint64_t gpa; /* of the first page; for sentences */
@@ -203,7 +203,8 @@ struct xport_chan_ops {
 	 * data, urgent: read runs of the peer's memory into dst[i], one buffer per run, in lent memory.
 	 * -EAGAIN: too many in flight.
 	 */
-	int (*get)(struct xport_chan *c, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag);
+	int (*get)(struct xport_chan *c, const struct page_run *runs, void *const *dst, unsigned n,
+		   uint32_t tag);
 	/*
 	 * Stores the tags of at most max completed gets, in the order of get(): their count, or -EAGAIN after
 	 * wait_us.

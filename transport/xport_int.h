@@ -40,7 +40,8 @@ struct xp_only {
 
 static inline bool xp_wanted(const struct xp_only *o, const uint8_t session[16], uint32_t generation)
 {
-	return !o->set || (!memcmp(o->id.session, session, sizeof(o->id.session)) && generation > o->id.generation);
+	return !o->set ||
+	       (!memcmp(o->id.session, session, sizeof(o->id.session)) && generation > o->id.generation);
 }
 
 /* Copy n regions into the table. -EINVAL if a size is impossible; -ENOMEM. On failure *t is unchanged. */
@@ -57,8 +58,8 @@ static inline const struct xport_region *xp_table_find(const struct xp_table *t,
  * *bytes. memory: their memory must be present here. Else -EINVAL and the reason in why. runs[] is not
  * trusted.
  */
-int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigned n, bool memory, uint64_t *bytes,
-		  char why[XP_WHY_MAX]);
+int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigned n, bool memory,
+		  uint64_t *bytes, char why[XP_WHY_MAX]);
 /* After xp_runs_check(): fill one iovec per run. */
 void xp_runs_iov(const struct xp_table *t, const struct page_run *runs, unsigned n, struct iovec *iov);
 
@@ -66,8 +67,8 @@ void xp_runs_iov(const struct xp_table *t, const struct page_run *runs, unsigned
  * After a call reported that memory of these runs cannot be read (or written): fail() with the first such
  * page. dst: where each run lands; NULL: in the table. Returns -EFAULT, or -EHWPOISON for a hardware error.
  */
-int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsigned n, void *const *dst, bool write,
-		   struct fail *f);
+int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsigned n, void *const *dst,
+		   bool write, struct fail *f);
 
 /* Drop done bytes from the front of *iov; modifies the entries. */
 void xp_iov_advance(struct iovec **iov, int *n, size_t done);
@@ -102,11 +103,12 @@ struct shape_param {
 /* A filter takes ownership of the inner object and closes it on failure. */
 int shape_listener(struct xport_listener **ret, struct xport_listener *inner, const struct shape_param *p,
 		   struct fail *f);
-int shape_link(struct xport_link **ret, struct xport_link *inner, const struct shape_param *p, struct fail *f);
+int shape_link(struct xport_link **ret, struct xport_link *inner, const struct shape_param *p,
+	       struct fail *f);
 int chaos_listener(struct xport_listener **ret, struct xport_listener *inner, struct chaos *c,
 		   const struct xport_param *p, struct fail *f);
-int chaos_link(struct xport_link **ret, struct xport_link *inner, struct chaos *c, const struct xport_param *p,
-	       struct fail *f);
+int chaos_link(struct xport_link **ret, struct xport_link *inner, struct chaos *c,
+	       const struct xport_param *p, struct fail *f);
 /* 0 if a connect may be tried, -ECONNREFUSED while the link is cut. */
 int chaos_may_connect(struct chaos *c, struct fail *f);
 

@@ -24,8 +24,8 @@ static bool have_etcd(void)
 	return true;
 }
 
-static int ask_etcd(const char *endpoints, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is,
-		    char *why, size_t cap)
+static int ask_etcd(const char *endpoints, const uint8_t session[16], enum ferry_owner want,
+		    enum ferry_owner *is, char *why, size_t cap)
 {
 	struct ferry_arbiter_etcd a = { .size = sizeof(a), .endpoints = endpoints };
 
@@ -37,8 +37,8 @@ static bool have_etcd(void)
 	return false;
 }
 
-static int ask_etcd(const char *endpoints, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is,
-		    char *why, size_t cap)
+static int ask_etcd(const char *endpoints, const uint8_t session[16], enum ferry_owner want,
+		    enum ferry_owner *is, char *why, size_t cap)
 {
 	(void)endpoints, (void)session, (void)want, (void)is;
 	snprintf(why, cap, "etcd is not in this build");
@@ -55,16 +55,18 @@ int arbiter_check(const char *uri)
 	if (etcd && (after(etcd, "http://") || after(etcd, "https://"))) {
 		if (have_etcd())
 			return 0;
-		fprintf(stderr, "rdma-migrate: --arbiter %s: etcd is not in this build (it had no libcurl or jansson); "
-			"take file:DIRECTORY.\n", uri);
+		fprintf(stderr,
+			"rdma-migrate: --arbiter %s: etcd is not in this build (it had no libcurl or jansson); "
+			"take file:DIRECTORY.\n",
+			uri);
 		return -EINVAL;
 	}
 	fprintf(stderr, "rdma-migrate: --arbiter takes " ARBITER_TAKES ", not \"%s\".\n", uri);
 	return -EINVAL;
 }
 
-int arbiter_ask(const char *uri, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is, char *why,
-		size_t cap)
+int arbiter_ask(const char *uri, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is,
+		char *why, size_t cap)
 {
 	struct ferry_arbiter_file a = { .size = sizeof(a), .dir = after(uri, "file:") };
 

@@ -45,12 +45,12 @@ static void print_table(FILE *out, const struct findings *f)
 		const struct finding *v = &f->v[i];
 
 		fprintf(out, "%s%-13s%s  %-20s %s\n", tty ? marks[v->health] : "", health_names[v->health],
-		       tty ? "\033[0m" : "", v->name, v->says);
+			tty ? "\033[0m" : "", v->name, v->says);
 		if (v->health != HEALTH_OK && v->mend[0])
 			fprintf(out, "%13s  %-20s mend: %s\n", "", "", v->mend);
 	}
-	fprintf(out, "\n%u ok, %u it works without, %u missing\n", count(f, HEALTH_OK), count(f, HEALTH_WITHOUT),
-	       count(f, HEALTH_MISSING));
+	fprintf(out, "\n%u ok, %u it works without, %u missing\n", count(f, HEALTH_OK),
+		count(f, HEALTH_WITHOUT), count(f, HEALTH_MISSING));
 }
 
 static void print_json(FILE *out, const struct findings *f)

@@ -72,8 +72,9 @@ static void probe_huge(struct findings *f)
 	first_line("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", unused, sizeof(unused));
 	first_line("/sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages", promised, sizeof(promised));
 	if (atol(total) > 0)
-		found(f, "huge pages", HEALTH_OK, NULL, "%s of 2 MiB, %s free, %s of these promised: a guest of %ld MiB, or of half that with both ends here", total,
-		      unused, promised, (atol(unused) - atol(promised)) * 2);
+		found(f, "huge pages", HEALTH_OK, NULL,
+		      "%s of 2 MiB, %s free, %s of these promised: a guest of %ld MiB, or of half that with both ends here",
+		      total, unused, promised, (atol(unused) - atol(promised)) * 2);
 	else
 		found(f, "huge pages", HEALTH_WITHOUT, total[0] ? "sysctl -w vm.nr_hugepages=512" : NULL,
 		      total[0] ? "none is reserved: --memory-kind hugetlb and hugetlb-memfd find none"
@@ -195,8 +196,8 @@ static void probe_link(struct findings *f, const char *name)
 		found(f, "link", HEALTH_OK, NULL, "%.32s: MTU %d%s", name, mtu, rate);
 	else
 		found(f, "link", HEALTH_WITHOUT, mend,
-		      "%.32s: MTU %d%s; frames of 9000 bytes cost less CPU, if switch and peer support them", name,
-		      mtu, rate);
+		      "%.32s: MTU %d%s; frames of 9000 bytes cost less CPU, if switch and peer support them",
+		      name, mtu, rate);
 }
 
 /* Each interface once, however many addresses it has. */

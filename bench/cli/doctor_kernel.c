@@ -178,9 +178,11 @@ static void probe_vmsplice(struct findings *f)
 		what = "vmsplice";
 	}
 	if (!what)
-		found(f, "zero-copy", HEALTH_OK, NULL, "the tcp transport sends pages without a copy (vmsplice)");
+		found(f, "zero-copy", HEALTH_OK, NULL,
+		      "the tcp transport sends pages without a copy (vmsplice)");
 	else
-		found(f, "zero-copy", HEALTH_WITHOUT, mend, "%s: %s: the tcp transport copies what it sends", what, strerror(errno));
+		found(f, "zero-copy", HEALTH_WITHOUT, mend, "%s: %s: the tcp transport copies what it sends",
+		      what, strerror(errno));
 	close(fd[0]);
 	close(fd[1]);
 }

@@ -33,7 +33,7 @@ struct end {
 	bool drilled;
 	uint64_t precopy_cpu_us, postcopy_cpu_us; /* CPU time of the process when the phase began; 0 before */
 	struct end_cost cost;
-	struct meet_offer offer; /* target: its offer; port 0: none */
+	struct meet_offer offer;	/* target: its offer; port 0: none */
 	char refusal[FERRY_DETAIL_MAX]; /* the library's sentence if it creates no session */
 	pthread_t stats_thread;
 	pthread_mutex_t lock; /* .done */
@@ -141,7 +141,8 @@ static void arm(struct end *e)
 
 	if (!k->message || k->who == (e->which == VMM_END_SOURCE ? KILL_TARGET : KILL_SOURCE))
 		return;
-	n = snprintf(fault, sizeof(fault), "%s:%s", k->who == KILL_LINK ? "cut-before" : "kill-at", k->message);
+	n = snprintf(fault, sizeof(fault), "%s:%s", k->who == KILL_LINK ? "cut-before" : "kill-at",
+		     k->message);
 	if (k->heal_ms)
 		snprintf(fault + n, sizeof(fault) - (size_t)n, ":%llu", (unsigned long long)k->heal_ms);
 	e->drilled = !inject(e, fault);
@@ -184,7 +185,8 @@ static uint64_t resident(struct end *e)
 		;
 	if (f)
 		fclose(f);
-	if (!vmm_regions(e->vmm, &regions) || !(regions[0].flags & FERRY_REGION_SHARED) || fstat(regions[0].fd, &st))
+	if (!vmm_regions(e->vmm, &regions) || !(regions[0].flags & FERRY_REGION_SHARED) ||
+	    fstat(regions[0].fd, &st))
 		return kb << 10;
 	return (kb << 10) + (uint64_t)st.st_blocks * 512;
 }
@@ -318,7 +320,8 @@ static void fill_config(struct ferry_config *cfg, const struct end *e)
 		.poll_us = (uint32_t)o->poll_us,
 		.downtime_us = o->downtime_us,
 		.precopy_limit_us = o->precopy_limit_us,
-		.bandwidth = e->which == VMM_END_SOURCE ? o->bandwidth : 0, /* the source's limit holds for both ends */
+		.bandwidth = e->which == VMM_END_SOURCE ? o->bandwidth
+							: 0, /* the source's limit holds for both ends */
 		.hold_limit_us = o->hold_limit_us,
 		.switchover_limit_us = o->switchover_limit_us,
 		.reconnect_us = o->reconnect_us,
@@ -389,7 +392,8 @@ static void new_session(struct end *e, const char *uri, struct msg *ready)
 		err = ferry_target_new(&e->session, &vm, &cfg);
 	}
 	if (err)
-		give_up(e, "the library could not create the session", e->refusal[0] ? e->refusal : strerror(-err));
+		give_up(e, "the library could not create the session",
+			e->refusal[0] ? e->refusal : strerror(-err));
 	err = ferry_open(e->session, uri);
 	if (!err && e->which == VMM_END_TARGET)
 		err = ferry_get_uri(e->session, ready->text, sizeof(ready->text));

@@ -18,8 +18,7 @@
 #define PINGS 16
 #define SECOND UINT64_C(1000000000)
 #define ARRIVE_LIMIT (10 * SECOND) /* from the agreement on the port; the source connects since then */
-#define TALK_LIMIT \
-	(180 * SECOND) /* longer than any wait of an end: a live peer has sent something */
+#define TALK_LIMIT (180 * SECOND)  /* longer than any wait of an end: a live peer has sent something */
 
 /* A hello, a clock query, its answer. */
 static const struct json_bound a_word = { .bytes = 1024, .memory = 64u << 10 };
@@ -115,7 +114,8 @@ static int hear_line(struct talk *t, size_t max, char **end)
 		*end = t->len > seen ? memchr(t->buf + seen, '\n', t->len - seen) : NULL;
 		seen = t->len;
 		if (*end ? (size_t)(*end - t->buf) > max : t->len > max) {
-			snprintf(t->why, sizeof(t->why), "a line of its message is longer than %zu bytes", max);
+			snprintf(t->why, sizeof(t->why), "a line of its message is longer than %zu bytes",
+				 max);
 			return -EMSGSIZE;
 		}
 		if (!*end)
@@ -169,7 +169,8 @@ static int take_time(struct talk *t, const json_t *o, const char *name, bool sig
 	const json_t *v = json_object_get(o, name);
 
 	*ret = json_integer_value(v);
-	if (json_is_integer(v) && *ret <= (int64_t)PEER_NUMBER_MAX && *ret >= (signs ? -(int64_t)PEER_NUMBER_MAX : 0))
+	if (json_is_integer(v) && *ret <= (int64_t)PEER_NUMBER_MAX &&
+	    *ret >= (signs ? -(int64_t)PEER_NUMBER_MAX : 0))
 		return 0;
 	snprintf(t->why, sizeof(t->why), "its %s is not a valid time", name);
 	return -EPROTO;
@@ -200,7 +201,8 @@ static int ask_clock(struct talk *t, struct run_report *r)
 	return err;
 }
 
-static int take(struct talk *t, json_t *report, struct run_report *r, enum vmm_end other, struct record *record)
+static int take(struct talk *t, json_t *report, struct run_report *r, enum vmm_end other,
+		struct record *record)
 {
 	/* The offset is the target's clock minus the source's. */
 	int64_t offset = other == VMM_END_TARGET ? -r->clock_offset_ns : r->clock_offset_ns;
@@ -248,7 +250,8 @@ static int answer_pings(struct talk *t)
 		json_t *o = hear(t, &a_word, &err);
 
 		if (o && !json_object_get(o, "ping")) {
-			snprintf(t->why, sizeof(t->why), "it queried the clock %d times instead of %d", i, PINGS);
+			snprintf(t->why, sizeof(t->why), "it queried the clock %d times instead of %d", i,
+				 PINGS);
 			err = -EPROTO;
 		}
 		json_decref(o);
@@ -303,8 +306,7 @@ static int target_talks(struct talk *t, struct run_report *r, struct record *rec
 	if (err)
 		json_decref(mine);
 	else
-		say(t,
-		    json_pack("{s:o}", "report", mine)); /* only the peer learns whether it arrives */
+		say(t, json_pack("{s:o}", "report", mine)); /* only the peer learns whether it arrives */
 	return err;
 }
 
@@ -320,8 +322,10 @@ static void did_not_come(const struct meeting *p, int err, const char *why)
 	char text[400], strangers[64] = "";
 
 	if (p->strangers)
-		snprintf(strangers, sizeof(strangers), ", of %u other connections none had its token", p->strangers);
-	snprintf(text, sizeof(text), "did not come (port %u: %s%s)", p->offer.port, why[0] ? why : strerror(-err), strangers);
+		snprintf(strangers, sizeof(strangers), ", of %u other connections none had its token",
+			 p->strangers);
+	snprintf(text, sizeof(text), "did not come (port %u: %s%s)", p->offer.port,
+		 why[0] ? why : strerror(-err), strangers);
 	no_results(p->own == VMM_END_TARGET ? VMM_END_SOURCE : VMM_END_TARGET, text);
 }
 

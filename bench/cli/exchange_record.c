@@ -126,11 +126,12 @@ static int take_events(struct taking *t, const json_t *list)
 
 		ev.type = (enum ferry_event_type)number(t, json_array_get(v, 1), FERRY_EVENT_LINK);
 		ev.phase = (enum ferry_phase)number(t, json_array_get(v, 2), FERRY_PHASE_FAILED);
-		ev.round = (struct ferry_round){ .round = (uint32_t)number(t, json_array_get(v, 4), UINT32_MAX),
-						 .pages_sent = at(t, v, 5),
-						 .bytes = at(t, v, 6),
-						 .duration_us = at(t, v, 7),
-						 .pages_dirty = at(t, v, 8) };
+		ev.round =
+			(struct ferry_round){ .round = (uint32_t)number(t, json_array_get(v, 4), UINT32_MAX),
+					      .pages_sent = at(t, v, 5),
+					      .bytes = at(t, v, 6),
+					      .duration_us = at(t, v, 7),
+					      .pages_dirty = at(t, v, 8) };
 		if (t->err || (text && strlen(text) > TEXT_MAX))
 			return -EPROTO;
 		record_event(t->rec, t->other, &ev, text, time);
@@ -146,7 +147,8 @@ static int take_buckets(struct taking *t, struct record_area *a, const json_t *l
 		const json_t *v = json_array_get(list, i);
 		struct ferry_fault_bucket b = { at(t, v, 0), at(t, v, 1), at(t, v, 2) };
 
-		if (t->err || json_array_size(v) != BUCKET_FIELDS || b.from_ns < below || b.below_ns <= b.from_ns || !b.count)
+		if (t->err || json_array_size(v) != BUCKET_FIELDS || b.from_ns < below ||
+		    b.below_ns <= b.from_ns || !b.count)
 			return -EPROTO;
 		below = b.below_ns;
 		a->bucket[n++] = b;
@@ -170,7 +172,10 @@ static uint64_t first_here(const struct record *rec, enum vmm_end own)
 int peer_record_take(struct record *rec, enum vmm_end other, const json_t *o, int64_t offset_ns)
 {
 	struct record_area *a = rec->area[other];
-	struct taking t = { .rec = rec, .other = other, .offset_ns = offset_ns, .near = first_here(rec, (enum vmm_end)!other) };
+	struct taking t = { .rec = rec,
+			    .other = other,
+			    .offset_ns = offset_ns,
+			    .near = first_here(rec, (enum vmm_end) !other) };
 	int err = take_samples(&t, a, json_object_get(o, "samples"));
 	uint64_t taken, cpu_ns, period_ns;
 

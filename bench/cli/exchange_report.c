@@ -135,7 +135,8 @@ static void take_fields(struct taking *t, void *into, const struct field *f, siz
 {
 	for (size_t i = 0; i < n; i++) {
 		char *at = (char *)into + f[i].at;
-		uint64_t v = (uint64_t)take_number(t, o, f[i].name, 0, f[i].narrow ? UINT32_MAX : (int64_t)PEER_NUMBER_MAX);
+		uint64_t v = (uint64_t)take_number(t, o, f[i].name, 0,
+						   f[i].narrow ? UINT32_MAX : (int64_t)PEER_NUMBER_MAX);
 
 		if (f[i].narrow)
 			*(uint32_t *)at = (uint32_t)v;
@@ -194,10 +195,9 @@ static json_t *make_asked(const struct options *o, enum vmm_end own)
 /* The table of options quotes a value that it refuses, so only a short word may reach it. */
 static void take_asked(struct taking *t, struct options *o, const json_t *a)
 {
-	static const char *const names[] = { "memory",	    "working-set", "dirty-rate", "populate",
-					     "vcpus",	    "seed",	   "channels",	 "bandwidth",
-					     "memory-kind", "mode",	   "commit-at",	 "kill",
-					     "thp",	    "pattern" };
+	static const char *const names[] = { "memory",	  "working-set", "dirty-rate", "populate",    "vcpus",
+					     "seed",	  "channels",	 "bandwidth",  "memory-kind", "mode",
+					     "commit-at", "kill",	 "thp",	       "pattern" };
 
 	for (size_t i = 0; i < COUNT(names); i++) {
 		const char *text = json_string_value(json_object_get(a, names[i]));
@@ -224,9 +224,9 @@ static json_t *make_end(const struct run_report *r, enum vmm_end own)
 	json_object_set_new(o, "error", json_string(e->error));
 	json_object_set_new(o, "cpu", make_fields(&e->cpu, cpu_fields, COUNT(cpu_fields)));
 	json_object_set_new(o, "have_result", json_boolean(e->have_result));
-	json_object_set_new(
-		o, "stats",
-		make_fields(e->have_result ? &e->result.stats : &e->live, stats_fields, COUNT(stats_fields)));
+	json_object_set_new(o, "stats",
+			    make_fields(e->have_result ? &e->result.stats : &e->live, stats_fields,
+					COUNT(stats_fields)));
 	if (!e->have_result)
 		return o;
 	json_object_set_new(o, "outcome", json_integer(e->result.outcome));
@@ -273,11 +273,14 @@ static void take_end(struct taking *t, struct end_report *e, const json_t *o)
 	take_fields(t, &e->live, stats_fields, COUNT(stats_fields), json_object_get(o, "stats"));
 	if (!e->have_result)
 		return;
-	e->result = (struct ferry_result){ .size = sizeof(e->result),
-					   .outcome = (enum ferry_outcome)take_enum(t, o, "outcome", FERRY_OUTCOME_MIGRATED, FERRY_OUTCOME_LOST),
-					   .owner = (enum ferry_owner)take_enum(t, o, "owner", FERRY_OWNER_SOURCE, FERRY_OWNER_UNKNOWN),
-					   .phase = (enum ferry_phase)take_enum(t, o, "phase", FERRY_PHASE_IDLE, FERRY_PHASE_FAILED),
-					   .stats = e->live };
+	e->result = (struct ferry_result){
+		.size = sizeof(e->result),
+		.outcome = (enum ferry_outcome)take_enum(t, o, "outcome", FERRY_OUTCOME_MIGRATED,
+							 FERRY_OUTCOME_LOST),
+		.owner = (enum ferry_owner)take_enum(t, o, "owner", FERRY_OWNER_SOURCE, FERRY_OWNER_UNKNOWN),
+		.phase = (enum ferry_phase)take_enum(t, o, "phase", FERRY_PHASE_IDLE, FERRY_PHASE_FAILED),
+		.stats = e->live
+	};
 	e->result.error = take_errno(t, o, "errno");
 	take_text(e->result.detail, sizeof(e->result.detail), o, "detail");
 	take_fields(t, &e->result, thp_fields, COUNT(thp_fields), json_object_get(o, "thp"));

@@ -45,7 +45,8 @@ static const char *const synopses[] = {
 	[CMD_TARGET] = "target --listen URI [...]   the target, on one of two machines",
 	[CMD_SOURCE] = "source --to URI [...]       the source, on the other machine",
 	[CMD_FLOOR] = "floor [OPTIONS]             measure bare sockets and one userfaultfd on this machine",
-	[CMD_SWEEP] = "sweep [OPTIONS]             runs of each mode, rate, working set and transport, on one page",
+	[CMD_SWEEP] =
+		"sweep [OPTIONS]             runs of each mode, rate, working set and transport, on one page",
 	[CMD_PLOT] = "plot FILE... -o OUT         draw recordings of --record as .svg, .png or .html",
 	[CMD_DOCTOR] = "doctor [--json FILE]        check this machine and say how to fix what is missing",
 	[CMD_VERSION] = "version | help [COMMAND]",

@@ -81,7 +81,8 @@ static void asked_fields(FILE *out, const struct run_report *r)
 /* The id under which an arbiter has its record. */
 static void session_field(FILE *out, const struct run_report *r)
 {
-	const struct end_report *e = &r->end[r->end[VMM_END_SOURCE].have_result ? VMM_END_SOURCE : VMM_END_TARGET];
+	const struct end_report *e =
+		&r->end[r->end[VMM_END_SOURCE].have_result ? VMM_END_SOURCE : VMM_END_TARGET];
 	char name[33];
 
 	json_text(out, "session", e->have_result ? session_text(name, e->result.session) : "");
@@ -149,8 +150,9 @@ static void thp_fields(FILE *out, const struct run_report *r)
 {
 	const struct ferry_result *s = &r->end[VMM_END_SOURCE].result, *t = &r->end[VMM_END_TARGET].result;
 
-	fprintf(out, "\"thp_bytes\":{\"source\":%llu,\"arrived\":%llu,\"target\":%llu},", (unsigned long long)s->thp_before,
-		(unsigned long long)t->thp_before, (unsigned long long)t->thp_after);
+	fprintf(out, "\"thp_bytes\":{\"source\":%llu,\"arrived\":%llu,\"target\":%llu},",
+		(unsigned long long)s->thp_before, (unsigned long long)t->thp_before,
+		(unsigned long long)t->thp_after);
 	real_field(out, "collapse_ms", (double)t->collapse_us / 1000);
 }
 
@@ -233,9 +235,9 @@ void report_json_object(FILE *out, const struct run_report *r)
 	json_text(out, "source_says", s->have_result ? ferry_outcome_name(s->result.outcome) : "nothing");
 	json_text(out, "target_says", t->have_result ? ferry_outcome_name(t->result.outcome) : "nothing");
 	json_text(out, "detail",
-		   s->have_result && s->result.detail[0] ? s->result.detail
-		   : t->have_result			 ? t->result.detail
-							 : "");
+		  s->have_result && s->result.detail[0] ? s->result.detail
+		  : t->have_result			? t->result.detail
+							: "");
 	json_text(out, "sentence", r->sentence);
 	fprintf(out, "\"exit_code\":%d}", r->verdict);
 }

@@ -60,8 +60,9 @@ static void settle_dead(struct run_report *r, int end)
 	if (end == VMM_END_TARGET && last < FERRY_PHASE_COMMITMENT) {
 		r->outcome = ferry_outcome_name(FERRY_OUTCOME_DISCARDED);
 		r->owner = FERRY_OWNER_SOURCE;
-	} else if (end == VMM_END_TARGET ? last == FERRY_PHASE_ACTIVATION && !arbiter
-					 : last < (arbiter ? FERRY_PHASE_STOP_AND_COPY : FERRY_PHASE_COMMITMENT)) {
+	} else if (end == VMM_END_TARGET
+			   ? last == FERRY_PHASE_ACTIVATION && !arbiter
+			   : last < (arbiter ? FERRY_PHASE_STOP_AND_COPY : FERRY_PHASE_COMMITMENT)) {
 		r->outcome = ferry_outcome_name(FERRY_OUTCOME_LOST);
 		r->owner = FERRY_OWNER_NONE;
 	}
@@ -87,8 +88,7 @@ static void settle(struct run_report *r)
 	r->outcome = ferry_outcome_name(says->outcome);
 	r->owner = says->owner;
 	/* A dead owner owns nothing. */
-	if (r->whole &&
-	    ((r->owner == FERRY_OWNER_SOURCE && !s) || (r->owner == FERRY_OWNER_TARGET && !t)))
+	if (r->whole && ((r->owner == FERRY_OWNER_SOURCE && !s) || (r->owner == FERRY_OWNER_TARGET && !t)))
 		r->owner = FERRY_OWNER_NONE;
 }
 
@@ -97,8 +97,10 @@ static bool two_owners(const struct run_report *r)
 	const struct ferry_result *s = result_of(r, VMM_END_SOURCE), *t = result_of(r, VMM_END_TARGET);
 
 	/* Two hosts have two observers, so the order is unknown: any output of the target counts. */
-	return (s && t && s->owner == FERRY_OWNER_SOURCE && t->owner == FERRY_OWNER_TARGET) || r->observer.handovers > 1 ||
-	       (r->o->command != CMD_RUN && r->whole && s && s->owner == FERRY_OWNER_SOURCE && r->observer.handovers);
+	return (s && t && s->owner == FERRY_OWNER_SOURCE && t->owner == FERRY_OWNER_TARGET) ||
+	       r->observer.handovers > 1 ||
+	       (r->o->command != CMD_RUN && r->whole && s && s->owner == FERRY_OWNER_SOURCE &&
+		r->observer.handovers);
 }
 
 static const char *detail(const struct run_report *r)
@@ -107,8 +109,9 @@ static const char *detail(const struct run_report *r)
 
 	for (int end = 0; end < 2; end++) {
 		if (r->end[end].hung)
-			return end == VMM_END_SOURCE ? "the source had not ended two minutes after the target, and was killed" :
-						       "the target had not ended two minutes after the source, and was killed";
+			return end == VMM_END_SOURCE
+				       ? "the source had not ended two minutes after the target, and was killed"
+				       : "the target had not ended two minutes after the source, and was killed";
 	}
 	if (s && s->detail[0])
 		return s->detail;
@@ -193,7 +196,8 @@ static void where(const struct run_report *r, char *text, size_t cap)
 	if (only < 0)
 		return;
 	if (result_of(r, (enum vmm_end)only)) {
-		if (only == VMM_END_TARGET && r->owner == FERRY_OWNER_SOURCE) /* a target alone knows no more */
+		if (only == VMM_END_TARGET &&
+		    r->owner == FERRY_OWNER_SOURCE) /* a target alone knows no more */
 			snprintf(text, cap, "The VM is not here");
 		if (only == VMM_END_SOURCE && r->owner == FERRY_OWNER_TARGET)
 			snprintf(text, cap, "The VM is the target's");
@@ -203,9 +207,12 @@ static void where(const struct run_report *r, char *text, size_t cap)
 	if (r->owner == FERRY_OWNER_NONE)
 		snprintf(text, cap, "The VM died with the %s's process, in %s", end, phase);
 	else if (r->owner == FERRY_OWNER_SOURCE)
-		snprintf(text, cap, "The target's process died in %s, before the VM could be its own: it is the source's", phase);
+		snprintf(text, cap,
+			 "The target's process died in %s, before the VM could be its own: it is the source's",
+			 phase);
 	else
-		snprintf(text, cap, "The %s's process died in %s; which end has the VM cannot be known here", end, phase);
+		snprintf(text, cap, "The %s's process died in %s; which end has the VM cannot be known here",
+			 end, phase);
 }
 
 static void judge_owner(struct run_report *r)
@@ -218,8 +225,10 @@ static void judge_owner(struct run_report *r)
 	where(r, at, sizeof(at));
 	snprintf(text, sizeof(text), "%s", at);
 	if (k->who != KILL_NOBODY && drill_took_place(r))
-		snprintf(text, sizeof(text), "%s%s after %s", at, k->message ? "" : ", as it must", kill_text(drill, k));
-	if (r->owner == FERRY_OWNER_UNKNOWN || (!strcmp(r->outcome, ferry_outcome_name(FERRY_OUTCOME_LOST)) && !died_alone))
+		snprintf(text, sizeof(text), "%s%s after %s", at, k->message ? "" : ", as it must",
+			 kill_text(drill, k));
+	if (r->owner == FERRY_OWNER_UNKNOWN ||
+	    (!strcmp(r->outcome, ferry_outcome_name(FERRY_OUTCOME_LOST)) && !died_alone))
 		say(r, VERDICT_LOST, at, detail(r));
 	else if (!drill_took_place(r))
 		say(r, VERDICT_NOT_AS_ASKED,
@@ -251,7 +260,6 @@ void judge(struct run_report *r)
 	judge_owner(r);
 	if (!proof_clean(r, why, sizeof(why)))
 		say(r, VERDICT_PROOF, "The proof failed", why);
-	else if (!r->have_proof && r->verdict == VERDICT_OK && r->owner <= FERRY_OWNER_TARGET &&
-		 r->whole)
+	else if (!r->have_proof && r->verdict == VERDICT_OK && r->owner <= FERRY_OWNER_TARGET && r->whole)
 		say(r, VERDICT_LOST, "The VM's owner died before the proof", detail(r));
 }

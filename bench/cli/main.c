@@ -9,7 +9,8 @@
 int run_floor(struct floor *f, const struct options *o)
 {
 	char why[256];
-	int err = floor_measure(f, o->uri, o->memory, o->kind == KIND_MEMFD || o->kind == KIND_HUGETLB_MEMFD, why, sizeof(why));
+	int err = floor_measure(f, o->uri, o->memory, o->kind == KIND_MEMFD || o->kind == KIND_HUGETLB_MEMFD,
+				why, sizeof(why));
 
 	if (err)
 		fprintf(stderr, "rdma-migrate: the floor could not be measured: %s.\n", why);
@@ -88,7 +89,8 @@ static int dispatch(const struct options *o, const struct outputs *to)
 }
 
 /* Opens a file, or standard output for "-", which then has no table. */
-static bool open_one(struct out **ret, const char *option, const char *name, enum out_how how, struct outputs *to, struct out *std)
+static bool open_one(struct out **ret, const char *option, const char *name, enum out_how how,
+		     struct outputs *to, struct out *std)
 {
 	*ret = NULL;
 	if (name && !strcmp(name, "-")) {

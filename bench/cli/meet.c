@@ -14,11 +14,11 @@
 #include "util.h"
 
 #define MS UINT64_C(1000000)
-#define STAGGER (250 * MS)   /* between two addresses */
-#define AGAIN (500 * MS)     /* before the list of addresses starts again */
-#define ATTEMPT (5000 * MS)  /* limit for a connection and its answer */
-#define PAUSE (100 * MS)     /* wait this long if accept() lacks a descriptor */
-#define SECTION 0x54505254u  /* "TRPT" */
+#define STAGGER (250 * MS)  /* between two addresses */
+#define AGAIN (500 * MS)    /* before the list of addresses starts again */
+#define ATTEMPT (5000 * MS) /* limit for a connection and its answer */
+#define PAUSE (100 * MS)    /* wait this long if accept() lacks a descriptor */
+#define SECTION 0x54505254u /* "TRPT" */
 #define SECTION_VERSION 1u
 
 /* The section byte by byte: it comes from another host, and is not aligned. */
@@ -193,7 +193,7 @@ static int listen_on(const char *host, uint16_t port, uint16_t *ret)
 	int fd = -1, on = 1, err = EADDRNOTAVAIL;
 
 	for (a = list; a && fd < 0; a = a->ai_next) { /* the first that works, as for the migration */
-		struct sockaddr_in6 at = { 0 }; /* sin_port has the same offset */
+		struct sockaddr_in6 at = { 0 };	      /* sin_port has the same offset */
 		socklen_t len = sizeof(at);
 
 		fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -229,7 +229,8 @@ static int make_offer(struct meeting *p, const char *uri, uint16_t port)
 	}
 	if (p->listener < 0)
 		return p->listener;
-	if (getrandom(o->source, MEET_HALF, 0) != MEET_HALF || getrandom(o->target, MEET_HALF, 0) != MEET_HALF)
+	if (getrandom(o->source, MEET_HALF, 0) != MEET_HALF ||
+	    getrandom(o->target, MEET_HALF, 0) != MEET_HALF)
 		return -EIO;
 	return 0;
 }
@@ -384,10 +385,12 @@ void meet_poll(const struct meeting *p, struct pollfd v[MEET_FDS], uint64_t *unt
 	bool turn = p->agreed && p->wanted && p->own == VMM_END_SOURCE && p->fd < 0 && p->list;
 	uint64_t now = clock_ns();
 
-	v[0] = (struct pollfd){ .fd = now < p->next_at && p->own == VMM_END_TARGET ? -1 : p->listener, .events = POLLIN };
+	v[0] = (struct pollfd){ .fd = now < p->next_at && p->own == VMM_END_TARGET ? -1 : p->listener,
+				.events = POLLIN };
 	for (unsigned i = 0; i < MEET_CONNS; i++)
 		v[1 + i] = (struct pollfd){ .fd = p->conn[i].fd,
-					    .events = p->own == VMM_END_SOURCE && !p->conn[i].up ? POLLOUT : POLLIN };
+					    .events = p->own == VMM_END_SOURCE && !p->conn[i].up ? POLLOUT
+												 : POLLIN };
 	if (p->own == VMM_END_TARGET && p->listener >= 0 && now < p->next_at && p->next_at < *until)
 		*until = p->next_at;
 	if (turn && p->next && p->next_at < *until)

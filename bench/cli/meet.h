@@ -35,7 +35,7 @@ struct meet_offer {
 };
 
 struct meet_conn {
-	int fd; /* -1: free */
+	int fd;	 /* -1: free */
 	bool up; /* connected; the source has sent its half */
 	uint64_t since;
 	uint8_t got[MEET_HALF];

@@ -24,10 +24,12 @@ static const char *const on_off[] = { "on", "off", NULL };
 static const char *const off_on[] = { "off", "on", NULL };
 static const char *const hold_actions[] = { "fallback", "commit", NULL };
 static const char *const floors[] = { "once", "each", "off", NULL };
-static const char *const commands[] = { "run", "source", "target", "floor", "sweep", "plot", "doctor", "version", "help" };
+static const char *const commands[] = { "run",	"source", "target",  "floor", "sweep",
+					"plot", "doctor", "version", "help" };
 
 _Static_assert(sizeof(kinds) / sizeof(*kinds) == KIND_COUNT + 1, "one name per memory kind");
-_Static_assert((int)KIND_HUGETLB == VMM_HUGETLB && (int)KIND_HUGETLB_MEMFD == VMM_HUGETLB_MEMFD && (int)KIND_MEMFD == VMM_MEMFD,
+_Static_assert((int)KIND_HUGETLB == VMM_HUGETLB && (int)KIND_HUGETLB_MEMFD == VMM_HUGETLB_MEMFD &&
+		       (int)KIND_MEMFD == VMM_MEMFD,
 	       "the kinds are in the VMM's order");
 _Static_assert(sizeof(patterns) / sizeof(*patterns) == VMM_ZIPF + 2, "one name per pattern");
 _Static_assert(FERRY_MODE_POSTCOPY == 2 && FERRY_COMMIT_AT_SWITCHOVER == 2 && FERRY_HOLD_COMMIT == 1,
@@ -42,7 +44,8 @@ const struct option_row option_rows[] = {
 	{ "uri", V_TEXT, RUN | FLOOR, AT(uri), "tcp:HOST:PORT or rdma:HOST:PORT",
 	  "where the two ends connect, port 0 takes a free port; tcp:127.0.0.1:0" },
 	{ "to", V_TEXT, SOURCE, AT(to), "tcp:HOST:PORT or rdma:HOST:PORT", "the target to migrate to" },
-	{ "listen", V_TEXT, TARGET, AT(listen), "tcp:HOST:PORT or rdma:HOST:PORT", "where the target waits for the source" },
+	{ "listen", V_TEXT, TARGET, AT(listen), "tcp:HOST:PORT or rdma:HOST:PORT",
+	  "where the target waits for the source" },
 	{ "memory", V_SIZE, GUEST | FLOOR, AT(memory),
 	  "a size from 32M to 256G in whole 2M, such as 512M or 2G", "the guest's RAM; 1G", VMM_MEMORY_MIN,
 	  VMM_MEMORY_MAX },
@@ -52,7 +55,8 @@ const struct option_row option_rows[] = {
 	{ "populate", V_COUNT, GUEST, AT(populate), "a percentage from 0 to 100",
 	  "percent of RAM that has unique, non-zero content at the start; 100", 0, 100 },
 	{ "prealloc", V_CHOICE, RUN | TARGET | SWEEP, AT(prealloc), "on or off",
-	  "on: the target allocates all of its RAM before pre-copy, off: as pages arrive; on", .choices = on_off },
+	  "on: the target allocates all of its RAM before pre-copy, off: as pages arrive; on",
+	  .choices = on_off },
 	{ "thp", V_CHOICE, GUEST, AT(thp), "off or on",
 	  "on: transparent huge pages for the RAM, restored at the target after the migration (not for the floor's buffers); off",
 	  .choices = off_on },
@@ -65,18 +69,19 @@ const struct option_row option_rows[] = {
 	  "which page of the working set the guest writes next, zipf: the page of rank k about 1/k as often as the first; random",
 	  .choices = patterns },
 	{ "rhythm", V_DURATION, GUEST, AT(rhythm_us), "a duration from 1ms such as 200ms",
-	  "until the switchover the guest writes and rests in turn, each for this time; it never rests", 1000, HOUR },
+	  "until the switchover the guest writes and rests in turn, each for this time; it never rests", 1000,
+	  HOUR },
 	{ "vcpus", V_COUNT, GUEST, AT(vcpus), "a number from 1 to 16", "virtual CPUs; 1", 1, VMM_VCPUS_MAX },
-	{ "seed", V_COUNT, GUEST, AT(seed), "a number",
-	  "seed of what the guest writes; random", 0, UINT64_MAX },
-	{ "mode", V_CHOICE, ONE_GUEST, AT(mode), "auto, stop-and-copy or post-copy", "how the migration finishes; auto",
-	  .choices = modes },
+	{ "seed", V_COUNT, GUEST, AT(seed), "a number", "seed of what the guest writes; random", 0,
+	  UINT64_MAX },
+	{ "mode", V_CHOICE, ONE_GUEST, AT(mode), "auto, stop-and-copy or post-copy",
+	  "how the migration finishes; auto", .choices = modes },
 	{ "commit-at", V_CHOICE, GUEST, AT(commit_at), "complete, switchover or default",
 	  "when the source can no longer resume the VM; complete", .choices = commit_ats },
 	{ "downtime", V_DURATION, GUEST, AT(downtime_us), "a duration such as 300ms, 2s or 500us",
 	  "the downtime to aim for; 300ms", 1, HOUR },
-	{ "max-rounds", V_COUNT, GUEST, AT(max_rounds), "a number from 1 to 1000", "bound on the rounds of pre-copy; 30", 1,
-	  1000 },
+	{ "max-rounds", V_COUNT, GUEST, AT(max_rounds), "a number from 1 to 1000",
+	  "bound on the rounds of pre-copy; 30", 1, 1000 },
 	{ "precopy-limit", V_DURATION, GUEST, AT(precopy_limit_us), "a duration such as 30s",
 	  "bound on the time in pre-copy; none", 1, HOUR },
 	{ "channels", V_COUNT, GUEST, AT(channels), "a number from 1 to 16", "data connections; 1", 1, 16 },
@@ -102,15 +107,16 @@ const struct option_row option_rows[] = {
 	  "the arbiter that settles an ending in doubt, the same at both ends; none" },
 	{ "run-on", V_DURATION, ENDS | SWEEP, AT(run_on_us), "a duration such as 200ms",
 	  "how long the guest runs at its owner before the proof; 200ms", 1000, HOUR },
-	{ "repeat", V_COUNT, RUN | FLOOR | SWEEP, AT(repeat), "a number from 1 to 100000", "number of runs; 1", 1,
-	  100000 },
+	{ "repeat", V_COUNT, RUN | FLOOR | SWEEP, AT(repeat), "a number from 1 to 100000",
+	  "number of runs; 1", 1, 100000 },
 	{ "floor", V_CHOICE, RUN | SWEEP, AT(floor), "once, each or off",
 	  "when to measure the floor of the machine; once", .choices = floors },
 	{ "json", V_TEXT, ENDS | FLOOR | SWEEP | DOCTOR, AT(json), "a file name, - for standard output",
 	  "append one JSON object per run, each on a line" },
-	{ "report-port", V_COUNT, SOURCE | TARGET, AT(report_port), "a port from 0 to 65535, 0 for none, at the source 0 only",
-	  "port at the target for exchanging the results, 0 for no exchange; a free port, which the target tells the source", 0,
-	  65535 },
+	{ "report-port", V_COUNT, SOURCE | TARGET, AT(report_port),
+	  "a port from 0 to 65535, 0 for none, at the source 0 only",
+	  "port at the target for exchanging the results, 0 for no exchange; a free port, which the target tells the source",
+	  0, 65535 },
 	{ "record", V_TEXT, ENDS | SWEEP, AT(record), "a file name",
 	  "record the migration for rdma-migrate plot (docs/recording.md)" },
 	{ "sample", V_DURATION, ENDS | SWEEP, AT(sample_us), "a duration from 100us to 1s",
@@ -376,7 +382,8 @@ static int check_uri(const char *option, const char *uri)
 {
 	if (!strncmp(uri, "tcp:", 4) || !strncmp(uri, "rdma:", 5))
 		return 0;
-	fprintf(stderr, "rdma-migrate: --%s takes tcp:HOST:PORT or rdma:HOST:PORT, not \"%s\".\n", option, uri);
+	fprintf(stderr, "rdma-migrate: --%s takes tcp:HOST:PORT or rdma:HOST:PORT, not \"%s\".\n", option,
+		uri);
 	return -EINVAL;
 }
 
@@ -388,13 +395,17 @@ static int check_report_port(const struct options *o)
 	if (!o->report_port)
 		return 0;
 	if (o->command == CMD_SOURCE) {
-		fprintf(stderr, "rdma-migrate: source takes --report-port 0 only, because the target chooses the port; give --report-port %llu "
-			"to rdma-migrate target.\n", (unsigned long long)o->report_port);
+		fprintf(stderr,
+			"rdma-migrate: source takes --report-port 0 only, because the target chooses the port; give --report-port %llu "
+			"to rdma-migrate target.\n",
+			(unsigned long long)o->report_port);
 		return -EINVAL;
 	}
 	if (meet_split(o->listen, host, &port) || port != o->report_port)
 		return 0;
-	fprintf(stderr, "rdma-migrate: --report-port %u is the port of --listen; give another port, or leave the option out for a free one.\n", port);
+	fprintf(stderr,
+		"rdma-migrate: --report-port %u is the port of --listen; give another port, or leave the option out for a free one.\n",
+		port);
 	return -EINVAL;
 }
 
@@ -408,7 +419,8 @@ int options_check(struct options *o)
 	if (arbiter_check(o->arbiter))
 		return -EINVAL;
 	if (o->thp && o->kind >= KIND_HUGETLB) {
-		fprintf(stderr, "rdma-migrate: --thp on is for --memory-kind anon or memfd: %s has huge pages already.\n",
+		fprintf(stderr,
+			"rdma-migrate: --thp on is for --memory-kind anon or memfd: %s has huge pages already.\n",
 			kind_name(o->kind));
 		return -EINVAL;
 	}
@@ -422,7 +434,8 @@ int options_check(struct options *o)
 		return -EINVAL;
 	}
 	if ((o->command == CMD_SOURCE && o->kill.who == KILL_TARGET) ||
-	    (o->command == CMD_TARGET && (o->kill.who == KILL_SOURCE || (o->kill.who == KILL_LINK && !o->kill.message)))) {
+	    (o->command == CMD_TARGET &&
+	     (o->kill.who == KILL_SOURCE || (o->kill.who == KILL_LINK && !o->kill.message)))) {
 		fprintf(stderr,
 			"rdma-migrate: --kill at the %s cannot reach the other end: give it to rdma-migrate %s.\n",
 			command_name(o->command), o->command == CMD_SOURCE ? "target" : "source");
@@ -440,7 +453,8 @@ static int find_command(const char *name, enum command *ret)
 	const char *dashed = strncmp(name, "--", 2) ? NULL : name + 2; /* --help, --version */
 
 	for (enum command c = 0; c < CMD_COUNT; c++) {
-		if (strcmp(name, commands[c]) && !(dashed && c >= CMD_VERSION && !strcmp(dashed, commands[c])))
+		if (strcmp(name, commands[c]) &&
+		    !(dashed && c >= CMD_VERSION && !strcmp(dashed, commands[c])))
 			continue;
 		*ret = c;
 		return 0;

@@ -263,8 +263,7 @@ static void complain(const struct out *o, off_t left)
 	if (left == o->written && left)
 		snprintf(stays, sizeof(stays), ", the first %lld bytes were", (long long)left);
 	else if (left)
-		snprintf(stays, sizeof(stays), ", the file keeps its %lld complete bytes",
-			 (long long)left);
+		snprintf(stays, sizeof(stays), ", the file keeps its %lld complete bytes", (long long)left);
 	else if (o->regular && o->temp)
 		snprintf(stays, sizeof(stays), ", the file is as it was");
 	else if (o->regular)

@@ -34,9 +34,9 @@ static void head(FILE *out, const struct run_report *r)
 		fprintf(out,
 			"%lluM %s, %llu%% populated, %llu pages/s (%s) over %lluM, %llu vCPU%s, seed %llu, mode %s",
 			(unsigned long long)o->memory >> 20, kind_name(o->kind),
-			(unsigned long long)o->populate, (unsigned long long)o->dirty_rate, pattern_name(o->pattern),
-			(unsigned long long)o->working_set >> 20, (unsigned long long)o->vcpus,
-			o->vcpus == 1 ? "" : "s", (unsigned long long)o->seed,
+			(unsigned long long)o->populate, (unsigned long long)o->dirty_rate,
+			pattern_name(o->pattern), (unsigned long long)o->working_set >> 20,
+			(unsigned long long)o->vcpus, o->vcpus == 1 ? "" : "s", (unsigned long long)o->seed,
 			ferry_mode_name((enum ferry_mode)o->mode));
 	else
 		fprintf(out, "whatever a source sends");
@@ -54,7 +54,8 @@ static void target_alone(FILE *out, const struct run_report *r)
 	row(out, "pages");
 	fprintf(out, "%s received\n", grouped(v, t->pages_sent));
 	row(out, "time");
-	fprintf(out, "pre-copy %.1f ms, post-copy %.1f, at the target", (double)t->precopy_us / 1000, (double)t->postcopy_us / 1000);
+	fprintf(out, "pre-copy %.1f ms, post-copy %.1f, at the target", (double)t->precopy_us / 1000,
+		(double)t->postcopy_us / 1000);
 	if (t->reconnects)
 		fprintf(out, "; reconnected %u times", t->reconnects);
 	fprintf(out, "\n");
@@ -91,7 +92,8 @@ static void rounds(FILE *out, const struct run_report *r)
 static void phases(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *s = source_stats(r), *t = target_stats(r);
-	uint64_t stood = r->end[VMM_END_SOURCE].cpu.stood_us, postcopy = only_end(r) == VMM_END_SOURCE ? s->postcopy_us : t->postcopy_us;
+	uint64_t stood = r->end[VMM_END_SOURCE].cpu.stood_us,
+		 postcopy = only_end(r) == VMM_END_SOURCE ? s->postcopy_us : t->postcopy_us;
 	uint64_t sum = s->precopy_us + (stood ? stood : s->downtime.total_us + postcopy);
 
 	fprintf(out, "%.1f ms: pre-copy %.1f, ", (double)s->elapsed_us / 1000, (double)s->precopy_us / 1000);
@@ -129,7 +131,8 @@ static void times(FILE *out, const struct run_report *r)
 			(unsigned long long)b->load_us, (unsigned long long)b->resume_us);
 		if (s->predicted_us) {
 			row(out, "predicted");
-			fprintf(out, "%s us of downtime, at the end of pre-copy\n", grouped(v, s->predicted_us));
+			fprintf(out, "%s us of downtime, at the end of pre-copy\n",
+				grouped(v, s->predicted_us));
 		}
 	}
 	row(out, "throughput");
@@ -149,8 +152,9 @@ static void faults(FILE *out, const struct run_report *r)
 	if (!t->faults && !t->faults_local)
 		return;
 	row(out, "faults");
-	fprintf(out, "%s over the link (p50 %.1f, p99 %.1f, max %.1f us, %.1f ms in total), %s local", grouped(a, t->faults),
-		p50, p99, (double)t->fault_max_ns / 1000, (double)t->fault_total_ns / 1e6, grouped(b, t->faults_local));
+	fprintf(out, "%s over the link (p50 %.1f, p99 %.1f, max %.1f us, %.1f ms in total), %s local",
+		grouped(a, t->faults), p50, p99, (double)t->fault_max_ns / 1000,
+		(double)t->fault_total_ns / 1e6, grouped(b, t->faults_local));
 	if (r->have_floor && t->faults)
 		fprintf(out, "; bare fault p50 %.1f, p99 %.1f, ratios %.2f, %.2f", r->floor.fault_p50_us,
 			r->floor.fault_p99_us, p50 / r->floor.fault_p50_us, p99 / r->floor.fault_p99_us);
@@ -164,7 +168,8 @@ static void huge(FILE *out, const struct run_report *r)
 	if (!s->thp_before && !t->collapse_us)
 		return;
 	row(out, "huge pages");
-	fprintf(out, "%llu MiB at the source; at the target %llu MiB with the last page, %llu MiB %.1f ms later\n",
+	fprintf(out,
+		"%llu MiB at the source; at the target %llu MiB with the last page, %llu MiB %.1f ms later\n",
 		(unsigned long long)s->thp_before >> 20, (unsigned long long)t->thp_before >> 20,
 		(unsigned long long)t->thp_after >> 20, (double)t->collapse_us / 1000);
 }
@@ -230,8 +235,8 @@ static void floor_link(FILE *out, const struct floor *f)
 {
 	row(out, "throughput");
 	if (!f->nwrites) {
-		fprintf(out, "%.0f MB/s memory to memory, %.3f CPU seconds per GiB, both ends\n", f->throughput_mb_s,
-			f->cpu_s_per_gib);
+		fprintf(out, "%.0f MB/s memory to memory, %.3f CPU seconds per GiB, both ends\n",
+			f->throughput_mb_s, f->cpu_s_per_gib);
 		row(out, "round trip");
 		fprintf(out,
 			"%.1f us median, %.1f p99, 16-byte request and 4 KiB answer (polling %.1f, sleeping %.1f)\n",
@@ -239,17 +244,19 @@ static void floor_link(FILE *out, const struct floor *f)
 		return;
 	}
 	for (unsigned i = 0; i < f->nwrites; i++)
-		fprintf(out, "%s%.0f MB/s", i ? ", " : "WRITEs of 4 KiB, 64 KiB, 1 MiB, 4 MiB: ", f->write[i].mb_s);
+		fprintf(out, "%s%.0f MB/s",
+			i ? ", " : "WRITEs of 4 KiB, 64 KiB, 1 MiB, 4 MiB: ", f->write[i].mb_s);
 	fprintf(out, "\n");
 	row(out, "READ");
-	fprintf(out, "%.1f us median, %.1f p99, of 4 KiB (polling %.1f, sleeping %.1f)\n", f->rtt_us, f->rtt_p99_us,
-		f->rtt_poll_us, f->rtt_sleep_us);
+	fprintf(out, "%.1f us median, %.1f p99, of 4 KiB (polling %.1f, sleeping %.1f)\n", f->rtt_us,
+		f->rtt_p99_us, f->rtt_poll_us, f->rtt_sleep_us);
 }
 
 void floor_table(FILE *out, const struct floor *f, const struct options *o)
 {
-	fprintf(out, "floor of this machine, %lluM %s, two processes over %s\n", (unsigned long long)o->memory >> 20,
-		kind_name(o->kind), f->nwrites ? "the bare RDMA device" : "loopback TCP");
+	fprintf(out, "floor of this machine, %lluM %s, two processes over %s\n",
+		(unsigned long long)o->memory >> 20, kind_name(o->kind),
+		f->nwrites ? "the bare RDMA device" : "loopback TCP");
 	floor_link(out, f);
 	row(out, "one fault");
 	fprintf(out, "%.1f us median, %.1f p99 from event to page; the faulting thread waited %.1f, %.1f\n",
@@ -260,8 +267,8 @@ void report_progress(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *s = &r->end[VMM_END_SOURCE].live, *t = &r->end[VMM_END_TARGET].live;
 	const struct ferry_stats *lead = s->elapsed_us ? s : t;
-	uint64_t left =
-		lead->phase == FERRY_PHASE_POSTCOPY && t->elapsed_us ? t->pages_remaining : lead->pages_remaining;
+	uint64_t left = lead->phase == FERRY_PHASE_POSTCOPY && t->elapsed_us ? t->pages_remaining
+									     : lead->pages_remaining;
 
 	fprintf(out, "\r\033[K%s round %u  %.0f MB/s  %.1f MB left  %llu pages/s dirty  %llu faults",
 		ferry_phase_name(lead->phase), lead->round,

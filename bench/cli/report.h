@@ -37,9 +37,9 @@ struct end_report {
 /* One migration, as the parent sees it. */
 struct run_report {
 	const struct options *o;
-	struct options asked; /* the other host's options; o then points here */
-	bool whole;	      /* it has both ends */
-	char host[2][64];     /* by enum vmm_end; "": unknown */
+	struct options asked;	 /* the other host's options; o then points here */
+	bool whole;		 /* it has both ends */
+	char host[2][64];	 /* by enum vmm_end; "": unknown */
 	int64_t clock_offset_ns; /* two hosts: the target's clock minus the source's, only for pictures */
 	uint64_t clock_error_ns;
 	uint64_t number;	  /* 1 to --repeat */
@@ -75,8 +75,8 @@ double throughput_mb_s(const struct run_report *r);
 void report_table(FILE *out, const struct run_report *r);
 void report_json(FILE *out, const struct run_report *r);
 void report_json_object(FILE *out, const struct run_report *r); /* without a newline */
-void json_quoted(FILE *out, const char *text); /* "text", escaped */
-void json_text(FILE *out, const char *name, const char *text); /* "name":"text", with a comma after it */
+void json_quoted(FILE *out, const char *text);			/* "text", escaped */
+void json_text(FILE *out, const char *name, const char *text);	/* "name":"text", with a comma after it */
 void floor_table(FILE *out, const struct floor *f, const struct options *o);
 void floor_json(FILE *out, const struct floor *f, const struct options *o);
 /* Writes the progress line over itself; report_progress_end() erases it. */

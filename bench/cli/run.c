@@ -37,14 +37,14 @@ struct child {
 
 struct run {
 	struct run_report *r;
-	struct record *record; /* NULL: no recording */
-	struct meeting meeting;      /* two machines: the connection to the other */
-	int meet_err;	       /* why results cannot be exchanged */
-	struct child child[2]; /* enum vmm_end */
+	struct record *record;	/* NULL: no recording */
+	struct meeting meeting; /* two machines: the connection to the other */
+	int meet_err;		/* why results cannot be exchanged */
+	struct child child[2];	/* enum vmm_end */
 	bool observer_open;
 	bool tty;
 	bool proof_told;
-	bool reserved; /* an end has entered the reservation, so both were connected */
+	bool reserved;		       /* an end has entered the reservation, so both were connected */
 	uint64_t ended_at, settled_at; /* ns: when the first end had ended, when both had */
 	uint64_t seen_at_settled[VMM_VCPUS_MAX];
 };
@@ -138,7 +138,8 @@ static void take_msg(struct run *x, int end, const struct msg *m)
 		r->end[end].drilled |= m->number != 0;
 		r->end[end].cpu = m->cpu;
 		c->ended = true;
-		if (m->text[0] && (end == VMM_END_SOURCE || !r->mutator[0])) /* the end that had the VM knows */
+		if (m->text[0] &&
+		    (end == VMM_END_SOURCE || !r->mutator[0])) /* the end that had the VM knows */
 			snprintf(r->mutator, sizeof(r->mutator), "%.15s", m->text);
 		break;
 	case MSG_PROOF:
@@ -334,7 +335,8 @@ static bool prepare_meeting(struct run *x)
 	if (!err)
 		return true;
 	if (o->report_port_set) {
-		snprintf(why, sizeof(why), "port %u for the results cannot be opened: %s; give another --report-port, or leave the option out for a free port",
+		snprintf(why, sizeof(why),
+			 "port %u for the results cannot be opened: %s; give another --report-port, or leave the option out for a free port",
 			 (unsigned)o->report_port, strerror(-err));
 		fail_begin(x, VMM_END_TARGET, why);
 		return false;
@@ -347,7 +349,9 @@ static void say_listening(const struct run *x, const char *uri)
 {
 	fprintf(stderr, "listening on %s\n", uri); /* printed first, so that a script can read it */
 	if (x->meet_err)
-		fprintf(stderr, "rdma-migrate: no results will be exchanged, because no port can be opened for them: %s.\n", strerror(-x->meet_err));
+		fprintf(stderr,
+			"rdma-migrate: no results will be exchanged, because no port can be opened for them: %s.\n",
+			strerror(-x->meet_err));
 }
 
 /* Starts both ends, until they are in ferry_run(). false: an end could not begin. */
@@ -392,7 +396,10 @@ static int owner_end(const struct run *x)
 
 	if (s->have_result && s->result.owner == FERRY_OWNER_SOURCE)
 		return VMM_END_SOURCE;
-	return t->have_result && t->result.owner == FERRY_OWNER_TARGET && t->result.outcome != FERRY_OUTCOME_LOST ? VMM_END_TARGET : -1;
+	return t->have_result && t->result.owner == FERRY_OWNER_TARGET &&
+			       t->result.outcome != FERRY_OUTCOME_LOST
+		       ? VMM_END_TARGET
+		       : -1;
 }
 
 static void prove(struct run *x)
@@ -474,7 +481,9 @@ void run_once(struct run_report *r, const struct options *o, uint64_t number, co
 {
 	struct record *record = recording ? record_new(o->sample_us) : NULL;
 
-	*r = (struct run_report){ .o = o, .number = number, .have_floor = floor, .whole = o->command == CMD_RUN };
+	*r = (struct run_report){
+		.o = o, .number = number, .have_floor = floor, .whole = o->command == CMD_RUN
+	};
 	for (int end = 0; end < 2; end++) {
 		if (r->whole || (end == VMM_END_TARGET) == (o->command == CMD_TARGET))
 			gethostname(r->host[end], sizeof(r->host[end]) - 1);

@@ -52,12 +52,13 @@ static bool one_run(struct sweep *s, const struct options *o, uint64_t number, c
 	if (s->to->json)
 		report_json(out_file(s->to->json), r);
 	if (s->to->table)
-		fprintf(out_file(s->to->table), "%3lu/%lu  %-13s %4lluM  %7llu pages/s  %-12s %-10s downtime %8.2f ms  total %8.1f ms%s%s\n",
-		       s->done, s->all, ferry_mode_name((enum ferry_mode)o->mode),
-		       (unsigned long long)o->working_set >> 20, (unsigned long long)o->dirty_rate, o->uri,
-		       r->outcome, (double)source_stats(r)->downtime.total_us / 1000,
-		       (double)source_stats(r)->elapsed_us / 1000, r->verdict ? "  " : "",
-		       r->verdict ? r->sentence : "");
+		fprintf(out_file(s->to->table),
+			"%3lu/%lu  %-13s %4lluM  %7llu pages/s  %-12s %-10s downtime %8.2f ms  total %8.1f ms%s%s\n",
+			s->done, s->all, ferry_mode_name((enum ferry_mode)o->mode),
+			(unsigned long long)o->working_set >> 20, (unsigned long long)o->dirty_rate, o->uri,
+			r->outcome, (double)source_stats(r)->downtime.total_us / 1000,
+			(double)source_stats(r)->elapsed_us / 1000, r->verdict ? "  " : "",
+			r->verdict ? r->sentence : "");
 	if (r->verdict > s->worst)
 		s->worst = r->verdict;
 	if (s->to->table)
@@ -129,7 +130,8 @@ static int run_all(struct sweep *s, const char *out)
 			close(fd); /* only the name is needed */
 		s->recording = fd < 0 ? NULL : out_open("the recordings for the page,", name, OUT_REPLACE);
 		if (!s->recording) {
-			fprintf(stderr, "rdma-migrate: cannot create a file for the recordings in /tmp; give --record FILE.\n");
+			fprintf(stderr,
+				"rdma-migrate: cannot create a file for the recordings in /tmp; give --record FILE.\n");
 			return VERDICT_ENVIRONMENT;
 		}
 		file = name;

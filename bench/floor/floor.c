@@ -315,7 +315,9 @@ struct job {
 static int prepare(struct job *j, char *why, size_t cap)
 {
 	if (!strncmp(j->uri, "rdma:", 5))
-		return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, j->ctl) ? floor_say(why, cap, -errno, "a socket pair") : 0;
+		return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, j->ctl)
+			       ? floor_say(why, cap, -errno, "a socket pair")
+			       : 0;
 	j->listener = listen_at(j->uri, &j->addr, &j->addr_len, why, cap);
 	return j->listener < 0 ? j->listener : 0;
 }
@@ -337,7 +339,8 @@ _Noreturn static void receiver(struct job *j, int out)
 		r.err = receive(&r, j->listener, j->memory, j->memfd);
 	} else {
 		close(j->ctl[1]); /* so that the sender's death ends the socket */
-		r.err = floor_rdma_receive(&r.floor, j->uri, j->ctl[0], j->memory, j->memfd, r.why, sizeof(r.why));
+		r.err = floor_rdma_receive(&r.floor, j->uri, j->ctl[0], j->memory, j->memfd, r.why,
+					   sizeof(r.why));
 	}
 	write_full(out, &r, sizeof(r));
 	_exit(0);

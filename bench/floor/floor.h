@@ -57,7 +57,8 @@ int floor_round_trips(struct floor *f, struct floor_peer *p, void *page);
 int floor_faults(struct floor *f, struct floor_peer *p, int memfd, char *why, size_t cap);
 
 /* floor_rdma.c; fails with a sentence if the build has no RDMA. */
-int floor_rdma_receive(struct floor *f, const char *uri, int ctl, uint64_t memory, int memfd, char *why, size_t cap);
+int floor_rdma_receive(struct floor *f, const char *uri, int ctl, uint64_t memory, int memfd, char *why,
+		       size_t cap);
 int floor_rdma_send(int ctl, uint64_t memory, int memfd);
 
 #endif

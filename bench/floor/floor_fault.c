@@ -172,7 +172,8 @@ static int lend(struct area *a)
 {
 	if (!a->peer->lend)
 		return 0;
-	return a->memfd ? a->peer->lend(a->peer, a->alias, AREA) : a->peer->lend(a->peer, a->staging, FLOOR_PAGE_SIZE);
+	return a->memfd ? a->peer->lend(a->peer, a->alias, AREA)
+			: a->peer->lend(a->peer, a->staging, FLOOR_PAGE_SIZE);
 }
 
 static int one_way(struct floor *ret, struct floor_peer *p, int memfd, int sleeps, char *why, size_t cap)

@@ -65,15 +65,18 @@ static int next_event(struct end *e, enum rdma_cm_event_type want, struct rdma_c
 
 static int make_queues(struct end *e, char *mem, uint64_t memory)
 {
-	struct ibv_qp_init_attr init = { .qp_type = IBV_QPT_RC,
-					 .cap = { .max_send_wr = DEPTH, .max_recv_wr = 1, .max_send_sge = 1, .max_recv_sge = 1 } };
+	struct ibv_qp_init_attr init = {
+		.qp_type = IBV_QPT_RC,
+		.cap = { .max_send_wr = DEPTH, .max_recv_wr = 1, .max_send_sge = 1, .max_recv_sge = 1 }
+	};
 
 	e->comp = ibv_create_comp_channel(e->id->verbs);
 	e->cq = e->comp ? ibv_create_cq(e->id->verbs, DEPTH + 2, NULL, e->comp, 0) : NULL;
 	init.send_cq = init.recv_cq = e->cq;
 	if (!e->cq || fcntl(e->comp->fd, F_SETFL, O_NONBLOCK) || rdma_create_qp(e->id, NULL, &init))
 		return -errno;
-	e->mr = ibv_reg_mr(e->id->pd, mem, memory, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ);
+	e->mr = ibv_reg_mr(e->id->pd, mem, memory,
+			   IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ);
 	return e->mr ? 0 : -errno;
 }
 
@@ -129,8 +132,13 @@ static int complete(struct end *e, int sleeps)
 static int post(struct end *e, enum ibv_wr_opcode op, void *local, uint32_t lkey, uint64_t off, uint32_t len)
 {
 	struct ibv_sge sge = { (uintptr_t)local, len, lkey };
-	struct ibv_send_wr wr = { .sg_list = &sge, .num_sge = 1, .opcode = op, .send_flags = IBV_SEND_SIGNALED,
-				  .wr.rdma = { .remote_addr = e->theirs.addr + off, .rkey = e->theirs.rkey } }, *bad;
+	struct ibv_send_wr wr = { .sg_list = &sge,
+				  .num_sge = 1,
+				  .opcode = op,
+				  .send_flags = IBV_SEND_SIGNALED,
+				  .wr.rdma = { .remote_addr = e->theirs.addr + off,
+					       .rkey = e->theirs.rkey } },
+			   *bad;
 
 	return -ibv_post_send(e->id->qp, &wr, &bad);
 }
@@ -139,7 +147,8 @@ static int post(struct end *e, enum ibv_wr_opcode op, void *local, uint32_t lkey
 
 static int write_pass(struct end *e, uint32_t size, int sleeps, double *mb_s)
 {
-	uint64_t begin = clock_ns(), at = 0, moved = 0, limit = e->mr->length < PASS_BYTES ? e->mr->length : PASS_BYTES;
+	uint64_t begin = clock_ns(), at = 0, moved = 0,
+		 limit = e->mr->length < PASS_BYTES ? e->mr->length : PASS_BYTES;
 	uint32_t window = WINDOW / size < DEPTH ? WINDOW / size : DEPTH, flying = 0;
 	bool over = false;
 
@@ -184,15 +193,18 @@ static int write_sizes(struct end *e, struct floor_write *w)
 		sort_double(polled, FLOOR_PASSES);
 		sort_double(slept, FLOOR_PASSES);
 		w[i].size = sizes[i];
-		w[i].mb_s = polled[FLOOR_PASSES / 2] > slept[FLOOR_PASSES / 2] ? polled[FLOOR_PASSES / 2] : slept[FLOOR_PASSES / 2];
+		w[i].mb_s = polled[FLOOR_PASSES / 2] > slept[FLOOR_PASSES / 2] ? polled[FLOOR_PASSES / 2]
+									       : slept[FLOOR_PASSES / 2];
 	}
 	return 0;
 }
 
 int floor_rdma_send(int ctl, uint64_t memory, int memfd)
 {
-	struct rdma_conn_param param = { .responder_resources = RDMA_MAX_RESP_RES, .initiator_depth = RDMA_MAX_INIT_DEPTH,
-					 .retry_count = 6, .rnr_retry_count = 6 };
+	struct rdma_conn_param param = { .responder_resources = RDMA_MAX_RESP_RES,
+					 .initiator_depth = RDMA_MAX_INIT_DEPTH,
+					 .retry_count = 6,
+					 .rnr_retry_count = 6 };
 	struct floor_write w[FLOOR_SIZES] = { { 0 } };
 	struct sockaddr_storage to;
 	struct end e = { .ctl = ctl };
@@ -209,7 +221,9 @@ int floor_rdma_send(int ctl, uint64_t memory, int memfd)
 		err = next_event(&e, RDMA_CM_EVENT_ADDR_RESOLVED, NULL);
 	}
 	if (!err)
-		err = rdma_resolve_route(e.id, PATIENCE_MS) ? -errno : next_event(&e, RDMA_CM_EVENT_ROUTE_RESOLVED, NULL);
+		err = rdma_resolve_route(e.id, PATIENCE_MS)
+			      ? -errno
+			      : next_event(&e, RDMA_CM_EVENT_ROUTE_RESOLVED, NULL);
 	if (!err)
 		err = make_queues(&e, mem, memory);
 	if (!err)
@@ -232,7 +246,8 @@ static int fetch(struct floor_peer *p, uint64_t page, int sleeps, void *into)
 {
 	struct end *e = (struct end *)p;
 	uint64_t npages = e->theirs.len / FLOOR_PAGE_SIZE;
-	int n = post(e, IBV_WR_RDMA_READ, into, e->lent->lkey, page % npages * FLOOR_PAGE_SIZE, FLOOR_PAGE_SIZE);
+	int n = post(e, IBV_WR_RDMA_READ, into, e->lent->lkey, page % npages * FLOOR_PAGE_SIZE,
+		     FLOOR_PAGE_SIZE);
 
 	if (!n)
 		n = complete(e, sleeps);
@@ -245,7 +260,8 @@ static int lend(struct floor_peer *p, void *mem, size_t len)
 
 	if (e->lent)
 		ibv_dereg_mr(e->lent);
-	e->lent = mem ? ibv_reg_mr(e->id->pd, mem, len, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE) : NULL;
+	e->lent = mem ? ibv_reg_mr(e->id->pd, mem, len, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE)
+		      : NULL;
 	return mem && !e->lent ? -errno : 0;
 }
 
@@ -270,7 +286,8 @@ static int listen_at(struct end *e, const char *uri, char *why, size_t cap)
 		return -EADDRNOTAVAIL;
 	}
 	bound = rdma_get_local_addr(e->listener);
-	memcpy(&at, bound, bound->sa_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6));
+	memcpy(&at, bound,
+	       bound->sa_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6));
 	return write_full(e->ctl, &at, sizeof(at));
 }
 
@@ -292,9 +309,11 @@ static int measure(struct end *e, struct floor *f, int memfd, char *why, size_t 
 	return floor_faults(f, &e->peer, memfd, why, cap);
 }
 
-int floor_rdma_receive(struct floor *f, const char *uri, int ctl, uint64_t memory, int memfd, char *why, size_t cap)
+int floor_rdma_receive(struct floor *f, const char *uri, int ctl, uint64_t memory, int memfd, char *why,
+		       size_t cap)
 {
-	struct rdma_conn_param param = { .responder_resources = RDMA_MAX_RESP_RES, .initiator_depth = RDMA_MAX_INIT_DEPTH,
+	struct rdma_conn_param param = { .responder_resources = RDMA_MAX_RESP_RES,
+					 .initiator_depth = RDMA_MAX_INIT_DEPTH,
 					 .rnr_retry_count = 6 };
 	struct end e = { .peer = { .fetch = fetch, .lend = lend }, .ctl = ctl };
 	char *mem;
@@ -321,10 +340,12 @@ int floor_rdma_receive(struct floor *f, const char *uri, int ctl, uint64_t memor
 
 #else
 
-int floor_rdma_receive(struct floor *f, const char *uri, int ctl, uint64_t memory, int memfd, char *why, size_t cap)
+int floor_rdma_receive(struct floor *f, const char *uri, int ctl, uint64_t memory, int memfd, char *why,
+		       size_t cap)
 {
 	(void)f, (void)ctl, (void)memory, (void)memfd;
-	snprintf(why, cap, "%s: RDMA is not in this build; build with -DFERRY_RDMA=ON, or use tcp:HOST:PORT", uri);
+	snprintf(why, cap, "%s: RDMA is not in this build; build with -DFERRY_RDMA=ON, or use tcp:HOST:PORT",
+		 uri);
 	return -EOPNOTSUPP;
 }
 

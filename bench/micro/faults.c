@@ -174,9 +174,9 @@ _Noreturn static void source(int sock, struct vm *vm, uint64_t len)
 	if (read(sock, uri, sizeof(uri)) != sizeof(uri))
 		_exit(1);
 	if (ferry_source_new(&s,
-			 &(struct ferry_vm){ FERRY_VM_INIT, .vm = vm, .ops = &source_ops, .regions = &r,
-					     .nregions = 1 },
-			 &cfg) ||
+			     &(struct ferry_vm){ FERRY_VM_INIT, .vm = vm, .ops = &source_ops, .regions = &r,
+						 .nregions = 1 },
+			     &cfg) ||
 	    ferry_open(s, uri) || ferry_run(s, &res))
 		_exit(1);
 	ferry_free(s);

@@ -381,7 +381,8 @@ int main(int argc, char **argv)
 	int err;
 
 	if (!b || !len || len % PIECE)
-		return fprintf(stderr, "scale [GIB]\n  measures the bookkeeping of a guest of 1024 GiB, or GIB\n"),
+		return fprintf(stderr,
+			       "scale [GIB]\n  measures the bookkeeping of a guest of 1024 GiB, or GIB\n"),
 		       2;
 	printf("{\"bytes\":%" PRIu64 ",\"metadata_mib\":%.1f}\n", len, (double)anonymous() / (1 << 20));
 	err = sparse(b, len);

@@ -163,11 +163,10 @@ int trace_read(struct trace *t, const char *file, char *why, size_t cap)
 		return -EINVAL;
 	err = json_is_object(o) ? read_object(t, o) : -EINVAL;
 	if (err)
-		snprintf(
-			why, cap,
-			"%s is not a trace: it needs mode, round_list and, if it has a verdict, an after_rounds within its rounds "
-			"(docs/policy.md)",
-			file);
+		snprintf(why, cap,
+			 "%s is not a trace: it needs mode, round_list and, if it has a verdict, an after_rounds within its rounds "
+			 "(docs/policy.md)",
+			 file);
 	json_decref(o);
 	return err;
 }

@@ -50,7 +50,8 @@ static pid_t start(int script, int out[2])
 
 	if (pid)
 		return pid;
-	setrlimit(RLIMIT_CPU, &(struct rlimit){ CPU_SECONDS, CPU_SECONDS }); /* ends a script that never ends */
+	setrlimit(RLIMIT_CPU,
+		  &(struct rlimit){ CPU_SECONDS, CPU_SECONDS }); /* ends a script that never ends */
 	if (dup2(script, STDIN_FILENO) >= 0 && dup2(out[1], STDOUT_FILENO) >= 0)
 		execlp("gnuplot", "gnuplot", "-", (char *)NULL);
 	_exit(NO_GNUPLOT);

@@ -19,12 +19,14 @@ const char *const picture_item_colours[TL_ITEMS] = { "#6b7280", "#9ca3af", "#a16
 						     "#7c3aed", "#be123c", "#0e7490", "#15803d" };
 
 static const char *const phase_colours[] = {
-	[FERRY_PHASE_IDLE] = "#ffffff",	[FERRY_PHASE_PRE_MIGRATION] = "#eef0f3", [FERRY_PHASE_RESERVATION] = "#e4e7ec",
-	[FERRY_PHASE_PRECOPY] = "#dbe9fb",	[FERRY_PHASE_STOP_AND_COPY] = "#f6a5a5", [FERRY_PHASE_POSTCOPY] = "#fdebd0",
-	[FERRY_PHASE_COMMITMENT] = "#d3efdb", [FERRY_PHASE_ACTIVATION] = "#d3efdb",	   [FERRY_PHASE_DONE] = "#ffffff",
-	[FERRY_PHASE_FAILED] = "#f3d9d9",
+	[FERRY_PHASE_IDLE] = "#ffffff",		 [FERRY_PHASE_PRE_MIGRATION] = "#eef0f3",
+	[FERRY_PHASE_RESERVATION] = "#e4e7ec",	 [FERRY_PHASE_PRECOPY] = "#dbe9fb",
+	[FERRY_PHASE_STOP_AND_COPY] = "#f6a5a5", [FERRY_PHASE_POSTCOPY] = "#fdebd0",
+	[FERRY_PHASE_COMMITMENT] = "#d3efdb",	 [FERRY_PHASE_ACTIVATION] = "#d3efdb",
+	[FERRY_PHASE_DONE] = "#ffffff",		 [FERRY_PHASE_FAILED] = "#f3d9d9",
 };
-_Static_assert(sizeof(phase_colours) / sizeof(*phase_colours) == FERRY_PHASE_FAILED + 1, "one colour per phase");
+_Static_assert(sizeof(phase_colours) / sizeof(*phase_colours) == FERRY_PHASE_FAILED + 1,
+	       "one colour per phase");
 
 /* The bands show the source: it enters each phase first, and the downtime starts at its pause. */
 static void bands(FILE *out, const struct timeline *t, double from, double to)
@@ -374,7 +376,8 @@ static void faults_panel(FILE *out, const struct timeline *t)
 		"set arrow from first %.4f, graph 0 to first %.4f, graph 0.9 nohead front linecolor rgb '#374151' dashtype 2\n"
 		"set label 'p50 %.1f' at first %.4f, graph 0.94 center front font ',9'\n"
 		"set label 'p99 %.1f' at first %.4f, graph 0.94 center front font ',9'\n",
-		on_scale(p50), on_scale(p50), on_scale(p99), on_scale(p99), p50, on_scale(p50), p99, on_scale(p99));
+		on_scale(p50), on_scale(p50), on_scale(p99), on_scale(p99), p50, on_scale(p50), p99,
+		on_scale(p99));
 	fprintf(out, "plot $faults using (sqrt($1*$2)):3:1:2:(0):3 with boxxyerror fillcolor rgb '#7c2d92' "
 		     "fillstyle solid 0.6 border linecolor rgb '#7c2d92' notitle\nset offsets 0, 0, 0, 0\n");
 }
@@ -388,13 +391,13 @@ static void titles(FILE *out, const struct timeline *t)
 	fprintf(out, "set label 1 ");
 	picture_quote(out, text);
 	fprintf(out, " at screen %.3f, screen 0.978 left font ',14' front\n", LEFT);
-	snprintf(
-		text, sizeof(text),
-		"%.0f MiB of %s memory, %.0f pages/s over %.0f MiB, %.0f vCPU; pre-copy %.1f ms at %.0f MB/s, "
-		"post-copy %.1f ms, %.0f ms in total",
-		tl_number(t, "memory_bytes") / 1048576, tl_text(t, "memory_kind"), tl_number(t, "dirty_rate"),
-		tl_number(t, "working_set") / 1048576, tl_number(t, "vcpus"), tl_number(t, "precopy_ms"),
-		tl_number(t, "throughput_mb_s"), tl_number(t, "postcopy_ms"), tl_number(t, "total_ms"));
+	snprintf(text, sizeof(text),
+		 "%.0f MiB of %s memory, %.0f pages/s over %.0f MiB, %.0f vCPU; pre-copy %.1f ms at %.0f MB/s, "
+		 "post-copy %.1f ms, %.0f ms in total",
+		 tl_number(t, "memory_bytes") / 1048576, tl_text(t, "memory_kind"),
+		 tl_number(t, "dirty_rate"), tl_number(t, "working_set") / 1048576, tl_number(t, "vcpus"),
+		 tl_number(t, "precopy_ms"), tl_number(t, "throughput_mb_s"), tl_number(t, "postcopy_ms"),
+		 tl_number(t, "total_ms"));
 	fprintf(out, "set label 2 ");
 	picture_quote(out, text);
 	fprintf(out, " at screen %.3f, screen 0.957 left textcolor rgb '#4b5563' front\n", LEFT);

@@ -37,7 +37,8 @@ static int draw_page(const struct timelines *all, const struct groups *g, char *
 	return err;
 }
 
-static int draw(enum output kind, const struct timelines *all, const struct groups *g, char **ret, size_t *len)
+static int draw(enum output kind, const struct timelines *all, const struct groups *g, char **ret,
+		size_t *len)
 {
 	enum picture_format f = kind == OUTPUT_PNG ? PICTURE_PNG : PICTURE_SVG;
 

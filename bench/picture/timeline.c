@@ -45,7 +45,8 @@ static double number(const json_t *o, const char *name)
 }
 
 /* Reads a number; a missing field is 0. */
-static int range(const struct reader *rd, const json_t *o, const char *name, double min, double max, double *ret)
+static int range(const struct reader *rd, const json_t *o, const char *name, double min, double max,
+		 double *ret)
 {
 	const json_t *v = json_object_get(o, name);
 	char what[160];
@@ -121,8 +122,9 @@ static int take_sample(struct reader *rd, const json_t *o, struct tl_end *e)
 
 	if (!json_is_number(json_object_get(o, "t_us")))
 		return bad(rd, "a sample without a time");
-	if (time_of(rd, o, &s.ms) || counter(rd, o, "stamps", &s.stamps) || counter(rd, o, "bytes", &s.bytes) ||
-	    counter(rd, o, "remaining", &s.remaining) || counter(rd, o, "faults", &s.faults))
+	if (time_of(rd, o, &s.ms) || counter(rd, o, "stamps", &s.stamps) ||
+	    counter(rd, o, "bytes", &s.bytes) || counter(rd, o, "remaining", &s.remaining) ||
+	    counter(rd, o, "faults", &s.faults))
 		return -EINVAL;
 	if (e->n == RECORD_SAMPLES)
 		return bad(rd, "more samples than a recording has");
@@ -172,8 +174,8 @@ static int take_faults(struct reader *rd, const json_t *o)
 				       .below_us = json_number_value(json_array_get(b, 1)) / 1000,
 				       .count = json_number_value(json_array_get(b, 2)) };
 
-		if (v.from_us < before || v.from_us >= v.below_us || v.below_us > TIME_MAX_US || v.count < 1 ||
-		    v.count > COUNT_MAX || t->nbuckets == FERRY_FAULT_BUCKETS)
+		if (v.from_us < before || v.from_us >= v.below_us || v.below_us > TIME_MAX_US ||
+		    v.count < 1 || v.count > COUNT_MAX || t->nbuckets == FERRY_FAULT_BUCKETS)
 			return bad(rd, "an invalid histogram of faults");
 		before = v.below_us;
 		t->bucket[t->nbuckets++] = v;
@@ -188,13 +190,10 @@ static bool numbers_can_be(json_t *v)
 	json_t *child;
 	size_t i;
 
-	json_array_foreach(v, i, child)
-		if (!numbers_can_be(child))
-			return false;
-	json_object_foreach(v, name, child)
-		if (!numbers_can_be(child))
-			return false;
-	return !json_is_number(v) || (json_number_value(v) >= -COUNT_MAX && json_number_value(v) <= COUNT_MAX);
+	json_array_foreach(v, i, child) if (!numbers_can_be(child)) return false;
+	json_object_foreach(v, name, child) if (!numbers_can_be(child)) return false;
+	return !json_is_number(v) ||
+	       (json_number_value(v) >= -COUNT_MAX && json_number_value(v) <= COUNT_MAX);
 }
 
 static int take_result(struct reader *rd, const json_t *o)
@@ -235,9 +234,9 @@ static int take_line(struct reader *rd, const json_t *o)
 	if (!strcmp(type, "event"))
 		return take_event(rd, o, e);
 	return counter(rd, o, "samples", &e->samples_taken) || counter(rd, o, "period_us", &e->period_us) ||
-			       counter(rd, o, "cpu_us", &e->cpu_us) ?
-		       -EINVAL :
-		       0;
+			       counter(rd, o, "cpu_us", &e->cpu_us)
+		       ? -EINVAL
+		       : 0;
 }
 
 /*
@@ -301,7 +300,8 @@ static int read_lines(struct reader *rd, FILE *in)
 
 		rd->line++;
 		if (got == -E2BIG)
-			snprintf(why, sizeof(why), "a line of more than the %zu bytes that are read", a_line.bytes);
+			snprintf(why, sizeof(why), "a line of more than the %zu bytes that are read",
+				 a_line.bytes);
 		else if (got > 0)
 			o = json_load_bounded(line, len, &a_line, why, sizeof(why));
 		err = got == -ENOMEM ? got : json_is_object(o) ? take_line(rd, o) : bad(rd, why);

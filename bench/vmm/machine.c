@@ -75,7 +75,7 @@ static int new_vcpu(struct vcpu *v, char *why, size_t cap)
 		return say(why, cap, "mapping a vCPU");
 	}
 	v->stats_fd = ioctl(v->fd, KVM_GET_STATS_FD, NULL); /* -1: not supported */
-	err = machine_set_cpuid(v); /* at the target it shortens ferry_kvm_load() */
+	err = machine_set_cpuid(v);			    /* at the target it shortens ferry_kvm_load() */
 	if (err)
 		snprintf(why, cap, "KVM_SET_CPUID2: %s", strerror(-err));
 	return err;

@@ -37,7 +37,8 @@ static bool is_hugetlb(const struct vmm *vm)
 /* Reserves address space for a region, aligned for huge pages. */
 static void *aligned_space(uint64_t len)
 {
-	uint8_t *p = mmap(NULL, len + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	uint8_t *p =
+		mmap(NULL, len + HUGE_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	size_t head;
 
 	if (p == MAP_FAILED)
@@ -70,7 +71,8 @@ static int map_region(struct vmm *vm, struct ferry_region *r)
 
 static int new_memfd(struct vmm *vm)
 {
-	vm->memfd = memfd_create("guest-ram", MFD_CLOEXEC | (is_hugetlb(vm) ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
+	vm->memfd =
+		memfd_create("guest-ram", MFD_CLOEXEC | (is_hugetlb(vm) ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
 	if (vm->memfd < 0)
 		return -errno;
 	return ftruncate(vm->memfd, (off_t)vm->cfg.memory) < 0 ? -errno : 0;

@@ -66,7 +66,8 @@ static void replay_vcpu(struct proof *p, const struct vcpu *v, uint64_t sequence
 		for (uint64_t i = 0; i < epoch->npages; i++)
 			left += !p->last[slot_of(v, i)];
 		for (; seq > epoch->after && left; seq--) {
-			uint64_t *last = &p->last[slot_of(v, stamp_index(v->vm->cfg.pattern, seq, epoch->npages))];
+			uint64_t *last =
+				&p->last[slot_of(v, stamp_index(v->vm->cfg.pattern, seq, epoch->npages))];
 
 			if (!*last) {
 				*last = seq;

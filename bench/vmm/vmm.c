@@ -81,7 +81,8 @@ static int check_config(const struct vmm_config *c, char *why, size_t cap)
 	else if (vcpus > VMM_VCPUS_MAX)
 		snprintf(why, cap, "%u vCPUs; there can be 1 to %u", c->vcpus, VMM_VCPUS_MAX);
 	else if (c->pattern > VMM_ZIPF)
-		snprintf(why, cap, "the pattern of the guest's writes is %d; it takes 0 to %d", (int)c->pattern, VMM_ZIPF);
+		snprintf(why, cap, "the pattern of the guest's writes is %d; it takes 0 to %d",
+			 (int)c->pattern, VMM_ZIPF);
 	else if (c->populate > 100)
 		snprintf(why, cap, "populate is %u percent; it takes 0 to 100", c->populate);
 	else if (c->working_set < vcpus * PAGE_BYTES || c->working_set > c->memory - GUEST_LOW_LEN)

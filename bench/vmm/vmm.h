@@ -41,11 +41,11 @@ enum vmm_end { VMM_END_SOURCE, VMM_END_TARGET };
 
 struct vmm_config {
 	/* source: the guest */
-	uint64_t memory;      /* bytes, a multiple of 2 MiB, VMM_MEMORY_MIN to VMM_MEMORY_MAX */
-	uint64_t working_set; /* bytes, rounded down to pages; at most memory - 16 MiB */
-	uint64_t dirty_rate;  /* pages per second, all vCPUs together; 0: idle; UINT64_MAX: unpaced */
+	uint64_t memory;	  /* bytes, a multiple of 2 MiB, VMM_MEMORY_MIN to VMM_MEMORY_MAX */
+	uint64_t working_set;	  /* bytes, rounded down to pages; at most memory - 16 MiB */
+	uint64_t dirty_rate;	  /* pages per second, all vCPUs together; 0: idle; UINT64_MAX: unpaced */
 	enum vmm_pattern pattern; /* order of the pages it dirties */
-	uint64_t seed;	      /* of the content */
+	uint64_t seed;		  /* of the content */
 	enum vmm_kind kind;
 	uint32_t populate; /* percent of RAM with unique content; the working set is always populated */
 	uint32_t vcpus;	   /* 0: 1 */

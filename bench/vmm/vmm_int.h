@@ -26,7 +26,7 @@
 #define PAGE_BYTES 4096u
 #define NREGIONS 2
 #define EPOCHS_MAX 256u
-#define QUOTA_MIN 16u		    /* stamps per visit: as many as take about VISIT_NS, */
+#define QUOTA_MIN 16u /* stamps per visit: as many as take about VISIT_NS, */
 #define QUOTA_FIRST 256u
 #define QUOTA_MAX 20000u	    /* between QUOTA_MIN and this */
 #define VISIT_NS UINT64_C(1000000)  /* between visits, unless the guest is late */
@@ -100,7 +100,7 @@ struct tracker; /* track.c */
 struct vmm {
 	struct vmm_config cfg;
 	enum backend backend;
-	_Atomic bool built;		/* memory and vCPUs exist */
+	_Atomic bool built;    /* memory and vCPUs exist */
 	uint64_t populated_ws; /* data pages populated for the working set */
 
 	struct ferry_region regions[NREGIONS];
@@ -126,7 +126,7 @@ struct vmm {
 	uint32_t pace_generation; /* lock: counts changes of the rate, and resumes */
 	_Atomic bool gone;
 	uint64_t paused_ns, stood_ns; /* as vmm_stood_us() */
-	_Atomic bool abandoned; /* the guest must stop; its memory no longer matters */
+	_Atomic bool abandoned;	      /* the guest must stop; its memory no longer matters */
 
 	char error[256]; /* lock until has_error is set; then constant */
 	_Atomic bool has_error;
@@ -159,7 +159,7 @@ bool image_is_live(const struct vmm *vm, uint64_t page);
 /* machine.c */
 int machine_open(struct vmm *vm, char *why, size_t cap);  /* opens /dev/kvm; machine_new() does it, too */
 int machine_new(struct vmm *vm, char *why, size_t cap);	  /* VM, slots, vCPUs: no guest memory is touched */
-int machine_set_cpuid(struct vcpu *v); /* all that KVM supports */
+int machine_set_cpuid(struct vcpu *v);			  /* all that KVM supports */
 int machine_reset(struct vmm *vm, char *why, size_t cap); /* sets the initial state of the vCPUs */
 void machine_free(struct vmm *vm);
 void machine_run(struct vcpu *v);  /* until want changes */

@@ -35,9 +35,9 @@ struct ferry_arbiter_etcd {
 	const char *ca_file;   /* PEM, who signed the members' certificates; default: the system's CAs */
 	const char *cert_file; /* PEM, this host's certificate, if the cluster requires one; with key_file */
 	const char *key_file;
-	const char *user;      /* if etcd's authentication is on; with password */
+	const char *user; /* if etcd's authentication is on; with password */
 	const char *password;
-	uint64_t timeout_us;   /* bound on the whole call, all members together; default 3 s */
+	uint64_t timeout_us; /* bound on the whole call, all members together; default 3 s */
 };
 
 /*
@@ -48,8 +48,8 @@ struct ferry_arbiter_etcd {
  * (password, certificate or rights); -EPROTO (the server is not etcd, or the record is not ferry's); -ENOMEM.
  * A failed call may have recorded want: if you ask again, you get the owner that stands.
  */
-int ferry_arbiter_etcd_ask(const struct ferry_arbiter_etcd *a, const uint8_t session[16], enum ferry_owner want,
-			   enum ferry_owner *is, char *why, size_t cap);
+int ferry_arbiter_etcd_ask(const struct ferry_arbiter_etcd *a, const uint8_t session[16],
+			   enum ferry_owner want, enum ferry_owner *is, char *why, size_t cap);
 
 #ifdef __cplusplus
 }

@@ -41,8 +41,8 @@ struct ferry_arbiter_file {
  * or the file system's error (-ENOENT, -EACCES, -ENOSPC, -EROFS ...). A call that timed out may still record
  * want when the file server answers again: if you ask again then, you get the owner that stands.
  */
-int ferry_arbiter_file_ask(const struct ferry_arbiter_file *a, const uint8_t session[16], enum ferry_owner want,
-			   enum ferry_owner *is, char *why, size_t cap);
+int ferry_arbiter_file_ask(const struct ferry_arbiter_file *a, const uint8_t session[16],
+			   enum ferry_owner want, enum ferry_owner *is, char *why, size_t cap);
 
 #ifdef __cplusplus
 }

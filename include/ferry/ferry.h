@@ -51,11 +51,11 @@ enum ferry_owner { FERRY_OWNER_SOURCE = 1, FERRY_OWNER_TARGET, FERRY_OWNER_NONE,
 
 enum ferry_outcome {
 	FERRY_OUTCOME_MIGRATED = 1, /* the target owns the VM */
-	FERRY_OUTCOME_REFUSED,	 /* ended before the pause: the VM has run at the source all the time */
-	FERRY_OUTCOME_FELL_BACK, /* paused, perhaps run tentatively at the target, resumed at the source */
-	FERRY_OUTCOME_DISCARDED, /* target only: it has discarded the VM and does not own it */
-	FERRY_OUTCOME_IN_DOUBT,	 /* this end cannot know who owns the VM: FERRY_OWNER_UNKNOWN */
-	FERRY_OUTCOME_LOST	 /* the target owns the VM, but pages are missing or its resume failed */
+	FERRY_OUTCOME_REFUSED,	    /* ended before the pause: the VM has run at the source all the time */
+	FERRY_OUTCOME_FELL_BACK,    /* paused, perhaps run tentatively at the target, resumed at the source */
+	FERRY_OUTCOME_DISCARDED,    /* target only: it has discarded the VM and does not own it */
+	FERRY_OUTCOME_IN_DOUBT,	    /* this end cannot know who owns the VM: FERRY_OWNER_UNKNOWN */
+	FERRY_OUTCOME_LOST	    /* the target owns the VM, but pages are missing or its resume failed */
 };
 
 enum ferry_mode {
@@ -111,26 +111,26 @@ struct ferry_region {
 };
 
 struct ferry_round {
-	uint32_t round;		/* from 0; round 0 sends all populated pages */
+	uint32_t round; /* from 0; round 0 sends all populated pages */
 	uint32_t reserved;
-	uint64_t pages_sent;	/* pages sent with data */
-	uint64_t pages_zero;	/* pages announced as zero */
-	uint64_t bytes;		/* page data */
+	uint64_t pages_sent; /* pages sent with data */
+	uint64_t pages_zero; /* pages announced as zero */
+	uint64_t bytes;	     /* page data */
 	uint64_t duration_us;
-	uint64_t pages_dirty;	/* found dirty after this round; the next round sends them */
+	uint64_t pages_dirty; /* found dirty after this round; the next round sends them */
 	uint64_t reserved2[4];
 };
 
-struct ferry_downtime { /* the downtime and its parts, microseconds; the parts sum up to total_us */
-	uint64_t total_us;	/* from pause at the source until the vCPUs run at the target */
-	uint64_t pause_us;	/* ops.pause */
-	uint64_t fetch_us;	/* last ops.dirty_fetch */
-	uint64_t residue_us;	/* sending the last pages (less the overlap with save), or their bitmap */
-	uint64_t save_us;	/* ops.save */
-	uint64_t send_us;	/* device state and SWITCHOVER on the link, both ways */
-	uint64_t arm_us;	/* target: drop the residual pages, arm userfaultfd */
-	uint64_t load_us;	/* target: ops.load */
-	uint64_t resume_us;	/* target: ops.resume */
+struct ferry_downtime {	     /* the downtime and its parts, microseconds; the parts sum up to total_us */
+	uint64_t total_us;   /* from pause at the source until the vCPUs run at the target */
+	uint64_t pause_us;   /* ops.pause */
+	uint64_t fetch_us;   /* last ops.dirty_fetch */
+	uint64_t residue_us; /* sending the last pages (less the overlap with save), or their bitmap */
+	uint64_t save_us;    /* ops.save */
+	uint64_t send_us;    /* device state and SWITCHOVER on the link, both ways */
+	uint64_t arm_us;     /* target: drop the residual pages, arm userfaultfd */
+	uint64_t load_us;    /* target: ops.load */
+	uint64_t resume_us;  /* target: ops.resume */
 	uint64_t reserved[7];
 };
 
@@ -139,24 +139,24 @@ struct ferry_stats {
 	enum ferry_phase phase;
 	uint32_t round;
 	uint32_t reconnects;
-	uint32_t predicted_us;	 /* source: the downtime predicted at the end of pre-copy; 0 before */
-	uint64_t elapsed_us;	 /* since ferry_run() was called */
-	uint64_t precopy_us;	 /* time in pre-copy */
-	uint64_t postcopy_us;	 /* time in post-copy */
-	uint64_t bytes_sent;	 /* page data; source: put or served; target: landed or pulled */
+	uint32_t predicted_us; /* source: the downtime predicted at the end of pre-copy; 0 before */
+	uint64_t elapsed_us;   /* since ferry_run() was called */
+	uint64_t precopy_us;   /* time in pre-copy */
+	uint64_t postcopy_us;  /* time in post-copy */
+	uint64_t bytes_sent;   /* page data; source: put or served; target: landed or pulled */
 	uint64_t pages_total;
-	uint64_t pages_sent;	 /* pages that crossed with data */
-	uint64_t pages_zero;	 /* pages announced as zero */
-	uint64_t pages_hole;	 /* pages never populated: not read, not sent */
+	uint64_t pages_sent;	  /* pages that crossed with data */
+	uint64_t pages_zero;	  /* pages announced as zero */
+	uint64_t pages_hole;	  /* pages never populated: not read, not sent */
 	uint64_t pages_remaining; /* pages still to send in this round, or still missing in post-copy */
-	uint64_t pages_residue;	 /* pages left to post-copy at the switchover */
-	uint64_t dirty_rate;	 /* pages per second, over the last round */
-	uint64_t throughput;	 /* page data in pre-copy, bytes per second */
-	uint64_t faults;	 /* userfaults that needed the peer */
-	uint64_t faults_local;	 /* userfaults resolved without the peer */
+	uint64_t pages_residue;	  /* pages left to post-copy at the switchover */
+	uint64_t dirty_rate;	  /* pages per second, over the last round */
+	uint64_t throughput;	  /* page data in pre-copy, bytes per second */
+	uint64_t faults;	  /* userfaults that needed the peer */
+	uint64_t faults_local;	  /* userfaults resolved without the peer */
 	uint64_t fault_p50_ns, fault_p99_ns, fault_max_ns; /* of .faults: from event read until page placed */
 	struct ferry_downtime downtime; /* source: filled when the target has reported that the VM runs */
-	uint64_t fault_total_ns; /* sum over .faults: how long vCPUs have waited for the link */
+	uint64_t fault_total_ns;	/* sum over .faults: how long vCPUs have waited for the link */
 };
 
 enum ferry_event_type {
@@ -294,14 +294,14 @@ struct ferry_config {
 	enum ferry_mode mode;
 	enum ferry_commit_at commit_at;
 	enum ferry_hold_action at_hold_limit;
-	uint32_t channels;	   /* data channels; default 1, at most 16 */
-	uint32_t max_rounds;	   /* bound on the rounds of pre-copy; default 30, at most 1000 */
+	uint32_t channels;   /* data channels; default 1, at most 16 */
+	uint32_t max_rounds; /* bound on the rounds of pre-copy; default 30, at most 1000 */
 	/*
 	 * target: poll this long after the last fault before sleeping; polling stops as soon as another
 	 * thread wants the CPU. Default 1000, at most 10000.
 	 */
 	uint32_t poll_us;
-	uint32_t flags;		   /* FERRY_CONFIG_* */
+	uint32_t flags; /* FERRY_CONFIG_* */
 	uint32_t reserved;
 	uint64_t downtime_us;	   /* the downtime to aim for; default 300000 */
 	uint64_t precopy_limit_us; /* bound on the time in pre-copy; default: none */
@@ -309,9 +309,9 @@ struct ferry_config {
 	uint64_t hold_limit_us;	   /* longest tentative run, enforced by both ends; default: none */
 	uint64_t connect_us;	   /* source: keep trying, target: wait for the source this long; 10 s */
 	/* The handshake refuses a peer whose reconnect_us or timeout_us is more than 10 times this end's. */
-	uint64_t reconnect_us;	   /* wait this long for a lost link; 5 s; FERRY_CONFIG_NO_RECONNECT: 0 */
-	uint64_t timeout_us;	   /* the link is lost after this long without a word; 3 s, at least 10 ms */
-	uint8_t session[16];	   /* source: id of the migration, for the arbiter; never reuse it; random */
+	uint64_t reconnect_us; /* wait this long for a lost link; 5 s; FERRY_CONFIG_NO_RECONNECT: 0 */
+	uint64_t timeout_us;   /* the link is lost after this long without a word; 3 s, at least 10 ms */
+	uint8_t session[16];   /* source: id of the migration, for the arbiter; never reuse it; random */
 	/*
 	 * source: if the target has reported neither RUNNING nor PREPARED this long after the pause, the VM
 	 * resumes here and ferry_run() returns -ETIME. Default 30 s.
@@ -343,8 +343,8 @@ struct ferry_result {
 	enum ferry_owner claim; /* in doubt: what this end may ask an arbiter to record; else as owner */
 	enum ferry_phase phase; /* the last phase entered before DONE or FAILED */
 	enum ferry_reason reason;
-	int error;		/* 0, or the first error, a negative errno */
-	char op[32];		/* FERRY_REASON_OP: the failed op's name, as in struct ferry_ops; else "" */
+	int error;   /* 0, or the first error, a negative errno */
+	char op[32]; /* FERRY_REASON_OP: the failed op's name, as in struct ferry_ops; else "" */
 	uint8_t session[16];
 	char detail[FERRY_DETAIL_MAX]; /* one sentence: what happened, with the values */
 	/*

@@ -165,7 +165,8 @@ static int curl_errno(CURLcode c)
 /* Whether this member may still answer later, or another one instead. */
 static bool may_come_right(int err)
 {
-	return err == -ECONNREFUSED || err == -EHOSTUNREACH || err == -ETIMEDOUT || err == -ECONNRESET || err == -EAGAIN;
+	return err == -ECONNREFUSED || err == -EHOSTUNREACH || err == -ETIMEDOUT || err == -ECONNRESET ||
+	       err == -EAGAIN;
 }
 
 static void set_options(struct ask *q, const char *url, const char *body, struct curl_slist *headers, long ms,
@@ -210,8 +211,8 @@ static int refused(struct ask *q, const char *member, long status, json_t *said)
 }
 
 /* POST body to the member; *ret is the JSON object of the answer. limit_us: timeout. */
-static int post(struct ask *q, const char *member, const char *path, json_t *body, const char *token, uint64_t limit_us,
-		json_t **ret)
+static int post(struct ask *q, const char *member, const char *path, json_t *body, const char *token,
+		uint64_t limit_us, json_t **ret)
 {
 	static const struct json_bound bound = { .bytes = ANSWER_MAX, .memory = ANSWER_MEMORY };
 	char url[600], error[CURL_ERROR_SIZE] = "", header[700], wrong[200] = "another value";
@@ -222,7 +223,8 @@ static int post(struct ask *q, const char *member, const char *path, json_t *bod
 	int err = 0;
 
 	snprintf(url, sizeof(url), "%s%s", member, path);
-	snprintf(header, sizeof(header), token ? "Authorization: %s" : "Content-Type: application/json", token);
+	snprintf(header, sizeof(header), token ? "Authorization: %s" : "Content-Type: application/json",
+		 token);
 	headers = curl_slist_append(NULL, "Expect:");
 	more = headers ? curl_slist_append(headers, header) : NULL;
 	if (!text || !more) {
@@ -241,7 +243,8 @@ static int post(struct ask *q, const char *member, const char *path, json_t *bod
 	if (status != 200)
 		err = refused(q, member, status, *ret);
 	else if (!json_is_object(*ret))
-		err = say(q, -EPROTO, "what answers at %s is no etcd: HTTP status 200 and %zu bytes that are no JSON object: %s",
+		err = say(q, -EPROTO,
+			  "what answers at %s is no etcd: HTTP status 200 and %zu bytes that are no JSON object: %s",
 			  member, q->answer_len, wrong);
 	if (err) {
 		json_decref(*ret);
@@ -257,9 +260,10 @@ out:
 
 static json_t *transaction(const struct ask *q)
 {
-	return json_pack("{s:[{s:s,s:s,s:s,s:s}],s:[{s:{s:s,s:s}}],s:[{s:{s:s}}]}", "compare", "target", "CREATE", "key",
-			 q->key, "create_revision", "0", "result", "EQUAL", "success", "request_put", "key", q->key, "value",
-			 value(q->want), "failure", "request_range", "key", q->key);
+	return json_pack("{s:[{s:s,s:s,s:s,s:s}],s:[{s:{s:s,s:s}}],s:[{s:{s:s}}]}", "compare", "target",
+			 "CREATE", "key", q->key, "create_revision", "0", "result", "EQUAL", "success",
+			 "request_put", "key", q->key, "value", value(q->want), "failure", "request_range",
+			 "key", q->key);
 }
 
 /* Accept only what a real answer contains: the put, or the recorded value of our key. */
@@ -278,21 +282,25 @@ static int read_answer(struct ask *q, const char *member, json_t *answer)
 	key = json_string_value(json_object_get(kvs, "key"));
 	found = json_string_value(json_object_get(kvs, "value"));
 	if (!key || !found || strcmp(key, q->key))
-		return say(q, -EPROTO, "what answers at %s is no etcd, or one that does not know version 3 of its API: a "
-			   "transaction was answered without its result", member);
+		return say(q, -EPROTO,
+			   "what answers at %s is no etcd, or one that does not know version 3 of its API: a "
+			   "transaction was answered without its result",
+			   member);
 	for (q->is = FERRY_OWNER_SOURCE; q->is <= FERRY_OWNER_TARGET; q->is++)
 		if (!strcmp(found, value(q->is)))
 			return 0;
-	return say(q, -EPROTO, "etcd at %s holds %.40s (base64) for this migration, which is no owner; find out who wrote it "
-		   "before it is deleted", member, found);
+	return say(q, -EPROTO,
+		   "etcd at %s holds %.40s (base64) for this migration, which is no owner; find out who wrote it "
+		   "before it is deleted",
+		   member, found);
 }
 
 static int log_in(struct ask *q, const char *member, uint64_t limit_us, json_t **ret)
 {
 	json_t *body = json_pack("{s:s,s:s}", "name", q->a.user, "password", q->a.password);
 	const char *token;
-	int err = body ? post(q, member, "/v3/auth/authenticate", body, NULL, limit_us, ret) :
-			 say(q, -EINVAL, "etcd's user and password must be UTF-8");
+	int err = body ? post(q, member, "/v3/auth/authenticate", body, NULL, limit_us, ret)
+		       : say(q, -EINVAL, "etcd's user and password must be UTF-8");
 
 	json_decref(body);
 	if (err)
@@ -300,7 +308,8 @@ static int log_in(struct ask *q, const char *member, uint64_t limit_us, json_t *
 	token = json_string_value(json_object_get(*ret, "token"));
 	if (token && strlen(token) < 600 && !strpbrk(token, "\r\n"))
 		return 0;
-	return say(q, -EPROTO, "what answers at %s is no etcd: it takes a password and gives no token", member);
+	return say(q, -EPROTO, "what answers at %s is no etcd: it takes a password and gives no token",
+		   member);
 }
 
 static int ask_member(struct ask *q, const char *member, uint64_t limit_us)
@@ -373,9 +382,12 @@ static int take_members(struct ask *q)
 
 		while (len && m[len - 1] == '/')
 			m[--len] = 0;
-		if ((strncmp(m, "http://", 7) && strncmp(m, "https://", 8)) || len > 500 || q->nmembers == MEMBERS_MAX)
-			return say(q, -EINVAL, "etcd's endpoints are up to %u times http://HOST:PORT or https://HOST:PORT with "
-				   "commas between them, not \"%.100s\"", MEMBERS_MAX, m);
+		if ((strncmp(m, "http://", 7) && strncmp(m, "https://", 8)) || len > 500 ||
+		    q->nmembers == MEMBERS_MAX)
+			return say(q, -EINVAL,
+				   "etcd's endpoints are up to %u times http://HOST:PORT or https://HOST:PORT with "
+				   "commas between them, not \"%.100s\"",
+				   MEMBERS_MAX, m);
 		q->member[q->nmembers++] = m;
 	}
 	return q->nmembers ? 0 : say(q, -EINVAL, "etcd's endpoints are empty");
@@ -402,16 +414,19 @@ static int take_struct(struct ask *q, const struct ferry_arbiter_etcd *a)
 	size_t size = a->size;
 
 	if (size < sizeof(size_t))
-		return say(q, -EINVAL, "arbiter_etcd.size is %zu; set it to sizeof(struct ferry_arbiter_etcd)", size);
+		return say(q, -EINVAL,
+			   "arbiter_etcd.size is %zu; set it to sizeof(struct ferry_arbiter_etcd)", size);
 	for (size_t i = sizeof(q->a); i < size; i++)
 		if (((const uint8_t *)a)[i])
-			return say(q, -EINVAL, "arbiter_etcd.size is %zu and byte %zu is set; this library knows %zu bytes",
+			return say(q, -EINVAL,
+				   "arbiter_etcd.size is %zu and byte %zu is set; this library knows %zu bytes",
 				   size, i, sizeof(q->a));
 	memcpy(&q->a, a, size < sizeof(q->a) ? size : sizeof(q->a));
 	if (!q->a.timeout_us)
 		q->a.timeout_us = TIMEOUT_US;
 	if (!q->a.endpoints || q->a.timeout_us > TIMEOUT_US_MAX || !q->a.user != !q->a.password)
-		return say(q, -EINVAL, "an arbiter in etcd needs endpoints, a timeout of at most a day, and a user and a "
+		return say(q, -EINVAL,
+			   "an arbiter in etcd needs endpoints, a timeout of at most a day, and a user and a "
 			   "password together or not at all");
 	return 0;
 }

@@ -80,7 +80,8 @@ static int refuse_for(struct job *j, enum cure doing, const char *what, const ch
 {
 	int err = -errno;
 
-	return fail_cure(&j->fail, doing, err, "the arbiter's directory %s: %s%s%s", j->dir, what, *name ? " " : "", name);
+	return fail_cure(&j->fail, doing, err, "the arbiter's directory %s: %s%s%s", j->dir, what,
+			 *name ? " " : "", name);
 }
 
 static int refuse(struct job *j, const char *what, const char *name)
@@ -106,7 +107,8 @@ static int read_record(struct job *j, int dir, const char *name, enum ferry_owne
 	}
 	close(fd);
 	for (*is = FERRY_OWNER_SOURCE; *is <= FERRY_OWNER_TARGET; (*is)++)
-		if (n == RECORD_LEN && !memcmp(buf, word(*is), 7) && !memcmp(buf + 7, j->session, 32) && buf[39] == '\n')
+		if (n == RECORD_LEN && !memcmp(buf, word(*is), 7) && !memcmp(buf + 7, j->session, 32) &&
+		    buf[39] == '\n')
 			return 1;
 	return fail(&j->fail, -EPROTO,
 		    "the arbiter's directory %s: %s is no record of an owner; find out who wrote it before it is removed",
@@ -144,9 +146,10 @@ static int propose(struct job *j, int dir, const char *name)
 		err = -ETIMEDOUT;
 	/* EIO and the like may hide success: the caller reads the record, and fails only if there is none. */
 	if (!err && linkat(dir, tmp, dir, name, 0) && errno != EEXIST) {
-		err = errno == EPERM || errno == EOPNOTSUPP ?
-			      refuse_for(j, CURE_LINK, "has no hard links, which this arbiter needs, for", name) :
-			      refuse(j, "cannot link", name);
+		err = errno == EPERM || errno == EOPNOTSUPP
+			      ? refuse_for(j, CURE_LINK, "has no hard links, which this arbiter needs, for",
+					   name)
+			      : refuse(j, "cannot link", name);
 	}
 	unlinkat(dir, tmp, 0);
 	return err;
@@ -164,8 +167,10 @@ static int decide(struct job *j, int dir)
 		for (unsigned i = 0; !got && i < LOOKS; i++)
 			got = read_record(j, dir, name, &j->is);
 		if (!got)
-			return err ? err : fail(&j->fail, -EIO, "the arbiter's directory %s: %s was made and cannot be found",
-						j->dir, name);
+			return err ? err
+				   : fail(&j->fail, -EIO,
+					  "the arbiter's directory %s: %s was made and cannot be found",
+					  j->dir, name);
 	}
 	if (got < 0)
 		return got;
@@ -252,9 +257,12 @@ static int ask(const struct ferry_arbiter_file *a, const uint8_t session[16], en
 	struct job *j;
 	int err;
 
-	if (!a->dir || !*a->dir || (want != FERRY_OWNER_SOURCE && want != FERRY_OWNER_TARGET) || timeout > DURATION_US_MAX)
-		return fail(f, -EINVAL, "an arbiter on a directory needs a directory, an owner to record (source or target, "
-			    "not %s) and a timeout of at most a day", ferry_owner_name(want));
+	if (!a->dir || !*a->dir || (want != FERRY_OWNER_SOURCE && want != FERRY_OWNER_TARGET) ||
+	    timeout > DURATION_US_MAX)
+		return fail(f, -EINVAL,
+			    "an arbiter on a directory needs a directory, an owner to record (source or target, "
+			    "not %s) and a timeout of at most a day",
+			    ferry_owner_name(want));
 	j = job_new(a->dir, session, want);
 	if (!j)
 		return fail(f, -ENOMEM, "no memory to ask the arbiter in %s", a->dir);
@@ -262,8 +270,10 @@ static int ask(const struct ferry_arbiter_file *a, const uint8_t session[16], en
 	if (err) {
 		fail_cure(f, CURE_THREAD, err, "no thread to ask the arbiter in %s", a->dir);
 	} else if (!job_wait(j, timeout)) {
-		return fail(f, -ETIMEDOUT, "the arbiter's directory %s has not answered for %" PRIu64
-			    " ms: is its file server there?", a->dir, timeout / 1000);
+		return fail(f, -ETIMEDOUT,
+			    "the arbiter's directory %s has not answered for %" PRIu64
+			    " ms: is its file server there?",
+			    a->dir, timeout / 1000);
 	} else if (!(err = j->err)) {
 		*is = j->is;
 	} else {

@@ -26,7 +26,13 @@ struct json_bound {
 #define JSON_BOUND_DEPTH 16u /* nothing read here nests deeper than eight */
 
 /* What jansson allocates, with glibc's rounding and the waste of doubling arrays; test_json_bound checks. */
-enum { JSON_COST_VALUE = 64, JSON_COST_STRING = 64, JSON_COST_KEY = 176, JSON_COST_OPEN = 288, JSON_COST_BYTE = 5 };
+enum {
+	JSON_COST_VALUE = 64,
+	JSON_COST_STRING = 64,
+	JSON_COST_KEY = 176,
+	JSON_COST_OPEN = 288,
+	JSON_COST_BYTE = 5
+};
 
 struct json_scan {
 	size_t memory;
@@ -97,7 +103,8 @@ static inline struct json_scan json_scan(const char *text, size_t len)
 }
 
 /* Parse, or return NULL with a phrase in why that says what is wrong with the text. */
-static inline json_t *json_load_bounded(const char *text, size_t len, const struct json_bound *b, char *why, size_t cap)
+static inline json_t *json_load_bounded(const char *text, size_t len, const struct json_bound *b, char *why,
+					size_t cap)
 {
 	struct json_scan s = { 0 };
 	json_error_t at;
@@ -110,9 +117,11 @@ static inline json_t *json_load_bounded(const char *text, size_t len, const stru
 	s = json_scan(text, len);
 	if (s.depth > JSON_BOUND_DEPTH || s.memory > b->memory) {
 		if (s.depth > JSON_BOUND_DEPTH)
-			snprintf(why, cap, "nested %u deep, and at most %u are read", s.depth, JSON_BOUND_DEPTH);
+			snprintf(why, cap, "nested %u deep, and at most %u are read", s.depth,
+				 JSON_BOUND_DEPTH);
 		else
-			snprintf(why, cap, "%zu bytes that would take %zu of memory, and %zu are given", len, s.memory, b->memory);
+			snprintf(why, cap, "%zu bytes that would take %zu of memory, and %zu are given", len,
+				 s.memory, b->memory);
 		return NULL;
 	}
 	o = json_loadb(text, len, JSON_REJECT_DUPLICATES, &at);

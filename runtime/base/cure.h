@@ -43,6 +43,7 @@ const char *cure(enum cure doing, int err);
 /* True if err means that this process may not make the call. A call that only gains speed can be left out. */
 bool cure_refused(int err);
 /* As fail(); appends the errno's name and its cure to the sentence. err is negative. */
-int fail_cure(struct fail *f, enum cure doing, int err, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+int fail_cure(struct fail *f, enum cure doing, int err, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
 
 #endif

@@ -27,6 +27,6 @@ const char *fail_text(struct fail *f); /* "" if there is none */
  */
 int fail_lost(struct fail *f, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 const char *fail_lost_text(struct fail *f); /* "" if there is none */
-void fail_reset(struct fail *f);       /* call from one thread while no other uses f */
+void fail_reset(struct fail *f);	    /* call from one thread while no other uses f */
 
 #endif

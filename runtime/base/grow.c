@@ -13,7 +13,8 @@ int struct_grow(void *ret, size_t ours, const void *theirs, const char *what, st
 
 	memcpy(&size, theirs, sizeof(size));
 	if (size < sizeof(size_t))
-		return fail(f, -EINVAL, "%s.size is %zu; set it to sizeof(struct ferry_%s)", what, size, what);
+		return fail(f, -EINVAL, "%s.size is %zu; set it to sizeof(struct ferry_%s)", what, size,
+			    what);
 	for (size_t i = ours; i < size; i++)
 		if (((const uint8_t *)theirs)[i])
 			return fail(f, -EINVAL,

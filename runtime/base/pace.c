@@ -14,6 +14,7 @@ uint64_t pace_charge(struct pace *p, uint64_t bytes)
 		paid = from + bytes * 1000000 / p->bandwidth;
 		if (p->debt_max_us && paid > now + p->debt_max_us)
 			paid = now + p->debt_max_us;
-	} while (!atomic_compare_exchange_weak_explicit(&p->paid_us, &was, paid, memory_order_relaxed, memory_order_relaxed));
+	} while (!atomic_compare_exchange_weak_explicit(&p->paid_us, &was, paid, memory_order_relaxed,
+							memory_order_relaxed));
 	return from;
 }

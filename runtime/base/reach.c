@@ -32,7 +32,9 @@
 /* Since Linux 6.13 a process can advise itself on a vector of ranges; before, each takes a madvise(). */
 static bool probe_vectored(int self)
 {
-	void *p = self < 0 ? MAP_FAILED : mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	void *p =
+		self < 0 ? MAP_FAILED
+			 : mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct iovec v = { p, PAGE_BYTES };
 	bool ok;
 
@@ -80,7 +82,8 @@ int reach_advise(const struct reach *r, const struct iovec *v, unsigned n, int a
 
 		for (k = 1; i + k < n && len < CALL_BYTES && v[i + k].iov_len <= CALL_BYTES - len; k++)
 			len += v[i + k].iov_len;
-		if (r->vectored && k > 1 && syscall(SYS_process_madvise, r->self, v + i, k, advice, 0) == (long)len)
+		if (r->vectored && k > 1 &&
+		    syscall(SYS_process_madvise, r->self, v + i, k, advice, 0) == (long)len)
 			continue;
 		err = advise_each(v + i, k, advice);
 	}
@@ -90,7 +93,9 @@ int reach_advise(const struct reach *r, const struct iovec *v, unsigned n, int a
 /* True if one mapping covers the range and is readable. Needs PROCMAP_QUERY (Linux 6.11). */
 static bool may_read(const struct reach *r, uint64_t start, uint64_t end)
 {
-	struct procmap_query q = { .size = sizeof(q), .query_flags = PROCMAP_QUERY_VMA_READABLE, .query_addr = start };
+	struct procmap_query q = { .size = sizeof(q),
+				   .query_flags = PROCMAP_QUERY_VMA_READABLE,
+				   .query_addr = start };
 
 	return !ioctl(r->maps, PROCMAP_QUERY, &q) && q.vma_start <= start && q.vma_end >= end;
 }
@@ -144,7 +149,8 @@ int reach_readable(const struct reach *r, const struct iovec *v, unsigned n)
 /* Populates all pages that these bytes lie in. */
 static int populate(const void *p, size_t len, bool write)
 {
-	uintptr_t first = (uintptr_t)p & ~(PAGE_BYTES - 1), end = ((uintptr_t)p + len + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
+	uintptr_t first = (uintptr_t)p & ~(PAGE_BYTES - 1),
+		  end = ((uintptr_t)p + len + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
 	struct iovec v = { (void *)first, end - first };
 
 	return reach_advise(&REACH_NONE, &v, 1, write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
@@ -226,7 +232,8 @@ int reach_zero(void *dst, size_t len)
 		unsigned k = 0;
 
 		for (n = 0; k < ZERO_VEC && at + n < len; n += from[k++].iov_len)
-			from[k] = (struct iovec){ (void *)(uintptr_t)zeros, len - at - n < PAGE_BYTES ? len - at - n : PAGE_BYTES };
+			from[k] = (struct iovec){ (void *)(uintptr_t)zeros,
+						  len - at - n < PAGE_BYTES ? len - at - n : PAGE_BYTES };
 		err = copy_vec(to, from, k, n);
 		if (!forbidden(err))
 			continue;
@@ -260,8 +267,8 @@ static int find_mapping(struct mapping *ret, uintptr_t addr)
 	while (!found && getline(&line, &cap, in) > 0) {
 		struct mapping m;
 
-		if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s %" SCNx64 " %*s %" SCNu64, &m.start, &m.end, m.perms, &m.offset,
-			   &m.inode) != 5)
+		if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %4s %" SCNx64 " %*s %" SCNu64, &m.start, &m.end,
+			   m.perms, &m.offset, &m.inode) != 5)
 			continue;
 		found = addr >= m.start && addr < m.end;
 		if (found)
@@ -283,15 +290,20 @@ static void why_file(char *why, size_t cap, const struct mapping *m, uintptr_t a
 
 	snprintf(path, sizeof(path), "/proc/self/map_files/%" PRIxPTR "-%" PRIxPTR, m->start, m->end);
 	if (stat(path, &st))
-		snprintf(why, cap, "the file behind it is too short, or there is no room for it; keep it at its length, and make room");
+		snprintf(why, cap,
+			 "the file behind it is too short, or there is no room for it; keep it at its length, and make room");
 	else if ((uint64_t)st.st_size <= at)
-		snprintf(why, cap, "the file behind it ends at byte %" PRIu64 ", before that page at %" PRIu64 "; leave it at its length",
+		snprintf(why, cap,
+			 "the file behind it ends at byte %" PRIu64 ", before that page at %" PRIu64
+			 "; leave it at its length",
 			 (uint64_t)st.st_size, at);
 	else if (!statfs(path, &fs) && fs.f_blocks && !fs.f_bavail)
-		snprintf(why, cap, "the file system behind it is full; make it larger than the VM, or raise vm.nr_hugepages where it is "
-				   "hugetlbfs");
+		snprintf(why, cap,
+			 "the file system behind it is full; make it larger than the VM, or raise vm.nr_hugepages where it is "
+			 "hugetlbfs");
 	else
-		snprintf(why, cap, "the file behind it does not give that page; look at the host's free memory and its log");
+		snprintf(why, cap,
+			 "the file behind it does not give that page; look at the host's free memory and its log");
 }
 
 static void why_unreachable(char *why, size_t cap, const void *addr, bool write)
@@ -300,17 +312,19 @@ static void why_unreachable(char *why, size_t cap, const void *addr, bool write)
 	int found = find_mapping(&m, (uintptr_t)addr);
 
 	if (found < 0)
-		snprintf(why, cap, "why is not known, for /proc/self/maps cannot be read: %s%s%s", strerror(-found),
-			 *cure(CURE_CALL, found) ? "; " : "", cure(CURE_CALL, found));
+		snprintf(why, cap, "why is not known, for /proc/self/maps cannot be read: %s%s%s",
+			 strerror(-found), *cure(CURE_CALL, found) ? "; " : "", cure(CURE_CALL, found));
 	else if (!found)
-		snprintf(why, cap, "nothing is mapped there; guest RAM must stay mapped while it is migrated");
+		snprintf(why, cap,
+			 "nothing is mapped there; guest RAM must stay mapped while it is migrated");
 	else if (m.perms[write] != "rw"[write])
 		snprintf(why, cap, "it is mapped %s; guest RAM must stay %s while it is migrated", m.perms,
 			 write ? "writable" : "readable");
 	else if (m.inode)
 		why_file(why, cap, &m, (uintptr_t)addr);
 	else
-		snprintf(why, cap, "the kernel does not give that page; look at the host's free memory and its log");
+		snprintf(why, cap,
+			 "the kernel does not give that page; look at the host's free memory and its log");
 }
 
 int reach_fail(struct fail *f, const struct reach_page *p, bool write)
@@ -323,8 +337,11 @@ int reach_fail(struct fail *f, const struct reach_page *p, bool write)
 	else if (write)
 		snprintf(why, sizeof(why), "the host's memory has a hardware error there; use another host");
 	else
-		snprintf(why, sizeof(why), "the host's memory has a hardware error there; give both ends the op poison, and migrate over tcp, "
-					   "to go without that page; where both have it, it was met too late for that: migrate again");
-	return fail(f, err, "page %" PRIu64 " of region %u (guest address %#" PRIx64 ", mapped at %p) cannot be %s: %s", p->page,
-		    p->region, p->gpa, p->addr, write ? "written" : "read", why);
+		snprintf(why, sizeof(why),
+			 "the host's memory has a hardware error there; give both ends the op poison, and migrate over tcp, "
+			 "to go without that page; where both have it, it was met too late for that: migrate again");
+	return fail(f, err,
+		    "page %" PRIu64 " of region %u (guest address %#" PRIx64
+		    ", mapped at %p) cannot be %s: %s",
+		    p->page, p->region, p->gpa, p->addr, write ? "written" : "read", why);
 }

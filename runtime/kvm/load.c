@@ -56,8 +56,9 @@ static bool same_leaf(const struct kvm_cpuid_entry2 *a, const struct kvm_cpuid_e
 	for (size_t i = 0; i < sizeof(derived) / sizeof(*derived); i++)
 		if (derived[i].function == a->function && derived[i].index == a->index)
 			but = derived[i];
-	return a->function == b->function && a->index == b->index && a->flags == b->flags && a->eax == b->eax &&
-	       !((a->ebx ^ b->ebx) & ~but.ebx) && !((a->ecx ^ b->ecx) & ~but.ecx) && !((a->edx ^ b->edx) & ~but.edx);
+	return a->function == b->function && a->index == b->index && a->flags == b->flags &&
+	       a->eax == b->eax && !((a->ebx ^ b->ebx) & ~but.ebx) && !((a->ecx ^ b->ecx) & ~but.ecx) &&
+	       !((a->edx ^ b->edx) & ~but.edx);
 }
 
 /*
@@ -124,7 +125,8 @@ static int load_xsave(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *i
 	return err;
 }
 
-static int write_all_msrs(int vcpu_fd, uint32_t vcpu, struct ferry_stream *in, const struct kvm_msr_entry *e, uint32_t n)
+static int write_all_msrs(int vcpu_fd, uint32_t vcpu, struct ferry_stream *in, const struct kvm_msr_entry *e,
+			  uint32_t n)
 {
 	uint32_t done = 0;
 

@@ -163,12 +163,11 @@ static int check_cpuid(const struct host *host, const struct kvm_cpuid_entry2 *g
 		want = reg_of(find_leaf(guest, n, l->function, l->index), l->reg) & ~l->ignore;
 		have = host_reg(host, l->function, l->index, l->reg);
 		if (want & ~have)
-			return ferry_stream_fail(
-				in, -EOPNOTSUPP,
-				"the guest was shown CPUID leaf 0x%" PRIx32 ".%" PRIu32
-				" %s with bits 0x%08" PRIx32
-				" that this host lacks: start it with a CPU model that both hosts have",
-				l->function, l->index, reg_names[l->reg], want & ~have);
+			return ferry_stream_fail(in, -EOPNOTSUPP,
+						 "the guest was shown CPUID leaf 0x%" PRIx32 ".%" PRIu32
+						 " %s with bits 0x%08" PRIx32
+						 " that this host lacks: start it with a CPU model that both hosts have",
+						 l->function, l->index, reg_names[l->reg], want & ~have);
 	}
 	want = reg_of(find_leaf(guest, n, 0x80000008, 0), EAX) & 0xff;
 	have = reg_of(find_leaf(host->supported->entries, host->supported->nent, 0x80000008, 0), EAX) & 0xff;
@@ -215,7 +214,8 @@ static int check_vcpus(int kvm_fd, struct ferry_stream *in, const struct ferry_s
 	most = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
 	if (most > 0 && part.count > (uint32_t)most)
 		return ferry_stream_fail(in, -EOPNOTSUPP,
-					 "the guest has %" PRIu32 " vCPUs, this host's KVM allows %d: choose another host",
+					 "the guest has %" PRIu32
+					 " vCPUs, this host's KVM allows %d: choose another host",
 					 part.count, most);
 	return 0;
 }

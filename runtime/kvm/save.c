@@ -247,7 +247,8 @@ bool kvm_write_msr(int vcpu_fd, uint32_t index, uint64_t value)
 
 #define MSRS_A_CALL 256u /* KVM's limit */
 
-static int many_msrs(int vcpu_fd, unsigned long request, struct kvm_msr_entry *e, uint32_t n, struct kvm_msrs *call)
+static int many_msrs(int vcpu_fd, unsigned long request, struct kvm_msr_entry *e, uint32_t n,
+		     struct kvm_msrs *call)
 {
 	uint32_t done = 0;
 
@@ -323,8 +324,8 @@ static int save_msrs(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *ou
 			entries[n++].index = list->indices[i];
 	got = read_all_msrs(k->vcpus[vcpu], entries, n);
 	n = got > 0 ? (uint32_t)got : 0;
-	err = got < 0 ? ferry_stream_fail(out, got, "no memory for the MSRs of vCPU %" PRIu32, vcpu) :
-			kvm_put(out, FERRY_KVM_MSRS, vcpu, n, entries, n * sizeof(*entries));
+	err = got < 0 ? ferry_stream_fail(out, got, "no memory for the MSRs of vCPU %" PRIu32, vcpu)
+		      : kvm_put(out, FERRY_KVM_MSRS, vcpu, n, entries, n * sizeof(*entries));
 	free(entries);
 	free(list);
 	return err;
@@ -363,9 +364,10 @@ int kvm_refuse_nested(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *o
 		return ferry_stream_fail(out, -ENOMEM, "no memory for %d bytes of nested state", size);
 	n->size = (uint32_t)size;
 	if (ioctl(k->vcpus[vcpu], KVM_GET_NESTED_STATE, n) == 0 && is_nested(n))
-		err = ferry_stream_fail(
-			out, -EOPNOTSUPP,
-			"vCPU %" PRIu32 " runs a hypervisor of its own: that state is not carried; shut its guests down first", vcpu);
+		err = ferry_stream_fail(out, -EOPNOTSUPP,
+					"vCPU %" PRIu32
+					" runs a hypervisor of its own: that state is not carried; shut its guests down first",
+					vcpu);
 	free(n);
 	return err;
 }

@@ -59,7 +59,8 @@ static int set_khz(int fd, uint32_t vcpu, struct ferry_stream *in, uint64_t want
 		return 0;
 	return ferry_stream_fail(in, -EOPNOTSUPP,
 				 "the TSC of vCPU %" PRIu32 " runs at %" PRIu64
-				 " kHz, here it would at %" PRIu64 " and cannot be scaled: choose a host with the same, or with TSC scaling",
+				 " kHz, here it would at %" PRIu64
+				 " and cannot be scaled: choose a host with the same, or with TSC scaling",
 				 vcpu, want, have);
 }
 

@@ -40,8 +40,8 @@ int link_lost(struct ferry_session *s, int err)
 	worker = link_workers_failed(s);
 	if (worker < 0 && worker != -EPIPE)
 		return worker;
-	fail(&s->fail, err, "the link to the %s was lost in %s%s%s", s->is_source ? "target" : "source", ferry_phase_name(s->phase),
-	     *why ? ": " : "", why);
+	fail(&s->fail, err, "the link to the %s was lost in %s%s%s", s->is_source ? "target" : "source",
+	     ferry_phase_name(s->phase), *why ? ": " : "", why);
 	return LINK_GONE;
 }
 
@@ -66,7 +66,8 @@ bool link_canceled(struct ferry_session *s)
 {
 	enum commit_state c = commit_get(&s->commit);
 
-	return c == COMMIT_OPEN ? atomic_load(&s->want_cancel) : c == COMMIT_ABORTED && atomic_load(&s->hurry);
+	return c == COMMIT_OPEN ? atomic_load(&s->want_cancel)
+				: c == COMMIT_ABORTED && atomic_load(&s->hurry);
 }
 
 int link_cancel_error(struct ferry_session *s)

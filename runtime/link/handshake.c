@@ -20,8 +20,11 @@
 static int agree(struct ferry_session *s, uint16_t version, uint64_t features)
 {
 	if (s->link.peer_known && (version != s->link.version || features != s->link.features))
-		return fail(&s->fail, -EPROTO, "the %s came back with protocol version %u, features %#" PRIx64 "; it had version %u, %#" PRIx64,
-			    s->is_source ? "target" : "source", version, features, s->link.version, s->link.features);
+		return fail(&s->fail, -EPROTO,
+			    "the %s came back with protocol version %u, features %#" PRIx64
+			    "; it had version %u, %#" PRIx64,
+			    s->is_source ? "target" : "source", version, features, s->link.version,
+			    s->link.features);
 	s->link.version = version;
 	s->link.features = features;
 	return 0;
@@ -86,7 +89,8 @@ int handshake_source(struct ferry_session *s, uint64_t deadline_us)
 	} else {
 		err = link_send(s, WIRE_HELLO, &h, sizeof(h), NULL, 0);
 		if (!err)
-			err = link_expect_in(s, 1u << WIRE_HELLO_ACK, &m, FERRY_PHASE_PRE_MIGRATION, deadline_us);
+			err = link_expect_in(s, 1u << WIRE_HELLO_ACK, &m, FERRY_PHASE_PRE_MIGRATION,
+					     deadline_us);
 	}
 	explicit_bzero(&h, sizeof(h));
 	if (err < 0 || (err = take_ack(s, &ack, &m)) < 0)
@@ -113,7 +117,8 @@ static int refuse_stale(struct ferry_session *s)
 	return err < 0 ? err : -EPIPE;
 }
 
-static int hear_hello(struct ferry_session *s, struct wire_hello *ret, uint16_t *version, uint64_t deadline_us)
+static int hear_hello(struct ferry_session *s, struct wire_hello *ret, uint16_t *version,
+		      uint64_t deadline_us)
 {
 	struct wire_msg m;
 	int err = link_expect_in(s, 1u << WIRE_HELLO, &m, FERRY_PHASE_PRE_MIGRATION, deadline_us);

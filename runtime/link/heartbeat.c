@@ -16,7 +16,8 @@ void heartbeat_send(struct ferry_session *s)
 	struct wire_ping ping;
 
 	pthread_mutex_lock(&s->link.send_lock);
-	ping = (struct wire_ping){ .pages_left = atomic_load(&s->stats.remaining), .faults = atomic_load(&s->stats.faults) };
+	ping = (struct wire_ping){ .pages_left = atomic_load(&s->stats.remaining),
+				   .faults = atomic_load(&s->stats.faults) };
 	link_send_locked(s, WIRE_PING, &ping, sizeof(ping), NULL, 0); /* main will notice an error itself */
 	pthread_mutex_unlock(&s->link.send_lock);
 }

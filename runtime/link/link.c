@@ -107,7 +107,8 @@ static int connect_once(struct ferry_session *s, uint64_t deadline_us)
 	if (err < 0)
 		return err;
 	now = now_us();
-	err = xport_connect(&l, s->uri, &id, &s->link.param, deadline_us > now ? deadline_us - now : 1, s->link.fail);
+	err = xport_connect(&l, s->uri, &id, &s->link.param, deadline_us > now ? deadline_us - now : 1,
+			    s->link.fail);
 	if (s->link.peer_known && (err == -EPROTO || err == -EBUSY)) /* not a target, or a busy one */
 		return link_stranger(s, fail_text(s->link.fail));
 	if (err == -EBUSY)
@@ -133,7 +134,8 @@ static bool may_retry(const struct ferry_session *s, int err)
 	if (s->link.peer_gone)
 		return false;
 	/* Once the peer is known, an unusable address or a firewall's refusal means a network failure. */
-	if (s->link.peer_known && (err == -ESTALE || err == -EADDRNOTAVAIL || err == -EACCES || err == -EPERM || out_of(err)))
+	if (s->link.peer_known &&
+	    (err == -ESTALE || err == -EADDRNOTAVAIL || err == -EACCES || err == -EPERM || out_of(err)))
 		return true;
 	return xport_lost(err) || err == -EAGAIN || err == -ENOENT;
 }
@@ -206,7 +208,8 @@ static int accept_until(struct ferry_session *s, uint64_t deadline_us, bool firs
 		if (c) /* another caller may have spoken, too */
 			continue;
 		if (!err || err == -EAGAIN)
-			link_wait(s, lobby_fd(s->link.lobby), -1, sooner(deadline_us, lobby_until(s->link.lobby)));
+			link_wait(s, lobby_fd(s->link.lobby), -1,
+				  sooner(deadline_us, lobby_until(s->link.lobby)));
 		else
 			link_wait(s, -1, -1, now_us() + LINK_RETRY_US);
 	}
@@ -221,17 +224,20 @@ int link_first(struct ferry_session *s)
 		err = connect_until(s, deadline);
 		if (err != -EPIPE)
 			return err;
-		return fail(&s->fail, -ETIMEDOUT, "the target at %s could not be reached for %" PRIu64 " ms: %s", s->uri,
+		return fail(&s->fail, -ETIMEDOUT,
+			    "the target at %s could not be reached for %" PRIu64 " ms: %s", s->uri,
 			    s->cfg.connect_us / 1000,
-			    fail_err(s->link.fail)	 ? fail_text(s->link.fail) :
-			    *fail_lost_text(s->link.fail) ? fail_lost_text(s->link.fail) :
-							     "it closes the connection");
+			    fail_err(s->link.fail)	    ? fail_text(s->link.fail)
+			    : *fail_lost_text(s->link.fail) ? fail_lost_text(s->link.fail)
+							    : "it closes the connection");
 	}
 	err = accept_until(s, deadline, true);
 	if (err != -EPIPE)
 		return err;
-	return fail(&s->fail, -ETIMEDOUT, "no source connected to %s for %" PRIu64 " ms; start the source sooner, or raise connect_us", s->uri,
-		    s->cfg.connect_us / 1000);
+	return fail(&s->fail, -ETIMEDOUT,
+		    "no source connected to %s for %" PRIu64
+		    " ms; start the source sooner, or raise connect_us",
+		    s->uri, s->cfg.connect_us / 1000);
 }
 
 /* Replace the lost link. -EPIPE: there is no new one by until_us. Other errors end the migration. */
@@ -249,7 +255,8 @@ static int link_again(struct ferry_session *s, uint64_t until_us)
 
 int link_recover(struct ferry_session *s)
 {
-	uint64_t window = outage_window(s), silent = now_us() - s->link.heard_us, until = outage_until(s, window);
+	uint64_t window = outage_window(s), silent = now_us() - s->link.heard_us,
+		 until = outage_until(s, window);
 	char text[sizeof(s->link.lost_why) + 32];
 	int err = -EPIPE;
 
@@ -295,4 +302,3 @@ void link_tell_again(struct ferry_session *s)
 		told = !link_say_failed(s);
 	}
 }
-

@@ -69,8 +69,8 @@ static bool is_ours(const struct ferry_session *s, const struct caller *c)
 	const struct xport_link_id *id = &c->link->id;
 	uint32_t newest = s->link.pending ? s->link.pending->link->id.generation : s->link.generation;
 
-	return s->link.peer_known && !memcmp(id->session, s->session, sizeof(s->session)) && id->generation > newest &&
-	       hello_is_source(s, c->msg, c->len, c->asides, id);
+	return s->link.peer_known && !memcmp(id->session, s->session, sizeof(s->session)) &&
+	       id->generation > newest && hello_is_source(s, c->msg, c->len, c->asides, id);
 }
 
 int link_look(struct ferry_session *s)

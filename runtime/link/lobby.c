@@ -27,7 +27,7 @@ struct lobby {
 	struct caller *dying;
 	unsigned ndying;
 	struct caller *spare; /* for the next accept: a look that finds nobody allocates nothing */
-	bool full; /* DYING_MAX was reached: the listener is not watched */
+	bool full;	      /* DYING_MAX was reached: the listener is not watched */
 };
 
 static int watch(struct lobby *l, int op, int fd, uint32_t events)
@@ -37,8 +37,8 @@ static int watch(struct lobby *l, int op, int fd, uint32_t events)
 	return epoll_ctl(l->epfd, op, fd, &ev);
 }
 
-int lobby_new(struct lobby **ret, struct xport_listener *listener, uint64_t patience_us, void (*wake)(void *arg), void *arg,
-	      struct fail *f)
+int lobby_new(struct lobby **ret, struct xport_listener *listener, uint64_t patience_us,
+	      void (*wake)(void *arg), void *arg, struct fail *f)
 {
 	struct lobby *l = calloc(1, sizeof(*l));
 	int err;
@@ -84,7 +84,9 @@ static void say_busy(struct caller *c)
 	static const char busy[] = "busy with another migration";
 	struct wire_abort a = { .err = -EBUSY };
 	struct wire_hdr h = wire_header(WIRE_REFUSED, sizeof(a) + sizeof(busy) - 1, 0);
-	struct iovec iov[3] = { { &h, sizeof(h) }, { &a, sizeof(a) }, { (void *)(uintptr_t)busy, sizeof(busy) - 1 } };
+	struct iovec iov[3] = { { &h, sizeof(h) },
+				{ &a, sizeof(a) },
+				{ (void *)(uintptr_t)busy, sizeof(busy) - 1 } };
 	struct xport_chan *ctl = control(c);
 
 	ctl->ops->send(ctl, iov, 3);

@@ -38,8 +38,8 @@ struct caller {
  * patience_us: how long a caller may be mute. The threads that close links call wake(arg) when they are done.
  * On success the lobby owns the listener.
  */
-int lobby_new(struct lobby **ret, struct xport_listener *listener, uint64_t patience_us, void (*wake)(void *arg), void *arg,
-	      struct fail *f);
+int lobby_new(struct lobby **ret, struct xport_listener *listener, uint64_t patience_us,
+	      void (*wake)(void *arg), void *arg, struct fail *f);
 /* Readable when lobby_next() may have something to do. It also has at lobby_until(), based on now_us(). */
 int lobby_fd(const struct lobby *l);
 uint64_t lobby_until(const struct lobby *l);

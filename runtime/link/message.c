@@ -10,14 +10,15 @@
 #include "outage.h"
 
 #define LOOK_US 10000u /* between two looks at the listener while messages keep coming */
-#define HEARD_ASIDE 2 /* a PING or an unknown optional message */
-#define NOT_LOOKED 1 /* no look at the listener: in a handshake its callers may be strangers */
+#define HEARD_ASIDE 2  /* a PING or an unknown optional message */
+#define NOT_LOOKED 1   /* no look at the listener: in a handshake its callers may be strangers */
 
-int link_send_locked(struct ferry_session *s, enum wire_type t, const void *body, size_t len, const void *elems,
-		     size_t elems_len)
+int link_send_locked(struct ferry_session *s, enum wire_type t, const void *body, size_t len,
+		     const void *elems, size_t elems_len)
 {
 	struct wire_hdr h;
-	struct iovec iov[3] = { { &h, sizeof(h) }, { (void *)(uintptr_t)body, len },
+	struct iovec iov[3] = { { &h, sizeof(h) },
+				{ (void *)(uintptr_t)body, len },
 				{ (void *)(uintptr_t)elems, elems_len } };
 	int err;
 
@@ -79,7 +80,8 @@ static int hear_abort(struct ferry_session *s, const struct wire_msg *m)
  */
 static void note_puts(struct ferry_session *s, uint64_t left)
 {
-	if (!left || !(s->link.x->caps & XPORT_ONE_SIDED) || (s->tgt.least_left && left + 1 >= s->tgt.least_left))
+	if (!left || !(s->link.x->caps & XPORT_ONE_SIDED) ||
+	    (s->tgt.least_left && left + 1 >= s->tgt.least_left))
 		return;
 	if (s->tgt.least_left)
 		count(&s->stats.steps, 1);
@@ -132,8 +134,8 @@ static int recv_one(struct ferry_session *s, struct wire_msg *msg, enum ferry_ph
 	if (err < 0)
 		return link_transport_fail(s, err);
 	s->link.heard_us = now_us();
-	err = wire_check(msg, s->link.msg_buf, len, s->is_source ? FROM_TARGET : FROM_SOURCE, phase, s->link.recv_seq++,
-			 &s->fail);
+	err = wire_check(msg, s->link.msg_buf, len, s->is_source ? FROM_TARGET : FROM_SOURCE, phase,
+			 s->link.recv_seq++, &s->fail);
 	if (err < 0)
 		return err;
 	if (msg->type == WIRE_ABORT || msg->type == WIRE_REFUSED)
@@ -164,7 +166,8 @@ static int wait_link(struct ferry_session *s, int looked, uint64_t until_us)
  * A peer that sends without end must not keep this end from its other checks. So each message is one turn: a
  * cancel is checked each time, the listener at least every LOOK_US, and the caller's own limits after a PING.
  */
-static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us, enum ferry_phase phase)
+static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_us,
+		   enum ferry_phase phase)
 {
 	for (;;) {
 		uint64_t now = now_us(), silent_at = s->link.heard_us + s->cfg.timeout_us;
@@ -174,14 +177,16 @@ static int recv_in(struct ferry_session *s, struct wire_msg *msg, uint64_t deadl
 			return err;
 		if (link_canceled(s))
 			return link_cancel_error(s);
-		if (phase != FERRY_PHASE_PRE_MIGRATION && (!err || now - s->link.looked_us >= LOOK_US) && (looked = link_look(s)) > 0)
+		if (phase != FERRY_PHASE_PRE_MIGRATION && (!err || now - s->link.looked_us >= LOOK_US) &&
+		    (looked = link_look(s)) > 0)
 			return -EPIPE;
 		if (err)
 			return err == HEARD_ASIDE ? 0 : 1;
 		if (now >= silent_at) {
 			session_log(s, 4, NULL, "silent silent_us=%" PRIu64, now - s->link.heard_us);
 			return fail_lost(s->link.fail, "nothing was heard of it for %" PRIu64 " ms%s",
-					 (now - s->link.heard_us) / 1000, phase == FERRY_PHASE_RESERVATION ? OUTAGE_SHORT_ONES : "");
+					 (now - s->link.heard_us) / 1000,
+					 phase == FERRY_PHASE_RESERVATION ? OUTAGE_SHORT_ONES : "");
 		}
 		if (now_us() >= deadline_us)
 			return 0;
@@ -202,7 +207,8 @@ int link_recv(struct ferry_session *s, struct wire_msg *msg, uint64_t deadline_u
 	return recv_in(s, msg, deadline_us, s->phase);
 }
 
-int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg, enum ferry_phase phase, uint64_t deadline_us)
+int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg, enum ferry_phase phase,
+		   uint64_t deadline_us)
 {
 	int got;
 
@@ -213,8 +219,8 @@ int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg,
 		return got;
 	if (mask & (1u << msg->type))
 		return 0;
-	return fail(&s->fail, -EPROTO, "the peer sent %s in %s while something else was due", wire_name(msg->type),
-		    ferry_phase_name(phase));
+	return fail(&s->fail, -EPROTO, "the peer sent %s in %s while something else was due",
+		    wire_name(msg->type), ferry_phase_name(phase));
 }
 
 int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg)
@@ -272,7 +278,8 @@ int link_stranger(struct ferry_session *s, const char *why)
 	bool first = !*s->link.stranger;
 
 	snprintf(s->link.stranger, sizeof(s->link.stranger),
-		 "another program listens at %.100s: it is not the target of this migration (%s)", s->uri, why);
+		 "another program listens at %.100s: it is not the target of this migration (%s)", s->uri,
+		 why);
 	if (first)
 		session_log(s, 4, s->link.stranger, "stranger");
 	return -ESTALE;
@@ -291,7 +298,8 @@ static int hear_answer(struct ferry_session *s, enum wire_type want, struct wire
 		return fail(f, -ESTALE, "what it says is no message of this protocol");
 	if (err < 0)
 		return err;
-	if (wire_check(msg, s->link.msg_buf, len, wire_from(want), FERRY_PHASE_PRE_MIGRATION, s->link.recv_seq++, f) < 0)
+	if (wire_check(msg, s->link.msg_buf, len, wire_from(want), FERRY_PHASE_PRE_MIGRATION,
+		       s->link.recv_seq++, f) < 0)
 		return -ESTALE;
 	if (msg->type == want)
 		return 1;

@@ -30,7 +30,8 @@ int link_still(struct ferry_session *s);
 /* Receive until a message of a type in mask (1 << type) arrives; any other is -EPROTO. No deadline. */
 int link_expect(struct ferry_session *s, uint32_t mask, struct wire_msg *msg);
 /* As link_expect(), but messages are judged by phase, not by the session's. -EPIPE at the deadline. */
-int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg, enum ferry_phase phase, uint64_t deadline_us);
+int link_expect_in(struct ferry_session *s, uint32_t mask, struct wire_msg *msg, enum ferry_phase phase,
+		   uint64_t deadline_us);
 /*
  * Source, after a reconnect: send a message and wait for want, which shows who is there. -ESTALE: not the
  * target; link_stranger() has noted what it said, and nothing of that is believed. -EPIPE, -ECANCELED.
@@ -47,6 +48,7 @@ int link_stranger(struct ferry_session *s, const char *why);
 int link_say_failed(struct ferry_session *s);
 
 /* link_send() for a caller that holds send_lock. The error is the transport's, and is not recorded. */
-int link_send_locked(struct ferry_session *s, enum wire_type t, const void *body, size_t len, const void *elems, size_t elems_len);
+int link_send_locked(struct ferry_session *s, enum wire_type t, const void *body, size_t len,
+		     const void *elems, size_t elems_len);
 
 #endif

@@ -17,7 +17,8 @@ uint64_t outage_window(const struct ferry_session *s)
 		 * A target in doubt that lacks pages must give up before its source (below). So it waits by
 		 * the source's reconnect_us even if its own is longer: the source does not know that one.
 		 */
-		if (s->tgt.hello.reconnect_us > window || (s->left && commit_get(&s->commit) == COMMIT_PREPARED))
+		if (s->tgt.hello.reconnect_us > window ||
+		    (s->left && commit_get(&s->commit) == COMMIT_PREPARED))
 			window = s->tgt.hello.reconnect_us;
 		if (s->tgt.hello.timeout_us > timeout)
 			timeout = s->tgt.hello.timeout_us;
@@ -78,20 +79,27 @@ static uint64_t pages_due(const struct ferry_session *s)
 int outage_final(struct ferry_session *s, uint64_t window, uint64_t silent)
 {
 	const char *peer = s->is_source ? "target" : "source", *phase = ferry_phase_name(s->phase);
-	const char *last = *s->link.stranger ? s->link.stranger : fail_text(s->link.fail), *why = s->link.lost_why;
+	const char *last = *s->link.stranger ? s->link.stranger : fail_text(s->link.fail),
+		   *why = s->link.lost_why;
 	uint64_t ms = (now_us() - s->link.outage.since_us) / 1000, due = pages_due(s);
 
 	if (s->link.outage.back && due && !*s->link.stranger)
-		fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
-		     " ms, and carried messages but no page, with %" PRIu64 " to go%s%s; packets of full size seem to be "
-			    "lost on the way: " OUTAGE_COMPARE_MTU, peer, phase, s->link.outage.back, ms, due, *why ? ": " : "", why);
+		fail(&s->fail, -EPIPE,
+		     "the link to the %s was lost in %s and came back %u times within %" PRIu64
+		     " ms, and carried messages but no page, with %" PRIu64
+		     " to go%s%s; packets of full size seem to be "
+		     "lost on the way: " OUTAGE_COMPARE_MTU,
+		     peer, phase, s->link.outage.back, ms, due, *why ? ": " : "", why);
 	else if (s->link.outage.back && !*s->link.stranger)
-		fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and came back %u times within %" PRIu64
-			    " ms, and nothing that was waited for came%s%s; mend the network%s", peer, phase, s->link.outage.back, ms,
-			    *why ? ": " : "", why, OUTAGE_SHORT_ONES);
+		fail(&s->fail, -EPIPE,
+		     "the link to the %s was lost in %s and came back %u times within %" PRIu64
+		     " ms, and nothing that was waited for came%s%s; mend the network%s",
+		     peer, phase, s->link.outage.back, ms, *why ? ": " : "", why, OUTAGE_SHORT_ONES);
 	else
-		fail(&s->fail, -EPIPE, "the link to the %s was lost in %s and did not come back within %" PRIu64
-		    " ms (last heard %" PRIu64 " ms before)%s%s%s%s", peer, phase, window / 1000, silent / 1000, *why ? ": " : "",
-		    why, *last ? "; at last: " : "", last);
+		fail(&s->fail, -EPIPE,
+		     "the link to the %s was lost in %s and did not come back within %" PRIu64
+		     " ms (last heard %" PRIu64 " ms before)%s%s%s%s",
+		     peer, phase, window / 1000, silent / 1000, *why ? ": " : "", why,
+		     *last ? "; at last: " : "", last);
 	return LINK_GONE;
 }

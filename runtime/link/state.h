@@ -23,18 +23,18 @@ struct lobby;
 struct link {
 	/* the current one */
 	pthread_mutex_t send_lock;
-	struct xport_link *x;	 /* NULL while there is none; changed under send_lock */
-	struct xport_chan *ctl;	 /* its control channel; send_lock */
+	struct xport_link *x;	/* NULL while there is none; changed under send_lock */
+	struct xport_chan *ctl; /* its control channel; send_lock */
 	/* The transport's errors on this link: own_fail, or its caller's. The session copies final ones. */
 	struct fail own_fail, *fail;
-	uint32_t send_seq;	 /* send_lock */
+	uint32_t send_seq; /* send_lock */
 	uint32_t recv_seq;
-	uint16_t version;	 /* of the protocol */
-	uint64_t features;	 /* WIRE_FEATURE_* that both ends know */
+	uint16_t version;  /* of the protocol */
+	uint64_t features; /* WIRE_FEATURE_* that both ends know */
 	uint32_t generation;
-	uint32_t channels;	 /* data channels of the first link; later links have as many */
-	uint64_t heard_us;	 /* when the peer was last heard */
-	uint8_t *msg_buf;	 /* the last message received */
+	uint32_t channels; /* data channels of the first link; later links have as many */
+	uint64_t heard_us; /* when the peer was last heard */
+	uint8_t *msg_buf;  /* the last message received */
 
 	/* how the next one is made */
 	struct xport_param param;

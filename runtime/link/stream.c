@@ -90,7 +90,9 @@ FERRY_API int ferry_stream_put(struct ferry_stream *out, uint32_t id, uint32_t v
 	int err = len > STREAM_MAX ? -E2BIG : stream_grow(out, SECTION_HEADER + len);
 
 	if (err == -E2BIG)
-		return fail(&out->fail, err, "section %" PRIu32 " of %zu bytes does not fit: %zu of %u bytes are taken; what is large belongs into a region",
+		return fail(&out->fail, err,
+			    "section %" PRIu32
+			    " of %zu bytes does not fit: %zu of %u bytes are taken; what is large belongs into a region",
 			    id, len, out->len, STREAM_MAX);
 	if (err)
 		return fail(&out->fail, err, "no memory for section %" PRIu32 " of %zu bytes", id, len);
@@ -113,8 +115,9 @@ FERRY_API int ferry_stream_next(struct ferry_stream *in, struct ferry_section *s
 	if (!left)
 		return 0;
 	if (left < SECTION_HEADER)
-		return fail(&in->fail, -EPROTO, "device state is damaged: %zu bytes at offset %zu are no section header",
-			    left, in->at);
+		return fail(&in->fail, -EPROTO,
+			    "device state is damaged: %zu bytes at offset %zu are no section header", left,
+			    in->at);
 	header = in->buf + in->at;
 	len = get_le(header + 8, 8);
 	left -= SECTION_HEADER;

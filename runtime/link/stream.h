@@ -15,7 +15,7 @@ struct ferry_section;
 struct ferry_stream {
 	uint8_t *buf;
 	size_t len, cap;
-	size_t at;	 /* reader: offset of the next section */
+	size_t at;	  /* reader: offset of the next section */
 	struct fail fail; /* an error here, or the embedder's refusal */
 };
 

@@ -23,9 +23,9 @@ struct wire_kind {
 static const struct wire_kind kinds[] = { WIRE_MESSAGES(WIRE_KIND) };
 _Static_assert(sizeof(kinds) / sizeof(kinds[0]) == WIRE_TYPES, "a row a message");
 
-#define WIRE_FITS(name, number, from, body, elem, max, phases)                              \
-	_Static_assert(sizeof(struct wire_hdr) + sizeof(body) + (size_t)(elem) * (max) <=   \
-			       XPORT_MSG_MAX, #name " fits one message");
+#define WIRE_FITS(name, number, from, body, elem, max, phases)                                           \
+	_Static_assert(sizeof(struct wire_hdr) + sizeof(body) + (size_t)(elem) * (max) <= XPORT_MSG_MAX, \
+		       #name " fits one message");
 WIRE_MESSAGES(WIRE_FITS)
 
 /* Offset of the reserved field in the fixed part and in each element; 0: none. */
@@ -115,10 +115,12 @@ static int check_body(struct wire_msg *ret, const struct wire_kind *k, const uin
 	size_t tail;
 
 	if (len < k->fixed)
-		return fail(f, -EPROTO, "the peer's %s has %zu bytes; it needs at least %u", k->name, len, k->fixed);
+		return fail(f, -EPROTO, "the peer's %s has %zu bytes; it needs at least %u", k->name, len,
+			    k->fixed);
 	tail = len - k->fixed;
 	if (tail % k->elem || tail / k->elem > k->max_elems)
-		return fail(f, -EPROTO, "the peer's %s has %zu bytes behind its %u; it takes at most %u times %u",
+		return fail(f, -EPROTO,
+			    "the peer's %s has %zu bytes behind its %u; it takes at most %u times %u",
 			    k->name, tail, k->fixed, k->max_elems, k->elem);
 	ret->type = (enum wire_type)(k - kinds);
 	ret->body = body;
@@ -135,17 +137,21 @@ int wire_check(struct wire_msg *ret, const void *buf, size_t len, enum wire_from
 	struct wire_hdr h;
 
 	if (len < sizeof(h))
-		return fail(f, -EPROTO, "the peer sent a message of %zu bytes; a header has %zu", len, sizeof(h));
+		return fail(f, -EPROTO, "the peer sent a message of %zu bytes; a header has %zu", len,
+			    sizeof(h));
 	memcpy(&h, buf, sizeof(h));
 	if (!is_unknown_option(h.type) && (h.type == 0 || h.type >= WIRE_TYPES))
 		return fail(f, -EPROTO, "the peer sent a message of unknown type %u", h.type);
 	name = wire_name(h.type);
 	if (h.len != len - sizeof(h))
-		return fail(f, -EPROTO, "the peer's %s says %u bytes and has %zu", name, h.len, len - sizeof(h));
+		return fail(f, -EPROTO, "the peer's %s says %u bytes and has %zu", name, h.len,
+			    len - sizeof(h));
 	if (h.zero || h.zero2)
-		return fail(f, -EPROTO, "the peer's %s has %#x, %#x in reserved fields", name, h.zero, h.zero2);
+		return fail(f, -EPROTO, "the peer's %s has %#x, %#x in reserved fields", name, h.zero,
+			    h.zero2);
 	if (h.seq != seq)
-		return fail(f, -EPROTO, "the peer's %s is message %u of its connection; %u was due", name, h.seq, seq);
+		return fail(f, -EPROTO, "the peer's %s is message %u of its connection; %u was due", name,
+			    h.seq, seq);
 	if (is_unknown_option(h.type)) {
 		*ret = (struct wire_msg){ 0 };
 		return 0;

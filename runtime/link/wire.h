@@ -27,7 +27,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are
 #define WIRE_RUNS_MAX 4096u
 #define WIRE_TEXT_MAX 400u
 #define WIRE_OFFER_MAX (64u << 10)
-#define WIRE_NUMBER 16u /* bytes of the number by which an end is recognized */
+#define WIRE_NUMBER 16u	       /* bytes of the number by which an end is recognized */
 #define WIRE_GREETING_MAX 256u /* most bytes of a HELLO or HELLO_ACK; readers ignore unknown fields */
 /* A reader that does not know a message type with this bit skips the message. */
 #define WIRE_OPTIONAL 0x8000u
@@ -38,28 +38,29 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structs below are
 enum wire_from { FROM_SOURCE = 1, FROM_TARGET = 2, FROM_BOTH = 3 };
 
 /* name, number, sender, fixed part, size of a trailing element, at most how many, phases of the receiver */
-#define WIRE_MESSAGES(X)                                                                                    \
-	X(HELLO, 1, FROM_SOURCE, struct wire_greeting, 1, WIRE_GREETING_MAX - 8, IN(PRE_MIGRATION))         \
-	X(HELLO_ACK, 2, FROM_TARGET, struct wire_greeting, 1, WIRE_GREETING_MAX - 8, IN(PRE_MIGRATION))     \
+#define WIRE_MESSAGES(X)                                                                                     \
+	X(HELLO, 1, FROM_SOURCE, struct wire_greeting, 1, WIRE_GREETING_MAX - 8, IN(PRE_MIGRATION))          \
+	X(HELLO_ACK, 2, FROM_TARGET, struct wire_greeting, 1, WIRE_GREETING_MAX - 8, IN(PRE_MIGRATION))      \
 	X(REFUSED, 3, FROM_TARGET, struct wire_abort, 1, WIRE_TEXT_MAX, IN(PRE_MIGRATION) | IN(RESERVATION)) \
-	X(MAP, 4, FROM_SOURCE, struct wire_map, sizeof(struct wire_region), WIRE_REGIONS_MAX, IN(RESERVATION)) \
-	X(RESERVED, 5, FROM_TARGET, struct wire_reserved, 1, WIRE_OFFER_MAX, IN(RESERVATION))               \
-	X(ZERO, 6, FROM_SOURCE, struct wire_empty, sizeof(struct page_run), WIRE_RUNS_MAX, IN(PRECOPY))     \
-	X(ROUND_END, 7, FROM_SOURCE, struct wire_round, 1, 0, IN(PRECOPY))                                  \
-	X(ROUND_ACK, 8, FROM_TARGET, struct wire_round, 1, 0, IN(PRECOPY) | IN(STOP_AND_COPY))              \
-	X(STATE, 9, FROM_SOURCE, struct wire_empty, 1, WIRE_STATE_CHUNK, IN(RESERVATION) | IN(PRECOPY))     \
-	X(RESIDUE, 10, FROM_SOURCE, struct wire_residue, 8, WIRE_RESIDUE_PAGES / 64, IN(PRECOPY))           \
-	X(PREARM, 11, FROM_SOURCE, struct wire_count, 1, 0, IN(PRECOPY))                                    \
-	X(PREARMED, 12, FROM_TARGET, struct wire_count, 1, 0, IN(PRECOPY))                                  \
-	X(SWITCHOVER, 13, FROM_SOURCE, struct wire_switchover, 1, 0, IN(PRECOPY))                           \
-	X(RUNNING, 14, FROM_TARGET, struct wire_times, 1, 0, IN(STOP_AND_COPY))                                 \
-	X(PREPARED, 15, FROM_TARGET, struct wire_count, 1, 0, IN(POSTCOPY) | IN(COMMITMENT))                \
-	X(COMMIT, 16, FROM_SOURCE, struct wire_empty, 1, 0, IN(COMMITMENT))                                 \
-	X(COMMITTED, 17, FROM_TARGET, struct wire_times, 1, 0, IN(COMMITMENT))                              \
-	X(COMPLETE, 18, FROM_TARGET, struct wire_times, 1, 0, IN(POSTCOPY))                                 \
-	X(BYE, 19, FROM_SOURCE, struct wire_empty, 1, 0, IN(ACTIVATION) | IN(POSTCOPY))                     \
-	X(ABORT, 20, FROM_BOTH, struct wire_abort, 1, WIRE_TEXT_MAX, WIRE_ANY_PHASE)                        \
-	X(PING, 21, FROM_BOTH, struct wire_ping, 1, 0, WIRE_ANY_PHASE)                                      \
+	X(MAP, 4, FROM_SOURCE, struct wire_map, sizeof(struct wire_region), WIRE_REGIONS_MAX,                \
+	  IN(RESERVATION))                                                                                   \
+	X(RESERVED, 5, FROM_TARGET, struct wire_reserved, 1, WIRE_OFFER_MAX, IN(RESERVATION))                \
+	X(ZERO, 6, FROM_SOURCE, struct wire_empty, sizeof(struct page_run), WIRE_RUNS_MAX, IN(PRECOPY))      \
+	X(ROUND_END, 7, FROM_SOURCE, struct wire_round, 1, 0, IN(PRECOPY))                                   \
+	X(ROUND_ACK, 8, FROM_TARGET, struct wire_round, 1, 0, IN(PRECOPY) | IN(STOP_AND_COPY))               \
+	X(STATE, 9, FROM_SOURCE, struct wire_empty, 1, WIRE_STATE_CHUNK, IN(RESERVATION) | IN(PRECOPY))      \
+	X(RESIDUE, 10, FROM_SOURCE, struct wire_residue, 8, WIRE_RESIDUE_PAGES / 64, IN(PRECOPY))            \
+	X(PREARM, 11, FROM_SOURCE, struct wire_count, 1, 0, IN(PRECOPY))                                     \
+	X(PREARMED, 12, FROM_TARGET, struct wire_count, 1, 0, IN(PRECOPY))                                   \
+	X(SWITCHOVER, 13, FROM_SOURCE, struct wire_switchover, 1, 0, IN(PRECOPY))                            \
+	X(RUNNING, 14, FROM_TARGET, struct wire_times, 1, 0, IN(STOP_AND_COPY))                              \
+	X(PREPARED, 15, FROM_TARGET, struct wire_count, 1, 0, IN(POSTCOPY) | IN(COMMITMENT))                 \
+	X(COMMIT, 16, FROM_SOURCE, struct wire_empty, 1, 0, IN(COMMITMENT))                                  \
+	X(COMMITTED, 17, FROM_TARGET, struct wire_times, 1, 0, IN(COMMITMENT))                               \
+	X(COMPLETE, 18, FROM_TARGET, struct wire_times, 1, 0, IN(POSTCOPY))                                  \
+	X(BYE, 19, FROM_SOURCE, struct wire_empty, 1, 0, IN(ACTIVATION) | IN(POSTCOPY))                      \
+	X(ABORT, 20, FROM_BOTH, struct wire_abort, 1, WIRE_TEXT_MAX, WIRE_ANY_PHASE)                         \
+	X(PING, 21, FROM_BOTH, struct wire_ping, 1, 0, WIRE_ANY_PHASE)                                       \
 	X(POISON, 22, FROM_SOURCE, struct wire_empty, sizeof(struct page_run), WIRE_RUNS_MAX, IN(PRECOPY))
 
 #define WIRE_ANY_PHASE (~0u)
@@ -97,12 +98,12 @@ struct wire_hello {
 	uint32_t magic;
 	uint16_t version;
 	uint16_t oldest;
-	uint64_t features; /* offered */
+	uint64_t features;	     /* offered */
 	uint8_t number[WIRE_NUMBER]; /* the source's; a secret of the two ends */
 	uint32_t generation;
 	uint16_t page_shift;
-	uint16_t mode;	    /* enum ferry_mode */
-	uint32_t commit_at; /* enum ferry_commit_at */
+	uint16_t mode;		/* enum ferry_mode */
+	uint32_t commit_at;	/* enum ferry_commit_at */
 	uint16_t at_hold_limit; /* enum ferry_hold_action */
 	uint16_t flags;
 	uint64_t hold_limit_us;
@@ -122,7 +123,7 @@ struct wire_hello_ack {
 	uint16_t page_shift;
 	uint16_t commit; /* enum commit_state of the target */
 	uint64_t timeout_us;
-	uint64_t left; /* pages that its PREPARED counted as missing */
+	uint64_t left;		     /* pages that its PREPARED counted as missing */
 	uint8_t number[WIRE_NUMBER]; /* the target's; a secret of the two ends */
 };
 _Static_assert(sizeof(struct wire_hello_ack) == 56, "");
@@ -209,12 +210,12 @@ _Static_assert(sizeof(struct wire_ping) == 16, "");
 
 struct wire_msg {
 	enum wire_type type; /* 0: an unknown optional message; the rest is zero */
-	const void *body;  /* the fixed part */
-	const void *elems; /* after the fixed part */
+	const void *body;    /* the fixed part */
+	const void *elems;   /* after the fixed part */
 	size_t nelems;
 };
 
-const char *wire_name(enum wire_type t); /* "ROUND_END"; "?" for an unknown number */
+const char *wire_name(enum wire_type t);		   /* "ROUND_END"; "?" for an unknown number */
 enum wire_type wire_by_name(const char *name, size_t len); /* 0: no message has that name */
 enum wire_from wire_from(enum wire_type t);		   /* who sends it */
 /* The type in the header of a message of len bytes; 0 if there is no whole header. */

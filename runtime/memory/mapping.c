@@ -87,20 +87,18 @@ static int check_file(const struct ferry_region *r, struct file *file, struct fa
 		return fail_cure(f, CURE_REGION_FD, -errno, "fstat of fd %d of region %u", r->fd, r->id);
 	if (!S_ISREG(file->st.st_mode) ||
 	    (file->fs.f_type != TMPFS_MAGIC && file->fs.f_type != HUGETLBFS_MAGIC))
-		return fail(
-			f, -EOPNOTSUPP,
-			"fd %d of region %u is %s (file system type %#lx); guest RAM must be in memory: pass a memfd, or a file "
-			"on tmpfs or hugetlbfs",
-			r->fd, r->id, S_ISREG(file->st.st_mode) ? "a file on a disk" : "no regular file",
-			(unsigned long)file->fs.f_type);
+		return fail(f, -EOPNOTSUPP,
+			    "fd %d of region %u is %s (file system type %#lx); guest RAM must be in memory: pass a memfd, or a file "
+			    "on tmpfs or hugetlbfs",
+			    r->fd, r->id, S_ISREG(file->st.st_mode) ? "a file on a disk" : "no regular file",
+			    (unsigned long)file->fs.f_type);
 	if (file->fs.f_type == HUGETLBFS_MAGIC)
 		is = (unsigned long)file->fs.f_bsize;
 	if (is != said)
-		return fail(
-			f, is == 1ul << HUGE_SHIFT || is == 4096 ? -EINVAL : -EOPNOTSUPP,
-			"fd %d of region %u has pages of %lu bytes, its page_shift %u says %lu; 12 and 21 (MFD_HUGETLB | "
-			"MFD_HUGE_2MB) are what is moved",
-			r->fd, r->id, is, r->page_shift, said);
+		return fail(f, is == 1ul << HUGE_SHIFT || is == 4096 ? -EINVAL : -EOPNOTSUPP,
+			    "fd %d of region %u has pages of %lu bytes, its page_shift %u says %lu; 12 and 21 (MFD_HUGETLB | "
+			    "MFD_HUGE_2MB) are what is moved",
+			    r->fd, r->id, is, r->page_shift, said);
 	if (r->fd_offset > INT64_MAX - r->len || (uint64_t)file->st.st_size < r->fd_offset + r->len)
 		return fail(f, -EINVAL,
 			    "region %u is %#" PRIx64 " bytes of fd %d from offset %#" PRIx64
@@ -133,16 +131,14 @@ static int check_writable(const struct ferry_region *r, struct fail *f)
 	int mode = fcntl(r->fd, F_GETFL), seals = fcntl(r->fd, F_GET_SEALS);
 
 	if (mode >= 0 && (mode & O_ACCMODE) != O_RDWR)
-		return fail(
-			f, -EACCES,
-			"fd %d of region %u is not open for reading and writing; pages arrive through it: open it O_RDWR",
-			r->fd, r->id);
+		return fail(f, -EACCES,
+			    "fd %d of region %u is not open for reading and writing; pages arrive through it: open it O_RDWR",
+			    r->fd, r->id);
 	if (seals >= 0 && seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
-		return fail(
-			f, -EPERM,
-			"fd %d of region %u is sealed against writing (seals %#x); pages arrive through it: seal it when the "
-			"migration has ended",
-			r->fd, r->id, (unsigned)seals);
+		return fail(f, -EPERM,
+			    "fd %d of region %u is sealed against writing (seals %#x); pages arrive through it: seal it when the "
+			    "migration has ended",
+			    r->fd, r->id, (unsigned)seals);
 	return 0;
 }
 
@@ -228,18 +224,16 @@ static int refuse_kind(struct look *k, uint32_t i, const struct vma *v, uint64_t
 
 	describe(found, sizeof(found), v);
 	if (is_shared(r))
-		snprintf(
-			due, sizeof(due),
-			"FERRY_REGION_SHARED takes a MAP_SHARED mapping of fd %d, there from offset %#" PRIx64
-			" on",
-			r->fd, r->fd_offset + (at - (uintptr_t)r->hva));
+		snprintf(due, sizeof(due),
+			 "FERRY_REGION_SHARED takes a MAP_SHARED mapping of fd %d, there from offset %#" PRIx64
+			 " on",
+			 r->fd, r->fd_offset + (at - (uintptr_t)r->hva));
 	else if (is_huge(r))
 		snprintf(due, sizeof(due),
 			 "page_shift 21 takes MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB");
 	else
-		snprintf(
-			due, sizeof(due),
-			"a region of page_shift 12 without FERRY_REGION_SHARED takes MAP_PRIVATE | MAP_ANONYMOUS");
+		snprintf(due, sizeof(due),
+			 "a region of page_shift 12 without FERRY_REGION_SHARED takes MAP_PRIVATE | MAP_ANONYMOUS");
 	return fail(k->f, -EINVAL,
 		    "region %u is %s at %#" PRIx64 "; %s: map it so, or describe it as what it is", r->id,
 		    found, at, due);
@@ -286,12 +280,11 @@ static int judge_flags(struct look *k, uint32_t i, const struct vma *v)
 	bool minor_faults = has_flag(v, " ui ");
 
 	if (minor_faults || has_flag(v, " um "))
-		return fail(
-			k->f, -EBUSY,
-			"region %u is registered with another userfaultfd for %s faults at %#" PRIx64
-			" and may still be filled by it; guest RAM must be complete: fill it and unregister it there first (write "
-			"protection alone, as for tracking, is fine)",
-			r->id, minor_faults ? "minor" : "missing", at);
+		return fail(k->f, -EBUSY,
+			    "region %u is registered with another userfaultfd for %s faults at %#" PRIx64
+			    " and may still be filled by it; guest RAM must be complete: fill it and unregister it there first (write "
+			    "protection alone, as for tracking, is fine)",
+			    r->id, minor_faults ? "minor" : "missing", at);
 	if (k->target && is_huge(r) && !is_shared(r) && has_flag(v, " nr "))
 		return fail(k->f, -ENOMEM,
 			    "region %u is mapped MAP_NORESERVE at %#" PRIx64
@@ -365,7 +358,8 @@ static int walk(struct look *k, const char *path, judge_fn judge)
 	int err = 0;
 
 	if (!in)
-		return fail_cure(k->f, CURE_POPULATED, -errno, "%s, which tells whether guest RAM is what its regions say, cannot be read",
+		return fail_cure(k->f, CURE_POPULATED, -errno,
+				 "%s, which tells whether guest RAM is what its regions say, cannot be read",
 				 path);
 	while (!err && i < k->n && getline(&line, &cap, in) > 0) {
 		if (parse_vma(line, &v)) {
@@ -400,10 +394,9 @@ static int sort(struct look *k, uint32_t *at)
 		const struct ferry_region *a = &k->r[at[i - 1]], *b = &k->r[at[i]];
 
 		if ((uintptr_t)b->hva - (uintptr_t)a->hva < a->len)
-			return fail(
-				k->f, -EINVAL,
-				"regions %u and %u overlap in memory, at %p; give each byte to one region",
-				a->id, b->id, b->hva);
+			return fail(k->f, -EINVAL,
+				    "regions %u and %u overlap in memory, at %p; give each byte to one region",
+				    a->id, b->id, b->hva);
 	}
 	k->at = at;
 	return 0;
@@ -468,5 +461,7 @@ int mapping_unreachable(const struct ferry_region *reg, const void *base, bool w
 	const uint8_t *bad = reach_find(base, reg->len, write);
 	uint64_t off = bad ? (uint64_t)(bad - (const uint8_t *)base) : 0;
 
-	return bad ? reach_fail(f, &(struct reach_page){ reg->id, off / PAGE_BYTES, reg->gpa + off, bad }, write) : err;
+	return bad ? reach_fail(f, &(struct reach_page){ reg->id, off / PAGE_BYTES, reg->gpa + off, bad },
+				write)
+		   : err;
 }

@@ -28,6 +28,7 @@ int mapping_check(const struct ferry_region *r, size_t n, bool target, struct fa
  * After a call on a whole region, mapped at base, has failed with err: names the first page that cannot be
  * read (or written). Returns -EFAULT, or -EHWPOISON for a hardware error; err if there is no such page.
  */
-int mapping_unreachable(const struct ferry_region *reg, const void *base, bool write, int err, struct fail *f);
+int mapping_unreachable(const struct ferry_region *reg, const void *base, bool write, int err,
+			struct fail *f);
 
 #endif

@@ -56,7 +56,8 @@ static uint64_t skip(const struct page_set_region *r, uint64_t word)
 
 	if (word >= n)
 		return n;
-	bits = atomic_load_explicit(&r->groups[i], memory_order_relaxed) & ~UINT64_C(0) << (group % WORD_BITS);
+	bits = atomic_load_explicit(&r->groups[i], memory_order_relaxed) & ~UINT64_C(0)
+										   << (group % WORD_BITS);
 	while (!bits) {
 		if (++i * GROUP_WORDS * WORD_BITS >= n)
 			return n;
@@ -142,7 +143,8 @@ bool page_set_test(const struct page_set *s, uint32_t region, uint64_t page)
 {
 	const struct page_set_region *r = region_of(s, region, page);
 
-	return atomic_load_explicit(&r->words[page / WORD_BITS], memory_order_acquire) >> (page % WORD_BITS) & 1;
+	return atomic_load_explicit(&r->words[page / WORD_BITS], memory_order_acquire) >> (page % WORD_BITS) &
+	       1;
 }
 
 bool page_set_add(struct page_set *s, uint32_t region, uint64_t page)
@@ -207,7 +209,7 @@ uint64_t page_set_count(const struct page_set *s)
 
 	for (size_t i = 0; i < s->nregions; i++)
 		FOR_WORDS(&s->r[i], w)
-			count += __builtin_popcountll(load(&s->r[i], w));
+	count += __builtin_popcountll(load(&s->r[i], w));
 	return count;
 }
 
@@ -239,7 +241,8 @@ void page_set_clear(struct page_set *s)
 		struct page_set_region *r = &s->r[i];
 		struct emptied e = { 0 };
 
-		FOR_WORDS(r, w) {
+		FOR_WORDS(r, w)
+		{
 			if (!load(r, w)) /* writing a zero word would allocate its page */
 				continue;
 			atomic_store_explicit(&r->words[w], 0, memory_order_release);
@@ -257,12 +260,14 @@ void page_set_tidy(struct page_set *s)
 		uint64_t n = nwords(r);
 
 		for (uint64_t first = skip(r, 0); first < n; first = skip(r, first + GROUP_WORDS)) {
-			uint64_t group = first / GROUP_WORDS, w = first, end = min_u64(first + GROUP_WORDS, n);
+			uint64_t group = first / GROUP_WORDS, w = first,
+				 end = min_u64(first + GROUP_WORDS, n);
 
 			while (w < end && !load(r, w))
 				w++;
 			if (w == end)
-				atomic_fetch_and_explicit(&r->groups[group / WORD_BITS], ~(UINT64_C(1) << (group % WORD_BITS)),
+				atomic_fetch_and_explicit(&r->groups[group / WORD_BITS],
+							  ~(UINT64_C(1) << (group % WORD_BITS)),
 							  memory_order_acq_rel);
 		}
 	}
@@ -283,7 +288,8 @@ uint64_t page_set_merge(struct page_set *dst, const struct page_set *src)
 
 	assert_same_shape(dst, src);
 	for (size_t i = 0; i < dst->nregions; i++) {
-		FOR_WORDS(&src->r[i], w) {
+		FOR_WORDS(&src->r[i], w)
+		{
 			uint64_t bits = load(&src->r[i], w), old;
 
 			if (!bits)
@@ -305,7 +311,8 @@ uint64_t page_set_move(struct page_set *dst, struct page_set *src)
 		struct page_set_region *r = &src->r[i];
 		struct emptied e = { 0 };
 
-		FOR_WORDS(r, w) {
+		FOR_WORDS(r, w)
+		{
 			uint64_t bits = load(r, w), old;
 
 			if (!bits)
@@ -354,7 +361,8 @@ void page_set_subtract(struct page_set *dst, const struct page_set *src)
 {
 	assert_same_shape(dst, src);
 	for (size_t i = 0; i < dst->nregions; i++) {
-		FOR_WORDS(&dst->r[i], w) {
+		FOR_WORDS(&dst->r[i], w)
+		{
 			uint64_t bits = load(&dst->r[i], w);
 
 			if (bits && (bits &= load(&src->r[i], w)))
@@ -445,7 +453,8 @@ bool page_set_claim(struct page_set *s, struct page_cursor *at, uint32_t max, st
 }
 
 /* Finds the next run of set bits in the cursor's region. */
-static bool next_run(const struct page_set_region *r, struct page_cursor *at, uint32_t max, struct page_run *run)
+static bool next_run(const struct page_set_region *r, struct page_cursor *at, uint32_t max,
+		     struct page_run *run)
 {
 	uint64_t limit = walk_end(r, at), begin = find(r, at->page, limit, 0), end;
 

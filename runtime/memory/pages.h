@@ -19,7 +19,7 @@
 
 struct page_set_region {
 	uint64_t npages;
-	_Atomic uint64_t *words; /* npages bits, rounded up to 64; bits beyond npages stay zero */
+	_Atomic uint64_t *words;  /* npages bits, rounded up to 64; bits beyond npages stay zero */
 	_Atomic uint64_t *groups; /* one bit per 64 words; clear only if all of them are zero */
 };
 
@@ -29,10 +29,10 @@ struct page_set {
 };
 
 int page_set_init(struct page_set *s, const uint64_t *npages, size_t nregions); /* -ENOMEM */
-void page_set_destroy(struct page_set *s);				       /* a zeroed struct is fine */
+void page_set_destroy(struct page_set *s);					/* a zeroed struct is fine */
 
 bool page_set_test(const struct page_set *s, uint32_t region, uint64_t page);
-bool page_set_add(struct page_set *s, uint32_t region, uint64_t page);	/* true if it was not in the set */
+bool page_set_add(struct page_set *s, uint32_t region, uint64_t page); /* true if it was not in the set */
 /* Adds up to 64 pages from page on, which is a multiple of 64. Bits beyond the region must be clear. */
 void page_set_add_word(struct page_set *s, uint32_t region, uint64_t page, uint64_t bits);
 /* The run must lie within the region (asserted). Return how many bits changed. */

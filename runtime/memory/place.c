@@ -17,7 +17,7 @@
 
 #define DROP_VEC 512u
 #define MAP_BYTES ((off_t)256 << 20) /* populated between two calls of look->ask() */
-#define DROP_PAGES 65536u /* per call of place_drop() */
+#define DROP_PAGES 65536u	     /* per call of place_drop() */
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24
 #endif
@@ -66,8 +66,8 @@ static int map_allocated(struct place_region *r, const struct place_look *look)
 	return err;
 }
 
-static int open_region(struct place_region *r, const struct ferry_region *reg, bool pinned, const struct place_look *look,
-		       struct fail *f)
+static int open_region(struct place_region *r, const struct ferry_region *reg, bool pinned,
+		       const struct place_look *look, struct fail *f)
 {
 	*r = (struct place_region){ .reg = reg,
 				    .vm = reg->hva,
@@ -86,7 +86,8 @@ static int open_region(struct place_region *r, const struct ferry_region *reg, b
 		return map_allocated(r, look);
 	}
 	r->alias = NULL;
-	return fail_cure(f, CURE_MAP, -errno, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d)", reg->id,
+	return fail_cure(f, CURE_MAP, -errno,
+			 "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d)", reg->id,
 			 reg->len, reg->fd);
 }
 
@@ -95,11 +96,12 @@ static int try_drop(const struct place *p, const struct place_region *r, struct 
 {
 	if (!madvise(r->vm, r->huge ? HUGE_BYTES : PAGE_BYTES, p->advice))
 		return 0;
-	return fail_cure(f, CURE_DROP, -errno, "memory of region %u at %p cannot be dropped", r->reg->id, (void *)r->vm);
+	return fail_cure(f, CURE_DROP, -errno, "memory of region %u at %p cannot be dropped", r->reg->id,
+			 (void *)r->vm);
 }
 
-int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, const struct place_look *look,
-	       struct fail *f)
+int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned,
+	       const struct place_look *look, struct fail *f)
 {
 	int err = 0;
 
@@ -161,20 +163,26 @@ void *place_landing(const struct place *p, uint32_t idx)
 }
 
 /* Records the first page of the run that cannot be written and returns its error; 0 if there is none. */
-static int unwritable(const struct place_region *r, const uint8_t *base, const struct page_run *run, struct fail *f)
+static int unwritable(const struct place_region *r, const uint8_t *base, const struct page_run *run,
+		      struct fail *f)
 {
 	const uint8_t *bad = reach_find(base + bytes(run->page), bytes(run->npages), true);
 	uint64_t off = bad ? (uint64_t)(bad - base) : 0;
 
-	return bad ? reach_fail(f, &(struct reach_page){ r->reg->id, off >> PAGE_SHIFT, r->reg->gpa + off, bad }, true) : 0;
+	return bad ? reach_fail(f,
+				&(struct reach_page){ r->reg->id, off >> PAGE_SHIFT, r->reg->gpa + off, bad },
+				true)
+		   : 0;
 }
 
 static int cannot_zero(const struct place_region *r, const struct page_run *run, int err, struct fail *f)
 {
 	int why = err == EFAULT ? unwritable(r, r->shared ? r->alias : r->vm, run, f) : 0;
 
-	return why ? why : fail_cure(f, r->shared ? CURE_PUNCH : CURE_DROP, -err, "pages %" PRIu64 "+%u of region %u cannot be made zero",
-				     run->page, run->npages, r->reg->id);
+	return why ? why
+		   : fail_cure(f, r->shared ? CURE_PUNCH : CURE_DROP, -err,
+			       "pages %" PRIu64 "+%u of region %u cannot be made zero", run->page,
+			       run->npages, r->reg->id);
 }
 
 int place_zero(struct place *p, const struct page_run *run, struct fail *f)
@@ -189,8 +197,8 @@ int place_zero(struct place *p, const struct page_run *run, struct fail *f)
 		return err ? cannot_zero(r, run, -err, f) : 0;
 	}
 	err = r->shared ? fallocate(r->reg->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-				    (off_t)(r->reg->fd_offset + off), (off_t)len) :
-			  madvise(r->vm + off, len, p->advice);
+				    (off_t)(r->reg->fd_offset + off), (off_t)len)
+			: madvise(r->vm + off, len, p->advice);
 	return err ? cannot_zero(r, run, errno, f) : 0;
 }
 
@@ -221,7 +229,8 @@ int place_drop(struct place *p, const struct page_set *set, struct page_cursor *
 }
 
 /* Works before and after place_arm(): a poison marker stays when its range is unregistered. */
-static int poison_range(struct place *p, const struct place_region *r, uint8_t *at, size_t len, struct fail *f)
+static int poison_range(struct place *p, const struct place_region *r, uint8_t *at, size_t len,
+			struct fail *f)
 {
 	int fd = p->uffd >= 0 ? p->uffd : uffd_open(place_kinds(p), f), err;
 	size_t done;
@@ -233,7 +242,10 @@ static int poison_range(struct place *p, const struct place_region *r, uint8_t *
 		err = uffd_poison(fd, at, len, &done);
 	if (fd != p->uffd)
 		close(fd); /* unregisters the range */
-	return err < 0 ? fail_cure(f, CURE_UFFD_REGISTER, err, "a page of region %u that is lost at the source cannot be poisoned", r->reg->id) : 0;
+	return err < 0 ? fail_cure(f, CURE_UFFD_REGISTER, err,
+				   "a page of region %u that is lost at the source cannot be poisoned",
+				   r->reg->id)
+		       : 0;
 }
 
 int place_poison(struct place *p, const struct page_run *run, struct fail *f)
@@ -246,7 +258,9 @@ int place_poison(struct place *p, const struct page_run *run, struct fail *f)
 	if (r->shared && (err = reach_zero(r->alias + off, len)) < 0)
 		return cannot_zero(r, run, -err, f);
 	if (madvise(r->vm + off, len, p->advice))
-		return fail_cure(f, CURE_DROP, -errno, "pages %" PRIu64 "+%u of region %u, which are lost at the source, cannot be dropped",
+		return fail_cure(f, CURE_DROP, -errno,
+				 "pages %" PRIu64
+				 "+%u of region %u, which are lost at the source, cannot be dropped",
 				 run->page, run->npages, r->reg->id);
 	return poison_range(p, r, r->vm + off, len, f);
 }
@@ -266,8 +280,8 @@ static int register_region(int fd, const struct place_region *r, struct fail *f)
 
 	if (!err)
 		return 0;
-	return fail_cure(f, CURE_UFFD_REGISTER, err, "userfaultfd does not take region %u, %zu bytes at %p", r->reg->id,
-			 bytes(r->npages), (void *)r->vm);
+	return fail_cure(f, CURE_UFFD_REGISTER, err, "userfaultfd does not take region %u, %zu bytes at %p",
+			 r->reg->id, bytes(r->npages), (void *)r->vm);
 }
 
 int place_try(struct place *p, struct fail *f)
@@ -304,13 +318,14 @@ int place_arm(struct place *p, struct fail *f)
 	return 0;
 }
 
-int place_resolve(struct place *p, const struct place_region *r, uint8_t *dst, const uint8_t *src, size_t len, bool wake)
+int place_resolve(struct place *p, const struct place_region *r, uint8_t *dst, const uint8_t *src, size_t len,
+		  bool wake)
 {
 	size_t at = 0, done, page = r->huge ? HUGE_BYTES : PAGE_BYTES;
 
 	while (at < len) {
-		int err = r->shared ? uffd_continue(p->uffd, dst + at, len - at, wake, &done) :
-				      uffd_copy(p->uffd, dst + at, src + at, len - at, wake, &done);
+		int err = r->shared ? uffd_continue(p->uffd, dst + at, len - at, wake, &done)
+				    : uffd_copy(p->uffd, dst + at, src + at, len - at, wake, &done);
 
 		at += done;
 		if (!err)
@@ -338,8 +353,8 @@ static int step_clean(int fd, uint8_t *dst, size_t len, size_t *done)
 	return err ? err : *done < len ? -EAGAIN : 0;
 }
 
-int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct page_set *missing,
-	      uint64_t *done, struct fail *f)
+int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake,
+	      struct page_set *missing, uint64_t *done, struct fail *f)
 {
 	struct place_region *r = &p->r[run->region];
 	int err;
@@ -351,7 +366,8 @@ int place_run(struct place *p, const struct page_run *run, const void *buf, bool
 		*done = page_set_del_run(missing, run);
 		return 0;
 	}
-	return fail_cure(f, CURE_PLACE, err, "pages %" PRIu64 "+%u of region %u have arrived and cannot be mapped", run->page,
+	return fail_cure(f, CURE_PLACE, err,
+			 "pages %" PRIu64 "+%u of region %u have arrived and cannot be mapped", run->page,
 			 run->npages, r->reg->id);
 }
 
@@ -382,8 +398,10 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 		} else if (err != -EAGAIN) {
 			int why = unwritable(r, r->alias, run, f);
 
-			return why ? why : fail_cure(f, CURE_PLACE, err, "clean pages %" PRIu64 "+%u of region %u cannot be mapped",
-						     run->page, run->npages, r->reg->id);
+			return why ? why
+				   : fail_cure(f, CURE_PLACE, err,
+					       "clean pages %" PRIu64 "+%u of region %u cannot be mapped",
+					       run->page, run->npages, r->reg->id);
 		}
 	}
 	return 0;

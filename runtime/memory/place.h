@@ -34,18 +34,18 @@ struct place_region {
 	uint8_t *inbox; /* post-copy: pages are received here, at their offset; NULL: received in buffers */
 	uint64_t npages;
 	bool shared, huge, registered;
-	bool mapped; /* pages may be mapped before the VM runs: the missing ones must be dropped */
+	bool mapped;		/* pages may be mapped before the VM runs: the missing ones must be dropped */
 	_Atomic uint16_t *owed; /* huge, post-copy: per huge page, the number of missing pieces */
 };
 
 struct place {
 	struct place_region *r;
 	size_t n;
-	int uffd;	/* -1 until armed */
-	bool poisons;	/* place_poison() may be called */
-	bool pinned;	/* the transport has the pages pinned: they must not be dropped */
+	int uffd;     /* -1 until armed */
+	bool poisons; /* place_poison() may be called */
+	bool pinned;  /* the transport has the pages pinned: they must not be dropped */
 	struct reach reach;
-	int advice;	/* MADV_DONTNEED, or MADV_DONTNEED_LOCKED if the kernel has it */
+	int advice;	      /* MADV_DONTNEED, or MADV_DONTNEED_LOCKED if the kernel has it */
 	const uint8_t *zeros; /* 2 MiB of zeros, if any region is huge; takes no memory */
 };
 
@@ -56,8 +56,8 @@ struct place_look {
 };
 
 /* look may be NULL. */
-int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned, const struct place_look *look,
-	       struct fail *f);
+int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned,
+	       const struct place_look *look, struct fail *f);
 /* Closes the userfaultfd; threads blocked in a fault resume. Call when no page is missing, or to give up. */
 void place_disarm(struct place *p);
 void place_close(struct place *p);
@@ -97,8 +97,8 @@ void place_expect(struct place *p, struct page_set *missing);
  * Maps pages that have arrived (in buf, or in the inbox if place_direct()) and removes exactly these from
  * missing; *done: their number. Without wake, threads blocked on them resume only at place_wake().
  */
-int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct page_set *missing,
-	      uint64_t *done, struct fail *f);
+int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake,
+	      struct page_set *missing, uint64_t *done, struct fail *f);
 /*
  * Maps pages (or whole huge pages) that are not in the residue. Of anonymous memory only one page at a time:
  * an absent one that a vCPU waits for.

@@ -64,19 +64,20 @@ static int map_alias(struct place_region *r, struct fail *f)
 		/* The VMM may have touched its mapping, to allocate. Pages mapped there would not fault. */
 		if (!madvise(r->vm, reg->len, MADV_DONTNEED))
 			return 0;
-		return fail_cure(f, CURE_DROP, -errno, "what is mapped of region %u, which is of huge pages, cannot be dropped",
+		return fail_cure(f, CURE_DROP, -errno,
+				 "what is mapped of region %u, which is of huge pages, cannot be dropped",
 				 reg->id);
 	}
 	err = -errno;
 	r->alias = NULL;
 	if (err != -ENOMEM)
-		return fail_cure(f, CURE_MAP, err, "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d)",
+		return fail_cure(f, CURE_MAP, err,
+				 "region %u cannot be mapped a second time (%" PRIu64 " bytes of fd %d)",
 				 reg->id, reg->len, reg->fd);
-	return fail(
-		f, err,
-		"region %u takes %ld huge pages of 2 MiB and this host has %ld, %ld of them free and %ld of these promised: "
-		"sysctl -w vm.nr_hugepages=%ld",
-		reg->id, want, total, pool("free_hugepages"), pool("resv_hugepages"), total + want);
+	return fail(f, err,
+		    "region %u takes %ld huge pages of 2 MiB and this host has %ld, %ld of them free and %ld of these promised: "
+		    "sysctl -w vm.nr_hugepages=%ld",
+		    reg->id, want, total, pool("free_hugepages"), pool("resv_hugepages"), total + want);
 }
 
 static int map_inbox(struct place_region *r, struct fail *f)
@@ -86,7 +87,8 @@ static int map_inbox(struct place_region *r, struct fail *f)
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (p == MAP_FAILED)
-		return fail_cure(f, CURE_MAP, -errno, "no address space for %zu bytes beside region %u", len, r->reg->id);
+		return fail_cure(f, CURE_MAP, -errno, "no address space for %zu bytes beside region %u", len,
+				 r->reg->id);
 	head = -(uintptr_t)p & (HUGE_BYTES - 1);
 	if (head)
 		munmap(p, head);
@@ -100,11 +102,10 @@ static int map_inbox(struct place_region *r, struct fail *f)
 int huge_open(struct place_region *r, bool pinned, struct fail *f)
 {
 	if (pinned && !r->shared)
-		return fail(
-			f, -EOPNOTSUPP,
-			"region %u is private memory of huge pages, which a device that pins memory would hold "
-			"twice in post-copy; make it a memfd (MFD_HUGETLB), or migrate over a transport that does not pin memory",
-			r->reg->id);
+		return fail(f, -EOPNOTSUPP,
+			    "region %u is private memory of huge pages, which a device that pins memory would hold "
+			    "twice in post-copy; make it a memfd (MFD_HUGETLB), or migrate over a transport that does not pin memory",
+			    r->reg->id);
 	r->owed = calloc(r->npages / HUGE_PAGES, sizeof(r->owed[0]));
 	if (!r->owed)
 		return fail(f, -ENOMEM, "no memory to count the huge pages of region %u", r->reg->id);
@@ -198,7 +199,8 @@ int huge_run(struct place *p, const struct page_run *run, bool wake, struct page
 		err = map_whole(p, r, unit, wake);
 		if (err < 0)
 			return fail_cure(f, cure_of(err), err,
-					 "the huge page at page %" PRIu64 " of region %u has arrived and cannot be mapped",
+					 "the huge page at page %" PRIu64
+					 " of region %u has arrived and cannot be mapped",
 					 whole.page, r->reg->id);
 		*done += page_set_del_run(missing, &whole);
 	}
@@ -220,7 +222,8 @@ int huge_clean(struct place *p, const struct page_run *run, struct fail *f)
 		if (err == -EEXIST && !(err = huge_exists(dst + at)))
 			err = uffd_wake(p->uffd, dst + at, HUGE_BYTES);
 		if (err < 0)
-			return fail_cure(f, cure_of(err), err, "a clean huge page of region %u cannot be mapped", r->reg->id);
+			return fail_cure(f, cure_of(err), err,
+					 "a clean huge page of region %u cannot be mapped", r->reg->id);
 	}
 	return 0;
 }

@@ -5,7 +5,6 @@
 
 #include "place.h"
 
-
 static inline size_t bytes(uint64_t pages)
 {
 	return (size_t)(pages << PAGE_SHIFT);

@@ -188,7 +188,8 @@ static bool is_lost(int err)
  */
 int populated_by_continue(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
 {
-	uint8_t *map = mmap(NULL, reg->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, reg->fd, (off_t)reg->fd_offset);
+	uint8_t *map = mmap(NULL, reg->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, reg->fd,
+			    (off_t)reg->fd_offset);
 	uint64_t at = 0, added = 0;
 	struct fail f = { 0 };
 	int fd, err;
@@ -243,7 +244,8 @@ int populated_by_read(struct page_set *set, uint32_t idx, const struct ferry_reg
 }
 
 /* The quick way failed with err. Tries the slower one if the kernel lacks (absent) or refuses it. */
-static int or_else(int err, bool absent, int (*slower)(struct page_set *, uint32_t, const struct ferry_region *, uint64_t *),
+static int or_else(int err, bool absent,
+		   int (*slower)(struct page_set *, uint32_t, const struct ferry_region *, uint64_t *),
 		   struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)
 {
 	int then;

@@ -23,7 +23,8 @@ int populated_pages(struct page_set *set, uint32_t idx, const struct ferry_regio
 int populated_by_seek(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
 int populated_by_scan(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
 int populated_by_pagemap(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
-int populated_by_continue(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
+int populated_by_continue(struct page_set *set, uint32_t idx, const struct ferry_region *reg,
+			  uint64_t *count);
 int populated_by_read(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
 
 #endif

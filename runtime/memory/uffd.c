@@ -36,7 +36,8 @@ static uint64_t features(unsigned kinds)
 	if (kinds & UFFD_POISON)
 		f |= UFFD_FEATURE_POISON;
 	if (kinds & UFFD_HUGE)
-		f |= UFFD_FEATURE_MISSING_HUGETLBFS | (kinds & UFFD_SHARED ? UFFD_FEATURE_MINOR_HUGETLBFS : 0);
+		f |= UFFD_FEATURE_MISSING_HUGETLBFS |
+		     (kinds & UFFD_SHARED ? UFFD_FEATURE_MINOR_HUGETLBFS : 0);
 	return f;
 }
 
@@ -51,11 +52,12 @@ int uffd_open(unsigned kinds, struct fail *f)
 		return fd;
 	err = -errno;
 	close(fd);
-	return fail_cure(f, CURE_UFFD_API, err == -EINVAL ? -EOPNOTSUPP : err, "userfaultfd does not offer %s",
-			 kinds & UFFD_POISON ? "UFFDIO_POISON (Linux 6.6)" :
-			 kinds & UFFD_HUGE   ? "faults on huge pages (CONFIG_HUGETLBFS)" :
-			 kinds & UFFD_SHARED ? "minor faults on shared memory" :
-					       "its first version");
+	return fail_cure(f, CURE_UFFD_API, err == -EINVAL ? -EOPNOTSUPP : err,
+			 "userfaultfd does not offer %s",
+			 kinds & UFFD_POISON   ? "UFFDIO_POISON (Linux 6.6)"
+			 : kinds & UFFD_HUGE   ? "faults on huge pages (CONFIG_HUGETLBFS)"
+			 : kinds & UFFD_SHARED ? "minor faults on shared memory"
+					       : "its first version");
 }
 
 int uffd_register(int fd, void *addr, size_t len, bool shared)

@@ -25,7 +25,8 @@ static bool is_zero_base(const char *p, const char *end)
 	const __m128i zero = _mm_setzero_si128();
 
 	for (; p < end; p += 64) {
-		__m128i a = _mm_or_si128(_mm_load_si128((const __m128i *)p), _mm_load_si128((const __m128i *)(p + 16)));
+		__m128i a = _mm_or_si128(_mm_load_si128((const __m128i *)p),
+					 _mm_load_si128((const __m128i *)(p + 16)));
 		__m128i b = _mm_or_si128(_mm_load_si128((const __m128i *)(p + 32)),
 					 _mm_load_si128((const __m128i *)(p + 48)));
 

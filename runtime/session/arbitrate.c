@@ -18,8 +18,8 @@ int arbitrate(struct ferry_session *s, enum ferry_owner want, enum ferry_owner *
 		err = -EPROTO;
 	if (err < 0)
 		*is = FERRY_OWNER_UNKNOWN;
-	session_log(s, err < 0 ? 3 : 5, NULL, "arbiter want=%s is=%s errno=%d", ferry_owner_name(want), ferry_owner_name(*is),
-		    err < 0 ? -err : 0);
+	session_log(s, err < 0 ? 3 : 5, NULL, "arbiter want=%s is=%s errno=%d", ferry_owner_name(want),
+		    ferry_owner_name(*is), err < 0 ? -err : 0);
 	s->arbiter_err = err < 0 ? err : 0;
 	return s->arbiter_err;
 }

@@ -23,9 +23,9 @@
 
 #define PIECE (UINT64_C(1) << HUGE_SHIFT)
 #define SCAN_VEC 64u
-#define PAUSE_US 1000u		/* before a busy piece is tried again; doubles each time */
+#define PAUSE_US 1000u /* before a busy piece is tried again; doubles each time */
 #define PAUSE_MAX_US 128000u
-#define PATIENCE_US 1000000u	/* all pauses together: pinned pages stay busy for good */
+#define PATIENCE_US 1000000u /* all pauses together: pinned pages stay busy for good */
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -44,8 +44,8 @@ static int scan(int fd, uint64_t begin, uint64_t end, int huge, struct page_regi
 				   .vec = (uintptr_t)v,
 				   .vec_len = n,
 				   .category_inverted = PAGE_IS_PFNZERO | (huge ? 0 : PAGE_IS_HUGE),
-				   .category_mask =
-					   PAGE_IS_PRESENT | PAGE_IS_PFNZERO | (huge < 0 ? 0 : PAGE_IS_HUGE),
+				   .category_mask = PAGE_IS_PRESENT | PAGE_IS_PFNZERO |
+						    (huge < 0 ? 0 : PAGE_IS_HUGE),
 				   .return_mask = PAGE_IS_PRESENT };
 	int got = ioctl(fd, PAGEMAP_SCAN, &arg);
 
@@ -133,8 +133,8 @@ static int collapse_piece(const struct ferry_session *s, uint64_t at, uint64_t *
 	uint64_t pause = PAUSE_US;
 	int err;
 
-	while ((err = madvise((void *)at, PIECE, MADV_COLLAPSE) ? errno : 0) == EAGAIN && pause <= PAUSE_MAX_US &&
-	       pause <= *patience_us && !atomic_load(&s->hurry)) {
+	while ((err = madvise((void *)at, PIECE, MADV_COLLAPSE) ? errno : 0) == EAGAIN &&
+	       pause <= PAUSE_MAX_US && pause <= *patience_us && !atomic_load(&s->hurry)) {
 		usleep((useconds_t)pause); /* the VM runs on and releases its pages */
 		*patience_us -= pause;
 		pause *= 2;
@@ -143,7 +143,8 @@ static int collapse_piece(const struct ferry_session *s, uint64_t at, uint64_t *
 }
 
 /* 0, or the errno of a call that is refused; *call names it. */
-static int collapse_region(struct ferry_session *s, int fd, const struct place_region *r, uint64_t *patience_us, const char **call)
+static int collapse_region(struct ferry_session *s, int fd, const struct place_region *r,
+			   uint64_t *patience_us, const char **call)
 {
 	uint64_t vm = (uintptr_t)r->vm, end = (vm + r->reg->len) & ~(PIECE - 1),
 		 at = (vm + PIECE - 1) & ~(PIECE - 1);
@@ -151,7 +152,8 @@ static int collapse_region(struct ferry_session *s, int fd, const struct place_r
 
 	*call = "PAGEMAP_SCAN";
 	for (; (at = next_piece(fd, r, at, end, &err)) < end && !atomic_load(&s->hurry); at += PIECE) {
-		if (poison_in(s, (uint32_t)(r - s->tgt.place.r), (at - vm) >> PAGE_SHIFT, PIECE >> PAGE_SHIFT))
+		if (poison_in(s, (uint32_t)(r - s->tgt.place.r), (at - vm) >> PAGE_SHIFT,
+			      PIECE >> PAGE_SHIFT))
 			continue;
 		err = collapse_piece(s, at, patience_us);
 		*call = "MADV_COLLAPSE";

@@ -19,7 +19,8 @@ static int bound(struct fail *f, const char *name, uint64_t v, uint64_t min, uin
 {
 	if (v >= min && v <= max)
 		return 0;
-	return fail(f, -EINVAL, "config.%s is %" PRIu64 "; it takes %" PRIu64 " to %" PRIu64, name, v, min, max);
+	return fail(f, -EINVAL, "config.%s is %" PRIu64 "; it takes %" PRIu64 " to %" PRIu64, name, v, min,
+		    max);
 }
 
 static int check_limits(const struct ferry_config *c, struct fail *f)
@@ -81,7 +82,8 @@ int config_load(struct ferry_config *ret, const struct ferry_config *cfg, struct
 	def64(&c.switchover_limit_us, CONFIG_SWITCHOVER_LIMIT_US);
 	def64(&c.reconnect_us, CONFIG_RECONNECT_US);
 	if (!FERRY_DRILL && c.flags & FERRY_CONFIG_DRILL)
-		return fail(f, -EOPNOTSUPP, "fault injection (FERRY_CONFIG_DRILL) is not in this build of the library; configure it with "
+		return fail(f, -EOPNOTSUPP,
+			    "fault injection (FERRY_CONFIG_DRILL) is not in this build of the library; configure it with "
 			    "FERRY_DRILL=ON");
 	if (c.flags & FERRY_CONFIG_NO_RECONNECT)
 		c.reconnect_us = 0;
@@ -94,7 +96,8 @@ int config_load(struct ferry_config *ret, const struct ferry_config *cfg, struct
 int config_ops(struct ferry_ops *ret, const struct ferry_ops *ops, int is_source, struct fail *f)
 {
 	struct ferry_ops o;
-	int err = ops ? struct_grow(&o, sizeof(o), ops, "ops", f) : fail(f, -EINVAL, "vm.ops is NULL; point it at a struct ferry_ops");
+	int err = ops ? struct_grow(&o, sizeof(o), ops, "ops", f)
+		      : fail(f, -EINVAL, "vm.ops is NULL; point it at a struct ferry_ops");
 
 	if (err < 0)
 		return err;
@@ -103,10 +106,14 @@ int config_ops(struct ferry_ops *ret, const struct ferry_ops *ops, int is_source
 		const char *name;
 		bool given, needed;
 	} row[] = {
-		{ "dirty_start", o.dirty_start, is_source }, { "dirty_stop", o.dirty_stop, is_source },
-		{ "dirty_fetch", o.dirty_fetch, is_source }, { "save", o.save, is_source },
-		{ "pause", o.pause, true },		     { "resume", o.resume, true },
-		{ "reserve", o.reserve, !is_source },	     { "load", o.load, !is_source },
+		{ "dirty_start", o.dirty_start, is_source },
+		{ "dirty_stop", o.dirty_stop, is_source },
+		{ "dirty_fetch", o.dirty_fetch, is_source },
+		{ "save", o.save, is_source },
+		{ "pause", o.pause, true },
+		{ "resume", o.resume, true },
+		{ "reserve", o.reserve, !is_source },
+		{ "load", o.load, !is_source },
 		{ "discard", o.discard, !is_source },
 	};
 
@@ -136,26 +143,39 @@ static int check_region(const struct ferry_region *r, size_t i, struct fail *f)
 	unsigned long mask = (1ul << (r->page_shift & 31)) - 1;
 
 	if (r->page_shift != PAGE_SHIFT && r->page_shift != HUGE_SHIFT)
-		return fail(f, -EOPNOTSUPP, "region %u has page_shift %u; set 12 for pages of 4 KiB (transparent huge pages too), 21 for "
-			    "2 MiB of hugetlbfs", r->id, r->page_shift);
+		return fail(f, -EOPNOTSUPP,
+			    "region %u has page_shift %u; set 12 for pages of 4 KiB (transparent huge pages too), 21 for "
+			    "2 MiB of hugetlbfs",
+			    r->id, r->page_shift);
 	if (r->flags & ~(FERRY_REGION_SHARED | FERRY_REGION_THP))
-		return fail(f, -EOPNOTSUPP, "region %u has flags %#x; set 0 for private anonymous memory, %#x for a memfd, and add %#x "
-			    "for transparent huge pages", r->id, r->flags, FERRY_REGION_SHARED, FERRY_REGION_THP);
+		return fail(f, -EOPNOTSUPP,
+			    "region %u has flags %#x; set 0 for private anonymous memory, %#x for a memfd, and add %#x "
+			    "for transparent huge pages",
+			    r->id, r->flags, FERRY_REGION_SHARED, FERRY_REGION_THP);
 	if (has_more(r))
-		return fail(f, -EINVAL, "region %u has something in its reserved fields; zero the struct before you fill it, or use a newer "
-			    "version of the library", r->id);
+		return fail(f, -EINVAL,
+			    "region %u has something in its reserved fields; zero the struct before you fill it, or use a newer "
+			    "version of the library",
+			    r->id);
 	if (r->flags & FERRY_REGION_THP && r->page_shift != PAGE_SHIFT)
-		return fail(f, -EINVAL, "region %u is to have transparent huge pages and is of hugetlbfs already (page_shift %u); "
-			    "leave FERRY_REGION_THP out", r->id, r->page_shift);
+		return fail(f, -EINVAL,
+			    "region %u is to have transparent huge pages and is of hugetlbfs already (page_shift %u); "
+			    "leave FERRY_REGION_THP out",
+			    r->id, r->page_shift);
 	if (!r->len || (r->len | r->gpa) & mask || r->len > WIRE_MEMORY_MAX || r->gpa > UINT64_MAX - r->len)
-		return fail(f, -EINVAL, "region %u (number %zu) is %#" PRIx64 " bytes at %#" PRIx64
-			    "; both must be multiples of %lu, and the length not 0", r->id, i, r->len, r->gpa, mask + 1);
+		return fail(f, -EINVAL,
+			    "region %u (number %zu) is %#" PRIx64 " bytes at %#" PRIx64
+			    "; both must be multiples of %lu, and the length not 0",
+			    r->id, i, r->len, r->gpa, mask + 1);
 	if (!r->hva || (uintptr_t)r->hva & mask)
-		return fail(f, -EINVAL, "region %u is mapped at %p; it needs an address that is a multiple of %lu", r->id,
+		return fail(f, -EINVAL,
+			    "region %u is mapped at %p; it needs an address that is a multiple of %lu", r->id,
 			    r->hva, mask + 1);
 	if ((r->flags & FERRY_REGION_SHARED) && (r->fd < 0 || r->fd_offset & mask))
-		return fail(f, -EINVAL, "region %u is shared memory with fd %d at offset %#" PRIx64
-			    "; it needs a memfd and a multiple of %lu", r->id, r->fd, r->fd_offset, mask + 1);
+		return fail(f, -EINVAL,
+			    "region %u is shared memory with fd %d at offset %#" PRIx64
+			    "; it needs a memfd and a multiple of %lu",
+			    r->id, r->fd, r->fd_offset, mask + 1);
 	return 0;
 }
 
@@ -165,19 +185,25 @@ int config_regions(const struct ferry_region *r, size_t n, struct fail *f)
 	int err;
 
 	if (!r || !n || n > WIRE_REGIONS_MAX)
-		return fail(f, -EINVAL, "the VM has %zu regions; describe its RAM in 1 to %u", n, WIRE_REGIONS_MAX);
+		return fail(f, -EINVAL, "the VM has %zu regions; describe its RAM in 1 to %u", n,
+			    WIRE_REGIONS_MAX);
 	for (size_t i = 0; i < n; i++) {
 		if ((err = check_region(&r[i], i, f)) < 0)
 			return err;
 		total += r[i].len;
 		if (total > WIRE_MEMORY_MAX)
-			return fail(f, -EINVAL, "the regions add up to over %" PRIu64 " GiB; leave out what is not RAM", WIRE_MEMORY_MAX >> 30);
+			return fail(f, -EINVAL,
+				    "the regions add up to over %" PRIu64 " GiB; leave out what is not RAM",
+				    WIRE_MEMORY_MAX >> 30);
 		for (size_t k = 0; k < i; k++) {
 			if (r[k].id == r[i].id)
-				return fail(f, -EINVAL, "two regions have id %u; it names a region on the link: make each unique", r[i].id);
-			if (r[k].gpa < r[i].gpa + r[i].len && r[i].gpa < r[k].gpa + r[k].len)
-				return fail(f, -EINVAL, "regions %u and %u overlap in guest physical memory; give each byte to one region", r[k].id,
+				return fail(f, -EINVAL,
+					    "two regions have id %u; it names a region on the link: make each unique",
 					    r[i].id);
+			if (r[k].gpa < r[i].gpa + r[i].len && r[i].gpa < r[k].gpa + r[k].len)
+				return fail(f, -EINVAL,
+					    "regions %u and %u overlap in guest physical memory; give each byte to one region",
+					    r[k].id, r[i].id);
 		}
 	}
 	return 0;

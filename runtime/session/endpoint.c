@@ -30,8 +30,9 @@ int endpoint_expose(struct ferry_session *s, enum xport_access access)
 					      .page_shift = PAGE_SHIFT,
 					      .npages = s->regions[i].len >> PAGE_SHIFT,
 					      .gpa = s->regions[i].gpa,
-					      .base = s->is_source ? s->regions[i].hva :
-						      access ? place_landing(&s->tgt.place, (uint32_t)i) : NULL };
+					      .base = s->is_source ? s->regions[i].hva
+						      : access	   ? place_landing(&s->tgt.place, (uint32_t)i)
+								   : NULL };
 	if (r)
 		err = s->link.x->ops->expose(s->link.x, r, s->nregions, access);
 	for (size_t i = 0; (err == -EFAULT || err == -EHWPOISON) && i < s->nregions && r[i].base; i++)
@@ -55,7 +56,8 @@ int endpoint_serve(struct ferry_session *s, unsigned i)
 	return c->ops->serve(c, moved, s);
 }
 
-int endpoint_recover(struct ferry_session *s, int (*lost)(struct ferry_session *s), int (*recovered)(struct ferry_session *s))
+int endpoint_recover(struct ferry_session *s, int (*lost)(struct ferry_session *s),
+		     int (*recovered)(struct ferry_session *s))
 {
 	int err = lost(s);
 
@@ -65,8 +67,8 @@ int endpoint_recover(struct ferry_session *s, int (*lost)(struct ferry_session *
 	return err < 0 || !recovered ? err : recovered(s);
 }
 
-int endpoint_message(struct ferry_session *s, struct wire_msg *m, uint64_t deadline_us, int (*lost)(struct ferry_session *s),
-		     int (*recovered)(struct ferry_session *s))
+int endpoint_message(struct ferry_session *s, struct wire_msg *m, uint64_t deadline_us,
+		     int (*lost)(struct ferry_session *s), int (*recovered)(struct ferry_session *s))
 {
 	int err = link_recv(s, m, deadline_us);
 

@@ -30,12 +30,13 @@ int endpoint_serve(struct ferry_session *s, unsigned i);
  * anything but -EPIPE is final. Then the link is recovered, and recovered(), if not NULL, sets up the new
  * one. -EPIPE: that was lost, too.
  */
-int endpoint_recover(struct ferry_session *s, int (*lost)(struct ferry_session *s), int (*recovered)(struct ferry_session *s));
+int endpoint_recover(struct ferry_session *s, int (*lost)(struct ferry_session *s),
+		     int (*recovered)(struct ferry_session *s));
 /*
  * As link_recv(), but also checks the workers and recovers a lost link, which returns 0. If the new link is
  * lost at once, the next call finds that.
  */
-int endpoint_message(struct ferry_session *s, struct wire_msg *m, uint64_t deadline_us, int (*lost)(struct ferry_session *s),
-		     int (*recovered)(struct ferry_session *s));
+int endpoint_message(struct ferry_session *s, struct wire_msg *m, uint64_t deadline_us,
+		     int (*lost)(struct ferry_session *s), int (*recovered)(struct ferry_session *s));
 
 #endif

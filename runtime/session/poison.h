@@ -38,7 +38,8 @@ static inline bool poison_in(const struct ferry_session *s, uint32_t region, uin
 	struct page_cursor at = { .region = region, .page = page, .end = page + npages };
 	struct page_run run;
 
-	return atomic_load_explicit(&s->tgt.poisoned, memory_order_acquire) && page_set_next(&s->tgt.poison, &at, 1, &run);
+	return atomic_load_explicit(&s->tgt.poisoned, memory_order_acquire) &&
+	       page_set_next(&s->tgt.poison, &at, 1, &run);
 }
 
 #endif

@@ -15,12 +15,12 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#define RECENT_ROUNDS 4u		 /* rounds from which the throughput is taken */
+#define RECENT_ROUNDS 4u		  /* rounds from which the throughput is taken */
 #define TELLING_BYTES (UINT64_C(1) << 20) /* smaller rounds say little about the link */
-#define SLOWEST UINT64_C(125000000)	 /* bytes/s, if nothing was sent at all: 1 Gbit/s */
-#define THROTTLE_STEP 20u /* percent */
+#define SLOWEST UINT64_C(125000000)	  /* bytes/s, if nothing was sent at all: 1 Gbit/s */
+#define THROTTLE_STEP 20u		  /* percent */
 #define THROTTLE_MAX 80u
-#define TINY_US UINT64_C(1000)		 /* a residue that costs no more is not worth another round */
+#define TINY_US UINT64_C(1000) /* a residue that costs no more is not worth another round */
 
 /* Formats and their arguments: milliseconds and megabytes (10^6) with one decimal. */
 #define F1 "%" PRIu64 ".%" PRIu64
@@ -106,8 +106,8 @@ static bool stalled(const struct policy_input *in)
 struct facts {
 	const struct policy_limits *lim;
 	const struct policy_input *in;
-	uint64_t dirty;	   /* pages */
-	uint32_t rounds;   /* done */
+	uint64_t dirty;	     /* pages */
+	uint32_t rounds;     /* done */
 	uint64_t residue_us; /* time to send the dirty pages in the downtime */
 	bool tiny, max_rounds, max_time;
 };
@@ -131,8 +131,8 @@ static void again(struct policy_result *ret, const struct facts *k, const char *
 {
 	ret->verdict = POLICY_AGAIN;
 	snprintf(ret->text, sizeof(ret->text),
-		 "another round: %s; %" PRIu64 " dirty pages, expected downtime " F1 " ms, limit " F1 " ms", why,
-		 k->dirty, MS(ret->expected_downtime_us), MS(k->lim->downtime_us));
+		 "another round: %s; %" PRIu64 " dirty pages, expected downtime " F1 " ms, limit " F1 " ms",
+		 why, k->dirty, MS(ret->expected_downtime_us), MS(k->lim->downtime_us));
 }
 
 /* Pre-copy alone cannot meet the limit. */
@@ -145,8 +145,8 @@ static void not_converged(struct policy_result *ret, const struct facts *k, cons
 	snprintf(ret->text, sizeof(ret->text),
 		 "%s after " ROUNDS ", %s: guest dirties %" PRIu64 " pages/s (" F1 " MB/s), link moves " F1
 		 " MB/s, expected downtime " F1 " ms, limit " F1 " ms%s",
-		 postcopy ? "post-copy" : "gave up", NROUNDS(k->rounds), why, ret->dirty_rate, MB(dirty_bytes),
-		 MB(ret->throughput), MS(ret->expected_downtime_us), MS(k->lim->downtime_us),
+		 postcopy ? "post-copy" : "gave up", NROUNDS(k->rounds), why, ret->dirty_rate,
+		 MB(dirty_bytes), MB(ret->throughput), MS(ret->expected_downtime_us), MS(k->lim->downtime_us),
 		 postcopy ? "" : "; raise the downtime, allow post-copy or throttle the guest");
 }
 
@@ -183,7 +183,8 @@ static void decide_fits(struct policy_result *ret, const struct facts *k)
 static void postcopy_now(struct policy_result *ret, const struct facts *k, const char *why)
 {
 	ret->verdict = POLICY_POSTCOPY;
-	snprintf(ret->text, sizeof(ret->text), "post-copy after " ROUNDS ": it was asked for, and %s; %" PRIu64 " dirty pages",
+	snprintf(ret->text, sizeof(ret->text),
+		 "post-copy after " ROUNDS ": it was asked for, and %s; %" PRIu64 " dirty pages",
 		 NROUNDS(k->rounds), why, k->dirty);
 }
 
@@ -246,8 +247,10 @@ static void measure(struct policy_result *ret, struct facts *k)
 	k->rounds = last->round + 1;
 	ret->throughput = throughput(in, lim->page_size);
 	ret->dirty_rate = rate(k->dirty, last->duration_us);
-	k->residue_us = k->dirty ? mul_div(mul_div(k->dirty, lim->page_size, 1), 1000000, ret->throughput) : 0;
-	ret->expected_downtime_us = add_sat(add_sat(in->fixed_us, round_trips(in, k->dirty ? 4 : 2)), k->residue_us);
+	k->residue_us = k->dirty ? mul_div(mul_div(k->dirty, lim->page_size, 1), 1000000, ret->throughput)
+				 : 0;
+	ret->expected_downtime_us =
+		add_sat(add_sat(in->fixed_us, round_trips(in, k->dirty ? 4 : 2)), k->residue_us);
 	k->tiny = k->residue_us <= enough;
 	k->max_rounds = k->rounds >= lim->max_rounds;
 	k->max_time = lim->precopy_limit_us && in->precopy_us >= lim->precopy_limit_us;
@@ -274,7 +277,7 @@ void policy_decide(const struct policy_limits *lim, const struct policy_input *i
 	} else {
 		decide_too_long(ret, &k);
 	}
-	ret->predicted_us = ret->verdict == POLICY_STOP_AND_COPY ? ret->expected_downtime_us :
-			    ret->verdict == POLICY_POSTCOPY	 ? add_sat(in->fixed_us, round_trips(in, 1)) :
-								   0;
+	ret->predicted_us = ret->verdict == POLICY_STOP_AND_COPY ? ret->expected_downtime_us
+			    : ret->verdict == POLICY_POSTCOPY	 ? add_sat(in->fixed_us, round_trips(in, 1))
+								 : 0;
 }

@@ -14,10 +14,10 @@
 #define POLICY_TEXT_MAX 256
 
 enum policy_verdict {
-	POLICY_AGAIN,	       /* another round */
-	POLICY_STOP_AND_COPY,  /* pause, send the residue in the downtime */
-	POLICY_POSTCOPY,       /* pause, leave the residue to demand paging */
-	POLICY_GIVE_UP	       /* the request cannot be met: leave the VM where it is */
+	POLICY_AGAIN,	      /* another round */
+	POLICY_STOP_AND_COPY, /* pause, send the residue in the downtime */
+	POLICY_POSTCOPY,      /* pause, leave the residue to demand paging */
+	POLICY_GIVE_UP	      /* the request cannot be met: leave the VM where it is */
 };
 
 struct policy_limits { /* what was asked for, with defaults */
@@ -44,12 +44,12 @@ struct policy_input {
 
 struct policy_result {
 	enum policy_verdict verdict;
-	uint64_t throughput;	      /* bytes/s assumed */
-	uint64_t dirty_rate;	      /* pages/s over the last round */
+	uint64_t throughput;	       /* bytes/s assumed */
+	uint64_t dirty_rate;	       /* pages/s over the last round */
 	uint64_t expected_downtime_us; /* if stop-and-copy began now */
-	uint32_t throttle;	      /* percent by which to slow the guest from now on */
-	uint64_t predicted_us;	      /* the downtime that this verdict leads to; 0: the VM is not paused */
-	char text[POLICY_TEXT_MAX];   /* one sentence, with its values */
+	uint32_t throttle;	       /* percent by which to slow the guest from now on */
+	uint64_t predicted_us;	       /* the downtime that this verdict leads to; 0: the VM is not paused */
+	char text[POLICY_TEXT_MAX];    /* one sentence, with its values */
 };
 
 void policy_decide(const struct policy_limits *lim, const struct policy_input *in, struct policy_result *ret);

@@ -45,8 +45,8 @@ void session_log(struct ferry_session *s, int level, const char *text, const cha
 	vsnprintf(line + len, LOG_HEAD_MAX - LOG_END_MAX - len, fmt, ap);
 	va_end(ap);
 	len = strlen(line);
-	snprintf(line + len, LOG_END_MAX, " end=%s session=%02x%02x%02x%02x", s->is_source ? "source" : "target", id[0],
-		 id[1], id[2], id[3]);
+	snprintf(line + len, LOG_END_MAX, " end=%s session=%02x%02x%02x%02x",
+		 s->is_source ? "source" : "target", id[0], id[1], id[2], id[3]);
 	if (text)
 		put_quoted(line + strlen(line), text);
 	s->ops.log(s->vm, level, line);

@@ -41,30 +41,30 @@ struct pull;
 
 struct source_state {
 	struct reach reach;
-	struct page_set dirty;	 /* to send in this round */
-	struct page_set sent;	 /* one bit per SENT_CHUNK pages: nonzero data may be at the target */
+	struct page_set dirty; /* to send in this round */
+	struct page_set sent;  /* one bit per SENT_CHUNK pages: nonzero data may be at the target */
 	/* Announced as ZERO in this round, not acknowledged yet. The last dirty_fetch uses it as scratch. */
 	struct page_set zeros;
-	struct page_set lost;	 /* workers met a hardware error; the VMM has not been asked yet */
-	struct page_set poison;	 /* lost pages that the VMM lets cross as poison (poison.h) */
-	bool poisoned;		 /* set when poison first had pages; main writes it, between rounds */
+	struct page_set lost;	/* workers met a hardware error; the VMM has not been asked yet */
+	struct page_set poison; /* lost pages that the VMM lets cross as poison (poison.h) */
+	bool poisoned;		/* set when poison first had pages; main writes it, between rounds */
 	/* Pages may have been sent before: this is not the first round, or a link was lost. */
 	bool repeats;
-	struct page_set residue; /* named to the target, which will pull them */
-	_Atomic uint64_t ticket; /* the next piece of memory for a worker in this round */
+	struct page_set residue;    /* named to the target, which will pull them */
+	_Atomic uint64_t ticket;    /* the next piece of memory for a worker in this round */
 	struct ferry_round *rounds; /* array of ROUNDS_MAX + 1 */
 	uint32_t nrounds;
-	bool tracking; /* dirty_start was called */
+	bool tracking;	   /* dirty_start was called */
 	uint32_t throttle; /* percent by which the guest is slowed */
 	bool paused;
-	bool switched;	/* SWITCHOVER may have been sent: the target may be PREPARED */
-	bool reversed;	/* data channels serve the target's gets */
+	bool switched; /* SWITCHOVER may have been sent: the target may be PREPARED */
+	bool reversed; /* data channels serve the target's gets */
 	uint64_t residue_pages;
-	uint64_t paused_at; /* us */
-	uint64_t pulled_us; /* when the target was last known to have fetched pages */
-	uint64_t least_left; /* post-copy: the smallest pages_left that it has reported */
+	uint64_t paused_at;	/* us */
+	uint64_t pulled_us;	/* when the target was last known to have fetched pages */
+	uint64_t least_left;	/* post-copy: the smallest pages_left that it has reported */
 	uint64_t hold_until_us; /* end of the hold limit, as this end counts it; 0: none */
-	uint64_t ack_us;    /* last ROUND_END to ROUND_ACK, us: a round trip */
+	uint64_t ack_us;	/* last ROUND_END to ROUND_ACK, us: a round trip */
 };
 
 struct target_state {
@@ -72,20 +72,20 @@ struct target_state {
 	struct page_set poison;	 /* named by POISON */
 	/* poison is not empty. Main sets it before load, when workers may pull already. */
 	_Atomic bool poisoned;
-	struct page_set named;	 /* named by RESIDUE since the last PREARM: not dropped yet */
+	struct page_set named; /* named by RESIDUE since the last PREARM: not dropped yet */
 	struct place place;
 	struct pull *pull;
 	struct wire_hello hello; /* what the source asked for */
 	struct wire_switchover switchover;
-	bool reserved; /* reserve was called, so discard must be */
+	bool reserved;	  /* reserve was called, so discard must be */
 	bool no_postcopy; /* mode auto, and post-copy is not possible here */
 	bool armed;
 	bool pulling; /* the workers pull; else they land what is put */
 	/* 1 + the smallest pages_left in the source's PINGs of this round; 0: no such PING yet. */
 	uint64_t least_left;
 	uint64_t zeroed; /* pages named by this round's ZEROs */
-	bool held;	/* output_hold was called */
-	bool running;	/* resume was called and no pause since */
+	bool held;	 /* output_hold was called */
+	bool running;	 /* resume was called and no pause since */
 	struct wire_times times;
 	uint64_t hold_until_us; /* 0: no limit */
 };
@@ -125,12 +125,12 @@ struct ferry_session {
 	struct ferry_stream stream; /* source: being sent; target: being received */
 	bool peer_can_hold;
 	bool peer_can_poison;
-	bool peer_no_postcopy; /* RESERVED said that post-copy is not possible there */
-	int arbiter_err;  /* of the arbiter's last call */
+	bool peer_no_postcopy;	  /* RESERVED said that post-copy is not possible there */
+	int arbiter_err;	  /* of the arbiter's last call */
 	enum ferry_reason reason; /* set if the first error's errno does not tell the reason; else 0 */
 	const char *failed_op;	  /* FERRY_REASON_OP */
-	uint64_t left; /* pages missing at PREPARED: the source serves them after the commit */
-	bool confirmed; /* source: COMMITTED heard; target: BYE heard */
+	uint64_t left;		  /* pages missing at PREPARED: the source serves them after the commit */
+	bool confirmed;		  /* source: COMMITTED heard; target: BYE heard */
 	struct source_state src;
 	struct target_state tgt;
 };

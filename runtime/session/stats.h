@@ -33,7 +33,7 @@ struct stats {
 	_Atomic uint32_t round, reconnects;
 	_Atomic uint64_t dirty_rate;
 	_Atomic uint32_t predicted_us;
-	_Atomic uint64_t round_us, round_bytes;	 /* sums over the rounds of pre-copy */
+	_Atomic uint64_t round_us, round_bytes;			       /* sums over the rounds of pre-copy */
 	_Atomic uint64_t fault_p50, fault_p99, fault_max, fault_total; /* source: as the target reported */
 	struct hist fault_ns;
 	struct ferry_downtime downtime; /* view_lock */

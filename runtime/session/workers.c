@@ -25,7 +25,8 @@ static void *worker_main(void *arg)
 	return NULL;
 }
 
-int workers_start(struct workers *w, int (*job)(struct ferry_session *s, unsigned i), unsigned n, struct fail *f)
+int workers_start(struct workers *w, int (*job)(struct ferry_session *s, unsigned i), unsigned n,
+		  struct fail *f)
 {
 	int err = 0;
 

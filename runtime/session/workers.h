@@ -20,7 +20,7 @@ struct fail;
 struct ferry_session;
 
 struct workers {
-	struct ferry_session *s; /* the argument of the three callbacks */
+	struct ferry_session *s;		/* the argument of the three callbacks */
 	void (*lost)(struct ferry_session *s);	/* by a worker whose job returned -EPIPE or -ETIMEDOUT */
 	void (*ended)(struct ferry_session *s); /* by each worker, last */
 	int (*job)(struct ferry_session *s, unsigned i);
@@ -38,7 +38,8 @@ struct workers {
  * Start n workers. -EAGAIN, with a sentence, if the system has no thread to give; those that run already go
  * on until they are stopped, as after a worker's failure, so that the peer is told first.
  */
-int workers_start(struct workers *w, int (*job)(struct ferry_session *s, unsigned i), unsigned n, struct fail *f);
+int workers_start(struct workers *w, int (*job)(struct ferry_session *s, unsigned i), unsigned n,
+		  struct fail *f);
 static inline bool workers_busy(const struct workers *w)
 {
 	return atomic_load(&w->running) > 0;

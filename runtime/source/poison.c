@@ -21,7 +21,9 @@ static uint8_t *page_at(const struct ferry_session *s, uint32_t region, uint64_t
 /* True if a page of this unit has been named as residue: the target will ask for it. */
 static bool named(const struct ferry_session *s, const struct page_run *unit)
 {
-	struct page_cursor at = { .region = unit->region, .page = unit->page, .end = unit->page + unit->npages };
+	struct page_cursor at = { .region = unit->region,
+				  .page = unit->page,
+				  .end = unit->page + unit->npages };
 	struct page_run run;
 
 	return page_set_next(&s->src.residue, &at, 1, &run);
@@ -35,11 +37,13 @@ int poison_unreadable(struct ferry_session *s, uint32_t region, uint64_t page)
 
 	if (s->peer_can_poison && reach_page(at, false) == -EHWPOISON && !named(s, &unit)) {
 		/* skip if the VMM has been asked, or will be */
-		if (!page_set_test(&s->src.poison, region, page) && !page_set_test(&s->src.lost, region, page))
+		if (!page_set_test(&s->src.poison, region, page) &&
+		    !page_set_test(&s->src.lost, region, page))
 			page_set_add_run(&s->src.lost, &unit);
 		return 0;
 	}
-	return reach_fail(&s->fail, &(struct reach_page){ reg->id, page, reg->gpa + page * PAGE_BYTES, at }, false);
+	return reach_fail(&s->fail, &(struct reach_page){ reg->id, page, reg->gpa + page * PAGE_BYTES, at },
+			  false);
 }
 
 int poison_ask(struct ferry_session *s)
@@ -53,7 +57,8 @@ int poison_ask(struct ferry_session *s)
 
 		if (err < 0)
 			return err;
-		session_log(s, 4, NULL, "poison region=%u page=%" PRIu64 " pages=%u", id, run.page, run.npages);
+		session_log(s, 4, NULL, "poison region=%u page=%" PRIu64 " pages=%u", id, run.page,
+			    run.npages);
 		s->src.poisoned = true;
 	}
 	if (s->src.poisoned)
@@ -84,7 +89,8 @@ static int sift_run(struct ferry_session *s, struct page_set *set, const struct 
 }
 
 /* If not all of these runs can be read, checks each run, and looks into an unreadable one page by page. */
-static int sift_runs(struct ferry_session *s, struct page_set *set, const struct page_run *run, const struct iovec *v, unsigned n)
+static int sift_runs(struct ferry_session *s, struct page_set *set, const struct page_run *run,
+		     const struct iovec *v, unsigned n)
 {
 	bool fine = !reach_readable(&s->src.reach, v, n);
 	int err = 0;
@@ -110,7 +116,8 @@ static int sift_all(struct ferry_session *s, struct page_set *set)
 		if (atomic_load(&s->want_cancel))
 			return fail(&s->fail, -ECANCELED, "canceled by the embedder in pre-copy");
 		for (n = 0; n < SIFT_RUNS && page_set_next(set, &at, SIFT_PAGES, &run[n]); n++)
-			v[n] = (struct iovec){ page_at(s, run[n].region, run[n].page), run[n].npages * PAGE_BYTES };
+			v[n] = (struct iovec){ page_at(s, run[n].region, run[n].page),
+					       run[n].npages * PAGE_BYTES };
 		err = n ? sift_runs(s, set, run, v, n) : 0;
 	}
 	return err;

@@ -26,7 +26,7 @@
 
 #define PREARM_TURNS 4u
 #define PREARM_ENOUGH 64u /* pages; dropping so few costs 50 us of downtime: no reason for another turn */
-#define FIXED_US 1200u	   /* downtime without residue and link: pause, save, load, resume */
+#define FIXED_US 1200u	  /* downtime without residue and link: pause, save, load, resume */
 
 int source_init(struct ferry_session *s)
 {
@@ -42,7 +42,8 @@ int source_init(struct ferry_session *s)
 	if (err < 0)
 		return err;
 	src->rounds = calloc(ROUNDS_MAX + 1, sizeof(src->rounds[0]));
-	return src->rounds ? 0 : fail(&s->fail, -ENOMEM, "no memory to track %" PRIu64 " pages", s->pages_total);
+	return src->rounds ? 0
+			   : fail(&s->fail, -ENOMEM, "no memory to track %" PRIu64 " pages", s->pages_total);
 }
 
 void source_destroy(struct ferry_session *s)
@@ -77,7 +78,8 @@ int source_send_state(struct ferry_session *s)
 
 		err = source_may_send(s);
 		if (!err)
-			err = link_send(s, WIRE_STATE, NULL, 0, st->buf + at, n < WIRE_STATE_CHUNK ? n : WIRE_STATE_CHUNK);
+			err = link_send(s, WIRE_STATE, NULL, 0, st->buf + at,
+					n < WIRE_STATE_CHUNK ? n : WIRE_STATE_CHUNK);
 	}
 	return err;
 }
@@ -143,13 +145,15 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 	if (!!(r.flags & WIRE_TARGET_ARBITER) != !!s->ops.arbiter)
 		return fail(&s->fail, -EINVAL, ARBITER_ALONE, s->ops.arbiter ? "source" : "target");
 	if (r.flags & WIRE_NO_POSTCOPY && s->cfg.mode != FERRY_MODE_AUTO)
-		return fail(&s->fail, -EPROTO, "the target's RESERVED does without post-copy, which is for mode auto; this is %s",
+		return fail(&s->fail, -EPROTO,
+			    "the target's RESERVED does without post-copy, which is for mode auto; this is %s",
 			    ferry_mode_name(s->cfg.mode));
 	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
 	s->peer_can_poison = r.flags & WIRE_TARGET_POISON && poison_able(s);
 	s->peer_no_postcopy = r.flags & WIRE_NO_POSTCOPY;
 	if (s->peer_no_postcopy)
-		session_log(s, 4, "the target cannot do post-copy, its log says why; this migration is stop-and-copy only",
+		session_log(s, 4,
+			    "the target cannot do post-copy, its log says why; this migration is stop-and-copy only",
 			    "no-postcopy");
 	*next = FERRY_PHASE_PRECOPY;
 	return take_offer(s, &m);
@@ -169,7 +173,8 @@ int source_fetch(struct ferry_session *s, struct page_set *set, unsigned flags, 
 
 	*fresh = 0;
 	for (uint32_t i = 0; i < s->nregions; i++) {
-		int err = OP(s, dirty_fetch, s->regions[i].id, page_set_words(into, i), s->regions[i].len >> PAGE_SHIFT, flags);
+		int err = OP(s, dirty_fetch, s->regions[i].id, page_set_words(into, i),
+			     s->regions[i].len >> PAGE_SHIFT, flags);
 
 		n += page_set_trim(into, i); /* also on error: the op may have set bits */
 		if (err < 0)
@@ -195,12 +200,14 @@ static int begin_tracking(struct ferry_session *s)
 	for (size_t i = 0; i < s->nregions; i++) {
 		err = populated_pages(&s->src.dirty, (uint32_t)i, &s->regions[i], &n);
 		if (err < 0)
-			return fail_cure(&s->fail, CURE_POPULATED, err, "which pages of region %u are populated cannot be found",
+			return fail_cure(&s->fail, CURE_POPULATED, err,
+					 "which pages of region %u are populated cannot be found",
 					 s->regions[i].id);
 		if (err > 0)
-			session_slower(s, CURE_CALL, -err, s->regions[i].flags & FERRY_REGION_SHARED ?
-				       "all huge pages are read to find those in use, userfaultfd is refused" :
-				       "the page table is read to find the pages in use, PAGEMAP_SCAN is refused");
+			session_slower(s, CURE_CALL, -err,
+				       s->regions[i].flags & FERRY_REGION_SHARED
+					       ? "all huge pages are read to find those in use, userfaultfd is refused"
+					       : "the page table is read to find the pages in use, PAGEMAP_SCAN is refused");
 		populated += n;
 	}
 	atomic_store(&s->stats.hole, s->pages_total - populated);
@@ -253,11 +260,13 @@ static void ask_policy(struct ferry_session *s, struct policy_result *v)
 				   .precopy_us = now_us() - s->phase_us[FERRY_PHASE_PRECOPY],
 				   .fixed_us = FIXED_US,
 				   .rtt_us = s->src.ack_us,
-				   .last_throughput = us ? atomic_load(&s->stats.round_bytes) * 1000000 / us : 0 };
+				   .last_throughput = us ? atomic_load(&s->stats.round_bytes) * 1000000 / us
+							 : 0 };
 
 	policy_decide(&lim, &in, v);
 	atomic_store(&s->stats.dirty_rate, v->dirty_rate);
-	atomic_store(&s->stats.predicted_us, v->predicted_us < UINT32_MAX ? (uint32_t)v->predicted_us : UINT32_MAX);
+	atomic_store(&s->stats.predicted_us,
+		     v->predicted_us < UINT32_MAX ? (uint32_t)v->predicted_us : UINT32_MAX);
 }
 
 static int throttle(struct ferry_session *s, const struct policy_result *v)
@@ -299,7 +308,8 @@ static int one_round(struct ferry_session *s, struct policy_result *v)
 	session_event(s, FERRY_EVENT_ROUND, NULL, r);
 	ask_policy(s, v);
 	session_log(s, 6, NULL,
-		    "round round=%u pages_sent=%" PRIu64 " pages_zero=%" PRIu64 " duration_us=%" PRIu64 " pages_dirty=%" PRIu64,
+		    "round round=%u pages_sent=%" PRIu64 " pages_zero=%" PRIu64 " duration_us=%" PRIu64
+		    " pages_dirty=%" PRIu64,
 		    r->round, r->pages_sent, r->pages_zero, r->duration_us, r->pages_dirty);
 	return throttle(s, v);
 }
@@ -311,7 +321,8 @@ static int check_prearmed(struct ferry_session *s, const struct wire_msg *m, uin
 	memcpy(&n, m->body, sizeof(n));
 	if (n.pages == pages)
 		return 0;
-	return fail(&s->fail, -EPROTO, "the target's PREARMED counts %" PRIu64 " pages; %" PRIu64 " were named", n.pages, pages);
+	return fail(&s->fail, -EPROTO,
+		    "the target's PREARMED counts %" PRIu64 " pages; %" PRIu64 " were named", n.pages, pages);
 }
 
 /*

@@ -20,11 +20,13 @@ int residue_send(struct ferry_session *s, const struct page_set *set)
 			if (!page_set_next(set, &at, 1, &run))
 				break;
 			h.first = run.page & ~UINT64_C(63);
-			h.npages = r->npages - h.first < WIRE_RESIDUE_PAGES ? r->npages - h.first : WIRE_RESIDUE_PAGES;
+			h.npages = r->npages - h.first < WIRE_RESIDUE_PAGES ? r->npages - h.first
+									    : WIRE_RESIDUE_PAGES;
 			end = h.first + h.npages;
 			err = source_may_send(s);
 			if (!err)
-				err = link_send(s, WIRE_RESIDUE, &h, sizeof(h), (const void *)&r->words[h.first / 64],
+				err = link_send(s, WIRE_RESIDUE, &h, sizeof(h),
+						(const void *)&r->words[h.first / 64],
 						(h.npages + 63) / 64 * 8);
 			if (err < 0)
 				return err;

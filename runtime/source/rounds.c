@@ -50,7 +50,8 @@ struct sender {
 	uint64_t log_pages;
 };
 
-_Static_assert(PUT_PAGES <= XPORT_RUNS_MAX && PUT_PAGES * PAGE_BYTES <= XPORT_XFER_MAX, "a put fits the transport");
+_Static_assert(PUT_PAGES <= XPORT_RUNS_MAX && PUT_PAGES * PAGE_BYTES <= XPORT_XFER_MAX,
+	       "a put fits the transport");
 _Static_assert(ZERO_RUNS <= WIRE_RUNS_MAX, "a ZERO fits the wire");
 
 static const uint8_t *page_at(const struct ferry_session *s, uint32_t region, uint64_t page)
@@ -167,7 +168,8 @@ static int add_run(struct sender *w, const struct page_run *run)
 	int err = 0;
 
 	while (i < run->npages && !err) {
-		for (from = i; i < run->npages && !is_zero(page_at(w->s, run->region, run->page + i), PAGE_BYTES); i++)
+		for (from = i;
+		     i < run->npages && !is_zero(page_at(w->s, run->region, run->page + i), PAGE_BYTES); i++)
 			;
 		if (i > from)
 			err = add_put(w, run->region, run->page + from, i - from);
@@ -190,7 +192,8 @@ static int add_copied(struct sender *w, const struct page_run *run)
 			err = poison_unreadable(w->s, run->region, page);
 			continue;
 		}
-		err = err || !is_zero(w->look, PAGE_BYTES) ? add_put(w, run->region, page, 1) : add_zero(w, run->region, page);
+		err = err || !is_zero(w->look, PAGE_BYTES) ? add_put(w, run->region, page, 1)
+							   : add_zero(w, run->region, page);
 	}
 	return err;
 }
@@ -206,7 +209,8 @@ static int add_claimed(struct sender *w)
 	int err = 0;
 
 	for (unsigned i = 0; i < w->nclaimed; i++)
-		v[i] = (struct iovec){ (void *)(uintptr_t)page_at(w->s, w->claimed[i].region, w->claimed[i].page),
+		v[i] = (struct iovec){ (void *)(uintptr_t)page_at(w->s, w->claimed[i].region,
+								  w->claimed[i].page),
 				       w->claimed[i].npages * PAGE_BYTES };
 	if (!copy && w->nclaimed) {
 		err = reach_readable(&w->s->src.reach, v, w->nclaimed);
@@ -289,7 +293,8 @@ static int send_pieces(struct sender *w)
 	int err = 0;
 
 	while (!err && next_piece(s, &at)) {
-		while (!err && page_set_claim(&s->src.dirty, &at, PUT_PAGES - w->put_pages - w->claimed_pages, &run)) {
+		while (!err && page_set_claim(&s->src.dirty, &at, PUT_PAGES - w->put_pages - w->claimed_pages,
+					      &run)) {
 			w->claimed[w->nclaimed++] = run;
 			w->claimed_pages += run.npages;
 			if (w->put_pages + w->claimed_pages == PUT_PAGES)
@@ -360,7 +365,8 @@ static int end_round(struct ferry_session *s, unsigned round)
 	s->src.ack_us = now_us() - t0;
 	memcpy(&r, m.body, sizeof(r));
 	if (r.round != round)
-		return fail(&s->fail, -EPROTO, "the target acknowledged round %u; %u was due", r.round, round);
+		return fail(&s->fail, -EPROTO, "the target acknowledged round %u; %u was due", r.round,
+			    round);
 	page_set_clear(&s->src.zeros);
 	count(&s->stats.steps, 1);
 	return 0;
@@ -381,7 +387,8 @@ int batch_finish(struct ferry_session *s, unsigned round)
 	while (!err && workers_busy(&s->workers)) {
 		err = link_recv(s, &m, source_downtime_until(s));
 		if (err > 0)
-			err = fail(&s->fail, -EPROTO, "the target sent %s in the middle of a round", wire_name(m.type));
+			err = fail(&s->fail, -EPROTO, "the target sent %s in the middle of a round",
+				   wire_name(m.type));
 		if (!err)
 			err = link_workers_failed(s);
 		if (!err)

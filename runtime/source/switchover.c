@@ -108,8 +108,8 @@ static int send_switchover(struct ferry_session *s, bool postcopy)
 	struct wire_switchover w = { .residue = s->src.residue_pages,
 				     .state_len = s->stream.len,
 				     .state_sum = stream_sum(&s->stream),
-				     .commit_at = !postcopy || hold ? FERRY_COMMIT_AT_COMPLETE :
-								      FERRY_COMMIT_AT_SWITCHOVER };
+				     .commit_at = !postcopy || hold ? FERRY_COMMIT_AT_COMPLETE
+								    : FERRY_COMMIT_AT_SWITCHOVER };
 	int err = source_send_state(s);
 
 	if (!err)
@@ -130,7 +130,8 @@ int source_stood_still(struct ferry_session *s, const char *why)
 {
 	if (now_us() < source_downtime_until(s))
 		return 0;
-	return fail(&s->fail, -ETIME, "the VM has stood still for %" PRIu64 " ms and %s; raise switchover_limit_us",
+	return fail(&s->fail, -ETIME,
+		    "the VM has stood still for %" PRIu64 " ms and %s; raise switchover_limit_us",
 		    s->cfg.switchover_limit_us / 1000, why);
 }
 
@@ -150,7 +151,8 @@ static int await_in_downtime(struct ferry_session *s, enum wire_type type, struc
 	char why[80];
 	int err;
 
-	snprintf(why, sizeof(why), "the target has not said %s: it takes too long there to load it", wire_name(type));
+	snprintf(why, sizeof(why), "the target has not said %s: it takes too long there to load it",
+		 wire_name(type));
 	do {
 		err = link_recv(s, m, source_downtime_until(s));
 		if (!err)
@@ -159,7 +161,8 @@ static int await_in_downtime(struct ferry_session *s, enum wire_type type, struc
 			err = source_stood_still(s, why);
 	} while (!err);
 	if (err == 1 && m->type != type)
-		err = fail(&s->fail, -EPROTO, "the target sent %s where %s was due", wire_name(m->type), wire_name(type));
+		err = fail(&s->fail, -EPROTO, "the target sent %s where %s was due", wire_name(m->type),
+			   wire_name(type));
 	if (err < 0)
 		return link_lost(s, err);
 	if (type == WIRE_RUNNING)
@@ -242,7 +245,8 @@ static uint64_t pull_due(const struct ferry_session *s)
  */
 static uint64_t hold_due(const struct ferry_session *s)
 {
-	uint64_t word = 2 * s->cfg.timeout_us, due = s->src.hold_until_us + word, most = due + s->cfg.reconnect_us + word;
+	uint64_t word = 2 * s->cfg.timeout_us, due = s->src.hold_until_us + word,
+		 most = due + s->cfg.reconnect_us + word;
 
 	if (!s->src.hold_until_us)
 		return DEADLINE_NONE;
@@ -266,13 +270,20 @@ static int give_up(struct ferry_session *s)
 	uint64_t now = now_us(), ms = (now - s->src.pulled_us) / 1000, left = s->src.least_left;
 
 	if (now >= hold_due(s))
-		return fail(&s->fail, -ETIME, "output may be held for %" PRIu64 " ms (hold_limit_us), and the target, which is heard, has not "
-			    "ended the tentative run at that limit; it hangs: see what its host does", s->cfg.hold_limit_us / 1000);
+		return fail(&s->fail, -ETIME,
+			    "output may be held for %" PRIu64
+			    " ms (hold_limit_us), and the target, which is heard, has not "
+			    "ended the tentative run at that limit; it hangs: see what its host does",
+			    s->cfg.hold_limit_us / 1000);
 	if (left)
-		return fail(&s->fail, -ETIME, "the target is heard but has fetched no page for %" PRIu64 " ms, with %" PRIu64
-			    " to go; it hangs: see what its host does", ms, left);
-	return fail(&s->fail, -ETIME, "the target is heard and has all pages, but has not said PREPARED for %" PRIu64
-		    " ms; it hangs: see what its host does", ms);
+		return fail(&s->fail, -ETIME,
+			    "the target is heard but has fetched no page for %" PRIu64 " ms, with %" PRIu64
+			    " to go; it hangs: see what its host does",
+			    ms, left);
+	return fail(&s->fail, -ETIME,
+		    "the target is heard and has all pages, but has not said PREPARED for %" PRIu64
+		    " ms; it hangs: see what its host does",
+		    ms);
 }
 
 /* Does not count the time in which a device registers the memory again: nothing can be fetched then. */
@@ -334,8 +345,10 @@ static int note_prepared(struct ferry_session *s, const struct wire_msg *m)
 
 	memcpy(&n, m->body, sizeof(n));
 	if (n.pages > missing_max(s))
-		return fail(&s->fail, -EPROTO, "the target's PREPARED counts %" PRIu64 " pages as missing; at most %" PRIu64
-			    " can be", n.pages, missing_max(s));
+		return fail(&s->fail, -EPROTO,
+			    "the target's PREPARED counts %" PRIu64 " pages as missing; at most %" PRIu64
+			    " can be",
+			    n.pages, missing_max(s));
 	s->left = n.pages;
 	s->link.peer_commit = COMMIT_PREPARED;
 	return 0;
@@ -362,7 +375,8 @@ int source_postcopy(struct ferry_session *s, enum ferry_phase *next)
 		if (err == 1 && m.type == WIRE_PREPARED)
 			return note_prepared(s, &m);
 		if (err == 1)
-			return fail(&s->fail, -EPROTO, "the target sent %s where PREPARED was due", wire_name(m.type));
+			return fail(&s->fail, -EPROTO, "the target sent %s where PREPARED was due",
+				    wire_name(m.type));
 	}
 }
 

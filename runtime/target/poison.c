@@ -23,10 +23,13 @@ int poison_recv(struct ferry_session *s, const struct wire_msg *m)
 			return err;
 		unit = poison_unit(s, run.region, run.page).npages;
 		if (run.page % unit || run.npages % unit)
-			return fail(&s->fail, -EPROTO, "the source's POISON names pages %" PRIu64 "+%u of region %u, which are no whole huge pages",
+			return fail(&s->fail, -EPROTO,
+				    "the source's POISON names pages %" PRIu64
+				    "+%u of region %u, which are no whole huge pages",
 				    run.page, run.npages, s->regions[run.region].id);
 		if (!s->tgt.place.poisons)
-			return fail(&s->fail, -EPROTO, "the source sent POISON, and this end has not said that it can");
+			return fail(&s->fail, -EPROTO,
+				    "the source sent POISON, and this end has not said that it can");
 		page_set_add_run(&s->tgt.poison, &run);
 	}
 	return 0;
@@ -40,12 +43,16 @@ int poison_install(struct ferry_session *s)
 	int err = 0;
 
 	while (!err && page_set_next(&s->tgt.poison, &at, PIECE_PAGES, &run)) {
-		struct page_cursor in = { .region = run.region, .page = run.page, .end = run.page + run.npages };
+		struct page_cursor in = { .region = run.region,
+					  .page = run.page,
+					  .end = run.page + run.npages };
 		struct page_run both;
 
 		if (page_set_next(&s->tgt.missing, &in, 1, &both))
-			return fail(&s->fail, -EPROTO, "the source's POISON and its RESIDUE both name page %" PRIu64 " of region %u", both.page,
-				    s->regions[run.region].id);
+			return fail(&s->fail, -EPROTO,
+				    "the source's POISON and its RESIDUE both name page %" PRIu64
+				    " of region %u",
+				    both.page, s->regions[run.region].id);
 		atomic_store(&s->tgt.poisoned, true);
 		err = place_poison(&s->tgt.place, &run, &s->fail);
 		if (!err)

@@ -36,8 +36,8 @@ int target_check_state(struct ferry_session *s, uint64_t len, uint64_t sum)
 {
 	if (s->stream.len != len || stream_sum(&s->stream) != sum)
 		return fail(&s->fail, -EPROTO,
-			    "%zu bytes of state with checksum %016" PRIx64 " have arrived; the source sent %" PRIu64
-			    " with %016" PRIx64,
+			    "%zu bytes of state with checksum %016" PRIx64
+			    " have arrived; the source sent %" PRIu64 " with %016" PRIx64,
 			    s->stream.len, stream_sum(&s->stream), len, sum);
 	return 0;
 }
@@ -47,7 +47,9 @@ static int append_state(struct ferry_session *s, const struct wire_msg *m)
 	int err = stream_append(&s->stream, m->elems, m->nelems);
 
 	if (err == -ENOMEM)
-		return fail(&s->fail, err, "no memory for the state that the source sends: %zu bytes have come", s->stream.len);
+		return fail(&s->fail, err,
+			    "no memory for the state that the source sends: %zu bytes have come",
+			    s->stream.len);
 	if (err < 0)
 		return fail(&s->fail, err, "the source sends more than %u MiB of state", STREAM_MAX >> 20);
 	return 0;
@@ -59,11 +61,14 @@ static int take_map(struct ferry_session *s, const struct wire_msg *m)
 
 	memcpy(&map, m->body, sizeof(map));
 	if (map.nregions != m->nelems || !map.nregions)
-		return fail(&s->fail, -EPROTO, "the source's MAP says %u regions and has %zu", map.nregions, m->nelems);
+		return fail(&s->fail, -EPROTO, "the source's MAP says %u regions and has %zu", map.nregions,
+			    m->nelems);
 	if (map.flags & ~WIRE_MAP_FLAGS)
-		return fail(&s->fail, -EPROTO, "the source's MAP has flags %#x; %#x are known", map.flags, WIRE_MAP_FLAGS);
+		return fail(&s->fail, -EPROTO, "the source's MAP has flags %#x; %#x are known", map.flags,
+			    WIRE_MAP_FLAGS);
 	if (map.flags & WIRE_SOURCE_POISON && !(s->link.features & WIRE_FEATURE_POISON))
-		return fail(&s->fail, -EPROTO, "the source's MAP announces POISON, which its HELLO did not offer");
+		return fail(&s->fail, -EPROTO,
+			    "the source's MAP announces POISON, which its HELLO did not offer");
 	s->regions = calloc(m->nelems, sizeof(*s->regions));
 	if (!s->regions)
 		return fail(&s->fail, -ENOMEM, "no memory for a map of %zu regions", m->nelems);
@@ -105,10 +110,10 @@ static int call_reserve(struct ferry_session *s)
 	for (size_t i = 0; i < s->nregions && err >= 0; i++) {
 		const struct ferry_region *a = &was[i], *b = &s->regions[i];
 
-		if (a->gpa != b->gpa || a->len != b->len || a->id != b->id || a->page_shift != b->page_shift ||
-		    a->flags != b->flags)
-			err = fail(&s->fail, -EINVAL, "reserve changed more than hva, fd and fd_offset of region %u",
-				   a->id);
+		if (a->gpa != b->gpa || a->len != b->len || a->id != b->id ||
+		    a->page_shift != b->page_shift || a->flags != b->flags)
+			err = fail(&s->fail, -EINVAL,
+				   "reserve changed more than hva, fd and fd_offset of region %u", a->id);
 	}
 	free(was);
 	if (err < 0)
@@ -138,7 +143,9 @@ int target_lend(struct ferry_session *s, bool all)
 
 	for (uint32_t i = 0; v && i < s->nregions; i++)
 		if (all || place_direct(&s->tgt.place, i))
-			v[n++] = (struct iovec){ all ? place_landing(&s->tgt.place, i) : place_inbox(&s->tgt.place, i), s->regions[i].len };
+			v[n++] = (struct iovec){ all ? place_landing(&s->tgt.place, i)
+						     : place_inbox(&s->tgt.place, i),
+						 s->regions[i].len };
 	if (v && s->tgt.pull)
 		v[n++] = pull_staging(s->tgt.pull);
 	if (v)
@@ -177,7 +184,8 @@ static int say_reserved(struct ferry_session *s)
 	if (s->ops.offer)
 		err = STREAM_OP(s, offer, &s->stream);
 	if (!err && s->stream.len > WIRE_OFFER_MAX)
-		err = fail(&s->fail, -E2BIG, "offer: the VMM wrote %zu bytes; RESERVED carries %u", s->stream.len, WIRE_OFFER_MAX);
+		err = fail(&s->fail, -E2BIG, "offer: the VMM wrote %zu bytes; RESERVED carries %u",
+			   s->stream.len, WIRE_OFFER_MAX);
 	if (!err)
 		err = link_send(s, WIRE_RESERVED, &r, sizeof(r), s->stream.buf, s->stream.len);
 	stream_destroy(&s->stream);
@@ -196,14 +204,17 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 
 	if (!err)
 		err = config_regions(s->regions, s->nregions, &s->fail);
-	if (!err && (err = s->link.x->ops->fits(s->link.x, (s->pages_total << PAGE_SHIFT) + pull_staging_len(s->link.x->id.channels))) < 0)
+	if (!err &&
+	    (err = s->link.x->ops->fits(s->link.x, (s->pages_total << PAGE_SHIFT) +
+							   pull_staging_len(s->link.x->id.channels))) < 0)
 		fail(&s->fail, err, "%s", link_why(s, err));
 	if (!err)
 		err = call_reserve(s);
 	if (!err)
 		err = make_sets(s);
 	if (!err)
-		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link.x->caps & XPORT_PINS, &l, &s->fail);
+		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link.x->caps & XPORT_PINS, &l,
+				 &s->fail);
 	if (!err)
 		err = try_postcopy(s);
 	if (err)
@@ -256,7 +267,8 @@ int target_puts_ended(struct ferry_session *s)
 	int err;
 
 	for (; workers_busy(&s->workers) && !link_workers_failed(s) && now < end; now = now_us())
-		if (poll(&p, 1, (int)((end - now) / 1000 < INT32_MAX ? (end - now) / 1000 + 1 : INT32_MAX)) > 0 &&
+		if (poll(&p, 1, (int)((end - now) / 1000 < INT32_MAX ? (end - now) / 1000 + 1 : INT32_MAX)) >
+			    0 &&
 		    read(s->wake_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
 			break;
 	busy = workers_busy(&s->workers); /* must be read before the workers' error: one may end in between */
@@ -271,12 +283,14 @@ int target_check_run(struct ferry_session *s, const char *message, const struct 
 	uint64_t npages;
 
 	if (run->region >= s->nregions)
-		return fail(&s->fail, -EPROTO, "the source's %s names region number %u; its map has %zu", message, run->region, s->nregions);
+		return fail(&s->fail, -EPROTO, "the source's %s names region number %u; its map has %zu",
+			    message, run->region, s->nregions);
 	npages = s->regions[run->region].len >> PAGE_SHIFT;
 	if (run->npages && run->page < npages && run->npages <= npages - run->page)
 		return 0;
-	return fail(&s->fail, -EPROTO, "the source's %s names pages %" PRIu64 "+%u of region %u, which its map does not have", message,
-		    run->page, run->npages, s->regions[run->region].id);
+	return fail(&s->fail, -EPROTO,
+		    "the source's %s names pages %" PRIu64 "+%u of region %u, which its map does not have",
+		    message, run->page, run->npages, s->regions[run->region].id);
 }
 
 /* A round may name each page once, so a peer cannot keep main busy for longer than all memory takes. */
@@ -290,7 +304,8 @@ static int check_zero(struct ferry_session *s, const struct page_run *run)
 		return fail(&s->fail, -EPROTO, "the source sent ZERO after PREARM");
 	s->tgt.zeroed += run->npages;
 	if (s->tgt.zeroed > s->pages_total)
-		return fail(&s->fail, -EPROTO, "the source's ZEROs of one round name %" PRIu64 " pages; all memory has %" PRIu64,
+		return fail(&s->fail, -EPROTO,
+			    "the source's ZEROs of one round name %" PRIu64 " pages; all memory has %" PRIu64,
 			    s->tgt.zeroed, atomic_load(&s->pages_total));
 	return 0;
 }
@@ -308,7 +323,8 @@ static int zero_run(struct ferry_session *s, struct page_run run, uint64_t *sinc
 {
 	int err = 0;
 
-	for (struct page_run piece = run; run.npages && !err; run.page += piece.npages, run.npages -= piece.npages) {
+	for (struct page_run piece = run; run.npages && !err;
+	     run.page += piece.npages, run.npages -= piece.npages) {
 		if (*since >= PIECE_PAGES && (err = link_still(s)) < 0)
 			return err;
 		piece.page = run.page;
@@ -418,7 +434,8 @@ static int prearm(struct ferry_session *s, const struct wire_msg *m)
 	n.pages = page_set_count(&s->tgt.missing);
 	memcpy(&want, m->body, sizeof(want));
 	if (want.pages != n.pages)
-		return fail(&s->fail, -EPROTO, "the source's PREARM counts %" PRIu64 " pages; its RESIDUEs named %" PRIu64,
+		return fail(&s->fail, -EPROTO,
+			    "the source's PREARM counts %" PRIu64 " pages; its RESIDUEs named %" PRIu64,
 			    want.pages, n.pages);
 	return link_send(s, WIRE_PREARMED, &n, sizeof(n), NULL, 0);
 }
@@ -431,7 +448,8 @@ static int round_end(struct ferry_session *s, const struct wire_msg *m)
 
 	memcpy(&r, m->body, sizeof(r));
 	if (r.round != due && !(due && r.round == due - 1 && atomic_load(&s->stats.reconnects)))
-		return fail(&s->fail, -EPROTO, "the source's ROUND_END is of round %u; %u was due", r.round, due);
+		return fail(&s->fail, -EPROTO, "the source's ROUND_END is of round %u; %u was due", r.round,
+			    due);
 	if (r.round == due)
 		count(&s->stats.steps, 1);
 	s->tgt.least_left = 0;

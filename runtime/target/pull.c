@@ -34,13 +34,13 @@
 #include "runtime/base/probe.h"
 #include "runtime/memory/uffd.h"
 
-#define CLEAN_PAGES 512u	/* clean neighbours mapped because of a fault */
-#define NO_FD_NS 50000u	/* poll interval if a channel has no descriptor (shape's latency) */
-#define EXPECT_NS 50000u	/* the background fetch pauses this long for a fault's answer */
-#define LIMIT_LOOK_US 10000u	/* longest sleep of a worker that waits for the rate limit */
-#define CLEAN_PIECE 32u		/* of them at once, so that a fault waits for no more */
-#define SLICE_RUNS 6u		/* runs that worker 0 places between two looks for faults and answers */
-#define SLICE_PAGES 16u		/* pages, likewise */
+#define CLEAN_PAGES 512u     /* clean neighbours mapped because of a fault */
+#define NO_FD_NS 50000u	     /* poll interval if a channel has no descriptor (shape's latency) */
+#define EXPECT_NS 50000u     /* the background fetch pauses this long for a fault's answer */
+#define LIMIT_LOOK_US 10000u /* longest sleep of a worker that waits for the rate limit */
+#define CLEAN_PIECE 32u	     /* of them at once, so that a fault waits for no more */
+#define SLICE_RUNS 6u	     /* runs that worker 0 places between two looks for faults and answers */
+#define SLICE_PAGES 16u	     /* pages, likewise */
 
 /* LOAD_NOW: main is in load, where its faults must not outlive the link. LOAD_DEAD: nobody serves faults. */
 enum { LOAD_NO, LOAD_NOW, LOAD_DEAD };
@@ -68,7 +68,8 @@ int pull_new(struct pull **ret, const struct pull_param *param)
 	p->param = *param;
 	p->want = calloc(URGENT_MAX, sizeof(p->want[0]));
 	p->staging_len = pull_staging_len(param->channels);
-	p->staging = mmap(NULL, p->staging_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	p->staging = mmap(NULL, p->staging_len, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (p->staging == MAP_FAILED)
 		p->staging = NULL;
 	if (!p->want || !p->staging)
@@ -180,17 +181,21 @@ int pull_placed(struct pull *p, const struct page_run *run, const void *buf, boo
 
 static bool missing_any(const struct page_set *missing, const struct page_run *unit)
 {
-	struct page_cursor at = { .region = unit->region, .page = unit->page, .end = unit->page + unit->npages };
+	struct page_cursor at = { .region = unit->region,
+				  .page = unit->page,
+				  .end = unit->page + unit->npages };
 	struct page_run run;
 
-	return unit->npages == 1 ? page_set_test(missing, unit->region, unit->page) :
-				   page_set_next(missing, &at, unit->npages, &run);
+	return unit->npages == 1 ? page_set_test(missing, unit->region, unit->page)
+				 : page_set_next(missing, &at, unit->npages, &run);
 }
 
 /* Claims the parts of the slot's page that nobody has asked for; false if there are none. */
 static bool claim_urgent(struct pull *p, struct urgent_slot *u)
 {
-	struct page_cursor at = { .region = u->run.region, .page = u->run.page, .end = u->run.page + u->run.npages };
+	struct page_cursor at = { .region = u->run.region,
+				  .page = u->run.page,
+				  .end = u->run.page + u->run.npages };
 	struct page_run *want = p->want[u - p->slot];
 
 	u->n = 0;
@@ -207,7 +212,8 @@ static int ask_urgent(struct pull *p, struct xport_chan *c, unsigned i)
 	for (unsigned k = 0; k < p->slot[i].n; k++) {
 		const struct page_run *run = &p->want[i][k];
 
-		dst[k] = place_direct(pl, run->region) ? place_inbox(pl, run->region) + run->page * PAGE_BYTES : urgent_buf(p, i);
+		dst[k] = place_direct(pl, run->region) ? place_inbox(pl, run->region) + run->page * PAGE_BYTES
+						       : urgent_buf(p, i);
 		PROBE5(pull, p->param.s, p->param.regions[run->region].id, run->page, run->npages, 1);
 		pace_charge(&p->pace, run->npages * PAGE_BYTES); /* delays the background fetch */
 	}
@@ -236,7 +242,8 @@ static void fall_behind(struct pull *p, const struct urgent_slot *fault)
 /* UFFDIO_CONTINUE would replace the poison marker with an ordinary page. */
 static bool poisoned(const struct pull *p, uint32_t region, uint64_t page)
 {
-	return atomic_load_explicit(p->param.poisoned, memory_order_acquire) && page_set_test(p->param.poison, region, page);
+	return atomic_load_explicit(p->param.poisoned, memory_order_acquire) &&
+	       page_set_test(p->param.poison, region, page);
 }
 
 /* The clean pages around run, without a gap, within its aligned block of max pages. */
@@ -248,7 +255,8 @@ static struct page_run clean_around(struct pull *p, const struct page_run *run, 
 
 	if (high > missing->r[run->region].npages)
 		high = missing->r[run->region].npages;
-	while (first > low && !page_set_test(missing, run->region, first - 1) && !poisoned(p, run->region, first - 1))
+	while (first > low && !page_set_test(missing, run->region, first - 1) &&
+	       !poisoned(p, run->region, first - 1))
 		first--;
 	while (end < high && !page_set_test(missing, run->region, end) && !poisoned(p, run->region, end))
 		end++;
@@ -294,7 +302,8 @@ static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64
 	struct page_run run;
 
 	if (!place_find(with->place, addr, &run))
-		return fail(with->fail, -EFAULT, "userfaultfd reports a fault at %#llx, which is in no region",
+		return fail(with->fail, -EFAULT,
+			    "userfaultfd reports a fault at %#llx, which is in no region",
 			    (unsigned long long)addr);
 	if (!missing_any(with->missing, &run)) {
 		count(&with->stats->faults_local, 1);

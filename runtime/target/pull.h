@@ -31,7 +31,7 @@ struct pull_param {
 	uint64_t poll_us;    /* worker 0 polls this long after the last fault */
 	struct stats *stats;
 	struct fail *fail;
-	struct ferry_session *s; /* for wake and the probes only */
+	struct ferry_session *s;	       /* for wake and the probes only */
 	void (*wake)(struct ferry_session *s); /* any thread: the last page was placed */
 };
 
@@ -39,7 +39,7 @@ struct pull_param {
 size_t pull_staging_len(unsigned channels);
 int pull_new(struct pull **ret, const struct pull_param *param);
 struct iovec pull_staging(const struct pull *p); /* for gets that do not land in place */
-void pull_free(struct pull *p); /* p may be NULL; no worker may run */
+void pull_free(struct pull *p);			 /* p may be NULL; no worker may run */
 /*
  * Call this before the workers start, on the first link and after each reconnect. Pages that were asked for
  * and have not arrived are asked for again, faults first. bandwidth: bytes per second; 0: no limit.

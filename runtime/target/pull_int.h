@@ -10,7 +10,7 @@
 #include "runtime/session/stats.h"
 #include "transport/xport.h"
 
-#define URGENT_MAX 64u		/* faults with a get in flight */
+#define URGENT_MAX 64u		   /* faults with a get in flight */
 #define URGENT_RUNS XPORT_RUNS_MAX /* of a get for a huge page: at most every second piece */
 /*
  * Gets in flight per data channel in the background fetch. At least one asked for, one being answered, one
@@ -30,14 +30,15 @@
 #define SWEEP_SHARE 512u
 #define SWEEP_PAID_US 10000u
 
-_Static_assert(URGENT_RUNS >= HUGE_PAGES / 2 && HUGE_PAGES * PAGE_BYTES <= XPORT_XFER_MAX, "one get for a huge page");
+_Static_assert(URGENT_RUNS >= HUGE_PAGES / 2 && HUGE_PAGES * PAGE_BYTES <= XPORT_XFER_MAX,
+	       "one get for a huge page");
 
 struct urgent_slot {
 	bool used;
 	unsigned n;	     /* runs claimed for it, in pull.want */
 	struct page_run run; /* the unit to be mapped: the page or its huge page */
-	uint64_t since_ns; /* when the fault was read */
-	uint64_t asked_ns; /* when it was asked for on this link */
+	uint64_t since_ns;   /* when the fault was read */
+	uint64_t asked_ns;   /* when it was asked for on this link */
 };
 
 struct sweep_get {
@@ -46,7 +47,7 @@ struct sweep_get {
 	unsigned n;	 /* runs; 0: unused */
 	unsigned placed; /* of these, after arrival */
 	uint64_t asked_us;
-	uint8_t *buf;	 /* data of the next run to be placed; unused if it arrives in place */
+	uint8_t *buf; /* data of the next run to be placed; unused if it arrives in place */
 };
 
 struct sweep { /* the background fetch on one data channel */
@@ -54,7 +55,7 @@ struct sweep { /* the background fetch on one data channel */
 	unsigned chan;
 	struct page_cursor at;
 	struct sweep_get get[SWEEP_DEPTH_MAX];
-	unsigned flying; /* gets in flight */
+	unsigned flying;		       /* gets in flight */
 	unsigned came[SWEEP_DEPTH_MAX], ncame; /* arrived and not yet all placed, in order of arrival */
 	bool ended;
 	uint64_t moved_us; /* when data last arrived, or a get was sent with none in flight */
@@ -70,18 +71,18 @@ struct pull {
 	_Atomic uint64_t left;
 	_Atomic bool stop;
 	_Atomic bool released;
-	_Atomic int loading; /* LOAD_* */
+	_Atomic int loading;   /* LOAD_* */
 	_Atomic uint64_t hint; /* (region << 48 | page) + 1 of the last fault; 0: none since last read */
 	int stop_fd;	       /* wakes worker 0 */
 	int go_fd;	       /* starts the background fetch */
-	struct pace pace; /* charged for every get, of faults and of the background fetch */
+	struct pace pace;      /* charged for every get, of faults and of the background fetch */
 	struct spin spin;
-	uint64_t expect_ns; /* worker 0: the answer to a fault is worth waiting for until then */
+	uint64_t expect_ns;    /* worker 0: the answer to a fault is worth waiting for until then */
 	struct page_run clean; /* worker 0: pages left to map around the last clean fault */
-	struct urgent_slot slot[URGENT_MAX]; /* worker 0; kept across reconnects */
-	struct page_run (*want)[URGENT_RUNS]; /* per slot */
+	struct urgent_slot slot[URGENT_MAX];   /* worker 0; kept across reconnects */
+	struct page_run (*want)[URGENT_RUNS];  /* per slot */
 	struct urgent_slot behind[URGENT_MAX]; /* faults on pages that were in flight already */
-	uint8_t *staging;      /* URGENT_MAX pages, then SWEEP_DEPTH_MAX * SWEEP_PAGES per channel */
+	uint8_t *staging; /* URGENT_MAX pages, then SWEEP_DEPTH_MAX * SWEEP_PAGES per channel */
 	size_t staging_len;
 };
 

@@ -32,7 +32,8 @@ static uint32_t clamp(uint64_t pages)
 static uint32_t batch_pages(const struct pull *p, const struct sweep *w)
 {
 	uint64_t share = atomic_load_explicit(&p->left, memory_order_relaxed) / SWEEP_SHARE;
-	uint64_t paid = p->pace.bandwidth ? p->pace.bandwidth / PAGE_BYTES * SWEEP_PAID_US / 1000000 : SWEEP_PAGES;
+	uint64_t paid = p->pace.bandwidth ? p->pace.bandwidth / PAGE_BYTES * SWEEP_PAID_US / 1000000
+					  : SWEEP_PAGES;
 
 	share = share < w->fit ? share : w->fit;
 	return clamp(share < paid ? share : paid);
@@ -74,7 +75,8 @@ static int ask_batch(struct pull *p, struct sweep *w, unsigned slot)
 
 		PROBE5(pull, p->param.s, p->param.regions[r->region].id, r->page, r->npages, 0);
 		pace_charge(&p->pace, r->npages * PAGE_BYTES);
-		dst[i] = place_direct(pl, r->region) ? place_inbox(pl, r->region) + r->page * PAGE_BYTES : buf;
+		dst[i] = place_direct(pl, r->region) ? place_inbox(pl, r->region) + r->page * PAGE_BYTES
+						     : buf;
 		buf += r->npages * PAGE_BYTES;
 	}
 	return w->c->ops->get(w->c, g->run, dst, g->n, slot);

@@ -110,10 +110,12 @@ static int check_switchover(struct ferry_session *s, uint64_t left)
 	if (w->residue != left || ((left || s->tgt.armed) && !s->tgt.pulling) ||
 	    (w->commit_at != FERRY_COMMIT_AT_COMPLETE && w->commit_at != FERRY_COMMIT_AT_SWITCHOVER))
 		return fail(&s->fail, -EPROTO,
-			    "the source's SWITCHOVER leaves %" PRIu64 " pages and commits at %u; its RESIDUEs named %" PRIu64
-			    "%s", w->residue, w->commit_at, left, s->tgt.pulling ? "" : " and no PREARM came");
+			    "the source's SWITCHOVER leaves %" PRIu64
+			    " pages and commits at %u; its RESIDUEs named %" PRIu64 "%s",
+			    w->residue, w->commit_at, left, s->tgt.pulling ? "" : " and no PREARM came");
 	if (tentative(s) && !s->ops.output_hold)
-		return fail(&s->fail, -EPROTO, "the source asks for a tentative run, and output cannot be held here; give the target output_hold and "
+		return fail(&s->fail, -EPROTO,
+			    "the source asks for a tentative run, and output cannot be held here; give the target output_hold and "
 			    "output_release, or commit at the switchover");
 	return target_check_state(s, w->state_len, w->state_sum);
 }
@@ -189,12 +191,14 @@ static int hold_limit(struct ferry_session *s)
 	uint64_t left = atomic_load(&s->stats.remaining);
 
 	if (s->tgt.hello.at_hold_limit == FERRY_HOLD_COMMIT) {
-		session_event(s, FERRY_EVENT_POLICY, "the hold limit has passed: committing with pages still at the source",
-			      NULL);
+		session_event(s, FERRY_EVENT_POLICY,
+			      "the hold limit has passed: committing with pages still at the source", NULL);
 		return 0;
 	}
-	return fail(&s->fail, -ETIME, "post-copy lasted longer than output may be held (%" PRIu64 " ms) with %" PRIu64
-		    " pages to go; raise hold_limit_us or commit at the limit", s->tgt.hello.hold_limit_us / 1000, left);
+	return fail(&s->fail, -ETIME,
+		    "post-copy lasted longer than output may be held (%" PRIu64 " ms) with %" PRIu64
+		    " pages to go; raise hold_limit_us or commit at the limit",
+		    s->tgt.hello.hold_limit_us / 1000, left);
 }
 
 /* Every page is here: the workers end, and an error that one of them met no longer matters. */
@@ -285,7 +289,9 @@ int target_commitment(struct ferry_session *s, enum ferry_phase *next)
 		if (err < 0)
 			return err;
 	}
-	return commit_receive(&s->commit) ? 0 : fail(&s->fail, -EPROTO, "COMMIT has come after the migration was given up");
+	return commit_receive(&s->commit)
+		       ? 0
+		       : fail(&s->fail, -EPROTO, "COMMIT has come after the migration was given up");
 }
 
 /* Waits for BYE; on each new link sends `again`. If the source does not come back, nothing changes. */

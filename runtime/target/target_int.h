@@ -12,8 +12,8 @@
 int target_check_state(struct ferry_session *s, uint64_t len, uint64_t sum);
 int target_lend(struct ferry_session *s, bool all);
 int target_drop_named(struct ferry_session *s);
-int target_pull_start(struct ferry_session *s); /* starts the workers that pull, over the current link */
-int target_puts_ended(struct ferry_session *s); /* joins the workers that land puts, or -EPIPE */
+int target_pull_start(struct ferry_session *s);	  /* starts the workers that pull, over the current link */
+int target_puts_ended(struct ferry_session *s);	  /* joins the workers that land puts, or -EPIPE */
 int target_workers_lost(struct ferry_session *s); /* as link_workers_lost(), also for workers that pull */
 void target_await_bye(struct ferry_session *s, enum wire_type again);
 

@@ -42,13 +42,17 @@ static void say(const char *end, struct guarded *g, struct ferry_session *s)
 	g->stats.size = sizeof(g->stats);
 	if (ferry_get_stats(s, &g->stats))
 		printf("no counters\n");
-	printf("%s: %s, owner %s, claim %s, %s, reason %s, error %d, op %s, %s; thp %d %d; of %lu pages %lu sent, %lu residue, %d, faults %d\n", end,
-	       ferry_outcome_name(r->outcome), ferry_owner_name(r->owner), ferry_owner_name(r->claim), ferry_phase_name(r->phase),
-	       ferry_reason_name(r->reason), r->error, r->op, r->detail, r->thp_before != 0, r->thp_after != 0,
-	       (unsigned long)g->stats.pages_total, (unsigned long)g->stats.pages_sent, (unsigned long)g->stats.pages_residue,
-	       r->stats.pages_total == g->stats.pages_total && r->stats.pages_sent == g->stats.pages_sent, g->stats.faults != 0);
-	printf("%s: downtime %s; size %d %d; intact %d %d\n", end, g->stats.downtime.total_us ? "measured" : "not",
-	       r->size == sizeof(*r), g->stats.size == sizeof(g->stats) && r->stats.size <= sizeof(r->stats), intact(g->after_result, sizeof(g->after_result)),
+	printf("%s: %s, owner %s, claim %s, %s, reason %s, error %d, op %s, %s; thp %d %d; of %lu pages %lu sent, %lu residue, %d, faults %d\n",
+	       end, ferry_outcome_name(r->outcome), ferry_owner_name(r->owner), ferry_owner_name(r->claim),
+	       ferry_phase_name(r->phase), ferry_reason_name(r->reason), r->error, r->op, r->detail,
+	       r->thp_before != 0, r->thp_after != 0, (unsigned long)g->stats.pages_total,
+	       (unsigned long)g->stats.pages_sent, (unsigned long)g->stats.pages_residue,
+	       r->stats.pages_total == g->stats.pages_total && r->stats.pages_sent == g->stats.pages_sent,
+	       g->stats.faults != 0);
+	printf("%s: downtime %s; size %d %d; intact %d %d\n", end,
+	       g->stats.downtime.total_us ? "measured" : "not", r->size == sizeof(*r),
+	       g->stats.size == sizeof(g->stats) && r->stats.size <= sizeof(r->stats),
+	       intact(g->after_result, sizeof(g->after_result)),
 	       intact(g->after_stats, sizeof(g->after_stats)));
 }
 
@@ -109,8 +113,9 @@ int main(void)
 	pthread_join(thread, NULL);
 	say("source", &at_source, source.session);
 	say("target", &at_target, target.session);
-	printf("%lu rounds, %lu pages; session ends in %d; memory %s\n", (unsigned long)rounds, (unsigned long)pages_in_rounds,
-	       at_target.result.session[15], memcmp(source.ram, target.ram, LEN) ? "differs" : "is the same");
+	printf("%lu rounds, %lu pages; session ends in %d; memory %s\n", (unsigned long)rounds,
+	       (unsigned long)pages_in_rounds, at_target.result.session[15],
+	       memcmp(source.ram, target.ram, LEN) ? "differs" : "is the same");
 	ferry_free(source.session);
 	ferry_free(target.session);
 	return 0;

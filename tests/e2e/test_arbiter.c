@@ -56,7 +56,8 @@ static void lose_commit_when_pulled(struct fakevm *vm, enum ferry_phase p)
 	do {
 		usleep(1000);
 		err = ferry_get_stats(r->tgt.session, &st);
-	} while (!err && st.phase <= FERRY_PHASE_COMMITMENT && (st.phase < FERRY_PHASE_COMMITMENT || st.pages_remaining));
+	} while (!err && st.phase <= FERRY_PHASE_COMMITMENT &&
+		 (st.phase < FERRY_PHASE_COMMITMENT || st.pages_remaining));
 	if (!err)
 		err = ferry_drill(r->src.session, "lost:COMMIT");
 	if (err)
@@ -73,8 +74,10 @@ Test(settled_by_a_file, all_pages_came_behind_prepared)
 	r->src.phase_hook = lose_commit_when_pulled;
 	rig_run(r);
 	rig_no_trouble(r);
-	cr_assert_eq(r->tres.outcome, FERRY_OUTCOME_MIGRATED, "%s: %s", ferry_outcome_name(r->tres.outcome), r->tres.detail);
-	cr_assert_eq(r->sres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r->sres.outcome), r->sres.detail);
+	cr_assert_eq(r->tres.outcome, FERRY_OUTCOME_MIGRATED, "%s: %s", ferry_outcome_name(r->tres.outcome),
+		     r->tres.detail);
+	cr_assert_eq(r->sres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r->sres.outcome),
+		     r->sres.detail);
 	cr_assert_eq(r->sres.owner, FERRY_OWNER_TARGET);
 	cr_assert(!world_source_runs(&r->world) && world_target_runs(&r->world));
 	cr_assert_eq(r->src.calls[FAKE_RESUME] + r->src.calls[FAKE_RETIRE], 0);
@@ -142,8 +145,9 @@ static void alone(const struct rig_kind *kind, bool at_source)
 	rig_run(&r);
 	rig_refused(&r);
 	cr_assert(r.sres.error == -EINVAL && r.tres.error == -EINVAL);
-	rig_says(r.tres.detail, at_source ? "only the source has an arbiter: give both ends the same one, or neither" :
-					    "only the target has an arbiter: give both ends the same one, or neither");
+	rig_says(r.tres.detail,
+		 at_source ? "only the source has an arbiter: give both ends the same one, or neither"
+			   : "only the target has an arbiter: give both ends the same one, or neither");
 	rig_says(r.sres.detail, r.tres.detail);
 	cr_assert_eq(r.tgt.calls[FAKE_RESERVE], 0);
 	rig_free(&r);
@@ -176,18 +180,19 @@ static int rubbish(const uint8_t session[16], enum ferry_owner want, enum ferry_
 
 static void stays(const struct ferry_result *res, enum ferry_owner claim, const char *sentence)
 {
-	cr_assert_eq(res->outcome, FERRY_OUTCOME_IN_DOUBT, "%s: %s", ferry_outcome_name(res->outcome), res->detail);
+	cr_assert_eq(res->outcome, FERRY_OUTCOME_IN_DOUBT, "%s: %s", ferry_outcome_name(res->outcome),
+		     res->detail);
 	cr_assert_eq(res->owner, FERRY_OWNER_UNKNOWN);
 	cr_assert_eq(res->claim, claim, "%s", ferry_owner_name(res->claim));
 	rig_says(res->detail, sentence);
 }
 
 /* Nobody runs, nothing is thrown away; what each end may ask for later can have one answer only. */
-static void stays_in_doubt(const struct rig_kind *kind, enum doubt_way way, const char *message, bool by_target,
-			   doubt_ask ask, enum ferry_owner source, enum ferry_owner target)
+static void stays_in_doubt(const struct rig_kind *kind, enum doubt_way way, const char *message,
+			   bool by_target, doubt_ask ask, enum ferry_owner source, enum ferry_owner target)
 {
-	const char *sentence = ask == rubbish ? "the arbiter gave no answer: Protocol error" :
-						"the arbiter gave no answer: Connection timed out";
+	const char *sentence = ask == rubbish ? "the arbiter gave no answer: Protocol error"
+					      : "the arbiter gave no answer: Connection timed out";
 	struct doubt d;
 	struct rig *r = &d.rig;
 
@@ -197,33 +202,39 @@ static void stays_in_doubt(const struct rig_kind *kind, enum doubt_way way, cons
 	stays(&r->tres, target, sentence);
 	cr_assert(!world_source_runs(&r->world) && !world_target_runs(&r->world));
 	cr_assert_eq(r->src.calls[FAKE_RESUME] + r->src.calls[FAKE_RETIRE], 0);
-	cr_assert_eq(r->tgt.calls[FAKE_DISCARD] + r->tgt.calls[FAKE_RELEASE] + r->tgt.calls[FAKE_ACTIVATE], 0);
+	cr_assert_eq(r->tgt.calls[FAKE_DISCARD] + r->tgt.calls[FAKE_RELEASE] + r->tgt.calls[FAKE_ACTIVATE],
+		     0);
 	rig_free(r);
 }
 
 RIG_PAIR(no_answer, to_a_lost_prepared)
 {
-	stays_in_doubt(kind, DOUBT_TENTATIVE, "PREPARED", true, no_answer, FERRY_OWNER_SOURCE, FERRY_OWNER_TARGET);
+	stays_in_doubt(kind, DOUBT_TENTATIVE, "PREPARED", true, no_answer, FERRY_OWNER_SOURCE,
+		       FERRY_OWNER_TARGET);
 }
 
 RIG_PAIR(no_answer, to_a_lost_commit)
 {
-	stays_in_doubt(kind, DOUBT_TENTATIVE, "COMMIT", false, no_answer, FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
+	stays_in_doubt(kind, DOUBT_TENTATIVE, "COMMIT", false, no_answer, FERRY_OWNER_TARGET,
+		       FERRY_OWNER_TARGET);
 }
 
 RIG_PAIR(no_answer, to_a_lost_prepared_with_pages_missing)
 {
-	stays_in_doubt(kind, DOUBT_SWITCHOVER, "PREPARED", true, no_answer, FERRY_OWNER_SOURCE, FERRY_OWNER_SOURCE);
+	stays_in_doubt(kind, DOUBT_SWITCHOVER, "PREPARED", true, no_answer, FERRY_OWNER_SOURCE,
+		       FERRY_OWNER_SOURCE);
 }
 
 RIG_PAIR(no_answer, to_a_lost_commit_with_pages_missing)
 {
-	stays_in_doubt(kind, DOUBT_HOLD_LIMIT, "COMMIT", false, no_answer, FERRY_OWNER_TARGET, FERRY_OWNER_SOURCE);
+	stays_in_doubt(kind, DOUBT_HOLD_LIMIT, "COMMIT", false, no_answer, FERRY_OWNER_TARGET,
+		       FERRY_OWNER_SOURCE);
 }
 
 RIG_PAIR(no_answer, but_rubbish)
 {
-	stays_in_doubt(kind, DOUBT_STOP_AND_COPY, "COMMIT", false, rubbish, FERRY_OWNER_TARGET, FERRY_OWNER_TARGET);
+	stays_in_doubt(kind, DOUBT_STOP_AND_COPY, "COMMIT", false, rubbish, FERRY_OWNER_TARGET,
+		       FERRY_OWNER_TARGET);
 }
 
 /* One end reaches it, the other does not: the one goes on by its answer, the other stands still. */
@@ -288,7 +299,8 @@ RIG_PAIR(overruled, not_a_source_that_has_decided_with_nothing_missing)
 
 	doubt_init(&d, kind, DOUBT_TENTATIVE, "cut-before", "COMMITTED", true, source_first);
 	rig_run(r);
-	cr_assert_eq(r->sres.outcome, FERRY_OUTCOME_IN_DOUBT, "%s: %s", ferry_outcome_name(r->sres.outcome), r->sres.detail);
+	cr_assert_eq(r->sres.outcome, FERRY_OUTCOME_IN_DOUBT, "%s: %s", ferry_outcome_name(r->sres.outcome),
+		     r->sres.detail);
 	cr_assert_eq(r->tres.outcome, FERRY_OUTCOME_MIGRATED);
 	cr_assert(!world_source_runs(&r->world) && world_target_runs(&r->world));
 	rig_free(r);

@@ -68,12 +68,30 @@ static void cancel_in(const struct rig_kind *kind, enum ferry_phase at, bool at_
 	}
 }
 
-RIG_PAIR(cancel_at_source, in_reservation) { cancel_in(kind, FERRY_PHASE_RESERVATION, true, false); }
-RIG_PAIR(cancel_at_source, in_pre_copy) { cancel_in(kind, FERRY_PHASE_PRECOPY, true, false); }
-RIG_PAIR(cancel_at_source, in_post_copy) { cancel_in(kind, FERRY_PHASE_POSTCOPY, true, true); }
-RIG_PAIR(cancel_at_target, in_reservation) { cancel_in(kind, FERRY_PHASE_RESERVATION, false, false); }
-RIG_PAIR(cancel_at_target, in_pre_copy) { cancel_in(kind, FERRY_PHASE_PRECOPY, false, false); }
-RIG_PAIR(cancel_at_target, in_post_copy) { cancel_in(kind, FERRY_PHASE_POSTCOPY, false, true); }
+RIG_PAIR(cancel_at_source, in_reservation)
+{
+	cancel_in(kind, FERRY_PHASE_RESERVATION, true, false);
+}
+RIG_PAIR(cancel_at_source, in_pre_copy)
+{
+	cancel_in(kind, FERRY_PHASE_PRECOPY, true, false);
+}
+RIG_PAIR(cancel_at_source, in_post_copy)
+{
+	cancel_in(kind, FERRY_PHASE_POSTCOPY, true, true);
+}
+RIG_PAIR(cancel_at_target, in_reservation)
+{
+	cancel_in(kind, FERRY_PHASE_RESERVATION, false, false);
+}
+RIG_PAIR(cancel_at_target, in_pre_copy)
+{
+	cancel_in(kind, FERRY_PHASE_PRECOPY, false, false);
+}
+RIG_PAIR(cancel_at_target, in_post_copy)
+{
+	cancel_in(kind, FERRY_PHASE_POSTCOPY, false, true);
+}
 
 /* What was taken before the decision is kept: the VM never runs at the target after it, however near the commit is. */
 static void cancel_late(const struct rig_kind *kind, enum ferry_phase at, bool at_source, bool postcopy)
@@ -90,14 +108,38 @@ static void cancel_late(const struct rig_kind *kind, enum ferry_phase at, bool a
 	rig_free(&r);
 }
 
-RIG_PAIR(cancel_at_source, in_stop_and_copy) { cancel_late(kind, FERRY_PHASE_STOP_AND_COPY, true, false); }
-RIG_PAIR(cancel_at_source, in_stop_and_copy_before_post_copy) { cancel_late(kind, FERRY_PHASE_STOP_AND_COPY, true, true); }
-RIG_PAIR(cancel_at_source, in_commitment) { cancel_late(kind, FERRY_PHASE_COMMITMENT, true, false); }
-RIG_PAIR(cancel_at_source, in_commitment_after_post_copy) { cancel_late(kind, FERRY_PHASE_COMMITMENT, true, true); }
-RIG_PAIR(cancel_at_target, in_stop_and_copy) { cancel_late(kind, FERRY_PHASE_STOP_AND_COPY, false, false); }
-RIG_PAIR(cancel_at_target, in_stop_and_copy_before_post_copy) { cancel_late(kind, FERRY_PHASE_STOP_AND_COPY, false, true); }
-RIG_PAIR(cancel_at_target, in_commitment) { cancel_late(kind, FERRY_PHASE_COMMITMENT, false, false); }
-RIG_PAIR(cancel_at_target, in_commitment_after_post_copy) { cancel_late(kind, FERRY_PHASE_COMMITMENT, false, true); }
+RIG_PAIR(cancel_at_source, in_stop_and_copy)
+{
+	cancel_late(kind, FERRY_PHASE_STOP_AND_COPY, true, false);
+}
+RIG_PAIR(cancel_at_source, in_stop_and_copy_before_post_copy)
+{
+	cancel_late(kind, FERRY_PHASE_STOP_AND_COPY, true, true);
+}
+RIG_PAIR(cancel_at_source, in_commitment)
+{
+	cancel_late(kind, FERRY_PHASE_COMMITMENT, true, false);
+}
+RIG_PAIR(cancel_at_source, in_commitment_after_post_copy)
+{
+	cancel_late(kind, FERRY_PHASE_COMMITMENT, true, true);
+}
+RIG_PAIR(cancel_at_target, in_stop_and_copy)
+{
+	cancel_late(kind, FERRY_PHASE_STOP_AND_COPY, false, false);
+}
+RIG_PAIR(cancel_at_target, in_stop_and_copy_before_post_copy)
+{
+	cancel_late(kind, FERRY_PHASE_STOP_AND_COPY, false, true);
+}
+RIG_PAIR(cancel_at_target, in_commitment)
+{
+	cancel_late(kind, FERRY_PHASE_COMMITMENT, false, false);
+}
+RIG_PAIR(cancel_at_target, in_commitment_after_post_copy)
+{
+	cancel_late(kind, FERRY_PHASE_COMMITMENT, false, true);
+}
 
 /* Once the commit is decided there is nothing to take back. */
 static void too_late(const struct rig_kind *kind, bool at_source)
@@ -113,8 +155,14 @@ static void too_late(const struct rig_kind *kind, bool at_source)
 	rig_free(&r);
 }
 
-RIG_PAIR(cancel_at_source, is_too_late_in_activation) { too_late(kind, true); }
-RIG_PAIR(cancel_at_target, is_too_late_in_activation) { too_late(kind, false); }
+RIG_PAIR(cancel_at_source, is_too_late_in_activation)
+{
+	too_late(kind, true);
+}
+RIG_PAIR(cancel_at_target, is_too_late_in_activation)
+{
+	too_late(kind, false);
+}
 
 /* A source that is looking for its target, a target that nobody has found. */
 static void cancel_alone(bool at_source, const char *to)
@@ -148,8 +196,14 @@ static void cancel_alone(bool at_source, const char *to)
 	rig_free(&r);
 }
 
-Test(cancel_at_source, in_pre_migration) { cancel_alone(true, "tcp:127.0.0.1:1"); }
-Test(cancel_at_target, in_pre_migration) { cancel_alone(false, RIG_TCP); }
+Test(cancel_at_source, in_pre_migration)
+{
+	cancel_alone(true, "tcp:127.0.0.1:1");
+}
+Test(cancel_at_target, in_pre_migration)
+{
+	cancel_alone(false, RIG_TCP);
+}
 
 Test(cancel_at_source, while_nothing_answers)
 {

@@ -8,10 +8,7 @@
 
 static int make_source(struct rig *r)
 {
-	struct ferry_vm v = { FERRY_VM_INIT,
-			      .vm = &r->src,
-			      .ops = &r->src.ops,
-			      .regions = r->src.region,
+	struct ferry_vm v = { FERRY_VM_INIT, .vm = &r->src, .ops = &r->src.ops, .regions = r->src.region,
 			      .nregions = FAKE_REGIONS };
 
 	return ferry_source_new(&r->src.session, &v, &r->scfg);
@@ -59,7 +56,8 @@ Test(arguments, regions_that_overlap)
 
 	rig_init(&r, RIG_TCP_ANON);
 	r.src.region[1].gpa = FAKE_PAGE;
-	source_refuses(&r, -EINVAL, "regions 10 and 13 overlap in guest physical memory; give each byte to one region");
+	source_refuses(&r, -EINVAL,
+		       "regions 10 and 13 overlap in guest physical memory; give each byte to one region");
 }
 
 Test(arguments, a_source_that_cannot_save)
@@ -351,12 +349,12 @@ static void leaves_nothing(const struct rig_kind *kind, bool fails)
 	maps = mappings(NULL);
 	for (unsigned i = 0; i < RUNS; i++)
 		migrate(kind, fails);
-	cr_assert_eq(entries("/proc/self/fd"), fds, "%u descriptors, %u before", entries("/proc/self/fd"), fds);
+	cr_assert_eq(entries("/proc/self/fd"), fds, "%u descriptors, %u before", entries("/proc/self/fd"),
+		     fds);
 	cr_assert_eq(threads_left(threads), threads);
 	cr_assert_eq(mappings("memfd:"), 0);
 	if (COUNT_MAPPINGS)
-		cr_assert_lt(mappings(NULL), maps + RUNS, "%u mappings, %u before", mappings(NULL),
-			     maps);
+		cr_assert_lt(mappings(NULL), maps + RUNS, "%u mappings, %u before", mappings(NULL), maps);
 }
 
 RIG_TESTS(leaves_nothing, after_a_migration)

@@ -18,10 +18,10 @@ struct row {
 	const char *sentence;
 };
 
-#define SPOIL(name, statement)            \
-	static void name(struct rig *r)   \
-	{                                 \
-		statement;                \
+#define SPOIL(name, statement)          \
+	static void name(struct rig *r) \
+	{                               \
+		statement;              \
 	}
 
 SPOIL(nothing, (void)r)
@@ -50,7 +50,8 @@ SPOIL(cancel_first, ferry_cancel(r->src.session))
 static const struct row rows[] = {
 	{ "channels", AT_SOURCE, channels, NULL, -EINVAL, "config.channels is 17; it takes 1 to 16" },
 	{ "rounds", AT_SOURCE, rounds, NULL, -EINVAL, "config.max_rounds is 1001; it takes 1 to 1000" },
-	{ "timeout", AT_SOURCE, timeout, NULL, -EINVAL, "config.timeout_us is 9999; it takes 10000 to 86400000000" },
+	{ "timeout", AT_SOURCE, timeout, NULL, -EINVAL,
+	  "config.timeout_us is 9999; it takes 10000 to 86400000000" },
 	{ "mode", AT_SOURCE, mode, NULL, -EINVAL, "config.mode is 7; it takes 0 to 2" },
 	{ "flags", AT_SOURCE, flags, NULL, -EINVAL, "config.flags is 64; it takes 0 to 3" },
 	{ "size of config", AT_SOURCE, config_size, NULL, -EINVAL,
@@ -102,19 +103,22 @@ static const struct row rows[] = {
 	{ "no such congestion control", AT_OPEN_TARGET, nothing, "tcp:127.0.0.1:0?congestion=none", -ENOENT,
 	  "URI option congestion=none: No such file or directory; this kernel offers those in "
 	  "/proc/sys/net/ipv4/tcp_available_congestion_control" },
-	{ "no such congestion control to connect with", AT_RUN, soon, "tcp:127.0.0.1:1?congestion=none", -ETIMEDOUT,
+	{ "no such congestion control to connect with", AT_RUN, soon, "tcp:127.0.0.1:1?congestion=none",
+	  -ETIMEDOUT,
 	  "the target at tcp:127.0.0.1:1?congestion=none could not be reached for 200 ms: URI option congestion=none: No such file or "
 	  "directory; this kernel offers those in /proc/sys/net/ipv4/tcp_available_congestion_control" },
 	{ "address of another host", AT_OPEN_TARGET, nothing, "tcp:192.0.2.1:0", -EADDRNOTAVAIL,
 	  "cannot listen on tcp:192.0.2.1:0: Cannot assign requested address; take an address of this host, or none for any" },
-	{ "not opened", AT_RUN, nothing, NULL, -EINVAL, "ferry_run() was called before ferry_open(): open a URI first" },
+	{ "not opened", AT_RUN, nothing, NULL, -EINVAL,
+	  "ferry_run() was called before ferry_open(): open a URI first" },
 	{ "nobody in this process", AT_RUN, soon, "mem:nobody", -ETIMEDOUT,
 	  "the target at mem:nobody could not be reached for 200 ms: cannot connect to mem:nobody: nobody listens there in "
 	  "this process; open the target first" },
 	{ "nobody at the port", AT_RUN, soon, "tcp:127.0.0.1:1", -ETIMEDOUT,
 	  "the target at tcp:127.0.0.1:1 could not be reached for 200 ms: cannot connect to tcp:127.0.0.1:1: Connection "
 	  "refused; start the target first" },
-	{ "canceled", AT_RUN, cancel_first, "mem:nobody", -ECANCELED, "canceled by the embedder in pre-migration" },
+	{ "canceled", AT_RUN, cancel_first, "mem:nobody", -ECANCELED,
+	  "canceled by the embedder in pre-migration" },
 };
 
 static int make_end(struct rig *r, bool source, struct ferry_session **ret)
@@ -185,9 +189,9 @@ Test(errors, each_refusal_says_what_where_and_how_to_mend_it)
 		int err;
 
 		rig_init(&r, RIG_MEM_ANON);
-		err = row->at == AT_RUN			    ? try_run(&r, row, said, sizeof(said)) :
-		      row->at == AT_SOURCE || row->at == AT_TARGET ? try_make(&r, row, said, sizeof(said)) :
-							      try_open(&r, row, said, sizeof(said));
+		err = row->at == AT_RUN				     ? try_run(&r, row, said, sizeof(said))
+		      : row->at == AT_SOURCE || row->at == AT_TARGET ? try_make(&r, row, said, sizeof(said))
+								     : try_open(&r, row, said, sizeof(said));
 		cr_expect_str_eq(said, row->sentence, "%s: it says \"%s\"", row->name, said);
 		cr_expect_eq(err, row->err, "%s: it returns %d", row->name, err);
 		rig_free(&r);

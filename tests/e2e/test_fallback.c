@@ -14,7 +14,8 @@ static void fails(struct fakevm *vm, enum fake_op op, unsigned nth)
 /* Everywhere the same: the op's name in the sentence at its own end, the same sentence at the other. */
 static void check_sentences(const struct rig *r, enum fake_op op, bool at_source)
 {
-	const struct ferry_result *own = at_source ? &r->sres : &r->tres, *other = at_source ? &r->tres : &r->sres;
+	const struct ferry_result *own = at_source ? &r->sres : &r->tres,
+				  *other = at_source ? &r->tres : &r->sres;
 	char due[100];
 
 	snprintf(due, sizeof(due), "%s: the VMM answered -5 (Input/output error)", fake_op_name(op));

@@ -253,9 +253,9 @@ Test(huge_refused, a_length_that_is_no_multiple)
 	begin(&r, RIG_MEM_HUGE_ANON);
 	r.src.region[0].len -= FAKE_PAGE;
 	cr_assert_eq(ferry_source_new(&r.src.session,
-				  &(struct ferry_vm){ FERRY_VM_INIT, .vm = &r.src, .ops = &r.src.ops,
-						      .regions = r.src.region, .nregions = 2 },
-				  NULL),
+				      &(struct ferry_vm){ FERRY_VM_INIT, .vm = &r.src, .ops = &r.src.ops,
+							  .regions = r.src.region, .nregions = 2 },
+				      NULL),
 		     -EINVAL);
 	rig_says(r.src.error_line, "both must be multiples of 2097152");
 	r.src.region[0].len += FAKE_PAGE;
@@ -269,9 +269,9 @@ Test(huge_refused, a_memfd_whose_pages_are_not_as_said)
 	begin(&r, RIG_MEM_HUGE_SHARED);
 	r.src.region[0].page_shift = 12;
 	cr_assert_eq(ferry_source_new(&r.src.session,
-				  &(struct ferry_vm){ FERRY_VM_INIT, .vm = &r.src, .ops = &r.src.ops,
-						      .regions = r.src.region, .nregions = 2 },
-				  NULL),
+				      &(struct ferry_vm){ FERRY_VM_INIT, .vm = &r.src, .ops = &r.src.ops,
+							  .regions = r.src.region, .nregions = 2 },
+				      NULL),
 		     -EINVAL);
 	rig_says(r.src.error_line, "has pages of 2097152 bytes, its page_shift 12 says 4096");
 	rig_free(&r);
@@ -364,7 +364,8 @@ static void carried(struct rig *r, bool postcopy, bool later)
 	bool source = false, target = false;
 
 	if (!broken_can_poison())
-		cr_skip_test("UFFDIO_POISON stands in for a hardware error here, and this kernel has none: Linux 6.6 has it");
+		cr_skip_test(
+			"UFFDIO_POISON stands in for a hardware error here, and this kernel has none: Linux 6.6 has it");
 	if (postcopy)
 		rig_postcopy(r, 0);
 	else
@@ -448,7 +449,8 @@ HUGE_TESTS(huge_post_copy, a_page_of_the_residue_is_not_carried)
 
 	begin(&r, kind);
 	if (!broken_can_poison())
-		cr_skip_test("UFFDIO_POISON stands in for a hardware error here, and this kernel has none: Linux 6.6 has it");
+		cr_skip_test(
+			"UFFDIO_POISON stands in for a hardware error here, and this kernel has none: Linux 6.6 has it");
 	rig_postcopy(&r, 0);
 	for (int i = 0; i < 8; i++)
 		r.src.writes[i] = 0;

@@ -50,7 +50,8 @@ static void reconnected_once(const struct rig *r)
 	cr_assert_str_eq(r->tgt.links, "the link is lost the link is back");
 	/* One end has met it on a channel; the other may have been told by a newer connection. */
 	if (!strncmp(r->uri, "tcp", 3))
-		cr_assert(*r->src.link_cause || *r->tgt.link_cause, "neither end's event says what the link was lost of");
+		cr_assert(*r->src.link_cause || *r->tgt.link_cause,
+			  "neither end's event says what the link was lost of");
 }
 
 /* ---- back in time ---- */
@@ -77,7 +78,8 @@ RIG_TESTS(heals, in_pre_copy)
 
 RIG_PAIR(heals, in_pre_copy_broken_by_the_target)
 {
-	heals(kind, (struct drill){ .at = FERRY_PHASE_PRECOPY, .fault = "cut:100", .break_target = true }, false, 0);
+	heals(kind, (struct drill){ .at = FERRY_PHASE_PRECOPY, .fault = "cut:100", .break_target = true },
+	      false, 0);
 }
 
 RIG_TESTS(heals, in_post_copy)
@@ -87,7 +89,8 @@ RIG_TESTS(heals, in_post_copy)
 
 RIG_PAIR(heals, in_post_copy_broken_by_the_target)
 {
-	heals(kind, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut:100", .break_target = true }, true, 0);
+	heals(kind, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut:100", .break_target = true },
+	      true, 0);
 }
 
 RIG_TESTS(heals, in_commitment_with_the_commit_lost)
@@ -97,7 +100,11 @@ RIG_TESTS(heals, in_commitment_with_the_commit_lost)
 
 RIG_PAIR(heals, in_activation_with_committed_lost)
 {
-	heals(kind, (struct drill){ .at = FERRY_PHASE_ACTIVATION, .at_target = true, .break_target = true, .fault = "cut:100" },
+	heals(kind,
+	      (struct drill){ .at = FERRY_PHASE_ACTIVATION,
+			      .at_target = true,
+			      .break_target = true,
+			      .fault = "cut:100" },
 	      true, 0);
 }
 
@@ -125,13 +132,16 @@ RIG_TESTS(heals, under_a_page_server)
 /* Two links at once would pin all memory twice: the next one waits until the last is closed. */
 RIG_PAIR(heals, in_post_copy_when_the_close_takes_longer_than_the_cut)
 {
-	heals(kind, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .keep = "keep:100", .fault = "cut:1" }, true, 0);
+	heals(kind, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .keep = "keep:100", .fault = "cut:1" }, true,
+	      0);
 }
 
 /* In doubt nobody runs: the tentative run stands still until the COMMIT is here. */
 RIG_PAIR(heals, in_commitment_with_prepared_lost)
 {
-	struct drill d = { .at = FERRY_PHASE_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut:100" };
+	struct drill d = {
+		.at = FERRY_PHASE_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut:100"
+	};
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -139,7 +149,8 @@ RIG_PAIR(heals, in_commitment_with_prepared_lost)
 	rig_run(&r);
 	rig_migrated(&r);
 	reconnected_once(&r);
-	cr_assert_str_eq(r.tgt.ops_seen, "reserve load output_hold resume pause activate resume output_release");
+	cr_assert_str_eq(r.tgt.ops_seen,
+			 "reserve load output_hold resume pause activate resume output_release");
 	rig_free(&r);
 }
 
@@ -211,10 +222,22 @@ static void with_other_channels(const struct rig_kind *kind, enum ferry_phase at
 	rig_free(&r);
 }
 
-RIG_PAIR(refused_back, with_more_channels_in_pre_copy) { with_other_channels(kind, FERRY_PHASE_PRECOPY, 3); }
-RIG_PAIR(refused_back, with_fewer_channels_in_pre_copy) { with_other_channels(kind, FERRY_PHASE_PRECOPY, 1); }
-RIG_PAIR(refused_back, with_more_channels_in_post_copy) { with_other_channels(kind, FERRY_PHASE_POSTCOPY, 3); }
-RIG_PAIR(refused_back, with_fewer_channels_in_post_copy) { with_other_channels(kind, FERRY_PHASE_POSTCOPY, 1); }
+RIG_PAIR(refused_back, with_more_channels_in_pre_copy)
+{
+	with_other_channels(kind, FERRY_PHASE_PRECOPY, 3);
+}
+RIG_PAIR(refused_back, with_fewer_channels_in_pre_copy)
+{
+	with_other_channels(kind, FERRY_PHASE_PRECOPY, 1);
+}
+RIG_PAIR(refused_back, with_more_channels_in_post_copy)
+{
+	with_other_channels(kind, FERRY_PHASE_POSTCOPY, 3);
+}
+RIG_PAIR(refused_back, with_fewer_channels_in_post_copy)
+{
+	with_other_channels(kind, FERRY_PHASE_POSTCOPY, 1);
+}
 
 /* Not by its own free will: as a program would be that lies, or has lost its way. */
 static void says_that_it_gave_up(struct fakevm *vm, const char *what)
@@ -289,8 +312,12 @@ RIG_PAIR(lost, in_stop_and_copy_before_post_copy)
 
 RIG_PAIR(lost, in_stop_and_copy_at_the_target)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_STOP_AND_COPY, .at_target = true, .break_target = true,
-					   .fault = "cut" }, true);
+	source_keeps(kind,
+		     (struct drill){ .at = FERRY_PHASE_STOP_AND_COPY,
+				     .at_target = true,
+				     .break_target = true,
+				     .fault = "cut" },
+		     true);
 }
 
 RIG_TESTS(lost, in_post_copy)
@@ -300,7 +327,11 @@ RIG_TESTS(lost, in_post_copy)
 
 RIG_PAIR(lost, in_post_copy_before_running_was_heard)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .at_target = true, .break_target = true, .fault = "cut" },
+	source_keeps(kind,
+		     (struct drill){ .at = FERRY_PHASE_POSTCOPY,
+				     .at_target = true,
+				     .break_target = true,
+				     .fault = "cut" },
 		     true);
 }
 
@@ -311,7 +342,10 @@ RIG_PAIR(silent, in_pre_copy)
 
 RIG_PAIR(silent, target_in_pre_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_PRECOPY, .break_target = true, .fault = "stall:60000" }, false);
+	source_keeps(kind,
+		     (struct drill){
+			     .at = FERRY_PHASE_PRECOPY, .break_target = true, .fault = "stall:60000" },
+		     false);
 }
 
 RIG_PAIR(silent, in_stop_and_copy)
@@ -322,12 +356,16 @@ RIG_PAIR(silent, in_stop_and_copy)
 /* Over tcp only: mem needs nobody at the source to move pages, so there the pull would go on to its end. */
 Test(silent, in_post_copy_tcp_memfd)
 {
-	source_keeps(RIG_TCP_SHARED, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .fault = "stall:60000" }, true);
+	source_keeps(RIG_TCP_SHARED, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .fault = "stall:60000" },
+		     true);
 }
 
 RIG_PAIR(silent, target_in_post_copy)
 {
-	source_keeps(kind, (struct drill){ .at = FERRY_PHASE_POSTCOPY, .break_target = true, .fault = "stall:60000" }, true);
+	source_keeps(kind,
+		     (struct drill){
+			     .at = FERRY_PHASE_POSTCOPY, .break_target = true, .fault = "stall:60000" },
+		     true);
 }
 
 static void let_go_when_it_runs(struct fakevm *vm, enum fake_op op)
@@ -371,7 +409,8 @@ RIG_PAIR(lost, without_a_reconnect_at_once)
 
 static void in_doubt(const struct rig *r, const struct ferry_result *res)
 {
-	cr_assert_eq(res->outcome, FERRY_OUTCOME_IN_DOUBT, "%s (%s)", ferry_outcome_name(res->outcome), res->detail);
+	cr_assert_eq(res->outcome, FERRY_OUTCOME_IN_DOUBT, "%s (%s)", ferry_outcome_name(res->outcome),
+		     res->detail);
 	cr_assert_eq(res->owner, FERRY_OWNER_UNKNOWN);
 	cr_assert_str_eq(r->world.trouble, "");
 }
@@ -397,7 +436,9 @@ RIG_PAIR(around_commit, lost_after_the_decision)
 
 RIG_PAIR(around_commit, lost_with_prepared)
 {
-	struct drill d = { .at = FERRY_PHASE_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut" };
+	struct drill d = {
+		.at = FERRY_PHASE_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut"
+	};
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -416,7 +457,9 @@ RIG_PAIR(around_commit, lost_with_prepared)
 /* The downtime does not wait for the network; the target is told as soon as it is back. */
 RIG_PAIR(around_commit, prepared_lost_in_the_downtime_falls_back)
 {
-	struct drill d = { .at = FERRY_PHASE_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut:100" };
+	struct drill d = {
+		.at = FERRY_PHASE_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut:100"
+	};
 	struct rig r;
 
 	setup(&r, &d, kind);
@@ -494,7 +537,10 @@ RIG_PAIR(arbiter, settles_a_commit_that_was_lost)
 
 RIG_PAIR(arbiter, settles_a_prepared_that_was_lost)
 {
-	arbitrated(kind, (struct drill){ .at = FERRY_PHASE_COMMITMENT, .at_target = true, .break_target = true, .fault = "cut" });
+	arbitrated(kind, (struct drill){ .at = FERRY_PHASE_COMMITMENT,
+					 .at_target = true,
+					 .break_target = true,
+					 .fault = "cut" });
 }
 
 /* A target that breaks off in doubt for another reason than a lost link asks, too. */
@@ -516,8 +562,10 @@ RIG_PAIR(page_server, lost_for_good_loses_the_vm)
 	r.scfg.commit_at = FERRY_COMMIT_AT_SWITCHOVER;
 	r.src.phase_hook = cut_in_second_postcopy;
 	rig_run(&r);
-	cr_assert_eq(r.sres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r.sres.outcome), r.sres.detail);
-	cr_assert_eq(r.tres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r.tres.outcome), r.tres.detail);
+	cr_assert_eq(r.sres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r.sres.outcome),
+		     r.sres.detail);
+	cr_assert_eq(r.tres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r.tres.outcome),
+		     r.tres.detail);
 	cr_assert(r.sres.owner == FERRY_OWNER_TARGET && r.tres.owner == FERRY_OWNER_TARGET);
 	cr_assert(!world_source_runs(&r.world) && !world_target_runs(&r.world));
 	cr_assert_eq(r.tgt.calls[FAKE_DISCARD], 1);
@@ -590,8 +638,9 @@ RIG_TESTS(hold_limit, commits_early)
 	hold_for(&r, kind, FERRY_HOLD_COMMIT);
 	rig_migrated(&r);
 	rig_says(r.tgt.policy, "the hold limit has passed");
-	cr_assert_str_eq(r.tgt.phases_seen, "pre-migration reservation pre-copy stop-and-copy post-copy commitment "
-					    "activation post-copy done");
+	cr_assert_str_eq(r.tgt.phases_seen,
+			 "pre-migration reservation pre-copy stop-and-copy post-copy commitment "
+			 "activation post-copy done");
 	cr_assert_str_eq(r.src.phases_seen, r.tgt.phases_seen);
 	cr_assert_eq(r.tgt.calls[FAKE_RELEASE], 1);
 	rig_free(&r);

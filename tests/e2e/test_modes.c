@@ -22,13 +22,14 @@ static void downtime_sums_up(const struct rig *r)
 	const struct ferry_downtime *b = &r->sres.stats.downtime;
 
 	cr_assert_gt(b->total_us, 0);
-	cr_assert_eq(b->total_us, b->pause_us + b->fetch_us + b->residue_us + b->save_us + b->send_us + b->arm_us +
-					  b->load_us + b->resume_us);
+	cr_assert_eq(b->total_us, b->pause_us + b->fetch_us + b->residue_us + b->save_us + b->send_us +
+					  b->arm_us + b->load_us + b->resume_us);
 }
 
 RIG_TESTS(stop_and_copy, moves_everything)
 {
-	static const char walk[] = "pre-migration reservation pre-copy stop-and-copy commitment activation done";
+	static const char walk[] =
+		"pre-migration reservation pre-copy stop-and-copy commitment activation done";
 	struct rig r;
 
 	rig_init(&r, kind);
@@ -257,7 +258,8 @@ RIG_PAIR(stop_and_copy, not_converging_gives_up)
 
 RIG_TESTS(post_copy, commits_on_completion)
 {
-	static const char walk[] = "pre-migration reservation pre-copy stop-and-copy post-copy commitment activation done";
+	static const char walk[] =
+		"pre-migration reservation pre-copy stop-and-copy post-copy commitment activation done";
 	struct rig r;
 
 	rig_init(&r, kind);
@@ -336,8 +338,10 @@ RIG_TESTS(post_copy, commits_at_switchover)
 	r.scfg.commit_at = FERRY_COMMIT_AT_SWITCHOVER;
 	rig_run(&r);
 	rig_migrated(&r);
-	phases(&r.src, "pre-migration reservation pre-copy stop-and-copy commitment activation post-copy done");
-	phases(&r.tgt, "pre-migration reservation pre-copy stop-and-copy commitment activation post-copy done");
+	phases(&r.src,
+	       "pre-migration reservation pre-copy stop-and-copy commitment activation post-copy done");
+	phases(&r.tgt,
+	       "pre-migration reservation pre-copy stop-and-copy commitment activation post-copy done");
 	ops(&r.tgt, "reserve load activate resume");
 	ops(&r.src, SOURCE_OPS);
 	cr_assert_gt(r.sres.stats.pages_residue, 0);

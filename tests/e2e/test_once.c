@@ -19,13 +19,13 @@ HUGEPOOL_END()
 /* Linked with --wrap=place_run, to which whatever has come for the VM is given. */
 static _Atomic unsigned came[FAKE_REGIONS][FAKE_HUGE_PAGES0];
 
-int __real_place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct page_set *missing,
-		     uint64_t *done, struct fail *f);
-int __wrap_place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct page_set *missing,
-		     uint64_t *done, struct fail *f);
+int __real_place_run(struct place *p, const struct page_run *run, const void *buf, bool wake,
+		     struct page_set *missing, uint64_t *done, struct fail *f);
+int __wrap_place_run(struct place *p, const struct page_run *run, const void *buf, bool wake,
+		     struct page_set *missing, uint64_t *done, struct fail *f);
 
-int __wrap_place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, struct page_set *missing,
-		     uint64_t *done, struct fail *f)
+int __wrap_place_run(struct place *p, const struct page_run *run, const void *buf, bool wake,
+		     struct page_set *missing, uint64_t *done, struct fail *f)
 {
 	for (uint64_t page = run->page; page < run->page + run->npages; page++)
 		atomic_fetch_add(&came[run->region][page], 1);
@@ -46,16 +46,23 @@ static void comes_once(const struct rig_kind *kind, uint32_t channels)
 	cr_assert_gt(r.tres.stats.faults, 0);
 	for (unsigned region = 0; region < FAKE_REGIONS; region++)
 		for (unsigned page = 0; page < FAKE_HUGE_PAGES0; page++) {
-			cr_assert_leq(came[region][page], 1, "page %u of region %u came %u times", page, region, came[region][page]);
+			cr_assert_leq(came[region][page], 1, "page %u of region %u came %u times", page,
+				      region, came[region][page]);
 			sum += came[region][page];
 		}
-	cr_assert_eq(sum, r.tres.stats.pages_residue, "%lu pages came, of a residue of %lu", (unsigned long)sum,
-		     (unsigned long)r.tres.stats.pages_residue);
+	cr_assert_eq(sum, r.tres.stats.pages_residue, "%lu pages came, of a residue of %lu",
+		     (unsigned long)sum, (unsigned long)r.tres.stats.pages_residue);
 	rig_free(&r);
 }
 
-RIG_TESTS(once, each_page_of_the_residue) { comes_once(kind, 1); }
-RIG_TESTS(once, each_page_of_the_residue_over_three_channels) { comes_once(kind, 3); }
+RIG_TESTS(once, each_page_of_the_residue)
+{
+	comes_once(kind, 1);
+}
+RIG_TESTS(once, each_page_of_the_residue_over_three_channels)
+{
+	comes_once(kind, 3);
+}
 
 static void huge_comes_once(const struct rig_kind *kind)
 {
@@ -64,7 +71,19 @@ static void huge_comes_once(const struct rig_kind *kind)
 }
 
 /* A fault asks for those pieces of its huge page that nobody has asked for. */
-Test(once, each_piece_of_huge_pages_mem) { huge_comes_once(RIG_MEM_HUGE_ANON); }
-Test(once, each_piece_of_huge_pages_mem_memfd) { huge_comes_once(RIG_MEM_HUGE_SHARED); }
-Test(once, each_piece_of_huge_pages_tcp) { huge_comes_once(RIG_TCP_HUGE_ANON); }
-Test(once, each_piece_of_huge_pages_tcp_memfd) { huge_comes_once(RIG_TCP_HUGE_SHARED); }
+Test(once, each_piece_of_huge_pages_mem)
+{
+	huge_comes_once(RIG_MEM_HUGE_ANON);
+}
+Test(once, each_piece_of_huge_pages_mem_memfd)
+{
+	huge_comes_once(RIG_MEM_HUGE_SHARED);
+}
+Test(once, each_piece_of_huge_pages_tcp)
+{
+	huge_comes_once(RIG_TCP_HUGE_ANON);
+}
+Test(once, each_piece_of_huge_pages_tcp_memfd)
+{
+	huge_comes_once(RIG_TCP_HUGE_SHARED);
+}

@@ -26,7 +26,8 @@ static void begin(struct rig *r, const struct rig_kind *kind)
 static void needs_poison(void)
 {
 	if (!broken_can_poison())
-		cr_skip_test("UFFDIO_POISON stands in for a hardware error here, and this kernel has none: Linux 6.6 has it");
+		cr_skip_test(
+			"UFFDIO_POISON stands in for a hardware error here, and this kernel has none: Linux 6.6 has it");
 }
 
 static void dirty(struct fakevm *vm, unsigned region, uint64_t page)
@@ -47,8 +48,8 @@ static void names(const struct ferry_result *res, unsigned id, uint64_t page, ui
 {
 	char text[100];
 
-	snprintf(text, sizeof(text), "page %llu of region %u (guest address %#llx, mapped at 0x", (unsigned long long)page, id,
-		 (unsigned long long)gpa);
+	snprintf(text, sizeof(text), "page %llu of region %u (guest address %#llx, mapped at 0x",
+		 (unsigned long long)page, id, (unsigned long long)gpa);
 	rig_says(res->detail, text);
 	rig_says(res->detail, why);
 }
@@ -64,7 +65,8 @@ RIG_TESTS(unreadable, a_hardware_error_is_named)
 	broken_untouched();
 	heal(&r, 0, BAD);
 	rig_refused(&r);
-	names(&r.sres, 10, BAD, BAD * FAKE_PAGE, "cannot be read: the host's memory has a hardware error there");
+	names(&r.sres, 10, BAD, BAD * FAKE_PAGE,
+	      "cannot be read: the host's memory has a hardware error there");
 	cr_assert_eq(r.sres.error, -EHWPOISON);
 	rig_free(&r);
 }
@@ -117,7 +119,8 @@ RIG_TESTS(unreadable, a_hardware_error_in_the_residue)
 	heal(&r, 0, BAD);
 	rig_fell_back(&r);
 	/* mem: the target's get reads the source's memory. */
-	names(kind->uri[0] == 'm' ? &r.tres : &r.sres, 10, BAD, BAD * FAKE_PAGE, "cannot be read: the host's memory has a hardware error");
+	names(kind->uri[0] == 'm' ? &r.tres : &r.sres, 10, BAD, BAD * FAKE_PAGE,
+	      "cannot be read: the host's memory has a hardware error");
 	rig_free(&r);
 }
 
@@ -164,7 +167,9 @@ RIG_TESTS(unreadable, nothing_is_mapped)
 	at = fake_page(&r.src, 0, 1000);
 	rig_run(&r);
 	broken_untouched();
-	cr_assert_eq(mmap(at, 4 * FAKE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0), at);
+	cr_assert_eq(mmap(at, 4 * FAKE_PAGE, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0),
+		     at);
 	for (unsigned i = 1000; i < 1004; i++)
 		heal(&r, 0, i);
 	rig_source_owns(&r);
@@ -296,8 +301,8 @@ static int reserve_in_tmpfs(void *v, struct ferry_region *regions, size_t n, str
 		int fd = openat(fs.dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 
 		cr_assert(fd >= 0 && !ftruncate(fd, (off_t)(regions[i].fd_offset + regions[i].len)));
-		cr_assert_neq(mmap(regions[i].hva, regions[i].len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
-				   (off_t)regions[i].fd_offset),
+		cr_assert_neq(mmap(regions[i].hva, regions[i].len, PROT_READ | PROT_WRITE,
+				   MAP_SHARED | MAP_FIXED, fd, (off_t)regions[i].fd_offset),
 			      MAP_FAILED);
 		close(regions[i].fd);
 		regions[i].fd = fd;
@@ -344,7 +349,8 @@ static void full_file_system(const struct rig_kind *kind, enum ferry_phase when)
 	r.tgt.ops.reserve = reserve_in_tmpfs;
 	r.tgt.phase_hook = fill;
 	if (when == FERRY_PHASE_POSTCOPY) {
-		rig_postcopy(&r, 32000000); /* the target's limit holds in pre-copy, too: not for longer than a timeout */
+		rig_postcopy(&r,
+			     32000000); /* the target's limit holds in pre-copy, too: not for longer than a timeout */
 		broken_guest(&r.tgt.cpu, make_room);
 	}
 	rig_run(&r);
@@ -400,9 +406,10 @@ static int told(void *v, uint32_t region, uint64_t page, uint64_t npages)
 	if (!pthread_equal(pthread_self(), vm->thread))
 		world_trouble(vm->w, "poison was not called on the thread inside ferry_run()");
 	if (!vm->is_source && (vm->calls[FAKE_LOAD] || !broken_is_poison(fake_page(vm, (unsigned)at, page))))
-		world_trouble(vm->w, "poison of page %llu was told after load, or is not poisoned", (unsigned long long)page);
-	snprintf(to + len, sizeof(carried.source) - len, "%s%u:%llu+%llu", len ? " " : "", region, (unsigned long long)page,
-		 (unsigned long long)npages);
+		world_trouble(vm->w, "poison of page %llu was told after load, or is not poisoned",
+			      (unsigned long long)page);
+	snprintf(to + len, sizeof(carried.source) - len, "%s%u:%llu+%llu", len ? " " : "", region,
+		 (unsigned long long)page, (unsigned long long)npages);
 	return vm->is_source ? carried.refuse_source : carried.refuse_target;
 }
 

@@ -10,7 +10,8 @@
 #include <unistd.h>
 
 struct trouble {
-	enum ferry_phase at; /* when the source enters it; of two times post-copy, the second is the page server's */
+	enum ferry_phase
+		at; /* when the source enters it; of two times post-copy, the second is the page server's */
 	bool page_server;
 	bool at_target;	   /* whose filter it is */
 	const char *fault; /* then */
@@ -103,8 +104,10 @@ static void loses_the_vm(const struct rig_kind *kind, struct trouble t, const ch
 	t.page_server = true;
 	setup(&r, &t, kind);
 	rig_run(&r);
-	cr_assert_eq(r.sres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r.sres.outcome), r.sres.detail);
-	cr_assert_eq(r.tres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r.tres.outcome), r.tres.detail);
+	cr_assert_eq(r.sres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r.sres.outcome),
+		     r.sres.detail);
+	cr_assert_eq(r.tres.outcome, FERRY_OUTCOME_LOST, "%s: %s", ferry_outcome_name(r.tres.outcome),
+		     r.tres.detail);
 	cr_assert(!world_source_runs(&r.world) && !world_target_runs(&r.world));
 	cr_assert_gt(r.tres.stats.pages_remaining, 0);
 	ended(&r, &t, says, says);
@@ -121,12 +124,14 @@ RIG_TESTS(no_page, in_pre_copy)
 /* Over mem nobody at the target lands pages in pre-copy, */
 Test(no_page, in_pre_copy_at_the_target_tcp_anon)
 {
-	source_owns(RIG_TCP_ANON, (struct trouble){ .at = FERRY_PHASE_PRECOPY, .at_target = true, .fault = "mtu" }, "MTU");
+	source_owns(RIG_TCP_ANON,
+		    (struct trouble){ .at = FERRY_PHASE_PRECOPY, .at_target = true, .fault = "mtu" }, "MTU");
 }
 
 RIG_TESTS(no_page, in_post_copy)
 {
-	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .at_target = true, .fault = "mtu" }, "MTU");
+	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .at_target = true, .fault = "mtu" },
+		    "MTU");
 }
 
 /* and nobody at the source moves any in post-copy. */
@@ -137,7 +142,8 @@ Test(no_page, in_post_copy_at_the_source_tcp_memfd)
 
 RIG_TESTS(no_page, under_a_page_server)
 {
-	loses_the_vm(kind, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .at_target = true, .fault = "mtu" }, "MTU");
+	loses_the_vm(kind, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .at_target = true, .fault = "mtu" },
+		     "MTU");
 }
 
 /* A link that comes back for ever is no reason not to listen. */
@@ -188,29 +194,35 @@ RIG_PAIR(no_page, in_post_copy_for_a_while)
 
 RIG_PAIR(again_and_again, in_pre_copy)
 {
-	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_PRECOPY, .fault = "cut:1", .again = "cut:1" }, "came back");
+	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_PRECOPY, .fault = "cut:1", .again = "cut:1" },
+		    "came back");
 }
 
 RIG_PAIR(again_and_again, before_the_residue_is_dropped)
 {
-	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_DONE, .fault = "cut:1", .again = "cut:1" }, "came back");
+	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_DONE, .fault = "cut:1", .again = "cut:1" },
+		    "came back");
 }
 
 /* Each link stands until it is silent: PREARM takes it along, and the heartbeats behind it. */
 RIG_PAIR(again_and_again, at_prearm)
 {
-	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_DONE, .fault = "lost:PREARM:1", .again = "lost:PREARM:1" },
+	source_owns(kind,
+		    (struct trouble){
+			    .at = FERRY_PHASE_DONE, .fault = "lost:PREARM:1", .again = "lost:PREARM:1" },
 		    "came back");
 }
 
 RIG_PAIR(again_and_again, in_post_copy)
 {
-	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut:1", .again = "cut:1" }, "came back");
+	source_owns(kind, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut:1", .again = "cut:1" },
+		    "came back");
 }
 
 RIG_PAIR(again_and_again, under_a_page_server)
 {
-	loses_the_vm(kind, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut:1", .again = "cut:1" }, "came back");
+	loses_the_vm(kind, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut:1", .again = "cut:1" },
+		     "came back");
 }
 
 /* Each COMMIT is lost: both are in doubt, and say so after a while. */
@@ -221,8 +233,10 @@ RIG_PAIR(again_and_again, in_commitment)
 
 	setup(&r, &t, kind);
 	rig_run(&r);
-	cr_assert_eq(r.sres.outcome, FERRY_OUTCOME_IN_DOUBT, "%s: %s", ferry_outcome_name(r.sres.outcome), r.sres.detail);
-	cr_assert_eq(r.tres.outcome, FERRY_OUTCOME_IN_DOUBT, "%s: %s", ferry_outcome_name(r.tres.outcome), r.tres.detail);
+	cr_assert_eq(r.sres.outcome, FERRY_OUTCOME_IN_DOUBT, "%s: %s", ferry_outcome_name(r.sres.outcome),
+		     r.sres.detail);
+	cr_assert_eq(r.tres.outcome, FERRY_OUTCOME_IN_DOUBT, "%s: %s", ferry_outcome_name(r.tres.outcome),
+		     r.tres.detail);
 	cr_assert(!world_source_runs(&r.world) && !world_target_runs(&r.world));
 	ended(&r, &t, "came back", "came back");
 	rig_free(&r);
@@ -264,17 +278,22 @@ static void limps(const struct rig_kind *kind, struct trouble t, uint64_t bandwi
 /* Of a round, what no fence has confirmed is sent again; there is one a second. */
 RIG_PAIR(a_little_each_time, in_pre_copy)
 {
-	limps(kind, (struct trouble){ .at = FERRY_PHASE_PRECOPY, .fault = "cut-before:PING@11:50", .times = 3 }, 1000000);
+	limps(kind,
+	      (struct trouble){ .at = FERRY_PHASE_PRECOPY, .fault = "cut-before:PING@11:50", .times = 3 },
+	      1000000);
 }
 
 /* Over mem: at a limit that slow the pre-copy before it would stand in tcp's buffers for longer than the timeout. */
 Test(a_little_each_time, in_post_copy_mem_anon)
 {
-	limps(RIG_MEM_ANON, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut-before:PING@3:50" }, 4000000);
+	limps(RIG_MEM_ANON, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .fault = "cut-before:PING@3:50" },
+	      4000000);
 }
 
 Test(a_little_each_time, under_a_page_server_mem_memfd)
 {
-	limps(RIG_MEM_SHARED, (struct trouble){ .at = FERRY_PHASE_POSTCOPY, .page_server = true,
-						.fault = "cut-before:PING@3:50" }, 4000000);
+	limps(RIG_MEM_SHARED,
+	      (struct trouble){
+		      .at = FERRY_PHASE_POSTCOPY, .page_server = true, .fault = "cut-before:PING@3:50" },
+	      4000000);
 }

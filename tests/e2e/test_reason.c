@@ -4,7 +4,8 @@
 
 static void says(const struct ferry_result *r, enum ferry_reason reason, const char *op)
 {
-	cr_expect_eq(r->reason, reason, "%s, %s was due: %s", ferry_reason_name(r->reason), ferry_reason_name(reason), r->detail);
+	cr_expect_eq(r->reason, reason, "%s, %s was due: %s", ferry_reason_name(r->reason),
+		     ferry_reason_name(reason), r->detail);
 	cr_expect_str_eq(r->op, op);
 }
 

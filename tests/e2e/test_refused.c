@@ -52,7 +52,8 @@ static void listen_in(void *vm, int level, const char *line)
 static int make_ends(struct rig *r, char *said, size_t cap)
 {
 	struct ferry_vm tv = { FERRY_VM_INIT, .vm = &r->tgt, .ops = &r->tgt.ops };
-	struct ferry_vm sv = { FERRY_VM_INIT, .vm = &r->src, .ops = &r->src.ops, .regions = r->src.region, .nregions = FAKE_REGIONS };
+	struct ferry_vm sv = { FERRY_VM_INIT, .vm = &r->src, .ops = &r->src.ops, .regions = r->src.region,
+			       .nregions = FAKE_REGIONS };
 	struct ferry_session *t = NULL, *s = NULL;
 	int err = ferry_target_new(&t, &tv, &r->tcfg);
 
@@ -76,8 +77,8 @@ static void named(const char *said, const char *call, int err)
 
 /* What must come of a call's refusal; where nothing is said either is right, as long as it is right. */
 enum {
-	GOES = 1,	/* it migrates */
-	ANON_STOP = 2,	/* it is refused: of anonymous memory by stop-and-copy, and so on */
+	GOES = 1,      /* it migrates */
+	ANON_STOP = 2, /* it is refused: of anonymous memory by stop-and-copy, and so on */
 	ANON_POST = 4,
 	MEMFD_STOP = 8,
 	MEMFD_POST = 16,
@@ -105,8 +106,8 @@ static void *in_sandbox(void *arg)
 }
 
 /* call: how a sentence names it. */
-static void migrate_without(const struct rig_kind *kind, enum ferry_mode mode, int err, unsigned flags, const char *call,
-			    const struct refused *refused, size_t n)
+static void migrate_without(const struct rig_kind *kind, enum ferry_mode mode, int err, unsigned flags,
+			    const char *call, const struct refused *refused, size_t n)
 {
 	struct rig r;
 	struct sandbox b = { .r = &r, .refused = refused, .n = n, .err = err };
@@ -128,8 +129,8 @@ static void migrate_without(const struct rig_kind *kind, enum ferry_mode mode, i
 		cr_assert(!(flags & GOES), "%d: %s", b.made, b.said);
 		named(b.said, call, err);
 	} else if (r.sres.outcome == FERRY_OUTCOME_MIGRATED) {
-		unsigned is = mode == FERRY_MODE_POSTCOPY ? (kind->shared ? MEMFD_POST : ANON_POST) :
-							    (kind->shared ? MEMFD_STOP : ANON_STOP);
+		unsigned is = mode == FERRY_MODE_POSTCOPY ? (kind->shared ? MEMFD_POST : ANON_POST)
+							  : (kind->shared ? MEMFD_STOP : ANON_STOP);
 
 		cr_assert(!(flags & is), "it cannot have migrated without %s", call);
 		rig_migrated(&r);
@@ -144,24 +145,36 @@ static void migrate_without(const struct rig_kind *kind, enum ferry_mode mode, i
 	rig_free(&r);
 }
 
-#define ONE(suite, name, how, mode, kind, flags, call, ...)                                                       \
-	Test(suite, name)                                                                                         \
-	{                                                                                                         \
-		static const struct refused calls[] = { __VA_ARGS__ };                                            \
-		migrate_without(kind, mode, how, flags, call, calls, sizeof(calls) / sizeof(calls[0]));           \
+#define ONE(suite, name, how, mode, kind, flags, call, ...)                                             \
+	Test(suite, name)                                                                               \
+	{                                                                                               \
+		static const struct refused calls[] = { __VA_ARGS__ };                                  \
+		migrate_without(kind, mode, how, flags, call, calls, sizeof(calls) / sizeof(calls[0])); \
 	}
-#define WITHOUT(name, flags, call, ...)                                                                                         \
-	ONE(refused, name##_eperm_anon_stop, EPERM, FERRY_MODE_STOP_AND_COPY, RIG_TCP_ANON, flags, call, __VA_ARGS__)           \
-	ONE(refused, name##_enosys_memfd_stop, ENOSYS, FERRY_MODE_STOP_AND_COPY, RIG_TCP_SHARED, flags, call, __VA_ARGS__)      \
-	ONE(refused, name##_enosys_anon_post, ENOSYS, FERRY_MODE_POSTCOPY, RIG_TCP_ANON, flags, call, __VA_ARGS__)              \
-	ONE(refused, name##_eperm_memfd_post, EPERM, FERRY_MODE_POSTCOPY, RIG_TCP_SHARED, flags, call, __VA_ARGS__)             \
-	ONE(refused, name##_eacces_anon_post, EACCES, FERRY_MODE_POSTCOPY, RIG_TCP_ANON, flags, call, __VA_ARGS__)
+#define WITHOUT(name, flags, call, ...)                                                                  \
+	ONE(refused, name##_eperm_anon_stop, EPERM, FERRY_MODE_STOP_AND_COPY, RIG_TCP_ANON, flags, call, \
+	    __VA_ARGS__)                                                                                 \
+	ONE(refused, name##_enosys_memfd_stop, ENOSYS, FERRY_MODE_STOP_AND_COPY, RIG_TCP_SHARED, flags,  \
+	    call, __VA_ARGS__)                                                                           \
+	ONE(refused, name##_enosys_anon_post, ENOSYS, FERRY_MODE_POSTCOPY, RIG_TCP_ANON, flags, call,    \
+	    __VA_ARGS__)                                                                                 \
+	ONE(refused, name##_eperm_memfd_post, EPERM, FERRY_MODE_POSTCOPY, RIG_TCP_SHARED, flags, call,   \
+	    __VA_ARGS__)                                                                                 \
+	ONE(refused, name##_eacces_anon_post, EACCES, FERRY_MODE_POSTCOPY, RIG_TCP_ANON, flags, call,    \
+	    __VA_ARGS__)
 
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24
 #endif
-#define MADVISE(advice) { SYS_madvise, 3, advice }, { SYS_process_madvise, 4, advice }
-#define IOCTL(cmd) { SYS_ioctl, 2, (uint32_t)(cmd) }
+#define MADVISE(advice)                        \
+	{ SYS_madvise, 3, advice },            \
+	{                                      \
+		SYS_process_madvise, 4, advice \
+	}
+#define IOCTL(cmd)                            \
+	{                                     \
+		SYS_ioctl, 2, (uint32_t)(cmd) \
+	}
 
 /* Only for speed, or not used at all. */
 WITHOUT(splice, GOES, "splice", { SYS_splice })
@@ -172,17 +185,21 @@ WITHOUT(process_madvise, GOES, "process_madvise", { SYS_process_madvise })
 WITHOUT(pidfd_open, GOES, "pidfd_open", { SYS_pidfd_open }, { SYS_pidfd_getfd })
 WITHOUT(pagemap_scan, GOES, "PAGEMAP_SCAN", IOCTL(PAGEMAP_SCAN))
 WITHOUT(populate, GOES, "POPULATE", MADVISE(MADV_POPULATE_READ), MADVISE(MADV_POPULATE_WRITE))
-WITHOUT(huge_advice, GOES, NULL, MADVISE(MADV_COLLAPSE), MADVISE(MADV_HUGEPAGE), MADVISE(MADV_NOHUGEPAGE), MADVISE(MADV_REMOVE))
-WITHOUT(what_is_not_used, GOES, NULL, { SYS_mlock }, { SYS_mlock2 }, { SYS_mlockall }, { SYS_sched_setaffinity }, { SYS_io_uring_setup },
-	{ SYS_io_uring_enter }, { SYS_fork }, { SYS_execve }, { SYS_ptrace }, { SYS_bpf }, { SYS_perf_event_open })
+WITHOUT(huge_advice, GOES, NULL, MADVISE(MADV_COLLAPSE), MADVISE(MADV_HUGEPAGE), MADVISE(MADV_NOHUGEPAGE),
+	MADVISE(MADV_REMOVE))
+WITHOUT(what_is_not_used, GOES, NULL, { SYS_mlock }, { SYS_mlock2 }, { SYS_mlockall },
+	{ SYS_sched_setaffinity }, { SYS_io_uring_setup }, { SYS_io_uring_enter }, { SYS_fork },
+	{ SYS_execve }, { SYS_ptrace }, { SYS_bpf }, { SYS_perf_event_open })
 WITHOUT(yielding, GOES, NULL, { SYS_sched_yield })
 
 /* Without these there is no migration, or none of this kind. */
 WITHOUT(userfaultfd, ANON_POST | MEMFD_POST, "userfaultfd", { SYS_userfaultfd }, IOCTL(USERFAULTFD_NEW))
 WITHOUT(uffd_api, ANON_POST | MEMFD_POST, "userfaultfd", IOCTL(UFFDIO_API))
 WITHOUT(uffd_register, ANON_POST | MEMFD_POST, "userfaultfd", IOCTL(UFFDIO_REGISTER))
-WITHOUT(uffd_place, ANON_POST | MEMFD_POST, "UFFDIO_COPY", IOCTL(UFFDIO_COPY), IOCTL(UFFDIO_CONTINUE), IOCTL(UFFDIO_ZEROPAGE))
-WITHOUT(dropping, ANON_STOP | ANON_POST, "MADV_DONTNEED", MADVISE(MADV_DONTNEED), MADVISE(MADV_DONTNEED_LOCKED))
+WITHOUT(uffd_place, ANON_POST | MEMFD_POST, "UFFDIO_COPY", IOCTL(UFFDIO_COPY), IOCTL(UFFDIO_CONTINUE),
+	IOCTL(UFFDIO_ZEROPAGE))
+WITHOUT(dropping, ANON_STOP | ANON_POST, "MADV_DONTNEED", MADVISE(MADV_DONTNEED),
+	MADVISE(MADV_DONTNEED_LOCKED))
 WITHOUT(dropping_locked, GOES, "MADV_DONTNEED", MADVISE(MADV_DONTNEED_LOCKED))
 WITHOUT(punching, MEMFD_STOP, "fallocate", { SYS_fallocate })
 WITHOUT(eventfd, ALL, "eventfd", { SYS_eventfd2 })
@@ -201,7 +218,8 @@ WITHOUT(fstatfs, MEMFD_STOP | MEMFD_POST, "fstatfs", { SYS_fstatfs })
 WITHOUT(lseek, MEMFD_STOP | MEMFD_POST, "lseek", { SYS_lseek })
 
 /* What is slower is said, once at each end that is. */
-static void says_slower(const struct rig_kind *kind, enum ferry_mode mode, struct refused call, const char *what)
+static void says_slower(const struct rig_kind *kind, enum ferry_mode mode, struct refused call,
+			const char *what)
 {
 	migrate_without(kind, mode, EPERM, GOES, NULL, &call, 1);
 	cr_assert_eq(slower.n, 1, "%u: %s", slower.n, slower.text);
@@ -211,7 +229,8 @@ static void says_slower(const struct rig_kind *kind, enum ferry_mode mode, struc
 
 Test(slower, splice_is_said)
 {
-	says_slower(RIG_TCP_SHARED, FERRY_MODE_STOP_AND_COPY, (struct refused){ SYS_splice }, "page data is copied, splice is refused");
+	says_slower(RIG_TCP_SHARED, FERRY_MODE_STOP_AND_COPY, (struct refused){ SYS_splice },
+		    "page data is copied, splice is refused");
 }
 
 Test(slower, pagemap_scan_is_said)
@@ -219,14 +238,16 @@ Test(slower, pagemap_scan_is_said)
 	struct refused scan = IOCTL(PAGEMAP_SCAN);
 
 	migrate_without(RIG_TCP_ANON, FERRY_MODE_POSTCOPY, EPERM, GOES, NULL, &scan, 1);
-	rig_says(slower.text, "the page table is read to find the pages in use, PAGEMAP_SCAN is refused: Operation not permitted");
+	rig_says(slower.text,
+		 "the page table is read to find the pages in use, PAGEMAP_SCAN is refused: Operation not permitted");
 }
 
 Test(slower, collapsing_is_said)
 {
 	struct refused collapse = { SYS_madvise, 3, MADV_COLLAPSE };
 
-	says_slower(RIG_TCP_THP_ANON, FERRY_MODE_POSTCOPY, collapse, "memory stays in small pages, MADV_COLLAPSE is refused");
+	says_slower(RIG_TCP_THP_ANON, FERRY_MODE_POSTCOPY, collapse,
+		    "memory stays in small pages, MADV_COLLAPSE is refused");
 }
 
 /* ---- at one end, in the middle ---- */
@@ -242,7 +263,8 @@ static void refuse_later(struct fakevm *vm, enum fake_op op)
 		refuse_calls(later, 1, later_err, false);
 }
 
-static void in_the_middle(struct rig *r, struct fakevm *at, enum fake_op op, const struct refused *call, int err)
+static void in_the_middle(struct rig *r, struct fakevm *at, enum fake_op op, const struct refused *call,
+			  int err)
 {
 	r->scfg.mode = FERRY_MODE_POSTCOPY;
 	r->scfg.max_rounds = 1;
@@ -263,7 +285,8 @@ RIG_PAIR(refused_at_one_end, threads_of_the_source)
 	rig_init(&r, kind);
 	in_the_middle(&r, &r.src, FAKE_DIRTY_START, &clone3, EAGAIN);
 	rig_source_owns(&r);
-	rig_says(r.sres.detail, "worker 1 of 1 cannot be started: Resource temporarily unavailable; raise the limit of threads");
+	rig_says(r.sres.detail,
+		 "worker 1 of 1 cannot be started: Resource temporarily unavailable; raise the limit of threads");
 	rig_free(&r);
 }
 
@@ -275,7 +298,8 @@ RIG_PAIR(refused_at_one_end, threads_of_the_target)
 	rig_init(&r, kind);
 	in_the_middle(&r, &r.tgt, FAKE_RESERVE, &clone3, EAGAIN);
 	rig_source_owns(&r);
-	rig_says(r.tres.detail, "worker 1 of 1 cannot be started: Resource temporarily unavailable; raise the limit of threads");
+	rig_says(r.tres.detail,
+		 "worker 1 of 1 cannot be started: Resource temporarily unavailable; raise the limit of threads");
 	rig_free(&r);
 }
 
@@ -352,7 +376,8 @@ RIG_PAIR(limits, no_descriptor_left_at_the_source)
 	rig_init(&r, kind);
 	without_descriptors(&r, &r.src, FAKE_DIRTY_START);
 	rig_source_owns(&r);
-	named(strstr(r.sres.detail, "open files") ? r.sres.detail : r.tres.detail, "raise the limit of open files", EMFILE);
+	named(strstr(r.sres.detail, "open files") ? r.sres.detail : r.tres.detail,
+	      "raise the limit of open files", EMFILE);
 	rig_free(&r);
 }
 

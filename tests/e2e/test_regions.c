@@ -304,9 +304,9 @@ static void refused(struct rig *r, int err, const char *says)
 {
 	rig_run(r);
 	let_go();
-	cr_assert(r->sres.outcome == FERRY_OUTCOME_REFUSED && r->tres.outcome == FERRY_OUTCOME_REFUSED, "%s (%s), %s (%s)",
-		  ferry_outcome_name(r->sres.outcome), r->sres.detail, ferry_outcome_name(r->tres.outcome),
-		  r->tres.detail);
+	cr_assert(r->sres.outcome == FERRY_OUTCOME_REFUSED && r->tres.outcome == FERRY_OUTCOME_REFUSED,
+		  "%s (%s), %s (%s)", ferry_outcome_name(r->sres.outcome), r->sres.detail,
+		  ferry_outcome_name(r->tres.outcome), r->tres.detail);
 	cr_assert_eq(r->sres.error, err, "%d: %s", r->sres.error, r->sres.detail);
 	cr_assert(r->sres.phase == FERRY_PHASE_RESERVATION && !r->src.calls[FAKE_DIRTY_START]);
 	rig_says(r->sres.detail, says);

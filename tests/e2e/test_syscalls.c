@@ -29,17 +29,77 @@ static const struct {
 	const char *name;
 	int nr;
 } names[] = {
-#define CALL(name) { #name, SYS_##name }
-	CALL(accept4), CALL(bind), CALL(brk), CALL(clone), CALL(clone3), CALL(close), CALL(connect), CALL(epoll_create1),
-	CALL(epoll_ctl), CALL(eventfd2), CALL(exit), CALL(fallocate), CALL(fcntl), CALL(fstatfs), CALL(ftruncate), CALL(futex),
-	CALL(getpid), CALL(getrandom), CALL(getsockname), CALL(getsockopt), CALL(gettid), CALL(ioctl), CALL(listen), CALL(lseek),
-	CALL(madvise), CALL(memfd_create), CALL(mincore), CALL(mmap), CALL(mprotect), CALL(mremap), CALL(munmap), CALL(nanosleep),
-	CALL(clock_nanosleep), CALL(newfstatat), CALL(openat), CALL(pidfd_open), CALL(pipe2), CALL(ppoll), CALL(pread64),
-	CALL(prlimit64), CALL(process_madvise), CALL(process_vm_readv), CALL(process_vm_writev), CALL(pwrite64), CALL(read),
-	CALL(recvfrom), CALL(recvmsg), CALL(restart_syscall), CALL(rseq), CALL(rt_sigpending), CALL(rt_sigprocmask),
-	CALL(rt_sigreturn), CALL(rt_sigtimedwait), CALL(sched_getaffinity), CALL(sched_yield), CALL(sendmsg), CALL(sendto),
-	CALL(set_robust_list), CALL(setsockopt), CALL(shutdown), CALL(socket), CALL(splice), CALL(timerfd_create),
-	CALL(timerfd_settime), CALL(userfaultfd), CALL(vmsplice), CALL(write),
+#define CALL(name)                \
+	{                         \
+#name, SYS_##name \
+	}
+	CALL(accept4),
+	CALL(bind),
+	CALL(brk),
+	CALL(clone),
+	CALL(clone3),
+	CALL(close),
+	CALL(connect),
+	CALL(epoll_create1),
+	CALL(epoll_ctl),
+	CALL(eventfd2),
+	CALL(exit),
+	CALL(fallocate),
+	CALL(fcntl),
+	CALL(fstatfs),
+	CALL(ftruncate),
+	CALL(futex),
+	CALL(getpid),
+	CALL(getrandom),
+	CALL(getsockname),
+	CALL(getsockopt),
+	CALL(gettid),
+	CALL(ioctl),
+	CALL(listen),
+	CALL(lseek),
+	CALL(madvise),
+	CALL(memfd_create),
+	CALL(mincore),
+	CALL(mmap),
+	CALL(mprotect),
+	CALL(mremap),
+	CALL(munmap),
+	CALL(nanosleep),
+	CALL(clock_nanosleep),
+	CALL(newfstatat),
+	CALL(openat),
+	CALL(pidfd_open),
+	CALL(pipe2),
+	CALL(ppoll),
+	CALL(pread64),
+	CALL(prlimit64),
+	CALL(process_madvise),
+	CALL(process_vm_readv),
+	CALL(process_vm_writev),
+	CALL(pwrite64),
+	CALL(read),
+	CALL(recvfrom),
+	CALL(recvmsg),
+	CALL(restart_syscall),
+	CALL(rseq),
+	CALL(rt_sigpending),
+	CALL(rt_sigprocmask),
+	CALL(rt_sigreturn),
+	CALL(rt_sigtimedwait),
+	CALL(sched_getaffinity),
+	CALL(sched_yield),
+	CALL(sendmsg),
+	CALL(sendto),
+	CALL(set_robust_list),
+	CALL(setsockopt),
+	CALL(shutdown),
+	CALL(socket),
+	CALL(splice),
+	CALL(timerfd_create),
+	CALL(timerfd_settime),
+	CALL(userfaultfd),
+	CALL(vmsplice),
+	CALL(write),
 #ifdef SYS_poll
 	CALL(poll),
 #endif
@@ -68,7 +128,8 @@ static void list_names(const char *cell, unsigned who)
 	char name[40];
 	int used;
 
-	for (cell = strchr(cell, '`'); cell && sscanf(cell, "`%39[a-z0-9_]`%n", name, &used) == 1; cell = strchr(cell + used, '`')) {
+	for (cell = strchr(cell, '`'); cell && sscanf(cell, "`%39[a-z0-9_]`%n", name, &used) == 1;
+	     cell = strchr(cell + used, '`')) {
 		bool known = false;
 
 		for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
@@ -100,7 +161,7 @@ static void read_list(void)
 		cr_assert(cell && sscanf(cell, "| %39[a-z, ]|", who) == 1, "%s", line);
 		*cell = 0;
 		list_names(line, (strstr(who, "main") ? MAIN : 0) | (strstr(who, "workers") ? WORKERS : 0) |
-				 (strstr(who, "rare") ? RARE : 0));
+					 (strstr(who, "rare") ? RARE : 0));
 		rows++;
 	}
 	fclose(in);
@@ -123,19 +184,20 @@ static void leave_op(struct fakevm *vm)
 	atomic_store(&in_op[!vm->is_source], 0);
 }
 
-#define WRAP(op, params, ...)                                   \
-	static int own_##op params                              \
-	{                                                       \
-		int err;                                        \
-                                                                \
-		enter_op(vm);                                   \
+#define WRAP(op, params, ...)                                                  \
+	static int own_##op params                                             \
+	{                                                                      \
+		int err;                                                       \
+                                                                               \
+		enter_op(vm);                                                  \
 		err = real[!((struct fakevm *)vm)->is_source].op(__VA_ARGS__); \
-		leave_op(vm);                                   \
-		return err;                                     \
+		leave_op(vm);                                                  \
+		return err;                                                    \
 	}
 WRAP(dirty_start, (void *vm), vm)
 WRAP(dirty_stop, (void *vm), vm)
-WRAP(dirty_fetch, (void *vm, uint32_t region, uint64_t *bits, uint64_t npages, unsigned flags), vm, region, bits, npages, flags)
+WRAP(dirty_fetch, (void *vm, uint32_t region, uint64_t *bits, uint64_t npages, unsigned flags), vm, region,
+     bits, npages, flags)
 WRAP(pause, (void *vm), vm)
 WRAP(resume, (void *vm), vm)
 WRAP(save, (void *vm, struct ferry_stream *out), vm, out)
@@ -153,7 +215,8 @@ static void leave_ops_out(struct fakevm *vm)
 
 	real[!vm->is_source] = *o;
 #define TAKE(op) o->op = o->op ? own_##op : NULL
-	TAKE(dirty_start), TAKE(dirty_stop), TAKE(dirty_fetch), TAKE(pause), TAKE(resume), TAKE(save), TAKE(needs), TAKE(reserve);
+	TAKE(dirty_start), TAKE(dirty_stop), TAKE(dirty_fetch), TAKE(pause), TAKE(resume), TAKE(save),
+		TAKE(needs), TAKE(reserve);
 	TAKE(load), TAKE(output_hold), TAKE(output_release), TAKE(activate), TAKE(retire);
 }
 
@@ -182,8 +245,8 @@ static void note(struct watch *w, const struct seccomp_notif *n)
 	int tid = (int)n->pid;
 	size_t i;
 
-	if (tid == atomic_load(&in_op[0]) || tid == atomic_load(&in_op[1]) || n->data.nr < 0 || n->data.nr >= CALLS ||
-	    n->data.nr == SYS_gettid) /* the test's */
+	if (tid == atomic_load(&in_op[0]) || tid == atomic_load(&in_op[1]) || n->data.nr < 0 ||
+	    n->data.nr >= CALLS || n->data.nr == SYS_gettid) /* the test's */
 		return;
 	for (i = 0; i < w->n && w->caller[i].tid != tid; i++)
 		;
@@ -285,7 +348,8 @@ static void migrate(const struct rig_kind *kind, enum ferry_mode mode, unsigned 
 	sum_up(&w);
 }
 
-static const struct rig_kind *const kinds[] = { RIG_TCP_ANON, RIG_TCP_SHARED, RIG_TCP_THP_ANON, RIG_MEM_SHARED };
+static const struct rig_kind *const kinds[] = { RIG_TCP_ANON, RIG_TCP_SHARED, RIG_TCP_THP_ANON,
+						RIG_MEM_SHARED };
 
 Test(syscalls, the_list_is_what_the_kernel_sees, .timeout = 200)
 {
@@ -296,7 +360,8 @@ Test(syscalls, the_list_is_what_the_kernel_sees, .timeout = 200)
 		migrate(kinds[k], FERRY_MODE_POSTCOPY, 1, FAKE_LOAD);
 	}
 	for (int nr = 0; nr < CALLS; nr++) {
-		unsigned beyond = seen[nr] & ~listed[nr], never = listed[nr] && !seen[nr] && !(listed[nr] & RARE);
+		unsigned beyond = seen[nr] & ~listed[nr],
+			 never = listed[nr] && !seen[nr] && !(listed[nr] & RARE);
 
 		cr_expect(!beyond, "%s is called by%s%s, and docs/embedding.md does not say so", name_of(nr),
 			  beyond & MAIN ? " main" : "", beyond & WORKERS ? " workers" : "");
@@ -307,7 +372,8 @@ Test(syscalls, the_list_is_what_the_kernel_sees, .timeout = 200)
 /* ---- with the list and nothing else ---- */
 
 /* What the ops of a fake VM, and its guest, call beside. */
-static const int ops_own[] = { SYS_memfd_create, SYS_ftruncate, SYS_nanosleep, SYS_clock_nanosleep, SYS_gettid };
+static const int ops_own[] = { SYS_memfd_create, SYS_ftruncate, SYS_nanosleep, SYS_clock_nanosleep,
+			       SYS_gettid };
 
 static void *allowed(void *arg)
 {
@@ -341,8 +407,23 @@ static void migrate_allowed(const struct rig_kind *kind, enum ferry_mode mode)
 	rig_free(&r);
 }
 
-Test(syscalls, the_list_is_enough_for_stop_and_copy_anon) { migrate_allowed(RIG_TCP_ANON, FERRY_MODE_STOP_AND_COPY); }
-Test(syscalls, the_list_is_enough_for_stop_and_copy_memfd) { migrate_allowed(RIG_TCP_SHARED, FERRY_MODE_STOP_AND_COPY); }
-Test(syscalls, the_list_is_enough_for_postcopy_anon) { migrate_allowed(RIG_TCP_ANON, FERRY_MODE_POSTCOPY); }
-Test(syscalls, the_list_is_enough_for_postcopy_memfd) { migrate_allowed(RIG_TCP_SHARED, FERRY_MODE_POSTCOPY); }
-Test(syscalls, the_list_is_enough_for_postcopy_mem) { migrate_allowed(RIG_MEM_SHARED, FERRY_MODE_POSTCOPY); }
+Test(syscalls, the_list_is_enough_for_stop_and_copy_anon)
+{
+	migrate_allowed(RIG_TCP_ANON, FERRY_MODE_STOP_AND_COPY);
+}
+Test(syscalls, the_list_is_enough_for_stop_and_copy_memfd)
+{
+	migrate_allowed(RIG_TCP_SHARED, FERRY_MODE_STOP_AND_COPY);
+}
+Test(syscalls, the_list_is_enough_for_postcopy_anon)
+{
+	migrate_allowed(RIG_TCP_ANON, FERRY_MODE_POSTCOPY);
+}
+Test(syscalls, the_list_is_enough_for_postcopy_memfd)
+{
+	migrate_allowed(RIG_TCP_SHARED, FERRY_MODE_POSTCOPY);
+}
+Test(syscalls, the_list_is_enough_for_postcopy_mem)
+{
+	migrate_allowed(RIG_MEM_SHARED, FERRY_MODE_POSTCOPY);
+}

@@ -20,7 +20,8 @@ static const uint8_t session[16] = { 0xab, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
 
 static struct ferry_arbiter_etcd at(const char *endpoints, uint64_t timeout_us)
 {
-	return (struct ferry_arbiter_etcd){ .size = sizeof(struct ferry_arbiter_etcd), .endpoints = endpoints,
+	return (struct ferry_arbiter_etcd){ .size = sizeof(struct ferry_arbiter_etcd),
+					    .endpoints = endpoints,
 					    .timeout_us = timeout_us };
 }
 
@@ -118,7 +119,9 @@ Test(etcd, a_race_has_one_winner)
 	etcd_start(&e);
 	for (unsigned turn = 0; turn < 5; turn++) {
 		for (unsigned i = 0; i < 12; i++) {
-			r[i] = (struct racer){ .url = e.url, .want = (i + turn) & 1 ? FERRY_OWNER_TARGET : FERRY_OWNER_SOURCE };
+			r[i] = (struct racer){ .url = e.url,
+					       .want = (i + turn) & 1 ? FERRY_OWNER_TARGET
+								      : FERRY_OWNER_SOURCE };
 			pthread_create(&r[i].thread, NULL, race, &r[i]);
 		}
 		for (unsigned i = 0; i < 12; i++) {
@@ -199,13 +202,15 @@ Test(etcd, one_member_of_three_is_enough)
 #define NO_LEADER "HTTP/1.0 503 Unavailable\r\n\r\n{\"error\":\"etcdserver: no leader\",\"code\":14}"
 
 /* The last of several attempts has what time is left, and may end without an answer on a busy machine. */
-static void fails_or(const char *endpoints, uint64_t timeout_us, int err, const char *sentence, const char *other)
+static void fails_or(const char *endpoints, uint64_t timeout_us, int err, const char *sentence,
+		     const char *other)
 {
 	struct ferry_arbiter_etcd a = at(endpoints, timeout_us);
 	enum ferry_owner is = FERRY_OWNER_UNKNOWN;
 	char why[400] = "";
 
-	cr_assert_eq(ferry_arbiter_etcd_ask(&a, session, FERRY_OWNER_TARGET, &is, why, sizeof(why)), err, "%s", why);
+	cr_assert_eq(ferry_arbiter_etcd_ask(&a, session, FERRY_OWNER_TARGET, &is, why, sizeof(why)), err,
+		     "%s", why);
 	cr_assert(strstr(why, sentence) || strstr(why, other), "\"%s\"", why);
 }
 
@@ -228,32 +233,38 @@ Test(etcd, no_leader_and_no_time)
 		struct ferry_arbiter_etcd a = at(two, us);
 		enum ferry_owner is = FERRY_OWNER_UNKNOWN;
 
-		cr_assert_eq(ferry_arbiter_etcd_ask(&a, session, FERRY_OWNER_TARGET, &is, NULL, 0), -ETIMEDOUT);
+		cr_assert_eq(ferry_arbiter_etcd_ask(&a, session, FERRY_OWNER_TARGET, &is, NULL, 0),
+			     -ETIMEDOUT);
 	}
 }
 
 #define OK "HTTP/1.0 200 OK\r\n\r\n"
-#define RUBBISH(name, answer, sentence)                              \
-	Test(rubbish, name)                                         \
-	{                                                           \
-		char url[64];                                       \
-		etcd_pretend(url, answer);                          \
-		fails(url, LONG, -EPROTO, sentence);                \
+#define RUBBISH(name, answer, sentence)              \
+	Test(rubbish, name)                          \
+	{                                            \
+		char url[64];                        \
+		etcd_pretend(url, answer);           \
+		fails(url, LONG, -EPROTO, sentence); \
 	}
 
 RUBBISH(no_http, "220 mail.example ESMTP\r\n", "http")
-RUBBISH(no_json, OK "<html>It works!</html>", "is no etcd: HTTP status 200 and 22 bytes that are no JSON object")
+RUBBISH(no_json, OK "<html>It works!</html>",
+	"is no etcd: HTTP status 200 and 22 bytes that are no JSON object")
 RUBBISH(half_a_json, OK "{\"succeeded\":true,\"responses\":[{", "no JSON object")
 RUBBISH(a_list, OK "[]", "no JSON object")
 RUBBISH(nothing, OK "", "0 bytes that are no JSON object")
 RUBBISH(an_empty_object, OK "{}", "a transaction was answered without its result")
 RUBBISH(success_without_a_result, OK "{\"succeeded\":true}", "without its result")
-RUBBISH(success_twice, OK "{\"succeeded\":true,\"succeeded\":false,\"responses\":[{\"response_put\":{}}]}", "no JSON object")
-RUBBISH(success_as_a_word, OK "{\"succeeded\":\"true\",\"responses\":[{\"response_put\":{}}]}", "without its result")
-RUBBISH(another_key, OK "{\"responses\":[{\"response_range\":{\"kvs\":[{\"key\":\"Zm9v\",\"value\":\"c291cmNl\"}]}}]}",
+RUBBISH(success_twice, OK "{\"succeeded\":true,\"succeeded\":false,\"responses\":[{\"response_put\":{}}]}",
+	"no JSON object")
+RUBBISH(success_as_a_word, OK "{\"succeeded\":\"true\",\"responses\":[{\"response_put\":{}}]}",
+	"without its result")
+RUBBISH(another_key,
+	OK "{\"responses\":[{\"response_range\":{\"kvs\":[{\"key\":\"Zm9v\",\"value\":\"c291cmNl\"}]}}]}",
 	"without its result")
 RUBBISH(nested_without_end, OK "{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", "nested 41 deep")
-RUBBISH(a_command_for_the_terminal, "HTTP/1.0 404 Not Found\r\n\r\n{\"error\":\"\\u001b[31mred\"}", "404: ?[31mred")
+RUBBISH(a_command_for_the_terminal, "HTTP/1.0 404 Not Found\r\n\r\n{\"error\":\"\\u001b[31mred\"}",
+	"404: ?[31mred")
 RUBBISH(not_found, "HTTP/1.0 404 Not Found\r\n\r\n404 page not found", "answered HTTP status 404")
 RUBBISH(elsewhere, "HTTP/1.0 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n", "answered HTTP status 302")
 
@@ -335,7 +346,8 @@ Test(etcd, wrong_arguments)
 	a.prefix = prefix;
 	fails_at(&a, -EINVAL, "longer than 256 bytes");
 	a.prefix = NULL;
-	cr_assert_eq(ferry_arbiter_etcd_ask(&a, session, FERRY_OWNER_UNKNOWN, &is, tiny, sizeof(tiny)), -EINVAL);
+	cr_assert_eq(ferry_arbiter_etcd_ask(&a, session, FERRY_OWNER_UNKNOWN, &is, tiny, sizeof(tiny)),
+		     -EINVAL);
 	cr_assert_eq(strlen(tiny), 3);
 	a.size = 4;
 	fails_at(&a, -EINVAL, "arbiter_etcd.size is 4");

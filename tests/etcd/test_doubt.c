@@ -40,10 +40,11 @@ static void later(bool by_target, enum ferry_owner source_claims)
 	struct rig *r = &d.rig;
 
 	timeout_us = 200000;
-	doubt_init(&d, RIG_TCP_ANON, DOUBT_TENTATIVE, "cut-before", by_target ? "PREPARED" : "COMMIT", by_target, ask_etcd);
+	doubt_init(&d, RIG_TCP_ANON, DOUBT_TENTATIVE, "cut-before", by_target ? "PREPARED" : "COMMIT",
+		   by_target, ask_etcd);
 	rig_run(r);
-	cr_assert(r->sres.outcome == FERRY_OUTCOME_IN_DOUBT && r->tres.outcome == FERRY_OUTCOME_IN_DOUBT, "%s; %s", r->sres.detail,
-		  r->tres.detail);
+	cr_assert(r->sres.outcome == FERRY_OUTCOME_IN_DOUBT && r->tres.outcome == FERRY_OUTCOME_IN_DOUBT,
+		  "%s; %s", r->sres.detail, r->tres.detail);
 	cr_assert(!world_source_runs(&r->world) && !world_target_runs(&r->world));
 	cr_assert(r->sres.claim == source_claims && r->tres.claim == FERRY_OWNER_TARGET);
 	etcd_freeze(&server, false);

@@ -64,7 +64,8 @@ CURLcode __wrap_curl_easy_getinfo(CURL *c, CURLINFO i, ...)
 CURLcode __wrap_curl_easy_perform(CURL *c)
 {
 	static const long statuses[] = { 200, 200, 401, 404, 429, 503 };
-	static const CURLcode codes[] = { CURLE_COULDNT_CONNECT, CURLE_OPERATION_TIMEDOUT, CURLE_RECV_ERROR, CURLE_HTTP2 };
+	static const CURLcode codes[] = { CURLE_COULDNT_CONNECT, CURLE_OPERATION_TIMEDOUT, CURLE_RECV_ERROR,
+					  CURLE_HTTP2 };
 	const uint8_t *line = peer.at, *end;
 	unsigned how = peer.requests < sizeof(peer.how) ? peer.how[peer.requests] % 10 : 0;
 	size_t half;
@@ -108,8 +109,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct fuzz_in in = { data, size };
 	uint8_t flags = fuzz_u8(&in);
 	enum ferry_owner want = flags & 4 ? FERRY_OWNER_TARGET : FERRY_OWNER_SOURCE, is = FERRY_OWNER_UNKNOWN;
-	struct ferry_arbiter_etcd a = { .size = sizeof(a), .timeout_us = 1000,
-					.endpoints = flags & 2 ? "http://one:1,http://two:2" : "http://one:1" };
+	struct ferry_arbiter_etcd a = { .size = sizeof(a),
+					.timeout_us = 1000,
+					.endpoints = flags & 2 ? "http://one:1,http://two:2"
+							       : "http://one:1" };
 	char why[600] = "";
 	int err;
 
@@ -122,7 +125,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	err = ferry_arbiter_etcd_ask(&a, session, want, &is, why, sizeof(why));
 	promise(peer.requests && peer.requests <= 8, "%u requests within a millisecond", peer.requests);
 	if (err) {
-		promise(err < 0 && why[0] && is == FERRY_OWNER_UNKNOWN, "error %d, owner %d: %s", err, is, why);
+		promise(err < 0 && why[0] && is == FERRY_OWNER_UNKNOWN, "error %d, owner %d: %s", err, is,
+			why);
 		told_check(why);
 		return 0;
 	}
@@ -130,8 +134,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	promise(peer.status == 200 && peer.len, "an owner out of nothing");
 	/* Without escapes, which can hide a word, the answer must contain the owner. */
 	if (!says("\\u"))
-		promise((is == want && says("succeeded") && says("response_put")) || says(is == FERRY_OWNER_SOURCE ? "c291cmNl" : "dGFyZ2V0"),
-			"the owner is %d, and the answer was %.*s", is, (int)peer.len, (const char *)peer.body);
+		promise((is == want && says("succeeded") && says("response_put")) ||
+				says(is == FERRY_OWNER_SOURCE ? "c291cmNl" : "dGFyZ2V0"),
+			"the owner is %d, and the answer was %.*s", is, (int)peer.len,
+			(const char *)peer.body);
 	return 0;
 }
 

@@ -38,7 +38,8 @@ static void honest(struct run_report *r, const struct options *o, struct record 
 	r->o = o;
 	observer_init(&r->observer, -1, own == VMM_END_TARGET ? VMM_VCPUS_MAX : 1, own == VMM_END_SOURCE);
 	r->end[own].begun = r->end[own].have_result = true;
-	r->end[own].result = (struct ferry_result){ .outcome = FERRY_OUTCOME_MIGRATED, .owner = FERRY_OWNER_TARGET };
+	r->end[own].result =
+		(struct ferry_result){ .outcome = FERRY_OUTCOME_MIGRATED, .owner = FERRY_OWNER_TARGET };
 	if (!rec)
 		return;
 	record_event(rec, own, &ev, "pre-copy", 6000000);
@@ -56,12 +57,13 @@ static void draw(const char *recording, size_t len)
 
 	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
 	promise(fd >= 0 && write(fd, recording, len) == (ssize_t)len, "no memfd");
-	promise(!timelines_load(&all, name) && all.n == 1, "its own recording cannot be read: %.*s", (int)(len < 4000 ? len : 4000),
-		recording);
+	promise(!timelines_load(&all, name) && all.n == 1, "its own recording cannot be read: %.*s",
+		(int)(len < 4000 ? len : 4000), recording);
 	out = open_memstream(&script, &script_len);
 	picture_run(out, &all.v[0]);
 	fclose(out);
-	promise(script_len < 100000 + 200 * (all.v[0].end[0].n + all.v[0].end[1].n), "a picture of %zu bytes", script_len);
+	promise(script_len < 100000 + 200 * (all.v[0].end[0].n + all.v[0].end[1].n), "a picture of %zu bytes",
+		script_len);
 	free(script);
 	timelines_free(&all);
 	close(fd);
@@ -113,7 +115,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	for (int i = 0; i < 2; i++)
 		setsockopt(pair[i], SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof(bytes));
 	if (size > 1)
-		promise(send(pair[1], data + 1, size - 1, MSG_NOSIGNAL) == (ssize_t)size - 1, "the input does not fit the socket");
+		promise(send(pair[1], data + 1, size - 1, MSG_NOSIGNAL) == (ssize_t)size - 1,
+			"the input does not fit the socket");
 	shutdown(pair[1], SHUT_WR);
 	meet_init(&m, own);
 	m.fd = pair[0];

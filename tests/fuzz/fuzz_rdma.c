@@ -64,11 +64,14 @@ static int fake_post_recv(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_
 	(void)qp, (void)bad;
 	if (!l)
 		return 0;
-	promise(wr->num_sge == 1 && wr->wr_id < NBUFFERS && dev.nfree < NBUFFERS, "a receive that has no place");
-	promise(wr->sg_list->addr == (uintptr_t)(l->slots + wr->wr_id * RDMA_SLOT) && wr->sg_list->length == RDMA_SLOT,
+	promise(wr->num_sge == 1 && wr->wr_id < NBUFFERS && dev.nfree < NBUFFERS,
+		"a receive that has no place");
+	promise(wr->sg_list->addr == (uintptr_t)(l->slots + wr->wr_id * RDMA_SLOT) &&
+			wr->sg_list->length == RDMA_SLOT,
 		"a receive into %#llx", (unsigned long long)wr->sg_list->addr);
 	for (unsigned i = 0; i < dev.nfree; i++)
-		promise(dev.free[i] != wr->wr_id, "buffer %llu is posted twice", (unsigned long long)wr->wr_id);
+		promise(dev.free[i] != wr->wr_id, "buffer %llu is posted twice",
+			(unsigned long long)wr->wr_id);
 	dev.free[dev.nfree++] = wr->wr_id;
 	return 0;
 }
@@ -78,11 +81,13 @@ static int fake_post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_
 	struct rdma_frame h;
 
 	(void)qp, (void)bad;
-	promise(wr->opcode == IBV_WR_SEND && wr->num_sge == 1 && wr->sg_list->length >= sizeof(h) && wr->sg_list->length <= RDMA_SLOT,
+	promise(wr->opcode == IBV_WR_SEND && wr->num_sge == 1 && wr->sg_list->length >= sizeof(h) &&
+			wr->sg_list->length <= RDMA_SLOT,
 		"a send of %u bytes", wr->sg_list->length);
 	promise(dev.nsent < SENDS, "more sends than slots");
 	memcpy(&h, (const void *)(uintptr_t)wr->sg_list->addr, sizeof(h));
-	promise(le32toh(h.magic) == RDMA_MAGIC_FRAME && le32toh(h.len) == wr->sg_list->length - sizeof(h), "a frame that is none");
+	promise(le32toh(h.magic) == RDMA_MAGIC_FRAME && le32toh(h.len) == wr->sg_list->length - sizeof(h),
+		"a frame that is none");
 	promise(le16toh(h.credits) <= RDMA_CREDITS, "%u credits", le16toh(h.credits));
 	dev.sent[dev.nsent++] = wr->wr_id;
 	return 0;
@@ -117,7 +122,9 @@ static int fake_poll_cq(struct ibv_cq *cq, int n, struct ibv_wc *wc)
 	if (!dev.link)
 		return 0;
 	while (got < n && dev.nsent) {
-		wc[got++] = (struct ibv_wc){ .wr_id = dev.sent[0], .status = IBV_WC_SUCCESS, .opcode = IBV_WC_SEND };
+		wc[got++] = (struct ibv_wc){ .wr_id = dev.sent[0],
+					     .status = IBV_WC_SUCCESS,
+					     .opcode = IBV_WC_SEND };
 		memmove(dev.sent, dev.sent + 1, --dev.nsent * sizeof(dev.sent[0]));
 	}
 	while (got < n && arrive(&wc[got]))
@@ -153,8 +160,8 @@ struct ibv_mr *ibv_reg_mr(struct ibv_pd *pd, void *addr, size_t len, int access)
 	struct ibv_mr *mr = calloc(1, sizeof(*mr));
 
 	(void)pd, (void)access;
-	promise(!dev.link ||
-			((uint8_t *)addr >= dev.memory && (uint8_t *)addr + len <= dev.memory + PAGES * FUZZ_PAGE && len),
+	promise(!dev.link || ((uint8_t *)addr >= dev.memory &&
+			      (uint8_t *)addr + len <= dev.memory + PAGES * FUZZ_PAGE && len),
 		"%zu bytes that are not exposed are registered", len);
 	*mr = (struct ibv_mr){ .addr = addr, .length = len, .rkey = ++dev.mrs };
 	return mr;
@@ -232,7 +239,8 @@ struct ibv_comp_channel *ibv_create_comp_channel(struct ibv_context *ctx)
 	return ch;
 }
 
-struct ibv_cq *ibv_create_cq(struct ibv_context *ctx, int n, void *arg, struct ibv_comp_channel *ch, int vector)
+struct ibv_cq *ibv_create_cq(struct ibv_context *ctx, int n, void *arg, struct ibv_comp_channel *ch,
+			     int vector)
 {
 	struct ibv_cq *p = calloc(1, sizeof(*p));
 
@@ -313,7 +321,9 @@ int rdma_get_cm_event(struct rdma_event_channel *ch, struct rdma_cm_event **ret)
 	data = len ? malloc(len) : NULL;
 	if (data)
 		fuzz_take(&cm.in, data, len);
-	ev->param.conn = (struct rdma_conn_param){ .private_data = data, .private_data_len = len, .initiator_depth = kind };
+	ev->param.conn = (struct rdma_conn_param){ .private_data = data,
+						   .private_data_len = len,
+						   .initiator_depth = kind };
 	return 0;
 }
 
@@ -331,7 +341,8 @@ static void answer_check(const void *data, size_t len, bool ok)
 
 	promise(len == sizeof(a), "an answer of %zu bytes", len);
 	memcpy(&a, data, sizeof(a));
-	promise(le32toh(a.magic) == RDMA_MAGIC_ANSWER && (le32toh(a.code) == RDMA_ANSWER_OK) == ok && le32toh(a.code) <= RDMA_ANSWER_HERE,
+	promise(le32toh(a.magic) == RDMA_MAGIC_ANSWER && (le32toh(a.code) == RDMA_ANSWER_OK) == ok &&
+			le32toh(a.code) <= RDMA_ANSWER_HERE,
 		"answer %u", le32toh(a.code));
 }
 
@@ -429,7 +440,8 @@ static void link_up(struct fail *f, uint8_t flags)
 	struct xr_options opt = { .pin = flags & 2 ? XR_PIN_LAZY : XR_PIN_ALL, .gid = -1 };
 	struct xr_link *l;
 
-	promise(!xr_link_new(&l, &id, rdma_create_event_channel(), &opt, &param, f), "no link: %s", fail_text(f));
+	promise(!xr_link_new(&l, &id, rdma_create_event_channel(), &opt, &param, f), "no link: %s",
+		fail_text(f));
 	dev.link = l;
 	l->ctx = &context;
 	l->pd = &pd;
@@ -463,7 +475,8 @@ static void held(struct xr_link *l)
 	pthread_mutex_lock(&l->lock);
 	for (const struct xr_message *m = l->head; m; m = m->next)
 		frames += m->frames;
-	promise(l->credits <= RDMA_CREDITS && l->owed <= RDMA_CREDITS, "%u credits, %u owed", l->credits, l->owed);
+	promise(l->credits <= RDMA_CREDITS && l->owed <= RDMA_CREDITS, "%u credits, %u owed", l->credits,
+		l->owed);
 	promise(frames <= RDMA_CREDITS, "%u frames wait, and %u is what may", frames, RDMA_CREDITS);
 	pthread_mutex_unlock(&l->lock);
 }
@@ -478,7 +491,8 @@ static void frames(uint8_t flags)
 	comp.fd = eventfd(0, EFD_CLOEXEC);
 	promise(!xr_link_start(dev.link), "no service thread");
 	while (!atomic_load(&dev.link->gone) && !dev.over) {
-		struct pollfd p[2] = { { .fd = dev.link->have_fd, .events = POLLIN }, { .fd = dev.link->dead_fd, .events = POLLIN } };
+		struct pollfd p[2] = { { .fd = dev.link->have_fd, .events = POLLIN },
+				       { .fd = dev.link->dead_fd, .events = POLLIN } };
 
 		poll(p, 2, 1);
 		if (flags & 1)
@@ -486,7 +500,8 @@ static void frames(uint8_t flags)
 		held(dev.link);
 	}
 	if (atomic_load(&dev.link->gone) && atomic_load(&dev.link->gone) != -EPIPE)
-		promise(fail_err(&f) == atomic_load(&dev.link->gone) && fail_text(&f)[0], "the link went without a sentence");
+		promise(fail_err(&f) == atomic_load(&dev.link->gone) && fail_text(&f)[0],
+			"the link went without a sentence");
 	dev.link->link.ops->close(&dev.link->link);
 	close(comp.fd);
 }
@@ -507,7 +522,8 @@ static void requests(void)
 			promise(err == -EAGAIN, "accept came to %d: %s", err, fail_text(&f));
 			continue;
 		}
-		promise(link->id.channels && link->id.channels <= XPORT_CHANNELS_MAX, "a link of %u channels", link->id.channels);
+		promise(link->id.channels && link->id.channels <= XPORT_CHANNELS_MAX, "a link of %u channels",
+			link->id.channels);
 		link->ops->close(link);
 	} while (!err || cm.in.left);
 	l->ops->close(l);

@@ -39,7 +39,8 @@ static void recording(const char *name)
 
 	told_begin(&told);
 	err = timelines_load(&all, name);
-	promise(told_end(&told) == !!err, "a recording was refused with %d, and the sentence does not fit", err);
+	promise(told_end(&told) == !!err, "a recording was refused with %d, and the sentence does not fit",
+		err);
 	if (!err)
 		draw(&all);
 	timelines_free(&all);
@@ -56,7 +57,8 @@ static void trace(const char *name)
 		told_check(why);
 	} else {
 		trace_replay(t, &r);
-		promise(r.rounds && r.rounds <= t->nrounds && r.result.text[0], "%u rounds of %u", r.rounds, t->nrounds);
+		promise(r.rounds && r.rounds <= t->nrounds && r.result.text[0], "%u rounds of %u", r.rounds,
+			t->nrounds);
 	}
 	free(t);
 }

@@ -27,7 +27,7 @@
 #include "transport/tcp/tcp.h"
 
 #define PAGES 70u
-#define REGION 10u /* its id, and the seed of its pages */
+#define REGION 10u     /* its id, and the seed of its pages */
 #define STALL_US 2000u /* the timeout: no more bytes come, so waits for them end soon */
 #define BUFFER (1 << 20)
 
@@ -53,7 +53,8 @@ static void bench_up(struct bench *b, enum xport_access access)
 	for (int i = 0; i < CONNS; i++) {
 		int pair[2];
 
-		promise(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), "no socket pair");
+		promise(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair),
+			"no socket pair");
 		for (int k = 0; k < 2; k++)
 			setsockopt(pair[k], SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
 		near[i] = pair[0];

@@ -43,7 +43,8 @@ static struct wire_hello hello(const struct hostile *h)
 static size_t map(struct hostile *h, uint8_t *body)
 {
 	struct wire_map m = { .nregions = VM_REGIONS,
-			      .flags = (h->play.flags & PLAY_ARBITER ? WIRE_SOURCE_ARBITER : 0) | WIRE_SOURCE_POISON,
+			      .flags = (h->play.flags & PLAY_ARBITER ? WIRE_SOURCE_ARBITER : 0) |
+				       WIRE_SOURCE_POISON,
 			      .needs_len = h->state.len,
 			      .needs_sum = stream_sum(&h->state) };
 
@@ -280,7 +281,8 @@ static void judge(struct hostile *h)
 
 void play_hostile_source(const uint8_t *data, size_t size, struct ferry_result *res)
 {
-	static const enum ferry_owner record[4] = { FERRY_OWNER_UNKNOWN, FERRY_OWNER_SOURCE, FERRY_OWNER_TARGET, FERRY_OWNER_NONE };
+	static const enum ferry_owner record[4] = { FERRY_OWNER_UNKNOWN, FERRY_OWNER_SOURCE,
+						    FERRY_OWNER_TARGET, FERRY_OWNER_NONE };
 	struct fuzz_before before = fuzz_before();
 	struct ferry_vm v = { FERRY_VM_INIT };
 	struct fuzz_in in = { data, size };

@@ -205,8 +205,8 @@ static void judge(struct hostile *h)
 	const struct ferry_result *r = &h->res;
 	const struct vm *vm = &h->vm;
 	bool decided = commit_get(&h->session->commit) == COMMIT_DECIDED;
-	bool confirmed =
-		h->said[WIRE_COMMITTED] || h->said_commit == COMMIT_DECIDED || vm->record == FERRY_OWNER_TARGET;
+	bool confirmed = h->said[WIRE_COMMITTED] || h->said_commit == COMMIT_DECIDED ||
+			 vm->record == FERRY_OWNER_TARGET;
 	const char *how = ferry_outcome_name(r->outcome);
 
 	promise((r->error == 0) == (r->outcome == FERRY_OUTCOME_MIGRATED), "%s with error %d", how, r->error);
@@ -223,7 +223,8 @@ static void judge(struct hostile *h)
 			"%s: decided without PREPARED", how);
 		promise(!vm->calls[VM_RESUME] && !vm->runs && r->owner != FERRY_OWNER_SOURCE,
 			"%s: decided, and owner %s", how, ferry_owner_name(r->owner));
-		promise(r->outcome != FERRY_OUTCOME_MIGRATED || confirmed, "migrated, and nobody confirmed it");
+		promise(r->outcome != FERRY_OUTCOME_MIGRATED || confirmed,
+			"migrated, and nobody confirmed it");
 		return;
 	}
 	if (h->play.flags & PLAY_ARBITER && r->owner != FERRY_OWNER_SOURCE) {
@@ -233,13 +234,14 @@ static void judge(struct hostile *h)
 	}
 	promise(r->owner == FERRY_OWNER_SOURCE && vm->runs, "%s: not decided, owner %s, %s", how,
 		ferry_owner_name(r->owner), vm->runs ? "runs" : "stands still");
-	promise(r->outcome == (vm->calls[VM_PAUSE] ? FERRY_OUTCOME_FELL_BACK : FERRY_OUTCOME_REFUSED), "%s after %u pauses",
-		how, vm->calls[VM_PAUSE]);
+	promise(r->outcome == (vm->calls[VM_PAUSE] ? FERRY_OUTCOME_FELL_BACK : FERRY_OUTCOME_REFUSED),
+		"%s after %u pauses", how, vm->calls[VM_PAUSE]);
 }
 
 void play_hostile_target(const uint8_t *data, size_t size, struct ferry_result *res)
 {
-	static const enum ferry_owner record[4] = { FERRY_OWNER_UNKNOWN, FERRY_OWNER_SOURCE, FERRY_OWNER_TARGET, FERRY_OWNER_NONE };
+	static const enum ferry_owner record[4] = { FERRY_OWNER_UNKNOWN, FERRY_OWNER_SOURCE,
+						    FERRY_OWNER_TARGET, FERRY_OWNER_NONE };
 	struct fuzz_before before = fuzz_before();
 	struct ferry_vm v = { FERRY_VM_INIT };
 	struct fuzz_in in = { data, size };

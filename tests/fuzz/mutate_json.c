@@ -11,10 +11,30 @@
 /* Values that break readers: empty ones, limits of types, huge times, values of another type. */
 static json_t *another(unsigned seed)
 {
-	static const json_int_t numbers[] = { 0, -1, 1, 2, 77, 4095, 65536, INT32_MAX, UINT32_MAX, INT64_C(1) << 53,
-					      INT64_C(1) << 60, INT64_MAX, INT64_MIN };
+	static const json_int_t numbers[] = { 0,
+					      -1,
+					      1,
+					      2,
+					      77,
+					      4095,
+					      65536,
+					      INT32_MAX,
+					      UINT32_MAX,
+					      INT64_C(1) << 53,
+					      INT64_C(1) << 60,
+					      INT64_MAX,
+					      INT64_MIN };
 	static const double reals[] = { 0.5, -1e9, 1e16, 1e19, 1e300, -1e300, 1e-300 };
-	static const char *const words[] = { "", "source", "target", "pre-copy", "9999G", "-", "\x1b[31m", "\xc2\x9b", "\n", "%n%s",
+	static const char *const words[] = { "",
+					     "source",
+					     "target",
+					     "pre-copy",
+					     "9999G",
+					     "-",
+					     "\x1b[31m",
+					     "\xc2\x9b",
+					     "\n",
+					     "%n%s",
 					     "0123456789abcdef0123456789abcde" };
 
 	switch (seed % 8) {

@@ -207,8 +207,8 @@ static void plays(const char *target, unsigned turns)
 
 int main(int argc, char **argv)
 {
-	static const char *const targets[] = { "decode",   "tcp",	"rdma", "source",
-					       "target",   "exchange",	"recording", "etcd" };
+	static const char *const targets[] = { "decode", "tcp",	     "rdma",	  "source",
+					       "target", "exchange", "recording", "etcd" };
 	char path[600];
 
 	if (argc != 2) {

@@ -26,15 +26,20 @@ static void fill(struct run_report *r, struct options *o, struct record *rec, en
 	strcpy(r->mutator, "kvm-native");
 	observer_init(&r->observer, -1, 1, !end);
 	r->end[end].begun = r->end[end].have_result = true;
-	r->end[end].result = (struct ferry_result){ .outcome = FERRY_OUTCOME_MIGRATED, .owner = FERRY_OWNER_TARGET, .phase = FERRY_PHASE_DONE };
+	r->end[end].result = (struct ferry_result){ .outcome = FERRY_OUTCOME_MIGRATED,
+						    .owner = FERRY_OWNER_TARGET,
+						    .phase = FERRY_PHASE_DONE };
 	r->end[end].result.stats.downtime.load_us = 33;
 	r->nrounds = r->npolicy = 1;
 	r->rounds[0] = (struct ferry_round){ .bytes = 4096, .duration_us = 7 };
 	strcpy(r->policy[0], "post-copy: it was asked for");
 	r->have_proof = r->ran_on = end == VMM_END_TARGET;
 	for (unsigned i = 0; i < 6; i++)
-		rec->area[end]->sample[i] = (struct record_sample){ .time_ns = 5000000 + i * 1000000, .stamps = i, .bytes = i * 4096,
-								    .phase = (uint16_t)(i + 1), .running = i != 3 };
+		rec->area[end]->sample[i] = (struct record_sample){ .time_ns = 5000000 + i * 1000000,
+								    .stamps = i,
+								    .bytes = i * 4096,
+								    .phase = (uint16_t)(i + 1),
+								    .running = i != 3 };
 	atomic_store(&rec->area[end]->n, 6);
 	rec->area[end]->bucket[0] = (struct ferry_fault_bucket){ 0, 1, 3 };
 	rec->area[end]->bucket[1] = (struct ferry_fault_bucket){ 16, 17, 3 };
@@ -49,7 +54,8 @@ static void conversations(struct run_report *r, struct record *rec, enum vmm_end
 	uint8_t head[2] = { !end };
 
 	for (int recorded = 0; recorded < 2; recorded++) {
-		json_t *o = json_pack("{s:o,s:i,s:i}", "report", peer_report_make(r, end, recorded ? rec : NULL), "clock_offset_ns", 5,
+		json_t *o = json_pack("{s:o,s:i,s:i}", "report",
+				      peer_report_make(r, end, recorded ? rec : NULL), "clock_offset_ns", 5,
 				      "clock_error_ns", 7);
 		char *text = json_dumps(o, JSON_COMPACT), *all = malloc(strlen(text) + 4000);
 
@@ -104,21 +110,31 @@ static void traces(void)
 }
 
 #define KEY "ZmVycnkvMDEwMjAzMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA=" /* ferry/ and the fuzzer's session */
-#define HELD(owner) "{\"responses\":[{\"response_range\":{\"kvs\":[{\"key\":\"" KEY "\",\"value\":\"" owner "\"}]}}]}\n"
+#define HELD(owner) \
+	"{\"responses\":[{\"response_range\":{\"kvs\":[{\"key\":\"" KEY "\",\"value\":\"" owner "\"}]}}]}\n"
 #define PUT "{\"header\":{\"revision\":\"2\"},\"succeeded\":true,\"responses\":[{\"response_put\":{}}]}\n"
 
 static void etcd(void)
 {
 	static const char *const bodies[] = {
-		PUT, HELD("c291cmNl"), HELD("dGFyZ2V0"), HELD("bm9ib2R5"), "{\"token\":\"abc.9\"}\n" PUT,
-		"{\"token\":\"abc.9\"}\n" HELD("c291cmNl"), "{\"error\":\"etcdserver: no leader\",\"code\":14}\n" PUT,
-		"{\"error\":\"permission denied\",\"code\":7}\n", "<html>It works!</html>\n", "{}\n", "[]\n",
+		PUT,
+		HELD("c291cmNl"),
+		HELD("dGFyZ2V0"),
+		HELD("bm9ib2R5"),
+		"{\"token\":\"abc.9\"}\n" PUT,
+		"{\"token\":\"abc.9\"}\n" HELD("c291cmNl"),
+		"{\"error\":\"etcdserver: no leader\",\"code\":14}\n" PUT,
+		"{\"error\":\"permission denied\",\"code\":7}\n",
+		"<html>It works!</html>\n",
+		"{}\n",
+		"[]\n",
 	};
 
 	for (size_t i = 0; i < sizeof(bodies) / sizeof(*bodies); i++)
 		for (uint8_t flags = 0; flags < 8; flags++)
 			for (uint8_t how = 0; how < 10; how++)
-				seed("etcd", (uint8_t[]){ flags, how, 0, how & 1 ? how : 0, 0 }, 5, bodies[i], strlen(bodies[i]));
+				seed("etcd", (uint8_t[]){ flags, how, 0, how & 1 ? how : 0, 0 }, 5, bodies[i],
+				     strlen(bodies[i]));
 }
 
 void seeds_json(void)

@@ -9,7 +9,9 @@
 /* Write one frame after its length; returns the place of the next one. */
 static uint8_t *put(uint8_t *at, enum rdma_frame_type type, uint32_t left, const void *body, size_t len)
 {
-	struct rdma_frame h = { .magic = RDMA_MAGIC_FRAME, .type = (uint16_t)type, .len = (uint32_t)len, .left = left };
+	struct rdma_frame h = {
+		.magic = RDMA_MAGIC_FRAME, .type = (uint16_t)type, .len = (uint32_t)len, .left = left
+	};
 	uint16_t all = (uint16_t)(sizeof(h) + len);
 
 	memcpy(at, &all, sizeof(all));
@@ -28,7 +30,11 @@ static void keep(uint8_t *from, const uint8_t *to)
 /* Requests of a link of one channel, complete or not, and requests with one invalid field each. */
 static void requests(void)
 {
-	struct rdma_preamble p = { .magic = RDMA_MAGIC_PREAMBLE, .version = RDMA_WIRE_VERSION, .channels = 1, .mtu = 5, .session = { 7 } };
+	struct rdma_preamble p = { .magic = RDMA_MAGIC_PREAMBLE,
+				   .version = RDMA_WIRE_VERSION,
+				   .channels = 1,
+				   .mtu = 5,
+				   .session = { 7 } };
 	uint8_t buf[1 + 6 * (2 + sizeof(p))] = { 8 }, *at = buf + 1;
 
 	for (unsigned i = 0; i < 6; i++, at += 2 + sizeof(p)) {
@@ -57,8 +63,9 @@ void seeds_rdma(void)
 	struct {
 		struct rdma_keys head;
 		struct rdma_key key[2];
-	} keys = { { .access = 1, .nregions = 2 }, { { .id = 1, .page_shift = 12, .npages = 9, .addr = 1 << 20, .rkey = 3, .flags = 1 },
-						     { .id = 2, .page_shift = 21, .npages = 4 } } };
+	} keys = { { .access = 1, .nregions = 2 },
+		   { { .id = 1, .page_shift = 12, .npages = 9, .addr = 1 << 20, .rkey = 3, .flags = 1 },
+		     { .id = 2, .page_shift = 21, .npages = 4 } } };
 	struct rdma_pin pin = { .slot = 1, .region = 0, .chunk = 1 };
 	uint8_t *at;
 
@@ -67,9 +74,11 @@ void seeds_rdma(void)
 		keep(buf, put(buf + 1, (enum rdma_frame_type)type, 0, NULL, 0));
 	keep(buf, put(buf + 1, RDMA_MSG, 0, body, 40));
 	keep(buf, put(put(buf + 1, RDMA_MSG, 30, body, 40), RDMA_MSG, 0, body, 30));
-	keep(buf, put(put(put(buf + 1, RDMA_MSG, 30, body, 40), RDMA_KEYS, 0, &keys, sizeof(keys)), RDMA_MSG, 0, body, 30));
+	keep(buf, put(put(put(buf + 1, RDMA_MSG, 30, body, 40), RDMA_KEYS, 0, &keys, sizeof(keys)), RDMA_MSG,
+		      0, body, 30));
 	keep(buf, put(buf + 1, RDMA_KEYS, 0, &keys, sizeof(keys)));
-	keep(buf, put(put(buf + 1, RDMA_KEYS, 40, &keys, sizeof(keys) - 40), RDMA_KEYS, 0, (uint8_t *)&keys + 40, 40));
+	keep(buf, put(put(buf + 1, RDMA_KEYS, 40, &keys, sizeof(keys) - 40), RDMA_KEYS, 0,
+		      (uint8_t *)&keys + 40, 40));
 	keep(buf, put(buf + 1, RDMA_PINNED, 0, &pin, sizeof(pin)));
 	at = buf + 1;
 	for (; pin.chunk < 4; pin.chunk++)

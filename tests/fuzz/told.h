@@ -18,7 +18,8 @@ struct told {
 static inline void told_check(const char *text)
 {
 	for (const unsigned char *c = (const unsigned char *)text; *c; c++)
-		promise((*c >= 0x20 || *c == '\n' || *c == '\t') && *c != 0x7f && !(*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0),
+		promise((*c >= 0x20 || *c == '\n' || *c == '\t') && *c != 0x7f &&
+				!(*c == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0),
 			"byte %#x in: %s", *c, text);
 }
 

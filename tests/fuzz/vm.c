@@ -234,7 +234,8 @@ static int op_poison(void *v, uint32_t id, uint64_t page, uint64_t npages)
 	promise(i < vm->nregions, "poison of region %u", id);
 	m = &vm->mem[i];
 	promise(!vm->calls[VM_LOAD], "poison after load");
-	promise(page * FUZZ_PAGE < m->len && npages * FUZZ_PAGE <= m->len - page * FUZZ_PAGE, "poison outside its region");
+	promise(page * FUZZ_PAGE < m->len && npages * FUZZ_PAGE <= m->len - page * FUZZ_PAGE,
+		"poison outside its region");
 	return madvise(m->at + page * FUZZ_PAGE, npages * FUZZ_PAGE, MADV_DONTNEED) ? -errno : 0;
 }
 

@@ -45,9 +45,8 @@ enum vm_op {
 struct vm {
 	/* set by the fuzzer */
 	bool is_source, shared;
-	unsigned writes; /* pages that the source's guest writes in each of its first rounds */
-	enum ferry_owner
-		record; /* the arbiter's; FERRY_OWNER_UNKNOWN: none yet, FERRY_OWNER_NONE: no answer */
+	unsigned writes;	 /* pages that the source's guest writes in each of its first rounds */
+	enum ferry_owner record; /* the arbiter's; FERRY_OWNER_UNKNOWN: none yet, FERRY_OWNER_NONE: no answer */
 
 	struct ferry_ops ops;
 	struct ferry_session *session;

@@ -257,10 +257,10 @@ static void check_tsc(struct machine *from, struct machine *to, int i)
 	before = msr(from->vcpus[i], KVM_MSR_TSC);
 	here = msr(to->vcpus[i], KVM_MSR_TSC);
 	after = msr(from->vcpus[i], KVM_MSR_TSC);
-	cr_expect_geq(here + second, before, "%llu at the target, %llu at the source", (unsigned long long)here,
-		      (unsigned long long)before);
-	cr_expect_leq(here, after + second, "%llu at the target, %llu at the source", (unsigned long long)here,
-		      (unsigned long long)after);
+	cr_expect_geq(here + second, before, "%llu at the target, %llu at the source",
+		      (unsigned long long)here, (unsigned long long)before);
+	cr_expect_leq(here, after + second, "%llu at the target, %llu at the source",
+		      (unsigned long long)here, (unsigned long long)after);
 }
 
 /* A guest that sleeps until a TSC is woken by the target's timer, or never again. */
@@ -341,7 +341,8 @@ Test(kvm_state, cpuid_arrives_whatever_was_set_before)
 			struct kvm_cpuid2 *a = shown(from.vcpus[i]), *b = shown(to.vcpus[i]);
 
 			cr_assert_eq(a->nent, b->nent, "%d: %u and %u leaves", less, a->nent, b->nent);
-			cr_expect_arr_eq(a->entries, b->entries, a->nent * sizeof(*a->entries), "%d, vCPU %d", less, i);
+			cr_expect_arr_eq(a->entries, b->entries, a->nent * sizeof(*a->entries), "%d, vCPU %d",
+					 less, i);
 			free(a);
 			free(b);
 		}

@@ -58,8 +58,14 @@ static void hear(struct pair *p, uint64_t n)
 
 static void make_guest(struct pair *p, const struct way *w, uint64_t seed)
 {
-	struct vmm_config cfg = { .memory = 64 << 20, .working_set = 8 << 20, .dirty_rate = 5000, .seed = seed,
-				  .kind = w->kind, .populate = 100, .vcpus = 1, .event = meet };
+	struct vmm_config cfg = { .memory = 64 << 20,
+				  .working_set = 8 << 20,
+				  .dirty_rate = 5000,
+				  .seed = seed,
+				  .kind = w->kind,
+				  .populate = 100,
+				  .vcpus = 1,
+				  .event = meet };
 	char why[256] = "";
 
 	cr_assert(!pipe2(p->out, O_CLOEXEC));
@@ -113,8 +119,10 @@ static void prove(struct pair *p, bool falls_back)
 	uint64_t seen, missing, repeated;
 	struct vmm_proof proof = { 0 };
 
-	cr_assert_eq(p->sres.outcome, falls_back ? FERRY_OUTCOME_FELL_BACK : FERRY_OUTCOME_MIGRATED, "%s", p->sres.detail);
-	cr_assert_eq(p->tres.outcome, falls_back ? FERRY_OUTCOME_DISCARDED : FERRY_OUTCOME_MIGRATED, "%s", p->tres.detail);
+	cr_assert_eq(p->sres.outcome, falls_back ? FERRY_OUTCOME_FELL_BACK : FERRY_OUTCOME_MIGRATED, "%s",
+		     p->sres.detail);
+	cr_assert_eq(p->tres.outcome, falls_back ? FERRY_OUTCOME_DISCARDED : FERRY_OUTCOME_MIGRATED, "%s",
+		     p->tres.detail);
 	ferry_free(p->s);
 	ferry_free(p->t);
 	hear(p, 20);
@@ -132,10 +140,15 @@ static void prove(struct pair *p, bool falls_back)
 Test(many, four_guests_at_once)
 {
 	static const struct way ways[PAIRS] = {
-		{ VMM_ANON, { FERRY_CONFIG_INIT, .mode = FERRY_MODE_STOP_AND_COPY, .downtime_us = 10000000 }, false },
-		{ VMM_MEMFD, { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .max_rounds = 1, .channels = 2 }, false },
 		{ VMM_ANON,
-		  { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .max_rounds = 1, .commit_at = FERRY_COMMIT_AT_SWITCHOVER },
+		  { FERRY_CONFIG_INIT, .mode = FERRY_MODE_STOP_AND_COPY, .downtime_us = 10000000 },
+		  false },
+		{ VMM_MEMFD,
+		  { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .max_rounds = 1, .channels = 2 },
+		  false },
+		{ VMM_ANON,
+		  { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .max_rounds = 1,
+		    .commit_at = FERRY_COMMIT_AT_SWITCHOVER },
 		  false },
 		{ VMM_MEMFD, { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .max_rounds = 1 }, true },
 	};

@@ -36,77 +36,88 @@ static void clean(const struct run_report *r, const char *outcome, enum ferry_ow
 	cr_assert_eq(r->verdict, VERDICT_OK, "%s", r->sentence);
 }
 
-#define ARGS "rdma-migrate", "run", "--memory", "64M", "--working-set", "16M", "--dirty-rate", "20000", "--quiet", \
-	     "--floor", "off"
+#define ARGS                                                                                       \
+	"rdma-migrate", "run", "--memory", "64M", "--working-set", "16M", "--dirty-rate", "20000", \
+		"--quiet", "--floor", "off"
 
-#define MIGRATES(name, ...)                                                              \
-	Test(migrate, name)                                                              \
-	{                                                                                \
-		char *argv[] = { ARGS, __VA_ARGS__, NULL };                              \
-		struct run_report r;                                                     \
-		struct options o;                                                        \
-		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv);               \
-		clean(&r, "migrated", FERRY_OWNER_TARGET);                                     \
+#define MIGRATES(name, ...)                                                \
+	Test(migrate, name)                                                \
+	{                                                                  \
+		char *argv[] = { ARGS, __VA_ARGS__, NULL };                \
+		struct run_report r;                                       \
+		struct options o;                                          \
+		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv); \
+		clean(&r, "migrated", FERRY_OWNER_TARGET);                 \
 	}
 
-#define MIGRATES_HUGE(name, ...)                                                         \
-	Test(migrate_huge, name)                                                         \
-	{                                                                                \
-		char *argv[] = { ARGS, __VA_ARGS__, NULL };                              \
-		struct run_report r;                                                     \
-		struct options o;                                                        \
-		hugepool_or_skip(POOL_PAGES);                                            \
-		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv);               \
-		clean(&r, "migrated", FERRY_OWNER_TARGET);                                     \
+#define MIGRATES_HUGE(name, ...)                                           \
+	Test(migrate_huge, name)                                           \
+	{                                                                  \
+		char *argv[] = { ARGS, __VA_ARGS__, NULL };                \
+		struct run_report r;                                       \
+		struct options o;                                          \
+		hugepool_or_skip(POOL_PAGES);                              \
+		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv); \
+		clean(&r, "migrated", FERRY_OWNER_TARGET);                 \
 	}
 
-#define FALLS_BACK_HUGE(name, ...)                                                       \
-	Test(migrate_huge, name)                                                         \
-	{                                                                                \
-		char *argv[] = { ARGS, __VA_ARGS__, NULL };                              \
-		struct run_report r;                                                     \
-		struct options o;                                                        \
-		hugepool_or_skip(POOL_PAGES);                                            \
-		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv);               \
-		clean(&r, "fell-back", FERRY_OWNER_SOURCE);                                    \
+#define FALLS_BACK_HUGE(name, ...)                                         \
+	Test(migrate_huge, name)                                           \
+	{                                                                  \
+		char *argv[] = { ARGS, __VA_ARGS__, NULL };                \
+		struct run_report r;                                       \
+		struct options o;                                          \
+		hugepool_or_skip(POOL_PAGES);                              \
+		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv); \
+		clean(&r, "fell-back", FERRY_OWNER_SOURCE);                \
 	}
 
-#define FALLS_BACK(name, ...)                                                            \
-	Test(migrate, name)                                                              \
-	{                                                                                \
-		char *argv[] = { ARGS, __VA_ARGS__, NULL };                              \
-		struct run_report r;                                                     \
-		struct options o;                                                        \
-		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv);               \
-		clean(&r, "fell-back", FERRY_OWNER_SOURCE);                                    \
+#define FALLS_BACK(name, ...)                                              \
+	Test(migrate, name)                                                \
+	{                                                                  \
+		char *argv[] = { ARGS, __VA_ARGS__, NULL };                \
+		struct run_report r;                                       \
+		struct options o;                                          \
+		migrate(&r, &o, sizeof(argv) / sizeof(argv[0]) - 1, argv); \
+		clean(&r, "fell-back", FERRY_OWNER_SOURCE);                \
 	}
 
 MIGRATES(stop_and_copy_anon, "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind", "anon")
 MIGRATES(stop_and_copy_memfd, "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind", "memfd")
 MIGRATES(post_copy_anon, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "anon")
 MIGRATES(post_copy_memfd, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "memfd")
-MIGRATES(commit_at_switchover_anon, "--mode", "post-copy", "--max-rounds", "1", "--commit-at", "switchover", "--memory-kind", "anon")
-MIGRATES(commit_at_switchover_memfd, "--mode", "post-copy", "--max-rounds", "1", "--commit-at", "switchover", "--memory-kind", "memfd")
+MIGRATES(commit_at_switchover_anon, "--mode", "post-copy", "--max-rounds", "1", "--commit-at", "switchover",
+	 "--memory-kind", "anon")
+MIGRATES(commit_at_switchover_memfd, "--mode", "post-copy", "--max-rounds", "1", "--commit-at", "switchover",
+	 "--memory-kind", "memfd")
 MIGRATES(post_copy_by_rounds, "--mode", "post-copy", "--memory-kind", "memfd")
 MIGRATES(auto_mode_anon, "--mode", "auto", "--memory-kind", "anon")
 MIGRATES(auto_mode_memfd, "--mode", "auto", "--memory-kind", "memfd")
-MIGRATES(two_vcpus_post_copy_anon, "--vcpus", "2", "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "anon")
-MIGRATES(two_vcpus_post_copy_memfd, "--vcpus", "2", "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "memfd")
-MIGRATES(two_vcpus_stop_and_copy, "--vcpus", "2", "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind", "anon")
-MIGRATES(three_channels, "--channels", "3", "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "memfd")
+MIGRATES(two_vcpus_post_copy_anon, "--vcpus", "2", "--mode", "post-copy", "--max-rounds", "1",
+	 "--memory-kind", "anon")
+MIGRATES(two_vcpus_post_copy_memfd, "--vcpus", "2", "--mode", "post-copy", "--max-rounds", "1",
+	 "--memory-kind", "memfd")
+MIGRATES(two_vcpus_stop_and_copy, "--vcpus", "2", "--mode", "stop-and-copy", "--downtime", "20s",
+	 "--memory-kind", "anon")
+MIGRATES(three_channels, "--channels", "3", "--mode", "post-copy", "--max-rounds", "1", "--memory-kind",
+	 "memfd")
 
-FALLS_BACK(target_killed_in_post_copy_anon, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "anon", "--kill",
-	   "target@post-copy")
-FALLS_BACK(target_killed_in_post_copy_memfd, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "memfd", "--vcpus", "2", "--kill",
-	   "target@post-copy")
-FALLS_BACK(link_cut_in_stop_and_copy, "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind", "anon", "--kill",
-	   "link@stop-and-copy")
+FALLS_BACK(target_killed_in_post_copy_anon, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind",
+	   "anon", "--kill", "target@post-copy")
+FALLS_BACK(target_killed_in_post_copy_memfd, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind",
+	   "memfd", "--vcpus", "2", "--kill", "target@post-copy")
+FALLS_BACK(link_cut_in_stop_and_copy, "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind", "anon",
+	   "--kill", "link@stop-and-copy")
 
 MIGRATES_HUGE(stop_and_copy, "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind", "hugetlb")
-MIGRATES_HUGE(stop_and_copy_memfd, "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind", "hugetlb-memfd")
+MIGRATES_HUGE(stop_and_copy_memfd, "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind",
+	      "hugetlb-memfd")
 MIGRATES_HUGE(post_copy, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "hugetlb")
-MIGRATES_HUGE(post_copy_memfd, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "hugetlb-memfd", "--populate", "30")
-MIGRATES_HUGE(two_vcpus_and_channels, "--vcpus", "2", "--channels", "2", "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "hugetlb-memfd")
-FALLS_BACK_HUGE(target_killed_in_post_copy, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "hugetlb", "--kill", "target@post-copy")
-FALLS_BACK_HUGE(target_killed_in_post_copy_memfd, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "hugetlb-memfd", "--kill",
-		"target@post-copy")
+MIGRATES_HUGE(post_copy_memfd, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "hugetlb-memfd",
+	      "--populate", "30")
+MIGRATES_HUGE(two_vcpus_and_channels, "--vcpus", "2", "--channels", "2", "--mode", "post-copy",
+	      "--max-rounds", "1", "--memory-kind", "hugetlb-memfd")
+FALLS_BACK_HUGE(target_killed_in_post_copy, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind",
+		"hugetlb", "--kill", "target@post-copy")
+FALLS_BACK_HUGE(target_killed_in_post_copy_memfd, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind",
+		"hugetlb-memfd", "--kill", "target@post-copy")

@@ -213,7 +213,8 @@ static void tracks_many_runs(unsigned flags, int fd)
 	uint64_t bits[(PAGES + 63) / 64];
 	struct tracker *t;
 
-	r.hva = mmap(NULL, r.len, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
+	r.hva = mmap(NULL, r.len, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED,
+		     fd, 0);
 	cr_assert_neq(r.hva, MAP_FAILED);
 	madvise(r.hva, r.len, MADV_NOHUGEPAGE);
 	memset(r.hva, 1, r.len);
@@ -224,7 +225,8 @@ static void tracks_many_runs(unsigned flags, int fd)
 		memset(bits, 0, sizeof(bits));
 		cr_assert_eq(tracker_fetch(t, r.id, bits, PAGES), 0);
 		for (uint64_t page = 0; page < PAGES; page++)
-			cr_assert_eq(has_bit(bits, page), page % 2 == odd, "page %llu", (unsigned long long)page);
+			cr_assert_eq(has_bit(bits, page), page % 2 == odd, "page %llu",
+				     (unsigned long long)page);
 	}
 	tracker_free(t);
 	munmap(r.hva, r.len);
@@ -370,7 +372,8 @@ static void one_is_bad(struct vmm *vm, uint64_t page, const char *says)
 {
 	struct vmm_proof p = proof(vm);
 
-	cr_expect_eq(p.pages_bad, 1, "page %llu: %llu bad", (unsigned long long)page, (unsigned long long)p.pages_bad);
+	cr_expect_eq(p.pages_bad, 1, "page %llu: %llu bad", (unsigned long long)page,
+		     (unsigned long long)p.pages_bad);
 	cr_expect_eq(p.bad_region, 1);
 	cr_expect_eq(p.bad_page, page);
 	cr_expect(strstr(p.text, says), "%s", p.text);
@@ -405,7 +408,8 @@ static uint64_t stamped_twice(struct vmm *vm, uint64_t *ret)
 /* A write that was lost: the page holds the stamp before, or none; and one that is made later. */
 static void finds_lost_writes(struct vmm *vm)
 {
-	uint64_t before, seq = stamped_twice(vm, &before), page = vmm_stamp_page(vm, 0, seq), *stamp = stamp_at(vm, page);
+	uint64_t before, seq = stamped_twice(vm, &before), page = vmm_stamp_page(vm, 0, seq),
+			 *stamp = stamp_at(vm, page);
 
 	*stamp = before;
 	one_is_bad(vm, page, "not what was written to it");
@@ -427,7 +431,8 @@ static void finds_missing(struct vmm *vm, uint64_t page)
 	memcpy(was, p, sizeof(was));
 	if (r[1].flags & FERRY_REGION_SHARED)
 		cr_assert_eq(fallocate(r[1].fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-				       (off_t)(r[1].fd_offset + (page << 12)), 4096), 0);
+				       (off_t)(r[1].fd_offset + (page << 12)), 4096),
+			     0);
 	else
 		cr_assert_eq(madvise(p, sizeof(was), MADV_DONTNEED), 0);
 	one_is_bad(vm, page, "missing");
@@ -841,7 +846,8 @@ static void discard_stuck(bool host, uint32_t stuck_region)
 	}
 	vmm_ops()->output_hold(to);
 	cr_assert_eq(vmm_ops()->resume(to), 0);
-	cr_assert_eq(poll(&(struct pollfd){ .fd = uffd, .events = POLLIN }, 1, STANDS_US / 1000), 1, "no vCPU ran into it");
+	cr_assert_eq(poll(&(struct pollfd){ .fd = uffd, .events = POLLIN }, 1, STANDS_US / 1000), 1,
+		     "no vCPU ran into it");
 	cr_assert_eq(vmm_ops()->discard(to), 0);
 	vmm_destroy(to);
 	close(uffd);

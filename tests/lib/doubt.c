@@ -40,8 +40,8 @@ static void on_phase(struct fakevm *vm, enum ferry_phase p)
 		ferry_cancel(r->src.session);
 }
 
-void doubt_init(struct doubt *d, const struct rig_kind *kind, enum doubt_way way, const char *how, const char *message,
-		bool by_target, doubt_ask ask)
+void doubt_init(struct doubt *d, const struct rig_kind *kind, enum doubt_way way, const char *how,
+		const char *message, bool by_target, doubt_ask ask)
 {
 	struct rig *r = &d->rig;
 
@@ -69,9 +69,9 @@ void doubt_init(struct doubt *d, const struct rig_kind *kind, enum doubt_way way
 
 static void lost(struct rig *r)
 {
-	cr_assert(r->sres.outcome == FERRY_OUTCOME_LOST && r->tres.outcome == FERRY_OUTCOME_LOST, "source: %s \"%s\"; target: %s \"%s\"",
-		  ferry_outcome_name(r->sres.outcome), r->sres.detail, ferry_outcome_name(r->tres.outcome),
-		  r->tres.detail);
+	cr_assert(r->sres.outcome == FERRY_OUTCOME_LOST && r->tres.outcome == FERRY_OUTCOME_LOST,
+		  "source: %s \"%s\"; target: %s \"%s\"", ferry_outcome_name(r->sres.outcome), r->sres.detail,
+		  ferry_outcome_name(r->tres.outcome), r->tres.detail);
 	cr_assert(r->sres.owner == FERRY_OWNER_TARGET && r->tres.owner == FERRY_OWNER_TARGET);
 	cr_assert(!world_source_runs(&r->world) && !world_target_runs(&r->world));
 	cr_assert_eq(r->tgt.calls[FAKE_DISCARD], 1);
@@ -80,7 +80,8 @@ static void lost(struct rig *r)
 
 void doubt_check(struct doubt *d, enum doubt_end end)
 {
-	enum ferry_owner due = end == DOUBT_SOURCE_OWNS ? FERRY_OWNER_SOURCE : FERRY_OWNER_TARGET, is = FERRY_OWNER_NONE;
+	enum ferry_owner due = end == DOUBT_SOURCE_OWNS ? FERRY_OWNER_SOURCE : FERRY_OWNER_TARGET,
+			 is = FERRY_OWNER_NONE;
 	struct rig *r = &d->rig;
 
 	cr_assert(d->armed);
@@ -92,9 +93,11 @@ void doubt_check(struct doubt *d, enum doubt_end end)
 		lost(r);
 	cr_assert(r->sres.claim == due && r->tres.claim == due);
 	/* A target that has received COMMIT, or the ABORT after all, does not ask. */
-	cr_assert_eq(r->src.calls[FAKE_ARBITER], 1, "the source asked %u times: %s; %s", r->src.calls[FAKE_ARBITER],
-		     r->sres.detail, r->tres.detail);
+	cr_assert_eq(r->src.calls[FAKE_ARBITER], 1, "the source asked %u times: %s; %s",
+		     r->src.calls[FAKE_ARBITER], r->sres.detail, r->tres.detail);
 	cr_assert_leq(r->tgt.calls[FAKE_ARBITER], strcmp(d->message, "COMMITTED") ? 1 : 0);
-	cr_assert_eq(d->ask(r->sres.session, due == FERRY_OWNER_SOURCE ? FERRY_OWNER_TARGET : FERRY_OWNER_SOURCE, &is), 0);
+	cr_assert_eq(d->ask(r->sres.session,
+			    due == FERRY_OWNER_SOURCE ? FERRY_OWNER_TARGET : FERRY_OWNER_SOURCE, &is),
+		     0);
 	cr_assert_eq(is, due);
 }

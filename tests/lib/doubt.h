@@ -21,21 +21,21 @@ enum doubt_way {
 enum doubt_end { DOUBT_SOURCE_OWNS, DOUBT_TARGET_OWNS, DOUBT_LOST };
 
 /* name, way, message, whether the target sends it, expected end */
-#define DOUBT_ROWS(X)                                                          \
-	X(prepared_after_a_tentative_run, TENTATIVE, "PREPARED", true, SOURCE_OWNS) \
-	X(commit_after_a_tentative_run, TENTATIVE, "COMMIT", false, TARGET_OWNS)  \
+#define DOUBT_ROWS(X)                                                                 \
+	X(prepared_after_a_tentative_run, TENTATIVE, "PREPARED", true, SOURCE_OWNS)   \
+	X(commit_after_a_tentative_run, TENTATIVE, "COMMIT", false, TARGET_OWNS)      \
 	X(committed_after_a_tentative_run, TENTATIVE, "COMMITTED", true, TARGET_OWNS) \
-	X(abort_after_a_tentative_run, TENTATIVE, "ABORT", false, SOURCE_OWNS)    \
-	X(prepared_in_the_downtime, STOP_AND_COPY, "PREPARED", true, SOURCE_OWNS) \
-	X(commit_in_the_downtime, STOP_AND_COPY, "COMMIT", false, TARGET_OWNS)    \
-	X(committed_in_the_downtime, STOP_AND_COPY, "COMMITTED", true, TARGET_OWNS) \
-	X(abort_in_the_downtime, STOP_AND_COPY, "ABORT", false, SOURCE_OWNS)      \
-	X(prepared_at_switchover, SWITCHOVER, "PREPARED", true, SOURCE_OWNS)      \
-	X(commit_at_switchover, SWITCHOVER, "COMMIT", false, SOURCE_OWNS)         \
-	X(committed_at_switchover, SWITCHOVER, "COMMITTED", true, LOST)           \
-	X(abort_at_switchover, SWITCHOVER, "ABORT", false, SOURCE_OWNS)           \
-	X(prepared_at_the_hold_limit, HOLD_LIMIT, "PREPARED", true, SOURCE_OWNS)  \
-	X(commit_at_the_hold_limit, HOLD_LIMIT, "COMMIT", false, SOURCE_OWNS)     \
+	X(abort_after_a_tentative_run, TENTATIVE, "ABORT", false, SOURCE_OWNS)        \
+	X(prepared_in_the_downtime, STOP_AND_COPY, "PREPARED", true, SOURCE_OWNS)     \
+	X(commit_in_the_downtime, STOP_AND_COPY, "COMMIT", false, TARGET_OWNS)        \
+	X(committed_in_the_downtime, STOP_AND_COPY, "COMMITTED", true, TARGET_OWNS)   \
+	X(abort_in_the_downtime, STOP_AND_COPY, "ABORT", false, SOURCE_OWNS)          \
+	X(prepared_at_switchover, SWITCHOVER, "PREPARED", true, SOURCE_OWNS)          \
+	X(commit_at_switchover, SWITCHOVER, "COMMIT", false, SOURCE_OWNS)             \
+	X(committed_at_switchover, SWITCHOVER, "COMMITTED", true, LOST)               \
+	X(abort_at_switchover, SWITCHOVER, "ABORT", false, SOURCE_OWNS)               \
+	X(prepared_at_the_hold_limit, HOLD_LIMIT, "PREPARED", true, SOURCE_OWNS)      \
+	X(commit_at_the_hold_limit, HOLD_LIMIT, "COMMIT", false, SOURCE_OWNS)         \
 	X(committed_at_the_hold_limit, HOLD_LIMIT, "COMMITTED", true, LOST)
 
 /* A migration that ends in doubt. ask settles the doubt; if it is NULL, the caller's ops do. */
@@ -48,21 +48,27 @@ struct doubt {
 };
 
 /* how: "cut-before" or "lost". */
-void doubt_init(struct doubt *d, const struct rig_kind *kind, enum doubt_way way, const char *how, const char *message,
-		bool by_target, doubt_ask ask);
+void doubt_init(struct doubt *d, const struct rig_kind *kind, enum doubt_way way, const char *how,
+		const char *message, bool by_target, doubt_ask ask);
 /* After rig_run(): assert outcomes, owners, ops, memory, output, and that the arbiter repeats its answer. */
 void doubt_check(struct doubt *d, enum doubt_end end);
 
-#define DOUBT_TEST(suite, ask, name, way, message, by_target, end)                                       \
-	static void suite##_##name(const struct rig_kind *kind, const char *how)                         \
-	{                                                                                                \
-		struct doubt d;                                                                          \
-		doubt_init(&d, kind, DOUBT_##way, how, message, by_target, ask);                         \
-		rig_run(&d.rig);                                                                         \
-		doubt_check(&d, DOUBT_##end);                                                            \
-		rig_free(&d.rig);                                                                        \
-	}                                                                                                \
-	Test(suite, name##_cut) { suite##_##name(RIG_TCP_ANON, "cut-before"); }                          \
-	Test(suite, name##_silent) { suite##_##name(RIG_TCP_SHARED, "lost"); }
+#define DOUBT_TEST(suite, ask, name, way, message, by_target, end)               \
+	static void suite##_##name(const struct rig_kind *kind, const char *how) \
+	{                                                                        \
+		struct doubt d;                                                  \
+		doubt_init(&d, kind, DOUBT_##way, how, message, by_target, ask); \
+		rig_run(&d.rig);                                                 \
+		doubt_check(&d, DOUBT_##end);                                    \
+		rig_free(&d.rig);                                                \
+	}                                                                        \
+	Test(suite, name##_cut)                                                  \
+	{                                                                        \
+		suite##_##name(RIG_TCP_ANON, "cut-before");                      \
+	}                                                                        \
+	Test(suite, name##_silent)                                               \
+	{                                                                        \
+		suite##_##name(RIG_TCP_SHARED, "lost");                          \
+	}
 
 #endif

@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define STARTS 5     /* another program may take the port first */
+#define STARTS 5 /* another program may take the port first */
 #define READY_S 60u
 
 static int listen_any(unsigned *port)
@@ -66,7 +66,8 @@ static pid_t spawn(char *const *argv, const char *log)
 static bool healthy(unsigned port)
 {
 	static const char get[] = "GET /health HTTP/1.0\r\n\r\n";
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	struct sockaddr_in a = { .sin_family = AF_INET,
+				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
 				 .sin_port = htons((uint16_t)port) };
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	char buf[2000];
@@ -88,9 +89,15 @@ static bool start_once(struct etcd_server *e)
 	char peer_url[64], cluster[80], log[80], data[80];
 	struct timespec tick = { .tv_nsec = 10000000 };
 	time_t until = time(NULL) + READY_S;
-	char *argv[] = { "etcd", "--data-dir", data, "--listen-client-urls", e->url, "--advertise-client-urls", e->url,
-			 "--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url, "--initial-cluster",
-			 cluster, "--heartbeat-interval", "20", "--election-timeout", "200", NULL };
+	char *argv[] = { "etcd",   "--data-dir",
+			 data,	   "--listen-client-urls",
+			 e->url,   "--advertise-client-urls",
+			 e->url,   "--listen-peer-urls",
+			 peer_url, "--initial-advertise-peer-urls",
+			 peer_url, "--initial-cluster",
+			 cluster,  "--heartbeat-interval",
+			 "20",	   "--election-timeout",
+			 "200",	   NULL };
 
 	snprintf(e->url, sizeof(e->url), "http://127.0.0.1:%u", port);
 	snprintf(peer_url, sizeof(peer_url), "http://127.0.0.1:%u", peer);

@@ -37,9 +37,10 @@ uint64_t fake_region_pages(const struct fakevm *vm, unsigned region)
 
 const char *fake_op_name(enum fake_op op)
 {
-	static const char *const names[] = { "needs", "reserve", "dirty_start", "dirty_stop", "dirty_fetch",
-					     "pause", "resume", "save", "load", "output_hold",
-					     "output_release", "activate", "retire", "discard", "arbiter" };
+	static const char *const names[] = { "needs",	    "reserve",	   "dirty_start",    "dirty_stop",
+					     "dirty_fetch", "pause",	   "resume",	     "save",
+					     "load",	    "output_hold", "output_release", "activate",
+					     "retire",	    "discard",	   "arbiter" };
 
 	_Static_assert(sizeof(names) / sizeof(names[0]) == FAKE_OPS, "a name an op");
 	return op < FAKE_OPS ? names[op] : "?";
@@ -156,7 +157,8 @@ static int op_dirty_fetch(void *v, uint32_t id, uint64_t *bits, uint64_t npages,
 	bool runs = world_source_runs(vm->w);
 
 	if (npages != fake_region_pages(vm, region) || id != vm->region[region].id)
-		world_trouble(vm->w, "dirty_fetch of region %u with %llu pages", id, (unsigned long long)npages);
+		world_trouble(vm->w, "dirty_fetch of region %u with %llu pages", id,
+			      (unsigned long long)npages);
 	if (runs == !!(flags & FERRY_DIRTY_LAST))
 		world_trouble(vm->w, "dirty_fetch with flags %u while the VM %s", flags,
 			      runs ? "runs" : "is paused");
@@ -242,7 +244,8 @@ static int load_section(struct fakevm *vm, struct ferry_stream *in, const struct
 		return 0;
 	}
 	if (sec->id != SECTION_BULK || sec->version != 7)
-		return ferry_stream_fail(in, -EOPNOTSUPP, "section %u version %u is unknown", sec->id, sec->version);
+		return ferry_stream_fail(in, -EOPNOTSUPP, "section %u version %u is unknown", sec->id,
+					 sec->version);
 	for (size_t i = 0; i < sec->len; i++)
 		if (((const uint8_t *)sec->data)[i] != (uint8_t)mix(i))
 			return ferry_stream_fail(in, -EPROTO, "byte %zu of the bulk section is wrong", i);
@@ -277,7 +280,10 @@ static void *map_memory(struct fakevm *vm, struct ferry_region *r)
 	r->fd = -1;
 	if (vm->shared) {
 		r->fd = memfd_create("fake-ram", MFD_CLOEXEC | (vm->huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
-		r->fd_offset = 3 * (UINT64_C(1) << (vm->thp ? 21 : r->page_shift)); /* regions need not begin where their memfd does */
+		r->fd_offset =
+			3 * (UINT64_C(1)
+			     << (vm->thp ? 21
+					 : r->page_shift)); /* regions need not begin where their memfd does */
 		if (r->fd < 0 || ftruncate(r->fd, (off_t)(r->fd_offset + r->len)))
 			return NULL;
 		flags = MAP_SHARED;
@@ -305,8 +311,9 @@ static int check_needs(struct fakevm *vm, struct ferry_stream *needs)
 			return ferry_stream_fail(needs, -EOPNOTSUPP, "need %u is unknown", sec.id);
 		memcpy(&n, sec.data, sizeof(n));
 		if (n.cpuid != vm->cpuid)
-			return ferry_stream_fail(needs, -ENOTSUP, "the VM needs CPUID word %#x, this host has %#x",
-						 n.cpuid, vm->cpuid);
+			return ferry_stream_fail(needs, -ENOTSUP,
+						 "the VM needs CPUID word %#x, this host has %#x", n.cpuid,
+						 vm->cpuid);
 		if (vm->memory_limit && n.bytes > vm->memory_limit)
 			return ferry_stream_fail(needs, -ENOMEM, "the VM needs %llu KiB, this host has %llu",
 						 (unsigned long long)n.bytes >> 10,
@@ -454,7 +461,8 @@ static void op_log(void *v, int level, const char *line)
 	struct fakevm *vm = v;
 
 	if (!log_line(line, text, sizeof(text)) || level < 2 || level > 6)
-		world_trouble(vm->w, "a log line of level %d has not the form that is documented: %s", level, line);
+		world_trouble(vm->w, "a log line of level %d has not the form that is documented: %s", level,
+			      line);
 	if (level > 3)
 		return;
 	pthread_mutex_lock(&vm->w->lock);
@@ -484,8 +492,13 @@ int (*const fake_arbiter)(void *vm, const uint8_t session[16], enum ferry_owner 
 
 void fakevm_source(struct fakevm *vm, struct world *w, unsigned kind)
 {
-	*vm = (struct fakevm){ .w = w, .is_source = true, .shared = kind & FAKE_SHARED, .huge = kind & FAKE_HUGE,
-			       .thp = kind & FAKE_THP, .cpuid = 0x1234, .state_bytes = 100000 };
+	*vm = (struct fakevm){ .w = w,
+			       .is_source = true,
+			       .shared = kind & FAKE_SHARED,
+			       .huge = kind & FAKE_HUGE,
+			       .thp = kind & FAKE_THP,
+			       .cpuid = 0x1234,
+			       .state_bytes = 100000 };
 	vm->ops = (struct ferry_ops){ FERRY_OPS_INIT,
 				      .needs = op_needs,
 				      .dirty_start = op_dirty_start,
@@ -515,7 +528,8 @@ void fakevm_source(struct fakevm *vm, struct world *w, unsigned kind)
 		for (uint64_t page = 0; page < region_pages[i]; page++) {
 			if (!i && page >= FAKE_HOLE0 && page < FAKE_HOLE0 + FAKE_HOLES)
 				continue;
-			if (!i && page >= FAKE_HOLE0 + FAKE_HOLES && page < FAKE_HOLE0 + FAKE_HOLES + FAKE_ZEROS)
+			if (!i && page >= FAKE_HOLE0 + FAKE_HOLES &&
+			    page < FAKE_HOLE0 + FAKE_HOLES + FAKE_ZEROS)
 				memset(fake_page(vm, i, page), 0, FAKE_PAGE);
 			else
 				fake_fill(fake_page(vm, i, page), mix(fake_offset(i, page)));
@@ -527,7 +541,9 @@ void fakevm_source(struct fakevm *vm, struct world *w, unsigned kind)
 
 void fakevm_target(struct fakevm *vm, struct world *w, unsigned kind)
 {
-	*vm = (struct fakevm){ .w = w, .shared = kind & FAKE_SHARED, .huge = kind & FAKE_HUGE, .cpuid = 0x1234 };
+	*vm = (struct fakevm){
+		.w = w, .shared = kind & FAKE_SHARED, .huge = kind & FAKE_HUGE, .cpuid = 0x1234
+	};
 	vm->ops = (struct ferry_ops){ FERRY_OPS_INIT,
 				      .reserve = op_reserve,
 				      .pause = op_pause,

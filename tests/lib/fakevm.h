@@ -30,9 +30,10 @@
 #define FAKE_PAGES0 1500u
 #define FAKE_PAGES1 77u
 #define FAKE_PAGES (FAKE_PAGES0 + FAKE_PAGES1)
-#define FAKE_HOLES 200u /* in region 0, from page FAKE_HOLE0 on: never touched unless the guest writes there */
+#define FAKE_HOLES \
+	200u /* in region 0, from page FAKE_HOLE0 on: never touched unless the guest writes there */
 #define FAKE_HOLE0 200u
-#define FAKE_ZEROS 50u	/* after the holes: touched, zero */
+#define FAKE_ZEROS 50u /* after the holes: touched, zero */
 #define FAKE_TRACE 400u
 
 /* The kind of memory. Regions of huge pages are longer: after the pages of other kinds comes a hole. */
@@ -71,7 +72,7 @@ struct world {
 	pthread_cond_t cond;
 	char trouble[512];
 	bool source_runs, target_runs, target_held;
-	uint64_t seen;	/* numbered outputs that came out: 0 .. seen - 1 */
+	uint64_t seen;	 /* numbered outputs that came out: 0 .. seen - 1 */
 	uint8_t *frozen; /* memory at the last stop of the source, all regions end to end */
 	bool decided;	 /* the arbiter's record */
 	enum ferry_owner record;
@@ -89,12 +90,12 @@ struct fakevm {
 	void *arg;	  /* for the test */
 
 	/* set by the test */
-	uint64_t writes[8];  /* pages written at fetch 0, 1, ..; the last one repeats */
+	uint64_t writes[8];   /* pages written at fetch 0, 1, ..; the last one repeats */
 	uint64_t last_writes; /* pages written at pause */
-	uint64_t spared;      /* source: the guest never writes this page, counted from 1 through all regions; 0: none */
+	uint64_t spared; /* source: the guest never writes this page, counted from 1 through all regions; 0: none */
 	uint64_t state_bytes; /* beside the small section */
-	bool idle;	      /* target: the guest touches nothing until fakevm_finish(), however long post-copy lasts */
-	uint32_t cpuid;	      /* target: the offered value; source: the needed one */
+	bool idle; /* target: the guest touches nothing until fakevm_finish(), however long post-copy lasts */
+	uint32_t cpuid; /* target: the offered value; source: the needed one */
 	uint64_t memory_limit;
 	enum fake_op fail_op;
 	unsigned fail_nth; /* 0: no op fails; 1: the first call does */

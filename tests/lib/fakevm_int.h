@@ -12,7 +12,8 @@ size_t fake_offset(unsigned region, uint64_t page); /* of a page in shadow and f
 uint64_t fake_region_pages(const struct fakevm *vm, unsigned region);
 uint8_t *fake_page(const struct fakevm *vm, unsigned region, uint64_t page);
 /* The fake arbiter: a test that wants one puts it into ops.arbiter. */
-extern int (*const fake_arbiter)(void *vm, const uint8_t session[16], enum ferry_owner want, enum ferry_owner *is);
+extern int (*const fake_arbiter)(void *vm, const uint8_t session[16], enum ferry_owner want,
+				 enum ferry_owner *is);
 
 /* fakevm_world.c */
 void fake_set_running(struct fakevm *vm, bool runs);

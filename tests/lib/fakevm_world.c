@@ -159,7 +159,8 @@ static void check_page(struct fakevm *vm, unsigned region, uint64_t page)
 
 	for (size_t i = 0; i < FAKE_PAGE; i++)
 		if (is[i] != due[i]) {
-			trouble_locked(vm->w, "page %llu of region %u reads %#x at byte %zu in the target, %#x was due",
+			trouble_locked(vm->w,
+				       "page %llu of region %u reads %#x at byte %zu in the target, %#x was due",
 				       (unsigned long long)page, region, is[i], i, due[i]);
 			return;
 		}
@@ -297,7 +298,8 @@ static void check_rest(struct fakevm *vm, unsigned region, uint64_t from)
 
 		for (size_t i = 0; i < FAKE_PAGE / 8; i++)
 			if (p[i]) {
-				world_trouble(vm->w, "page %llu of region %u, which nobody wrote, is not zero in the end",
+				world_trouble(vm->w,
+					      "page %llu of region %u, which nobody wrote, is not zero in the end",
 					      (unsigned long long)page, region);
 				return;
 			}
@@ -319,8 +321,8 @@ void fakevm_check_memory(struct fakevm *vm)
 			want = own;
 		}
 		if (memcmp(is, want, FAKE_PAGE))
-			world_trouble(vm->w, "page %llu of the %s's memory is wrong in the end", (unsigned long long)at,
-				      vm->is_source ? "source" : "target");
+			world_trouble(vm->w, "page %llu of the %s's memory is wrong in the end",
+				      (unsigned long long)at, vm->is_source ? "source" : "target");
 	}
 	check_rest(vm, 0, FAKE_PAGES0);
 	check_rest(vm, 1, FAKE_PAGES1);

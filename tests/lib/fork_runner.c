@@ -30,8 +30,10 @@
 #define JOBS_MAX 16
 
 /* Hooks before and after all tests, if the program has any. They get no report. */
-extern void (*__start_cr_pra[])(void *) __attribute__((weak)), (*__stop_cr_pra[])(void *) __attribute__((weak));
-extern void (*__start_cr_poa[])(void *) __attribute__((weak)), (*__stop_cr_poa[])(void *) __attribute__((weak));
+extern void (*__start_cr_pra[])(void *) __attribute__((weak)),
+	(*__stop_cr_pra[])(void *)__attribute__((weak));
+extern void (*__start_cr_poa[])(void *) __attribute__((weak)),
+	(*__stop_cr_poa[])(void *)__attribute__((weak));
 extern struct criterion_test *__start_cr_tst[], *__stop_cr_tst[];
 extern struct criterion_suite *__start_cr_sts[] __attribute__((weak)), *__stop_cr_sts[] __attribute__((weak));
 
@@ -59,7 +61,8 @@ void criterion_send_assert(struct criterion_assert_stats *stats)
 	if (stats->passed)
 		return;
 	atomic_store(&failed, 1);
-	printf("%s:%u: %s\n", stats->file, stats->line, stats->message ? stats->message : "failed"); /* a test may redirect stderr */
+	printf("%s:%u: %s\n", stats->file, stats->line,
+	       stats->message ? stats->message : "failed"); /* a test may redirect stderr */
 	fflush(stdout);
 }
 
@@ -154,7 +157,8 @@ static int verdict(const struct criterion_test *t, int status)
 		if (WTERMSIG(status) == SIGALRM)
 			printf("%s::%s did not end within %u s\n", t->category, t->name, limit(t));
 		else
-			printf("%s::%s was killed by %s\n", t->category, t->name, strsignal(WTERMSIG(status)));
+			printf("%s::%s was killed by %s\n", t->category, t->name,
+			       strsignal(WTERMSIG(status)));
 		return 1;
 	}
 	if (t->data->exit_code)
@@ -169,8 +173,12 @@ static void report(struct run *r, const struct job *j, int ret)
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	r->skipped += ret == SKIPPED;
 	r->failures += ret && ret != SKIPPED;
-	printf("[%s] %s::%s: (%.2fs)\n", !ret ? "PASS" : ret == SKIPPED ? "SKIP" : "FAIL", j->test->category,
-	       j->test->name, (double)(now.tv_sec - j->begin.tv_sec) + (double)(now.tv_nsec - j->begin.tv_nsec) / 1e9);
+	printf("[%s] %s::%s: (%.2fs)\n",
+	       !ret		? "PASS"
+	       : ret == SKIPPED ? "SKIP"
+				: "FAIL",
+	       j->test->category, j->test->name,
+	       (double)(now.tv_sec - j->begin.tv_sec) + (double)(now.tv_nsec - j->begin.tv_nsec) / 1e9);
 }
 
 /* Waits until a test ends and frees its slot. False: no test runs. */

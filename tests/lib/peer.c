@@ -14,7 +14,8 @@ void peer_raw(struct peer *p, const void *buf, size_t len)
 	p->ctl->ops->send(p->ctl, &iov, 1); /* fails once the session has closed the link, as it may */
 }
 
-void peer_say(struct peer *p, enum wire_type t, const void *body, size_t len, const void *elems, size_t elems_len)
+void peer_say(struct peer *p, enum wire_type t, const void *body, size_t len, const void *elems,
+	      size_t elems_len)
 {
 	uint8_t msg[XPORT_MSG_MAX];
 	struct wire_hdr h = wire_header(t, len + elems_len, p->seq++);
@@ -43,7 +44,8 @@ unsigned peer_hear(struct peer *p, void *body, size_t cap)
 		memcpy(&h, msg, sizeof(h));
 	} while (h.type == WIRE_PING);
 	if (h.type == WIRE_ABORT || h.type == WIRE_REFUSED)
-		snprintf(p->heard, sizeof(p->heard), "%.*s", (int)(len - sizeof(h) - sizeof(struct wire_abort)),
+		snprintf(p->heard, sizeof(p->heard), "%.*s",
+			 (int)(len - sizeof(h) - sizeof(struct wire_abort)),
 			 (char *)msg + sizeof(h) + sizeof(struct wire_abort));
 	if (body)
 		memcpy(body, msg + sizeof(h), len - sizeof(h) < cap ? len - sizeof(h) : cap);
@@ -136,7 +138,8 @@ void peer_begin(struct peer *p, const struct rig_kind *kind, enum peer_stage upt
 	cr_assert_eq(ferry_get_uri(p->rig.tgt.session, p->uri, sizeof(p->uri)), 0);
 	cr_assert(!pthread_create(&p->thread, NULL, peer_run_target, p));
 	p->param = (struct xport_param){ .timeout_us = PEER_WAIT_US };
-	cr_assert_eq(xport_connect(&p->link, p->uri, &id, &p->param, PEER_WAIT_US, &p->fail), 0, "%s", fail_text(&p->fail));
+	cr_assert_eq(xport_connect(&p->link, p->uri, &id, &p->param, PEER_WAIT_US, &p->fail), 0, "%s",
+		     fail_text(&p->fail));
 	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
 	if (upto >= GREETED) {
 		SAY(p, WIRE_HELLO, peer_hello(p));
@@ -200,11 +203,8 @@ static void *run_source(void *arg)
 
 void peer_start_source(struct peer *p, const char *uri)
 {
-	struct ferry_vm v = { FERRY_VM_INIT,
-			      .vm = &p->rig.src,
-			      .ops = &p->rig.src.ops,
-			      .regions = p->rig.src.region,
-			      .nregions = FAKE_REGIONS };
+	struct ferry_vm v = { FERRY_VM_INIT, .vm = &p->rig.src, .ops = &p->rig.src.ops,
+			      .regions = p->rig.src.region, .nregions = FAKE_REGIONS };
 
 	if (!p->rig.scfg.timeout_us)
 		p->rig.scfg.timeout_us = PEER_TIMEOUT_US;
@@ -232,9 +232,12 @@ void peer_accept(struct peer *p)
 
 struct wire_hello_ack peer_ack(void)
 {
-	struct wire_hello_ack a = {
-		.magic = WIRE_MAGIC, .version = WIRE_VERSION, .oldest = WIRE_VERSION, .features = WIRE_FEATURES, .page_shift = 12, .timeout_us = PEER_TIMEOUT_US
-	};
+	struct wire_hello_ack a = { .magic = WIRE_MAGIC,
+				    .version = WIRE_VERSION,
+				    .oldest = WIRE_VERSION,
+				    .features = WIRE_FEATURES,
+				    .page_shift = 12,
+				    .timeout_us = PEER_TIMEOUT_US };
 
 	memset(a.number, 0x61, sizeof(a.number));
 	return a;

@@ -32,11 +32,12 @@ struct peer {
 
 /* Send raw bytes; send a message with the next number. A failure is ignored: the session has decided then. */
 void peer_raw(struct peer *p, const void *buf, size_t len);
-void peer_say(struct peer *p, enum wire_type t, const void *body, size_t len, const void *elems, size_t elems_len);
-#define SAY(p, type, ...)                                                 \
-	do {                                                              \
-		__typeof__(__VA_ARGS__) body_ = __VA_ARGS__;              \
-		peer_say(p, type, &body_, sizeof(body_), NULL, 0);        \
+void peer_say(struct peer *p, enum wire_type t, const void *body, size_t len, const void *elems,
+	      size_t elems_len);
+#define SAY(p, type, ...)                                          \
+	do {                                                       \
+		__typeof__(__VA_ARGS__) body_ = __VA_ARGS__;       \
+		peer_say(p, type, &body_, sizeof(body_), NULL, 0); \
 	} while (0)
 /* Receive the next message that is no PING: its type, or 0 if the session has closed the link. */
 unsigned peer_hear(struct peer *p, void *body, size_t cap);

@@ -64,7 +64,8 @@ static int ask(int sock, unsigned cmd, const uint32_t *device)
 		struct nlmsghdr h;
 		struct nlattr a;
 		uint32_t index;
-	} m = { .h = { .nlmsg_type = RDMA_NL_GET_TYPE(RDMA_NL_NLDEV, cmd), .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
+	} m = { .h = { .nlmsg_type = RDMA_NL_GET_TYPE(RDMA_NL_NLDEV, cmd),
+		       .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP },
 		.a = { .nla_len = NLA_HDRLEN + 4, .nla_type = RDMA_NLDEV_ATTR_DEV_INDEX } };
 
 	m.index = device ? *device : 0;
@@ -132,8 +133,8 @@ static void count_mine(void *arg, const void *attrs, size_t len)
 	size_t rest = table ? table->nla_len - NLA_HDRLEN : 0;
 
 	while ((entry = next_attr(&at, &rest)))
-		if (attr_u32(find_attr(attr_body(entry), entry->nla_len - NLA_HDRLEN, RDMA_NLDEV_ATTR_RES_PID)) ==
-		    (uint32_t)getpid())
+		if (attr_u32(find_attr(attr_body(entry), entry->nla_len - NLA_HDRLEN,
+				       RDMA_NLDEV_ATTR_RES_PID)) == (uint32_t)getpid())
 			c->n++;
 }
 

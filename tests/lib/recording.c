@@ -85,7 +85,8 @@ static void read_bytes(struct recorded_frame *f, char *line, const char *path, u
 		end += any;
 		if (*end == '*')
 			times = strtoul(end + 1, &end, 10);
-		cr_assert(f && !*end && byte < 256 && times && times <= 4u << 20, "%s:%u: \"%s\" is no byte", path, at, word);
+		cr_assert(f && !*end && byte < 256 && times && times <= 4u << 20, "%s:%u: \"%s\" is no byte",
+			  path, at, word);
 		append(f, (uint8_t)byte, any, times);
 	}
 }
@@ -112,7 +113,8 @@ void recording_read(struct recording *r, const char *path)
 		f->from_source = way == '>';
 		while (f->channel < RECORDED_CHANNELS && strcmp(channel_names[f->channel], name))
 			f->channel++;
-		cr_assert_lt(f->channel, RECORDED_CHANNELS, "%s:%u: no channel is called \"%s\"", path, at, name);
+		cr_assert_lt(f->channel, RECORDED_CHANNELS, "%s:%u: no channel is called \"%s\"", path, at,
+			     name);
 	}
 	fclose(in);
 	cr_assert(r->n, "%s has no frames", path);
@@ -123,10 +125,15 @@ static void write_bytes(const struct recorded_frame *f, FILE *out)
 	unsigned words = 0;
 
 	for (size_t i = 0, n; i < f->len; i += n) {
-		for (n = 1; i + n < f->len && f->bytes[i + n] == f->bytes[i] && f->any[i + n] == f->any[i]; n++)
+		for (n = 1; i + n < f->len && f->bytes[i + n] == f->bytes[i] && f->any[i + n] == f->any[i];
+		     n++)
 			;
 		n = n < 8 ? 1 : n;
-		fprintf(out, "%s%02x%s", words % 16 ? " " : words ? "\n" : "", f->bytes[i], f->any[i] ? "?" : "");
+		fprintf(out, "%s%02x%s",
+			words % 16 ? " "
+			: words	   ? "\n"
+				   : "",
+			f->bytes[i], f->any[i] ? "?" : "");
 		if (n > 1)
 			fprintf(out, "*%zu", n);
 		words++;
@@ -143,8 +150,9 @@ void recording_write(const struct recording *r, const char *path, const char *ab
 	fprintf(out, "# %s. tests/lib/recording.h says how to read it.\n", about);
 	for (size_t i = 0; i < r->n; i++) {
 		const struct recorded_frame *f = &r->frame[i];
-		const char *message = f->channel == RECORDED_CONTROL && seen[f->from_source][0] ?
-					      ferry_message_name(get16(f->bytes + MSG_TYPE)) : NULL;
+		const char *message = f->channel == RECORDED_CONTROL && seen[f->from_source][0]
+					      ? ferry_message_name(get16(f->bytes + MSG_TYPE))
+					      : NULL;
 
 		if (message)
 			fprintf(out, "# %s\n", message);
@@ -182,14 +190,17 @@ int recording_listen(uint16_t *port)
 	socklen_t len = sizeof(a);
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	cr_assert(fd >= 0 && !bind(fd, (void *)&a, len) && !listen(fd, 8) && !getsockname(fd, (void *)&a, &len));
+	cr_assert(fd >= 0 && !bind(fd, (void *)&a, len) && !listen(fd, 8) &&
+		  !getsockname(fd, (void *)&a, &len));
 	*port = ntohs(a.sin_port);
 	return fd;
 }
 
 static int connect_to(uint16_t port)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	struct sockaddr_in a = { .sin_family = AF_INET,
+				 .sin_port = htons(port),
+				 .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	cr_assert(fd >= 0 && !connect(fd, (void *)&a, sizeof(a)), "port %u: %s", port, strerror(errno));
@@ -231,12 +242,14 @@ static void compare(const struct recorded_frame *f, const uint8_t *got, size_t l
 
 	for (size_t i = 0; i < len && i < f->len; i++) {
 		if (message && i == MSG_SEQ) {
-			cr_assert_eq(get32(got + i), get32(f->bytes + i) + pings, "line %u, %s: another message number", f->line, name);
+			cr_assert_eq(get32(got + i), get32(f->bytes + i) + pings,
+				     "line %u, %s: another message number", f->line, name);
 			i += 3;
 			continue;
 		}
-		cr_assert(f->any[i] || got[i] == f->bytes[i], "line %u, %s: byte %zu of %zu is %02x; %02x was recorded", f->line, name, i,
-			  len, got[i], f->bytes[i]);
+		cr_assert(f->any[i] || got[i] == f->bytes[i],
+			  "line %u, %s: byte %zu of %zu is %02x; %02x was recorded", f->line, name, i, len,
+			  got[i], f->bytes[i]);
 	}
 	cr_assert_eq(len, f->len, "line %u, %s: %zu bytes; %zu were recorded", f->line, name, len, f->len);
 }
@@ -254,7 +267,8 @@ static size_t receive_message(struct player *p, uint8_t **ret)
 		*ret = malloc(len);
 		cr_assert(*ret);
 		memcpy(*ret, head, sizeof(head));
-		receive_all(p->fd[RECORDED_CONTROL], *ret + FRAME_HEAD, len - FRAME_HEAD, "the rest of a message");
+		receive_all(p->fd[RECORDED_CONTROL], *ret + FRAME_HEAD, len - FRAME_HEAD,
+			    "the rest of a message");
 		if (get16(*ret + MSG_TYPE) != PING)
 			return len;
 		free(*ret);
@@ -352,7 +366,9 @@ static void mark_any(struct recorded_frame *f)
 {
 	struct {
 		unsigned type, from, len;
-	} any[] = { { 1, 16, 16 }, { 2, 40, 16 }, { 14, 0, 64 }, { 17, 0, 64 }, { 18, 0, 64 } }; /* HELLO, HELLO_ACK, RUNNING .. */
+	} any[] = {
+		{ 1, 16, 16 }, { 2, 40, 16 }, { 14, 0, 64 }, { 17, 0, 64 }, { 18, 0, 64 }
+	}; /* HELLO, HELLO_ACK, RUNNING .. */
 
 	if (f->channel != RECORDED_CONTROL || f->len == ANSWER)
 		return;

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 /* The lower half of an argument on a little-endian machine. */
-#define ARG(n) (offsetof(struct seccomp_data, args) + 8 * ((n) - 1))
+#define ARG(n) (offsetof(struct seccomp_data, args) + 8 * ((n)-1))
 #define LOAD(at) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(at))
 #define NR LOAD(offsetof(struct seccomp_data, nr))
 #define UNLESS(v, skip) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(v), 0, (skip))
@@ -24,8 +24,9 @@ static void install(struct sock_filter *code, size_t n, bool everybody)
 	struct sock_fprog prog = { .len = (unsigned short)n, .filter = code };
 
 	cr_assert(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-	cr_assert_eq(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, everybody ? SECCOMP_FILTER_FLAG_TSYNC : 0, &prog), 0,
-		     "seccomp: %s", strerror(errno));
+	cr_assert_eq(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, everybody ? SECCOMP_FILTER_FLAG_TSYNC : 0,
+			     &prog),
+		     0, "seccomp: %s", strerror(errno));
 }
 
 void refuse_calls(const struct refused *r, size_t n, int err, bool everybody)
@@ -36,8 +37,8 @@ void refuse_calls(const struct refused *r, size_t n, int err, bool everybody)
 	cr_assert_leq(n, REFUSE_MAX);
 	for (size_t i = 0; i < n; i++) {
 		struct sock_filter whole[] = { NR, UNLESS(r[i].nr, 1), RET(SECCOMP_RET_ERRNO | err) };
-		struct sock_filter some[] = { NR, UNLESS(r[i].nr, 3), LOAD(ARG(r[i].arg ? r[i].arg : 1)), UNLESS(r[i].value, 1),
-					      RET(SECCOMP_RET_ERRNO | err) };
+		struct sock_filter some[] = { NR, UNLESS(r[i].nr, 3), LOAD(ARG(r[i].arg ? r[i].arg : 1)),
+					      UNLESS(r[i].value, 1), RET(SECCOMP_RET_ERRNO | err) };
 		size_t len = r[i].arg ? 5 : 3;
 
 		memcpy(code + at, r[i].arg ? some : whole, len * sizeof(code[0]));

@@ -41,7 +41,8 @@ void rig_postcopy(struct rig *r, uint64_t bandwidth)
 	r->tcfg.bandwidth = bandwidth / patience(); /* must outlast timeouts, which grow, too */
 }
 
-static int (*reserve)(void *vm, struct ferry_region *regions, size_t n, struct ferry_stream *needs); /* fake */
+static int (*reserve)(void *vm, struct ferry_region *regions, size_t n,
+		      struct ferry_stream *needs); /* fake */
 
 static int reserve_allocated(void *vm, struct ferry_region *regions, size_t n, struct ferry_stream *needs)
 {
@@ -90,10 +91,7 @@ static void *run_target(void *arg)
 static void open_both(struct rig *r)
 {
 	struct ferry_vm tv = { FERRY_VM_INIT, .vm = &r->tgt, .ops = &r->tgt.ops };
-	struct ferry_vm sv = { FERRY_VM_INIT,
-			       .vm = &r->src,
-			       .ops = &r->src.ops,
-			       .regions = r->src.region,
+	struct ferry_vm sv = { FERRY_VM_INIT, .vm = &r->src, .ops = &r->src.ops, .regions = r->src.region,
 			       .nregions = FAKE_REGIONS };
 
 	cr_assert_eq(ferry_target_new(&r->tgt.session, &tv, &r->tcfg), 0, "%s", r->tgt.error_line);
@@ -142,9 +140,10 @@ void rig_no_trouble(struct rig *r)
 
 static void outcome(struct rig *r, enum ferry_outcome s, enum ferry_outcome t, enum ferry_owner owner)
 {
-	cr_assert(r->sres.outcome == s && r->tres.outcome == t, "source: %s, %d \"%s\"; target: %s, %d \"%s\"; %s",
-		  ferry_outcome_name(r->sres.outcome), r->sres.error, r->sres.detail,
-		  ferry_outcome_name(r->tres.outcome), r->tres.error, r->tres.detail, r->world.trouble);
+	cr_assert(r->sres.outcome == s && r->tres.outcome == t,
+		  "source: %s, %d \"%s\"; target: %s, %d \"%s\"; %s", ferry_outcome_name(r->sres.outcome),
+		  r->sres.error, r->sres.detail, ferry_outcome_name(r->tres.outcome), r->tres.error,
+		  r->tres.detail, r->world.trouble);
 	cr_assert(r->sres.owner == owner && r->tres.owner == owner, "owners: %s and %s",
 		  ferry_owner_name(r->sres.owner), ferry_owner_name(r->tres.owner));
 	rig_no_trouble(r);
@@ -153,7 +152,8 @@ static void outcome(struct rig *r, enum ferry_outcome s, enum ferry_outcome t, e
 static void called(const struct fakevm *vm, enum fake_op op, unsigned times)
 {
 	cr_assert_eq(vm->calls[op], times, "%s: %s was called %u times, %u were due (%s)",
-		     vm->is_source ? "source" : "target", fake_op_name(op), vm->calls[op], times, vm->ops_seen);
+		     vm->is_source ? "source" : "target", fake_op_name(op), vm->calls[op], times,
+		     vm->ops_seen);
 }
 
 void rig_migrated(struct rig *r)
@@ -202,7 +202,8 @@ void rig_refused(struct rig *r)
 {
 	bool reserved = r->tres.phase > FERRY_PHASE_RESERVATION;
 
-	outcome(r, FERRY_OUTCOME_REFUSED, reserved ? FERRY_OUTCOME_DISCARDED : FERRY_OUTCOME_REFUSED, FERRY_OWNER_SOURCE);
+	outcome(r, FERRY_OUTCOME_REFUSED, reserved ? FERRY_OUTCOME_DISCARDED : FERRY_OUTCOME_REFUSED,
+		FERRY_OWNER_SOURCE);
 	called(&r->src, FAKE_PAUSE, 0);
 	source_goes_on(r);
 }

@@ -39,19 +39,37 @@ struct rig_kind {
 #define RIG_TCP_THP_ANON (&(struct rig_kind){ .uri = RIG_TCP, .thp = true })
 
 /* One body, and a Test() for each transport and kind of memory. */
-#define RIG_TESTS(suite, name)                                                    \
-	static void suite##_##name(const struct rig_kind *kind);                  \
-	Test(suite, name##_mem_anon) { suite##_##name(RIG_MEM_ANON); }            \
-	Test(suite, name##_mem_memfd) { suite##_##name(RIG_MEM_SHARED); }         \
-	Test(suite, name##_tcp_anon) { suite##_##name(RIG_TCP_ANON); }            \
-	Test(suite, name##_tcp_memfd) { suite##_##name(RIG_TCP_SHARED); }         \
+#define RIG_TESTS(suite, name)                                   \
+	static void suite##_##name(const struct rig_kind *kind); \
+	Test(suite, name##_mem_anon)                             \
+	{                                                        \
+		suite##_##name(RIG_MEM_ANON);                    \
+	}                                                        \
+	Test(suite, name##_mem_memfd)                            \
+	{                                                        \
+		suite##_##name(RIG_MEM_SHARED);                  \
+	}                                                        \
+	Test(suite, name##_tcp_anon)                             \
+	{                                                        \
+		suite##_##name(RIG_TCP_ANON);                    \
+	}                                                        \
+	Test(suite, name##_tcp_memfd)                            \
+	{                                                        \
+		suite##_##name(RIG_TCP_SHARED);                  \
+	}                                                        \
 	static void suite##_##name(const struct rig_kind *kind)
 
 /* The same with two combinations, if transport and kind hardly matter. */
-#define RIG_PAIR(suite, name)                                                     \
-	static void suite##_##name(const struct rig_kind *kind);                  \
-	Test(suite, name##_mem_memfd) { suite##_##name(RIG_MEM_SHARED); }         \
-	Test(suite, name##_tcp_anon) { suite##_##name(RIG_TCP_ANON); }            \
+#define RIG_PAIR(suite, name)                                    \
+	static void suite##_##name(const struct rig_kind *kind); \
+	Test(suite, name##_mem_memfd)                            \
+	{                                                        \
+		suite##_##name(RIG_MEM_SHARED);                  \
+	}                                                        \
+	Test(suite, name##_tcp_anon)                             \
+	{                                                        \
+		suite##_##name(RIG_TCP_ANON);                    \
+	}                                                        \
 	static void suite##_##name(const struct rig_kind *kind)
 
 struct rig {

@@ -43,8 +43,8 @@ static inline void compare(char *left, size_t cap, const struct census *was, con
 		snprintf(left, cap,
 			 "descriptors %u, %u before; threads %u, %u; mappings %u, %u (memfd %u, %u; anon_inode %u, %u); "
 			 "heap %zu, %zu",
-			 is->fds, was->fds, is->threads, was->threads, is->maps, was->maps, is->memfds, was->memfds,
-			 is->files, was->files, is->heap, was->heap);
+			 is->fds, was->fds, is->threads, was->threads, is->maps, was->maps, is->memfds,
+			 was->memfds, is->files, was->files, is->heap, was->heap);
 }
 
 #endif

@@ -18,7 +18,7 @@
 #include "transport/tcp/tcp_wire.h"
 
 #define BANDWIDTH 64000000u /* so slow that a round takes a while and there are two rounds */
-#define NEWER 1000u /* a generation that the source never reaches */
+#define NEWER 1000u	    /* a generation that the source never reaches */
 #define WAIT_US 1000u
 #define WAIT_TIMES 30000u
 
@@ -54,11 +54,20 @@ static void tell(void *arg, bool at_source, enum world_what what, uint64_t n)
 static void fault_text(char buf[64], const struct cell *c)
 {
 	static const char *const names[] = {
-		[LOST_BACK] = "lost",	       [BEFORE_BACK] = "cut-before",  [MIDDLE_BACK] = "cut-middle",
-		[AFTER_BACK] = "cut-after",    [LOST] = "lost",		      [BEFORE] = "cut-before",
-		[MIDDLE] = "cut-middle",       [AFTER] = "cut-after",	      [KILL_BEFORE] = "kill-before",
-		[KILL_AFTER] = "kill-after",   [STOP_BEFORE] = "stop-before", [STOP_AFTER] = "stop-after",
-		[DUPLICATE] = "stop-before",   [KILL_HEARD] = "kill-heard",
+		[LOST_BACK] = "lost",
+		[BEFORE_BACK] = "cut-before",
+		[MIDDLE_BACK] = "cut-middle",
+		[AFTER_BACK] = "cut-after",
+		[LOST] = "lost",
+		[BEFORE] = "cut-before",
+		[MIDDLE] = "cut-middle",
+		[AFTER] = "cut-after",
+		[KILL_BEFORE] = "kill-before",
+		[KILL_AFTER] = "kill-after",
+		[STOP_BEFORE] = "stop-before",
+		[STOP_AFTER] = "stop-after",
+		[DUPLICATE] = "stop-before",
+		[KILL_HEARD] = "kill-heard",
 	};
 	unsigned nth = c->fault == KILL_HEARD ? c->point->heard_nth : c->point->nth;
 	int n = snprintf(buf, 64, "%s:%s@%u", names[c->fault], wire_name(c->point->type), nth ? nth : 1);
@@ -144,8 +153,7 @@ static void configure(struct end *e, struct ferry_config *cfg)
 	enum provoke why = e->c->point->provoke;
 	enum way way = e->c->way;
 
-	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT,
-				      .flags = FERRY_CONFIG_DRILL,
+	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT, .flags = FERRY_CONFIG_DRILL,
 				      .timeout_us = TIMEOUT_US,
 				      /* The time must be enough to meet a stranger several times. */
 				      .reconnect_us = RECONNECT_US * (e->c->stranger ? patience() : 1),
@@ -215,8 +223,8 @@ static int open_session(struct end *e)
 static void due(struct end *e, enum fake_op op, unsigned times)
 {
 	if (e->vm.calls[op] != times)
-		world_trouble(&e->w, "%s was called %u times, %u were due (%s)", fake_op_name(op), e->vm.calls[op],
-			      times, e->vm.ops_seen);
+		world_trouble(&e->w, "%s was called %u times, %u were due (%s)", fake_op_name(op),
+			      e->vm.calls[op], times, e->vm.ops_seen);
 }
 
 /* An end may ask at most once, and must not be in doubt if there is an arbiter. */
@@ -251,7 +259,8 @@ static void check_target(struct end *e, enum ferry_outcome o)
 
 	due(e, FAKE_ACTIVATE, ours);
 	due(e, FAKE_RELEASE, ours ? e->vm.calls[FAKE_HOLD] : 0);
-	due(e, FAKE_DISCARD, o == FERRY_OUTCOME_MIGRATED || o == FERRY_OUTCOME_IN_DOUBT ? 0 : e->vm.calls[FAKE_RESERVE]);
+	due(e, FAKE_DISCARD,
+	    o == FERRY_OUTCOME_MIGRATED || o == FERRY_OUTCOME_IN_DOUBT ? 0 : e->vm.calls[FAKE_RESERVE]);
 	if (o != FERRY_OUTCOME_MIGRATED)
 		return;
 	fakevm_finish(&e->vm);
@@ -328,7 +337,8 @@ static void claim(int fd, uint32_t generation)
 		struct wire_hdr hdr;
 		struct wire_hello hello;
 	} __attribute__((packed)) say = {
-		.frame = { .magic = TCP_MAGIC_MSG, .len = sizeof(struct wire_hdr) + sizeof(struct wire_hello) },
+		.frame = { .magic = TCP_MAGIC_MSG,
+			   .len = sizeof(struct wire_hdr) + sizeof(struct wire_hello) },
 		.hdr = wire_header(WIRE_HELLO, sizeof(struct wire_hello), 0),
 		.hello = { .magic = WIRE_MAGIC,
 			   .version = WIRE_VERSION,
@@ -361,10 +371,12 @@ static int dial(struct common *m, uint32_t role, uint32_t generation)
 	memcpy(pre.session, session_id, sizeof(pre.session));
 	snprintf(text, sizeof(text), "%.*s", (int)(port - host), host);
 	to.sin_port = htons((uint16_t)atoi(port + 1));
-	if (fd >= 0 && inet_pton(AF_INET, text, &to.sin_addr) == 1 && !connect(fd, (struct sockaddr *)&to, sizeof(to)) &&
+	if (fd >= 0 && inet_pton(AF_INET, text, &to.sin_addr) == 1 &&
+	    !connect(fd, (struct sockaddr *)&to, sizeof(to)) &&
 	    send(fd, &pre, sizeof(pre), MSG_NOSIGNAL) == sizeof(pre))
 		return fd;
-	snprintf(m->intruder, sizeof(m->intruder), "it cannot be made to %.100s: %s", m->uri, strerror(errno));
+	snprintf(m->intruder, sizeof(m->intruder), "it cannot be made to %.100s: %s", m->uri,
+		 strerror(errno));
 	if (fd >= 0)
 		close(fd);
 	return -1;
@@ -399,7 +411,8 @@ static void hear_refusal(struct common *m, int fd, bool early)
 	else if (got.hdr.type != WIRE_REFUSED)
 		snprintf(m->intruder, sizeof(m->intruder), "%s was answered", wire_name(got.hdr.type));
 	else if (got.abort.err != (early ? -ESTALE : -EBUSY) && got.abort.err != -EBUSY)
-		snprintf(m->intruder, sizeof(m->intruder), "REFUSED with error %d was answered", got.abort.err);
+		snprintf(m->intruder, sizeof(m->intruder), "REFUSED with error %d was answered",
+			 got.abort.err);
 }
 
 _Noreturn void intruder_main(const struct cell *c, struct common *m, int fd)

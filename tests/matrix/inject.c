@@ -25,7 +25,7 @@
 #include "fakevm.h"
 
 #define PAGE ((uintptr_t)4096)
-#define WORKER ((uintptr_t)1)	      /* bit 0 of a site; the rest is an offset in the program */
+#define WORKER ((uintptr_t)1)	   /* bit 0 of a site; the rest is an offset in the program */
 #define AN_OP ((uintptr_t)1 << 44) /* a site that is an op */
 
 extern const char __executable_start[];
@@ -41,10 +41,16 @@ static _Thread_local struct {
 
 const char *kind_name(enum kind k)
 {
-	static const char *const names[] = { "no memory (ENOMEM)", "no memory in the kernel (ENOMEM)",
-					     "no space (ENOSPC)", "a tmpfs that has filled up", "a page out of reach (EFAULT)",
-					     "a page without access", "no descriptor (EMFILE)", "no thread (EAGAIN)",
-					     "an op fails (EIO)", "an op says EPIPE",
+	static const char *const names[] = { "no memory (ENOMEM)",
+					     "no memory in the kernel (ENOMEM)",
+					     "no space (ENOSPC)",
+					     "a tmpfs that has filled up",
+					     "a page out of reach (EFAULT)",
+					     "a page without access",
+					     "no descriptor (EMFILE)",
+					     "no thread (EAGAIN)",
+					     "an op fails (EIO)",
+					     "an op says EPIPE",
 					     "throttle fails (EIO)" };
 
 	_Static_assert(sizeof(names) / sizeof(names[0]) == KINDS, "a name a kind");
@@ -103,7 +109,8 @@ static void note(struct inject *x, enum kind kind, uintptr_t site)
 	for (uint64_t i = key * UINT64_C(0x9e3779b97f4a7c15) >> 52;; i = (i + 1) % MET_MAX) {
 		uint64_t is = 0;
 
-		if (phase >= FERRY_PHASE_DONE || atomic_compare_exchange_strong(&x->met[i], &is, key) || is == key)
+		if (phase >= FERRY_PHASE_DONE || atomic_compare_exchange_strong(&x->met[i], &is, key) ||
+		    is == key)
 			return;
 	}
 }
@@ -112,7 +119,9 @@ bool inject_met(const struct inject *x, unsigned i, struct met *ret)
 {
 	uint64_t key = atomic_load(&x->met[i]);
 
-	*ret = (struct met){ .kind = key >> 8 & 15, .phase = key >> 1 & 63, .at_source = key >> 7 & 1, .site = key >> 12 };
+	*ret = (struct met){
+		.kind = key >> 8 & 15, .phase = key >> 1 & 63, .at_source = key >> 7 & 1, .site = key >> 12
+	};
 	return key;
 }
 
@@ -139,7 +148,8 @@ static bool strikes(struct inject *x)
 
 static bool ordered(const struct inject *x, unsigned kinds)
 {
-	return x && !x->dry && kinds & (1u << x->kind) && me.side == (x->at_source ? SOURCE_SIDE : TARGET_SIDE) && !me.vmm;
+	return x && !x->dry && kinds & (1u << x->kind) &&
+	       me.side == (x->at_source ? SOURCE_SIDE : TARGET_SIDE) && !me.vmm;
 }
 
 static int fails_at(unsigned kinds, uintptr_t site)
@@ -155,7 +165,8 @@ static int fails_at(unsigned kinds, uintptr_t site)
 /* The error that a call from this address gets, or 0. */
 static int fails(unsigned kinds, const void *from)
 {
-	return fails_at(kinds, (uintptr_t)((const char *)from - __executable_start) << 1 | (me.worker ? WORKER : 0));
+	return fails_at(kinds,
+			(uintptr_t)((const char *)from - __executable_start) << 1 | (me.worker ? WORKER : 0));
 }
 
 int inject_op(bool source, unsigned op)
@@ -184,12 +195,14 @@ void site_text(char buf[120], enum kind kind, uintptr_t site)
 	FILE *f;
 
 	if (site & AN_OP) {
-		snprintf(buf, 120, "%s", kind == THROTTLE_FAILS ? "throttle" : fake_op_name((enum fake_op)(site & ~AN_OP)));
+		snprintf(buf, 120, "%s",
+			 kind == THROTTLE_FAILS ? "throttle" : fake_op_name((enum fake_op)(site & ~AN_OP)));
 		return;
 	}
 	if (readlink("/proc/self/exe", exe, sizeof(exe) - 1) < 0)
 		exe[0] = 0;
-	snprintf(cmd, sizeof(cmd), "addr2line -f -e '%s' %#lx 2>/dev/null", exe, (unsigned long)(site >> 1) - 1);
+	snprintf(cmd, sizeof(cmd), "addr2line -f -e '%s' %#lx 2>/dev/null", exe,
+		 (unsigned long)(site >> 1) - 1);
 	f = popen(cmd, "r");
 	if (f && fgets(func, sizeof(func), f) && fgets(line, sizeof(line), f)) {
 		func[strcspn(func, "\n")] = 0;
@@ -198,7 +211,8 @@ void site_text(char buf[120], enum kind kind, uintptr_t site)
 	if (f)
 		pclose(f);
 	base = strrchr(line, '/');
-	snprintf(buf, 120, "%.50s (%.30s)%s", func, base ? base + 1 : line, site & WORKER ? ", a worker" : "");
+	snprintf(buf, 120, "%.50s (%.30s)%s", func, base ? base + 1 : line,
+		 site & WORKER ? ", a worker" : "");
 }
 
 /* ---- page data ---- */
@@ -246,17 +260,17 @@ static int page_fails(const struct iovec *v, size_t n, const void *from)
 #define FROM __builtin_return_address(0)
 
 /* A function that the linker calls in place of another one. */
-#define WRAP(type, name, ...)                  \
-	type __real_##name(__VA_ARGS__);       \
-	type __wrap_##name(__VA_ARGS__);       \
+#define WRAP(type, name, ...)            \
+	type __real_##name(__VA_ARGS__); \
+	type __wrap_##name(__VA_ARGS__); \
 	type __wrap_##name(__VA_ARGS__)
-#define FAIL_IF(err, ret)                      \
-	do {                                   \
-		int err_ = (err);              \
-		if (err_) {                    \
-			errno = err_;          \
-			return ret;            \
-		}                              \
+#define FAIL_IF(err, ret)             \
+	do {                          \
+		int err_ = (err);     \
+		if (err_) {           \
+			errno = err_; \
+			return ret;   \
+		}                     \
 	} while (0)
 
 WRAP(void *, malloc, size_t n)
@@ -354,7 +368,8 @@ void inject_divert(const char *uri, _Atomic unsigned *count)
 	char text[INET_ADDRSTRLEN];
 
 	snprintf(text, sizeof(text), "%.*s", (int)(port - host), host);
-	divert.to = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port + 1)) };
+	divert.to =
+		(struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port + 1)) };
 	if (inet_pton(AF_INET, text, &divert.to.sin_addr) != 1)
 		abort();
 	divert.count = count;

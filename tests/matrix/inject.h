@@ -30,7 +30,7 @@ enum kind {
 	NO_DESCRIPTOR,
 	NO_THREAD,
 	OP_FAILS,
-	OP_SAYS_EPIPE, /* inside the library -EPIPE means a lost link */
+	OP_SAYS_EPIPE,	/* inside the library -EPIPE means a lost link */
 	THROTTLE_FAILS, /* the op is called only if the guest does not converge */
 	KINDS
 };
@@ -40,13 +40,13 @@ struct inject {
 	bool dry; /* no call fails: note which ones could, by kind, phase and end */
 	enum kind kind;
 	bool at_source;
-	uintptr_t want;		  /* the site whose calls fail from then on (NO_MEMORY: one call) */
-	_Atomic unsigned skip;	  /* calls at the site that succeed before */
-	_Atomic bool armed;	  /* the end is in its phase */
+	uintptr_t want;	       /* the site whose calls fail from then on (NO_MEMORY: one call) */
+	_Atomic unsigned skip; /* calls at the site that succeed before */
+	_Atomic bool armed;    /* the end is in its phase */
 	_Atomic bool struck;
 	_Atomic uint64_t struck_us;
-	_Atomic uintptr_t page;	  /* BAD_PAGE: the page */
-	_Atomic unsigned phase[2]; /* dry: source, target */
+	_Atomic uintptr_t page;	       /* BAD_PAGE: the page */
+	_Atomic unsigned phase[2];     /* dry: source, target */
 	_Atomic uint64_t met[MET_MAX]; /* dry: met_key() */
 };
 
@@ -74,7 +74,7 @@ int inject_op(bool source, unsigned op);
 void inject_struck(void);
 
 const char *kind_name(enum kind k);
-int kind_errno(enum kind k); /* positive; 0: any that the kernel returns */
+int kind_errno(enum kind k);	/* positive; 0: any that the kernel returns */
 uintptr_t op_site(unsigned op); /* the site of an op */
 /* A description of a site. */
 void site_text(char buf[120], enum kind kind, uintptr_t site);

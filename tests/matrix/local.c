@@ -47,11 +47,14 @@ static const struct row rows[] = {
 	{ NO_KERNEL_MEMORY, true, FERRY_PHASE_POSTCOPY, "tcp", NULL },
 	{ NO_KERNEL_MEMORY, true, FERRY_PHASE_COMMITMENT, NULL, "tcp" },
 	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_RESERVATION, "any", NULL },
-	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_PRECOPY, "tcp, anon, commit at completion, commit at switchover", NULL },
-	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_STOP_AND_COPY, NULL, "commit at completion, commit at switchover" },
+	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_PRECOPY,
+	  "tcp, anon, commit at completion, commit at switchover", NULL },
+	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_STOP_AND_COPY, NULL,
+	  "commit at completion, commit at switchover" },
 	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_POSTCOPY, "any", NULL },
 	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_COMMITMENT, NULL, "commit at switchover" },
-	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_ACTIVATION, NULL, "commit at completion, commit at switchover" },
+	{ NO_KERNEL_MEMORY, false, FERRY_PHASE_ACTIVATION, NULL,
+	  "commit at completion, commit at switchover" },
 	{ NO_SPACE, true, FERRY_PHASE_RESERVATION, "any", NULL },
 	{ NO_SPACE, false, FERRY_PHASE_RESERVATION, "any", NULL },
 	{ NO_SPACE, false, FERRY_PHASE_PRECOPY, "memfd", NULL },
@@ -80,7 +83,8 @@ static const struct row rows[] = {
 	{ NO_DESCRIPTOR, false, FERRY_PHASE_IDLE, "any", NULL },
 	{ NO_DESCRIPTOR, false, FERRY_PHASE_PRE_MIGRATION, "tcp", NULL },
 	{ NO_DESCRIPTOR, false, FERRY_PHASE_RESERVATION, "any", NULL },
-	{ NO_DESCRIPTOR, false, FERRY_PHASE_PRECOPY, "tcp, commit at completion, commit at switchover", NULL },
+	{ NO_DESCRIPTOR, false, FERRY_PHASE_PRECOPY, "tcp, commit at completion, commit at switchover",
+	  NULL },
 	{ NO_DESCRIPTOR, false, FERRY_PHASE_POSTCOPY, "tcp", NULL },
 	{ NO_DESCRIPTOR, false, FERRY_PHASE_COMMITMENT, NULL, "tcp" },
 	{ NO_DESCRIPTOR, false, FERRY_PHASE_ACTIVATION, NULL, "tcp" },
@@ -107,7 +111,8 @@ static const struct op_row op_rows[] = {
 	{ FAKE_DIRTY_START, true, FERRY_PHASE_PRECOPY, "any", NULL },
 	{ FAKE_DIRTY_FETCH, true, FERRY_PHASE_PRECOPY, "any", NULL },
 	/* After the two rounds, while the residue is named. */
-	{ FAKE_DIRTY_FETCH, true, FERRY_PHASE_PRECOPY, "commit at completion, commit at switchover", NULL, 2 * FAKE_REGIONS },
+	{ FAKE_DIRTY_FETCH, true, FERRY_PHASE_PRECOPY, "commit at completion, commit at switchover", NULL,
+	  2 * FAKE_REGIONS },
 	{ FAKE_PAUSE, true, FERRY_PHASE_STOP_AND_COPY, "any", NULL },
 	{ FAKE_DIRTY_FETCH, true, FERRY_PHASE_STOP_AND_COPY, "any", NULL },
 	{ FAKE_SAVE, true, FERRY_PHASE_STOP_AND_COPY, "any", NULL },
@@ -138,13 +143,13 @@ static const char *end_name(bool source)
 /* Whether all words of one alternative apply to the cell. */
 static bool holds(const char *p, size_t len, const struct local *c)
 {
-	const char *not[] = { c->mem ? " tcp " : " mem ", c->shared ? " anon " : " memfd " };
+	const char * not [] = { c->mem ? " tcp " : " mem ", c->shared ? " anon " : " memfd " };
 	char text[100];
 	bool way = false;
 
 	snprintf(text, sizeof(text), " %.*s ", (int)len, p);
-	for (unsigned i = 0; i < N(not); i++)
-		if (strstr(text, not[i]))
+	for (unsigned i = 0; i < N(not ); i++)
+		if (strstr(text, not [i]))
 			return false;
 	for (enum way w = 0; w < WAYS; w++)
 		way |= strstr(text, way_name(w)) != NULL;
@@ -177,7 +182,8 @@ static bool is_op(enum kind k)
 
 static bool matches(const struct op_row *r, const struct local *c)
 {
-	return op_site(r->op) == c->want && r->at_source == c->at_source && r->phase == c->phase && within(r->where, c);
+	return op_site(r->op) == c->want && r->at_source == c->at_source && r->phase == c->phase &&
+	       within(r->where, c);
 }
 
 static const struct op_row *op_row(const struct local *c)
@@ -207,14 +213,16 @@ bool local_has_row(const struct local *c, bool sometimes)
 	if (c->kind == THROTTLE_FAILS)
 		return true;
 	for (size_t i = 0; i < N(rows) && !yes; i++)
-		yes = rows[i].kind == c->kind && rows[i].at_source == c->at_source && rows[i].phase == c->phase &&
+		yes = rows[i].kind == c->kind && rows[i].at_source == c->at_source &&
+		      rows[i].phase == c->phase &&
 		      (within(rows[i].where, c) || (sometimes && within(rows[i].sometimes, c)));
 	return yes;
 }
 
 bool local_is_cell(const struct local *c)
 {
-	bool pages = c->phase == FERRY_PHASE_PRECOPY || c->phase == FERRY_PHASE_STOP_AND_COPY || c->phase == FERRY_PHASE_POSTCOPY;
+	bool pages = c->phase == FERRY_PHASE_PRECOPY || c->phase == FERRY_PHASE_STOP_AND_COPY ||
+		     c->phase == FERRY_PHASE_POSTCOPY;
 
 	/* Up to the reservation there is no difference between the ways to finish. */
 	if (c->phase <= FERRY_PHASE_RESERVATION && c->way != WAY_TENTATIVE)
@@ -267,8 +275,9 @@ static const char *cell_due_of(const struct local *c)
 
 static char letter(const struct local_seen *m, unsigned i)
 {
-	static const char letters[] = { [FERRY_OUTCOME_MIGRATED] = 'm', [FERRY_OUTCOME_REFUSED] = 'r', [FERRY_OUTCOME_FELL_BACK] = 'f',
-					[FERRY_OUTCOME_DISCARDED] = 'd', [FERRY_OUTCOME_IN_DOUBT] = '?', [FERRY_OUTCOME_LOST] = 'l' };
+	static const char letters[] = { [FERRY_OUTCOME_MIGRATED] = 'm',	 [FERRY_OUTCOME_REFUSED] = 'r',
+					[FERRY_OUTCOME_FELL_BACK] = 'f', [FERRY_OUTCOME_DISCARDED] = 'd',
+					[FERRY_OUTCOME_IN_DOUBT] = '?',	 [FERRY_OUTCOME_LOST] = 'l' };
 
 	return m->end[i].ended ? letters[m->end[i].res.outcome] : '-';
 }
@@ -296,14 +305,17 @@ void local_text(char buf[300], const struct local *c)
 
 static const char *owner_trouble(const struct local_seen *m, unsigned i, char outcome)
 {
-	enum ferry_owner due = strchr("ml", outcome) ? FERRY_OWNER_TARGET : outcome == '?' ? FERRY_OWNER_UNKNOWN : FERRY_OWNER_SOURCE;
+	enum ferry_owner due = strchr("ml", outcome) ? FERRY_OWNER_TARGET
+			       : outcome == '?'	     ? FERRY_OWNER_UNKNOWN
+						     : FERRY_OWNER_SOURCE;
 	bool should = i ? outcome == 'm' : outcome == 'r' || outcome == 'f';
 
 	if (m->end[i].res.owner != due)
 		return i ? "the target names another owner" : "the source names another owner";
 	if (m->end[i].runs != should)
-		return i ? should ? "the VM does not run at the target" : "the VM runs at the target" :
-			   should ? "the VM does not run at the source" : "the VM runs at the source";
+		return i	? should ? "the VM does not run at the target" : "the VM runs at the target"
+		       : should ? "the VM does not run at the source"
+				: "the VM runs at the source";
 	return NULL;
 }
 
@@ -316,7 +328,8 @@ static bool late(const struct local *c)
 /* Over mem the end that copies meets a real failure; it may be the other end. */
 static bool speaker(const struct local *c, const struct local_seen *m)
 {
-	return c->mem && in_earnest(c->kind) ? !strstr(m->end[0].res.detail, "the target gave up") : c->at_source;
+	return c->mem && in_earnest(c->kind) ? !strstr(m->end[0].res.detail, "the target gave up")
+					     : c->at_source;
 }
 
 /* ABORT has room for the first 300 bytes. */
@@ -399,7 +412,8 @@ void local_judge(char why[1400], const struct local *c, const struct local_seen 
 	if (in_earnest(c->kind) && letter(m, 0) == 'm' && letter(m, 1) == 'm')
 		*reached = false;
 	if (died)
-		snprintf(what, sizeof(what), "its process was killed by signal %d (%s)", died, strsignal(died));
+		snprintf(what, sizeof(what), "its process was killed by signal %d (%s)", died,
+			 strsignal(died));
 	else if (!m->over)
 		snprintf(what, sizeof(what), "its process has not come to its end");
 	else if (m->trouble[0])
@@ -416,8 +430,9 @@ void local_judge(char why[1400], const struct local *c, const struct local_seen 
 		snprintf(what, sizeof(what), "it did not come about");
 	if (what[0])
 		snprintf(why, 1400, "%s; source: %s %d \"%.300s\"; target: %s %d \"%.300s\"", what,
-			 m->end[0].ended ? ferry_outcome_name(m->end[0].res.outcome) : "-", m->end[0].res.error,
-			 m->end[0].res.detail, m->end[1].ended ? ferry_outcome_name(m->end[1].res.outcome) : "-",
+			 m->end[0].ended ? ferry_outcome_name(m->end[0].res.outcome) : "-",
+			 m->end[0].res.error, m->end[0].res.detail,
+			 m->end[1].ended ? ferry_outcome_name(m->end[1].res.outcome) : "-",
 			 m->end[1].res.error, m->end[1].res.detail);
 }
 
@@ -451,10 +466,13 @@ static void put_due(FILE *out, const char *due)
 
 static void table_of_phases(FILE *out)
 {
-	fprintf(out, "| in | the source fails | the target fails | the other end says so too |\n|---|---|---|---|\n");
+	fprintf(out,
+		"| in | the source fails | the target fails | the other end says so too |\n|---|---|---|---|\n");
 	for (enum ferry_phase p = FERRY_PHASE_PRE_MIGRATION; p <= FERRY_PHASE_ACTIVATION; p++)
 		for (int server = 0; server < 2; server++) {
-			struct local c = { .phase = p, .way = server ? WAY_SERVER : WAY_TENTATIVE, .at_source = true };
+			struct local c = { .phase = p,
+					   .way = server ? WAY_SERVER : WAY_TENTATIVE,
+					   .at_source = true };
 			struct local t = c, o = c;
 
 			t.at_source = false;
@@ -464,11 +482,12 @@ static void table_of_phases(FILE *out)
 			fprintf(out, "| %s%s |", phase_name(p), server ? ", commit at switchover" : "");
 			put_due(out, due_of(&c));
 			put_due(out, due_of(&t));
-			fprintf(out, " %s |\n", p < FERRY_PHASE_RESERVATION	? "there may be no link" :
-						p == FERRY_PHASE_COMMITMENT	? "the target" :
-						due_of(&c)[1] == 'd'	? "yes" :
-						p == FERRY_PHASE_RESERVATION	? "yes" :
-									  "the commit stands");
+			fprintf(out, " %s |\n",
+				p < FERRY_PHASE_RESERVATION    ? "there may be no link"
+				: p == FERRY_PHASE_COMMITMENT  ? "the target"
+				: due_of(&c)[1] == 'd'	       ? "yes"
+				: p == FERRY_PHASE_RESERVATION ? "yes"
+							       : "the commit stands");
 		}
 }
 
@@ -485,7 +504,8 @@ static void table_of_kinds(FILE *out)
 				const struct row *r = NULL;
 
 				for (size_t i = 0; i < N(rows); i++)
-					if (rows[i].kind == k && rows[i].at_source == source && rows[i].phase == p)
+					if (rows[i].kind == k && rows[i].at_source == source &&
+					    rows[i].phase == p)
 						r = &rows[i];
 				if (r && r->where)
 					fprintf(out, " %s", r->where);
@@ -504,7 +524,8 @@ static void table_of_ops(FILE *out)
 		const struct op_row *r = &op_rows[i];
 		struct local c = { .phase = r->phase, .at_source = r->at_source, .way = WAY_TENTATIVE };
 
-		fprintf(out, "| %s%s | %s | %s | %s |", fake_op_name(r->op), r->skip ? ", after the rounds" : "", end_name(r->at_source), phase_name(r->phase),
+		fprintf(out, "| %s%s | %s | %s | %s |", fake_op_name(r->op),
+			r->skip ? ", after the rounds" : "", end_name(r->at_source), phase_name(r->phase),
 			r->where);
 		put_due(out, r->due ? r->due : due_of(&c));
 		fprintf(out, "\n");

@@ -48,7 +48,7 @@ struct local_seen {
 		char ops[FAKE_TRACE];
 	} end[2]; /* source, target */
 	bool held;
-	bool over; /* the process has finished */
+	bool over;	   /* the process has finished */
 	uint64_t still_us; /* how long the VM was paused after the failure */
 	char cannot[200];  /* not empty: why this host cannot cause the failure */
 	char trouble[512];

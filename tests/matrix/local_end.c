@@ -18,7 +18,7 @@
 
 #define BANDWIDTH 64000000u /* so slow that there are two rounds and post-copy lasts a while */
 #define CHANNELS 2u
-#define SPARED 700u /* a page that the source's guest never writes by itself */
+#define SPARED 700u				  /* a page that the source's guest never writes by itself */
 #define SPARED_HOLE (FAKE_HOLE0 + FAKE_HOLES / 2) /* the same, not allocated at first */
 #define TMPFS_SIZE "16m"
 #define DAWDLE_US 700000u /* longer than the interval of PINGs */
@@ -31,7 +31,7 @@ struct pair {
 	struct fakevm vm[2]; /* source, target */
 	struct ferry_result *res[2];
 	char uri[200];
-	int tmpfs; /* FILE_FULL */
+	int tmpfs;		     /* FILE_FULL */
 	uint64_t paused_us, runs_us; /* time of the pause at the source; of the last resume */
 	_Atomic uint64_t dawdled_us;
 };
@@ -58,8 +58,10 @@ static int make_tmpfs(void)
 		fs = fsopen("tmpfs", FSOPEN_CLOEXEC);
 	if (fs < 0)
 		return -errno;
-	mnt = fsconfig(fs, FSCONFIG_SET_STRING, "size", TMPFS_SIZE, 0) || fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) ?
-		      -1 : fsmount(fs, FSMOUNT_CLOEXEC, 0);
+	mnt = fsconfig(fs, FSCONFIG_SET_STRING, "size", TMPFS_SIZE, 0) ||
+			      fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0)
+		      ? -1
+		      : fsmount(fs, FSMOUNT_CLOEXEC, 0);
 	if (mnt < 0)
 		mnt = -errno;
 	close(fs);
@@ -75,7 +77,8 @@ static int on_tmpfs(struct pair *p, struct ferry_region *r, unsigned i)
 	snprintf(name, sizeof(name), "ram%u", i);
 	fd = openat(p->tmpfs, name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0 || ftruncate(fd, (off_t)(r->fd_offset + r->len)) ||
-	    mmap(r->hva, r->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, (off_t)r->fd_offset) != r->hva)
+	    mmap(r->hva, r->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, (off_t)r->fd_offset) !=
+		    r->hva)
 		return -errno;
 	close(r->fd);
 	r->fd = fd;
@@ -266,8 +269,7 @@ static void configure(struct pair *p, bool source, struct ferry_config *cfg)
 	bool alone = !c->dry && (c->phase == FERRY_PHASE_IDLE || c->phase == FERRY_PHASE_PRE_MIGRATION);
 	struct fakevm *vm = &p->vm[!source];
 
-	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT,
-				      .timeout_us = TIMEOUT_US,
+	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT, .timeout_us = TIMEOUT_US,
 				      .reconnect_us = late(c) ? RECONNECT_US : RECONNECT_FAR_US,
 				      .connect_us = alone ? TIMEOUT_US : RECONNECT_FAR_US };
 	if (!source)
@@ -287,11 +289,8 @@ static void configure(struct pair *p, bool source, struct ferry_config *cfg)
 
 static int open_source(struct pair *p)
 {
-	struct ferry_vm v = { FERRY_VM_INIT,
-			      .vm = &p->vm[0],
-			      .ops = &p->vm[0].ops,
-			      .regions = p->vm[0].region,
-			      .nregions = FAKE_REGIONS };
+	struct ferry_vm v = { FERRY_VM_INIT, .vm = &p->vm[0], .ops = &p->vm[0].ops,
+			      .regions = p->vm[0].region, .nregions = FAKE_REGIONS };
 	struct ferry_config cfg;
 	int err;
 
@@ -310,7 +309,8 @@ static int open_target(struct pair *p)
 	int err;
 
 	if (!p->c->mem)
-		snprintf(uri, sizeof(uri), "tcp:127.%u.%u.%u:0", 128 + (pid >> 16) % 64, pid >> 8 & 255, pid & 255);
+		snprintf(uri, sizeof(uri), "tcp:127.%u.%u.%u:0", 128 + (pid >> 16) % 64, pid >> 8 & 255,
+			 pid & 255);
 	configure(p, false, &cfg);
 	err = ferry_target_new(&p->vm[1].session, &v, &cfg);
 	if (!err)
@@ -374,7 +374,9 @@ static void make_vms(struct pair *p)
 	fake_resume = p->vm[1].ops.resume;
 	p->vm[1].ops.reserve = reserve;
 	p->vm[1].ops.resume = resume;
-	p->vm[0].spared = p->c->kind == PAGE_GONE ? SPARED + 1 : p->c->kind == FILE_FULL ? SPARED_HOLE + 1 : 0;
+	p->vm[0].spared = p->c->kind == PAGE_GONE   ? SPARED + 1
+			  : p->c->kind == FILE_FULL ? SPARED_HOLE + 1
+						    : 0;
 	for (unsigned i = 0; i < 2; i++) {
 		p->res[i] = &p->m->end[i].res;
 		p->vm[i].arg = p;
@@ -390,8 +392,8 @@ static void due(struct pair *p, unsigned i, enum fake_op op, unsigned least, uns
 	unsigned is = p->vm[i].calls[op];
 
 	if (is < least || is > most)
-		world_trouble(&p->w, "%s was called %u times at the %s, %u to %u were due (%s)", fake_op_name(op), is,
-			      i ? "target" : "source", least, most, p->vm[i].ops_seen);
+		world_trouble(&p->w, "%s was called %u times at the %s, %u to %u were due (%s)",
+			      fake_op_name(op), is, i ? "target" : "source", least, most, p->vm[i].ops_seen);
 }
 
 static void check_source(struct pair *p)
@@ -403,7 +405,8 @@ static void check_source(struct pair *p)
 	due(p, 0, FAKE_RESUME, o == FERRY_OUTCOME_FELL_BACK, o == FERRY_OUTCOME_FELL_BACK);
 	due(p, 0, FAKE_PAUSE, o != FERRY_OUTCOME_REFUSED, o != FERRY_OUTCOME_REFUSED);
 	/* If dirty_start failed, dirty_stop need not be called. */
-	due(p, 0, FAKE_DIRTY_STOP, vm->calls[FAKE_DIRTY_START] && o != FERRY_OUTCOME_REFUSED, vm->calls[FAKE_DIRTY_START]);
+	due(p, 0, FAKE_DIRTY_STOP, vm->calls[FAKE_DIRTY_START] && o != FERRY_OUTCOME_REFUSED,
+	    vm->calls[FAKE_DIRTY_START]);
 	if (o != FERRY_OUTCOME_FELL_BACK && o != FERRY_OUTCOME_REFUSED)
 		return;
 	fakevm_run_on(&p->vm[0]);
@@ -415,7 +418,8 @@ static void check_target(struct pair *p)
 	enum ferry_outcome o = p->res[1]->outcome;
 	bool ours = o == FERRY_OUTCOME_MIGRATED || o == FERRY_OUTCOME_LOST;
 	struct fakevm *vm = &p->vm[1];
-	unsigned given_up = o == FERRY_OUTCOME_MIGRATED || o == FERRY_OUTCOME_IN_DOUBT ? 0 : vm->calls[FAKE_RESERVE];
+	unsigned given_up =
+		o == FERRY_OUTCOME_MIGRATED || o == FERRY_OUTCOME_IN_DOUBT ? 0 : vm->calls[FAKE_RESERVE];
 
 	due(p, 1, FAKE_ACTIVATE, ours, ours);
 	due(p, 1, FAKE_RELEASE, ours ? vm->calls[FAKE_HOLD] : 0, ours ? vm->calls[FAKE_HOLD] : 0);
@@ -476,7 +480,8 @@ _Noreturn void local_main(const struct local *c, struct local_seen *m)
 	m->inject.skip = c->skip;
 	inject_order(&m->inject);
 	if (c->kind == FILE_FULL && (p.tmpfs = make_tmpfs()) < 0) {
-		snprintf(m->cannot, sizeof(m->cannot), "a tmpfs cannot be made: %s; run as root, or allow user namespaces",
+		snprintf(m->cannot, sizeof(m->cannot),
+			 "a tmpfs cannot be made: %s; run as root, or allow user namespaces",
 			 strerror(-p.tmpfs));
 		exit(0);
 	}

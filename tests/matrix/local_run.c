@@ -67,7 +67,8 @@ static bool in_earnest(enum kind k)
 
 static bool chosen(const struct local_choice *ch, const struct local *c)
 {
-	return (!ch->kind || strstr(kind_name(c->kind), ch->kind)) && (!ch->phase || !strcmp(phase_name(c->phase), ch->phase)) &&
+	return (!ch->kind || strstr(kind_name(c->kind), ch->kind)) &&
+	       (!ch->phase || !strcmp(phase_name(c->phase), ch->phase)) &&
 	       (!ch->end || !strcmp(ch->end, c->at_source ? "source" : "target")) &&
 	       (!ch->way || strstr(way_name(c->way), ch->way));
 }
@@ -86,13 +87,14 @@ static void add(struct runs *x, const struct local *c)
 static void lay_out_dry(struct runs *x)
 {
 	for (unsigned i = 0; i < 2 * 2 * WAYS * DRY_RUNS; i++)
-		add(x, &(struct local){ .dry = true, .shared = i & 1, .mem = i & 2, .way = (enum way)(i / 4 % WAYS) });
+		add(x, &(struct local){
+			       .dry = true, .shared = i & 1, .mem = i & 2, .way = (enum way)(i / 4 % WAYS) });
 }
 
 static bool same_group(const struct local *a, const struct local *b)
 {
-	return a->kind == b->kind && a->phase == b->phase && a->at_source == b->at_source && a->shared == b->shared &&
-	       a->mem == b->mem && a->way == b->way && a->skip == b->skip;
+	return a->kind == b->kind && a->phase == b->phase && a->at_source == b->at_source &&
+	       a->shared == b->shared && a->mem == b->mem && a->way == b->way && a->skip == b->skip;
 }
 
 static void add_new(struct runs *x, const struct local *c)
@@ -134,7 +136,8 @@ static void lay_out_rest(struct runs *x, struct local c)
 {
 	char text[300];
 
-	if (!local_is_cell(&c) || !chosen(x->ch, &c) || c.kind == OP_FAILS || c.kind == OP_SAYS_EPIPE || has_cell(x, &c))
+	if (!local_is_cell(&c) || !chosen(x->ch, &c) || c.kind == OP_FAILS || c.kind == OP_SAYS_EPIPE ||
+	    has_cell(x, &c))
 		return;
 	c.want = c.kind == THROTTLE_FAILS ? op_site(FAKE_OPS) : 0;
 	if (in_earnest(c.kind) || c.kind == THROTTLE_FAILS) {
@@ -196,7 +199,8 @@ static void tell(const struct slot *s, const char *why)
 		printf("       %s\n", why);
 	else
 		printf("       %s / %s; \"%.200s\"\n", ferry_outcome_name(s->m->end[0].res.outcome),
-		       ferry_outcome_name(s->m->end[1].res.outcome), s->m->end[!s->cell.at_source].res.detail);
+		       ferry_outcome_name(s->m->end[1].res.outcome),
+		       s->m->end[!s->cell.at_source].res.detail);
 }
 
 static void count(struct tally *t, const struct slot *s, bool failed)
@@ -232,7 +236,9 @@ static void account(struct runs *x, struct slot *s, int status)
 	local_judge(why, c, s->m, WIFSIGNALED(status) ? WTERMSIG(status) : 0, &reached);
 	last = !reached && c->want && !c->dry && c->tries + 1 == TRIES;
 	if (!why[0] && last && local_has_row(c, false))
-		snprintf(why, sizeof(why), "a dry run has met this place, and %u runs after it have not: it was not tried", TRIES);
+		snprintf(why, sizeof(why),
+			 "a dry run has met this place, and %u runs after it have not: it was not tried",
+			 TRIES);
 	if (c->dry) {
 		struct met met;
 
@@ -282,11 +288,13 @@ static void report(const struct runs *x)
 			const char *end = e ? "target" : "source";
 
 			if (t->failed)
-				printf("[FAIL] %s at the %s: %u of %u cells\n", kind_name(k), end, t->failed, t->cells);
+				printf("[FAIL] %s at the %s: %u of %u cells\n", kind_name(k), end, t->failed,
+				       t->cells);
 			else if (t->cells)
 				printf("[PASS] %s at the %s: %u cells\n", kind_name(k), end, t->cells);
 		}
-	printf("%-16s %-8s %6s %9s %s\n", "fails in", "at the", "cells", "migrated", "the VM stood still after it, at most");
+	printf("%-16s %-8s %6s %9s %s\n", "fails in", "at the", "cells", "migrated",
+	       "the VM stood still after it, at most");
 	for (enum ferry_phase p = FERRY_PHASE_IDLE; p < FERRY_PHASE_DONE; p++)
 		for (unsigned e = 0; e < 2; e++)
 			if (x->by_phase[p][e].cells)
@@ -322,7 +330,8 @@ unsigned local_run(const struct local_choice *ch, unsigned *cells)
 	x->ch = ch;
 	x->nslots = ch->jobs && ch->jobs < SLOTS ? ch->jobs : SLOTS;
 	for (unsigned i = 0; i < x->nslots; i++) {
-		x->slot[i].m = mmap(NULL, sizeof(struct local_seen), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		x->slot[i].m = mmap(NULL, sizeof(struct local_seen), PROT_READ | PROT_WRITE,
+				    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 		if (x->slot[i].m == MAP_FAILED)
 			exit(1);
 	}
@@ -332,7 +341,8 @@ unsigned local_run(const struct local_choice *ch, unsigned *cells)
 	run_all(x, SIZE_MAX);
 	report(x);
 	printf("local failures: %u cells in %.0f s, %u failed; %u more assert that a failure does not come about; %u need "
-	       "not come about and did not\n", x->cells, (double)(now() - t) / 1e6, x->failed, x->without, x->missed);
+	       "not come about and did not\n",
+	       x->cells, (double)(now() - t) / 1e6, x->failed, x->without, x->missed);
 	*cells = x->cells;
 	t = x->failed;
 	free(x->cell);

@@ -67,8 +67,8 @@ static void cell_text(char buf[200], const struct cell *c)
 {
 	snprintf(buf, 200, "%s from the %s %s, %s%s, %s, %s%s", wire_name(c->point->type),
 		 c->point->at_source ? "source" : "target", c->point->when, fault_name(c->fault),
-		 c->claims ? " of a newer generation" : stranger_name(c->stranger),
-		 way_name(c->way), c->shared ? "memfd" : "anon", c->arbiter ? ", an arbiter" : "");
+		 c->claims ? " of a newer generation" : stranger_name(c->stranger), way_name(c->way),
+		 c->shared ? "memfd" : "anon", c->arbiter ? ", an arbiter" : "");
 }
 
 /* ---- processes ---- */
@@ -221,8 +221,9 @@ static void account(struct matrix *x, struct slot *s)
 	cell_text(text, s->cell);
 	outcome_pair(pair, s->cell, s->m, s->killed);
 	printf("%s %s: %s (%.1f s%s; reconnects %u, %u; connections to a stranger %u, heard %u)\n",
-	       why[0] ? "  bad" : "  fine", text, pair, (double)(now() - s->begun_us) / 1e6, answers[s->m->answer], s->m->end[0].res.stats.reconnects,
-	       s->m->end[1].res.stats.reconnects, s->m->diverted, s->m->asked);
+	       why[0] ? "  bad" : "  fine", text, pair, (double)(now() - s->begun_us) / 1e6,
+	       answers[s->m->answer], s->m->end[0].res.stats.reconnects, s->m->end[1].res.stats.reconnects,
+	       s->m->diverted, s->m->asked);
 	if (why[0])
 		printf("       %s\n", why);
 }
@@ -299,7 +300,8 @@ static bool chosen(const struct choice *ch, const struct cell *c)
 {
 	return (!ch->message || !strcmp(ch->message, wire_name(c->point->type))) &&
 	       (!ch->way || strstr(way_name(c->way), ch->way)) &&
-	       (!ch->fault || strstr(fault_name(c->fault), ch->fault) || strstr(stranger_name(c->stranger), ch->fault)) &&
+	       (!ch->fault || strstr(fault_name(c->fault), ch->fault) ||
+		strstr(stranger_name(c->stranger), ch->fault)) &&
 	       (!ch->when || strstr(c->point->when, ch->when)) && (!ch->arbiter || c->arbiter);
 }
 
@@ -327,7 +329,10 @@ static void add(struct matrix *x, const struct choice *ch, struct cell c)
 static void add_strangers(struct matrix *x, const struct choice *ch, const struct point *p, enum way way)
 {
 	for (unsigned i = 0; i < 2 * (STRANGERS - 1); i++) {
-		struct cell c = { .point = p, .way = way, .stranger = (enum stranger)(1 + i / 2), .shared = (p - points + way + i / 2) & 1 };
+		struct cell c = { .point = p,
+				  .way = way,
+				  .stranger = (enum stranger)(1 + i / 2),
+				  .shared = (p - points + way + i / 2) & 1 };
 
 		if (!stranger_fault(&c.fault, p, c.stranger, i & 1))
 			continue;
@@ -342,8 +347,10 @@ static void add_strangers(struct matrix *x, const struct choice *ch, const struc
 /* By fault: cells that wait long come first, so that the run does not end with waiting. */
 static void lay_out(struct matrix *x, const struct choice *ch)
 {
-	static const enum fault order[FAULTS] = { LOST,	  STOP_BEFORE, STOP_AFTER, LOST_BACK,	BEFORE,	    MIDDLE,   AFTER,
-						  KILL_BEFORE, KILL_AFTER, KILL_HEARD, BEFORE_BACK, MIDDLE_BACK, AFTER_BACK, DUPLICATE };
+	static const enum fault order[FAULTS] = { LOST,	      STOP_BEFORE, STOP_AFTER,	LOST_BACK,
+						  BEFORE,     MIDDLE,	   AFTER,	KILL_BEFORE,
+						  KILL_AFTER, KILL_HEARD,  BEFORE_BACK, MIDDLE_BACK,
+						  AFTER_BACK, DUPLICATE };
 
 	x->cell = calloc(npoints * WAYS * (FAULTS * 3 + STRANGERS * 4), sizeof(x->cell[0]));
 	for (size_t i = 0; i < npoints; i++)
@@ -353,11 +360,15 @@ static void lay_out(struct matrix *x, const struct choice *ch)
 	for (size_t f = 0; f < FAULTS; f++)
 		for (size_t i = 0; i < npoints; i++)
 			for (enum way w = 0; w < WAYS; w++)
-				if (points[i].ways & (1u << w) && (points[i].absent ? order[f] == BEFORE :
-										      expected(&points[i], order[f]) != NULL))
-					add(x, ch, (struct cell){ .point = &points[i], .way = w, .fault = order[f] });
+				if (points[i].ways & (1u << w) &&
+				    (points[i].absent ? order[f] == BEFORE
+						      : expected(&points[i], order[f]) != NULL))
+					add(x, ch,
+					    (struct cell){
+						    .point = &points[i], .way = w, .fault = order[f] });
 	for (unsigned i = 0; i < x->jobs; i++) {
-		x->slot[i].m = mmap(NULL, sizeof(struct common), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		x->slot[i].m = mmap(NULL, sizeof(struct common), PROT_READ | PROT_WRITE,
+				    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 		if (x->slot[i].m == MAP_FAILED)
 			exit(1);
 	}
@@ -368,12 +379,15 @@ static int report(const struct matrix *x, uint64_t us)
 	for (unsigned t = 1; t < WIRE_TYPES; t++) {
 		for (int i = 0; i < 4; i++) {
 			const struct tally *y = &x->tally[t][i / 2][i % 2];
-			const char *from = i / 2 ? "target" : "source", *with = i % 2 ? ", doubt settled by an arbiter" : "";
+			const char *from = i / 2 ? "target" : "source",
+				   *with = i % 2 ? ", doubt settled by an arbiter" : "";
 
 			if (y->failed)
-				printf("[FAIL] %s from the %s%s: %u of %u cells\n", wire_name(t), from, with, y->failed, y->cells);
+				printf("[FAIL] %s from the %s%s: %u of %u cells\n", wire_name(t), from, with,
+				       y->failed, y->cells);
 			else if (y->cells)
-				printf("[PASS] %s from the %s%s: %u cells\n", wire_name(t), from, with, y->cells);
+				printf("[PASS] %s from the %s%s: %u cells\n", wire_name(t), from, with,
+				       y->cells);
 		}
 	}
 	printf("matrix: %u cells in %.0f s, %u failed; %u more assert that a message is not sent\n", x->cells,
@@ -399,10 +413,12 @@ static int check_table(const char *path, const char *begin, const char *end, voi
 	to = from ? strstr(from, end) : NULL;
 	same = to && (size_t)(to - from) == due_len && !memcmp(from, due, due_len);
 	if (same)
-		printf("[PASS] matrix table: %s says what the matrix expects (%.*s)\n", path, (int)strcspn(begin, "\n"), begin);
+		printf("[PASS] matrix table: %s says what the matrix expects (%.*s)\n", path,
+		       (int)strcspn(begin, "\n"), begin);
 	else
 		printf("[FAIL] matrix table: %s has another table than the matrix: put the output of matrix --table "
-		       "behind %s", path, begin);
+		       "behind %s",
+		       path, begin);
 	free(due);
 	free(is);
 	return !same;
@@ -437,14 +453,13 @@ static void no_stack_cache(char **argv)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = { { "jobs", 1, NULL, 'j' },  { "only", 1, NULL, 'o' },
-						 { "way", 1, NULL, 'w' },   { "fault", 1, NULL, 'f' },
-						 { "when", 1, NULL, 'n' },  { "verbose", 0, NULL, 'v' },
-						 { "table", 0, NULL, 't' }, { "check", 1, NULL, 'c' },
-						 { "arbiter", 0, NULL, 'a' }, { "messages", 0, NULL, 'm' },
-						 { "local", 2, NULL, 'l' },  { "phase", 1, NULL, 's' },
-						 { "end", 1, NULL, 'e' },   { "limit", 1, NULL, 'i' },
-						 { 0 } };
+	static const struct option options[] = {
+		{ "jobs", 1, NULL, 'j' },     { "only", 1, NULL, 'o' },	 { "way", 1, NULL, 'w' },
+		{ "fault", 1, NULL, 'f' },    { "when", 1, NULL, 'n' },	 { "verbose", 0, NULL, 'v' },
+		{ "table", 0, NULL, 't' },    { "check", 1, NULL, 'c' }, { "arbiter", 0, NULL, 'a' },
+		{ "messages", 0, NULL, 'm' }, { "local", 2, NULL, 'l' }, { "phase", 1, NULL, 's' },
+		{ "end", 1, NULL, 'e' },      { "limit", 1, NULL, 'i' }, { 0 }
+	};
 	static struct matrix x = { .jobs = JOBS };
 	struct local_choice lch = { .limit_s = LOCAL_LIMIT_S };
 	bool messages = true, local = true;
@@ -457,21 +472,50 @@ int main(int argc, char **argv)
 	no_stack_cache(argv);
 	while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (o) {
-		case 'j': x.jobs = lch.jobs = (unsigned)atoi(optarg); break;
-		case 'o': ch.message = optarg; break;
-		case 'w': ch.way = lch.way = optarg; break;
-		case 'f': ch.fault = optarg; break;
-		case 'n': ch.when = optarg; break;
-		case 'v': x.verbose = lch.verbose = true; break;
-		case 'm': local = false; break;
-		case 'l': messages = false; local = true; lch.kind = optarg; break;
-		case 's': lch.phase = optarg; break;
-		case 'e': lch.end = optarg; break;
-		case 'i': lch.limit_s = (unsigned)atoi(optarg); break;
-		case 'a': ch.arbiter = true; break;
-		case 't': return tables();
-		case 'c': return check(optarg);
-		default: return 2;
+		case 'j':
+			x.jobs = lch.jobs = (unsigned)atoi(optarg);
+			break;
+		case 'o':
+			ch.message = optarg;
+			break;
+		case 'w':
+			ch.way = lch.way = optarg;
+			break;
+		case 'f':
+			ch.fault = optarg;
+			break;
+		case 'n':
+			ch.when = optarg;
+			break;
+		case 'v':
+			x.verbose = lch.verbose = true;
+			break;
+		case 'm':
+			local = false;
+			break;
+		case 'l':
+			messages = false;
+			local = true;
+			lch.kind = optarg;
+			break;
+		case 's':
+			lch.phase = optarg;
+			break;
+		case 'e':
+			lch.end = optarg;
+			break;
+		case 'i':
+			lch.limit_s = (unsigned)atoi(optarg);
+			break;
+		case 'a':
+			ch.arbiter = true;
+			break;
+		case 't':
+			return tables();
+		case 'c':
+			return check(optarg);
+		default:
+			return 2;
 		}
 	}
 	if (!x.jobs || x.jobs > JOBS_MAX)

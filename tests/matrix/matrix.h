@@ -78,15 +78,15 @@ enum provoke {
 struct expect {
 	const char *lost_back, *cut_back, *after_back, *lost, *cut, *after;
 	const char *kill_before, *kill_after, *stop_before, *stop_after;
-	const char *kill_heard; /* NULL: the receiver cannot tell it from others of its type */
+	const char *kill_heard;	 /* NULL: the receiver cannot tell it from others of its type */
 	const char *undisturbed; /* NULL: "mm" */
 };
 
 struct point {
 	enum wire_type type;
-	bool at_source;	      /* the sender, which is the victim */
-	enum ferry_phase arm; /* the fault is armed when the victim enters this phase */
-	unsigned nth;	      /* the nth message of its type from then on; 0 means 1 */
+	bool at_source;		    /* the sender, which is the victim */
+	enum ferry_phase arm;	    /* the fault is armed when the victim enters this phase */
+	unsigned nth;		    /* the nth message of its type from then on; 0 means 1 */
 	enum ferry_phase heard_arm; /* the same at the receiver; 0: from the beginning */
 	unsigned heard_nth;
 	enum provoke provoke;
@@ -146,17 +146,22 @@ struct common {
 		char trouble[512];
 		char left[256]; /* what is left after everything was freed */
 		char ops[FAKE_TRACE];
-	} end[2]; /* source, target */
+	} end[2];	    /* source, target */
 	enum answer answer; /* to the second connection */
 	char stranger_uri[200];
 	_Atomic unsigned diverted; /* connections that the source has made to the stranger */
 	unsigned asked;		   /* HELLOs that the forger has received */
 	_Atomic int over;	   /* both ends have ended; the stranger may end */
-	char intruder[200]; /* what is wrong with it */
+	char intruder[200];	   /* what is wrong with it */
 	uint8_t frozen[FAKE_PAGES * FAKE_PAGE];
 };
 
-enum record_what { RECORD_LISTENS = WORLD_OUTPUT + 1, RECORD_ENDED, RECORD_INTRUDER_IN, RECORD_STRANGER_LISTENS };
+enum record_what {
+	RECORD_LISTENS = WORLD_OUTPUT + 1,
+	RECORD_ENDED,
+	RECORD_INTRUDER_IN,
+	RECORD_STRANGER_LISTENS
+};
 
 struct record {
 	uint8_t at_source, what; /* enum world_what or record_what */
@@ -179,7 +184,8 @@ void observe_death(struct seen *s, bool source);
 /* Messages after which the target ends or only waits for an answer: it may not see another connection. */
 bool last_words(enum wire_type t);
 /* After both ends have ended. why: empty, or why the cell has failed. */
-void judge_cell(char why[1200], const struct cell *c, const struct seen *s, const struct common *m, bool killed);
+void judge_cell(char why[1200], const struct cell *c, const struct seen *s, const struct common *m,
+		bool killed);
 void outcome_pair(char pair[3], const struct cell *c, const struct common *m, bool killed);
 
 /* The main functions of the child processes. */

@@ -39,8 +39,8 @@ void observe(struct seen *s, const struct record *r)
 		break;
 	case WORLD_OUTPUT:
 		if (r->n != s->next)
-			trouble(s, "output %llu came out at the %s where %llu was due", (unsigned long long)r->n, end,
-				(unsigned long long)s->next);
+			trouble(s, "output %llu came out at the %s where %llu was due",
+				(unsigned long long)r->n, end, (unsigned long long)s->next);
 		s->next = r->n + 1;
 		break;
 	default:
@@ -57,8 +57,9 @@ void observe_death(struct seen *s, bool source)
 
 static char letter(enum ferry_outcome o)
 {
-	static const char letters[] = { [FERRY_OUTCOME_MIGRATED] = 'm', [FERRY_OUTCOME_REFUSED] = 'r', [FERRY_OUTCOME_FELL_BACK] = 'f',
-					[FERRY_OUTCOME_DISCARDED] = 'd', [FERRY_OUTCOME_IN_DOUBT] = '?', [FERRY_OUTCOME_LOST] = 'l' };
+	static const char letters[] = { [FERRY_OUTCOME_MIGRATED] = 'm',	 [FERRY_OUTCOME_REFUSED] = 'r',
+					[FERRY_OUTCOME_FELL_BACK] = 'f', [FERRY_OUTCOME_DISCARDED] = 'd',
+					[FERRY_OUTCOME_IN_DOUBT] = '?',	 [FERRY_OUTCOME_LOST] = 'l' };
 
 	return o <= FERRY_OUTCOME_LOST ? letters[o] : '!';
 }
@@ -95,7 +96,8 @@ static enum ferry_owner owner_of(char outcome)
 	}
 }
 
-static void judge_end(char *why, size_t cap, const struct common *m, const struct seen *s, int i, char outcome)
+static void judge_end(char *why, size_t cap, const struct common *m, const struct seen *s, int i,
+		      char outcome)
 {
 	const char *end = i ? "target" : "source";
 	bool runs = i ? s->target_runs : s->source_runs, should;
@@ -119,7 +121,8 @@ static void judge_end(char *why, size_t cap, const struct common *m, const struc
 
 bool last_words(enum wire_type t)
 {
-	return t == WIRE_REFUSED || t == WIRE_ABORT || t == WIRE_COMMITTED || t == WIRE_COMPLETE || t == WIRE_BYE;
+	return t == WIRE_REFUSED || t == WIRE_ABORT || t == WIRE_COMMITTED || t == WIRE_COMPLETE ||
+	       t == WIRE_BYE;
 }
 
 /*
@@ -146,7 +149,8 @@ static bool met(const struct cell *c, const struct common *m)
 }
 
 /* Whether the fault of the cell has happened at all; otherwise the cell would prove nothing. */
-static void judge_precondition(char *why, size_t cap, const struct cell *c, const struct common *m, const char *pair)
+static void judge_precondition(char *why, size_t cap, const struct cell *c, const struct common *m,
+			       const char *pair)
 {
 	const struct point *p = c->point;
 
@@ -157,7 +161,8 @@ static void judge_precondition(char *why, size_t cap, const struct cell *c, cons
 	else if (!came_back(c, m, pair))
 		snprintf(why, cap, "the link was cut, and nobody has connected again");
 	else if (m->intruder[0])
-		snprintf(why, cap, "%s: %s", c->stranger ? "the stranger" : "the duplicated connection", m->intruder);
+		snprintf(why, cap, "%s: %s", c->stranger ? "the stranger" : "the duplicated connection",
+			 m->intruder);
 	else if (c->stranger && !met(c, m))
 		snprintf(why, cap, "the stranger was not asked again and again: %u connections", m->diverted);
 	else if (c->fault == DUPLICATE && m->answer == ANSWER_NONE)
@@ -166,7 +171,8 @@ static void judge_precondition(char *why, size_t cap, const struct cell *c, cons
 		snprintf(why, cap, "the duplicated connection: the target hung up without a word");
 }
 
-void judge_cell(char why[1200], const struct cell *c, const struct seen *s, const struct common *m, bool killed)
+void judge_cell(char why[1200], const struct cell *c, const struct seen *s, const struct common *m,
+		bool killed)
 {
 	char pair[3], what[600] = "", buf[DUE_MAX];
 	const char *due = cell_due(buf, c);

@@ -13,7 +13,7 @@
 #include "matrix.h"
 
 /* In reservation a lost link ends the migration. A sender that has not noticed it may be a phase further. */
-#define BY_SOURCE_EARLY(after_, killed, stopped)                                                          \
+#define BY_SOURCE_EARLY(after_, killed, stopped) \
 	.e = { "rr", "rr", after_, "rr", "rr", after_, "xr", killed, "rr", stopped, "rx" }
 /* In pre-copy the link may come back. */
 #define BY_SOURCE_IN_PRECOPY .e = { "mm", "mm", "mm", "rd", "rd", "rd", "xd", "xd", "rd", "rd", "rx" }
@@ -23,8 +23,11 @@
 /* No kill_heard: the target has received an unknown number of RESIDUEs in pre-copy. */
 #define RESIDUE_IN_DOWNTIME .e = { "fd", "fd", "fd", "fd", "fd", "fd", "xd", "xd", "fd", "fd" }
 #define BY_TARGET_IN_DOWNTIME .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd" }
-#define ABSENT(type_, at_source_, arm_, ways_, why)                                                       \
-	{ .type = type_, .at_source = at_source_, .arm = arm_, .ways = ways_, .when = "", .absent = why }
+#define ABSENT(type_, at_source_, arm_, ways_, why)                                             \
+	{                                                                                       \
+		.type = type_, .at_source = at_source_, .arm = arm_, .ways = ways_, .when = "", \
+		.absent = why                                                                   \
+	}
 
 const struct point points[] = {
 	{ WIRE_HELLO, true, FERRY_PHASE_PRE_MIGRATION, .ways = IN_POSTCOPY, .when = "first connection",
@@ -32,48 +35,57 @@ const struct point points[] = {
 	{ WIRE_HELLO_ACK, false, FERRY_PHASE_PRE_MIGRATION, .ways = IN_POSTCOPY, .when = "first connection",
 	  .e = { "rr", "mm", "rr", "rr", "rr", "rr", "rx", "rx", "rr", "rr|rd", "xr" } },
 	{ WIRE_REFUSED, false, FERRY_PHASE_PRE_MIGRATION, .ways = IN_POSTCOPY, .when = "reservation",
-	  .provoke = TARGET_IS_TOO_SMALL, .e = { "rr", "rr", "rr", "rr", "rr", "rr", "rx", "rx", "rr", "rr", "xr", "rr" } },
+	  .provoke = TARGET_IS_TOO_SMALL,
+	  .e = { "rr", "rr", "rr", "rr", "rr", "rr", "rx", "rx", "rr", "rr", "xr", "rr" } },
 	{ WIRE_STATE, true, FERRY_PHASE_RESERVATION, .ways = IN_POSTCOPY, .when = "reservation: needs",
 	  BY_SOURCE_EARLY("rr", "xr", "rr") },
 	{ WIRE_MAP, true, FERRY_PHASE_RESERVATION, .ways = IN_POSTCOPY, .when = "reservation",
 	  BY_SOURCE_EARLY("rd|rr", "xd|xr", "rd|rr") },
 	{ WIRE_RESERVED, false, FERRY_PHASE_RESERVATION, .ways = IN_POSTCOPY, .when = "reservation",
 	  .e = { "rd", "rr", "mm|rd", "rd", "rr", "rd", "rx", "rx", "rd", "rd", "xd" } },
-	{ WIRE_ZERO, true, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", BY_SOURCE_IN_PRECOPY },
-	{ WIRE_ROUND_END, true, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", BY_SOURCE_IN_PRECOPY },
-	{ WIRE_ROUND_ACK, false, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", BY_TARGET_IN_PRECOPY },
-	{ WIRE_RESIDUE, true, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", BY_SOURCE_IN_PRECOPY },
-	{ WIRE_PREARM, true, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", BY_SOURCE_IN_PRECOPY },
-	{ WIRE_PREARMED, false, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", BY_TARGET_IN_PRECOPY },
-	{ WIRE_PING, true, FERRY_PHASE_PRECOPY, .heard_arm = FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy",
-	  .provoke = WAIT_FOR_PING,
+	{ WIRE_ZERO, true, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy",
 	  BY_SOURCE_IN_PRECOPY },
+	{ WIRE_ROUND_END, true, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy",
+	  BY_SOURCE_IN_PRECOPY },
+	{ WIRE_ROUND_ACK, false, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy",
+	  BY_TARGET_IN_PRECOPY },
+	{ WIRE_RESIDUE, true, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy",
+	  BY_SOURCE_IN_PRECOPY },
+	{ WIRE_PREARM, true, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy",
+	  BY_SOURCE_IN_PRECOPY },
+	{ WIRE_PREARMED, false, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy",
+	  BY_TARGET_IN_PRECOPY },
+	{ WIRE_PING, true, FERRY_PHASE_PRECOPY, .heard_arm = FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY,
+	  .when = "pre-copy", .provoke = WAIT_FOR_PING, BY_SOURCE_IN_PRECOPY },
 	/* No kill_heard: the source waits for it inside an op, where it receives nothing. */
-	{ WIRE_PING, false, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", .provoke = WAIT_FOR_PING,
-	  .e = { "mm", "mm", "mm", "rd", "rd", "rd", "rx", "rx", "rd", "rd" } },
-	{ WIRE_ABORT, true, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy", .provoke = CANCEL_IN_PRECOPY,
+	{ WIRE_PING, false, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy",
+	  .provoke = WAIT_FOR_PING, .e = { "mm", "mm", "mm", "rd", "rd", "rd", "rx", "rx", "rd", "rd" } },
+	{ WIRE_ABORT, true, FERRY_PHASE_PRECOPY, .ways = IN_POSTCOPY, .when = "pre-copy",
+	  .provoke = CANCEL_IN_PRECOPY,
 	  .e = { "rd", "rd", "rd", "rd", "rd", "rd", "xd", "xd", "rd", "rd", "rx", "rd" } },
 
-	{ WIRE_ZERO, true, FERRY_PHASE_STOP_AND_COPY, .heard_nth = 2, .ways = IN_STOP, .when = "downtime: last round",
-	  BY_SOURCE_IN_DOWNTIME },
-	{ WIRE_ROUND_END, true, FERRY_PHASE_STOP_AND_COPY, .heard_nth = 3, .ways = IN_STOP, .when = "downtime: last round",
-	  BY_SOURCE_IN_DOWNTIME },
-	{ WIRE_ROUND_ACK, false, FERRY_PHASE_PRECOPY, .nth = 3, .heard_arm = FERRY_PHASE_STOP_AND_COPY, .ways = IN_STOP,
-	  .when = "downtime: last round",
-	  BY_TARGET_IN_DOWNTIME },
-	{ WIRE_STATE, true, FERRY_PHASE_STOP_AND_COPY, .heard_arm = FERRY_PHASE_PRECOPY, .ways = IN_ALL, .when = "downtime",
-	  BY_SOURCE_IN_DOWNTIME },
+	{ WIRE_ZERO, true, FERRY_PHASE_STOP_AND_COPY, .heard_nth = 2, .ways = IN_STOP,
+	  .when = "downtime: last round", BY_SOURCE_IN_DOWNTIME },
+	{ WIRE_ROUND_END, true, FERRY_PHASE_STOP_AND_COPY, .heard_nth = 3, .ways = IN_STOP,
+	  .when = "downtime: last round", BY_SOURCE_IN_DOWNTIME },
+	{ WIRE_ROUND_ACK, false, FERRY_PHASE_PRECOPY, .nth = 3, .heard_arm = FERRY_PHASE_STOP_AND_COPY,
+	  .ways = IN_STOP, .when = "downtime: last round", BY_TARGET_IN_DOWNTIME },
+	{ WIRE_STATE, true, FERRY_PHASE_STOP_AND_COPY, .heard_arm = FERRY_PHASE_PRECOPY, .ways = IN_ALL,
+	  .when = "downtime", BY_SOURCE_IN_DOWNTIME },
 	{ WIRE_RESIDUE, true, FERRY_PHASE_STOP_AND_COPY, .ways = IN_POSTCOPY, .when = "downtime",
 	  RESIDUE_IN_DOWNTIME },
-	{ WIRE_SWITCHOVER, true, FERRY_PHASE_STOP_AND_COPY, .ways = IN_TENTATIVE, .when = "downtime", BY_SOURCE_IN_DOWNTIME },
+	{ WIRE_SWITCHOVER, true, FERRY_PHASE_STOP_AND_COPY, .ways = IN_TENTATIVE, .when = "downtime",
+	  BY_SOURCE_IN_DOWNTIME },
 	{ WIRE_SWITCHOVER, true, FERRY_PHASE_STOP_AND_COPY, .ways = IN_STOP | IN_SERVER, .when = "downtime",
 	  .e = { "fd", "fd", "fd", "fd", "fd", "f?|fd", "xd", "x?|xd", "fd", "f?|??", "fx" } },
-	{ WIRE_ABORT, false, FERRY_PHASE_STOP_AND_COPY, .ways = IN_ALL, .when = "downtime", .provoke = LOAD_FAILS,
+	{ WIRE_ABORT, false, FERRY_PHASE_STOP_AND_COPY, .ways = IN_ALL, .when = "downtime",
+	  .provoke = LOAD_FAILS,
 	  .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd", "fd" } },
 	{ WIRE_RUNNING, false, FERRY_PHASE_STOP_AND_COPY, .ways = IN_TENTATIVE, .when = "downtime",
 	  .e = { "fd", "fd", "mm|fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd" } },
 
-	{ WIRE_ABORT, false, FERRY_PHASE_POSTCOPY, .ways = IN_TENTATIVE, .when = "post-copy: hold limit", .provoke = HOLD_LIMIT,
+	{ WIRE_ABORT, false, FERRY_PHASE_POSTCOPY, .ways = IN_TENTATIVE, .when = "post-copy: hold limit",
+	  .provoke = HOLD_LIMIT,
 	  .e = { "fd", "fd", "fd", "fd", "fd", "fd", "fx", "fx", "fd", "fd", "xd", "fd" } },
 	{ WIRE_PREPARED, false, FERRY_PHASE_COMMITMENT, .ways = IN_TENTATIVE, .when = "after the pull",
 	  .e = { "mm", "mm", "mm", "f?", "f?", "??|f?", "fx", "?x|fx", "f?", "?m", "x?" } },
@@ -81,8 +93,8 @@ const struct point points[] = {
 	  .e = { "fd", "fd", "mm|fd", "f?", "f?", "??|f?", "fx", "?x|fx", "fd|f?", "?m", "x?" } },
 	{ WIRE_PREPARED, false, FERRY_PHASE_COMMITMENT, .ways = IN_SERVER, .when = "downtime",
 	  .e = { "fd", "fd", "mm|fd", "f?", "f?", "??|f?", "fx", "?x|fx", "fd|f?", "??|?l", "x?" } },
-	{ WIRE_ABORT, true, FERRY_PHASE_COMMITMENT, .ways = IN_STOP | IN_TENTATIVE, .when = "before the commit",
-	  .provoke = CANCEL_IN_COMMITMENT,
+	{ WIRE_ABORT, true, FERRY_PHASE_COMMITMENT, .ways = IN_STOP | IN_TENTATIVE,
+	  .when = "before the commit", .provoke = CANCEL_IN_COMMITMENT,
 	  .e = { "fd", "fd", "fd", "f?", "f?", "fd", "x?", "xd", "f?", "fd", "fx", "fd" } },
 	{ WIRE_ABORT, true, FERRY_PHASE_COMMITMENT, .ways = IN_SERVER, .when = "before the commit",
 	  .provoke = CANCEL_IN_COMMITMENT,
@@ -103,19 +115,27 @@ const struct point points[] = {
 	ABSENT(WIRE_REFUSED, false, FERRY_PHASE_PRE_MIGRATION, IN_ALL, "nothing is refused"),
 	ABSENT(WIRE_ABORT, true, FERRY_PHASE_PRE_MIGRATION, IN_ALL, "nothing fails"),
 	ABSENT(WIRE_ABORT, false, FERRY_PHASE_PRE_MIGRATION, IN_ALL, "nothing fails"),
-	{ .type = WIRE_POISON, .at_source = true, .arm = FERRY_PHASE_PRE_MIGRATION, .ways = IN_ALL, .when = "", .elsewhere = true,
+	{ .type = WIRE_POISON,
+	  .at_source = true,
+	  .arm = FERRY_PHASE_PRE_MIGRATION,
+	  .ways = IN_ALL,
+	  .when = "",
+	  .elsewhere = true,
 	  .absent = "no page is lost to a hardware error" },
 	ABSENT(WIRE_RESIDUE, true, FERRY_PHASE_PRE_MIGRATION, IN_STOP, "nothing is left to pull"),
 	ABSENT(WIRE_PREARM, true, FERRY_PHASE_PRE_MIGRATION, IN_STOP, "nothing is left to pull"),
 	ABSENT(WIRE_PREARMED, false, FERRY_PHASE_PRE_MIGRATION, IN_STOP, "nothing is left to pull"),
-	ABSENT(WIRE_RUNNING, false, FERRY_PHASE_PRE_MIGRATION, IN_STOP | IN_SERVER, "the VM does not run there before the commit"),
-	ABSENT(WIRE_COMPLETE, false, FERRY_PHASE_PRE_MIGRATION, IN_STOP | IN_TENTATIVE, "nothing is missing at the commit"),
+	ABSENT(WIRE_RUNNING, false, FERRY_PHASE_PRE_MIGRATION, IN_STOP | IN_SERVER,
+	       "the VM does not run there before the commit"),
+	ABSENT(WIRE_COMPLETE, false, FERRY_PHASE_PRE_MIGRATION, IN_STOP | IN_TENTATIVE,
+	       "nothing is missing at the commit"),
 };
 const size_t npoints = sizeof(points) / sizeof(points[0]);
 
 const char *way_name(enum way w)
 {
-	static const char *const names[] = { "stop-and-copy", "commit at completion", "commit at switchover" };
+	static const char *const names[] = { "stop-and-copy", "commit at completion",
+					     "commit at switchover" };
 
 	_Static_assert(sizeof(names) / sizeof(names[0]) == WAYS, "a name a way");
 	return names[w];
@@ -123,11 +143,20 @@ const char *way_name(enum way w)
 
 const char *fault_name(enum fault f)
 {
-	static const char *const names[] = { "lost, the link comes back", "cut before, the link comes back",
-					     "cut in the middle, the link comes back", "cut after, the link comes back",
-					     "lost for good", "cut before for good", "cut in the middle for good",
-					     "cut after for good", "sender killed before", "sender killed after", "receiver killed on hearing it",
-					     "sender stopped before", "sender stopped after", "duplicated connection" };
+	static const char *const names[] = { "lost, the link comes back",
+					     "cut before, the link comes back",
+					     "cut in the middle, the link comes back",
+					     "cut after, the link comes back",
+					     "lost for good",
+					     "cut before for good",
+					     "cut in the middle for good",
+					     "cut after for good",
+					     "sender killed before",
+					     "sender killed after",
+					     "receiver killed on hearing it",
+					     "sender stopped before",
+					     "sender stopped after",
+					     "duplicated connection" };
 
 	_Static_assert(sizeof(names) / sizeof(names[0]) == FAULTS, "a name a fault");
 	return names[f];
@@ -147,7 +176,8 @@ const char *stranger_name(enum stranger s)
  */
 bool stranger_fault(enum fault *ret, const struct point *p, enum stranger s, bool kill)
 {
-	bool ends = p->type == WIRE_COMMITTED || p->type == WIRE_COMPLETE || (p->type == WIRE_ABORT && !p->at_source);
+	bool ends = p->type == WIRE_COMMITTED || p->type == WIRE_COMPLETE ||
+		    (p->type == WIRE_ABORT && !p->at_source);
 	bool before = s == FRESH || ends;
 
 	if (kill)
@@ -228,8 +258,8 @@ const char *cell_due(char buf[DUE_MAX], const struct cell *c)
 	for (const char *p = e; p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL) {
 		bool doubt = p[0] == '?' || p[1] == '?';
 
-		to += snprintf(to, DUE_MAX - (size_t)(to - buf), "%s%.*s", to == buf ? "" : "|", doubt ? 5 : 2,
-			       doubt ? settled(p, c) : p);
+		to += snprintf(to, DUE_MAX - (size_t)(to - buf), "%s%.*s", to == buf ? "" : "|",
+			       doubt ? 5 : 2, doubt ? settled(p, c) : p);
 	}
 	return buf;
 }
@@ -275,8 +305,9 @@ const char *points_missing(char buf[200])
 			}
 			if (somewhere && each)
 				continue;
-			snprintf(buf, 200, "%s from the %s has no row in tests/matrix/points.c for %s", wire_name(t),
-				 at_source ? "source" : "target", somewhere ? "one of the ways to finish" : "any way to finish");
+			snprintf(buf, 200, "%s from the %s has no row in tests/matrix/points.c for %s",
+				 wire_name(t), at_source ? "source" : "target",
+				 somewhere ? "one of the ways to finish" : "any way to finish");
 			return buf;
 		}
 	}
@@ -351,17 +382,18 @@ static const char *ways_text(const struct point *p)
 
 void points_table(FILE *out)
 {
-	fprintf(out, "| message | when | way to finish | the link comes back | it does not, unheard | it does not, heard "
-		     "| sender dies first | sender dies then "
-		     "| receiver dies of it | sender stands still |\n|---|---|---|---|---|---|---|---|---|---|\n");
+	fprintf(out,
+		"| message | when | way to finish | the link comes back | it does not, unheard | it does not, heard "
+		"| sender dies first | sender dies then "
+		"| receiver dies of it | sender stands still |\n|---|---|---|---|---|---|---|---|---|---|\n");
 	for (size_t i = 0; i < npoints; i++) {
 		const struct point *p = &points[i];
 		const struct expect *e = &p->e;
 
 		if (p->absent)
 			continue;
-		fprintf(out, "| %s, %s | %s | %s |", wire_name(p->type), p->at_source ? "source" : "target", p->when,
-			ways_text(p));
+		fprintf(out, "| %s, %s | %s | %s |", wire_name(p->type), p->at_source ? "source" : "target",
+			p->when, ways_text(p));
 		put_pairs(out, (const char *const[]){ e->cut_back, e->lost_back, e->after_back }, 3);
 		put_pairs(out, (const char *const[]){ e->cut, e->lost }, 2);
 		put_pairs(out, (const char *const[]){ e->after }, 1);
@@ -379,8 +411,10 @@ void points_table(FILE *out)
 		if (points[i].absent)
 			fprintf(out, "| %s, %s | %s | %s |\n", wire_name(points[i].type),
 				points[i].at_source ? "source" : "target",
-				points[i].ways == (IN_STOP | IN_SERVER)	   ? "stop-and-copy, commit at switchover" :
-				points[i].ways == (IN_STOP | IN_TENTATIVE) ? "stop-and-copy, commit at completion" :
-									     ways_text(&points[i]),
+				points[i].ways == (IN_STOP | IN_SERVER)
+					? "stop-and-copy, commit at switchover"
+				: points[i].ways == (IN_STOP | IN_TENTATIVE)
+					? "stop-and-copy, commit at completion"
+					: ways_text(&points[i]),
 				points[i].absent);
 }

@@ -108,7 +108,8 @@ static void deceive(struct forger *f, enum lie lie)
 		return;
 	f->m->asked++;
 	if (!(f->hello.flags & WIRE_COMES_BACK))
-		snprintf(f->m->intruder, sizeof(f->m->intruder), "the source does not say that it comes back");
+		snprintf(f->m->intruder, sizeof(f->m->intruder),
+			 "the source does not say that it comes back");
 	tell(f, lie);
 	while ((heard = hear(f, &f->hello, sizeof(f->hello))))
 		if (heard == WIRE_COMMIT)
@@ -178,9 +179,7 @@ static void *cancel_when_over(void *arg)
 static int open_fresh(struct fresh *f, const char *uri)
 {
 	struct ferry_vm v = { FERRY_VM_INIT, .vm = &f->vm, .ops = &f->vm.ops };
-	struct ferry_config cfg = { FERRY_CONFIG_INIT,
-				    .timeout_us = TIMEOUT_US,
-				    .reconnect_us = RECONNECT_US,
+	struct ferry_config cfg = { FERRY_CONFIG_INIT, .timeout_us = TIMEOUT_US, .reconnect_us = RECONNECT_US,
 				    .connect_us = 2 * CELL_LIMIT_US };
 	int err = ferry_target_new(&f->vm.session, &v, &cfg);
 
@@ -202,13 +201,15 @@ static void fresh_main(struct common *m, int fd, const char *uri)
 	w.tell_arg = m;
 	fakevm_target(&f.vm, &w, false);
 	if (open_fresh(&f, uri) || pthread_create(&t, NULL, cancel_when_over, &f)) {
-		snprintf(m->intruder, sizeof(m->intruder), "the fresh target cannot begin: %.150s", f.vm.error_line);
+		snprintf(m->intruder, sizeof(m->intruder), "the fresh target cannot begin: %.150s",
+			 f.vm.error_line);
 		return;
 	}
 	listens(fd);
 	ferry_run(f.vm.session, &res);
 	if (!atomic_load(&m->over) || res.error != -ECANCELED || f.vm.calls[FAKE_RESERVE])
-		snprintf(m->intruder, sizeof(m->intruder), "the fresh target did not listen on: %s, error %d: %.100s",
+		snprintf(m->intruder, sizeof(m->intruder),
+			 "the fresh target did not listen on: %s, error %d: %.100s",
 			 ferry_outcome_name(res.outcome), res.error, res.detail);
 	pthread_join(t, NULL);
 	ferry_free(f.vm.session);

@@ -70,9 +70,9 @@ struct faults {
 struct direction {
 	int from, to;
 	struct packet *head, **tail;
-	uint64_t held;	  /* bytes under way */
+	uint64_t held;	      /* bytes under way */
 	uint64_t last_due_us; /* of the packet that arrives last */
-	uint64_t free_us; /* when the last packet has been sent at the rate */
+	uint64_t free_us;     /* when the last packet has been sent at the rate */
 	uint64_t packets, bytes, dropped;
 	struct faults faults;
 };

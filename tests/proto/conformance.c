@@ -259,14 +259,14 @@ static bool one_sided(struct pair *p)
 	CASE_ON(fn, chaos_rdma_mtu, 4, nch) \
 	static void fn(struct pair *p)
 #else
-#define CASE_N(fn, nch)                       \
-	static void fn(struct pair *p);       \
-	CASE_ON(fn, tcp4, 0, nch)             \
-	CASE_ON(fn, tcp6, 1, nch)             \
-	CASE_ON(fn, mem, 2, nch)              \
-	CASE_ON(fn, shape_tcp, 3, nch)        \
-	CASE_ON(fn, chaos_tcp, 4, nch)        \
-	CASE_ON(fn, shape_chaos_mem, 5, nch)  \
+#define CASE_N(fn, nch)                         \
+	static void fn(struct pair *p);         \
+	CASE_ON(fn, tcp4, 0, nch)               \
+	CASE_ON(fn, tcp6, 1, nch)               \
+	CASE_ON(fn, mem, 2, nch)                \
+	CASE_ON(fn, shape_tcp, 3, nch)          \
+	CASE_ON(fn, chaos_tcp, 4, nch)          \
+	CASE_ON(fn, shape_chaos_mem, 5, nch)    \
 	CASE_ON(fn, tcp_without_splice, 6, nch) \
 	static void fn(struct pair *p)
 #endif
@@ -275,7 +275,9 @@ static bool one_sided(struct pair *p)
 static void exchange(struct end *from, struct end *to, size_t size)
 {
 	uint8_t *out = fill(XPORT_MSG_MAX, size + 3), *in = malloc(XPORT_MSG_MAX);
-	struct iovec iov[3] = { { out, size / 3 }, { out + size / 3, 0 }, { out + size / 3, size - size / 3 } };
+	struct iovec iov[3] = { { out, size / 3 },
+				{ out + size / 3, 0 },
+				{ out + size / 3, size - size / 3 } };
 	size_t len = 77;
 
 	cr_assert_eq(from->ctl->ops->send(from->ctl, iov, 3), 0, "size %zu", size);
@@ -507,8 +509,8 @@ static void get_on(struct pair *p, struct xport_chan *user, struct xport_chan *s
 			dst[0] = buf + (tag * 4 + 3) * PAGE;
 			dst[1] = buf + (tag * 4 + 2) * PAGE;
 			dst[2] = buf + tag * 4 * PAGE;
-			cr_assert_eq(user->ops->get(user, runs, dst, 3, (tag + round) % XPORT_GETS_MAX), 0, "%s",
-				     fail_text(&p->b.fail));
+			cr_assert_eq(user->ops->get(user, runs, dst, 3, (tag + round) % XPORT_GETS_MAX), 0,
+				     "%s", fail_text(&p->b.fail));
 		}
 		cr_assert_eq(user->ops->get(user, runs, dst, 1, 0), -EAGAIN);
 		seen = 0;

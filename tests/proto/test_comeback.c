@@ -14,12 +14,19 @@
 #include "peer.h"
 
 #define ADDRESS "mem:comeback"
-#define SILENCE_US (2000000u * patience()) /* no end here is silent for this long, except on purpose */
+#define SILENCE_US (2000000u * patience())  /* no end here is silent for this long, except on purpose */
 #define RECONNECT_US (300000u * patience()) /* by then someone has answered */
 #define STRANGER "another program listens at " ADDRESS ": it is not the target of this migration"
 
 /* The point at which an honest target dies. */
-enum dies { IN_PRECOPY, IN_POSTCOPY, COMMIT_HEARD, COMMIT_HEARD_PAGES_MISSING, AS_OWNER_PAGES_MISSING, DEATHS };
+enum dies {
+	IN_PRECOPY,
+	IN_POSTCOPY,
+	COMMIT_HEARD,
+	COMMIT_HEARD_PAGES_MISSING,
+	AS_OWNER_PAGES_MISSING,
+	DEATHS
+};
 
 struct death {
 	enum ferry_mode mode;
@@ -30,13 +37,16 @@ struct death {
 };
 
 static const struct death deaths[DEATHS] = {
-	[IN_PRECOPY] = { FERRY_MODE_STOP_AND_COPY, 0, WIRE_ROUND_END, FERRY_OUTCOME_REFUSED, FERRY_OUTCOME_REFUSED, FERRY_OWNER_SOURCE },
-	[IN_POSTCOPY] = { FERRY_MODE_POSTCOPY, 0, WIRE_RUNNING, FERRY_OUTCOME_FELL_BACK, FERRY_OUTCOME_FELL_BACK, FERRY_OWNER_SOURCE },
-	[COMMIT_HEARD] = { FERRY_MODE_STOP_AND_COPY, 0, WIRE_COMMIT, FERRY_OUTCOME_IN_DOUBT, FERRY_OUTCOME_MIGRATED, FERRY_OWNER_UNKNOWN },
-	[COMMIT_HEARD_PAGES_MISSING] = { FERRY_MODE_POSTCOPY, FERRY_COMMIT_AT_SWITCHOVER, WIRE_COMMIT, FERRY_OUTCOME_IN_DOUBT, FERRY_OUTCOME_LOST,
-					 FERRY_OWNER_UNKNOWN },
-	[AS_OWNER_PAGES_MISSING] = { FERRY_MODE_POSTCOPY, FERRY_COMMIT_AT_SWITCHOVER, WIRE_COMMITTED, FERRY_OUTCOME_LOST, FERRY_OUTCOME_LOST,
-				     FERRY_OWNER_TARGET },
+	[IN_PRECOPY] = { FERRY_MODE_STOP_AND_COPY, 0, WIRE_ROUND_END, FERRY_OUTCOME_REFUSED,
+			 FERRY_OUTCOME_REFUSED, FERRY_OWNER_SOURCE },
+	[IN_POSTCOPY] = { FERRY_MODE_POSTCOPY, 0, WIRE_RUNNING, FERRY_OUTCOME_FELL_BACK,
+			  FERRY_OUTCOME_FELL_BACK, FERRY_OWNER_SOURCE },
+	[COMMIT_HEARD] = { FERRY_MODE_STOP_AND_COPY, 0, WIRE_COMMIT, FERRY_OUTCOME_IN_DOUBT,
+			   FERRY_OUTCOME_MIGRATED, FERRY_OWNER_UNKNOWN },
+	[COMMIT_HEARD_PAGES_MISSING] = { FERRY_MODE_POSTCOPY, FERRY_COMMIT_AT_SWITCHOVER, WIRE_COMMIT,
+					 FERRY_OUTCOME_IN_DOUBT, FERRY_OUTCOME_LOST, FERRY_OWNER_UNKNOWN },
+	[AS_OWNER_PAGES_MISSING] = { FERRY_MODE_POSTCOPY, FERRY_COMMIT_AT_SWITCHOVER, WIRE_COMMITTED,
+				     FERRY_OUTCOME_LOST, FERRY_OUTCOME_LOST, FERRY_OWNER_TARGET },
 };
 
 /* One answer of a correct target. True: it was the last. */
@@ -56,13 +66,15 @@ static bool turn(struct peer *p, enum wire_type last)
 		SAY(p, WIRE_HELLO_ACK, peer_ack());
 	} else if (got == WIRE_MAP) {
 		peer_expose(p);
-		SAY(p, WIRE_RESERVED, (struct wire_reserved){ .flags = WIRE_CAN_HOLD |
-								       (p->rig.src.ops.arbiter ? WIRE_TARGET_ARBITER : 0) });
+		SAY(p, WIRE_RESERVED,
+		    (struct wire_reserved){ .flags = WIRE_CAN_HOLD |
+						     (p->rig.src.ops.arbiter ? WIRE_TARGET_ARBITER : 0) });
 	} else if (got == WIRE_ROUND_END) {
 		SAY(p, WIRE_ROUND_ACK, body.round);
 	} else if (got == WIRE_PREARM) {
 		SAY(p, WIRE_PREARMED, body.count);
-	} else if (got == WIRE_SWITCHOVER && body.over.residue && body.over.commit_at == FERRY_COMMIT_AT_COMPLETE) {
+	} else if (got == WIRE_SWITCHOVER && body.over.residue &&
+		   body.over.commit_at == FERRY_COMMIT_AT_COMPLETE) {
 		SAY(p, said = WIRE_RUNNING, (struct wire_times){ 0 });
 	} else if (got == WIRE_SWITCHOVER) {
 		SAY(p, said = WIRE_PREPARED, (struct wire_count){ .pages = body.over.residue });
@@ -131,12 +143,14 @@ static void comes_to(struct peer *p, const struct death *d, bool arbiter, const 
 	bool back = due == FERRY_OUTCOME_FELL_BACK || due == FERRY_OUTCOME_REFUSED;
 
 	ferry_free(p->rig.src.session);
-	cr_expect_eq(res->outcome, due, "%s was due, %s came: %s", ferry_outcome_name(due), ferry_outcome_name(res->outcome),
-		     res->detail);
+	cr_expect_eq(res->outcome, due, "%s was due, %s came: %s", ferry_outcome_name(due),
+		     ferry_outcome_name(res->outcome), res->detail);
 	cr_expect_eq(res->owner, arbiter && d->owner == FERRY_OWNER_UNKNOWN ? FERRY_OWNER_TARGET : d->owner);
 	cr_expect_eq(vm->calls[FAKE_RESUME], due == FERRY_OUTCOME_FELL_BACK);
-	cr_expect_eq(vm->calls[FAKE_RETIRE], due == FERRY_OUTCOME_MIGRATED, "retired %u times", vm->calls[FAKE_RETIRE]);
-	cr_expect_eq(vm->calls[FAKE_ARBITER], arbiter && d->outcome != FERRY_OUTCOME_REFUSED && d->outcome != FERRY_OUTCOME_LOST,
+	cr_expect_eq(vm->calls[FAKE_RETIRE], due == FERRY_OUTCOME_MIGRATED, "retired %u times",
+		     vm->calls[FAKE_RETIRE]);
+	cr_expect_eq(vm->calls[FAKE_ARBITER],
+		     arbiter && d->outcome != FERRY_OUTCOME_REFUSED && d->outcome != FERRY_OUTCOME_LOST,
 		     "the arbiter was asked %u times", vm->calls[FAKE_ARBITER]);
 	cr_expect_eq(res->stats.reconnects, 0);
 	if (due != FERRY_OUTCOME_MIGRATED)
@@ -190,8 +204,8 @@ static void start_anew(struct anew *a)
 /* The new target must still listen and take the VM of a new source. */
 static void serves(struct anew *a)
 {
-	struct ferry_vm v = { FERRY_VM_INIT, .vm = &a->rig.src, .ops = &a->rig.src.ops, .regions = a->rig.src.region,
-			      .nregions = FAKE_REGIONS };
+	struct ferry_vm v = { FERRY_VM_INIT, .vm = &a->rig.src, .ops = &a->rig.src.ops,
+			      .regions = a->rig.src.region, .nregions = FAKE_REGIONS };
 
 	cr_assert_eq(ferry_source_new(&a->rig.src.session, &v, &a->rig.scfg), 0);
 	cr_assert_eq(ferry_open(a->rig.src.session, ADDRESS), 0);
@@ -216,13 +230,21 @@ static void started_anew(enum dies when, bool arbiter)
 	start(&p, d, arbiter);
 	start_anew(&a);
 	pthread_join(p.thread, NULL);
-	comes_to(&p, d, arbiter, STRANGER " (it said REFUSED: this target was started anew and knows nothing of this migration)");
+	comes_to(&p, d, arbiter,
+		 STRANGER
+		 " (it said REFUSED: this target was started anew and knows nothing of this migration)");
 	serves(&a);
 }
 
-#define STARTED_ANEW(name, when)                                                      \
-	Test(comeback, a_new_target_after_one_that_died_##name) { started_anew(when, false); } \
-	Test(comeback, a_new_target_after_one_that_died_##name##_with_an_arbiter) { started_anew(when, true); }
+#define STARTED_ANEW(name, when)                                                  \
+	Test(comeback, a_new_target_after_one_that_died_##name)                   \
+	{                                                                         \
+		started_anew(when, false);                                        \
+	}                                                                         \
+	Test(comeback, a_new_target_after_one_that_died_##name##_with_an_arbiter) \
+	{                                                                         \
+		started_anew(when, true);                                         \
+	}
 
 STARTED_ANEW(in_pre_copy, IN_PRECOPY)
 STARTED_ANEW(in_post_copy, IN_POSTCOPY)
@@ -258,8 +280,21 @@ Test(comeback, a_new_target_that_serves_another_source)
 /* ---- an impostor ---- */
 
 enum lie {
-	ACK_OPEN, ACK_PREPARED, ACK_DECIDED, ACK_ABORTED, ACK_ECHOED, ACK_ALMOST, ACK_SHORT, ACK_OF_ANOTHER_VERSION, ACK_TWO_LATE,
-	ABORTS, REFUSES, COMMITS, TALKS_NONSENSE, SAYS_NOTHING, HANGS_UP
+	ACK_OPEN,
+	ACK_PREPARED,
+	ACK_DECIDED,
+	ACK_ABORTED,
+	ACK_ECHOED,
+	ACK_ALMOST,
+	ACK_SHORT,
+	ACK_OF_ANOTHER_VERSION,
+	ACK_TWO_LATE,
+	ABORTS,
+	REFUSES,
+	COMMITS,
+	TALKS_NONSENSE,
+	SAYS_NOTHING,
+	HANGS_UP
 };
 
 struct impostor {
@@ -287,7 +322,9 @@ static void lie(struct peer *p, enum lie what, const struct wire_hello *h)
 	a.generation = h->generation;
 	memset(a.number, 0x33, sizeof(a.number));
 	if (what == ACK_PREPARED || what == ACK_DECIDED || what == ACK_ABORTED)
-		a.commit = what == ACK_PREPARED ? COMMIT_PREPARED : what == ACK_DECIDED ? COMMIT_DECIDED : COMMIT_ABORTED;
+		a.commit = what == ACK_PREPARED	 ? COMMIT_PREPARED
+			   : what == ACK_DECIDED ? COMMIT_DECIDED
+						 : COMMIT_ABORTED;
 	if (what == ACK_ECHOED)
 		memcpy(a.number, h->number, sizeof(a.number));
 	if (what == ACK_ALMOST) {
@@ -365,7 +402,8 @@ static void *impostor_main(void *arg)
 static void start_impostor(struct impostor *im, enum lie what)
 {
 	*im = (struct impostor){ .lie = what, .param = { .timeout_us = PEER_WAIT_US } };
-	cr_assert_eq(xport_listen(&im->listener, ADDRESS, &im->param, &im->fail), 0, "%s", fail_text(&im->fail));
+	cr_assert_eq(xport_listen(&im->listener, ADDRESS, &im->param, &im->fail), 0, "%s",
+		     fail_text(&im->fail));
 	cr_assert(!pthread_create(&im->thread, NULL, impostor_main, im));
 }
 
@@ -395,14 +433,14 @@ static bool with_arbiter(enum lie what, enum dies when)
 	return when != COMMIT_HEARD_PAGES_MISSING || what == ACK_ABORTED || what == ABORTS || what == REFUSES;
 }
 
-#define IMPOSTOR(name, what)                                          \
-	Test(comeback, an_impostor_that_##name)                       \
-	{                                                             \
-		for (enum dies when = 0; when < DEATHS; when++) {     \
-			impostor(what, when, false);                  \
-			if (with_arbiter(what, when))                 \
-				impostor(what, when, true);           \
-		}                                                     \
+#define IMPOSTOR(name, what)                                      \
+	Test(comeback, an_impostor_that_##name)                   \
+	{                                                         \
+		for (enum dies when = 0; when < DEATHS; when++) { \
+			impostor(what, when, false);              \
+			if (with_arbiter(what, when))             \
+				impostor(what, when, true);       \
+		}                                                 \
 	}
 
 IMPOSTOR(acknowledges, ACK_OPEN)
@@ -523,7 +561,8 @@ Test(comeback, a_program_that_is_no_target_at_all)
 	while (!turn(&p, WIRE_ROUND_END)) {
 		if (!p.ram || serving)
 			continue;
-		cr_assert(!pthread_create(&serving, NULL, serve_puts, p.link->ops->chan(p.link, XPORT_DATA, 0)));
+		cr_assert(!pthread_create(&serving, NULL, serve_puts,
+					  p.link->ops->chan(p.link, XPORT_DATA, 0)));
 	}
 	p.link->ops->kill(p.link);
 	pthread_join(serving, NULL);

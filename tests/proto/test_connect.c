@@ -103,8 +103,9 @@ static void join(struct way *w)
 /* A message across the link shows that both ends belong to the same link. */
 static void talk(struct way *w)
 {
-	struct xport_chan *a = w->a->ops->chan(w->a, XPORT_CONTROL, 0), *b = w->b->ops->chan(w->b, XPORT_CONTROL, 0);
-	struct iovec iov = { (void *)(uintptr_t)"hello", 5 };
+	struct xport_chan *a = w->a->ops->chan(w->a, XPORT_CONTROL, 0),
+			  *b = w->b->ops->chan(w->b, XPORT_CONTROL, 0);
+	struct iovec iov = { (void *)(uintptr_t) "hello", 5 };
 	char buf[8];
 	size_t len;
 
@@ -233,7 +234,8 @@ Test(connect, a_peer_that_falls_silent)
 	set_up(&w);
 	add(&w, "127.0.0.1");
 	cr_assert_eq(try(&w, FOREVER_US), -ETIMEDOUT);
-	cr_assert(strstr(fail_text(&w.fail), "of 18 connections 18 came up and 0 were answered"), "%s", fail_text(&w.fail));
+	cr_assert(strstr(fail_text(&w.fail), "of 18 connections 18 came up and 0 were answered"), "%s",
+		  fail_text(&w.fail));
 	tear_down(&w);
 }
 
@@ -388,7 +390,8 @@ Test(connect, too_many_open_files)
 	cr_assert_eq(try(&w, FOREVER_US), -EMFILE);
 	lim.rlim_cur = lim.rlim_max;
 	cr_assert(!setrlimit(RLIMIT_NOFILE, &lim));
-	cr_assert(strstr(fail_text(&w.fail), "Too many open files; raise the limit of open files"), "%s", fail_text(&w.fail));
+	cr_assert(strstr(fail_text(&w.fail), "Too many open files; raise the limit of open files"), "%s",
+		  fail_text(&w.fail));
 	tear_down(&w);
 }
 
@@ -405,7 +408,8 @@ static int raw_of(const struct way *w, uint8_t session, uint32_t role, uint32_t 
 	struct sockaddr_in at = address("127.0.0.1", w->port);
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 
-	cr_assert(!connect(fd, (struct sockaddr *)&at, sizeof(at)) && send(fd, &p, sizeof(p), MSG_NOSIGNAL) == sizeof(p));
+	cr_assert(!connect(fd, (struct sockaddr *)&at, sizeof(at)) &&
+		  send(fd, &p, sizeof(p), MSG_NOSIGNAL) == sizeof(p));
 	return fd;
 }
 
@@ -426,7 +430,8 @@ Test(listener, links_that_never_become_whole_keep_none_out)
 	set_up(&w);
 	add(&w, "127.0.0.1");
 	for (i = 0; i < 64; i++) {
-		fd[i] = raw_of(&w, (uint8_t)(2 + i / 16), i % 16 ? TCP_ROLE_DATA : TCP_ROLE_CONTROL, i % 16 ? i % 16 - 1 : 0, 0);
+		fd[i] = raw_of(&w, (uint8_t)(2 + i / 16), i % 16 ? TCP_ROLE_DATA : TCP_ROLE_CONTROL,
+			       i % 16 ? i % 16 - 1 : 0, 0);
 		cr_assert_eq(w.listener->ops->accept(w.listener, &w.b, &w.theirs), -EAGAIN);
 	}
 	for (i = 0; i < 64; i++)
@@ -459,7 +464,9 @@ Test(listener, a_newer_attempt_takes_the_place_of_older_ones)
 			fd[n++] = raw(&w, i ? TCP_ROLE_DATA : TCP_ROLE_CONTROL, i ? i - 1 : 0, g);
 		cr_assert_eq(w.listener->ops->accept(w.listener, &w.b, &w.theirs), -EAGAIN);
 		for (i = n - 17; i < n; i++)
-			cr_assert(recv(fd[i], &a, sizeof(a), MSG_WAITALL) == sizeof(a) && a.code == TCP_ANSWER_OK, "attempt %u", g);
+			cr_assert(recv(fd[i], &a, sizeof(a), MSG_WAITALL) == sizeof(a) &&
+					  a.code == TCP_ANSWER_OK,
+				  "attempt %u", g);
 	}
 	fd[0] = (close(fd[0]), raw(&w, TCP_ROLE_URGENT, 0, g - 1));
 	cr_assert_eq(w.listener->ops->accept(w.listener, &w.b, &w.theirs), 0);

@@ -254,15 +254,68 @@ static unsigned first_letter(const void *msg, size_t len)
 
 Test(chaos, what_can_be_asked)
 {
-	static const char *const good[] = { "cut:1", "stall:1", "keep", "keep:1", "mtu", "mtu:1", "heal", "cut@1", "cut@7:20", "short@2", "corrupt@3",
-					    "lost:1", "lost:1@2", "lost:1@2:30", "lost:1:30", "cut-before:9",
-					    "cut-middle:9@3", "cut-after:65535:1", "kill-at:1", "kill-heard:1", "kill-before:1", "kill-after:1@2",
-					    "stop-before:1", "stop-after:1" };
-	static const char *const bad[] = { "", "cu", "cutt", "cut:", "cut:x", "cut:1x", "cut@", "cut@0", "cut@x", "cut@1:",
-					   "stall", "stall@1", "stall@1:1", "short", "short:1", "short@1:1", "corrupt",
-					   "heal:1", "heal@1", "keep:", "keep@1", "mtu:", "mtu@1", "cut:99999999999999999999", "cut@99999999999999999999",
-					   "lost", "lost@1", "lost:", "lost:0", "lost:x", "lost:65536", "lost:1@0", "lost:1:",
-					   "lost:1:1:1", "kill-before", "kill-before:1:1", "stop-after:1@x", "pending:1" };
+	static const char *const good[] = { "cut:1",
+					    "stall:1",
+					    "keep",
+					    "keep:1",
+					    "mtu",
+					    "mtu:1",
+					    "heal",
+					    "cut@1",
+					    "cut@7:20",
+					    "short@2",
+					    "corrupt@3",
+					    "lost:1",
+					    "lost:1@2",
+					    "lost:1@2:30",
+					    "lost:1:30",
+					    "cut-before:9",
+					    "cut-middle:9@3",
+					    "cut-after:65535:1",
+					    "kill-at:1",
+					    "kill-heard:1",
+					    "kill-before:1",
+					    "kill-after:1@2",
+					    "stop-before:1",
+					    "stop-after:1" };
+	static const char *const bad[] = { "",
+					   "cu",
+					   "cutt",
+					   "cut:",
+					   "cut:x",
+					   "cut:1x",
+					   "cut@",
+					   "cut@0",
+					   "cut@x",
+					   "cut@1:",
+					   "stall",
+					   "stall@1",
+					   "stall@1:1",
+					   "short",
+					   "short:1",
+					   "short@1:1",
+					   "corrupt",
+					   "heal:1",
+					   "heal@1",
+					   "keep:",
+					   "keep@1",
+					   "mtu:",
+					   "mtu@1",
+					   "cut:99999999999999999999",
+					   "cut@99999999999999999999",
+					   "lost",
+					   "lost@1",
+					   "lost:",
+					   "lost:0",
+					   "lost:x",
+					   "lost:65536",
+					   "lost:1@0",
+					   "lost:1:",
+					   "lost:1:1:1",
+					   "kill-before",
+					   "kill-before:1:1",
+					   "stop-after:1@x",
+					   "pending:1" };
 	struct chaos *c = xport_chaos_new(first_letter), *typeless = xport_chaos_new(NULL);
 	size_t i;
 
@@ -417,7 +470,11 @@ Test(chaos, counted_faults)
 	cr_assert_eq(hear(r.b, "12345678", WAIT_US), 0);
 	cr_assert_eq(xport_chaos_fault(c, "corrupt@1"), 0);
 	cr_assert_eq(say(r.a, "12345678"), 0);
-	cr_assert_eq(hear(r.b, "1234\xca" "678", WAIT_US), 0);
+	cr_assert_eq(hear(r.b,
+			  "1234\xca"
+			  "678",
+			  WAIT_US),
+		     0);
 	cr_assert_eq(xport_chaos_fault(c, "cut@3"), 0);
 	cr_assert_eq(say(r.a, "one"), 0);
 	cr_assert_eq(say(r.a, "two"), 0);

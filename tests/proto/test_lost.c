@@ -57,7 +57,8 @@ static void *connector(void *arg)
 	struct pair *p = arg;
 	struct xport_link_id id = { .channels = 1 };
 
-	cr_assert_eq(xport_connect(&p->a.link, p->uri, &id, &p->param, 10000000, &p->a.fail), 0, "%s", fail_text(&p->a.fail));
+	cr_assert_eq(xport_connect(&p->a.link, p->uri, &id, &p->param, 10000000, &p->a.fail), 0, "%s",
+		     fail_text(&p->a.fail));
 	return NULL;
 }
 
@@ -115,7 +116,8 @@ static int fd_of(struct end *e, bool data)
 
 static void is_lost(struct end *e, int err, const char *why)
 {
-	cr_expect(err == -EPIPE || err == -ETIMEDOUT, "%d (%s), %s", err, strerror(-err), fail_text(&e->fail));
+	cr_expect(err == -EPIPE || err == -ETIMEDOUT, "%d (%s), %s", err, strerror(-err),
+		  fail_text(&e->fail));
 	cr_expect_eq(fail_err(&e->fail), 0, "a lost link is no error: %s", fail_text(&e->fail));
 	cr_expect_str_eq(fail_lost_text(&e->fail), why);
 }
@@ -127,16 +129,17 @@ static void is_error(struct end *e, int err, int want, const char *call, const c
 	snprintf(begin, sizeof(begin), "tcp: %s on the %s: %s", call, chan, strerror(want));
 	cr_expect_eq(err, -want, "%d (%s)", err, strerror(-err));
 	cr_expect_eq(fail_err(&e->fail), -want);
-	cr_expect_eq(strncmp(fail_text(&e->fail), begin, strlen(begin)), 0, "\"%s\" does not begin with \"%s\"",
-		     fail_text(&e->fail), begin);
+	cr_expect_eq(strncmp(fail_text(&e->fail), begin, strlen(begin)), 0,
+		     "\"%s\" does not begin with \"%s\"", fail_text(&e->fail), begin);
 	cr_expect_str_eq(fail_lost_text(&e->fail), "", "an error is no lost link");
 }
 
 /* The complete list, so that adding or removing an errno is a deliberate change. */
 Test(lost, these_errnos_are_a_lost_link_and_no_other)
 {
-	static const int lost[] = { EPIPE, ECONNRESET, ECONNABORTED, ECONNREFUSED, ENOTCONN, ESHUTDOWN, ETIMEDOUT, ENETDOWN,
-				    ENETUNREACH, ENETRESET, EHOSTDOWN, EHOSTUNREACH, ENONET, ENOPROTOOPT };
+	static const int lost[] = { EPIPE,     ECONNRESET,   ECONNABORTED, ECONNREFUSED, ENOTCONN,
+				    ESHUTDOWN, ETIMEDOUT,    ENETDOWN,	   ENETUNREACH,	 ENETRESET,
+				    EHOSTDOWN, EHOSTUNREACH, ENONET,	   ENOPROTOOPT };
 	unsigned n = 0;
 
 	for (int e = 1; e < 4096; e++)
@@ -157,7 +160,8 @@ Test(lost, a_reset_is_kept_with_its_channel)
 	cr_assert(!setsockopt(fd_of(&p.b, false), SOL_SOCKET, SO_LINGER, &now, sizeof(now)));
 	p.b.link->ops->close(p.b.link);
 	p.b.link = NULL;
-	is_lost(&p.a, p.a.ctl->ops->recv(p.a.ctl, buf, sizeof(buf), &len, 20000000), "control channel: Connection reset by peer");
+	is_lost(&p.a, p.a.ctl->ops->recv(p.a.ctl, buf, sizeof(buf), &len, 20000000),
+		"control channel: Connection reset by peer");
 	/* A later failure must not replace the cause. */
 	cr_assert(p.a.data->ops->fence(p.a.data) < 0);
 	is_lost(&p.a, -EPIPE, "control channel: Connection reset by peer");
@@ -218,7 +222,7 @@ Test(lost, the_same_errno_is_an_error_while_the_connection_stands)
 
 static int ctl_send(struct end *e)
 {
-	struct iovec iov = { (void *)(uintptr_t)"word", 4 };
+	struct iovec iov = { (void *)(uintptr_t) "word", 4 };
 
 	return e->ctl->ops->send(e->ctl, &iov, 1);
 }
@@ -309,7 +313,8 @@ Test(lost, memory_that_went_is_an_error_that_names_the_page)
 	munmap(p.a.ram, PAGES * PAGE);
 	err = data_put(&p.a);
 	cr_assert_eq(err, -EFAULT, "%d", err);
-	cr_assert(strstr(fail_text(&p.a.fail), "page 0 of region 1 ") && strstr(fail_text(&p.a.fail), "nothing is mapped there"),
+	cr_assert(strstr(fail_text(&p.a.fail), "page 0 of region 1 ") &&
+			  strstr(fail_text(&p.a.fail), "nothing is mapped there"),
 		  "%s", fail_text(&p.a.fail));
 	cr_expect_str_eq(fail_lost_text(&p.a.fail), "");
 	stop(&p);
@@ -366,7 +371,8 @@ static void refused_from_the_start(int nr, int err, const char *what)
 
 	start(&p);
 	refuse_calls(&(struct refused){ nr }, 1, err, true);
-	cr_assert(!pthread_create(&server, NULL, serve_thread, &p.b) && !pthread_create(&putter, NULL, put_thread, &p.a));
+	cr_assert(!pthread_create(&server, NULL, serve_thread, &p.b) &&
+		  !pthread_create(&putter, NULL, put_thread, &p.a));
 	arrived(&p, putter, server);
 	says_slower(&p, what);
 	stop(&p);
@@ -374,12 +380,14 @@ static void refused_from_the_start(int nr, int err, const char *what)
 
 Test(lost, without_splice_pages_are_copied)
 {
-	refused_from_the_start(SYS_splice, EPERM, "page data is copied, splice is refused: Operation not permitted; a seccomp");
+	refused_from_the_start(SYS_splice, EPERM,
+			       "page data is copied, splice is refused: Operation not permitted; a seccomp");
 }
 
 Test(lost, without_vmsplice_pages_are_copied)
 {
-	refused_from_the_start(SYS_vmsplice, ENOSYS, "page data is copied, vmsplice is refused: Function not implemented; a seccomp");
+	refused_from_the_start(SYS_vmsplice, ENOSYS,
+			       "page data is copied, vmsplice is refused: Function not implemented; a seccomp");
 }
 
 Test(lost, without_a_pipe_pages_are_copied)
@@ -398,10 +406,12 @@ Test(lost, without_descriptors_pages_are_copied)
 	lim = was;
 	lim.rlim_cur = 3;
 	cr_assert(!setrlimit(RLIMIT_NOFILE, &lim));
-	cr_assert(!pthread_create(&server, NULL, serve_thread, &p.b) && !pthread_create(&putter, NULL, put_thread, &p.a));
+	cr_assert(!pthread_create(&server, NULL, serve_thread, &p.b) &&
+		  !pthread_create(&putter, NULL, put_thread, &p.a));
 	arrived(&p, putter, server);
 	cr_assert(!setrlimit(RLIMIT_NOFILE, &was));
-	says_slower(&p, "page data is copied, pipe2 is refused: Too many open files; raise the limit of open files");
+	says_slower(&p,
+		    "page data is copied, pipe2 is refused: Too many open files; raise the limit of open files");
 	stop(&p);
 }
 

@@ -123,7 +123,9 @@ static int op_poison(void *v, uint32_t region, uint64_t page, uint64_t npages)
 Test(pieces, of_poison)
 {
 	struct page_run run = { .region = 0, .npages = FAKE_PAGES0 };
-	struct wire_map m = { .nregions = FAKE_REGIONS, .flags = WIRE_SOURCE_POISON, .needs_sum = peer_no_needs() };
+	struct wire_map m = { .nregions = FAKE_REGIONS,
+			      .flags = WIRE_SOURCE_POISON,
+			      .needs_sum = peer_no_needs() };
 	struct wire_switchover w = { .state_sum = peer_no_needs(), .commit_at = FERRY_COMMIT_AT_COMPLETE };
 	struct wire_region r[FAKE_REGIONS];
 	struct wire_reserved res;

@@ -115,24 +115,43 @@ static void log_line(void *vm, int level, const char *line)
 }
 
 static const struct ferry_ops ops = {
-	FERRY_OPS_INIT, .needs = op_save, .reserve = op_reserve, .dirty_start = op_nothing, .dirty_stop = op_nothing,
-	.dirty_fetch = op_dirty_fetch, .pause = op_nothing, .resume = op_nothing, .save = op_save, .load = op_load,
-	.output_hold = op_nothing, .output_release = op_nothing, .discard = op_nothing, .log = log_line,
-	.offer = op_offer, .offered = op_offered,
+	FERRY_OPS_INIT,
+	.needs = op_save,
+	.reserve = op_reserve,
+	.dirty_start = op_nothing,
+	.dirty_stop = op_nothing,
+	.dirty_fetch = op_dirty_fetch,
+	.pause = op_nothing,
+	.resume = op_nothing,
+	.save = op_save,
+	.load = op_load,
+	.output_hold = op_nothing,
+	.output_release = op_nothing,
+	.discard = op_nothing,
+	.log = log_line,
+	.offer = op_offer,
+	.offered = op_offered,
 };
 
 /* The timeouts are so long that no PING is sent. */
 static struct ferry_config config(enum ferry_mode mode)
 {
-	return (struct ferry_config){ FERRY_CONFIG_INIT, .mode = mode, .max_rounds = mode == FERRY_MODE_POSTCOPY,
-				      .downtime_us = 3600000000, .timeout_us = 3600000000, .reconnect_us = 5000000,
-				      .connect_us = 3600000000, .switchover_limit_us = 3600000000 };
+	return (struct ferry_config){ FERRY_CONFIG_INIT,
+				      .mode = mode,
+				      .max_rounds = mode == FERRY_MODE_POSTCOPY,
+				      .downtime_us = 3600000000,
+				      .timeout_us = 3600000000,
+				      .reconnect_us = 5000000,
+				      .connect_us = 3600000000,
+				      .switchover_limit_us = 3600000000 };
 }
 
 static void end_new(struct end *e, bool is_source, enum ferry_mode mode, const char *uri)
 {
 	struct ferry_config cfg = config(mode);
-	struct ferry_region region = { .gpa = 0x100000, .len = PAGES * PAGE, .fd = -1, .id = 7, .page_shift = 12 };
+	struct ferry_region region = {
+		.gpa = 0x100000, .len = PAGES * PAGE, .fd = -1, .id = 7, .page_shift = 12
+	};
 	struct ferry_vm vm = { FERRY_VM_INIT, .vm = e, .ops = &ops };
 
 	*e = (struct end){ .is_source = is_source, .mode = mode, .result.size = sizeof(e->result) };
@@ -179,13 +198,15 @@ static void end_migrated(struct end *e)
 	ferry_free(e->session);
 	for (unsigned i = 0; i < PAGES; i++)
 		for (size_t k = 0; k < PAGE; k++)
-			cr_assert_eq(e->ram[i * PAGE + k], byte_of(e->mode, i), "page %u, byte %zu: %02x", i, k, e->ram[i * PAGE + k]);
+			cr_assert_eq(e->ram[i * PAGE + k], byte_of(e->mode, i), "page %u, byte %zu: %02x", i,
+				     k, e->ram[i * PAGE + k]);
 	munmap(e->ram, PAGES * PAGE);
 }
 
 static void path_of(char path[300], unsigned version, enum ferry_mode mode)
 {
-	snprintf(path, 300, FERRY_SOURCE_DIR "/tests/proto/recorded/%u/%s.txt", version, ferry_mode_name(mode));
+	snprintf(path, 300, FERRY_SOURCE_DIR "/tests/proto/recorded/%u/%s.txt", version,
+		 ferry_mode_name(mode));
 }
 
 static void against_recorded_source(unsigned version, enum ferry_mode mode)
@@ -244,7 +265,8 @@ static void record(enum ferry_mode mode)
 	if (getenv("FERRY_RECORD")) {
 		snprintf(dir, sizeof(dir), FERRY_SOURCE_DIR "/tests/proto/recorded/%u", WIRE_VERSION);
 		mkdir(dir, 0777);
-		snprintf(about, sizeof(about), "Version %u of the protocol: %s", WIRE_VERSION, ferry_mode_name(mode));
+		snprintf(about, sizeof(about), "Version %u of the protocol: %s", WIRE_VERSION,
+			 ferry_mode_name(mode));
 		recording_write(&rec.recording, path, about);
 	}
 	recording_read(&was, path);
@@ -253,12 +275,24 @@ static void record(enum ferry_mode mode)
 	recording_free(&rec.recording);
 }
 
-Test(record, stop_and_copy) { record(FERRY_MODE_STOP_AND_COPY); }
-Test(record, post_copy) { record(FERRY_MODE_POSTCOPY); }
+Test(record, stop_and_copy)
+{
+	record(FERRY_MODE_STOP_AND_COPY);
+}
+Test(record, post_copy)
+{
+	record(FERRY_MODE_POSTCOPY);
+}
 
-#define RECORDED(version, name, mode)                                                                           \
-	Test(recorded_##version, name##_from_its_source) { against_recorded_source(version, mode); }            \
-	Test(recorded_##version, name##_to_its_target) { against_recorded_target(version, mode); }
+#define RECORDED(version, name, mode)                    \
+	Test(recorded_##version, name##_from_its_source) \
+	{                                                \
+		against_recorded_source(version, mode);  \
+	}                                                \
+	Test(recorded_##version, name##_to_its_target)   \
+	{                                                \
+		against_recorded_target(version, mode);  \
+	}
 
 RECORDED(1, stop_and_copy, FERRY_MODE_STOP_AND_COPY)
 RECORDED(1, post_copy, FERRY_MODE_POSTCOPY)

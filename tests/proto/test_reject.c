@@ -81,30 +81,40 @@ static const struct row rows[] = {
 	{ WIRE_HELLO, F(wire_hello, features), MAX, 0, HARMLESS }, /* unknown bits are not accepted */
 	{ WIRE_HELLO, F(wire_hello, page_shift), 21, -EOPNOTSUPP, "pages of 1 << 21 bytes" },
 	{ WIRE_HELLO, F(wire_hello, number), 1, 0, HARMLESS }, /* a first HELLO may have any number */
-	{ WIRE_HELLO, F(wire_hello, generation), 7, -EPROTO, "HELLO is of generation 7, its connection of 0" },
+	{ WIRE_HELLO, F(wire_hello, generation), 7, -EPROTO,
+	  "HELLO is of generation 7, its connection of 0" },
 	{ WIRE_HELLO, F(wire_hello, mode), 3, -EPROTO, "asks for mode 3" },
 	{ WIRE_HELLO, F(wire_hello, commit_at), 3, -EPROTO, "commit at 3" },
 	{ WIRE_HELLO, F(wire_hello, at_hold_limit), 2, -EPROTO, "hold action 2" },
 	{ WIRE_HELLO, F(wire_hello, flags), 2, -EPROTO, "HELLO has flags 0x2" },
-	{ WIRE_HELLO, F(wire_hello, hold_limit_us), 86400000001, -EPROTO, "HELLO.hold_limit_us is 86400000001 us" },
+	{ WIRE_HELLO, F(wire_hello, hold_limit_us), 86400000001, -EPROTO,
+	  "HELLO.hold_limit_us is 86400000001 us" },
 	{ WIRE_HELLO, F(wire_hello, timeout_us), 9999, -EPROTO, "HELLO.timeout_us is 9999 us" },
-	{ WIRE_HELLO, F(wire_hello, timeout_us), MAX, -EPROTO, "HELLO.timeout_us is 18446744073709551615 us" },
-	{ WIRE_HELLO, F(wire_hello, reconnect_us), MAX, -EPROTO, "HELLO.reconnect_us is 18446744073709551615 us" },
+	{ WIRE_HELLO, F(wire_hello, timeout_us), MAX, -EPROTO,
+	  "HELLO.timeout_us is 18446744073709551615 us" },
+	{ WIRE_HELLO, F(wire_hello, reconnect_us), MAX, -EPROTO,
+	  "HELLO.reconnect_us is 18446744073709551615 us" },
 	{ WIRE_HELLO, F(wire_hello, bandwidth), MAX, 0, HARMLESS },
 
 	{ WIRE_HELLO_ACK, F(wire_hello_ack, magic), 0x1234567, -EPROTO, "HELLO_ACK has magic 0x1234567" },
 	{ WIRE_HELLO_ACK, F(wire_hello_ack, version), 3, -EPROTO, "HELLO_ACK has versions 1 to 3" },
 	{ WIRE_HELLO_ACK, F(wire_hello_ack, oldest), 0, -EPROTO, "HELLO_ACK has versions 0 to 1" },
-	{ WIRE_HELLO_ACK, F(wire_hello_ack, features), 1 << 5 | 1, -EPROTO, "HELLO_ACK accepts features 0x21; 0x1 were offered" },
+	{ WIRE_HELLO_ACK, F(wire_hello_ack, features), 1 << 5 | 1, -EPROTO,
+	  "HELLO_ACK accepts features 0x21; 0x1 were offered" },
 	{ WIRE_HELLO_ACK, F(wire_hello_ack, features), 0, 0, HARMLESS },
-	{ WIRE_HELLO_ACK, F(wire_hello_ack, page_shift), 16, -EOPNOTSUPP, "the target moves pages of 1 << 16 bytes" },
+	{ WIRE_HELLO_ACK, F(wire_hello_ack, page_shift), 16, -EOPNOTSUPP,
+	  "the target moves pages of 1 << 16 bytes" },
 	{ WIRE_HELLO_ACK, F(wire_hello_ack, generation), 5, -EPROTO, "generation 5" },
 	{ WIRE_HELLO_ACK, F(wire_hello_ack, commit), 4, -EPROTO, "commit state 4" },
-	{ WIRE_HELLO_ACK, F(wire_hello_ack, commit), COMMIT_PREPARED, -EPROTO, "commit state 1 before the switchover" },
-	{ WIRE_HELLO_ACK, F(wire_hello_ack, commit), COMMIT_DECIDED, -EPROTO, "commit state 2 before the switchover" },
+	{ WIRE_HELLO_ACK, F(wire_hello_ack, commit), COMMIT_PREPARED, -EPROTO,
+	  "commit state 1 before the switchover" },
+	{ WIRE_HELLO_ACK, F(wire_hello_ack, commit), COMMIT_DECIDED, -EPROTO,
+	  "commit state 2 before the switchover" },
 	{ WIRE_HELLO_ACK, F(wire_hello_ack, timeout_us), 9999, -EPROTO, "HELLO_ACK.timeout_us is 9999 us" },
-	{ WIRE_HELLO_ACK, F(wire_hello_ack, timeout_us), MAX, -EPROTO, "HELLO_ACK.timeout_us is 18446744073709551615 us" },
-	{ WIRE_HELLO_ACK, F(wire_hello_ack, left), 1, -EPROTO, "HELLO_ACK counts 1 pages as missing; at most 0" },
+	{ WIRE_HELLO_ACK, F(wire_hello_ack, timeout_us), MAX, -EPROTO,
+	  "HELLO_ACK.timeout_us is 18446744073709551615 us" },
+	{ WIRE_HELLO_ACK, F(wire_hello_ack, left), 1, -EPROTO,
+	  "HELLO_ACK counts 1 pages as missing; at most 0" },
 	{ WIRE_HELLO_ACK, F(wire_hello_ack, number), 1, 0, HARMLESS },
 
 	{ WIRE_REFUSED, F(wire_abort, err), (uint32_t)-28, -ENOSPC, "the target refused" },
@@ -124,12 +134,15 @@ static const struct row rows[] = {
 	{ WIRE_MAP, E(wire_map, wire_region, gpa), 0x100000001000 - 1, -EINVAL, "at 0x100000000fff" },
 	{ WIRE_MAP, E(wire_map, wire_region, len), MAX - 4095, -EINVAL, "is 0xfffffffffffff000 bytes" },
 
-	{ WIRE_RESERVED, F(wire_reserved, flags), 9, -EPROTO, "RESERVED does without post-copy, which is for mode auto" },
+	{ WIRE_RESERVED, F(wire_reserved, flags), 9, -EPROTO,
+	  "RESERVED does without post-copy, which is for mode auto" },
 	{ WIRE_RESERVED, F(wire_reserved, flags), 17, -EPROTO, "RESERVED has flags 0x11" },
 	{ WIRE_RESERVED, F(wire_reserved, reserved), 8, -EPROTO, "RESERVED has 0x8 in a reserved field" },
 
-	{ WIRE_RESERVED, sizeof(struct wire_reserved) + 8, 8, MAX, -EPROTO, "says 18446744073709551615 bytes" }, /* the offer */
-	{ WIRE_RESERVED, sizeof(struct wire_reserved) + 8, 8, 2, -EPROTO, "1 bytes at offset 18 are no section header" },
+	{ WIRE_RESERVED, sizeof(struct wire_reserved) + 8, 8, MAX, -EPROTO,
+	  "says 18446744073709551615 bytes" }, /* the offer */
+	{ WIRE_RESERVED, sizeof(struct wire_reserved) + 8, 8, 2, -EPROTO,
+	  "1 bytes at offset 18 are no section header" },
 	{ WIRE_RESERVED, sizeof(struct wire_reserved), 4, 9, -ENOTSUP, "offer 9 is unknown" },
 
 	{ WIRE_ZERO, F(page_run, region), 2, -EPROTO, "ZERO names region number 2; its map has 2" },
@@ -140,7 +153,8 @@ static const struct row rows[] = {
 	{ WIRE_POISON, F(page_run, region), 99, -EPROTO, "POISON names region number 99; its map has 2" },
 	{ WIRE_POISON, F(page_run, npages), 66, -EPROTO, "POISON names pages 5+66 of region 10" },
 	{ WIRE_POISON, F(page_run, npages), 0, -EPROTO, "POISON names pages 5+0 of region 10" },
-	{ WIRE_POISON, F(page_run, page), MAX, -EPROTO, "POISON names pages 18446744073709551615+2 of region 10" },
+	{ WIRE_POISON, F(page_run, page), MAX, -EPROTO,
+	  "POISON names pages 18446744073709551615+2 of region 10" },
 
 	{ WIRE_ROUND_END, F(wire_round, round), 7, -EPROTO, "ROUND_END is of round 7; 0 was due" },
 	{ WIRE_ROUND_END, F(wire_round, reserved), 1, -EPROTO, "ROUND_END has 0x1 in a reserved field" },
@@ -150,11 +164,13 @@ static const struct row rows[] = {
 	{ WIRE_STATE, 8, 8, MAX, -EPROTO, "says 18446744073709551615 bytes" }, /* the length of a section */
 	{ WIRE_STATE, 0, 1, 9, -EOPNOTSUPP, "section 9 is unknown" },
 
-	{ WIRE_RESIDUE, F(wire_residue, region), 11, -EPROTO, "RESIDUE names region number 11; its map has 2" },
+	{ WIRE_RESIDUE, F(wire_residue, region), 11, -EPROTO,
+	  "RESIDUE names region number 11; its map has 2" },
 	{ WIRE_RESIDUE, F(wire_residue, reserved), 2, -EPROTO, "RESIDUE has 0x2 in a reserved field" },
 	{ WIRE_RESIDUE, F(wire_residue, first), 3, -EPROTO, "RESIDUE names pages 3+70" },
 	{ WIRE_RESIDUE, F(wire_residue, npages), 71, -EPROTO, "RESIDUE names pages 0+71" },
-	{ WIRE_RESIDUE, sizeof(struct wire_residue), 8, 0, -EPROTO, "its RESIDUEs named 2" }, /* other bits than PREARM counted */
+	{ WIRE_RESIDUE, sizeof(struct wire_residue), 8, 0, -EPROTO,
+	  "its RESIDUEs named 2" }, /* other bits than PREARM counted */
 	{ WIRE_RESIDUE, sizeof(struct wire_residue) + 8, 8, 64, -EPROTO, "sets bits beyond its 70 pages" },
 
 	{ WIRE_PREARM, F(wire_count, pages), 5, -EPROTO, "PREARM counts 5 pages" },
@@ -164,7 +180,8 @@ static const struct row rows[] = {
 	{ WIRE_SWITCHOVER, F(wire_switchover, state_len), 4, -EPROTO, "the source sent 4 with" },
 	{ WIRE_SWITCHOVER, F(wire_switchover, state_sum), 0xabcdef, -EPROTO, "with 0000000000abcdef" },
 	{ WIRE_SWITCHOVER, F(wire_switchover, commit_at), 7, -EPROTO, "commits at 7" },
-	{ WIRE_SWITCHOVER, F(wire_switchover, reserved), 3, -EPROTO, "SWITCHOVER has 0x3 in a reserved field" },
+	{ WIRE_SWITCHOVER, F(wire_switchover, reserved), 3, -EPROTO,
+	  "SWITCHOVER has 0x3 in a reserved field" },
 
 	{ WIRE_PREPARED, F(wire_count, pages), 1, -EPROTO, "PREPARED counts 1 pages as missing; at most 0" },
 
@@ -174,15 +191,16 @@ static const struct row rows[] = {
 	{ WIRE_ABORT, sizeof(struct wire_abort), 1, 0x1b, -ENOSPC, "gave up: ?ull" },
 
 /* The measured times and the values of a PING are for display. */
-#define TIMES(t)                                                         \
-	{ t, F(wire_times, arm_us), MAX, 0, HARMLESS },                  \
-	{ t, F(wire_times, load_us), MAX, 0, HARMLESS },                 \
-	{ t, F(wire_times, resume_us), MAX, 0, HARMLESS },               \
-	{ t, F(wire_times, faults), MAX, 0, HARMLESS },                  \
-	{ t, F(wire_times, fault_p50_ns), MAX, 0, HARMLESS },            \
-	{ t, F(wire_times, fault_p99_ns), MAX, 0, HARMLESS },            \
-	{ t, F(wire_times, fault_max_ns), MAX, 0, HARMLESS },            \
-	{ t, F(wire_times, fault_total_ns), MAX, 0, HARMLESS }
+#define TIMES(t)                                                                                         \
+	{ t, F(wire_times, arm_us), MAX, 0, HARMLESS }, { t, F(wire_times, load_us), MAX, 0, HARMLESS }, \
+		{ t, F(wire_times, resume_us), MAX, 0, HARMLESS },                                       \
+		{ t, F(wire_times, faults), MAX, 0, HARMLESS },                                          \
+		{ t, F(wire_times, fault_p50_ns), MAX, 0, HARMLESS },                                    \
+		{ t, F(wire_times, fault_p99_ns), MAX, 0, HARMLESS },                                    \
+		{ t, F(wire_times, fault_max_ns), MAX, 0, HARMLESS },                                    \
+	{                                                                                                \
+		t, F(wire_times, fault_total_ns), MAX, 0, HARMLESS                                       \
+	}
 	TIMES(WIRE_RUNNING),
 	TIMES(WIRE_COMMITTED),
 	TIMES(WIRE_COMPLETE),
@@ -221,7 +239,8 @@ static size_t known_bytes(const struct kind *k)
 }
 
 /* Play one message with patches (wide values in pieces of at most 8 bytes). *res: the session's result. */
-static void send_patched(const struct way *w, const struct play_step *patches, size_t n, struct ferry_result *res)
+static void send_patched(const struct way *w, const struct play_step *patches, size_t n,
+			 struct ferry_result *res)
 {
 	struct __attribute__((packed)) {
 		struct play play;
@@ -241,12 +260,15 @@ static void send_patched(const struct way *w, const struct play_step *patches, s
 		play_hostile_target((uint8_t *)&in, sizeof(in.play) + at * sizeof(in.step[0]), res);
 }
 
-static void judge(const struct way *w, const struct ferry_result *res, int err, const char *says, const char *what)
+static void judge(const struct way *w, const struct ferry_result *res, int err, const char *says,
+		  const char *what)
 {
 	const char *name = kind_of(w->type)->name;
 
-	cr_expect_eq(res->error, err, "%s, %s: came to %d \"%s\", %d was due", name, what, res->error, res->detail, err);
-	cr_expect(!says || strstr(res->detail, says), "%s, %s: \"%s\" does not say \"%s\"", name, what, res->detail, says);
+	cr_expect_eq(res->error, err, "%s, %s: came to %d \"%s\", %d was due", name, what, res->error,
+		     res->detail, err);
+	cr_expect(!says || strstr(res->detail, says), "%s, %s: \"%s\" does not say \"%s\"", name, what,
+		  res->detail, says);
 }
 
 /* Times that only a failing test reaches. */
@@ -262,7 +284,8 @@ Test(reject, each_message_can_be_sent_here, .init = patient)
 
 		for (size_t i = 0; i < WAYS; i++)
 			from |= ways[i].type == kinds[k].type ? ways[i].from : 0;
-		cr_expect_eq(from, kinds[k].from, "%s is sent by %u and has ways for %u", kinds[k].name, kinds[k].from, from);
+		cr_expect_eq(from, kinds[k].from, "%s is sent by %u and has ways for %u", kinds[k].name,
+			     kinds[k].from, from);
 	}
 }
 
@@ -273,7 +296,8 @@ Test(reject, each_byte_of_each_message_has_a_row)
 		bool *has = calloc(len + 1, sizeof(*has));
 
 		for (size_t i = 0; i < ROWS; i++)
-			for (size_t b = rows[i].at; rows[i].type == kinds[k].type && b < rows[i].at + rows[i].width && b < len; b++)
+			for (size_t b = rows[i].at;
+			     rows[i].type == kinds[k].type && b < rows[i].at + rows[i].width && b < len; b++)
 				has[b] = true;
 		for (size_t b = 0; b < len; b++)
 			cr_expect(has[b], "byte %zu of %s has no row", b, kinds[k].name);
@@ -283,7 +307,9 @@ Test(reject, each_byte_of_each_message_has_a_row)
 
 static void one_row(const struct way *w, const struct row *r)
 {
-	struct play_step patch = { .op = STEP_PATCH, .type = (uint8_t)r->type, .at = (uint8_t)r->at, .v = r->v };
+	struct play_step patch = {
+		.op = STEP_PATCH, .type = (uint8_t)r->type, .at = (uint8_t)r->at, .v = r->v
+	};
 	struct ferry_result res;
 	char what[100];
 
@@ -293,7 +319,8 @@ static void one_row(const struct way *w, const struct row *r)
 	judge(w, &res, r->err, r->says, what);
 	if (r->says)
 		return;
-	cr_expect_eq(res.outcome, FERRY_OUTCOME_MIGRATED, "%s, %s: %s", kind_of(w->type)->name, what, ferry_outcome_name(res.outcome));
+	cr_expect_eq(res.outcome, FERRY_OUTCOME_MIGRATED, "%s, %s: %s", kind_of(w->type)->name, what,
+		     ferry_outcome_name(res.outcome));
 }
 
 static void fields(enum wire_from from)
@@ -322,11 +349,13 @@ Test(reject, durations_that_a_target_makes_up, .init = patient)
 	struct ferry_downtime b;
 
 	for (unsigned i = 0; i < 3; i++)
-		lies[i] = (struct play_step){ STEP_PATCH, .type = WIRE_RUNNING, .at = (uint8_t)(8 * i), .width = 3, .v = MAX - i };
+		lies[i] = (struct play_step){ STEP_PATCH, .type = WIRE_RUNNING, .at = (uint8_t)(8 * i),
+					      .width = 3, .v = MAX - i };
 	send_patched(&ways[WIRE_RUNNING - 1], lies, 3, &res);
 	b = res.stats.downtime;
 	cr_assert_eq(res.outcome, FERRY_OUTCOME_MIGRATED);
-	cr_assert_eq(b.total_us, b.pause_us + b.fetch_us + b.residue_us + b.save_us + b.send_us + b.arm_us + b.load_us + b.resume_us);
+	cr_assert_eq(b.total_us, b.pause_us + b.fetch_us + b.residue_us + b.save_us + b.send_us + b.arm_us +
+					 b.load_us + b.resume_us);
 	cr_assert_lt(b.total_us, UINT64_C(20000000));
 }
 
@@ -346,14 +375,18 @@ static void headers(enum wire_from from)
 
 	for (size_t k = 0; k < WAYS; k++)
 		for (size_t i = 0; ways[k].from == from && i < sizeof(field) / sizeof(field[0]); i++) {
-			struct play_step p = { STEP_PATCH_HDR, (uint8_t)ways[k].type, field[i].at, field[i].width, 0, field[i].v };
+			struct play_step p = {
+				STEP_PATCH_HDR, (uint8_t)ways[k].type, field[i].at, field[i].width, 0,
+				field[i].v
+			};
 			bool over = ways[k].outcome == FERRY_OUTCOME_MIGRATED; /* too late to do harm */
 			struct ferry_result res;
 
 			send_patched(&ways[k], &p, 1, &res);
 			judge(&ways[k], &res, over ? 0 : -EPROTO, over ? NULL : field[i].says, "header");
-			cr_expect_eq(res.outcome, ways[k].outcome, "%s, byte %u of the header: %s", kind_of(ways[k].type)->name,
-				     field[i].at, ferry_outcome_name(res.outcome));
+			cr_expect_eq(res.outcome, ways[k].outcome, "%s, byte %u of the header: %s",
+				     kind_of(ways[k].type)->name, field[i].at,
+				     ferry_outcome_name(res.outcome));
 		}
 }
 

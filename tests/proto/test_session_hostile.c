@@ -13,26 +13,35 @@
 #define EXTRA 64u /* pages that the peer claims to have after a region */
 
 /* One violation by a source, over mem and tcp, with the expected error and sentence. */
-#define SOURCE_RUN(name, upto, error, sentence)                                   \
-	static void source_##name(struct peer *p);                                \
-	static void run_source_##name(const struct rig_kind *kind)                \
-	{                                                                         \
-		struct peer p;                                                    \
-		peer_connect(&p, kind, upto);                                     \
-		source_##name(&p);                                                \
-		peer_target_ends(&p, error, sentence, true);                      \
+#define SOURCE_RUN(name, upto, error, sentence)                    \
+	static void source_##name(struct peer *p);                 \
+	static void run_source_##name(const struct rig_kind *kind) \
+	{                                                          \
+		struct peer p;                                     \
+		peer_connect(&p, kind, upto);                      \
+		source_##name(&p);                                 \
+		peer_target_ends(&p, error, sentence, true);       \
 	}
 
-#define SOURCE_DOES(name, upto, error, sentence)                                  \
-	SOURCE_RUN(name, upto, error, sentence)                                   \
-	Test(hostile_source, name##_mem) { run_source_##name(RIG_MEM_SHARED); }   \
-	Test(hostile_source, name##_tcp) { run_source_##name(RIG_TCP_ANON); }     \
+#define SOURCE_DOES(name, upto, error, sentence)   \
+	SOURCE_RUN(name, upto, error, sentence)    \
+	Test(hostile_source, name##_mem)           \
+	{                                          \
+		run_source_##name(RIG_MEM_SHARED); \
+	}                                          \
+	Test(hostile_source, name##_tcp)           \
+	{                                          \
+		run_source_##name(RIG_TCP_ANON);   \
+	}                                          \
 	static void source_##name(struct peer *p)
 
 /* Over tcp only, if the peer must be asked for memory and not answer: over mem the request ends at once. */
-#define SOURCE_DOES_TCP(name, upto, error, sentence)                              \
-	SOURCE_RUN(name, upto, error, sentence)                                   \
-	Test(hostile_source, name##_tcp) { run_source_##name(RIG_TCP_ANON); }     \
+#define SOURCE_DOES_TCP(name, upto, error, sentence) \
+	SOURCE_RUN(name, upto, error, sentence)      \
+	Test(hostile_source, name##_tcp)             \
+	{                                            \
+		run_source_##name(RIG_TCP_ANON);     \
+	}                                            \
 	static void source_##name(struct peer *p)
 
 /* -- the greeting -- */
@@ -71,8 +80,9 @@ SOURCE_DOES(speaks_backwards, CONNECTED, -EPROTO, "HELLO has versions 3 to 1")
 }
 
 /* In another version only the first 8 bytes of HELLO count, whatever its length. */
-SOURCE_DOES(speaks_later_versions_in_few_words, CONNECTED, -EPROTONOSUPPORT,
-	    "the source speaks protocol versions 3 to 4, this target version 1; update the library at the target")
+SOURCE_DOES(
+	speaks_later_versions_in_few_words, CONNECTED, -EPROTONOSUPPORT,
+	"the source speaks protocol versions 3 to 4, this target version 1; update the library at the target")
 {
 	SAY(p, WIRE_HELLO, (struct wire_greeting){ .magic = WIRE_MAGIC, .version = 4, .oldest = 3 });
 }
@@ -109,9 +119,12 @@ Test(later_source, is_understood)
 }
 
 /* A message that only one end knows must not be announced. */
-SOURCE_DOES(maps_with_a_feature_it_did_not_offer, CONNECTED, -EPROTO, "MAP announces POISON, which its HELLO did not offer")
+SOURCE_DOES(maps_with_a_feature_it_did_not_offer, CONNECTED, -EPROTO,
+	    "MAP announces POISON, which its HELLO did not offer")
 {
-	struct wire_map m = { .nregions = FAKE_REGIONS, .flags = WIRE_SOURCE_POISON, .needs_sum = peer_no_needs() };
+	struct wire_map m = { .nregions = FAKE_REGIONS,
+			      .flags = WIRE_SOURCE_POISON,
+			      .needs_sum = peer_no_needs() };
 	struct wire_region r[FAKE_REGIONS];
 	struct wire_hello h = peer_hello(p);
 	struct wire_hello_ack ack;
@@ -131,7 +144,8 @@ SOURCE_DOES(greets_in_few_words, CONNECTED, -EPROTO, "HELLO has 79 bytes; it nee
 	peer_say(p, WIRE_HELLO, &h, sizeof(h) - 1, NULL, 0);
 }
 
-SOURCE_DOES(greets_in_too_many_words, CONNECTED, -EPROTO, "HELLO has 249 bytes behind its 8; it takes at most 248 times 1")
+SOURCE_DOES(greets_in_too_many_words, CONNECTED, -EPROTO,
+	    "HELLO has 249 bytes behind its 8; it takes at most 248 times 1")
 {
 	struct wire_hello h = peer_hello(p);
 	uint8_t more[WIRE_GREETING_MAX + 1 - sizeof(h)] = { 1 };
@@ -158,7 +172,8 @@ SOURCE_DOES(has_huge_pages, CONNECTED, -EOPNOTSUPP, "the source moves pages of 1
 	SAY(p, WIRE_HELLO, h);
 }
 
-SOURCE_DOES(greets_for_another_generation, CONNECTED, -EPROTO, "HELLO is of generation 9, its connection of 0")
+SOURCE_DOES(greets_for_another_generation, CONNECTED, -EPROTO,
+	    "HELLO is of generation 9, its connection of 0")
 {
 	struct wire_hello h = peer_hello(p);
 
@@ -266,7 +281,8 @@ SOURCE_DOES(repeats_a_number, GREETED, -EPROTO, "is message 0 of its connection;
 	SAY(p, WIRE_PING, (struct wire_ping){ 0 });
 }
 
-SOURCE_DOES(sends_what_targets_send, RESERVED, -EPROTO, "the peer sent ROUND_ACK, which only the target sends")
+SOURCE_DOES(sends_what_targets_send, RESERVED, -EPROTO,
+	    "the peer sent ROUND_ACK, which only the target sends")
 {
 	SAY(p, WIRE_ROUND_ACK, (struct wire_round){ 0 });
 }
@@ -286,13 +302,13 @@ SOURCE_DOES(miscounts_its_regions, GREETED, -EPROTO, "MAP says 3 regions and has
 	peer_say_map(p, 3, r, FAKE_REGIONS);
 }
 
-#define MAPS(name, error, sentence, change)                        \
-	SOURCE_DOES(name, GREETED, error, sentence)                \
-	{                                                          \
-		struct wire_region r[FAKE_REGIONS];                \
-		peer_regions(p, r);                                     \
-		change;                                            \
-		peer_say_map(p, FAKE_REGIONS, r, FAKE_REGIONS);         \
+#define MAPS(name, error, sentence, change)                     \
+	SOURCE_DOES(name, GREETED, error, sentence)             \
+	{                                                       \
+		struct wire_region r[FAKE_REGIONS];             \
+		peer_regions(p, r);                             \
+		change;                                         \
+		peer_say_map(p, FAKE_REGIONS, r, FAKE_REGIONS); \
 	}
 
 MAPS(maps_overlapping_regions, -EINVAL, "overlap in guest physical memory", r[1].gpa = 0)
@@ -304,7 +320,8 @@ MAPS(maps_beyond_the_end, -EINVAL, "region 13 (number 1)", r[1].gpa = UINT64_MAX
 MAPS(maps_gigantic_pages, -EOPNOTSUPP, "region 10 has page_shift 30", r[0].page_shift = 30)
 MAPS(maps_pages_beyond_all, -EOPNOTSUPP, "region 10 has page_shift 4294967295", r[0].page_shift = UINT32_MAX)
 MAPS(maps_part_of_a_huge_page, -EINVAL, "both must be multiples of 2097152", r[0].page_shift = 21)
-MAPS(maps_huge_pages_twice, -EINVAL, "of hugetlbfs already", r[0].page_shift = 21; r[0].len = 2 << 20; r[0].flags = FERRY_REGION_THP)
+MAPS(maps_huge_pages_twice, -EINVAL, "of hugetlbfs already", r[0].page_shift = 21; r[0].len = 2 << 20;
+     r[0].flags = FERRY_REGION_THP)
 MAPS(maps_unknown_flags, -EOPNOTSUPP, "has flags 0x8", r[1].flags |= 0x80)
 MAPS(maps_another_machine, -ENOMEM, "reserve: the VMM answered -12", r[0].len += FAKE_PAGE)
 
@@ -382,7 +399,8 @@ static void zero_all(struct peer *p, unsigned times)
 }
 
 /* A page is named at most once per round, so the target clears at most all of its memory. */
-SOURCE_DOES(zeroes_memory_twice_in_a_round, RESERVED, -EPROTO, "ZEROs of one round name 3077 pages; all memory has 1577")
+SOURCE_DOES(zeroes_memory_twice_in_a_round, RESERVED, -EPROTO,
+	    "ZEROs of one round name 3077 pages; all memory has 1577")
 {
 	for (uint32_t round = 0; round < 2; round++) {
 		zero_all(p, 1);
@@ -392,7 +410,8 @@ SOURCE_DOES(zeroes_memory_twice_in_a_round, RESERVED, -EPROTO, "ZEROs of one rou
 	zero_all(p, 2);
 }
 
-static void residue(struct peer *p, uint32_t region, uint64_t first, uint64_t npages, uint64_t word, size_t nwords)
+static void residue(struct peer *p, uint32_t region, uint64_t first, uint64_t npages, uint64_t word,
+		    size_t nwords)
 {
 	struct wire_residue h = { .region = region, .first = first, .npages = npages };
 	uint64_t words[32] = { word };
@@ -406,7 +425,8 @@ SOURCE_DOES(leaves_no_region, RESERVED, -EPROTO, "RESIDUE names region number 11
 	residue(p, 11, 0, 64, 1, 1);
 }
 
-SOURCE_DOES(leaves_pages_beyond_a_region, RESERVED, -EPROTO, "RESIDUE names pages 64+64 in 1 words; region 13 has 77")
+SOURCE_DOES(leaves_pages_beyond_a_region, RESERVED, -EPROTO,
+	    "RESIDUE names pages 64+64 in 1 words; region 13 has 77")
 {
 	residue(p, 1, 64, 64, 1, 1);
 }
@@ -436,7 +456,8 @@ SOURCE_DOES(commits_in_pre_copy, RESERVED, -EPROTO, "the peer sent COMMIT in pre
 	peer_say(p, WIRE_COMMIT, NULL, 0, NULL, 0);
 }
 
-SOURCE_DOES(says_goodbye_in_pre_copy, RESERVED, -EPROTO, "the peer sent BYE in pre-copy, where it has no place")
+SOURCE_DOES(says_goodbye_in_pre_copy, RESERVED, -EPROTO,
+	    "the peer sent BYE in pre-copy, where it has no place")
 {
 	peer_say(p, WIRE_BYE, NULL, 0, NULL, 0);
 }
@@ -484,7 +505,8 @@ static void end_puts(struct peer *p)
 
 static struct wire_switchover switchover(void)
 {
-	return (struct wire_switchover){ .state_sum = peer_no_needs(), .commit_at = FERRY_COMMIT_AT_COMPLETE };
+	return (struct wire_switchover){ .state_sum = peer_no_needs(),
+					 .commit_at = FERRY_COMMIT_AT_COMPLETE };
 }
 
 SOURCE_DOES(miscounts_before_arming, RESERVED, -EPROTO, "PREARM counts 5 pages; its RESIDUEs named 1")
@@ -502,7 +524,8 @@ SOURCE_DOES(zeroes_after_arming, RESERVED, -EPROTO, "the source sent ZERO after 
 	zero(p, 0, 0, 1);
 }
 
-SOURCE_DOES(miscounts_at_the_switchover, RESERVED, -EPROTO, "SWITCHOVER leaves 9 pages and commits at 1; its RESIDUEs named 0")
+SOURCE_DOES(miscounts_at_the_switchover, RESERVED, -EPROTO,
+	    "SWITCHOVER leaves 9 pages and commits at 1; its RESIDUEs named 0")
 {
 	struct wire_switchover w = switchover();
 
@@ -546,9 +569,12 @@ SOURCE_DOES(sends_state_that_is_none, RESERVED, -EPROTO, "device state is damage
 }
 
 /* The target runs tentatively and pulls, and nobody serves: COMMIT comes before PREPARED. */
-SOURCE_DOES_TCP(commits_before_prepared, RESERVED, -EPROTO, "the peer sent COMMIT in post-copy, where it has no place")
+SOURCE_DOES_TCP(commits_before_prepared, RESERVED, -EPROTO,
+		"the peer sent COMMIT in post-copy, where it has no place")
 {
-	struct xport_region r = { .id = 10, .page_shift = 12, .npages = FAKE_PAGES0, .base = p->rig.src.region[0].hva };
+	struct xport_region r = {
+		.id = 10, .page_shift = 12, .npages = FAKE_PAGES0, .base = p->rig.src.region[0].hva
+	};
 	struct wire_switchover w = switchover();
 
 	cr_assert_eq(p->link->ops->expose(p->link, &r, 1, XPORT_LOCAL), 0);
@@ -573,7 +599,8 @@ RIG_PAIR(hostile_source, asks_for_a_run_that_cannot_be_held)
 	SAY(&p, WIRE_PREARM, (struct wire_count){ .pages = 0 });
 	peer_hear_only(&p, WIRE_PREARMED, NULL, 0);
 	SAY(&p, WIRE_SWITCHOVER, switchover());
-	peer_target_ends(&p, -EPROTO, "the source asks for a tentative run, and output cannot be held here", true);
+	peer_target_ends(&p, -EPROTO, "the source asks for a tentative run, and output cannot be held here",
+			 true);
 }
 
 /* -- page data -- */
@@ -621,7 +648,8 @@ static void stays_silent(const struct rig_kind *kind, enum peer_stage upto, cons
 
 RIG_PAIR(silent_source, in_reservation)
 {
-	stays_silent(kind, GREETED, "the link to the source was lost in reservation: nothing was heard of it for", -EPIPE);
+	stays_silent(kind, GREETED,
+		     "the link to the source was lost in reservation: nothing was heard of it for", -EPIPE);
 }
 
 RIG_PAIR(silent_source, in_pre_copy)

@@ -95,7 +95,8 @@ static void source_goes_on(struct peer *p, int err, const char *sentence)
 	cr_assert_eq(res->owner, FERRY_OWNER_SOURCE);
 	cr_assert_eq(res->reason, reason_due(res), "%s: %s", ferry_reason_name(res->reason), res->detail);
 	paused = p->rig.src.calls[FAKE_PAUSE];
-	cr_assert_eq(res->outcome, paused ? FERRY_OUTCOME_FELL_BACK : FERRY_OUTCOME_REFUSED, "%s", ferry_outcome_name(res->outcome));
+	cr_assert_eq(res->outcome, paused ? FERRY_OUTCOME_FELL_BACK : FERRY_OUTCOME_REFUSED, "%s",
+		     ferry_outcome_name(res->outcome));
 	cr_assert_eq(p->rig.src.calls[FAKE_RESUME], paused);
 	cr_assert_eq(p->rig.src.calls[FAKE_RETIRE], 0);
 	cr_assert_eq(p->rig.src.calls[FAKE_DIRTY_STOP], p->rig.src.calls[FAKE_DIRTY_START]);
@@ -106,17 +107,17 @@ static void source_goes_on(struct peer *p, int err, const char *sentence)
 }
 
 /* After its violation the target reads until the source closes the link. */
-#define TARGET_DOES(name, upto, error, sentence)        \
-	static void target_##name(struct peer *p);      \
-	Test(hostile_target, name)                      \
-	{                                               \
-		struct peer p;                          \
-		come_to(&p, upto);                      \
-		target_##name(&p);                      \
+#define TARGET_DOES(name, upto, error, sentence)              \
+	static void target_##name(struct peer *p);            \
+	Test(hostile_target, name)                            \
+	{                                                     \
+		struct peer p;                                \
+		come_to(&p, upto);                            \
+		target_##name(&p);                            \
 		while (!p.heard[0] && peer_hear(&p, NULL, 0)) \
-			;                               \
-		source_goes_on(&p, error, sentence);    \
-	}                                               \
+			;                                     \
+		source_goes_on(&p, error, sentence);          \
+	}                                                     \
 	static void target_##name(struct peer *p)
 
 TARGET_DOES(acknowledges_with_another_magic, ACCEPTED, -EPROTO, "HELLO_ACK has magic 0x59525247")
@@ -136,7 +137,8 @@ TARGET_DOES(acknowledges_another_version, ACCEPTED, -EPROTONOSUPPORT,
 	SAY(p, WIRE_HELLO_ACK, a);
 }
 
-TARGET_DOES(acknowledges_what_was_not_offered, ACCEPTED, -EPROTO, "HELLO_ACK accepts features 0x8000000000000001; 0x1 were offered")
+TARGET_DOES(acknowledges_what_was_not_offered, ACCEPTED, -EPROTO,
+	    "HELLO_ACK accepts features 0x8000000000000001; 0x1 were offered")
 {
 	struct wire_hello_ack a = peer_ack();
 
@@ -159,7 +161,8 @@ TARGET_DOES(says_more_than_is_known, ACCEPTED, -ENOSPC, "the target refused: ful
 	peer_say(p, WIRE_OPTIONAL + 9, "news", 4, NULL, 0);
 	peer_hear_until(p, WIRE_MAP);
 	peer_say(p, 0xffff, "more", 4, NULL, 0);
-	peer_say(p, WIRE_REFUSED, &(struct wire_abort){ .err = -ENOSPC }, sizeof(struct wire_abort), "full", 4);
+	peer_say(p, WIRE_REFUSED, &(struct wire_abort){ .err = -ENOSPC }, sizeof(struct wire_abort), "full",
+		 4);
 }
 
 TARGET_DOES(acknowledges_another_generation, ACCEPTED, -EPROTO, "generation 5")
@@ -187,12 +190,14 @@ TARGET_DOES(acknowledges_a_silence_of_a_day, ACCEPTED, -EINVAL,
 	SAY(p, WIRE_HELLO_ACK, a);
 }
 
-TARGET_DOES(reserves_before_it_greets, ACCEPTED, -EPROTO, "the peer sent RESERVED in pre-migration, where it has no place")
+TARGET_DOES(reserves_before_it_greets, ACCEPTED, -EPROTO,
+	    "the peer sent RESERVED in pre-migration, where it has no place")
 {
 	SAY(p, WIRE_RESERVED, (struct wire_reserved){ 0 });
 }
 
-TARGET_DOES(greets_twice, ACKNOWLEDGED, -EPROTO, "the peer sent HELLO_ACK in reservation, where it has no place")
+TARGET_DOES(greets_twice, ACKNOWLEDGED, -EPROTO,
+	    "the peer sent HELLO_ACK in reservation, where it has no place")
 {
 	SAY(p, WIRE_HELLO_ACK, peer_ack());
 }
@@ -225,7 +230,8 @@ TARGET_DOES(refuses_at_length, MAPPED, -EPROTO, "REFUSED has 401 bytes behind it
 	peer_say(p, WIRE_REFUSED, &a, sizeof(a), text, sizeof(text));
 }
 
-TARGET_DOES(is_prepared_in_reservation, MAPPED, -EPROTO, "the peer sent PREPARED in reservation, where it has no place")
+TARGET_DOES(is_prepared_in_reservation, MAPPED, -EPROTO,
+	    "the peer sent PREPARED in reservation, where it has no place")
 {
 	SAY(p, WIRE_PREPARED, (struct wire_count){ 0 });
 }
@@ -235,7 +241,8 @@ TARGET_DOES(truncates_a_message, MAPPED, -EPROTO, "RESERVED has 4 bytes; it need
 	peer_say(p, WIRE_RESERVED, "1234", 4, NULL, 0);
 }
 
-TARGET_DOES(offers_too_much, MAPPED, -EPROTO, "RESERVED has 65537 bytes behind its 8; it takes at most 65536 times 1")
+TARGET_DOES(offers_too_much, MAPPED, -EPROTO,
+	    "RESERVED has 65537 bytes behind its 8; it takes at most 65536 times 1")
 {
 	static const char much[WIRE_OFFER_MAX + 1];
 	struct wire_reserved r = { 0 };
@@ -255,7 +262,8 @@ TARGET_DOES(offers_what_nobody_asked_for, MAPPED, -ENOSPC, "the target gave up: 
 	peer_say(p, WIRE_ABORT, &a, sizeof(a), "full", 4);
 }
 
-TARGET_DOES(refuses_in_pre_copy, ROUND_DONE, -EPROTO, "the peer sent REFUSED in pre-copy, where it has no place")
+TARGET_DOES(refuses_in_pre_copy, ROUND_DONE, -EPROTO,
+	    "the peer sent REFUSED in pre-copy, where it has no place")
 {
 	SAY(p, WIRE_REFUSED, (struct wire_abort){ .err = -ENOSPC });
 }
@@ -282,17 +290,20 @@ TARGET_DOES(runs_in_pre_copy, ROUND_DONE, -EPROTO, "the peer sent RUNNING in pre
 	SAY(p, WIRE_RUNNING, (struct wire_times){ 0 });
 }
 
-TARGET_DOES(owns_the_vm_in_pre_copy, ROUND_DONE, -EPROTO, "the peer sent COMMITTED in pre-copy, where it has no place")
+TARGET_DOES(owns_the_vm_in_pre_copy, ROUND_DONE, -EPROTO,
+	    "the peer sent COMMITTED in pre-copy, where it has no place")
 {
 	SAY(p, WIRE_COMMITTED, (struct wire_times){ 0 });
 }
 
-TARGET_DOES(owns_the_vm_before_the_commit, SWITCHED, -EPROTO, "the target sent COMMITTED where PREPARED was due")
+TARGET_DOES(owns_the_vm_before_the_commit, SWITCHED, -EPROTO,
+	    "the target sent COMMITTED where PREPARED was due")
 {
 	SAY(p, WIRE_COMMITTED, (struct wire_times){ 0 });
 }
 
-TARGET_DOES(completes_before_the_commit, SWITCHED, -EPROTO, "the peer sent COMPLETE in commitment, where it has no place")
+TARGET_DOES(completes_before_the_commit, SWITCHED, -EPROTO,
+	    "the peer sent COMPLETE in commitment, where it has no place")
 {
 	SAY(p, WIRE_COMPLETE, (struct wire_times){ 0 });
 }
@@ -376,7 +387,8 @@ static uint64_t fewer(uint64_t residue, uint64_t nth)
 }
 
 /* Sends these PINGs until the source gives up. cancel: cancel the source after the third. */
-static void beat(struct peer *p, uint64_t (*left)(uint64_t residue, uint64_t nth), uint64_t residue, bool cancel)
+static void beat(struct peer *p, uint64_t (*left)(uint64_t residue, uint64_t nth), uint64_t residue,
+		 bool cancel)
 {
 	uint8_t msg[XPORT_MSG_MAX];
 	struct wire_hdr h = { 0 };
@@ -396,8 +408,8 @@ static void beat(struct peer *p, uint64_t (*left)(uint64_t residue, uint64_t nth
 	} while (h.type != WIRE_ABORT);
 }
 
-static void hangs(void (*change)(struct rig *r), uint64_t (*left)(uint64_t residue, uint64_t nth), bool cancel, int err,
-		  const char *sentence)
+static void hangs(void (*change)(struct rig *r), uint64_t (*left)(uint64_t residue, uint64_t nth),
+		  bool cancel, int err, const char *sentence)
 {
 	struct peer p;
 	uint64_t residue;
@@ -410,17 +422,20 @@ static void hangs(void (*change)(struct rig *r), uint64_t (*left)(uint64_t resid
 
 Test(hung_target, fetches_all_and_is_never_prepared)
 {
-	hangs(leaves_most_pages, nothing, false, -ETIME, "the target is heard and has all pages, but has not said PREPARED for");
+	hangs(leaves_most_pages, nothing, false, -ETIME,
+	      "the target is heard and has all pages, but has not said PREPARED for");
 }
 
 Test(hung_target, has_now_more_now_fewer_to_fetch)
 {
-	hangs(leaves_most_pages, up_and_down, false, -ETIME, "the target is heard but has fetched no page for");
+	hangs(leaves_most_pages, up_and_down, false, -ETIME,
+	      "the target is heard but has fetched no page for");
 }
 
 Test(hung_target, counts_down_from_more_than_there_is)
 {
-	hangs(leaves_most_pages, down_from_beyond, false, -ETIME, "the target is heard but has fetched no page for");
+	hangs(leaves_most_pages, down_from_beyond, false, -ETIME,
+	      "the target is heard but has fetched no page for");
 }
 
 Test(hung_target, forgets_the_hold_limit)
@@ -462,7 +477,8 @@ Test(hung_target, never_acknowledges_the_last_round)
 	SAY(&p, WIRE_ROUND_ACK, (struct wire_round){ 0 });
 	peer_hear_until(&p, WIRE_ROUND_END);
 	beat(&p, nothing, 0, false);
-	source_goes_on(&p, -ETIME, "and the last round has not ended: the link is too slow for it, or the target hangs");
+	source_goes_on(&p, -ETIME,
+		       "and the last round has not ended: the link is too slow for it, or the target hangs");
 }
 
 Test(hung_target, never_is_prepared_in_the_downtime)
@@ -471,7 +487,8 @@ Test(hung_target, never_is_prepared_in_the_downtime)
 
 	come_to_as(&p, stands_still_for_a_while, SWITCHED);
 	beat(&p, nothing, 0, false);
-	source_goes_on(&p, -ETIME, "and the target has not said PREPARED: it takes too long there to load it");
+	source_goes_on(&p, -ETIME,
+		       "and the target has not said PREPARED: it takes too long there to load it");
 }
 
 static void has_much_state(struct rig *r)

@@ -19,7 +19,7 @@
 #define FAR_US 3600000000u /* a limit that must not be reached */
 #define ENDS_S 60u	   /* after this time a session with a limit of CONNECT_US counts as hanging */
 #define BATCH 1000u
-#define FLOODED (1u << 20) /* bytes sent; the session is busy with them then */
+#define FLOODED (1u << 20)			 /* bytes sent; the session is busy with them then */
 #define FLOOD_TIMEOUT_US (3000000u * patience()) /* how long an ABORT waits for its answer */
 #define PING_MS 20
 #define MUTE 12u
@@ -59,7 +59,8 @@ static size_t fill_batch(struct talker *t, uint8_t *buf)
 
 	for (unsigned i = 0; i < BATCH; i++) {
 		struct wire_hdr h = wire_header(t->type, t->len, t->p->seq++);
-		struct tcp_msg m = { .magic = htole32(TCP_MAGIC_MSG), .len = htole32((uint32_t)(sizeof(h) + t->len)) };
+		struct tcp_msg m = { .magic = htole32(TCP_MAGIC_MSG),
+				     .len = htole32((uint32_t)(sizeof(h) + t->len)) };
 
 		memcpy(buf + at, &m, sizeof(m));
 		memcpy(buf + at + sizeof(m), &h, sizeof(h));
@@ -146,7 +147,9 @@ static struct xport_link *dial(struct peer *p, uint8_t session)
 
 	memset(id.session, session, sizeof(id.session));
 	/* On a busy machine an attempt may time out because nothing moves for a while: repeat it. */
-	for (unsigned n = 0; n < TRIES && (err = xport_connect(&l, p->rig.connect_to, &id, &p->param, PEER_WAIT_US, &p->fail)); n++) {
+	for (unsigned n = 0; n < TRIES && (err = xport_connect(&l, p->rig.connect_to, &id, &p->param,
+							       PEER_WAIT_US, &p->fail));
+	     n++) {
 		cr_assert_eq(err, -ETIMEDOUT, "%s", fail_text(&p->fail));
 		fail_reset(&p->fail);
 	}
@@ -236,14 +239,17 @@ RIG_PAIR(target_is_not_held, but_hangs_up_on_the_mute)
 /* A hand-made mute link of one channel, from another address of this host. */
 static void dial_from_elsewhere(struct peer *p, uint8_t session, int fd[3])
 {
-	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(strrchr(p->rig.connect_to, ':') + 1)),
+	struct sockaddr_in to = { .sin_family = AF_INET,
+				  .sin_port = htons((uint16_t)atoi(strrchr(p->rig.connect_to, ':') + 1)),
 				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	struct sockaddr_in mine = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK + 1) };
 	struct tcp_answer answer;
 
 	for (unsigned i = 0; i < 3; i++) {
-		struct tcp_preamble pre = { .magic = htole32(TCP_MAGIC_PREAMBLE), .version = htole32(TCP_WIRE_VERSION),
-					    .role = htole32(i), .channels = htole32(1) };
+		struct tcp_preamble pre = { .magic = htole32(TCP_MAGIC_PREAMBLE),
+					    .version = htole32(TCP_WIRE_VERSION),
+					    .role = htole32(i),
+					    .channels = htole32(1) };
 
 		memset(pre.session, session, sizeof(pre.session));
 		fd[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -360,7 +366,9 @@ static void end_puts(struct peer *p)
 /* The target runs tentatively with its output held; the missing page does not come. */
 Test(target_in_a_flood, beyond_its_hold_limit)
 {
-	struct wire_switchover w = { .residue = 1, .state_sum = peer_no_needs(), .commit_at = FERRY_COMMIT_AT_COMPLETE };
+	struct wire_switchover w = { .residue = 1,
+				     .state_sum = peer_no_needs(),
+				     .commit_at = FERRY_COMMIT_AT_COMPLETE };
 	struct wire_residue named = { .region = 0, .npages = 64 };
 	struct xport_region r = { .id = 10, .page_shift = 12, .npages = FAKE_PAGES0 };
 	uint64_t word = 4;
@@ -432,8 +440,12 @@ static void start_source(struct peer *p)
 
 static void acknowledge(struct peer *p)
 {
-	SAY(p, WIRE_HELLO_ACK, (struct wire_hello_ack){ .magic = WIRE_MAGIC, .version = WIRE_VERSION, .oldest = WIRE_VERSION, .page_shift = 12,
-							.timeout_us = p->rig.scfg.timeout_us });
+	SAY(p, WIRE_HELLO_ACK,
+	    (struct wire_hello_ack){ .magic = WIRE_MAGIC,
+				     .version = WIRE_VERSION,
+				     .oldest = WIRE_VERSION,
+				     .page_shift = 12,
+				     .timeout_us = p->rig.scfg.timeout_us });
 }
 
 static void source_freed(struct peer *p, int err, const char *sentence)
@@ -477,8 +489,13 @@ Test(source_is_not_held, by_an_aborted_target_that_does_not_say_why)
 	source_init_far(&p, RIG_TCP_ANON);
 	p.rig.scfg.connect_us = CONNECT_US;
 	start_source(&p);
-	SAY(&p, WIRE_HELLO_ACK, (struct wire_hello_ack){ .magic = WIRE_MAGIC, .version = WIRE_VERSION, .oldest = WIRE_VERSION, .page_shift = 12,
-							 .timeout_us = FAR_US, .commit = COMMIT_ABORTED });
+	SAY(&p, WIRE_HELLO_ACK,
+	    (struct wire_hello_ack){ .magic = WIRE_MAGIC,
+				     .version = WIRE_VERSION,
+				     .oldest = WIRE_VERSION,
+				     .page_shift = 12,
+				     .timeout_us = FAR_US,
+				     .commit = COMMIT_ABORTED });
 	pings_begin(&t, &p);
 	ends_meanwhile(&p, &t);
 	source_freed(&p, -ECONNABORTED, "the target has given up");

@@ -228,7 +228,9 @@ static void refused_run(uint32_t region, uint64_t page, uint32_t npages, uint64_
 {
 	struct tcp_frame h = frame(TCP_PUT, 1, bytes);
 
-	h.runs[0] = (struct tcp_run){ .region = htole32(region), .npages = htole32(npages), .page = htole64(page) };
+	h.runs[0] = (struct tcp_run){ .region = htole32(region),
+				      .npages = htole32(npages),
+				      .page = htole64(page) };
 	refused_frame(h, what);
 }
 
@@ -438,7 +440,9 @@ Test(get, replies_nobody_asked_for)
 /* Page data is received with its header into the place of the oldest get, so replies keep the gets' order. */
 Test(get, replies_in_another_order)
 {
-	struct tcp_frame h = { .magic = htole32(TCP_MAGIC_FRAME), .type = htole16(TCP_REPLY), .bytes = htole64(PAGE) };
+	struct tcp_frame h = { .magic = htole32(TCP_MAGIC_FRAME),
+			       .type = htole16(TCP_REPLY),
+			       .bytes = htole64(PAGE) };
 	const uint32_t tags[2] = { 3, 5 };
 	uint8_t page[PAGE] = { 0 };
 	struct tcp_frame request;
@@ -468,12 +472,15 @@ Test(put, acks_of_another_fence)
 	static const uint32_t tags[] = { 0, 2, 7, UINT32_MAX };
 
 	for (size_t i = 0; i < sizeof(tags) / sizeof(tags[0]); i++) {
-		struct tcp_frame h = { .magic = htole32(TCP_MAGIC_FRAME), .type = htole16(TCP_FENCE_ACK), .tag = htole32(tags[i]) };
+		struct tcp_frame h = { .magic = htole32(TCP_MAGIC_FRAME),
+				       .type = htole16(TCP_FENCE_ACK),
+				       .tag = htole32(tags[i]) };
 		struct bench b;
 
 		start(&b);
 		put_all(b.raw[DATA], &h, sizeof(h));
-		cr_expect_eq(b.data->ops->fence(b.data), -EPROTO, "an acknowledgement of fence %u counts for the first", tags[i]);
+		cr_expect_eq(b.data->ops->fence(b.data), -EPROTO,
+			     "an acknowledgement of fence %u counts for the first", tags[i]);
 		stop(&b);
 	}
 }
@@ -615,7 +622,9 @@ Test(control, bad_frames)
 {
 	static const struct {
 		uint32_t magic, len;
-	} bad[] = { { TCP_MAGIC_MSG ^ 1, 4 }, { TCP_MAGIC_MSG, XPORT_MSG_MAX + 1 }, { TCP_MAGIC_MSG, UINT32_MAX } };
+	} bad[] = { { TCP_MAGIC_MSG ^ 1, 4 },
+		    { TCP_MAGIC_MSG, XPORT_MSG_MAX + 1 },
+		    { TCP_MAGIC_MSG, UINT32_MAX } };
 	uint8_t buf[64];
 	struct bench b;
 	size_t len, i;
@@ -765,7 +774,8 @@ Test(listener, preambles)
 	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_DATA, 1, 1, 1)), TCP_ANSWER_MALFORMED);
 	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_CONTROL, 1, 1, 1)), TCP_ANSWER_MALFORMED);
 	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_CONTROL, 0, 0, 1)), TCP_ANSWER_MALFORMED);
-	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_CONTROL, 0, UINT32_MAX, 1)), TCP_ANSWER_MALFORMED);
+	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_CONTROL, 0, UINT32_MAX, 1)),
+		     TCP_ANSWER_MALFORMED);
 	p = preamble(TCP_ROLE_DATA, 0, 1, 1);
 	p.offers = htole32(0x80000001);
 	cr_assert_eq(answer_to_preamble(&b, p), TCP_ANSWER_OK, "what is not known is not accepted");
@@ -792,7 +802,8 @@ Test(listener, garbage_and_silence_disturb_no_link_and_keep_none_out)
 		if (i % 3 == 1)
 			put_all(crowd[i], "f", 1);
 		if (i % 3 == 2)
-			put_all(crowd[i], "0123456789012345678901234567890123456789012345678901234567890123", 64);
+			put_all(crowd[i], "0123456789012345678901234567890123456789012345678901234567890123",
+				64);
 		cr_assert_eq(late.listener->ops->accept(late.listener, &late.link, &late.fail), -EAGAIN);
 	}
 	for (i = 0; i < CONNS; i++) {
@@ -917,19 +928,22 @@ Test(listener, of_a_session_takes_nobody_else)
 	other = raw_connect(b.port); /* half-open before the session began */
 	put_all(other, &p, 1);
 	cr_assert_eq(answer_to_preamble(&b, p), TCP_ANSWER_OK);
-	b.listener->ops->only(b.listener, &(struct xport_link_id){ .session = { 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9 },
+	b.listener->ops->only(b.listener, &(struct xport_link_id){ .session = { 9, 9, 9, 9, 9, 9, 9, 9, 9, 9,
+										9, 9, 9, 9, 9, 9 },
 								   .generation = 3 });
 	cr_assert_eq(answer_to_preamble(&b, p), TCP_ANSWER_TAKEN, "a generation before");
 	p.generation = htole32(3);
 	cr_assert_eq(answer_to_preamble(&b, p), TCP_ANSWER_TAKEN, "the same generation");
-	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_DATA, 0, 1, 8)), TCP_ANSWER_TAKEN, "another session");
+	cr_assert_eq(answer_to_preamble(&b, preamble(TCP_ROLE_DATA, 0, 1, 8)), TCP_ANSWER_TAKEN,
+		     "another session");
 	p.generation = htole32(4);
 	cr_assert_eq(answer_to_preamble(&b, p), TCP_ANSWER_OK);
 	p = preamble(TCP_ROLE_CONTROL, 0, 1, 8);
 	p.generation = htole32(77);
 	put_all(other, (char *)&p + 1, sizeof(p) - 1);
 	drive(&b, answered, other);
-	cr_assert(get_all(other, &a, sizeof(a)) && le32toh(a.code) == TCP_ANSWER_TAKEN, "one who was there before");
+	cr_assert(get_all(other, &a, sizeof(a)) && le32toh(a.code) == TCP_ANSWER_TAKEN,
+		  "one who was there before");
 	cr_assert_null(b.link);
 	close(other);
 	b.listener->ops->close(b.listener);
@@ -979,11 +993,14 @@ static int connect_to_liar(struct tcp_answer answer, size_t len, uint64_t wait_u
 
 Test(connect, strange_targets)
 {
-	struct tcp_answer a = { .magic = htole32(TCP_MAGIC_ANSWER), .version = htole32(77), .code = htole32(1) };
+	struct tcp_answer a = { .magic = htole32(TCP_MAGIC_ANSWER),
+				.version = htole32(77),
+				.code = htole32(1) };
 	struct fail f = { 0 };
 
 	cr_assert_eq(connect_to_liar(a, sizeof(a), 10000000, &f), -EPROTO);
-	cr_assert(strstr(fail_text(&f), "version 77") && strstr(fail_text(&f), "version 1"), "%s", fail_text(&f));
+	cr_assert(strstr(fail_text(&f), "version 77") && strstr(fail_text(&f), "version 1"), "%s",
+		  fail_text(&f));
 	fail_reset(&f);
 	a.code = htole32(TCP_ANSWER_OK);
 	a.accepts = htole32(4);

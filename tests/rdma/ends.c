@@ -78,7 +78,8 @@ int ends_join(struct ends *e)
 	int err;
 
 	cr_assert(!pthread_create(&t, NULL, connect_thread, &c));
-	while ((err = e->listener->ops->accept(e->listener, &e->b.link, &e->b.fail)) == -EAGAIN && poll(&p, 1, 10000) > 0)
+	while ((err = e->listener->ops->accept(e->listener, &e->b.link, &e->b.fail)) == -EAGAIN &&
+	       poll(&p, 1, 10000) > 0)
 		;
 	pthread_join(t, NULL);
 	if (!err && !c.err) {

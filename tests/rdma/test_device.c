@@ -50,10 +50,14 @@ Test(device, addresses_and_options_that_lead_nowhere)
 		{ "rdma:10.9.0.1:4000", false, -ECONNREFUSED, "nobody listens there" },
 		{ "rdma:10.9.0.99:4000", false, -ETIMEDOUT, "in time" },
 		{ "rdma:10.9.0.1:0?dev=nosuch0", true, -ENODEV, "there is no RDMA device \"nosuch0\" here" },
-		{ "rdma:10.9.0.1:4000?dev=nosuch0", false, -ENODEV, "there is no RDMA device \"nosuch0\" here" },
-		{ "rdma:10.9.0.1:0?dev=rxe0&gid=99", true, -EADDRNOTAVAIL, "no IP address at that index of its GID table" },
-		{ "rdma:10.9.0.1:4000?dev=rxe0&gid=99", false, -EADDRNOTAVAIL, "no IPv4 address at that index" },
-		{ "rdma:10.9.0.1:0?dev=rxe1", true, -ENODEV, "is an address of device rxe0, and dev=rxe1 was asked for" },
+		{ "rdma:10.9.0.1:4000?dev=nosuch0", false, -ENODEV,
+		  "there is no RDMA device \"nosuch0\" here" },
+		{ "rdma:10.9.0.1:0?dev=rxe0&gid=99", true, -EADDRNOTAVAIL,
+		  "no IP address at that index of its GID table" },
+		{ "rdma:10.9.0.1:4000?dev=rxe0&gid=99", false, -EADDRNOTAVAIL,
+		  "no IPv4 address at that index" },
+		{ "rdma:10.9.0.1:0?dev=rxe1", true, -ENODEV,
+		  "is an address of device rxe0, and dev=rxe1 was asked for" },
 		{ "rdma:10.9.0.1:0?pin=odp", true, -EOPNOTSUPP, "rxe0 has no on-demand paging" },
 		{ "rdma:10.9.0.1:4000?pin=odp", false, -EOPNOTSUPP, "rxe0 has no on-demand paging" },
 	};
@@ -77,7 +81,8 @@ static struct xport_addrs *known(const struct ends *e, const char *const *hosts,
 	for (; a->n < n; a->n++) {
 		struct sockaddr_in *v4 = (struct sockaddr_in *)&a->a[a->n].sa;
 
-		*v4 = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(strrchr(e->uri, ':') + 1)) };
+		*v4 = (struct sockaddr_in){ .sin_family = AF_INET,
+					    .sin_port = htons((uint16_t)atoi(strrchr(e->uri, ':') + 1)) };
 		cr_assert_eq(inet_pton(AF_INET, hosts[a->n], &v4->sin_addr), 1);
 		a->a[a->n].len = sizeof(*v4);
 	}
@@ -87,8 +92,11 @@ static struct xport_addrs *known(const struct ends *e, const char *const *hosts,
 /* 10.9.0.99 is a black hole, nobody listens at 10.9.0.3, no RDMA leads to the others. */
 Test(device, of_several_addresses_the_one_that_answers)
 {
-	static const char *const cases[][3] = { { "10.9.0.99", HOST }, { "10.9.0.3", HOST }, { "127.0.0.1", "192.0.2.7", HOST },
-						{ "10.9.0.99", "10.9.0.3", HOST }, { HOST, "10.9.0.99" } };
+	static const char *const cases[][3] = { { "10.9.0.99", HOST },
+						{ "10.9.0.3", HOST },
+						{ "127.0.0.1", "192.0.2.7", HOST },
+						{ "10.9.0.99", "10.9.0.3", HOST },
+						{ HOST, "10.9.0.99" } };
 	struct ends e;
 	size_t i;
 
@@ -123,7 +131,8 @@ Test(device, none_of_several_addresses_answers)
 		ends_listen(&e, "");
 		a = known(&e, cases[i].hosts, 2);
 		e.param.addrs = &a;
-		cr_assert_eq(xport_connect(&l, e.uri, &id, &e.param, 2000000, &e.a.fail), cases[i].err, "%s", fail_text(&e.a.fail));
+		cr_assert_eq(xport_connect(&l, e.uri, &id, &e.param, 2000000, &e.a.fail), cases[i].err, "%s",
+			     fail_text(&e.a.fail));
 		ends_says(&e.a.fail, cases[i].says);
 		ends_stop(&e);
 		xport_addrs_free(a);
@@ -156,7 +165,8 @@ Test(device, a_wake_ends_a_connect)
 		e.param.woken_arg = &n;
 		e.param.wake_fd = fds[0];
 		n = 0;
-		cr_assert_eq(xport_connect(&l, e.uri, &id, &e.param, 3600000000, &e.a.fail), -ECANCELED, "%s", fail_text(&e.a.fail));
+		cr_assert_eq(xport_connect(&l, e.uri, &id, &e.param, 3600000000, &e.a.fail), -ECANCELED, "%s",
+			     fail_text(&e.a.fail));
 		cr_assert_eq(n, 2);
 		close(fds[0]);
 		close(fds[1]);
@@ -274,7 +284,8 @@ Test(device, memlock_too_low_says_how_much_is_needed)
 	ends_start(&e, "");
 	err = e.a.link->ops->fits(e.a.link, 64 << 20);
 	cr_assert_eq(err, -ENOMEM, "%d", err);
-	ends_says(&e.a.fail, "64 MiB of memory must be pinned for rxe0, and RLIMIT_MEMLOCK is 4 MiB; raise it to ");
+	ends_says(&e.a.fail,
+		  "64 MiB of memory must be pinned for rxe0, and RLIMIT_MEMLOCK is 4 MiB; raise it to ");
 	ends_says(&e.a.fail, "LimitMEMLOCK=");
 	fail_reset(&e.a.fail);
 	cr_assert_eq(ends_expose(&e.a, XPORT_PEER_WRITE), -ENOMEM);

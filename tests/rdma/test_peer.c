@@ -42,7 +42,8 @@ static void event(struct rdma_event_channel *ch, enum rdma_cm_event_type want)
 
 static struct rdma_cm_id *resolved(struct rdma_event_channel *ch, const char *uri)
 {
-	struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(strrchr(uri, ':') + 1)) };
+	struct sockaddr_in to = { .sin_family = AF_INET,
+				  .sin_port = htons((uint16_t)atoi(strrchr(uri, ':') + 1)) };
 	struct rdma_cm_id *id;
 
 	inet_pton(AF_INET, HOST, &to.sin_addr);
@@ -56,10 +57,15 @@ static struct rdma_cm_id *resolved(struct rdma_event_channel *ch, const char *ur
 
 static struct rdma_cm_id *ask(struct rdma_event_channel *ch, const char *uri, const void *data, uint8_t len)
 {
-	static uint32_t qp; /* one a request: the kernel refuses a second from the same by itself, for some time after the first */
+	static uint32_t
+		qp; /* one a request: the kernel refuses a second from the same by itself, for some time after the first */
 	struct rdma_cm_id *id = resolved(ch, uri);
-	struct rdma_conn_param p = { .private_data = data, .private_data_len = len, .responder_resources = 1,
-				     .initiator_depth = 1, .retry_count = 6, .rnr_retry_count = 6 };
+	struct rdma_conn_param p = { .private_data = data,
+				     .private_data_len = len,
+				     .responder_resources = 1,
+				     .initiator_depth = 1,
+				     .retry_count = 6,
+				     .rnr_retry_count = 6 };
 
 	qp = qp ? qp + 1 : ((uint32_t)getpid() << 8 & 0xffff00) + 1;
 	p.qp_num = qp;
@@ -78,7 +84,8 @@ static int answer(struct ends *e, struct rdma_event_channel *ch)
 
 	while (!p[0].revents) {
 		cr_assert(poll(p, 2, 10000) > 0, "no answer");
-		cr_assert_eq(e->listener->ops->accept(e->listener, &l, &e->fail), -EAGAIN, "%s", fail_text(&e->fail));
+		cr_assert_eq(e->listener->ops->accept(e->listener, &l, &e->fail), -EAGAIN, "%s",
+			     fail_text(&e->fail));
 	}
 	cr_assert(!rdma_get_cm_event(ch, &ev));
 	cr_assert_eq(ev->event, RDMA_CM_EVENT_REJECTED, "%s came", rdma_event_str(ev->event));
@@ -90,17 +97,26 @@ static int answer(struct ends *e, struct rdma_event_channel *ch)
 
 static struct rdma_preamble good(void)
 {
-	return (struct rdma_preamble){ .magic = htole32(RDMA_MAGIC_PREAMBLE), .version = htole32(RDMA_WIRE_VERSION),
-				       .channels = 1, .mtu = IBV_MTU_1024 };
+	return (struct rdma_preamble){ .magic = htole32(RDMA_MAGIC_PREAMBLE),
+				       .version = htole32(RDMA_WIRE_VERSION),
+				       .channels = 1,
+				       .mtu = IBV_MTU_1024 };
 }
 
 Test(peer, connect_requests_that_are_not_ours)
 {
 	struct rdma_event_channel *ch = rdma_create_event_channel();
 	struct rdma_preamble p[10];
-	static const int want[10] = { -1, RDMA_ANSWER_VERSION, RDMA_ANSWER_MALFORMED, RDMA_ANSWER_MALFORMED,
-				     RDMA_ANSWER_MALFORMED, RDMA_ANSWER_MALFORMED, RDMA_ANSWER_MALFORMED,
-				     RDMA_ANSWER_MALFORMED, RDMA_ANSWER_MALFORMED, RDMA_ANSWER_HERE };
+	static const int want[10] = { -1,
+				      RDMA_ANSWER_VERSION,
+				      RDMA_ANSWER_MALFORMED,
+				      RDMA_ANSWER_MALFORMED,
+				      RDMA_ANSWER_MALFORMED,
+				      RDMA_ANSWER_MALFORMED,
+				      RDMA_ANSWER_MALFORMED,
+				      RDMA_ANSWER_MALFORMED,
+				      RDMA_ANSWER_MALFORMED,
+				      RDMA_ANSWER_HERE };
 	struct ends e;
 	unsigned i;
 
@@ -145,7 +161,8 @@ Test(peer, the_same_connection_asked_for_twice)
 	one = answer(&e, ch);
 	two = answer(&e, other);
 	cr_assert((one == RDMA_ANSWER_MALFORMED && two == RDMA_ANSWER_LATE) ||
-		  (one == RDMA_ANSWER_LATE && two == RDMA_ANSWER_MALFORMED), "answers %d and %d", one, two);
+			  (one == RDMA_ANSWER_LATE && two == RDMA_ANSWER_MALFORMED),
+		  "answers %d and %d", one, two);
 	rdma_destroy_id(first);
 	rdma_destroy_id(second);
 	rdma_destroy_event_channel(ch);
@@ -214,7 +231,8 @@ Test(peer, who_is_not_of_the_session_gets_no_link)
 /* ---- a session's port ---- */
 
 /* All requests of a link, each of which is answered so: none is completed. */
-static void ask_for_a_link(struct rdma_event_channel *ch, const char *uri, uint64_t attempt, bool taken, struct rdma_cm_id **id)
+static void ask_for_a_link(struct rdma_event_channel *ch, const char *uri, uint64_t attempt, bool taken,
+			   struct rdma_cm_id **id)
 {
 	struct rdma_preamble p = good();
 
@@ -249,7 +267,8 @@ Test(peer, who_does_not_complete_a_link_holds_no_session)
 	for (unsigned i = 0; i < 2; i++)
 		ask_for_a_link(ch, p.rig.connect_to, i, false, id[i]);
 	memcpy(mine.session, p.session, sizeof(mine.session));
-	cr_assert_eq(xport_connect(&p.link, p.rig.connect_to, &mine, &p.param, PEER_WAIT_US, &p.fail), 0, "%s", fail_text(&p.fail));
+	cr_assert_eq(xport_connect(&p.link, p.rig.connect_to, &mine, &p.param, PEER_WAIT_US, &p.fail), 0,
+		     "%s", fail_text(&p.fail));
 	p.ctl = p.link->ops->chan(p.link, XPORT_CONTROL, 0);
 	SAY(&p, WIRE_HELLO, peer_hello(&p));
 	peer_hear_only(&p, WIRE_HELLO_ACK, NULL, 0);
@@ -332,14 +351,16 @@ static void foreign_answer(bool accepts, const void *data, uint8_t len, int want
 
 Test(peer, answers_that_are_not_ours)
 {
-	struct rdma_answer a = { .magic = htole32(RDMA_MAGIC_ANSWER), .version = htole32(77),
+	struct rdma_answer a = { .magic = htole32(RDMA_MAGIC_ANSWER),
+				 .version = htole32(77),
 				 .code = htole32(RDMA_ANSWER_VERSION) };
 	static const char text[64] = "SSH-2.0 and whatever else may listen on this port";
 
 	foreign_answer(true, text, sizeof(text), -EPROTO, "not as a migration target does");
 	foreign_answer(true, NULL, 0, -EPROTO, "not as a migration target does");
 	foreign_answer(false, text, sizeof(text), -EPROTO, "not as a migration target does");
-	foreign_answer(false, &a, sizeof(a), -EPROTO, "speaks version 77 of the transport, this end version 1");
+	foreign_answer(false, &a, sizeof(a), -EPROTO,
+		       "speaks version 77 of the transport, this end version 1");
 	a.code = htole32(RDMA_ANSWER_OK);
 	a.mtu = htole32(9);
 	foreign_answer(true, &a, sizeof(a), -EPROTO, "MTU code 9");
@@ -352,8 +373,12 @@ Test(peer, answers_that_are_not_ours)
 static void send_raw(struct xr_link *l, const void *bytes, size_t len)
 {
 	struct ibv_sge sge = { .length = (uint32_t)len, .lkey = l->slots_mr->lkey };
-	struct ibv_send_wr wr = { .wr_id = UINT64_C(1) << 32, .sg_list = &sge, .num_sge = 1, .opcode = IBV_WR_SEND,
-				  .send_flags = IBV_SEND_SIGNALED }, *bad;
+	struct ibv_send_wr wr = { .wr_id = UINT64_C(1) << 32,
+				  .sg_list = &sge,
+				  .num_sge = 1,
+				  .opcode = IBV_WR_SEND,
+				  .send_flags = IBV_SEND_SIGNALED },
+			   *bad;
 	uint8_t *slot = l->slots + (size_t)(RDMA_CREDITS + RDMA_SPARE) * RDMA_SLOT;
 
 	sge.addr = (uintptr_t)slot;
@@ -376,7 +401,11 @@ static void broken_at_a(struct ends *e, const char *says)
 	ends_says(&e->a.fail, says);
 }
 
-#define FRAME(t, l, f) { .magic = htole32(RDMA_MAGIC_FRAME), .type = htole16(t), .len = htole32(l), .left = htole32(f) }
+#define FRAME(t, l, f)                                                                     \
+	{                                                                                  \
+		.magic = htole32(RDMA_MAGIC_FRAME), .type = htole16(t), .len = htole32(l), \
+		.left = htole32(f)                                                         \
+	}
 
 Test(peer, frames_that_are_none)
 {
@@ -394,7 +423,8 @@ Test(peer, frames_that_are_none)
 		{ FRAME(RDMA_MSG, 0, 8), 16, "not as long as was said" },
 		{ FRAME(RDMA_PIN, 8, 0), 24, "32 bytes" },
 		{ FRAME(RDMA_PINNED, 32, 0), 48, "nobody asked for" },
-		{ { .magic = htole32(RDMA_MAGIC_FRAME), .type = htole16(RDMA_CREDIT), .credits = htole16(1) }, 16,
+		{ { .magic = htole32(RDMA_MAGIC_FRAME), .type = htole16(RDMA_CREDIT), .credits = htole16(1) },
+		  16,
 		  "more buffers are free than there are" },
 	};
 	uint8_t raw[64];
@@ -448,7 +478,8 @@ Test(peer, more_messages_than_it_has_credits)
 	const struct {
 		const char *name;
 		struct rdma_frame h;
-	} sent[] = { { "whole", FRAME(RDMA_MSG, 0, 0) }, { "in pieces", FRAME(RDMA_MSG, 1, XPORT_MSG_MAX - 1) } };
+	} sent[] = { { "whole", FRAME(RDMA_MSG, 0, 0) },
+		     { "in pieces", FRAME(RDMA_MSG, 1, XPORT_MSG_MAX - 1) } };
 	struct ends e;
 
 	for (size_t k = 0; k < sizeof(sent) / sizeof(sent[0]); k++) {
@@ -480,9 +511,12 @@ Test(peer, more_messages_than_it_has_credits)
 
 /* ---- keys ---- */
 
-static void offer(struct xend *x, uint32_t access, unsigned chunk, const struct rdma_key *k, uint32_t n, uint32_t says)
+static void offer(struct xend *x, uint32_t access, unsigned chunk, const struct rdma_key *k, uint32_t n,
+		  uint32_t says)
 {
-	struct rdma_keys h = { .access = htole32(access), .nregions = htole32(says), .chunk_shift = htole32(chunk) };
+	struct rdma_keys h = { .access = htole32(access),
+			       .nregions = htole32(says),
+			       .chunk_shift = htole32(chunk) };
 	struct iovec iov[2] = { { &h, sizeof(h) }, { (void *)(uintptr_t)k, n * sizeof(*k) } };
 
 	cr_assert_eq(xr_send_message(ends_inside(x), RDMA_KEYS, iov, 2), 0);
@@ -490,8 +524,12 @@ static void offer(struct xend *x, uint32_t access, unsigned chunk, const struct 
 
 static struct rdma_key key_of(struct xend *x, uint32_t rkey)
 {
-	return (struct rdma_key){ .id = htole32(7), .page_shift = htole32(12), .npages = htole64(PAGES),
-				  .addr = htole64((uintptr_t)x->ram), .rkey = htole32(rkey), .flags = htole32(1) };
+	return (struct rdma_key){ .id = htole32(7),
+				  .page_shift = htole32(12),
+				  .npages = htole64(PAGES),
+				  .addr = htole64((uintptr_t)x->ram),
+				  .rkey = htole32(rkey),
+				  .flags = htole32(1) };
 }
 
 static uint32_t rkey_of(struct xend *x)
@@ -531,7 +569,9 @@ static int put_and_fence(struct xend *x, uint64_t page, uint32_t npages)
 Test(peer, keys_that_are_none)
 {
 	struct rdma_key k = { .id = htole32(1), .page_shift = htole32(12), .npages = htole64(1) };
-	struct rdma_key vast = { .id = htole32(1), .page_shift = htole32(12), .npages = htole64(UINT64_C(1) << 60) };
+	struct rdma_key vast = { .id = htole32(1),
+				 .page_shift = htole32(12),
+				 .npages = htole64(UINT64_C(1) << 60) };
 	struct ends e;
 
 	ends_start(&e, "");
@@ -555,7 +595,8 @@ Test(peer, keys_that_are_none)
 /* What the map has and the peer's keys have not, or not so: refused before anything is posted. */
 Test(peer, keys_outside_the_map)
 {
-	static const char *const says[] = { "does not expose", "does not expose", "another page size", "does not expose for it" };
+	static const char *const says[] = { "does not expose", "does not expose", "another page size",
+					    "does not expose for it" };
 	struct ends e;
 	unsigned i;
 
@@ -592,7 +633,8 @@ Test(peer, keys_that_are_stale_or_for_other_memory)
 
 		ends_start(&e, "");
 		cr_assert_eq(ends_expose(&e.a, XPORT_LOCAL), 0, "%s", fail_text(&e.a.fail));
-		cr_assert_eq(ends_expose(&e.b, i == 2 ? XPORT_PEER_READ : XPORT_PEER_WRITE), 0, "%s", fail_text(&e.b.fail));
+		cr_assert_eq(ends_expose(&e.b, i == 2 ? XPORT_PEER_READ : XPORT_PEER_WRITE), 0, "%s",
+			     fail_text(&e.b.fail));
 		await_keys(&e.a, 1);
 		l = ends_inside(&e.b);
 		k = key_of(&e.b, rkey_of(&e.b));
@@ -617,7 +659,10 @@ Test(peer, a_pin_outside_what_is_exposed)
 		uint32_t region;
 		uint64_t chunk;
 		int err;
-	} bad[] = { { 4711, 0, EACCES }, { REGION, 1, ERANGE }, { REGION, UINT64_MAX, ERANGE }, { REGION, 1ull << 40, ERANGE } };
+	} bad[] = { { 4711, 0, EACCES },
+		    { REGION, 1, ERANGE },
+		    { REGION, UINT64_MAX, ERANGE },
+		    { REGION, 1ull << 40, ERANGE } };
 	struct xr_link *b;
 	struct ends e;
 	size_t i;

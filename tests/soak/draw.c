@@ -14,8 +14,9 @@ static const char *any(struct draw *d, size_t n, const char *const *of)
 {
 	return of[rng_below(&d->rng, n)];
 }
-#define ANY(d, ...) \
-	any(d, sizeof((const char *const[]){ __VA_ARGS__ }) / sizeof(char *), (const char *const[]){ __VA_ARGS__ })
+#define ANY(d, ...)                                                           \
+	any(d, sizeof((const char *const[]){ __VA_ARGS__ }) / sizeof(char *), \
+	    (const char *const[]){ __VA_ARGS__ })
 
 static void arg(struct draw *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void arg(struct draw *d, const char *fmt, ...)
@@ -72,8 +73,8 @@ static void draw_way(struct draw *d)
 
 static void draw_drill(struct draw *d)
 {
-	const char *stage = ANY(d, "pre-migration", "reservation", "pre-copy", "stop-and-copy", "post-copy", "post-copy",
-				"commitment", "commitment", "activation");
+	const char *stage = ANY(d, "pre-migration", "reservation", "pre-copy", "stop-and-copy", "post-copy",
+				"post-copy", "commitment", "commitment", "activation");
 
 	switch (rng_below(&d->rng, 6)) {
 	case 0:

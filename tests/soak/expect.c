@@ -34,7 +34,8 @@ enum ending ending_of(const struct run_report *r)
 static bool may_lack(const struct options *o)
 {
 	return o->mode != FERRY_MODE_STOP_AND_COPY &&
-	       (o->commit_at == FERRY_COMMIT_AT_SWITCHOVER || (o->hold_limit_us && o->hold_action == FERRY_HOLD_COMMIT));
+	       (o->commit_at == FERRY_COMMIT_AT_SWITCHOVER ||
+		(o->hold_limit_us && o->hold_action == FERRY_HOLD_COMMIT));
 }
 
 /* The target pulls as soon as it runs: on a busy machine it has the last page before the source enters post-copy. */
@@ -136,6 +137,7 @@ const char *endings_text(char buf[100], unsigned set)
 	buf[0] = 0;
 	for (unsigned i = 0; i < ENDINGS; i++)
 		if (set & 1u << i)
-			snprintf(buf + strlen(buf), 100 - strlen(buf), "%s%s", buf[0] ? " or " : "", names[i]);
+			snprintf(buf + strlen(buf), 100 - strlen(buf), "%s%s", buf[0] ? " or " : "",
+				 names[i]);
 	return buf;
 }

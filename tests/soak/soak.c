@@ -111,8 +111,8 @@ static void check_run(struct soak *s, char *why, size_t cap)
 	if (r->verdict == VERDICT_PROOF || r->verdict == VERDICT_ENVIRONMENT)
 		snprintf(why, cap, "%s", r->sentence);
 	else if (!(due & is))
-		snprintf(why, cap, "it ended %s, and %s was due: %.600s", endings_text(is_text, is), endings_text(text, due),
-			 r->sentence);
+		snprintf(why, cap, "it ended %s, and %s was due: %.600s", endings_text(is_text, is),
+			 endings_text(text, due), r->sentence);
 	else if ((is == END_SOURCE || is == END_TARGET) && (!r->have_proof || !r->ran_on))
 		snprintf(why, cap, "the owner's guest was not proved: %.600s", r->sentence);
 	else if (r->o->arbiter && (!settled(&r->end[0]) || !settled(&r->end[1])))
@@ -142,11 +142,13 @@ static bool run(struct soak *s, uint64_t number)
 	alarm(0);
 	check_run(s, why, sizeof(why));
 	if (why[0]) {
-		printf("[FAIL] soak::%" PRIu64 ": %s (to repeat: tests/soak/run --seed %" PRIu64 " --from %" PRIu64
-		       " --count 1)\n", number, why, s->seed, number);
+		printf("[FAIL] soak::%" PRIu64 ": %s (to repeat: tests/soak/run --seed %" PRIu64
+		       " --from %" PRIu64 " --count 1)\n",
+		       number, why, s->seed, number);
 		report_json(stdout, r);
 	} else {
-		printf("[PASS] soak::%" PRIu64 ": %s, %s\n", number, r->outcome, endings_text(text, ending_of(r)));
+		printf("[PASS] soak::%" PRIu64 ": %s, %s\n", number, r->outcome,
+		       endings_text(text, ending_of(r)));
 		s->ok++;
 	}
 	fflush(stdout);
@@ -177,7 +179,8 @@ static int parse(struct soak *s, int argc, char **argv)
 
 		while (k < sizeof(rows) / sizeof(*rows) && strcmp(argv[i], rows[k].name))
 			k++;
-		if (k == sizeof(rows) / sizeof(*rows) || i + 1 == argc || rows[k].parse(argv[i + 1], rows[k].at))
+		if (k == sizeof(rows) / sizeof(*rows) || i + 1 == argc ||
+		    rows[k].parse(argv[i + 1], rows[k].at))
 			return usage();
 	}
 	return s->memory_max < 64u << 20 ? usage() : 0;
@@ -197,12 +200,15 @@ static void remove_records(const struct soak *s)
 
 static void summary(const struct soak *s, uint64_t ns)
 {
-	printf("soak: seed %" PRIu64 ", %" PRIu64 " migrations in %" PRIu64 " s: %" PRIu64 " as they must be; %" PRIu64
-	       " at the target, %" PRIu64 " at the source, %" PRIu64 " died with their host, %" PRIu64 " in doubt without an "
-	       "arbiter, %" PRIu64 " lost page servers; %" PRIu64 " killed or cut at the commit beside an arbiter; %" PRIu64
-	       " bad pages, %" PRIu64 " outputs missing, %" PRIu64 " repeated, %" PRIu64 " leaks, 0 hangs\n",
+	printf("soak: seed %" PRIu64 ", %" PRIu64 " migrations in %" PRIu64 " s: %" PRIu64
+	       " as they must be; %" PRIu64 " at the target, %" PRIu64 " at the source, %" PRIu64
+	       " died with their host, %" PRIu64 " in doubt without an "
+	       "arbiter, %" PRIu64 " lost page servers; %" PRIu64
+	       " killed or cut at the commit beside an arbiter; %" PRIu64 " bad pages, %" PRIu64
+	       " outputs missing, %" PRIu64 " repeated, %" PRIu64 " leaks, 0 hangs\n",
 	       s->seed, s->count, ns / 1000000000, s->ok, s->by_ending[0], s->by_ending[1], s->by_ending[2],
-	       s->by_ending[3], s->by_ending[4], s->arbitrated, s->pages_bad, s->missing, s->repeated, s->leaks);
+	       s->by_ending[3], s->by_ending[4], s->arbitrated, s->pages_bad, s->missing, s->repeated,
+	       s->leaks);
 }
 
 int main(int argc, char **argv)

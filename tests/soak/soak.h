@@ -27,11 +27,11 @@ void draw_print(FILE *out, const struct draw *d);
 
 /* What a run may come to: docs/failure-model.md, as it can be seen from outside. */
 enum ending {
-	END_TARGET = 1,	 /* the VM runs at the target */
-	END_SOURCE = 2,	 /* at the source: refused or fell back */
-	END_DEAD = 4,	 /* with its host */
-	END_DOUBT = 8,	 /* in doubt, and there was no arbiter */
-	END_LOST = 16	 /* a page server was lost */
+	END_TARGET = 1, /* the VM runs at the target */
+	END_SOURCE = 2, /* at the source: refused or fell back */
+	END_DEAD = 4,	/* with its host */
+	END_DOUBT = 8,	/* in doubt, and there was no arbiter */
+	END_LOST = 16	/* a page server was lost */
 };
 #define ENDINGS 5
 

@@ -54,7 +54,9 @@ const struct call *world_call(int index)
 
 const char *strike_name(enum strike_what what)
 {
-	static const char *const names[] = { "nothing", "kill", "stop", "cut", "hole", "cancel", "switchover" };
+	static const char *const names[] = {
+		"nothing", "kill", "stop", "cut", "hole", "cancel", "switchover"
+	};
 
 	return names[what];
 }
@@ -178,14 +180,15 @@ static void draw_config(struct world *w, uint64_t *rng)
 
 static void draw_strike(struct strike *k, uint64_t *rng)
 {
-	static const enum ferry_phase phases[] = { FERRY_PHASE_PRE_MIGRATION, FERRY_PHASE_RESERVATION, FERRY_PHASE_PRECOPY,
-						   FERRY_PHASE_PRECOPY,	FERRY_PHASE_PRECOPY,	   FERRY_PHASE_STOP_AND_COPY,
-						   FERRY_PHASE_POSTCOPY,	FERRY_PHASE_POSTCOPY,	   FERRY_PHASE_COMMITMENT,
-						   FERRY_PHASE_ACTIVATION };
+	static const enum ferry_phase phases[] = { FERRY_PHASE_PRE_MIGRATION, FERRY_PHASE_RESERVATION,
+						   FERRY_PHASE_PRECOPY,	      FERRY_PHASE_PRECOPY,
+						   FERRY_PHASE_PRECOPY,	      FERRY_PHASE_STOP_AND_COPY,
+						   FERRY_PHASE_POSTCOPY,      FERRY_PHASE_POSTCOPY,
+						   FERRY_PHASE_COMMITMENT,    FERRY_PHASE_ACTIVATION };
 
-	k->what = (enum strike_what)OF(rng, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_KILL,
-				       STRIKE_STOP, STRIKE_CUT, STRIKE_CUT, STRIKE_HOLE, STRIKE_CANCEL,
-				       STRIKE_SWITCHOVER);
+	k->what = (enum strike_what)OF(rng, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING, STRIKE_NOTHING,
+				       STRIKE_KILL, STRIKE_STOP, STRIKE_CUT, STRIKE_CUT, STRIKE_HOLE,
+				       STRIKE_CANCEL, STRIKE_SWITCHOVER);
 	k->end = (int)rng_below(rng, 2);
 	k->phase = phases[rng_below(rng, sizeof(phases) / sizeof(*phases))];
 	k->delay_ms = OF(rng, 0, 0, 5, 50, 400);
@@ -319,12 +322,14 @@ void world_print(FILE *out, const struct world *w)
 		fprintf(out, ", MTU %u", n->mtu);
 	if (n->dead)
 		fprintf(out, ", %u dead addresses", n->dead);
-	fprintf(out, "; %s %" PRIu64 "+%" PRIu64 " KiB, %u writes/s, %u vCPUs", w->shared ? "shared" : "private",
-		w->bytes[0] / 1024, w->bytes[1] / 1024, w->writes, w->vcpus);
+	fprintf(out, "; %s %" PRIu64 "+%" PRIu64 " KiB, %u writes/s, %u vCPUs",
+		w->shared ? "shared" : "private", w->bytes[0] / 1024, w->bytes[1] / 1024, w->writes,
+		w->vcpus);
 	print_lot(out, &w->lot[SRC], "source", SRC);
 	print_lot(out, &w->lot[TGT], "target", TGT);
 	fprintf(out, "; %s, commit %s, %" PRIu64 " channels, %" PRIu64 " rounds, downtime %" PRIu64 " ms",
-		ferry_mode_name(w->mode), commits[w->commit_at], w->channels, w->max_rounds, w->downtime_us / 1000);
+		ferry_mode_name(w->mode), commits[w->commit_at], w->channels, w->max_rounds,
+		w->downtime_us / 1000);
 	if (w->hold_limit_us)
 		fprintf(out, ", hold %" PRIu64 " ms then %s", w->hold_limit_us / 1000,
 			w->hold_action == FERRY_HOLD_COMMIT ? "commit" : "fall back");

@@ -50,7 +50,9 @@ static void on_signal(int sig)
 
 static void pause_us(uint64_t us)
 {
-	nanosleep(&(struct timespec){ .tv_sec = (time_t)(us / 1000000), .tv_nsec = (long)(us % 1000000 * 1000) }, NULL);
+	nanosleep(&(struct timespec){ .tv_sec = (time_t)(us / 1000000),
+				      .tv_nsec = (long)(us % 1000000 * 1000) },
+		  NULL);
 }
 
 /* The round ends here: the parent reads why. */
@@ -160,7 +162,8 @@ static void name_the_target(const struct round *r)
 	char hosts[400] = "127.0.0.1 localhost\n", from[200];
 
 	for (unsigned i = 0; i < r->w->net.dead; i++)
-		snprintf(hosts + strlen(hosts), sizeof(hosts) - strlen(hosts), "10.98.0.%u " NAME_OF_B "\n", 10 + i);
+		snprintf(hosts + strlen(hosts), sizeof(hosts) - strlen(hosts), "10.98.0.%u " NAME_OF_B "\n",
+			 10 + i);
 	snprintf(hosts + strlen(hosts), sizeof(hosts) - strlen(hosts), ADDRESS_B " " NAME_OF_B "\n");
 	snprintf(from, sizeof(from), "%s/hosts", r->dir);
 	write_file(r, SRC, from, hosts);
@@ -276,7 +279,8 @@ static void take_away(const struct round *r, int end)
 
 static void configure(const struct world *w, int end, struct ferry_config *c)
 {
-	*c = (struct ferry_config){ FERRY_CONFIG_INIT, .flags = w->reconnect_us ? 0 : FERRY_CONFIG_NO_RECONNECT,
+	*c = (struct ferry_config){ FERRY_CONFIG_INIT,
+				    .flags = w->reconnect_us ? 0 : FERRY_CONFIG_NO_RECONNECT,
 				    .timeout_us = w->timeout_us, .reconnect_us = w->reconnect_us,
 				    .connect_us = w->connect_us };
 	if (end == TGT)

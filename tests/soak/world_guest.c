@@ -202,8 +202,8 @@ static void come_out(struct vm *vm, uint64_t n)
 
 	if (atomic_compare_exchange_strong(&vm->seen->outputs, &due, n + 1))
 		return;
-	snprintf(text, sizeof(text), "output %llu came out at the %s where %llu was due", (unsigned long long)n,
-		 vm->end == SRC ? "source" : "target", (unsigned long long)due);
+	snprintf(text, sizeof(text), "output %llu came out at the %s where %llu was due",
+		 (unsigned long long)n, vm->end == SRC ? "source" : "target", (unsigned long long)due);
 	alarm_both(vm, text);
 }
 
@@ -300,7 +300,8 @@ static void own_page(uint8_t *to, uint64_t page)
 
 static void check_page(struct vm *vm, uint64_t page, const char *when)
 {
-	const uint8_t *is = at(vm, page), *due = (vm->end == SRC ? vm->truth->now : vm->truth->frozen) + page * PAGE;
+	const uint8_t *is = at(vm, page),
+		      *due = (vm->end == SRC ? vm->truth->now : vm->truth->frozen) + page * PAGE;
 	uint8_t own[PAGE];
 
 	if (vm->own && vm->own[page]) {
@@ -310,7 +311,8 @@ static void check_page(struct vm *vm, uint64_t page, const char *when)
 	for (size_t i = 0; i < PAGE; i++)
 		if (is[i] != due[i]) {
 			trouble(vm, "page %llu of region %u reads %#x at byte %zu %s, %#x was due",
-				(unsigned long long)in_region(vm, page), region_of(vm, page), is[i], i, when, due[i]);
+				(unsigned long long)in_region(vm, page), region_of(vm, page), is[i], i, when,
+				due[i]);
 			return;
 		}
 }
@@ -629,7 +631,8 @@ static bool begin_source(struct vm *vm)
 	return true;
 }
 
-struct vm *vm_make(const struct world *w, struct seen *seen, const struct truth *truth, int end, const char *dir)
+struct vm *vm_make(const struct world *w, struct seen *seen, const struct truth *truth, int end,
+		   const char *dir)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
 
@@ -656,7 +659,8 @@ struct vm *vm_make(const struct world *w, struct seen *seen, const struct truth 
 		return NULL;
 	for (unsigned i = 0; i < vm->nvcpus; i++) {
 		vm->vcpu[i] = (struct vcpu){ .vm = vm, .from = i };
-		if (pthread_create(&vm->vcpu[i].thread, NULL, end == SRC ? source_main : target_main, &vm->vcpu[i]))
+		if (pthread_create(&vm->vcpu[i].thread, NULL, end == SRC ? source_main : target_main,
+				   &vm->vcpu[i]))
 			return NULL;
 	}
 	return vm;
@@ -687,7 +691,8 @@ static void run_on(struct vm *vm)
 	if (vm->end == TGT)
 		while (vm->touched < pages(vm) && !vm->me->trouble[0])
 			if (pthread_cond_timedwait(&vm->cond, &vm->lock, &until) == ETIMEDOUT)
-				trouble(vm, "the target's guest has touched %llu of %llu pages and gets no further",
+				trouble(vm,
+					"the target's guest has touched %llu of %llu pages and gets no further",
 					(unsigned long long)vm->touched, (unsigned long long)pages(vm));
 	pthread_mutex_unlock(&vm->lock);
 	for (unsigned i = 0; vm->end == SRC && i < FINISH_S * 100 && !vm->me->trouble[0]; i++) {
@@ -704,11 +709,12 @@ static void run_on(struct vm *vm)
 
 void vm_check(struct vm *vm, enum ferry_outcome outcome)
 {
-	bool owned =
-		vm->end == SRC ? outcome == FERRY_OUTCOME_REFUSED || outcome == FERRY_OUTCOME_FELL_BACK : outcome == FERRY_OUTCOME_MIGRATED;
+	bool owned = vm->end == SRC ? outcome == FERRY_OUTCOME_REFUSED || outcome == FERRY_OUTCOME_FELL_BACK
+				    : outcome == FERRY_OUTCOME_MIGRATED;
 
 	if (vm->running != owned)
-		trouble(vm, "the VM %s after %s", vm->running ? "runs" : "does not run", ferry_outcome_name(outcome));
+		trouble(vm, "the VM %s after %s", vm->running ? "runs" : "does not run",
+			ferry_outcome_name(outcome));
 	if (!owned)
 		return;
 	run_on(vm);

@@ -55,7 +55,8 @@ static bool link_struck(const struct round *r)
 	const struct strike *k = &r->w->strike;
 
 	return r->w->net.loss_permille > DISTURBED_PERMILLE ||
-	       (r->seen->struck && (k->what == STRIKE_STOP || k->what == STRIKE_CUT || k->what == STRIKE_HOLE));
+	       (r->seen->struck &&
+		(k->what == STRIKE_STOP || k->what == STRIKE_CUT || k->what == STRIKE_HOLE));
 }
 
 static bool died(const struct end_seen *e)
@@ -72,8 +73,8 @@ static bool disturbed(const struct round *r, const struct parts *parts)
 {
 	const struct strike *k = &r->w->strike;
 
-	return link_struck(r) || peer_struck(r) || poor(&r->w->lot[SRC]) || poor(&r->w->lot[TGT]) || !parts->uffd ||
-	       (r->seen->struck && k->what == STRIKE_CANCEL);
+	return link_struck(r) || peer_struck(r) || poor(&r->w->lot[SRC]) || poor(&r->w->lot[TGT]) ||
+	       !parts->uffd || (r->seen->struck && k->what == STRIKE_CANCEL);
 }
 
 /* ---- the sentences ---- */
@@ -142,7 +143,8 @@ static bool own_cause(const struct round *r, int i)
 	const struct strike *k = &r->w->strike;
 
 	return poor(&r->w->lot[i]) || (r->seen->struck && k->what == STRIKE_CANCEL && k->end == i) ||
-	       strstr(detail(&r->seen->end[i]), i == SRC ? "gave up after" : "longer than output may be held");
+	       strstr(detail(&r->seen->end[i]),
+		      i == SRC ? "gave up after" : "longer than output may be held");
 }
 
 /* What would have to be in a sentence that names what this end lacks. */
@@ -166,7 +168,8 @@ static void judge_sentences(char *why, size_t cap, const struct round *r)
 	for (int i = 0; i < 2; i++)
 		if (living(&r->seen->end[i]) && r->seen->end[i].res.outcome != FERRY_OUTCOME_MIGRATED &&
 		    (r->seen->end[i].res.error >= 0 || !is_sentence(detail(&r->seen->end[i])))) {
-			snprintf(why, cap, "the %s says no sentence (%d)", names[i], r->seen->end[i].res.error);
+			snprintf(why, cap, "the %s says no sentence (%d)", names[i],
+				 r->seen->end[i].res.error);
 			return;
 		}
 	if (!living(s) || !living(t) || is(s, FERRY_OUTCOME_MIGRATED) || is(t, FERRY_OUTCOME_MIGRATED))
@@ -178,7 +181,8 @@ static void judge_sentences(char *why, size_t cap, const struct round *r)
 			snprintf(why, cap, "the source blames the link for what the target knows");
 		else if (blames_link(t) && !blames_link(s) && !link && !mute(ls))
 			snprintf(why, cap, "the target blames the link for what the source knows");
-		else if (!blames_link(s) && !blames_link(t) && !link && !(own_cause(r, SRC) && own_cause(r, TGT)))
+		else if (!blames_link(s) && !blames_link(t) && !link &&
+			 !(own_cause(r, SRC) && own_cause(r, TGT)))
 			snprintf(why, cap, "neither quotes the other");
 	}
 	if (why[0] || link || struck || poor(ls) == poor(lt))
@@ -187,8 +191,8 @@ static void judge_sentences(char *why, size_t cap, const struct round *r)
 	if (strstr(detail(s),
 		   "cannot be resolved")) /* the resolver's calls are refused, too, and it says what it says */
 		return;
-	if (lack && !strstr(detail(s), lack) && !strstr(detail(t), lack) && !strstr(detail(s), "gave up after") &&
-	    !strstr(detail(s), "longer than output may be held"))
+	if (lack && !strstr(detail(s), lack) && !strstr(detail(t), lack) &&
+	    !strstr(detail(s), "gave up after") && !strstr(detail(s), "longer than output may be held"))
 		snprintf(why, cap, "nobody says \"%s\"", lack);
 }
 
@@ -197,8 +201,9 @@ static void judge_sentences(char *why, size_t cap, const struct round *r)
 /* Source and target, by the letters of outcomes: x dead, - never began or not opened. */
 static char letter(const struct end_seen *e)
 {
-	static const char letters[] = { [FERRY_OUTCOME_MIGRATED] = 'm',	 [FERRY_OUTCOME_REFUSED] = 'r',	 [FERRY_OUTCOME_FELL_BACK] = 'f',
-					[FERRY_OUTCOME_DISCARDED] = 'd', [FERRY_OUTCOME_IN_DOUBT] = '?', [FERRY_OUTCOME_LOST] = 'l' };
+	static const char letters[] = { [FERRY_OUTCOME_MIGRATED] = 'm',	 [FERRY_OUTCOME_REFUSED] = 'r',
+					[FERRY_OUTCOME_FELL_BACK] = 'f', [FERRY_OUTCOME_DISCARDED] = 'd',
+					[FERRY_OUTCOME_IN_DOUBT] = '?',	 [FERRY_OUTCOME_LOST] = 'l' };
 
 	if (living(e))
 		return e->res.outcome <= FERRY_OUTCOME_LOST ? letters[e->res.outcome] : '!';
@@ -218,9 +223,9 @@ static void judge_ending(char *why, size_t cap, const struct round *r, const str
 	const struct seen *s = r->seen;
 	const struct world *w = r->w;
 	char pair[3] = { letter(&s->end[SRC]), letter(&s->end[TGT]), 0 };
-	bool server =
-		w->mode != FERRY_MODE_STOP_AND_COPY && (w->commit_at == FERRY_COMMIT_AT_SWITCHOVER ||
-							(w->hold_limit_us && w->hold_action == FERRY_HOLD_COMMIT));
+	bool server = w->mode != FERRY_MODE_STOP_AND_COPY &&
+		      (w->commit_at == FERRY_COMMIT_AT_SWITCHOVER ||
+		       (w->hold_limit_us && w->hold_action == FERRY_HOLD_COMMIT));
 	bool by_policy = strstr(detail(&s->end[SRC]), "gave up after") ||
 			 strstr(detail(&s->end[TGT]), "longer than output may be held");
 	bool doubt = among(pair, "?? ?m f? ?l ?d m? ?x x?");
@@ -251,10 +256,12 @@ static void judge_end(char *why, size_t cap, const struct round *r, int i)
 {
 	const struct end_seen *e = &r->seen->end[i];
 	const struct lot *l = &r->w->lot[i];
-	enum ferry_owner owner = !living(e)							    ? FERRY_OWNER_NONE
-				 : e->res.outcome == FERRY_OUTCOME_IN_DOUBT				    ? FERRY_OWNER_UNKNOWN
-				 : e->res.outcome == FERRY_OUTCOME_MIGRATED || e->res.outcome == FERRY_OUTCOME_LOST ? FERRY_OWNER_TARGET
-												    : FERRY_OWNER_SOURCE;
+	enum ferry_owner owner = !living(e)				    ? FERRY_OWNER_NONE
+				 : e->res.outcome == FERRY_OUTCOME_IN_DOUBT ? FERRY_OWNER_UNKNOWN
+				 : e->res.outcome == FERRY_OUTCOME_MIGRATED ||
+						 e->res.outcome == FERRY_OUTCOME_LOST
+					 ? FERRY_OWNER_TARGET
+					 : FERRY_OWNER_SOURCE;
 
 	if (!e->pid)
 		return;
@@ -276,11 +283,10 @@ static void judge_end(char *why, size_t cap, const struct round *r, int i)
 	else if (!died(e) && l->refused && !e->filtered)
 		snprintf(why, cap, "the world did not come about: the %s has no filter", names[i]);
 	else if (!died(e) && leaves(e))
-		snprintf(
-			why, cap,
-			"the %s leaves something: descriptors %u, %u before; threads %u, %u; mapped memfds %u, %u; of devices %u, %u",
-			names[i], e->fds[1], e->fds[0], e->threads[1], e->threads[0], e->memfds[1], e->memfds[0],
-			e->uffds[1], e->uffds[0]);
+		snprintf(why, cap,
+			 "the %s leaves something: descriptors %u, %u before; threads %u, %u; mapped memfds %u, %u; of devices %u, %u",
+			 names[i], e->fds[1], e->fds[0], e->threads[1], e->threads[0], e->memfds[1],
+			 e->memfds[0], e->uffds[1], e->uffds[0]);
 }
 
 static void judge_network(char *why, size_t cap, const struct round *r)

@@ -122,14 +122,15 @@ bool net_up(struct net *n, const char *wire)
 	*n = (struct net){ .ns = { -1, -1 }, .in = -1, .out = -1 };
 	for (int i = 0; i < 2; i++)
 		snprintf(n->name[i], sizeof(n->name[i]), "ferry-soak-%d-%c", getpid(), "ab"[i]);
-	return ip(n, "netns add %s", n->name[SRC]) && ip(n, "netns add %s", n->name[TGT]) && start_wire(n, wire) &&
-	       set_up_end(n, SRC, ADDRESS_A) && set_up_end(n, TGT, ADDRESS_B);
+	return ip(n, "netns add %s", n->name[SRC]) && ip(n, "netns add %s", n->name[TGT]) &&
+	       start_wire(n, wire) && set_up_end(n, SRC, ADDRESS_A) && set_up_end(n, TGT, ADDRESS_B);
 }
 
 bool net_set(struct net *n, const struct network *k, uint64_t seed)
 {
 	bool ok = net_wire(n, "clear") && net_wire(n, "seed %u", (unsigned)(seed & 0xffff)) &&
-		  net_wire(n, "delay %u", k->delay_ms) && net_wire(n, "late %u %u", k->late_percent, k->jitter_ms) &&
+		  net_wire(n, "delay %u", k->delay_ms) &&
+		  net_wire(n, "late %u %u", k->late_percent, k->jitter_ms) &&
 		  net_wire(n, "loss %u.%u", k->loss_permille / 10, k->loss_permille % 10) &&
 		  net_wire(n, "rate %u 500", k->rate_kb);
 

@@ -137,7 +137,8 @@ static void print_threads(const struct end_seen *e)
 			snprintf(path, sizeof(path), "/proc/%d/task/%.20s/%s", e->pid, t->d_name, of[i]);
 			f = fopen(path, "re");
 			while (f && fgets(line, sizeof(line), f))
-				printf("    %.20s %s: %s%s", t->d_name, of[i], line, strchr(line, '\n') ? "" : "\n");
+				printf("    %.20s %s: %s%s", t->d_name, of[i], line,
+				       strchr(line, '\n') ? "" : "\n");
 			if (f)
 				fclose(f);
 		}
@@ -174,7 +175,8 @@ static bool begin_end(struct worlds *g, const struct round *r, int end)
 		reap(e);
 		if (atomic_load(&e->stage) == STAGE_CENSUS && atomic_load(&e->go) < STAGE_CENSUS) {
 			look_at(e, 0);
-			e->threads[0] -= end == SRC ? 1 : g->world.vcpus; /* the guest's end before the second look */
+			e->threads[0] -=
+				end == SRC ? 1 : g->world.vcpus; /* the guest's end before the second look */
 			atomic_store(&e->go, STAGE_CENSUS);
 		}
 		nanosleep(&(struct timespec){ .tv_nsec = LOOK_NS }, NULL);
@@ -275,7 +277,8 @@ static uint64_t bound(const struct worlds *g, const struct blow *b, uint64_t beg
 {
 	const struct strike *k = &g->world.strike;
 	uint64_t most = world_bound_us(&g->world), alone = b->first_us - begin + world_alone_us(&g->world);
-	bool gone = k->what == STRIKE_KILL || ((k->what == STRIKE_STOP || k->what == STRIKE_CUT) && !k->for_ms);
+	bool gone = k->what == STRIKE_KILL ||
+		    ((k->what == STRIKE_STOP || k->what == STRIKE_CUT) && !k->for_ms);
 
 	return b->first_us && gone && alone < most ? alone : most;
 }
@@ -362,8 +365,8 @@ static void print_end(const struct end_seen *e, int i)
 		return;
 	printf("  %s: %s, %d, in %s: \"%s\"%s%s%s%s\n", names[i],
 	       e->have_result ? ferry_outcome_name(e->res.outcome) : "no result", e->res.error,
-	       ferry_phase_name((enum ferry_phase)e->phase), e->res.detail, e->policy[0] ? "; policy: " : "", e->policy,
-	       e->not_opened[0] ? "; not opened: " : "", e->not_opened);
+	       ferry_phase_name((enum ferry_phase)e->phase), e->res.detail, e->policy[0] ? "; policy: " : "",
+	       e->policy, e->not_opened[0] ? "; not opened: " : "", e->not_opened);
 	for (unsigned at = 0, end; at < used; at = end + 1) {
 		for (end = at; end < used && e->log[end] && e->log[end] != '\n'; end++)
 			;
@@ -384,14 +387,15 @@ static void tell(struct worlds *g, const char *why)
 	g->dead += !s->end[SRC].have_result || !s->end[TGT].have_result;
 	if (s->end[SRC].have_result && s->end[SRC].res.outcome <= FERRY_OUTCOME_LOST)
 		g->by_outcome[s->end[SRC].res.outcome]++;
-	printf("[%s] worlds::%" PRIu64 ": %s%s in %.1f s%s%s\n", why[0] ? "FAIL" : "PASS", g->world.round, text,
+	printf("[%s] worlds::%" PRIu64 ": %s%s in %.1f s%s%s\n", why[0] ? "FAIL" : "PASS", g->world.round,
+	       text,
 	       g->world.strike.what == STRIKE_NOTHING ? ""
 	       : s->struck			      ? ", struck"
 						      : ", over before the strike",
 	       (double)s->ran_us / 1e6, why[0] ? ": " : "", why);
 	if (why[0])
-		printf("  to repeat it: tests/soak/run --seed %" PRIu64 " --round %" PRIu64 "\n", g->world.seed,
-		       g->world.round);
+		printf("  to repeat it: tests/soak/run --seed %" PRIu64 " --round %" PRIu64 "\n",
+		       g->world.seed, g->world.round);
 	for (int i = 0; i < 2; i++)
 		if (why[0] || g->verbose)
 			print_end(&s->end[i], i);
@@ -463,7 +467,8 @@ static bool have_uffd(void)
 /* Names of namespaces that nobody else sees, and that go with this process. */
 static bool own_netns(void)
 {
-	return (!mkdir("/run/netns", 0755) || errno == EEXIST) && !mount("tmpfs", "/run/netns", "tmpfs", 0, NULL);
+	return (!mkdir("/run/netns", 0755) || errno == EEXIST) &&
+	       !mount("tmpfs", "/run/netns", "tmpfs", 0, NULL);
 }
 
 static void find_parts(struct worlds *g)
@@ -473,7 +478,8 @@ static void find_parts(struct worlds *g)
 	p->root = !geteuid();
 	p->uffd = have_uffd();
 	p->swap = have_swap();
-	g->own_shm = p->root && !unshare(CLONE_NEWNS) && !mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) &&
+	g->own_shm = p->root && !unshare(CLONE_NEWNS) &&
+		     !mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) &&
 		     !mount("tmpfs", "/dev/shm", "tmpfs", 0, NULL);
 	if (p->root)
 		p->cgroup = cgroup_make(&g->cg, "memory");
@@ -482,7 +488,8 @@ static void find_parts(struct worlds *g)
 	if (p->root)
 		p->net = net_up(&g->net, g->wire);
 	if (!p->root)
-		skip("limits", "not root: no network namespaces, cgroups, tmpfs, limits of threads and locked memory");
+		skip("limits",
+		     "not root: no network namespaces, cgroups, tmpfs, limits of threads and locked memory");
 	else if (!p->net)
 		skip("network", g->net.why);
 	if (p->root && !p->cgroup)
@@ -527,7 +534,8 @@ static void set_up(struct worlds *g)
 	signal(SIGINT, on_end);
 	find_parts(g);
 	g->seen = share(sizeof(*g->seen));
-	g->truth = (struct truth){ share(GUEST_MAX), share(GUEST_MAX) }; /* before a cgroup could be charged for it */
+	g->truth = (struct truth){ share(GUEST_MAX),
+				   share(GUEST_MAX) }; /* before a cgroup could be charged for it */
 }
 
 static void tear_down(struct worlds *g)
@@ -584,8 +592,8 @@ static void summary(const struct worlds *g, uint64_t us)
 	       " fell back, %" PRIu64 " ended in doubt, %" PRIu64 " lost a page server; %" PRIu64
 	       " rounds with an end that died or did not begin, %" PRIu64 " were struck\n",
 	       g->seed, g->rounds, us / 1000000, g->rounds - g->failed, g->by_outcome[FERRY_OUTCOME_MIGRATED],
-	       g->by_outcome[FERRY_OUTCOME_REFUSED], g->by_outcome[FERRY_OUTCOME_FELL_BACK], g->by_outcome[FERRY_OUTCOME_IN_DOUBT],
-	       g->by_outcome[FERRY_OUTCOME_LOST], g->dead, g->struck);
+	       g->by_outcome[FERRY_OUTCOME_REFUSED], g->by_outcome[FERRY_OUTCOME_FELL_BACK],
+	       g->by_outcome[FERRY_OUTCOME_IN_DOUBT], g->by_outcome[FERRY_OUTCOME_LOST], g->dead, g->struck);
 }
 
 int main(int argc, char **argv)
@@ -599,8 +607,8 @@ int main(int argc, char **argv)
 		return 2;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	set_up(&g);
-	printf("worlds: seed %" PRIu64 " (tests/soak/run --seed %" PRIu64 " --seconds %" PRIu64 ")\n", g.seed, g.seed,
-	       g.seconds);
+	printf("worlds: seed %" PRIu64 " (tests/soak/run --seed %" PRIu64 " --seconds %" PRIu64 ")\n", g.seed,
+	       g.seed, g.seconds);
 	for (uint64_t i = g.from;
 	     !told_to_end && (g.count ? i < g.from + g.count : now_us() - begin < g.seconds * 1000000); i++)
 		play(&g, i);

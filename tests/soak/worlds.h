@@ -59,8 +59,8 @@ struct network {
 /* What one end lives with. 0: nothing of the kind. */
 struct lot {
 	bool locked, thp, memlock;
-	unsigned populated;	  /* percent: touched by the guest before (source), allocated by reserve (target) */
-	unsigned tmpfs;		  /* the memory is in a tmpfs of so many percent of what it takes */
+	unsigned populated; /* percent: touched by the guest before (source), allocated by reserve (target) */
+	unsigned tmpfs;	    /* the memory is in a tmpfs of so many percent of what it takes */
 	unsigned tmpfs_fill;	  /* of which somebody else takes so many percent in pre-copy */
 	unsigned cgroup;	  /* memory limit: so many percent of what this end takes at most */
 	unsigned nofile, nproc;	  /* so many more than there are, counted from 1 */
@@ -101,7 +101,8 @@ struct world {
 	enum ferry_commit_at commit_at;
 	enum ferry_hold_action hold_action;
 	uint64_t channels, max_rounds, downtime_us, hold_limit_us, bandwidth;
-	uint64_t timeout_us, reconnect_us, connect_us, precopy_limit_us, switchover_limit_us; /* reconnect 0: none */
+	uint64_t timeout_us, reconnect_us, connect_us, precopy_limit_us,
+		switchover_limit_us; /* reconnect 0: none */
 };
 
 void world_draw(struct world *w, const struct parts *parts, uint64_t seed, uint64_t round);
@@ -183,7 +184,8 @@ void net_down(struct net *n);
 /* ---- world_guest.c ---- */
 
 struct vm;
-struct vm *vm_make(const struct world *w, struct seen *seen, const struct truth *truth, int end, const char *dir);
+struct vm *vm_make(const struct world *w, struct seen *seen, const struct truth *truth, int end,
+		   const char *dir);
 const struct ferry_ops *vm_ops(const struct vm *vm);
 const struct ferry_region *vm_regions(const struct vm *vm); /* source: two */
 /* After ferry_run() and before ferry_free(): looks at the memory where this end owns the VM. */

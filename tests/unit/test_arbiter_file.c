@@ -24,7 +24,7 @@
 static _Atomic int link_lies;  /* makes the link, and says this errno */
 static _Atomic int link_fails; /* makes none */
 static _Atomic int sync_fails;
-static _Atomic bool hangs;     /* fsync() does not return */
+static _Atomic bool hangs; /* fsync() does not return */
 static _Atomic unsigned hanging;
 static _Atomic unsigned dir_syncs;
 
@@ -193,7 +193,9 @@ Test(arbiter_file, a_race_has_one_winner)
 		}
 		for (unsigned i = 0; i < 4; i++) {
 			waitpid(pid[i], &status, 0);
-			cr_assert(WIFEXITED(status) && WEXITSTATUS(status) >= FERRY_OWNER_SOURCE && WEXITSTATUS(status) <= FERRY_OWNER_TARGET, "%#x", status);
+			cr_assert(WIFEXITED(status) && WEXITSTATUS(status) >= FERRY_OWNER_SOURCE &&
+					  WEXITSTATUS(status) <= FERRY_OWNER_TARGET,
+				  "%#x", status);
 			cr_assert(is < 0 || is == WEXITSTATUS(status));
 			is = WEXITSTATUS(status);
 		}
@@ -268,8 +270,12 @@ static void put_record(const char *text)
 Test(arbiter_file, a_record_that_is_none)
 {
 	static const char *const texts[] = {
-		"", "source\n", "source\nab0102030405060708090a0b0c0d0efe\n", "nobody\nab0102030405060708090a0b0c0d0eff\n",
-		"source\nab0102030405060708090a0b0c0d0eff\n\n", "source\nab0102030405060708090a0b0c0d0eff!",
+		"",
+		"source\n",
+		"source\nab0102030405060708090a0b0c0d0efe\n",
+		"nobody\nab0102030405060708090a0b0c0d0eff\n",
+		"source\nab0102030405060708090a0b0c0d0eff\n\n",
+		"source\nab0102030405060708090a0b0c0d0eff!",
 	};
 	char path[160];
 
@@ -312,7 +318,8 @@ Test(arbiter_file, wrong_arguments)
 	cr_assert_eq(ferry_arbiter_file_ask(&a, session, FERRY_OWNER_NONE, &is, why, sizeof(why)), -EINVAL);
 	cr_assert(strstr(why, "not none"), "%s", why);
 	a.timeout_us = UINT64_MAX;
-	cr_assert_eq(ferry_arbiter_file_ask(&a, session, FERRY_OWNER_SOURCE, &is, tiny, sizeof(tiny)), -EINVAL);
+	cr_assert_eq(ferry_arbiter_file_ask(&a, session, FERRY_OWNER_SOURCE, &is, tiny, sizeof(tiny)),
+		     -EINVAL);
 	cr_assert_eq(strlen(tiny), 3);
 	a = (struct ferry_arbiter_file){ .size = sizeof(a), .dir = "" };
 	cr_assert_eq(ferry_arbiter_file_ask(&a, session, FERRY_OWNER_SOURCE, &is, NULL, 0), -EINVAL);

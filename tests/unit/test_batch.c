@@ -28,8 +28,8 @@ struct fake_chan {
 struct fake {
 	struct xport_link link;
 	struct fake_chan ctl, data[CHANNELS_MAX];
-	struct world *world;  /* hears of trouble */
-	pthread_mutex_t lock; /* all below */
+	struct world *world;	   /* hears of trouble */
+	pthread_mutex_t lock;	   /* all below */
 	uint64_t fails_at, events; /* the link is lost at that put, fence or message */
 	uint8_t state[N], by[N];   /* NO, PUT (on that channel), LANDED */
 	uint8_t zeroed[N];	   /* NO, PUT: ZERO was sent; LANDED: and the round acknowledged */
@@ -109,7 +109,8 @@ static void hear_round_end(struct fake *f, const struct iovec *iov)
 	f->acks = true;
 	for (unsigned page = 0; page < N; page++)
 		if (f->state[page] == PUT)
-			world_trouble(f->world, "the round ended, and page %u was put and has not landed", page);
+			world_trouble(f->world, "the round ended, and page %u was put and has not landed",
+				      page);
 	if (eventfd_write(f->evfd, 1))
 		abort();
 }
@@ -191,9 +192,11 @@ static void fake_close(struct xport_link *l)
 	(void)l;
 }
 
-static const struct xport_chan_ops chan_ops = {
-	.put = fake_put, .fence = fake_fence, .send = fake_send, .recv = fake_recv, .fd = fake_fd
-};
+static const struct xport_chan_ops chan_ops = { .put = fake_put,
+						.fence = fake_fence,
+						.send = fake_send,
+						.recv = fake_recv,
+						.fd = fake_fd };
 static const struct xport_link_ops link_ops = { .chan = fake_chan, .kill = fake_kill, .close = fake_close };
 
 /* A link of the session that is lost at its event number fails_at; what has landed before has. */
@@ -221,7 +224,8 @@ static void new_link(struct bench *b, uint64_t fails_at)
 
 static void begin(struct bench *b, unsigned channels)
 {
-	struct ferry_vm v = { FERRY_VM_INIT, .vm = &b->rig.src, .ops = &b->rig.src.ops, .regions = &b->region, .nregions = 1 };
+	struct ferry_vm v = { FERRY_VM_INIT, .vm = &b->rig.src, .ops = &b->rig.src.ops, .regions = &b->region,
+			      .nregions = 1 };
 	struct fake *f = &b->fake;
 
 	memset(b, 0, sizeof(*b));
@@ -283,8 +287,10 @@ static void dirty_is_what_has_not_landed(struct bench *b, uint64_t at)
 		bool landed = (b->zero[page] ? b->fake.zeroed : b->fake.state)[page] == LANDED;
 		bool due = b->dirtied[page] && !landed, dirty = page_set_test(&b->s->src.dirty, 0, page);
 
-		cr_assert_eq(dirty, due, "page %u, %s, which has %slanded, is%s dirty after a loss at event %lu", page,
-			     b->zero[page] ? "zero" : "not zero", landed ? "" : "not ", dirty ? "" : " not", (unsigned long)at);
+		cr_assert_eq(dirty, due,
+			     "page %u, %s, which has %slanded, is%s dirty after a loss at event %lu", page,
+			     b->zero[page] ? "zero" : "not zero", landed ? "" : "not ", dirty ? "" : " not",
+			     (unsigned long)at);
 	}
 }
 
@@ -374,7 +380,8 @@ Test(batch, what_a_fence_has_confirmed_is_not_sent_again)
 	guest_writes(b, false);
 	new_link(b, NEVER);
 	cr_assert_eq(round_over(b, 0), 0);
-	cr_assert_eq(b->fake.fences, 2, "%u fences: one when the log is full, one at the end", b->fake.fences);
+	cr_assert_eq(b->fake.fences, 2, "%u fences: one when the log is full, one at the end",
+		     b->fake.fences);
 	last = b->fake.puts + b->fake.fences - 1; /* the last fence */
 	guest_writes(b, false);
 	new_link(b, last);

@@ -14,12 +14,15 @@
 struct call {
 	const char *name;
 	bool (*call)(struct commit *c);
-	int source[STATES], target[STATES]; /* the state it leads to from OPEN, PREPARED, DECIDED, ABORTED; NO: false */
+	int source[STATES],
+		target[STATES]; /* the state it leads to from OPEN, PREPARED, DECIDED, ABORTED; NO: false */
 };
 
 static const struct call calls[] = {
 	{ "decide", commit_decide, { COMMIT_DECIDED, NO, NO, NO }, { NO, NO, NO, NO } },
-	{ "abort", commit_abort, { COMMIT_ABORTED, COMMIT_ABORTED, NO, COMMIT_ABORTED },
+	{ "abort",
+	  commit_abort,
+	  { COMMIT_ABORTED, COMMIT_ABORTED, NO, COMMIT_ABORTED },
 	  { COMMIT_ABORTED, COMMIT_ABORTED, NO, COMMIT_ABORTED } },
 	{ "return", commit_return, { NO, NO, COMMIT_ABORTED, NO }, { NO, NO, NO, NO } },
 	{ "prepare", commit_prepare, { NO, NO, NO, NO }, { COMMIT_PREPARED, COMMIT_PREPARED, NO, NO } },
@@ -54,10 +57,11 @@ Test(commit, each_call_takes_its_arrows_and_no_other)
 				int to = source ? calls[i].source[from] : calls[i].target[from];
 				bool went = calls[i].call(&c);
 
-				cr_expect_eq(went, to != NO, "%s at the %s in state %d says %d", calls[i].name,
-					     source ? "source" : "target", from, went);
-				cr_expect_eq((int)commit_get(&c), to == NO ? from : to, "%s at the %s leads from state %d to %d",
-					     calls[i].name, source ? "source" : "target", from, (int)commit_get(&c));
+				cr_expect_eq(went, to != NO, "%s at the %s in state %d says %d",
+					     calls[i].name, source ? "source" : "target", from, went);
+				cr_expect_eq((int)commit_get(&c), to == NO ? from : to,
+					     "%s at the %s leads from state %d to %d", calls[i].name,
+					     source ? "source" : "target", from, (int)commit_get(&c));
 			}
 		}
 	}

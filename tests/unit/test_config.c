@@ -41,9 +41,10 @@ static int op_stream(void *vm, struct ferry_stream *st)
 
 static struct ferry_ops all_ops(void)
 {
-	return (struct ferry_ops){ FERRY_OPS_INIT,    .reserve = op_reserve, .dirty_start = op,	 .dirty_stop = op,
-				   .dirty_fetch = op_fetch, .pause = op,	   .resume = op,	 .save = op_stream,
-				   .load = op_stream,	    .discard = op };
+	return (struct ferry_ops){ FERRY_OPS_INIT,   .reserve = op_reserve,   .dirty_start = op,
+				   .dirty_stop = op, .dirty_fetch = op_fetch, .pause = op,
+				   .resume = op,     .save = op_stream,	      .load = op_stream,
+				   .discard = op };
 }
 
 /* The first size bytes of a struct, directly before a page that cannot be read. */
@@ -83,7 +84,9 @@ Test(config, no_configuration_means_the_defaults)
 
 Test(config, no_reconnect)
 {
-	struct ferry_config in = { FERRY_CONFIG_INIT, .flags = FERRY_CONFIG_NO_RECONNECT, .reconnect_us = 77 }, c;
+	struct ferry_config in = { FERRY_CONFIG_INIT, .flags = FERRY_CONFIG_NO_RECONNECT,
+				   .reconnect_us = 77 },
+			    c;
 
 	cr_assert_eq(config_load(&c, &in, NULL), 0);
 	cr_assert_eq(c.reconnect_us, 0);
@@ -91,14 +94,16 @@ Test(config, no_reconnect)
 
 Test(config, a_smaller_struct_lacks_what_came_later)
 {
-	struct ferry_config in = { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .channels = 4, .downtime_us = 1234,
-				   .bandwidth = 999, .timeout_us = 20000 };
+	struct ferry_config in = { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY,
+				   .channels = 4,     .downtime_us = 1234,
+				   .bandwidth = 999,  .timeout_us = 20000 };
 	struct ferry_config c;
 	size_t size;
 
 	size = offsetof(struct ferry_config, bandwidth);
 	cr_assert_eq(config_load(&c, at_the_edge(&in, size), NULL), 0);
-	cr_expect(c.size == sizeof(c) && c.mode == FERRY_MODE_POSTCOPY && c.channels == 4 && c.downtime_us == 1234);
+	cr_expect(c.size == sizeof(c) && c.mode == FERRY_MODE_POSTCOPY && c.channels == 4 &&
+		  c.downtime_us == 1234);
 	cr_expect(c.bandwidth == 0 && c.timeout_us == 3000000);
 	for (size = sizeof(size_t); size <= sizeof(in); size += 4)
 		cr_assert_eq(config_load(&c, at_the_edge(&in, size), NULL), 0, "size %zu", size);
@@ -172,16 +177,16 @@ Test(config, a_limit_is_said_with_its_values)
 	cr_assert_str_eq(fail_text(&f), "config.channels is 99; it takes 1 to 16");
 }
 
-#define WITHOUT(op_name, at_source, at_target)                                                         \
-	do {                                                                                           \
-		struct ferry_ops in = all_ops(), o;                                                    \
-		struct fail f = { 0 };                                                                 \
-		in.op_name = NULL;                                                                     \
-		cr_expect_eq(config_ops(&o, &in, 1, &f), at_source ? -EINVAL : 0, "%s", #op_name);     \
-		cr_expect(!at_source || strstr(fail_text(&f), "ops." #op_name), "%s", fail_text(&f));  \
-		fail_reset(&f);                                                                        \
-		cr_expect_eq(config_ops(&o, &in, 0, &f), at_target ? -EINVAL : 0, "%s", #op_name);     \
-		cr_expect(!at_target || strstr(fail_text(&f), "ops." #op_name), "%s", fail_text(&f));  \
+#define WITHOUT(op_name, at_source, at_target)                                                        \
+	do {                                                                                          \
+		struct ferry_ops in = all_ops(), o;                                                   \
+		struct fail f = { 0 };                                                                \
+		in.op_name = NULL;                                                                    \
+		cr_expect_eq(config_ops(&o, &in, 1, &f), at_source ? -EINVAL : 0, "%s", #op_name);    \
+		cr_expect(!at_source || strstr(fail_text(&f), "ops." #op_name), "%s", fail_text(&f)); \
+		fail_reset(&f);                                                                       \
+		cr_expect_eq(config_ops(&o, &in, 0, &f), at_target ? -EINVAL : 0, "%s", #op_name);    \
+		cr_expect(!at_target || strstr(fail_text(&f), "ops." #op_name), "%s", fail_text(&f)); \
 	} while (0)
 
 Test(config, the_ops_that_each_end_needs)
@@ -233,17 +238,21 @@ Test(config, ops_from_an_older_header)
 
 static struct ferry_region a_region(void)
 {
-	return (struct ferry_region){ .gpa = 16 * PAGE, .len = 16 * PAGE, .hva = (void *)(uintptr_t)(1024 * PAGE),
-				      .fd = -1, .id = 5, .page_shift = 12 };
+	return (struct ferry_region){ .gpa = 16 * PAGE,
+				      .len = 16 * PAGE,
+				      .hva = (void *)(uintptr_t)(1024 * PAGE),
+				      .fd = -1,
+				      .id = 5,
+				      .page_shift = 12 };
 }
 
-#define BAD_REGION(err, field, value)                                                            \
-	do {                                                                                     \
-		struct ferry_region bad = a_region();                                              \
-		struct fail f = { 0 };                                                           \
-		bad.field = (value);                                                               \
-		cr_expect_eq(config_regions(&bad, 1, &f), err, "%s = %s", #field, #value);         \
-		cr_expect(strstr(fail_text(&f), "region 5 "), "\"%s\"", fail_text(&f));          \
+#define BAD_REGION(err, field, value)                                                      \
+	do {                                                                               \
+		struct ferry_region bad = a_region();                                      \
+		struct fail f = { 0 };                                                     \
+		bad.field = (value);                                                       \
+		cr_expect_eq(config_regions(&bad, 1, &f), err, "%s = %s", #field, #value); \
+		cr_expect(strstr(fail_text(&f), "region 5 "), "\"%s\"", fail_text(&f));    \
 	} while (0)
 
 Test(config, regions)
@@ -272,8 +281,14 @@ Test(config, regions)
 /* One that is right, spoilt in one way at a time. */
 Test(config, regions_of_huge_pages)
 {
-	const struct ferry_region right = { .gpa = 4 * HUGE, .len = 4 * HUGE, .hva = (void *)(uintptr_t)(1024 * HUGE),
-					    .fd = 3, .fd_offset = HUGE, .id = 5, .page_shift = 21, .flags = FERRY_REGION_SHARED };
+	const struct ferry_region right = { .gpa = 4 * HUGE,
+					    .len = 4 * HUGE,
+					    .hva = (void *)(uintptr_t)(1024 * HUGE),
+					    .fd = 3,
+					    .fd_offset = HUGE,
+					    .id = 5,
+					    .page_shift = 21,
+					    .flags = FERRY_REGION_SHARED };
 	struct ferry_region r = right;
 
 	cr_expect_eq(config_regions(&r, 1, NULL), 0);
@@ -299,7 +314,8 @@ Test(config, regions_together)
 	struct fail f = { 0 };
 
 	cr_expect_eq(config_regions(r, 2, &f), -EINVAL);
-	cr_expect_str_eq(fail_text(&f), "two regions have id 5; it names a region on the link: make each unique");
+	cr_expect_str_eq(fail_text(&f),
+			 "two regions have id 5; it names a region on the link: make each unique");
 	r[1].id = 6;
 	cr_expect_eq(config_regions(r, 2, NULL), -EINVAL, "they overlap");
 	r[1].gpa = r[0].gpa + r[0].len;

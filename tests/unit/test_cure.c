@@ -37,7 +37,8 @@ Test(cure, no_advice_belongs_to_another_cause)
 		{ "as root", { EPERM, EACCES } },
 		{ "are for root", { EACCES } },
 		{ "refuses", { EPERM, EACCES, ENOSYS } },
-		{ "firewall", { EHOSTUNREACH, EHOSTDOWN, ENETUNREACH, ENETDOWN, ENONET, ETIMEDOUT, EACCES, EPERM } },
+		{ "firewall",
+		  { EHOSTUNREACH, EHOSTDOWN, ENETUNREACH, ENETDOWN, ENONET, ETIMEDOUT, EACCES, EPERM } },
 		{ "route", { EHOSTUNREACH, EHOSTDOWN, ENETUNREACH, ENETDOWN, ENONET, ETIMEDOUT } },
 		{ "start the target", { ECONNREFUSED } },
 		{ "seccomp", { EPERM, EACCES, ENOSYS } },
@@ -61,7 +62,8 @@ Test(cure, no_advice_belongs_to_another_cause)
 
 				for (size_t k = 0; k < 10; k++)
 					fits |= row[i].fits[k] == e;
-				cr_expect(fits || !says(c, e, row[i].advice), "%u, %s: %s", c, strerror(e), cure(c, e));
+				cr_expect(fits || !says(c, e, row[i].advice), "%u, %s: %s", c, strerror(e),
+					  cure(c, e));
 			}
 }
 
@@ -100,13 +102,14 @@ Test(cure, each_call_has_its_own_advice)
 	};
 
 	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++)
-		cr_expect(says(row[i].doing, row[i].err, row[i].part), "%u, %s: \"%s\" lacks \"%s\"", row[i].doing,
-			  strerror(row[i].err), cure(row[i].doing, row[i].err), row[i].part);
+		cr_expect(says(row[i].doing, row[i].err, row[i].part), "%u, %s: \"%s\" lacks \"%s\"",
+			  row[i].doing, strerror(row[i].err), cure(row[i].doing, row[i].err), row[i].part);
 }
 
 Test(cure, an_errno_that_nobody_thought_of_has_no_advice)
 {
-	static const int odd[] = { ESRCH, EXDEV, ELOOP, EDOM, EILSEQ, ENOTUNIQ, EKEYREVOKED, ERFKILL, EIO, 4095 };
+	static const int odd[] = { ESRCH,    EXDEV,	  ELOOP,   EDOM, EILSEQ,
+				   ENOTUNIQ, EKEYREVOKED, ERFKILL, EIO,	 4095 };
 
 	for (enum cure c = 0; c < CURES; c++)
 		for (size_t i = 0; i < sizeof(odd) / sizeof(odd[0]); i++)
@@ -118,8 +121,10 @@ Test(cure, a_sentence_ends_with_the_errno_and_its_cure)
 	char want[FAIL_MAX], many[600];
 	struct fail f = { 0 };
 
-	cr_assert_eq(fail_cure(&f, CURE_CONNECT, -EINVAL, "cannot connect to %s:%u", "tcp:fe80::1", 7), -EINVAL);
-	snprintf(want, sizeof(want), "cannot connect to tcp:fe80::1:7: %s; %s", strerror(EINVAL), cure(CURE_CONNECT, EINVAL));
+	cr_assert_eq(fail_cure(&f, CURE_CONNECT, -EINVAL, "cannot connect to %s:%u", "tcp:fe80::1", 7),
+		     -EINVAL);
+	snprintf(want, sizeof(want), "cannot connect to tcp:fe80::1:7: %s; %s", strerror(EINVAL),
+		 cure(CURE_CONNECT, EINVAL));
 	cr_assert_str_eq(fail_text(&f), want);
 	fail_reset(&f);
 	fail_cure(&f, CURE_CALL, -EXDEV, "a thing");
@@ -132,5 +137,6 @@ Test(cure, a_sentence_ends_with_the_errno_and_its_cure)
 	many[sizeof(many) - 1] = 0;
 	fail_cure(&f, CURE_TRANSFER, -EFAULT, "%s", many);
 	cr_assert(strstr(fail_text(&f), strerror(EFAULT)));
-	cr_assert_str_eq(fail_text(&f) + strlen(fail_text(&f)) - strlen(cure(CURE_TRANSFER, EFAULT)), cure(CURE_TRANSFER, EFAULT));
+	cr_assert_str_eq(fail_text(&f) + strlen(fail_text(&f)) - strlen(cure(CURE_TRANSFER, EFAULT)),
+			 cure(CURE_TRANSFER, EFAULT));
 }

@@ -43,7 +43,8 @@ Test(dial, after_a_failure_the_next_one_at_once)
 	cr_assert_eq(dial_next(&d, NOW + 1), -1, "only one");
 	dial_failed(&d, 1, -ENETUNREACH, NOW + 2);
 	cr_assert_eq(dial_next(&d, NOW + 2), 2);
-	cr_assert_eq(dial_next(&d, NOW + 1 + DIAL_RETRY_US), 0, "who has failed is asked again while others may answer");
+	cr_assert_eq(dial_next(&d, NOW + 1 + DIAL_RETRY_US), 0,
+		     "who has failed is asked again while others may answer");
 	cr_assert_eq(d.err, -ECONNREFUSED);
 }
 

@@ -27,7 +27,8 @@ static void fill(struct run_report *r, struct options *o, enum vmm_end end)
 		observer_take(&r->observer,
 			      &(struct vmm_output){ .number = n + 5 * (uint32_t)end, .end = (uint16_t)end });
 	r->end[end].begun = r->end[end].have_result = true;
-	r->end[end].result = (struct ferry_result){ .outcome = FERRY_OUTCOME_MIGRATED, .owner = FERRY_OWNER_TARGET };
+	r->end[end].result =
+		(struct ferry_result){ .outcome = FERRY_OUTCOME_MIGRATED, .owner = FERRY_OWNER_TARGET };
 	r->end[end].result.stats =
 		(struct ferry_stats){ .pages_sent = 1000 + (uint64_t)end, .downtime.load_us = 33 };
 	strcpy(r->mutator, "kvm-native");
@@ -177,7 +178,8 @@ static void session_is_refused(const char *session)
 {
 	char json[256];
 
-	snprintf(json, sizeof(json), "{\"end\":{\"have_result\":true,\"outcome\":0,\"owner\":1,\"phase\":1%s%s%s}}",
+	snprintf(json, sizeof(json),
+		 "{\"end\":{\"have_result\":true,\"outcome\":0,\"owner\":1,\"phase\":1%s%s%s}}",
 		 session ? ",\"session\":\"" : "", session ? session : "", session ? "\"" : "");
 	refused(json);
 }
@@ -353,7 +355,8 @@ static void *lie(void *arg)
 #define ASK_16 ASK_4 ASK_4 ASK_4 ASK_4
 
 /* It hears why, takes nothing, and jansson at most so many bytes. */
-static void ends(enum vmm_end own, const char *begins, const char *again, size_t all, bool recorded, const char *why, size_t most)
+static void ends(enum vmm_end own, const char *begins, const char *again, size_t all, bool recorded,
+		 const char *why, size_t most)
 {
 	static struct run_report r;
 	struct record *rec = recorded ? record_new(1000) : NULL;
@@ -390,54 +393,63 @@ static void ends(enum vmm_end own, const char *begins, const char *again, size_t
 
 Test(talk, megabytes_instead_of_a_hello)
 {
-	ends(VMM_END_TARGET, "[[]", ",[]", 60u << 20, true, "a line of its message is longer than 1024 bytes", 1u << 20);
+	ends(VMM_END_TARGET, "[[]", ",[]", 60u << 20, true, "a line of its message is longer than 1024 bytes",
+	     1u << 20);
 }
 
 Test(talk, megabytes_to_the_source)
 {
-	ends(VMM_END_SOURCE, "[[]", ",[]", 60u << 20, true, "a line of its message is longer than 1024 bytes", 1u << 20);
+	ends(VMM_END_SOURCE, "[[]", ",[]", 60u << 20, true, "a line of its message is longer than 1024 bytes",
+	     1u << 20);
 }
 
 Test(talk, megabytes_instead_of_a_question)
 {
-	ends(VMM_END_TARGET, HI "[[]", ",[]", 60u << 20, true, "a line of its message is longer than 1024 bytes", 1u << 20);
+	ends(VMM_END_TARGET, HI "[[]", ",[]", 60u << 20, true,
+	     "a line of its message is longer than 1024 bytes", 1u << 20);
 }
 
 Test(talk, a_recording_that_nobody_asked_for)
 {
-	ends(VMM_END_TARGET, HI ASK_16 "[[]", ",[]", 60u << 20, false, "a line of its message is longer than 1048576 bytes", 1u << 20);
+	ends(VMM_END_TARGET, HI ASK_16 "[[]", ",[]", 60u << 20, false,
+	     "a line of its message is longer than 1048576 bytes", 1u << 20);
 }
 
 Test(talk, a_recording_of_many_small_values)
 {
-	ends(VMM_END_TARGET, HI ASK_16 "[[]", ",[]", 60u << 20, true, "of memory, and 536870912 are given", 1u << 20);
+	ends(VMM_END_TARGET, HI ASK_16 "[[]", ",[]", 60u << 20, true, "of memory, and 536870912 are given",
+	     1u << 20);
 }
 
 Test(talk, a_line_without_end)
 {
-	ends(VMM_END_TARGET, HI ASK_16 "[[]", ",          ", 70u << 20, true, "a line of its message is longer than 67108864 bytes", 1u << 20);
+	ends(VMM_END_TARGET, HI ASK_16 "[[]", ",          ", 70u << 20, true,
+	     "a line of its message is longer than 67108864 bytes", 1u << 20);
 }
 
 Test(talk, a_report_before_the_questions)
 {
-	ends(VMM_END_TARGET, HI ASK_4 "{\"report\":{}}", "", 0, false, "queried the clock 4 times instead of 16", 1u << 20);
+	ends(VMM_END_TARGET, HI ASK_4 "{\"report\":{}}", "", 0, false,
+	     "queried the clock 4 times instead of 16", 1u << 20);
 }
 
 Test(talk, clocks_that_differ_by_ages)
 {
-	ends(VMM_END_TARGET, HI ASK_16 "{\"report\":{},\"clock_offset_ns\":-9223372036854775807,\"clock_error_ns\":1}", "", 0, false,
-	     "its clock_offset_ns is not a valid time", 1u << 20);
+	ends(VMM_END_TARGET,
+	     HI ASK_16 "{\"report\":{},\"clock_offset_ns\":-9223372036854775807,\"clock_error_ns\":1}", "", 0,
+	     false, "its clock_offset_ns is not a valid time", 1u << 20);
 }
 
 Test(talk, a_clock_that_is_wrong_by_less_than_nothing)
 {
-	ends(VMM_END_TARGET, HI ASK_16 "{\"report\":{},\"clock_offset_ns\":1,\"clock_error_ns\":-1}", "", 0, false,
-	     "its clock_error_ns is not a valid time", 1u << 20);
+	ends(VMM_END_TARGET, HI ASK_16 "{\"report\":{},\"clock_offset_ns\":1,\"clock_error_ns\":-1}", "", 0,
+	     false, "its clock_error_ns is not a valid time", 1u << 20);
 }
 
 Test(talk, a_clock_before_all_times)
 {
-	ends(VMM_END_SOURCE, HI "{\"clock_ns\":-9223372036854775807}", "", 0, false, "its clock_ns is not a valid time", 1u << 20);
+	ends(VMM_END_SOURCE, HI "{\"clock_ns\":-9223372036854775807}", "", 0, false,
+	     "its clock_ns is not a valid time", 1u << 20);
 }
 
 Test(talk, no_clock_at_all)
@@ -447,7 +459,9 @@ Test(talk, no_clock_at_all)
 
 Test(talk, a_number_that_no_migration_has_is_named)
 {
-	ends(VMM_END_TARGET, HI ASK_16 "{\"report\":{\"end\":{\"stats\":{\"faults\":-1}}},\"clock_offset_ns\":1,\"clock_error_ns\":1}",
+	ends(VMM_END_TARGET,
+	     HI ASK_16
+	     "{\"report\":{\"end\":{\"stats\":{\"faults\":-1}}},\"clock_offset_ns\":1,\"clock_error_ns\":1}",
 	     "", 0, false, "its report has a number faults that no end of a migration has", 1u << 20);
 }
 
@@ -481,9 +495,13 @@ Test(talk, a_full_recording_fits)
 	source(&s, &so);
 	target(&t, &to);
 	for (uint64_t i = 0; i < RECORD_SAMPLES; i++)
-		a->area[0]->sample[i] = (struct record_sample){ .time_ns = (UINT64_C(1) << 50) + i, .stamps = UINT64_C(1) << 40,
-								.bytes = UINT64_C(1) << 45, .remaining = UINT32_MAX,
-								.dirty_rate = 1000000, .phase = 3, .running = 1 };
+		a->area[0]->sample[i] = (struct record_sample){ .time_ns = (UINT64_C(1) << 50) + i,
+								.stamps = UINT64_C(1) << 40,
+								.bytes = UINT64_C(1) << 45,
+								.remaining = UINT32_MAX,
+								.dirty_rate = 1000000,
+								.phase = 3,
+								.running = 1 };
 	atomic_store(&a->area[0]->n, RECORD_SAMPLES);
 	record_event(a, VMM_END_SOURCE, &ev, "pre-copy", UINT64_C(1) << 50);
 	cr_assert(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));

@@ -114,12 +114,14 @@ static void finds_what_is_lost(finder find, const struct refused *r, int err)
 
 Test(huge_populated, what_the_host_has_lost_by_continue)
 {
-	finds_what_is_lost(populated_by_continue, &(struct refused){ SYS_ioctl, 2, (uint32_t)UFFDIO_CONTINUE }, EIO);
+	finds_what_is_lost(populated_by_continue,
+			   &(struct refused){ SYS_ioctl, 2, (uint32_t)UFFDIO_CONTINUE }, EIO);
 }
 
 Test(huge_populated, what_the_host_has_lost_by_continue_as_poison)
 {
-	finds_what_is_lost(populated_by_continue, &(struct refused){ SYS_ioctl, 2, (uint32_t)UFFDIO_CONTINUE }, EHWPOISON);
+	finds_what_is_lost(populated_by_continue,
+			   &(struct refused){ SYS_ioctl, 2, (uint32_t)UFFDIO_CONTINUE }, EHWPOISON);
 }
 
 Test(huge_populated, what_the_host_has_lost_by_read)

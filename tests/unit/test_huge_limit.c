@@ -53,7 +53,8 @@ static int arrive(struct bed *b)
 {
 	uint64_t done;
 
-	return place_run(&b->place, &(struct page_run){ .npages = UNIT_PAGES }, NULL, true, &b->missing, &done, &b->f);
+	return place_run(&b->place, &(struct page_run){ .npages = UNIT_PAGES }, NULL, true, &b->missing,
+			 &done, &b->f);
 }
 
 static void free_bed(struct bed *b)
@@ -81,13 +82,16 @@ Test(huge_limit, a_pool_that_is_empty)
 	cr_assert(all != MAP_FAILED);
 	all = (uint8_t *)(((uintptr_t)all + UNIT - 1) & ~(uintptr_t)(UNIT - 1));
 	while (n < (1 << 14) - 1 && mmap(all + n * UNIT, UNIT, PROT_READ | PROT_WRITE,
-					 MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB | MAP_FIXED, -1, 0) != MAP_FAILED)
+					 MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB | MAP_FIXED,
+					 -1, 0) != MAP_FAILED)
 		memset(all + n++ * UNIT, 1, 1);
 	cr_assert_eq(arrive(&b), -ENOMEM);
 	says(&b, "raise vm.nr_hugepages", "cgroup");
 	/* A page that is clean, and zero, needs one too. */
 	fail_reset(&b.f);
-	cr_assert_eq(place_clean(&b.place, &(struct page_run){ .page = UNIT_PAGES, .npages = UNIT_PAGES }, &b.f), -ENOMEM);
+	cr_assert_eq(place_clean(&b.place, &(struct page_run){ .page = UNIT_PAGES, .npages = UNIT_PAGES },
+				 &b.f),
+		     -ENOMEM);
 	says(&b, "raise vm.nr_hugepages", "cgroup");
 	munmap(all, n * UNIT);
 	free_bed(&b);

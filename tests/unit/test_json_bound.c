@@ -59,15 +59,27 @@ static void within(const char *text, size_t len, bool parsed)
 	cr_expect_eq(!!o, parsed, "%.60s: %s", text, why);
 	json_decref(o);
 	json_set_alloc_funcs(malloc, free);
-	cr_expect_leq(most, s.memory, "%.60s: %zu bytes were to be enough, it took %zu", text, s.memory, most);
+	cr_expect_leq(most, s.memory, "%.60s: %zu bytes were to be enough, it took %zu", text, s.memory,
+		      most);
 	cr_expect_eq(now, 0);
 }
 
 Test(json_bound, no_less_is_reckoned_than_jansson_takes)
 {
-	static const char *const pieces[] = { "1",	    "[]",	   "{}",	"\"\"",      "\"abcdefghijklmnop\"", "null", "-1.5e3",
-					      "[1]",	    "[[],[]]",	   "{\"a\":1}", "[1,2,3,4,5,6,7,8,9]",
-					      "{\"a\":{}}", "{\"a\":[],\"b\":\"\"}", "\"\\u00e4\\\\\"" };
+	static const char *const pieces[] = { "1",
+					      "[]",
+					      "{}",
+					      "\"\"",
+					      "\"abcdefghijklmnop\"",
+					      "null",
+					      "-1.5e3",
+					      "[1]",
+					      "[[],[]]",
+					      "{\"a\":1}",
+					      "[1,2,3,4,5,6,7,8,9]",
+					      "{\"a\":{}}",
+					      "{\"a\":[],\"b\":\"\"}",
+					      "\"\\u00e4\\\\\"" };
 	static const size_t counts[] = { 0, 1, 2, 9, 33, 1025, 70001 };
 
 	for (size_t p = 0; p < sizeof(pieces) / sizeof(*pieces); p++)
@@ -126,7 +138,8 @@ static void refused(const char *text, size_t len, const struct json_bound *b, co
 
 Test(json_bound, too_long_too_deep_too_dear)
 {
-	struct json_bound b = { .bytes = 1000, .memory = 1u << 20 }, large = { .bytes = 60u << 20, .memory = 16u << 20 };
+	struct json_bound b = { .bytes = 1000, .memory = 1u << 20 },
+			  large = { .bytes = 60u << 20, .memory = 16u << 20 };
 	char deep[64];
 	size_t len;
 	char *text = many("[", "[]", "]", 20u << 20, &len);

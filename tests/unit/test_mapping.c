@@ -111,7 +111,8 @@ Test(mapping, files_of_shared_regions)
 	int fd = r.fd;
 
 	r.fd = 9999;
-	expect(&r, 1, false, -EBADF, "fstatfs of fd 9999 of region 5: Bad file descriptor; pass the fd of the memfd");
+	expect(&r, 1, false, -EBADF,
+	       "fstatfs of fd 9999 of region 5: Bad file descriptor; pass the fd of the memfd");
 	snprintf(path, sizeof(path), "%s/mapping-%d", FERRY_BINARY_DIR, (int)getpid());
 	r.fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	unlink(path);

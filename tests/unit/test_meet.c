@@ -60,7 +60,8 @@ static void meets(void)
 
 static int stranger(const void *says, size_t len)
 {
-	struct sockaddr_in at = { .sin_family = AF_INET, .sin_port = htons(target.offer.port),
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_port = htons(target.offer.port),
 				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -402,6 +403,7 @@ Test(meet, hosts_and_ports)
 		int err = meet_split(row[i].uri, host, &port);
 
 		cr_expect_eq(err, row[i].host ? 0 : -EINVAL, "%s: %d", row[i].uri, err);
-		cr_expect(!row[i].host || (!strcmp(host, row[i].host) && port == row[i].port), "%s: %s, %u", row[i].uri, host, port);
+		cr_expect(!row[i].host || (!strcmp(host, row[i].host) && port == row[i].port), "%s: %s, %u",
+			  row[i].uri, host, port);
 	}
 }

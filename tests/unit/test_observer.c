@@ -125,7 +125,8 @@ static void speak(struct observer *o, uint16_t end, uint32_t from, uint32_t to)
 		observer_take(o, &(struct vmm_output){ .number = n, .end = end });
 }
 
-static void joined(struct observer *a, const struct observer *b, uint64_t seen, uint64_t missing, uint64_t repeated)
+static void joined(struct observer *a, const struct observer *b, uint64_t seen, uint64_t missing,
+		   uint64_t repeated)
 {
 	uint64_t s, m, r;
 

@@ -38,7 +38,8 @@ Test(pace, a_charge_is_paid_by_the_time_it_takes)
 	cr_assert_geq(paid, begin - PACE_BURST_US + 1000000);
 	cr_assert_leq(paid, now_us() - PACE_BURST_US + 1000000);
 	cr_assert_leq(pace_debt(&p), paid - begin);
-	cr_assert_eq(pace_charge(&p, 500000), paid, "the next waits for what was charged before it, not for itself");
+	cr_assert_eq(pace_charge(&p, 500000), paid,
+		     "the next waits for what was charged before it, not for itself");
 	cr_assert_eq(pace_paid(&p), paid + 500000);
 }
 

@@ -240,7 +240,8 @@ static struct page_run some_run(uint64_t *seed)
 	uint64_t page = random_next(seed) % GROUPS_PAGES, most = random_next(seed) % 8 ? 3 : 9000;
 	uint64_t n = 1 + random_next(seed) % most;
 
-	return (struct page_run){ .page = page, .npages = (uint32_t)(n < GROUPS_PAGES - page ? n : GROUPS_PAGES - page) };
+	return (struct page_run){ .page = page,
+				  .npages = (uint32_t)(n < GROUPS_PAGES - page ? n : GROUPS_PAGES - page) };
 }
 
 static void change(struct model *m, uint64_t *seed)
@@ -565,7 +566,8 @@ Test(pages, a_claim_takes_nothing_that_another_took_meanwhile)
 			taken = bits_of(&run);
 			left = page_set_words(&s, 0)[0];
 			cr_assert_eq(have, !!taken);
-			cr_assert_eq(taken & takes[i], 0, "%#lx of what was taken already", (unsigned long)(taken & takes[i]));
+			cr_assert_eq(taken & takes[i], 0, "%#lx of what was taken already",
+				     (unsigned long)(taken & takes[i]));
 			cr_assert_eq(taken & left, 0);
 			cr_assert_eq(taken | left, (bits & ~takes[i]) | adds);
 			page_set_destroy(&s);
@@ -615,8 +617,9 @@ Test(pages, a_change_undoes_nothing_that_another_did_meanwhile)
 		void (*change)(struct page_set *s);
 		bool adds;
 	} rows[] = {
-		{ "add", add_one, true },      { "add_word", add_word, true },	{ "add_run", add_run, true },
-		{ "del_run", del_run, false }, { "merge", merge, true },	{ "subtract", subtract, false },
+		{ "add", add_one, true },     { "add_word", add_word, true },
+		{ "add_run", add_run, true }, { "del_run", del_run, false },
+		{ "merge", merge, true },     { "subtract", subtract, false },
 	};
 	const uint64_t bits = 0xff, takes = 0x81, adds = 0x300, own = UINT64_C(1) << 5;
 
@@ -627,8 +630,8 @@ Test(pages, a_change_undoes_nothing_that_another_did_meanwhile)
 		expect_between(&s, takes, adds);
 		rows[i].change(&s);
 		came_between();
-		cr_expect_eq(page_set_words(&s, 0)[0], rows[i].adds ? due : due & ~own, "%s: %#lx", rows[i].name,
-			     (unsigned long)page_set_words(&s, 0)[0]);
+		cr_expect_eq(page_set_words(&s, 0)[0], rows[i].adds ? due : due & ~own, "%s: %#lx",
+			     rows[i].name, (unsigned long)page_set_words(&s, 0)[0]);
 		page_set_destroy(&s);
 	}
 }
@@ -679,8 +682,9 @@ static void look_everywhere(struct page_set *s, uint64_t npages)
 Test(pages, nothing_behind_the_bitmap_is_looked_at)
 {
 	const uint64_t whole = 128 << 8; /* 128 MiB */
-	const uint64_t sizes[] = { whole, 2 * whole, 3 * whole, 64, 8 * 64, 9 * 64, 15 * 64, 16 * 64, 17 * 64,
-				   64 * 64, 65 * 64, whole - 64, whole + 64, whole + 8 * 64 };
+	const uint64_t sizes[] = { whole,      2 * whole,     3 * whole, 64,	  8 * 64,  9 * 64,
+				   15 * 64,    16 * 64,	      17 * 64,	 64 * 64, 65 * 64, whole - 64,
+				   whole + 64, whole + 8 * 64 };
 
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		struct page_set s = set_before_a_wall(sizes[i]);

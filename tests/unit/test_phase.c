@@ -49,8 +49,9 @@ Test(phase, the_table_is_the_document)
 	for (int from = 0; from < PHASES; from++) {
 		for (int to = 0; to < PHASES; to++)
 			cr_expect_eq(phase_may_follow(from, to), arrows[from] >> to & 1,
-				     "%s -> %s: the table says %d, docs/protocol.md %d", phase_row(from)->name,
-				     phase_row(to)->name, phase_may_follow(from, to), arrows[from] >> to & 1);
+				     "%s -> %s: the table says %d, docs/protocol.md %d",
+				     phase_row(from)->name, phase_row(to)->name, phase_may_follow(from, to),
+				     arrows[from] >> to & 1);
 	}
 }
 
@@ -63,7 +64,8 @@ Test(phase, every_phase_has_two_bodies_and_a_way_out)
 		cr_expect_eq(row->source != NULL, phase, "%s", row->name);
 		cr_expect_eq(row->target != NULL, phase, "%s", row->name);
 		cr_expect_eq(phase_may_follow(p, FERRY_PHASE_FAILED), phase, "%s", row->name);
-		cr_expect_eq(row->next == 0, p == FERRY_PHASE_DONE || p == FERRY_PHASE_FAILED, "%s", row->name);
+		cr_expect_eq(row->next == 0, p == FERRY_PHASE_DONE || p == FERRY_PHASE_FAILED, "%s",
+			     row->name);
 	}
 }
 
@@ -88,13 +90,15 @@ Test(phase, the_commit_cannot_be_walked_around)
 	cr_expect_not(phase_may_follow(FERRY_PHASE_STOP_AND_COPY, FERRY_PHASE_ACTIVATION));
 	cr_expect_not(phase_may_follow(FERRY_PHASE_POSTCOPY, FERRY_PHASE_ACTIVATION));
 	for (int p = 0; p < PHASES; p++)
-		cr_expect_eq(phase_may_follow(p, FERRY_PHASE_ACTIVATION), p == FERRY_PHASE_COMMITMENT, "%s", phase_row(p)->name);
+		cr_expect_eq(phase_may_follow(p, FERRY_PHASE_ACTIVATION), p == FERRY_PHASE_COMMITMENT, "%s",
+			     phase_row(p)->name);
 }
 
 Test(phase, names)
 {
-	static const char *const names[] = { "idle", "pre-migration", "reservation", "pre-copy", "stop-and-copy",
-					     "post-copy", "commitment", "activation", "done", "failed" };
+	static const char *const names[] = { "idle",	      "pre-migration", "reservation", "pre-copy",
+					     "stop-and-copy", "post-copy",     "commitment",  "activation",
+					     "done",	      "failed" };
 
 	for (int p = 0; p < PHASES; p++) {
 		cr_expect_str_eq(phase_row(p)->name, names[p]);

@@ -42,7 +42,8 @@ static void begin(struct bench *b, bool shared)
 		b->reg.fd = memfd_create("place", MFD_CLOEXEC);
 		cr_assert_eq(ftruncate(b->reg.fd, (off_t)b->reg.len), 0);
 	}
-	b->reg.hva = mmap(NULL, b->reg.len, PROT_READ | PROT_WRITE, shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, b->reg.fd, 0);
+	b->reg.hva = mmap(NULL, b->reg.len, PROT_READ | PROT_WRITE,
+			  shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, b->reg.fd, 0);
 	cr_assert_neq(b->reg.hva, MAP_FAILED);
 	b->came = malloc(N * PAGE);
 	for (unsigned i = 0; i < N; i++) {
@@ -65,7 +66,8 @@ static void arrive(struct bench *b, uint64_t page, uint32_t n, bool wake)
 
 	if (place_direct(&b->p, 0))
 		memcpy(place_inbox(&b->p, 0) + page * PAGE, b->came + page * PAGE, n * PAGE);
-	cr_assert_eq(place_run(&b->p, &run, b->came + page * PAGE, wake, &b->missing, &done, &f), 0, "%s", fail_text(&f));
+	cr_assert_eq(place_run(&b->p, &run, b->came + page * PAGE, wake, &b->missing, &done, &f), 0, "%s",
+		     fail_text(&f));
 }
 
 /* All is there: nothing waits any more, what was not mapped would read as zeros. */
@@ -75,7 +77,8 @@ static void end(struct bench *b)
 	place_disarm(&b->p);
 	for (unsigned i = 0; i < N; i++)
 		for (size_t at = 0; at < PAGE; at++)
-			cr_assert_eq(((uint8_t *)b->reg.hva)[i * PAGE + at], b->expect[i], "page %u byte %zu", i, at);
+			cr_assert_eq(((uint8_t *)b->reg.hva)[i * PAGE + at], b->expect[i], "page %u byte %zu",
+				     i, at);
 	place_close(&b->p);
 	page_set_destroy(&b->missing);
 	munmap(b->reg.hva, b->reg.len);

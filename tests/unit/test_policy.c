@@ -19,7 +19,7 @@ struct trace {
 	const char *name;
 	enum ferry_mode mode;
 	bool no_postcopy, forced, can_throttle;
-	uint32_t throttle; /* now */
+	uint32_t throttle;	   /* now */
 	uint32_t max_rounds;	   /* 30 */
 	uint64_t downtime_us;	   /* 300,000 */
 	uint64_t precopy_limit_us; /* none */
@@ -27,7 +27,7 @@ struct trace {
 	uint64_t last_throughput;
 	struct shot shots[MAX_ROUNDS];
 	enum policy_verdict verdict;
-	uint32_t slower; /* throttled to */
+	uint32_t slower;  /* throttled to */
 	const char *text; /* the whole sentence, NULL: not looked at */
 };
 
@@ -223,9 +223,13 @@ static void decide(const struct trace *t, struct policy_result *res)
 {
 	struct ferry_round rounds[MAX_ROUNDS] = { 0 };
 	struct policy_input in = { .history = rounds, .last_throughput = t->last_throughput };
-	struct policy_limits lim = { .mode = t->mode, .postcopy_ok = !t->no_postcopy, .forced = t->forced,
-				     .can_throttle = t->can_throttle, .throttle = t->throttle,
-				     .precopy_limit_us = t->precopy_limit_us, .page_size = PAGE };
+	struct policy_limits lim = { .mode = t->mode,
+				     .postcopy_ok = !t->no_postcopy,
+				     .forced = t->forced,
+				     .can_throttle = t->can_throttle,
+				     .throttle = t->throttle,
+				     .precopy_limit_us = t->precopy_limit_us,
+				     .page_size = PAGE };
 
 	lim.max_rounds = t->max_rounds ? t->max_rounds : 30;
 	lim.downtime_us = t->downtime_us ? t->downtime_us : 300000;
@@ -250,9 +254,10 @@ Test(policy, traces)
 		struct policy_result res = { 0 };
 
 		decide(&traces[i], &res);
-		cr_expect_eq(res.throttle, traces[i].slower, "%s: slowed by %u", traces[i].name, res.throttle);
-		cr_expect_eq(res.verdict, traces[i].verdict, "%s: verdict %d, \"%s\"", traces[i].name, res.verdict,
-			     res.text);
+		cr_expect_eq(res.throttle, traces[i].slower, "%s: slowed by %u", traces[i].name,
+			     res.throttle);
+		cr_expect_eq(res.verdict, traces[i].verdict, "%s: verdict %d, \"%s\"", traces[i].name,
+			     res.verdict, res.text);
 		if (traces[i].text)
 			cr_expect_str_eq(res.text, traces[i].text, "%s:\n%s", traces[i].name, res.text);
 		cr_expect(strlen(res.text) > 0 && strlen(res.text) < POLICY_TEXT_MAX - 1, "%s: cut off",
@@ -262,7 +267,9 @@ Test(policy, traces)
 
 Test(policy, figures_beside_the_verdict)
 {
-	struct ferry_round r = { .pages_sent = 100000, .bytes = 409600000, .duration_us = 500000, .pages_dirty = 50000 };
+	struct ferry_round r = {
+		.pages_sent = 100000, .bytes = 409600000, .duration_us = 500000, .pages_dirty = 50000
+	};
 	struct policy_limits lim = { .max_rounds = 30, .downtime_us = 300000, .page_size = PAGE };
 	struct policy_input in = { .history = &r, .n = 1, .fixed_us = 1500 };
 	struct policy_result res;
@@ -276,8 +283,12 @@ Test(policy, figures_beside_the_verdict)
 /* Four round trips with a residue to send, two without, one where it is pulled later. */
 Test(policy, the_downtime_is_predicted_with_its_round_trips)
 {
-	struct ferry_round r = { .pages_sent = 100000, .bytes = 409600000, .duration_us = 500000, .pages_dirty = 10 };
-	struct policy_limits lim = { .max_rounds = 30, .downtime_us = 300000, .page_size = PAGE, .postcopy_ok = true };
+	struct ferry_round r = {
+		.pages_sent = 100000, .bytes = 409600000, .duration_us = 500000, .pages_dirty = 10
+	};
+	struct policy_limits lim = {
+		.max_rounds = 30, .downtime_us = 300000, .page_size = PAGE, .postcopy_ok = true
+	};
 	struct policy_input in = { .history = &r, .n = 1, .fixed_us = 1500, .rtt_us = 1000 };
 	struct policy_result res;
 
@@ -326,9 +337,14 @@ Test(policy, nothing_sent_yet_assumes_a_slow_link)
 
 Test(policy, the_largest_numbers_do_not_overflow)
 {
-	struct ferry_round r[2] = { { .pages_sent = UINT64_MAX, .pages_zero = UINT64_MAX, .bytes = UINT64_MAX,
-				      .duration_us = 1, .pages_dirty = UINT64_MAX },
-				    { .round = 1, .bytes = 1, .duration_us = UINT64_MAX, .pages_dirty = UINT64_MAX } };
+	struct ferry_round r[2] = {
+		{ .pages_sent = UINT64_MAX,
+		  .pages_zero = UINT64_MAX,
+		  .bytes = UINT64_MAX,
+		  .duration_us = 1,
+		  .pages_dirty = UINT64_MAX },
+		{ .round = 1, .bytes = 1, .duration_us = UINT64_MAX, .pages_dirty = UINT64_MAX }
+	};
 	struct policy_limits lim = { .max_rounds = 30, .downtime_us = UINT64_MAX - 1, .page_size = 1u << 30 };
 	struct policy_input in = { .history = r, .n = 2, .precopy_us = UINT64_MAX, .fixed_us = UINT64_MAX };
 	struct policy_result res;

@@ -28,7 +28,9 @@ static struct ferry_region anonymous(uint64_t len)
 
 static struct ferry_region memfd(uint64_t file_len, uint64_t offset, uint64_t len)
 {
-	struct ferry_region reg = { .len = len, .fd_offset = offset, .page_shift = 12, .flags = FERRY_REGION_SHARED };
+	struct ferry_region reg = {
+		.len = len, .fd_offset = offset, .page_shift = 12, .flags = FERRY_REGION_SHARED
+	};
 
 	reg.fd = memfd_create("test", MFD_CLOEXEC);
 	cr_assert_geq(reg.fd, 0);
@@ -161,7 +163,9 @@ Test(populated, a_file_shorter_than_the_region)
 
 Test(populated, a_bad_region_is_an_error_and_leaves_the_count)
 {
-	struct ferry_region reg = { .len = 4 * MIB, .fd = 9999, .page_shift = 12, .flags = FERRY_REGION_SHARED };
+	struct ferry_region reg = {
+		.len = 4 * MIB, .fd = 9999, .page_shift = 12, .flags = FERRY_REGION_SHARED
+	};
 	const uint64_t npages = 4 * MIB / PAGE;
 	struct page_set s;
 	uint64_t count = 77;
@@ -186,7 +190,8 @@ static uint64_t own_pages(const void *hva)
 	while (fgets(line, sizeof(line), f)) {
 		if (sscanf(line, "%llx-%llx ", &begin, &end) == 2)
 			found |= here = begin == (uintptr_t)hva;
-		else if (here && (sscanf(line, "Anonymous: %llu", &kb) == 1 || sscanf(line, "Swap: %llu", &kb) == 1))
+		else if (here &&
+			 (sscanf(line, "Anonymous: %llu", &kb) == 1 || sscanf(line, "Swap: %llu", &kb) == 1))
 			own += kb;
 	}
 	fclose(f);

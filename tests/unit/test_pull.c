@@ -70,7 +70,8 @@ struct target {
 
 /* ---- the source ---- */
 
-static int answer_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
+static int answer_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n,
+		      uint32_t tag)
 {
 	struct answers *a = (struct answers *)chan;
 
@@ -120,7 +121,10 @@ static struct xport_chan *source_chan(struct xport_link *l, enum xport_role role
 	return role == XPORT_URGENT ? &src->urgent.chan : &src->data[index].chan;
 }
 
-static const struct xport_chan_ops answer_ops = { .get = answer_get, .reap = answer_reap, .fd = no_fd, .end = answer_end };
+static const struct xport_chan_ops answer_ops = { .get = answer_get,
+						  .reap = answer_reap,
+						  .fd = no_fd,
+						  .end = answer_end };
 static const struct xport_link_ops source_ops = { .chan = source_chan };
 
 static void make_source(struct source *src, unsigned channels)
@@ -170,12 +174,12 @@ static unsigned asked_in_all(struct source *src)
 
 /* ---- the target ---- */
 
-#define WAIT_FOR(condition)                                                                         \
-	do {                                                                                        \
-		unsigned tries_ = WAIT_S * 1000 * patience();                                       \
-		while (!(condition) && tries_--)                                                    \
-			nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);                  \
-		cr_assert(condition, "this did not come: %s", #condition);                          \
+#define WAIT_FOR(condition)                                                        \
+	do {                                                                       \
+		unsigned tries_ = WAIT_S * 1000 * patience();                      \
+		while (!(condition) && tries_--)                                   \
+			nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL); \
+		cr_assert(condition, "this did not come: %s", #condition);         \
 	} while (0)
 
 static void woken(struct ferry_session *s)
@@ -205,7 +209,8 @@ static void stop(struct target *t)
 	pull_stop(t->pull);
 	for (unsigned i = 0; i < t->src.link.id.channels; i++) {
 		pthread_join(t->worker[i].thread, NULL);
-		cr_assert_eq(t->worker[i].err, 0, "worker %u: %d, %s", i, t->worker[i].err, fail_text(&t->fail));
+		cr_assert_eq(t->worker[i].err, 0, "worker %u: %d, %s", i, t->worker[i].err,
+			     fail_text(&t->fail));
 	}
 }
 
@@ -213,26 +218,30 @@ static void stop(struct target *t)
 static void make_target(struct target *t, unsigned channels)
 {
 	const uint64_t n = N;
-	const struct pull_param param = { .place = &t->place,
-					  .missing = &t->missing,
-					  .poison = &t->poison,
-					  .poisoned = &t->poisoned,
-					  .regions = &t->region,
-					  .nregions = 1,
-					  .channels = channels,
-					  .timeout_us = 3600000000u, /* an answer that is held is not a peer that is gone */
-					  .stats = &t->stats,
-					  .fail = &t->fail,
-					  .wake = woken };
+	const struct pull_param param = {
+		.place = &t->place,
+		.missing = &t->missing,
+		.poison = &t->poison,
+		.poisoned = &t->poisoned,
+		.regions = &t->region,
+		.nregions = 1,
+		.channels = channels,
+		.timeout_us = 3600000000u, /* an answer that is held is not a peer that is gone */
+		.stats = &t->stats,
+		.fail = &t->fail,
+		.wake = woken
+	};
 
 	memset(t, 0, sizeof(*t));
 	make_source(&t->src, channels);
 	t->region = (struct ferry_region){ .len = N * PAGE_BYTES, .page_shift = 12, .fd = -1 };
-	t->region.hva = mmap(NULL, N * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	t->region.hva =
+		mmap(NULL, N * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	cr_assert_neq(t->region.hva, MAP_FAILED);
 	cr_assert_eq(page_set_init(&t->missing, &n, 1), 0);
 	page_set_add_run(&t->missing, &(struct page_run){ .npages = N });
-	cr_assert_eq(place_open(&t->place, &t->region, 1, false, NULL, &t->fail), 0, "%s", fail_text(&t->fail));
+	cr_assert_eq(place_open(&t->place, &t->region, 1, false, NULL, &t->fail), 0, "%s",
+		     fail_text(&t->fail));
 	if (place_arm(&t->place, &t->fail) < 0)
 		cr_skip_test("%s", fail_text(&t->fail));
 	cr_assert_eq(pull_new(&t->pull, &param), 0);
@@ -287,7 +296,8 @@ static void free_target(struct target *t)
 static void each_asked_once(struct target *t)
 {
 	for (unsigned page = 0; page < N; page++)
-		cr_assert_eq(t->src.asked[page], 1, "page %u was asked for %u times", page, t->src.asked[page]);
+		cr_assert_eq(t->src.asked[page], 1, "page %u was asked for %u times", page,
+			     t->src.asked[page]);
 }
 
 static unsigned under_way(struct target *t, unsigned channel)
@@ -315,7 +325,8 @@ static void nobody_asks_twice(unsigned channels)
 	pull_release(t.pull);
 	for (unsigned i = 0; i < channels; i++)
 		WAIT_FOR(under_way(&t, i) > 0);
-	cr_assert_eq(asked(&t.src, 0), 1, "the sweep begins where the last fault was, and goes on from the beginning");
+	cr_assert_eq(asked(&t.src, 0), 1,
+		     "the sweep begins where the last fault was, and goes on from the beginning");
 	touch(&t, 0);
 	touch(&t, 1);
 	hold_all(&t.src, false);
@@ -420,7 +431,8 @@ bool __wrap_page_set_claim(struct page_set *s, struct page_cursor *at, uint32_t 
 
 	if (fault && !got) {
 		atomic_store(&meanwhile.p, NULL);
-		pull_placed(p, &(struct page_run){ .page = meanwhile.page, .npages = 1 }, src->ram + meanwhile.page * PAGE_BYTES, false);
+		pull_placed(p, &(struct page_run){ .page = meanwhile.page, .npages = 1 },
+			    src->ram + meanwhile.page * PAGE_BYTES, false);
 	}
 	return got;
 }

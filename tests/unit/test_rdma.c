@@ -72,8 +72,10 @@ Test(rdma, without_a_device)
 		cr_skip_test("there is RDMA here");
 	err = try_listen("rdma::4321", &f);
 	cr_assert_eq(err, -EOPNOTSUPP, "%d", err);
-	cr_assert(strstr(fail_text(&f), "rdma_ucm") || strstr(fail_text(&f), "tcp:host:port"), "%s", fail_text(&f));
+	cr_assert(strstr(fail_text(&f), "rdma_ucm") || strstr(fail_text(&f), "tcp:host:port"), "%s",
+		  fail_text(&f));
 	err = try_connect("rdma:127.0.0.1:4321?pin=lazy&mtu=2048&bandwidth=1G", &f);
 	cr_assert_eq(err, -EOPNOTSUPP, "%d", err);
-	cr_assert(strstr(fail_text(&f), "rdma_ucm") || strstr(fail_text(&f), "tcp:host:port"), "%s", fail_text(&f));
+	cr_assert(strstr(fail_text(&f), "rdma_ucm") || strstr(fail_text(&f), "tcp:host:port"), "%s",
+		  fail_text(&f));
 }

@@ -110,7 +110,8 @@ static const char *why_gone(struct fail *f)
 
 	cr_assert_neq(p, MAP_FAILED);
 	cr_assert(!munmap(p, PAGE));
-	cr_assert_eq(reach_fail(f, &(struct reach_page){ .region = 3, .page = 7, .addr = p }, false), -EFAULT);
+	cr_assert_eq(reach_fail(f, &(struct reach_page){ .region = 3, .page = 7, .addr = p }, false),
+		     -EFAULT);
 	return fail_text(f);
 }
 
@@ -118,7 +119,8 @@ Test(sentence, a_page_that_is_not_mapped)
 {
 	struct fail f = { 0 };
 
-	cr_assert(strstr(why_gone(&f), "nothing is mapped there; guest RAM must stay mapped"), "%s", fail_text(&f));
+	cr_assert(strstr(why_gone(&f), "nothing is mapped there; guest RAM must stay mapped"), "%s",
+		  fail_text(&f));
 }
 
 /* Nothing is said that was not looked at. */
@@ -132,6 +134,7 @@ Test(sentence, a_page_of_which_nothing_can_be_found_out)
 	cr_assert(!setrlimit(RLIMIT_NOFILE, &none));
 	why_gone(&f);
 	cr_assert(!setrlimit(RLIMIT_NOFILE, &was)); /* a leak checker opens files in the end */
-	cr_assert(strstr(fail_text(&f), "/proc/self/maps cannot be read: Too many open files; raise the limit of open files"), "%s",
-		  fail_text(&f));
+	cr_assert(strstr(fail_text(&f),
+			 "/proc/self/maps cannot be read: Too many open files; raise the limit of open files"),
+		  "%s", fail_text(&f));
 }

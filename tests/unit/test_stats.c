@@ -35,8 +35,8 @@ Test(stats, a_bucket_holds_its_value)
 			struct ferry_session *s = with_faults(&v, 1);
 
 			cr_assert_eq(ferry_get_faults(s, b, FERRY_FAULT_BUCKETS), 1);
-			cr_assert(b[0].from_ns <= v && v < b[0].below_ns, "%lu in %lu to %lu", v, b[0].from_ns,
-				  b[0].below_ns);
+			cr_assert(b[0].from_ns <= v && v < b[0].below_ns, "%lu in %lu to %lu", v,
+				  b[0].from_ns, b[0].below_ns);
 			cr_assert(b[0].below_ns - b[0].from_ns <= 1 + b[0].from_ns / 16);
 			free(s);
 		}
@@ -75,8 +75,8 @@ Test(stats, no_quantile_is_larger_than_the_largest)
 			struct ferry_stats st = { .size = sizeof(st) };
 
 			for (unsigned permille = 1; permille <= 1000; permille++)
-				cr_assert_leq(hist_quantile(&s->stats.fault_ns, permille), max, "of %u values up to %lu, %u", n, max,
-					      permille);
+				cr_assert_leq(hist_quantile(&s->stats.fault_ns, permille), max,
+					      "of %u values up to %lu, %u", n, max, permille);
 			cr_assert_eq(ferry_get_stats(s, &st), 0);
 			cr_assert_leq(st.fault_p50_ns, st.fault_p99_ns);
 			cr_assert_leq(st.fault_p99_ns, st.fault_max_ns);

@@ -43,7 +43,8 @@ static struct ferry_region sparse(bool shared)
 		reg.fd = memfd_create("swapped", MFD_CLOEXEC);
 		cr_assert_eq(ftruncate(reg.fd, (off_t)reg.len), 0);
 	}
-	reg.hva = mmap(NULL, reg.len, PROT_READ | PROT_WRITE, shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, reg.fd, 0);
+	reg.hva = mmap(NULL, reg.len, PROT_READ | PROT_WRITE,
+		       shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, reg.fd, 0);
 	cr_assert_neq(reg.hva, MAP_FAILED);
 	madvise(reg.hva, reg.len, MADV_NOHUGEPAGE);
 	for (unsigned page = 0; page < PAGES; page += EVERY)
@@ -137,8 +138,14 @@ Test(swap, of_a_memfd_crosses)
 
 static void is_proved(enum vmm_kind kind)
 {
-	struct vmm_config cfg = { .memory = 64 << 20, .working_set = 16 << 20, .seed = 42, .kind = kind, .populate = 50,
-				  .vcpus = 1, .host_threads = true, .observer = -1 };
+	struct vmm_config cfg = { .memory = 64 << 20,
+				  .working_set = 16 << 20,
+				  .seed = 42,
+				  .kind = kind,
+				  .populate = 50,
+				  .vcpus = 1,
+				  .host_threads = true,
+				  .observer = -1 };
 	const struct ferry_region *r;
 	struct vmm_proof before, after;
 	struct vmm *vm = NULL;
@@ -146,7 +153,8 @@ static void is_proved(enum vmm_kind kind)
 
 	cr_assert_eq(vmm_new_source(&vm, &cfg, why, sizeof(why)), 0, "%s", why);
 	vmm_regions(vm, &r);
-	for (int i = 0; i < 2; i++) /* the first one looks at counters that the guest has not made yet, which makes their page */
+	for (int i = 0; i < 2;
+	     i++) /* the first one looks at counters that the guest has not made yet, which makes their page */
 		cr_assert_eq(vmm_proof(vm, &before), 0);
 	cr_assert_str_eq(before.text, "");
 	if (!swap_out(r[1].hva, r[1].len, r[1].len / PAGE * 9 / 10))
@@ -154,8 +162,8 @@ static void is_proved(enum vmm_kind kind)
 	cr_assert_eq(vmm_proof(vm, &after), 0);
 	cr_assert_str_eq(after.text, "");
 	cr_assert_eq(after.pages_bad, 0);
-	cr_assert_eq(after.pages_hole, before.pages_hole, "%llu holes, %llu before", (unsigned long long)after.pages_hole,
-		     (unsigned long long)before.pages_hole);
+	cr_assert_eq(after.pages_hole, before.pages_hole, "%llu holes, %llu before",
+		     (unsigned long long)after.pages_hole, (unsigned long long)before.pages_hole);
 	vmm_destroy(vm);
 }
 

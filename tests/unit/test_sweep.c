@@ -22,7 +22,8 @@ struct late {
 };
 #define LATE_US 4000u
 
-static int late_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
+static int late_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n,
+		    uint32_t tag)
 {
 	struct late *c = (struct late *)chan;
 	uint64_t from = now_us();
@@ -112,7 +113,9 @@ Test(sweep, what_lies_before_the_last_fault_is_swept_too)
 		struct ferry_region region = { .len = NPAGES << 12 };
 		struct place_region memory = { 0 };
 		struct place place = { .r = &memory, .n = 1 };
-		struct pull_param param = { .place = &place, .regions = &region, .nregions = 1, .channels = 1 };
+		struct pull_param param = {
+			.place = &place, .regions = &region, .nregions = 1, .channels = 1
+		};
 		struct sweep w = { .c = &c.chan };
 		struct page_run run = { .page = 100, .npages = 8 };
 		struct pull *p = NULL;
@@ -127,7 +130,8 @@ Test(sweep, what_lies_before_the_last_fault_is_swept_too)
 		for (unsigned k = 0; k < SWEEP_DEPTH_MAX; k++)
 			for (unsigned r = 0; r < w.get[k].n; r++)
 				got += w.get[k].run[r].npages;
-		cr_assert_eq(got, run.npages, "from page %lu on: %u pages of %u", (unsigned long)hints[i], got, run.npages);
+		cr_assert_eq(got, run.npages, "from page %lu on: %u pages of %u", (unsigned long)hints[i],
+			     got, run.npages);
 		cr_assert_eq(page_set_count(&p->todo), 0);
 		pull_free(p);
 	}

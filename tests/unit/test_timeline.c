@@ -48,12 +48,11 @@ Test(timeline, a_whole_run_is_read)
 {
 	struct timelines t;
 
-	cr_assert_eq(
-		load(&t, RUN
-		     "{\"type\":\"event\",\"end\":\"source\",\"t_us\":0,\"event\":\"phase\",\"phase\":\"pre-copy\"}\n"
-		     "{\"type\":\"news\",\"of\":\"a later version\"}\n"
-		     "{\"type\":\"faults\",\"end\":\"target\",\"buckets_ns\":[[16000,17000,3],[20000,21000,1]]}\n" RESULT),
-		0);
+	cr_assert_eq(load(&t, RUN
+			  "{\"type\":\"event\",\"end\":\"source\",\"t_us\":0,\"event\":\"phase\",\"phase\":\"pre-copy\"}\n"
+			  "{\"type\":\"news\",\"of\":\"a later version\"}\n"
+			  "{\"type\":\"faults\",\"end\":\"target\",\"buckets_ns\":[[16000,17000,3],[20000,21000,1]]}\n" RESULT),
+		     0);
 	cr_assert_eq(t.n, 1);
 	cr_assert_eq(t.v[0].nbuckets, 2);
 	cr_assert_float_eq(t.v[0].bucket[1].from_us, 20, 1e-9);
@@ -133,8 +132,7 @@ Test(timeline, a_phase_that_is_none)
 
 Test(timeline, a_histogram_that_cannot_be)
 {
-	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[5,5,1]]}\n",
-		"an invalid histogram of faults");
+	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[5,5,1]]}\n", "an invalid histogram of faults");
 }
 
 Test(timeline, a_bucket_without_a_count)
@@ -192,12 +190,12 @@ Test(timeline, how_long_a_vm_stood_that_went_on_at_the_source)
 {
 	struct timelines t;
 
-	cr_assert_eq(
-		load(&t, RUN
-		     "{\"type\":\"event\",\"end\":\"source\",\"t_us\":2000,\"event\":\"phase\",\"phase\":"
-		     "\"stop-and-copy\"}\n" SAMPLE("source", "1000", "true", "1") SAMPLE(
-			     "source", "3000", "false", "1") SAMPLE("source", "7000", "true", "2") RESULT),
-		0);
+	cr_assert_eq(load(&t, RUN
+			  "{\"type\":\"event\",\"end\":\"source\",\"t_us\":2000,\"event\":\"phase\",\"phase\":"
+			  "\"stop-and-copy\"}\n" SAMPLE("source", "1000", "true", "1")
+				  SAMPLE("source", "3000", "false", "1") SAMPLE("source", "7000", "true", "2")
+					  RESULT),
+		     0);
 	cr_assert_float_eq(tl_standstill_ms(&t.v[0]), 5, 1e-6);
 	timelines_free(&t);
 }
@@ -239,13 +237,15 @@ Test(timeline, a_counter_that_is_a_word)
 
 Test(timeline, a_phase_at_an_absurd_time)
 {
-	refused(RUN "{\"type\":\"event\",\"end\":\"source\",\"t_us\":4e18,\"event\":\"phase\",\"phase\":\"pre-copy\"}\n",
+	refused(RUN
+		"{\"type\":\"event\",\"end\":\"source\",\"t_us\":4e18,\"event\":\"phase\",\"phase\":\"pre-copy\"}\n",
 		"t_us is not a number from");
 }
 
 Test(timeline, buckets_out_of_order)
 {
-	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[5,6,1],[3,4,1]]}\n", "an invalid histogram of faults");
+	refused(RUN "{\"type\":\"faults\",\"buckets_ns\":[[5,6,1],[3,4,1]]}\n",
+		"an invalid histogram of faults");
 }
 
 Test(timeline, a_bucket_below_0)
@@ -314,14 +314,17 @@ Test(timeline, a_picture_of_a_fault_of_no_time_ends)
 	size_t len;
 	FILE *out;
 
-	cr_assert_eq(load(&t, RUN "{\"type\":\"faults\",\"end\":\"target\",\"buckets_ns\":[[0,1,3],[1,2,1],[40,42,2]]}\n" RESULT),
+	cr_assert_eq(load(&t, RUN
+			  "{\"type\":\"faults\",\"end\":\"target\",\"buckets_ns\":[[0,1,3],[1,2,1],[40,42,2]]}\n" RESULT),
 		     0);
 	out = open_memstream(&script, &len);
 	picture_run(out, &t.v[0]);
 	fclose(out);
-	cr_assert_not_null(strstr(script, "$faults << EOD\n0.0005 0.0010 3\n0.0010 0.0020 1\n0.0400 0.0420 2\nEOD"), "%s",
-			   strstr(script, "$faults"));
-	cr_assert_not_null(strstr(script, "set xrange [0.0003:0.0588]"), "%s", strstr(script, "set logscale"));
+	cr_assert_not_null(strstr(script,
+				  "$faults << EOD\n0.0005 0.0010 3\n0.0010 0.0020 1\n0.0400 0.0420 2\nEOD"),
+			   "%s", strstr(script, "$faults"));
+	cr_assert_not_null(strstr(script, "set xrange [0.0003:0.0588]"), "%s",
+			   strstr(script, "set logscale"));
 	free(script);
 	timelines_free(&t);
 }
@@ -336,8 +339,9 @@ Test(timeline, a_picture_of_the_longest_recording_ends)
 
 	cr_assert_eq(load(&t, RUN
 			  "{\"type\":\"event\",\"end\":\"source\",\"t_us\":-1.03e13,\"event\":\"phase\",\"phase\":\"pre-copy\"}\n"
-			  "{\"type\":\"event\",\"end\":\"source\",\"t_us\":1.03e13,\"event\":\"phase\",\"phase\":\"done\"}\n"
-			  SAMPLE("source", "-1.03e13", "true", "1") SAMPLE("source", "1.03e13", "true", "18446744073709551615e0") RESULT),
+			  "{\"type\":\"event\",\"end\":\"source\",\"t_us\":1.03e13,\"event\":\"phase\",\"phase\":\"done\"}\n" SAMPLE(
+				  "source", "-1.03e13", "true", "1")
+				  SAMPLE("source", "1.03e13", "true", "18446744073709551615e0") RESULT),
 		     0);
 	out = open_memstream(&script, &len);
 	picture_run(out, &t.v[0]);

@@ -20,7 +20,8 @@ struct kind {
 	uint32_t phases;
 };
 
-#define KIND(name, number, from, body, elem, max, phases) { #name, number, from, sizeof(body), elem, max, phases },
+#define KIND(name, number, from, body, elem, max, phases) \
+	{ #name, number, from, sizeof(body), elem, max, phases },
 static const struct kind kinds[] = { WIRE_MESSAGES(KIND) };
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
@@ -64,10 +65,11 @@ static int check(const struct kind *k, size_t len, struct wire_msg *ret, struct 
 
 Test(wire, numbers_and_names_do_not_change)
 {
-	static const char *const names[] = { "?", "HELLO", "HELLO_ACK", "REFUSED", "MAP", "RESERVED", "ZERO", "ROUND_END",
-					     "ROUND_ACK", "STATE", "RESIDUE", "PREARM", "PREARMED", "SWITCHOVER",
-					     "RUNNING", "PREPARED", "COMMIT", "COMMITTED", "COMPLETE", "BYE", "ABORT",
-					     "PING", "POISON" };
+	static const char *const names[] = { "?",	 "HELLO",  "HELLO_ACK", "REFUSED",    "MAP",
+					     "RESERVED", "ZERO",   "ROUND_END", "ROUND_ACK",  "STATE",
+					     "RESIDUE",	 "PREARM", "PREARMED",	"SWITCHOVER", "RUNNING",
+					     "PREPARED", "COMMIT", "COMMITTED", "COMPLETE",   "BYE",
+					     "ABORT",	 "PING",   "POISON" };
 	const size_t known = sizeof(names) / sizeof(names[0]);
 
 	cr_assert_geq(WIRE_TYPES, known);
@@ -89,7 +91,8 @@ Test(wire, each_message_comes_through_at_its_limits)
 		cr_assert_eq(check(k, k->fixed, &msg, &m), 0, "%s without elements", k->name);
 		cr_assert(msg.type == k->number && msg.nelems == 0 && msg.body == m->bytes);
 		free(m);
-		cr_assert_eq(check(k, k->fixed + k->elem * k->max, &msg, &m), 0, "%s with all elements", k->name);
+		cr_assert_eq(check(k, k->fixed + k->elem * k->max, &msg, &m), 0, "%s with all elements",
+			     k->name);
 		cr_assert(msg.nelems == k->max && msg.elems == m->bytes + k->fixed);
 		free(m);
 	}
@@ -118,7 +121,8 @@ Test(wire, reserved_fields_are_zero)
 	} field[] = {
 		{ WIRE_REFUSED, offsetof(struct wire_abort, reserved), 8 },
 		{ WIRE_MAP, sizeof(struct wire_map) + offsetof(struct wire_region, reserved), 24 + 3 * 32 },
-		{ WIRE_MAP, sizeof(struct wire_map) + 2 * 32 + offsetof(struct wire_region, reserved), 24 + 3 * 32 },
+		{ WIRE_MAP, sizeof(struct wire_map) + 2 * 32 + offsetof(struct wire_region, reserved),
+		  24 + 3 * 32 },
 		{ WIRE_RESERVED, offsetof(struct wire_reserved, reserved), 8 },
 		{ WIRE_ROUND_END, offsetof(struct wire_round, reserved), 8 },
 		{ WIRE_ROUND_ACK, offsetof(struct wire_round, reserved), 8 },
@@ -135,10 +139,11 @@ Test(wire, reserved_fields_are_zero)
 			struct fail f = { 0 };
 			struct wire_msg msg;
 
-			cr_assert_eq(wire_check(&msg, m, len, a_sender(k), first_phase(k), 0, &f), 0, "%s", k->name);
+			cr_assert_eq(wire_check(&msg, m, len, a_sender(k), first_phase(k), 0, &f), 0, "%s",
+				     k->name);
 			m->bytes[field[i].at + b / 8] = (uint8_t)(1 << b % 8);
-			cr_assert_eq(wire_check(&msg, m, len, a_sender(k), first_phase(k), 0, &f), -EPROTO, "%s, bit %zu",
-				     k->name, b);
+			cr_assert_eq(wire_check(&msg, m, len, a_sender(k), first_phase(k), 0, &f), -EPROTO,
+				     "%s, bit %zu", k->name, b);
 			cr_assert(strstr(fail_text(&f), "in a reserved field"), "%s", fail_text(&f));
 			free(m);
 		}
@@ -174,7 +179,8 @@ Test(wire, header)
 
 	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7, NULL), 0);
 	for (size_t cut = 0; cut < len; cut++)
-		cr_assert_eq(wire_check(&msg, m, cut, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7, NULL), -EPROTO);
+		cr_assert_eq(wire_check(&msg, m, cut, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7, NULL),
+			     -EPROTO);
 	cr_assert_eq(wire_check(&msg, m, len + 1, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7, NULL), -EPROTO);
 	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 8, NULL), -EPROTO);
 	cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 6, NULL), -EPROTO);
@@ -190,8 +196,11 @@ Test(wire, header)
 	for (unsigned type = 0; type <= UINT16_MAX; type++) {
 		m->hdr.type = type;
 		if (type == 0 || (type >= WIRE_TYPES && !(type & WIRE_OPTIONAL)))
-			cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7, NULL), -EPROTO);
-		cr_assert_eq(wire_is_aside(type), type == WIRE_PING || type >= WIRE_OPTIONAL, "type %u", type);
+			cr_assert_eq(wire_check(&msg, m, len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, 7,
+						NULL),
+				     -EPROTO);
+		cr_assert_eq(wire_is_aside(type), type == WIRE_PING || type >= WIRE_OPTIONAL, "type %u",
+			     type);
 	}
 	free(m);
 }
@@ -209,15 +218,20 @@ Test(wire, optional_types_that_are_not_known)
 			memset(m->bytes, 0xa5, sizeof(m->bytes));
 			for (unsigned phase = 0; phase < PHASES; phase++) {
 				msg.type = WIRE_BYE;
-				cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len, FROM_TARGET, phase, 7, &f), 0);
+				cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len, FROM_TARGET, phase, 7,
+							&f),
+					     0);
 				cr_assert_eq(msg.type, 0);
 			}
-			cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len, FROM_TARGET, 1, 8, &f), -EPROTO);
+			cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len, FROM_TARGET, 1, 8, &f),
+				     -EPROTO);
 			fail_reset(&f);
-			cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len + 1, FROM_TARGET, 1, 7, &f), -EPROTO);
+			cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len + 1, FROM_TARGET, 1, 7, &f),
+				     -EPROTO);
 			fail_reset(&f);
 			m->hdr.zero2 = 1;
-			cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len, FROM_TARGET, 1, 7, &f), -EPROTO);
+			cr_assert_eq(wire_check(&msg, m, sizeof(m->hdr) + len, FROM_TARGET, 1, 7, &f),
+				     -EPROTO);
 			fail_reset(&f);
 		}
 		free(m);
@@ -229,14 +243,17 @@ Test(wire, the_header_says_as_much_as_is_there)
 {
 	for (size_t i = 0; i < KINDS; i++) {
 		const struct kind *k = &kinds[i];
-		size_t len = k->fixed + (k->max ? k->elem : 0), says[] = { k->fixed, len + k->elem, len - 1, len + 1, 0 };
+		size_t len = k->fixed + (k->max ? k->elem : 0),
+		       says[] = { k->fixed, len + k->elem, len - 1, len + 1, 0 };
 
 		for (size_t n = 0; n < sizeof(says) / sizeof(says[0]); n++) {
 			struct message *m = message(k, says[n], 0);
 			struct wire_msg msg;
 
-			cr_expect_eq(wire_check(&msg, m, sizeof(m->hdr) + len, a_sender(k), first_phase(k), 0, NULL),
-				     says[n] == len ? 0 : -EPROTO, "%s of %zu bytes says %zu", k->name, len, says[n]);
+			cr_expect_eq(wire_check(&msg, m, sizeof(m->hdr) + len, a_sender(k), first_phase(k), 0,
+						NULL),
+				     says[n] == len ? 0 : -EPROTO, "%s of %zu bytes says %zu", k->name, len,
+				     says[n]);
 			free(m);
 		}
 	}
@@ -281,7 +298,8 @@ Test(wire, random_messages)
 			continue;
 		cr_assert(msg.type > 0 && msg.type < WIRE_TYPES);
 		cr_assert((const uint8_t *)msg.body == m->bytes);
-		cr_assert((const uint8_t *)msg.elems >= m->bytes && (const uint8_t *)msg.elems <= m->bytes + body);
+		cr_assert((const uint8_t *)msg.elems >= m->bytes &&
+			  (const uint8_t *)msg.elems <= m->bytes + body);
 	}
 	free(m);
 }

@@ -54,7 +54,7 @@ static int chan_send(struct xport_chan *chan, const struct iovec *iov, int n)
 {
 	struct chaos_chan *c = chan_of(chan);
 	struct xport_chan *inner = c->base.inner;
-	int (*tear)(struct xport_link *l, const struct iovec *iov, int n);
+	int (*tear)(struct xport_link * l, const struct iovec *iov, int n);
 	enum strike what;
 	int err;
 
@@ -128,7 +128,8 @@ static int chan_fence(struct xport_chan *chan)
 	return err ? err : c->base.inner->ops->fence(c->base.inner);
 }
 
-static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
+static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n,
+		    uint32_t tag)
 {
 	struct chaos_chan *c = chan_of(chan);
 	int err = moves(c, true);
@@ -246,8 +247,8 @@ static const struct filter chaos = {
 	.chan_init = chan_init,
 };
 
-int chaos_link(struct xport_link **ret, struct xport_link *inner, struct chaos *c, const struct xport_param *p,
-	       struct fail *f)
+int chaos_link(struct xport_link **ret, struct xport_link *inner, struct chaos *c,
+	       const struct xport_param *p, struct fail *f)
 {
 	struct chaos_link *l = (struct chaos_link *)filter_link_new(&chaos, inner, f);
 

@@ -13,11 +13,11 @@
 /* What happens to a message that is being sent. */
 enum strike {
 	STRIKE_NONE,
-	STRIKE_CUT,	/* not sent */
-	STRIKE_SHORT,	/* only the first half is sent, as a whole message */
+	STRIKE_CUT,   /* not sent */
+	STRIKE_SHORT, /* only the first half is sent, as a whole message */
 	STRIKE_CORRUPT,
-	STRIKE_LOST,	/* the message is lost, and all later traffic of the link too */
-	STRIKE_TEAR,	/* half is sent, then the connection breaks */
+	STRIKE_LOST, /* the message is lost, and all later traffic of the link too */
+	STRIKE_TEAR, /* half is sent, then the connection breaks */
 	STRIKE_CUT_AFTER,
 	STRIKE_KILL,
 	STRIKE_KILL_AFTER,
@@ -32,8 +32,8 @@ struct chaos {
 	pthread_cond_t cond;
 	uint64_t cut_until_us, stall_until_us, keep_until_us, mtu_until_us; /* 0: off */
 	enum strike armed;
-	bool striking; /* a fault that acts after the send has struck but not yet acted */
-	unsigned type; /* type of the messages counted; 0: all */
+	bool striking;	  /* a fault that acts after the send has struck but not yet acted */
+	unsigned type;	  /* type of the messages counted; 0: all */
 	bool sent, heard; /* which messages count: those sent, those received */
 	uint64_t countdown, armed_ms;
 	unsigned (*type_of)(const void *msg, size_t len);

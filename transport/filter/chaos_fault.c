@@ -105,9 +105,9 @@ static void cut(struct chaos *c, uint64_t ms)
 
 /* What may or must follow a fault's name. */
 enum takes {
-	TAKES_MS = 1,	   /* :MS may be there */
-	TAKES_COUNT = 2,   /* @N may be there */
-	TAKES_TYPE = 4,	   /* :T must be there, then @N may */
+	TAKES_MS = 1,	 /* :MS may be there */
+	TAKES_COUNT = 2, /* @N may be there */
+	TAKES_TYPE = 4,	 /* :T must be there, then @N may */
 	NEEDS_MS = 8,
 	NEEDS_COUNT = 16,
 	HEARD = 32,   /* also counts received messages */

@@ -7,34 +7,39 @@
 #include "runtime/base/fail.h"
 
 /* params begin with x, the filter's object; the variadic arguments are passed to the inner call. */
-#define FORWARD(kind, ret, call, params, ...)                                                                         \
-	static ret kind##_##call params                                                                               \
-	{                                                                                                             \
-		struct xport_##kind *inner = ((struct filter_##kind *)x)->inner;                                      \
-                                                                                                                      \
-		return inner->ops->call(inner, ##__VA_ARGS__);                                                        \
+#define FORWARD(kind, ret, call, params, ...)                                    \
+	static ret kind##_##call params                                          \
+	{                                                                        \
+		struct xport_##kind *inner = ((struct filter_##kind *)x)->inner; \
+                                                                                 \
+		return inner->ops->call(inner, ##__VA_ARGS__);                   \
 	}
 /* own: the filter's calls; ops: the table to fill. */
 #define FILL(kind, call) (ops->call = !inner->ops->call ? NULL : own->call ? own->call : kind##_##call)
 
-FORWARD(chan, int, send, (struct xport_chan *x, const struct iovec *iov, int n), iov, n)
-FORWARD(chan, int, recv, (struct xport_chan *x, void *buf, size_t cap, size_t *len, uint64_t wait_us),
-	buf, cap, len, wait_us)
-FORWARD(chan, int, fd, (struct xport_chan *x))
-FORWARD(chan, int, put, (struct xport_chan *x, const struct page_run *runs, unsigned n), runs, n)
-FORWARD(chan, int, fence, (struct xport_chan *x))
-FORWARD(chan, int, get, (struct xport_chan *x, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag),
+FORWARD(chan, int, send, (struct xport_chan * x, const struct iovec *iov, int n), iov, n)
+FORWARD(chan, int, recv, (struct xport_chan * x, void *buf, size_t cap, size_t *len, uint64_t wait_us), buf,
+	cap, len, wait_us)
+FORWARD(chan, int, fd, (struct xport_chan * x))
+FORWARD(chan, int, put, (struct xport_chan * x, const struct page_run *runs, unsigned n), runs, n)
+FORWARD(chan, int, fence, (struct xport_chan * x))
+FORWARD(chan, int, get,
+	(struct xport_chan * x, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag),
 	runs, dst, n, tag)
-FORWARD(chan, int, reap, (struct xport_chan *x, uint32_t *tags, unsigned max, uint64_t wait_us), tags, max, wait_us)
-FORWARD(chan, int, end, (struct xport_chan *x))
-FORWARD(chan, int, serve, (struct xport_chan *x, void (*moved)(void *arg, uint64_t npages), void *arg), moved, arg)
-FORWARD(chan, int, pair, (struct xport_chan *x, struct xport_chan *urgent), ((struct filter_chan *)urgent)->inner)
+FORWARD(chan, int, reap, (struct xport_chan * x, uint32_t *tags, unsigned max, uint64_t wait_us), tags, max,
+	wait_us)
+FORWARD(chan, int, end, (struct xport_chan * x))
+FORWARD(chan, int, serve, (struct xport_chan * x, void (*moved)(void *arg, uint64_t npages), void *arg),
+	moved, arg)
+FORWARD(chan, int, pair, (struct xport_chan * x, struct xport_chan *urgent),
+	((struct filter_chan *)urgent)->inner)
 
-FORWARD(link, int, expose, (struct xport_link *x, const struct xport_region *r, size_t n, enum xport_access access),
-	r, n, access)
-FORWARD(link, int, lend, (struct xport_link *x, const struct iovec *mem, size_t n), mem, n)
-FORWARD(link, int, fits, (struct xport_link *x, uint64_t bytes), bytes)
-FORWARD(link, void, kill, (struct xport_link *x))
+FORWARD(link, int, expose,
+	(struct xport_link * x, const struct xport_region *r, size_t n, enum xport_access access), r, n,
+	access)
+FORWARD(link, int, lend, (struct xport_link * x, const struct iovec *mem, size_t n), mem, n)
+FORWARD(link, int, fits, (struct xport_link * x, uint64_t bytes), bytes)
+FORWARD(link, void, kill, (struct xport_link * x))
 #if FERRY_DRILL
 static int link_tear(struct xport_link *x, const struct iovec *iov, int n)
 {
@@ -44,9 +49,9 @@ static int link_tear(struct xport_link *x, const struct iovec *iov, int n)
 }
 #endif
 
-FORWARD(listener, int, fd, (struct xport_listener *x))
-FORWARD(listener, int, uri, (struct xport_listener *x, char *buf, size_t cap), buf, cap)
-FORWARD(listener, void, only, (struct xport_listener *x, const struct xport_link_id *id), id)
+FORWARD(listener, int, fd, (struct xport_listener * x))
+FORWARD(listener, int, uri, (struct xport_listener * x, char *buf, size_t cap), buf, cap)
+FORWARD(listener, void, only, (struct xport_listener * x, const struct xport_link_id *id), id)
 
 static void listener_close(struct xport_listener *x)
 {
@@ -56,7 +61,8 @@ static void listener_close(struct xport_listener *x)
 	free(l);
 }
 
-struct filter_listener *filter_listener_new(const struct filter *filter, struct xport_listener *inner, struct fail *f)
+struct filter_listener *filter_listener_new(const struct filter *filter, struct xport_listener *inner,
+					    struct fail *f)
 {
 	const struct xport_listener_ops *own = &filter->listener;
 	struct filter_listener *l = calloc(1, filter->listener_size);

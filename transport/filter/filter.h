@@ -42,7 +42,8 @@ struct filter {
 };
 
 /* Both take over the inner object. NULL: no memory; fail() was called and the inner object is closed. */
-struct filter_listener *filter_listener_new(const struct filter *filter, struct xport_listener *inner, struct fail *f);
+struct filter_listener *filter_listener_new(const struct filter *filter, struct xport_listener *inner,
+					    struct fail *f);
 struct filter_link *filter_link_new(const struct filter *filter, struct xport_link *inner, struct fail *f);
 /* The default close(); a filter with its own close calls this last. */
 void filter_link_close(struct xport_link *l);

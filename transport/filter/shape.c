@@ -123,7 +123,8 @@ static int chan_fence(struct xport_chan *chan)
 	return wait_until(l, paid > end ? paid : end);
 }
 
-static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
+static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n,
+		    uint32_t tag)
 {
 	struct shape_chan *c = chan_of(chan);
 	int err;
@@ -144,7 +145,8 @@ static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *
 static int reap_inner(struct shape_chan *c, unsigned max, uint64_t wait_us)
 {
 	uint32_t tags[XPORT_GETS_MAX];
-	int n = c->base.inner->ops->reap(c->base.inner, tags, max < XPORT_GETS_MAX ? max : XPORT_GETS_MAX, wait_us);
+	int n = c->base.inner->ops->reap(c->base.inner, tags, max < XPORT_GETS_MAX ? max : XPORT_GETS_MAX,
+					 wait_us);
 
 	for (int i = 0; i < n; i++)
 		xp_gets_done(&c->gets);
@@ -216,7 +218,8 @@ static int chan_serve(struct xport_chan *chan, void (*moved)(void *arg, uint64_t
 	return c->base.inner->ops->serve(c->base.inner, served, &s);
 }
 
-static int link_expose(struct xport_link *xl, const struct xport_region *r, size_t n, enum xport_access access)
+static int link_expose(struct xport_link *xl, const struct xport_region *r, size_t n,
+		       enum xport_access access)
 {
 	struct shape_link *l = (struct shape_link *)xl;
 	struct xport_link *inner = l->base.inner;

@@ -96,7 +96,8 @@ static struct mem_chan *chan_of(struct xport_chan *c)
 	return (struct mem_chan *)c;
 }
 
-static int link_expose(struct xport_link *xl, const struct xport_region *r, size_t n, enum xport_access access)
+static int link_expose(struct xport_link *xl, const struct xport_region *r, size_t n,
+		       enum xport_access access)
 {
 	struct pair *p = link_of(xl)->pair;
 	struct side *me = link_of(xl)->me;
@@ -303,17 +304,20 @@ static bool is_lent(const struct mem_link *l, const void *dst, size_t len)
 }
 
 /* Copy one run from src to dst, and name the side whose memory cannot be reached. */
-static int copy_run(struct mem_link *l, const struct page_run *run, bool get, void *dst, const void *src, size_t len)
+static int copy_run(struct mem_link *l, const struct page_run *run, bool get, void *dst, const void *src,
+		    size_t len)
 {
 	const struct xp_table *from = get ? &l->peer->table : &l->me->table;
 	const struct xp_table *to = get ? &l->me->table : &l->peer->table;
 	int err = reach_copy(dst, src, len);
 
 	if (err != -EFAULT)
-		return err ? fail(l->link.fail, err, "mem: guest memory cannot be copied: %s; allow the system call process_vm_writev",
-				  strerror(-err)) : 0;
-	return reach_find(src, len, false) ? xp_unreachable(from, run, 1, NULL, false, l->link.fail) :
-					     xp_unreachable(to, run, 1, &dst, true, l->link.fail);
+		return err ? fail(l->link.fail, err,
+				  "mem: guest memory cannot be copied: %s; allow the system call process_vm_writev",
+				  strerror(-err))
+			   : 0;
+	return reach_find(src, len, false) ? xp_unreachable(from, run, 1, NULL, false, l->link.fail)
+					   : xp_unreachable(to, run, 1, &dst, true, l->link.fail);
 }
 
 /* One transfer: a put from this end's table if dst is NULL, else a get. Both tables must contain all runs. */
@@ -336,9 +340,11 @@ static int transfer(struct mem_link *l, const struct page_run *runs, void *const
 	if (is_dead(l)) {
 		err = -EPIPE;
 	} else if (!(l->peer->table.access & need)) {
-		err = fail(l->link.fail, -EPROTO, "mem: %s of memory that the peer does not expose for it", what);
+		err = fail(l->link.fail, -EPROTO, "mem: %s of memory that the peer does not expose for it",
+			   what);
 	} else if (xp_runs_check(&l->peer->table, runs, n, true, &bytes, why)) {
-		err = fail(l->link.fail, -EPROTO, "mem: %s of memory that the peer does not expose: %s", what, why);
+		err = fail(l->link.fail, -EPROTO, "mem: %s of memory that the peer does not expose: %s", what,
+			   why);
 	}
 	for (i = 0; !err && i < n; i++) {
 		struct iovec mine, theirs;
@@ -349,8 +355,8 @@ static int transfer(struct mem_link *l, const struct page_run *runs, void *const
 			err = fail(l->link.fail, -EPROTO, "mem: region %u has another page size at the peer",
 				   l->me->table.r[runs[i].region].id);
 		else if (dst && !is_lent(l, dst[i], mine.iov_len))
-			err = fail(l->link.fail, -EINVAL, "mem: get of %zu bytes into memory that was not lent",
-				   mine.iov_len);
+			err = fail(l->link.fail, -EINVAL,
+				   "mem: get of %zu bytes into memory that was not lent", mine.iov_len);
 		else if (dst)
 			err = copy_run(l, &runs[i], true, dst[i], theirs.iov_base, mine.iov_len);
 		else
@@ -372,7 +378,8 @@ static int data_fence(struct xport_chan *chan)
 	return is_dead(chan_of(chan)->link) ? -EPIPE : 0;
 }
 
-static int data_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
+static int data_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n,
+		    uint32_t tag)
 {
 	struct mem_chan *c = chan_of(chan);
 	int err = is_dead(c->link) ? -EPIPE : xp_gets_check(&c->gets, tag, "mem", c->link->link.fail);
@@ -470,5 +477,6 @@ void mem_link_join(struct mem_link *l, struct pair *p, int side, struct fail *f)
 	l->pair = p;
 	l->me = &p->side[side];
 	l->peer = &p->side[!side];
-	l->link = (struct xport_link){ .ops = &link_ops.ops, .caps = XPORT_ONE_SIDED, .id = p->id, .fail = f };
+	l->link =
+		(struct xport_link){ .ops = &link_ops.ops, .caps = XPORT_ONE_SIDED, .id = p->id, .fail = f };
 }

@@ -135,7 +135,8 @@ static int name_addr(struct sockaddr_un *addr, socklen_t *len, const struct uri 
 	int n;
 
 	*addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	n = snprintf(addr->sun_path + 1, sizeof(addr->sun_path) - 1, "ferry-mem.%d.%s", (int)getpid(), u->host);
+	n = snprintf(addr->sun_path + 1, sizeof(addr->sun_path) - 1, "ferry-mem.%d.%s", (int)getpid(),
+		     u->host);
 	if (n >= (int)sizeof(addr->sun_path) - 1)
 		return fail(f, -EINVAL, "mem:%s: the name is too long; 64 characters are fine", u->host);
 	*len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
@@ -235,8 +236,9 @@ int mem_connect(struct xport_link **ret, const struct uri *u, const struct xport
 			err = fail(f, err, "mem:%s: no memory or descriptors for a link", u->host);
 		else
 			err = fail(f, -ECONNREFUSED, "cannot connect to mem:%s: %s", u->host,
-				   err == -EAGAIN ? "too many are waiting" :
-						    "nobody listens there in this process; open the target first");
+				   err == -EAGAIN
+					   ? "too many are waiting"
+					   : "nobody listens there in this process; open the target first");
 		goto out;
 	}
 	pthread_mutex_lock(&p->lock);
@@ -253,8 +255,8 @@ int mem_connect(struct xport_link **ret, const struct uri *u, const struct xport
 	if (!err && state == PAIR_TAKEN)
 		err = fail(f, -EBUSY, "mem:%s is busy with another migration", u->host);
 	else if (!err)
-		err = state == PAIR_REFUSED ? fail(f, -ECONNREFUSED, "mem:%s stopped listening", u->host) :
-					      fail(f, -ETIMEDOUT, "mem:%s did not accept in time", u->host);
+		err = state == PAIR_REFUSED ? fail(f, -ECONNREFUSED, "mem:%s stopped listening", u->host)
+					    : fail(f, -ETIMEDOUT, "mem:%s did not accept in time", u->host);
 out:
 	mem_pair_put(p);
 	free(l);

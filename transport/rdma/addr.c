@@ -42,17 +42,21 @@ int xr_options(struct xr_options *ret, const struct uri *u, struct fail *f)
 	if (err)
 		return err;
 	if (mtu < 256 || mtu > 4096 || mtu & (mtu - 1))
-		return fail(f, -EINVAL, "URI option mtu=%s: it is 256, 512, 1024, 2048 or 4096", uri_query(u, "mtu"));
+		return fail(f, -EINVAL, "URI option mtu=%s: it is 256, 512, 1024, 2048 or 4096",
+			    uri_query(u, "mtu"));
 	for (o.mtu = IBV_MTU_256; 128u << o.mtu < mtu; o.mtu++)
 		;
 	if (uri_query(u, "gid")) {
 		if (!dev || gid > 65535)
-			return fail(f, -EINVAL, "URI option gid=%s: an index into the table of the device that dev= names",
+			return fail(f, -EINVAL,
+				    "URI option gid=%s: an index into the table of the device that dev= names",
 				    uri_query(u, "gid"));
 		o.gid = (int)gid;
 	}
 	if (dev && (!dev[0] || strlen(dev) >= sizeof(o.dev)))
-		return fail(f, -EINVAL, "URI option dev=%s: it is the name of a device, as in /sys/class/infiniband", dev);
+		return fail(f, -EINVAL,
+			    "URI option dev=%s: it is the name of a device, as in /sys/class/infiniband",
+			    dev);
 	if (dev)
 		memcpy(o.dev, dev, strlen(dev) + 1);
 	*ret = o;
@@ -92,7 +96,8 @@ static bool search(struct sockaddr_storage *ret, struct ibv_context *ctx, int gi
 			continue;
 		if (!address_of(&a, &e[i]) || (family && a.ss_family != family))
 			continue;
-		if (gid < 0 && a.ss_family == AF_INET6 && IN6_IS_ADDR_LINKLOCAL(&((struct sockaddr_in6 *)&a)->sin6_addr))
+		if (gid < 0 && a.ss_family == AF_INET6 &&
+		    IN6_IS_ADDR_LINKLOCAL(&((struct sockaddr_in6 *)&a)->sin6_addr))
 			continue;
 		*ret = a;
 		found = true;
@@ -101,7 +106,8 @@ static bool search(struct sockaddr_storage *ret, struct ibv_context *ctx, int gi
 	return found;
 }
 
-int xr_source_addr(struct sockaddr_storage *ret, const struct xr_options *o, const struct sockaddr *like, struct fail *f)
+int xr_source_addr(struct sockaddr_storage *ret, const struct xr_options *o, const struct sockaddr *like,
+		   struct fail *f)
 {
 	struct ibv_context **list;
 	bool known = false, found = false;
@@ -119,9 +125,13 @@ int xr_source_addr(struct sockaddr_storage *ret, const struct xr_options *o, con
 	if (found)
 		return 0;
 	if (!known)
-		return fail(f, -ENODEV, "there is no RDMA device \"%s\" here; /sys/class/infiniband lists what there is", o->dev);
+		return fail(f, -ENODEV,
+			    "there is no RDMA device \"%s\" here; /sys/class/infiniband lists what there is",
+			    o->dev);
 	return fail(f, -EADDRNOTAVAIL, "RDMA device %s has no %s address%s to use", o->dev,
-		    !like ? "IP" : like->sa_family == AF_INET ? "IPv4" : "IPv6",
+		    !like			 ? "IP"
+		    : like->sa_family == AF_INET ? "IPv4"
+						 : "IPv6",
 		    o->gid >= 0 ? " at that index of its GID table" : "");
 }
 

@@ -30,7 +30,8 @@ struct rdma_cm_event *xr_event(struct rdma_event_channel *ch)
 	return ev;
 }
 
-int xr_next_event(struct rdma_cm_event **ret, struct rdma_event_channel *ch, uint64_t until, const struct xr_dialer *d)
+int xr_next_event(struct rdma_cm_event **ret, struct rdma_event_channel *ch, uint64_t until,
+		  const struct xr_dialer *d)
 {
 	int err;
 
@@ -40,7 +41,8 @@ int xr_next_event(struct rdma_cm_event **ret, struct rdma_event_channel *ch, uin
 		*ret = xr_event(ch);
 		err = *ret ? 0 : -errno;
 		if (err && err != -EAGAIN)
-			return fail_cure(d->f, CURE_CALL, err, "rdma:%s:%u: rdma_get_cm_event", d->u->host, d->u->port);
+			return fail_cure(d->f, CURE_CALL, err, "rdma:%s:%u: rdma_get_cm_event", d->u->host,
+					 d->u->port);
 		if (!err || now_us() >= until)
 			return 0;
 		err = dial_poll(p, 1, until, d->param);
@@ -51,8 +53,10 @@ int xr_next_event(struct rdma_cm_event **ret, struct rdma_event_channel *ch, uin
 
 static int no_device(const struct uri *u, struct fail *f)
 {
-	return fail(f, -EADDRNOTAVAIL, "the route to rdma:%s:%u leads through no RDMA device; give an address of an RDMA "
-		    "network, or dev=NAME", u->host, u->port);
+	return fail(f, -EADDRNOTAVAIL,
+		    "the route to rdma:%s:%u leads through no RDMA device; give an address of an RDMA "
+		    "network, or dev=NAME",
+		    u->host, u->port);
 }
 
 int xr_address_errno(const struct rdma_cm_event *ev)
@@ -67,8 +71,8 @@ static int address_error(const struct rdma_cm_event *ev, const struct uri *u, st
 
 	if (err == -ENODEV)
 		return no_device(u, f);
-	return fail(f, err, "rdma:%s:%u cannot be reached (%s): %s", u->host, u->port, rdma_event_str(ev->event),
-		    strerror(-err));
+	return fail(f, err, "rdma:%s:%u cannot be reached (%s): %s", u->host, u->port,
+		    rdma_event_str(ev->event), strerror(-err));
 }
 
 static unsigned left_ms(uint64_t deadline)
@@ -78,22 +82,25 @@ static unsigned left_ms(uint64_t deadline)
 	return now < deadline ? (unsigned)xp_poll_ms(deadline - now) + 1 : 1;
 }
 
-int xr_begin(struct rdma_cm_id **ret, struct rdma_event_channel *ch, void *context, const struct dial_addr *to,
-	     const struct xr_dialer *d)
+int xr_begin(struct rdma_cm_id **ret, struct rdma_event_channel *ch, void *context,
+	     const struct dial_addr *to, const struct xr_dialer *d)
 {
 	struct sockaddr_storage src, dst = to->sa;
 	const struct uri *u = d->u;
 	int err;
 
 	if (rdma_create_id(ch, ret, context, RDMA_PS_TCP))
-		return fail(d->f, -errno, "rdma: no connection manager here (%s); load rdma_ucm", strerror(errno));
+		return fail(d->f, -errno, "rdma: no connection manager here (%s); load rdma_ucm",
+			    strerror(errno));
 	err = d->opt.dev[0] ? xr_source_addr(&src, &d->opt, (struct sockaddr *)&dst, d->f) : 0;
 	if (err)
 		return err;
 	if (rdma_resolve_addr(*ret, d->opt.dev[0] ? (struct sockaddr *)&src : NULL, (struct sockaddr *)&dst,
 			      (int)left_ms(d->deadline)))
-		return errno == ENODEV || errno == EADDRNOTAVAIL ? no_device(u, d->f) :
-		       fail(d->f, -errno, "rdma:%s:%u cannot be reached: %s", u->host, u->port, strerror(errno));
+		return errno == ENODEV || errno == EADDRNOTAVAIL
+			       ? no_device(u, d->f)
+			       : fail(d->f, -errno, "rdma:%s:%u cannot be reached: %s", u->host, u->port,
+				      strerror(errno));
 	return 0;
 }
 
@@ -101,8 +108,9 @@ int xr_route(struct rdma_cm_id *id, const struct xr_dialer *d)
 {
 	if (!rdma_resolve_route(id, (int)left_ms(d->deadline)))
 		return 0;
-	return errno == ENODEV ? no_device(d->u, d->f) :
-				 fail(d->f, -errno, "rdma:%s:%u: no route: %s", d->u->host, d->u->port, strerror(errno));
+	return errno == ENODEV ? no_device(d->u, d->f)
+			       : fail(d->f, -errno, "rdma:%s:%u: no route: %s", d->u->host, d->u->port,
+				      strerror(errno));
 }
 
 /* The next event, but at most STILL_US from now: 0, or the error. what: the sentence's verb. */
@@ -147,7 +155,9 @@ static void preamble_of(struct rdma_preamble *p, const struct xr_link *l, uint64
 	*p = (struct rdma_preamble){
 		.magic = htole32(RDMA_MAGIC_PREAMBLE),
 		.version = htole32(RDMA_WIRE_VERSION),
-		.role = i == 0 ? RDMA_ROLE_CONTROL : i <= id->channels ? RDMA_ROLE_DATA : RDMA_ROLE_URGENT,
+		.role = i == 0		    ? RDMA_ROLE_CONTROL
+			: i <= id->channels ? RDMA_ROLE_DATA
+					    : RDMA_ROLE_URGENT,
 		.index = (uint8_t)(i && i <= id->channels ? i - 1 : 0),
 		.channels = (uint8_t)id->channels,
 		.mtu = l->opt.mtu,
@@ -173,18 +183,21 @@ static int ask_all(struct xr_link *l, const struct dial_addr *to, const struct x
 	err = resolve_all(l, to, d);
 	for (i = 1; i < l->nconns && !err; i++)
 		if (l->conn[i].id->verbs != l->conn[0].id->verbs)
-			err = fail(l->link.fail, -ENODEV, "rdma:%s:%u is reached through two devices at once", u->host, u->port);
+			err = fail(l->link.fail, -ENODEV, "rdma:%s:%u is reached through two devices at once",
+				   u->host, u->port);
 	if (!err)
 		err = xr_link_device(l);
 	if (err == -ENOTCONN)
-		err = fail(l->link.fail, -ECONNREFUSED, "rdma:%s:%u: the connection went in the middle", u->host, u->port);
+		err = fail(l->link.fail, -ECONNREFUSED, "rdma:%s:%u: the connection went in the middle",
+			   u->host, u->port);
 	for (i = 0; i < l->nconns && !err; i++) {
 		xr_conn_param(&param, &l->conn[i], 255, 255);
 		preamble_of(&pre, l, attempt, i);
 		param.private_data = &pre;
 		param.private_data_len = sizeof(pre);
 		if (rdma_connect(l->conn[i].id, &param))
-			err = fail(l->link.fail, -errno, "cannot connect to rdma:%s:%u: %s", u->host, u->port, strerror(errno));
+			err = fail(l->link.fail, -errno, "cannot connect to rdma:%s:%u: %s", u->host, u->port,
+				   strerror(errno));
 	}
 	return err;
 }
@@ -192,24 +205,28 @@ static int ask_all(struct xr_link *l, const struct dial_addr *to, const struct x
 static int answer_error(const struct rdma_answer *a, const struct uri *u, struct fail *f)
 {
 	if (le32toh(a->magic) != RDMA_MAGIC_ANSWER)
-		return fail(f, -EPROTO, "rdma:%s:%u answers, but not as a migration target does", u->host, u->port);
+		return fail(f, -EPROTO, "rdma:%s:%u answers, but not as a migration target does", u->host,
+			    u->port);
 	switch (le32toh(a->code)) {
 	case RDMA_ANSWER_OK:
 		if (a->accepts)
-			return fail(f, -EPROTO, "rdma:%s:%u accepts %#x, which was not offered", u->host, u->port, le32toh(a->accepts));
+			return fail(f, -EPROTO, "rdma:%s:%u accepts %#x, which was not offered", u->host,
+				    u->port, le32toh(a->accepts));
 		return 0;
 	case RDMA_ANSWER_VERSION:
-		return fail(f, -EPROTO, "rdma:%s:%u speaks version %u of the transport, this end version %u", u->host, u->port,
-			    le32toh(a->version), RDMA_WIRE_VERSION);
+		return fail(f, -EPROTO, "rdma:%s:%u speaks version %u of the transport, this end version %u",
+			    u->host, u->port, le32toh(a->version), RDMA_WIRE_VERSION);
 	case RDMA_ANSWER_BUSY:
-		return fail(f, -ECONNREFUSED, "rdma:%s:%u has too many half-open connections", u->host, u->port);
+		return fail(f, -ECONNREFUSED, "rdma:%s:%u has too many half-open connections", u->host,
+			    u->port);
 	case RDMA_ANSWER_TAKEN:
 		return fail(f, -EBUSY, "rdma:%s:%u is busy with another migration", u->host, u->port);
 	case RDMA_ANSWER_LATE:
-		return fail(f, -ECONNREFUSED, "rdma:%s:%u did not see all connections of the link in time", u->host, u->port);
+		return fail(f, -ECONNREFUSED, "rdma:%s:%u did not see all connections of the link in time",
+			    u->host, u->port);
 	default:
-		return fail(f, -EPROTO, "rdma:%s:%u refused the connection as malformed (code %u)", u->host, u->port,
-			    le32toh(a->code));
+		return fail(f, -EPROTO, "rdma:%s:%u refused the connection as malformed (code %u)", u->host,
+			    u->port, le32toh(a->code));
 	}
 }
 
@@ -226,10 +243,14 @@ static int refused(const struct rdma_cm_event *ev, const struct uri *u, struct f
 			return fail_err(f);
 	}
 	if (ev->event == RDMA_CM_EVENT_REJECTED)
-		return fail(f, -ECONNREFUSED, "cannot connect to rdma:%s:%u: %s (reason %d)", u->host, u->port,
-			    ev->status == XR_REJ_NO_LISTENER ? "nobody listens there" : "the other end refused", ev->status);
+		return fail(f, -ECONNREFUSED, "cannot connect to rdma:%s:%u: %s (reason %d)", u->host,
+			    u->port,
+			    ev->status == XR_REJ_NO_LISTENER ? "nobody listens there"
+							     : "the other end refused",
+			    ev->status);
 	return fail(f, ev->event == RDMA_CM_EVENT_UNREACHABLE ? -ETIMEDOUT : -ECONNREFUSED,
-		    "cannot connect to rdma:%s:%u: %s (%d)", u->host, u->port, rdma_event_str(ev->event), ev->status);
+		    "cannot connect to rdma:%s:%u: %s (%d)", u->host, u->port, rdma_event_str(ev->event),
+		    ev->status);
 }
 
 /* Handle one answer: the connection is up, or the error. */
@@ -242,19 +263,21 @@ static int answered(struct xr_link *l, const struct rdma_cm_event *ev, const str
 	if (ev->event != RDMA_CM_EVENT_CONNECT_RESPONSE)
 		return refused(ev, u, l->link.fail);
 	if (ev->param.conn.private_data_len < sizeof(a))
-		return fail(l->link.fail, -EPROTO, "rdma:%s:%u answers, but not as a migration target does", u->host, u->port);
+		return fail(l->link.fail, -EPROTO, "rdma:%s:%u answers, but not as a migration target does",
+			    u->host, u->port);
 	memcpy(&a, ev->param.conn.private_data, sizeof(a));
 	err = answer_error(&a, u, l->link.fail);
 	if (!err && (le32toh(a.mtu) < IBV_MTU_256 || le32toh(a.mtu) > l->opt.mtu))
-		err = fail(l->link.fail, -EPROTO, "rdma:%s:%u answers with MTU code %u; 1 to %u were offered", u->host, u->port,
-			   le32toh(a.mtu), l->opt.mtu);
+		err = fail(l->link.fail, -EPROTO, "rdma:%s:%u answers with MTU code %u; 1 to %u were offered",
+			   u->host, u->port, le32toh(a.mtu), l->opt.mtu);
 	if (err)
 		return err;
 	c->board = le64toh(a.board);
 	c->board_key = le32toh(a.board_key);
 	/* This fails only if the peer has gone meanwhile. */
 	if (xr_conn_ready(c, le32toh(a.mtu), NULL) || rdma_establish(c->id))
-		err = fail(l->link.fail, -ECONNREFUSED, "rdma:%s:%u: the connection went in the middle", u->host, u->port);
+		err = fail(l->link.fail, -ECONNREFUSED, "rdma:%s:%u: the connection went in the middle",
+			   u->host, u->port);
 	atomic_store(&c->established, !err);
 	return err;
 }
@@ -284,7 +307,8 @@ struct rdma_event_channel *xr_channel(struct fail *f)
 		return ch;
 	if (ch)
 		rdma_destroy_event_channel(ch);
-	fail(f, -EOPNOTSUPP, "rdma: no connection manager here (%s); load the modules rdma_ucm and ib_uverbs", strerror(-err));
+	fail(f, -EOPNOTSUPP, "rdma: no connection manager here (%s); load the modules rdma_ucm and ib_uverbs",
+	     strerror(-err));
 	return NULL;
 }
 

@@ -69,8 +69,12 @@ static int post_frame(struct xr_link *l, struct rdma_frame h, struct iovec **iov
 {
 	unsigned i = (unsigned)__builtin_ctzll(l->tx_free);
 	struct ibv_sge sge = { (uintptr_t)tx_slot(l, i), (uint32_t)(sizeof(h) + len), l->slots_mr->lkey };
-	struct ibv_send_wr wr = { .wr_id = TX | i, .sg_list = &sge, .num_sge = 1, .opcode = IBV_WR_SEND,
-				  .send_flags = IBV_SEND_SIGNALED }, *bad;
+	struct ibv_send_wr wr = { .wr_id = TX | i,
+				  .sg_list = &sge,
+				  .num_sge = 1,
+				  .opcode = IBV_WR_SEND,
+				  .send_flags = IBV_SEND_SIGNALED },
+			   *bad;
 	uint8_t *at = tx_slot(l, i) + sizeof(h);
 	int err;
 
@@ -236,7 +240,8 @@ const struct xport_chan_ops xr_ctl_ops = { .send = ctl_send, .recv = ctl_recv, .
 
 static int bad_frame(struct xr_link *l, const struct rdma_frame *h, size_t bytes, const char *why)
 {
-	return fail(l->link.fail, -EPROTO, "rdma: the peer sent a frame of type %u, %u bytes and %u to come, in %zu: %s",
+	return fail(l->link.fail, -EPROTO,
+		    "rdma: the peer sent a frame of type %u, %u bytes and %u to come, in %zu: %s",
 		    le16toh(h->type), le32toh(h->len), le32toh(h->left), bytes, why);
 }
 
@@ -253,7 +258,8 @@ static int gather(struct xr_link *l, const struct rdma_frame *h, const uint8_t *
 			return bad_frame(l, h, len, "a message is at most 128 KiB");
 		m = malloc(sizeof(*m) + len + left);
 		if (!m)
-			return fail(l->link.fail, -ENOMEM, "rdma: no memory for a message of %u bytes", len + left);
+			return fail(l->link.fail, -ENOMEM, "rdma: no memory for a message of %u bytes",
+				    len + left);
 		*m = (struct xr_message){ .cap = len + left };
 		l->part[keys] = m;
 	}
@@ -354,7 +360,8 @@ static int completed(struct xr_link *l, const struct ibv_wc *wc)
 	if (wc->status != IBV_WC_SUCCESS && (xr_status_lost(wc->status) || xr_status_refused(wc->status)))
 		return fail_lost(l->link.fail, "control channel: %s", ibv_wc_status_str(wc->status));
 	if (wc->status != IBV_WC_SUCCESS)
-		return fail(l->link.fail, -EIO, "rdma: a message cannot be sent or received: %s", ibv_wc_status_str(wc->status));
+		return fail(l->link.fail, -EIO, "rdma: a message cannot be sent or received: %s",
+			    ibv_wc_status_str(wc->status));
 	if (wc->wr_id & TX) {
 		l->tx_free |= UINT64_C(1) << i;
 		return 0;
@@ -414,7 +421,8 @@ static int cm_events(struct xr_link *l)
 			pthread_mutex_lock(&l->lock);
 			pthread_cond_broadcast(&l->cond);
 			pthread_mutex_unlock(&l->lock);
-		} else if (ev->event != RDMA_CM_EVENT_TIMEWAIT_EXIT && ev->event != RDMA_CM_EVENT_ADDR_CHANGE) {
+		} else if (ev->event != RDMA_CM_EVENT_TIMEWAIT_EXIT &&
+			   ev->event != RDMA_CM_EVENT_ADDR_CHANGE) {
 			/* disconnected, refused, or device removed: the link is over */
 			err = fail_lost(l->link.fail, "%s", rdma_event_str(ev->event));
 		}
@@ -443,7 +451,8 @@ static void part(struct xr_link *l)
 	unsigned i;
 	int more;
 
-	while (!atomic_load(&l->gone) && (more = drain_and_arm(l)) >= 0 && !tx_idle(l) && (now = now_us()) < end)
+	while (!atomic_load(&l->gone) && (more = drain_and_arm(l)) >= 0 && !tx_idle(l) &&
+	       (now = now_us()) < end)
 		if (!more)
 			poll(&p, 1, xp_poll_ms(end - now));
 	for (i = 0; i < l->nconns; i++)

@@ -74,11 +74,13 @@ static int local_key(struct xr_data *d, const void *addr, bool landing, uint32_t
 	else
 		err = xr_mr_find(d->link, addr, landing, lkey, span) ? 0 : -EINVAL;
 	if (err == -EINVAL)
-		return fail(d->link->link.fail, err, "rdma: memory at %p was not %s", addr, landing ? "lent" : "exposed");
+		return fail(d->link->link.fail, err, "rdma: memory at %p was not %s", addr,
+			    landing ? "lent" : "exposed");
 	return err;
 }
 
-static int remote_key(struct xr_data *d, uint32_t region, uint64_t off, uint64_t *addr, uint32_t *rkey, uint64_t *span)
+static int remote_key(struct xr_data *d, uint32_t region, uint64_t off, uint64_t *addr, uint32_t *rkey,
+		      uint64_t *span)
 {
 	struct xr_link *l = d->link;
 	const struct xport_region *r;
@@ -94,7 +96,8 @@ static int remote_key(struct xr_data *d, uint32_t region, uint64_t off, uint64_t
 	}
 	pthread_mutex_unlock(&l->lock);
 	if (!r || !*addr)
-		return fail(l->link.fail, -EPROTO, "rdma: the peer has taken region %u back", l->table.r[region].id);
+		return fail(l->link.fail, -EPROTO, "rdma: the peer has taken region %u back",
+			    l->table.r[region].id);
 	return chunks ? xr_far(d, region, off, rkey, span) : 0;
 }
 
@@ -103,7 +106,8 @@ static int make_wr(struct xr_data *d, struct transfer *t, struct ibv_send_wr *wr
 {
 	const struct page_run *run = &t->runs[t->i];
 	const struct xport_region *r = xp_table_find(&d->link->table, run->region);
-	uint64_t at = (run->page << r->page_shift) + t->off, left = ((uint64_t)run->npages << r->page_shift) - t->off;
+	uint64_t at = (run->page << r->page_shift) + t->off,
+		 left = ((uint64_t)run->npages << r->page_shift) - t->off;
 	uint8_t *mine = t->dst ? (uint8_t *)t->dst[t->i] + t->off : (uint8_t *)r->base + at;
 	uint64_t near = 0, far = 0, len = left;
 	uint32_t lkey = 0, rkey = 0;
@@ -146,9 +150,13 @@ static struct ibv_send_wr board_read(const struct xr_data *d, struct ibv_sge *sg
 {
 	struct xr_link *l = d->link;
 
-	*sge = (struct ibv_sge){ (uintptr_t)xr_board(l) + 64 + d->index * RDMA_BOARD, RDMA_BOARD, l->slots_mr->lkey };
-	return (struct ibv_send_wr){ .sg_list = sge, .num_sge = 1, .opcode = IBV_WR_RDMA_READ,
-				     .wr.rdma = { .remote_addr = d->conn->board, .rkey = d->conn->board_key } };
+	*sge = (struct ibv_sge){ (uintptr_t)xr_board(l) + 64 + d->index * RDMA_BOARD, RDMA_BOARD,
+				 l->slots_mr->lkey };
+	return (struct ibv_send_wr){ .sg_list = sge,
+				     .num_sge = 1,
+				     .opcode = IBV_WR_RDMA_READ,
+				     .wr.rdma = { .remote_addr = d->conn->board,
+						  .rkey = d->conn->board_key } };
 }
 
 /* Post one list of a transfer; room() is true. */
@@ -207,13 +215,16 @@ static int check_peer(struct xr_data *d, const struct page_run *runs, unsigned n
 
 	pthread_mutex_lock(&l->lock);
 	if (!(l->keys.table.access & need))
-		err = fail(l->link.fail, -EPROTO, "rdma: %s of memory that the peer does not expose for it", what);
+		err = fail(l->link.fail, -EPROTO, "rdma: %s of memory that the peer does not expose for it",
+			   what);
 	else if (xp_runs_check(&l->keys.table, runs, n, true, &bytes, why))
-		err = fail(l->link.fail, -EPROTO, "rdma: %s of memory that the peer does not expose: %s", what, why);
+		err = fail(l->link.fail, -EPROTO, "rdma: %s of memory that the peer does not expose: %s",
+			   what, why);
 	for (i = 0; i < n && !err; i++)
 		if (xp_table_find(&l->keys.table, runs[i].region)->page_shift !=
 		    xp_table_find(&l->table, runs[i].region)->page_shift)
-			err = fail(l->link.fail, -EPROTO, "rdma: region %u has another page size at the peer", l->table.r[runs[i].region].id);
+			err = fail(l->link.fail, -EPROTO, "rdma: region %u has another page size at the peer",
+				   l->table.r[runs[i].region].id);
 	pthread_mutex_unlock(&l->lock);
 	return err;
 }
@@ -228,8 +239,8 @@ static int check(struct xr_data *d, const struct page_run *runs, unsigned n, enu
 	if (err)
 		return err;
 	if (xp_runs_check(&d->link->table, runs, n, put, &bytes, why))
-		return fail(d->link->link.fail, -EINVAL, "rdma: %s of memory that is not exposed: %s", put ? "put" : "get",
-			    why);
+		return fail(d->link->link.fail, -EINVAL, "rdma: %s of memory that is not exposed: %s",
+			    put ? "put" : "get", why);
 	err = await_peer(d);
 	return err ? err : check_peer(d, runs, n, need);
 }
@@ -284,7 +295,8 @@ static int go_on(struct xr_data *d)
 	int err = 0;
 
 	while (!err && d->nqueue && room(d)) {
-		struct xr_get *g = &d->get[xp_gets_at(&d->gets, d->gets.ndone + d->gets.inflight - d->nqueue)];
+		struct xr_get *g =
+			&d->get[xp_gets_at(&d->gets, d->gets.ndone + d->gets.inflight - d->nqueue)];
 		struct transfer t = { .runs = g->runs, .dst = g->dst, .n = g->n, .i = g->i, .off = g->off };
 
 		err = post_some(d, &t);
@@ -306,7 +318,9 @@ static int check_landing(struct xr_data *d, const struct page_run *runs, void *c
 	size_t k;
 
 	for (i = 0; i < n; i++) {
-		uint64_t len = (uint64_t)runs[i].npages << xp_table_find(&l->table, runs[i].region)->page_shift, off = 0;
+		uint64_t len = (uint64_t)runs[i].npages
+			       << xp_table_find(&l->table, runs[i].region)->page_shift,
+			 off = 0;
 
 		for (k = 0; k < l->nlent; k++) {
 			off = (uintptr_t)dst[i] - (uintptr_t)l->lent[k].iov_base;
@@ -314,13 +328,14 @@ static int check_landing(struct xr_data *d, const struct page_run *runs, void *c
 				break;
 		}
 		if (k == l->nlent)
-			return fail(l->link.fail, -EINVAL, "rdma: get of %" PRIu64 " bytes to %p, which was not lent", len,
-				    dst[i]);
+			return fail(l->link.fail, -EINVAL,
+				    "rdma: get of %" PRIu64 " bytes to %p, which was not lent", len, dst[i]);
 	}
 	return 0;
 }
 
-static int data_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
+static int data_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n,
+		    uint32_t tag)
 {
 	struct xr_data *d = data_of(chan);
 	struct xr_get *g;
@@ -426,14 +441,16 @@ int xr_data_new(struct xr_data **ret, struct xr_link *l, unsigned index, struct 
 	d->ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	d->comp = ibv_create_comp_channel(l->ctx);
 	if (!d->comp || d->epfd < 0 || d->ready_fd < 0 || xr_nonblock(d->comp->fd) ||
-	    epoll_ctl(d->epfd, EPOLL_CTL_ADD, d->comp->fd, &ev) || epoll_ctl(d->epfd, EPOLL_CTL_ADD, d->ready_fd, &ev) ||
+	    epoll_ctl(d->epfd, EPOLL_CTL_ADD, d->comp->fd, &ev) ||
+	    epoll_ctl(d->epfd, EPOLL_CTL_ADD, d->ready_fd, &ev) ||
 	    epoll_ctl(d->epfd, EPOLL_CTL_ADD, l->dead_fd, &ev))
 		return fail_cure(f, CURE_CALL, -errno, "rdma: no descriptors for a channel");
 	/* Room for every request: after an error each one completes, signalled or not. */
 	d->cq = ibv_create_cq(l->ctx, (int)XR_DEPTH + 8, NULL, d->comp, 0);
 	if (!d->cq)
-		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: device %s makes no completion queue of %u",
-				 l->ctx->device->name, XR_DEPTH + 8);
+		return fail_cure(f, CURE_RDMA_QUEUE, -errno,
+				 "rdma: device %s makes no completion queue of %u", l->ctx->device->name,
+				 XR_DEPTH + 8);
 	return 0;
 }
 

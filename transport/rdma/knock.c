@@ -86,11 +86,16 @@ static void begin(struct knocks *n, unsigned addr, uint64_t now)
 
 static int ask(struct rdma_cm_id *id, const struct xr_dialer *d)
 {
-	struct rdma_preamble pre = { .magic = htole32(RDMA_MAGIC_PREAMBLE), .version = htole32(RDMA_WIRE_VERSION),
-				     .role = RDMA_ROLE_KNOCK, .channels = 1, .mtu = d->opt.mtu };
+	struct rdma_preamble pre = { .magic = htole32(RDMA_MAGIC_PREAMBLE),
+				     .version = htole32(RDMA_WIRE_VERSION),
+				     .role = RDMA_ROLE_KNOCK,
+				     .channels = 1,
+				     .mtu = d->opt.mtu };
 	struct rdma_conn_param param = { .private_data = &pre, .private_data_len = sizeof(pre) };
-	struct ibv_qp_init_attr attr = { .qp_type = IBV_QPT_RC, .cap = { .max_send_wr = 1, .max_recv_wr = 1, .max_send_sge = 1,
-									.max_recv_sge = 1 } };
+	struct ibv_qp_init_attr attr = {
+		.qp_type = IBV_QPT_RC,
+		.cap = { .max_send_wr = 1, .max_recv_wr = 1, .max_send_sge = 1, .max_recv_sge = 1 }
+	};
 
 	if (rdma_create_qp(id, NULL, &attr))
 		return -errno;
@@ -102,7 +107,8 @@ static bool is_answer(const struct rdma_cm_event *ev)
 {
 	struct rdma_answer a;
 
-	if (ev->event != RDMA_CM_EVENT_REJECTED || ev->status != XR_REJ_CONSUMER || ev->param.conn.private_data_len < sizeof(a))
+	if (ev->event != RDMA_CM_EVENT_REJECTED || ev->status != XR_REJ_CONSUMER ||
+	    ev->param.conn.private_data_len < sizeof(a))
 		return false;
 	memcpy(&a, ev->param.conn.private_data, sizeof(a));
 	return le32toh(a.magic) == RDMA_MAGIC_ANSWER;
@@ -160,9 +166,11 @@ static int await(struct knocks *n)
 
 static int none_answers(const struct xr_dialer *d, int err)
 {
-	return fail(d->f, err, "cannot connect to rdma:%s:%u: none of its %u addresses answers: %s; %s", d->u->host, d->u->port,
-		    d->addrs.n, strerror(-err),
-		    err == -ECONNREFUSED ? "start the target first" : "check the route to it and that they are addresses of RDMA devices");
+	return fail(d->f, err, "cannot connect to rdma:%s:%u: none of its %u addresses answers: %s; %s",
+		    d->u->host, d->u->port, d->addrs.n, strerror(-err),
+		    err == -ECONNREFUSED
+			    ? "start the target first"
+			    : "check the route to it and that they are addresses of RDMA devices");
 }
 
 int xr_knock(unsigned *at, const struct xr_dialer *d)

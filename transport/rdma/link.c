@@ -88,13 +88,13 @@ int xr_err(struct xr_link *l, const char *verb, int err)
 bool xr_status_lost(enum ibv_wc_status status)
 {
 	switch (status) {
-	case IBV_WC_WR_FLUSH_ERR:	/* the queue pair failed earlier, or was taken down */
-	case IBV_WC_RETRY_EXC_ERR:	/* the peer's host does not acknowledge */
-	case IBV_WC_RNR_RETRY_EXC_ERR:	/* its process posts no buffers */
+	case IBV_WC_WR_FLUSH_ERR:      /* the queue pair failed earlier, or was taken down */
+	case IBV_WC_RETRY_EXC_ERR:     /* the peer's host does not acknowledge */
+	case IBV_WC_RNR_RETRY_EXC_ERR: /* its process posts no buffers */
 	case IBV_WC_RESP_TIMEOUT_ERR:
 	case IBV_WC_REM_ABORT_ERR:
 	case IBV_WC_BAD_RESP_ERR:
-	case IBV_WC_FATAL_ERR:		/* a device has failed */
+	case IBV_WC_FATAL_ERR: /* a device has failed */
 	case IBV_WC_GENERAL_ERR:
 		return true;
 	default:
@@ -104,7 +104,8 @@ bool xr_status_lost(enum ibv_wc_status status)
 
 bool xr_status_refused(enum ibv_wc_status status)
 {
-	return status == IBV_WC_REM_ACCESS_ERR || status == IBV_WC_REM_INV_REQ_ERR || status == IBV_WC_REM_OP_ERR;
+	return status == IBV_WC_REM_ACCESS_ERR || status == IBV_WC_REM_INV_REQ_ERR ||
+	       status == IBV_WC_REM_OP_ERR;
 }
 
 /* Sent messages may still leave: the service thread waits for that and then disconnects. */
@@ -148,8 +149,10 @@ int xr_link_new(struct xr_link **ret, const struct xport_link_id *id, struct rdm
 		return fail(f, -ENOMEM, "rdma: no memory for a link");
 	}
 	l->link = (struct xport_link){ .ops = &link_ops.ops,
-				       .caps = opt->pin == XR_PIN_ODP ? XPORT_ONE_SIDED : XPORT_ONE_SIDED | XPORT_PINS,
-				       .id = *id, .fail = f };
+				       .caps = opt->pin == XR_PIN_ODP ? XPORT_ONE_SIDED
+								      : XPORT_ONE_SIDED | XPORT_PINS,
+				       .id = *id,
+				       .fail = f };
 	l->param = *p;
 	l->opt = *opt;
 	l->events = events;
@@ -216,7 +219,8 @@ static int open_conns(struct xr_link *l)
 	for (i = 0; i <= l->link.id.channels && !err; i++) {
 		err = xr_data_new(&l->data[i], l, i, l->link.fail);
 		if (!err)
-			err = xr_conn_open(&l->conn[1 + i], l->data[i]->cq, l->data[i]->cq, XR_DEPTH, 1, l->link.fail);
+			err = xr_conn_open(&l->conn[1 + i], l->data[i]->cq, l->data[i]->cq, XR_DEPTH, 1,
+					   l->link.fail);
 	}
 	return err;
 }
@@ -236,20 +240,24 @@ int xr_link_device(struct xr_link *l)
 	if (!err)
 		err = ibv_query_port(l->ctx, id->port_num, &port);
 	if (err)
-		return fail_cure(f, CURE_RDMA_OPEN, -err, "rdma: device %s does not say what it can", l->ctx->device->name);
+		return fail_cure(f, CURE_RDMA_OPEN, -err, "rdma: device %s does not say what it can",
+				 l->ctx->device->name);
 	l->seals = l->attr.vendor_id == VENDOR_RXE || !l->attr.vendor_id;
 	l->max_msg = port.max_msg_sz ? port.max_msg_sz : 1u << 20;
 	if (l->opt.pin == XR_PIN_ODP && xr_can_odp(l->ctx))
-		return fail(f, -EOPNOTSUPP, "rdma: device %s has no on-demand paging for reads and writes; use pin=all or "
-			    "pin=lazy", l->ctx->device->name);
+		return fail(f, -EOPNOTSUPP,
+			    "rdma: device %s has no on-demand paging for reads and writes; use pin=all or "
+			    "pin=lazy",
+			    l->ctx->device->name);
 	l->pd = ibv_alloc_pd(l->ctx);
 	l->comp = ibv_create_comp_channel(l->ctx);
 	if (!l->pd || !l->comp || xr_nonblock(l->comp->fd))
-		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: device %s has no protection domain for us",
-				 l->ctx->device->name);
+		return fail_cure(f, CURE_RDMA_QUEUE, -errno,
+				 "rdma: device %s has no protection domain for us", l->ctx->device->name);
 	l->cq = ibv_create_cq(l->ctx, RDMA_CREDITS + RDMA_SPARE + XR_TX_SLOTS + 8, NULL, l->comp, 0);
 	if (!l->cq)
-		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: device %s makes no completion queue", l->ctx->device->name);
+		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: device %s makes no completion queue",
+				 l->ctx->device->name);
 	err = make_slots(l);
 	return err ? err : open_conns(l);
 }

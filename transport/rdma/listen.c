@@ -30,9 +30,9 @@
 #define LINK_US 30000000u
 
 struct half {
-	struct rdma_cm_id *id; /* NULL: free */
-	uint64_t from;	       /* dial_from() of the peer */
-	uint64_t since_us, first_us; /* last renewal; when the link's first request came */
+	struct rdma_cm_id *id;	      /* NULL: free */
+	uint64_t from;		      /* dial_from() of the peer */
+	uint64_t since_us, first_us;  /* last renewal; when the link's first request came */
 	uint8_t initiator, responder; /* the peer's READ limits */
 	struct rdma_preamble pre;     /* host order */
 };
@@ -164,7 +164,8 @@ static uint64_t refresh(struct xr_listener *l, const struct rdma_preamble *p, ui
 	return first;
 }
 
-static void take_request(struct xr_listener *l, struct rdma_cm_id *id, const struct rdma_conn_param *c, uint64_t now)
+static void take_request(struct xr_listener *l, struct rdma_cm_id *id, const struct rdma_conn_param *c,
+			 uint64_t now)
 {
 	enum rdma_answer_code code;
 	struct rdma_preamble pre;
@@ -189,8 +190,13 @@ static void take_request(struct xr_listener *l, struct rdma_cm_id *id, const str
 	}
 	first = refresh(l, &pre, from, now);
 	h = half_place(l);
-	*h = (struct half){ .id = id, .from = from, .since_us = now, .first_us = first, .initiator = c->initiator_depth,
-			    .responder = c->responder_resources, .pre = pre };
+	*h = (struct half){ .id = id,
+			    .from = from,
+			    .since_us = now,
+			    .first_us = first,
+			    .initiator = c->initiator_depth,
+			    .responder = c->responder_resources,
+			    .pre = pre };
 }
 
 static int take_events(struct xr_listener *l, uint64_t now, struct fail *f)
@@ -207,7 +213,9 @@ static int take_events(struct xr_listener *l, uint64_t now, struct fail *f)
 
 		ev = xr_event(l->events);
 		if (!ev)
-			return errno == EAGAIN ? 0 : fail_cure(f, CURE_CALL, -errno, "%s: rdma_get_cm_event", l->uri);
+			return errno == EAGAIN
+				       ? 0
+				       : fail_cure(f, CURE_CALL, -errno, "%s: rdma_get_cm_event", l->uri);
 		type = ev->event;
 		c = ev->param.conn;
 		id = ev->id;
@@ -240,9 +248,9 @@ static bool gather(struct xr_listener *l, const struct half *first, struct half 
 
 		if (!h->id || !same_link(&h->pre, &first->pre))
 			continue;
-		at = h->pre.role == RDMA_ROLE_CONTROL ? 0 :
-		     h->pre.role == RDMA_ROLE_DATA    ? 1u + h->pre.index :
-							conns - 1;
+		at = h->pre.role == RDMA_ROLE_CONTROL ? 0
+		     : h->pre.role == RDMA_ROLE_DATA  ? 1u + h->pre.index
+						      : conns - 1;
 		n += !parts[at];
 		parts[at] = h;
 	}
@@ -273,7 +281,8 @@ static int accept_one(struct xr_link *l, unsigned i, const struct half *h)
 
 static int build(struct xr_listener *l, struct half **parts, struct xport_link **ret, struct fail *f)
 {
-	struct xport_link_id id = { .generation = parts[0]->pre.generation, .channels = parts[0]->pre.channels };
+	struct xport_link_id id = { .generation = parts[0]->pre.generation,
+				    .channels = parts[0]->pre.channels };
 	struct rdma_event_channel *ch = rdma_create_event_channel();
 	struct half h[XR_CONNS_MAX];
 	struct xr_link *link;
@@ -358,7 +367,8 @@ static int listener_accept(struct xport_listener *xl, struct xport_link **ret, s
 	if (!err)
 		err = -EAGAIN;
 	for (i = 0; i < HALF_MAX && err == -EAGAIN; i++)
-		if (l->half[i].id && l->half[i].pre.role == RDMA_ROLE_CONTROL && gather(l, &l->half[i], parts))
+		if (l->half[i].id && l->half[i].pre.role == RDMA_ROLE_CONTROL &&
+		    gather(l, &l->half[i], parts))
 			err = build(l, parts, ret, f);
 	expire(l, now);
 	return err;
@@ -443,7 +453,8 @@ static void set_port(struct sockaddr_storage *a, uint16_t port)
 }
 
 /* The address to listen on: the host's; without a host the device's, if dev= is given; else any. */
-static int bind_addr(struct sockaddr_storage *ret, const struct xr_listener *l, const struct uri *u, struct fail *f)
+static int bind_addr(struct sockaddr_storage *ret, const struct xr_listener *l, const struct uri *u,
+		     struct fail *f)
 {
 	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
 	struct addrinfo *list;
@@ -458,7 +469,8 @@ static int bind_addr(struct sockaddr_storage *ret, const struct xr_listener *l, 
 	}
 	err = getaddrinfo(u->host[0] ? u->host : NULL, "0", &hints, &list);
 	if (err)
-		return fail(f, -EADDRNOTAVAIL, "host \"%s\" cannot be resolved: %s", u->host, gai_strerror(err));
+		return fail(f, -EADDRNOTAVAIL, "host \"%s\" cannot be resolved: %s", u->host,
+			    gai_strerror(err));
 	err = dial_check_scope(list->ai_addr, u, f);
 	memset(ret, 0, sizeof(*ret));
 	memcpy(ret, list->ai_addr, list->ai_addrlen);
@@ -481,15 +493,18 @@ static int check_device(struct xr_listener *l, const struct uri *u, struct fail 
 
 	/* A loopback address can be bound, but no peer can connect to it. */
 	if (!ctx && u->host[0] && !is_any(rdma_get_local_addr(l->id)))
-		return fail(f, -EADDRNOTAVAIL, "cannot listen on rdma:%s:%u: no RDMA device has this address", u->host, u->port);
+		return fail(f, -EADDRNOTAVAIL, "cannot listen on rdma:%s:%u: no RDMA device has this address",
+			    u->host, u->port);
 	if (!ctx)
 		return 0;
 	if (l->opt.dev[0] && strcmp(ctx->device->name, l->opt.dev))
-		return fail(f, -ENODEV, "rdma:%s:%u is an address of device %s, and dev=%s was asked for", u->host, u->port,
-			    ctx->device->name, l->opt.dev);
+		return fail(f, -ENODEV, "rdma:%s:%u is an address of device %s, and dev=%s was asked for",
+			    u->host, u->port, ctx->device->name, l->opt.dev);
 	if (l->opt.pin == XR_PIN_ODP && xr_can_odp(ctx))
-		return fail(f, -EOPNOTSUPP, "rdma: device %s has no on-demand paging for reads and writes; use pin=all or "
-			    "pin=lazy", ctx->device->name);
+		return fail(f, -EOPNOTSUPP,
+			    "rdma: device %s has no on-demand paging for reads and writes; use pin=all or "
+			    "pin=lazy",
+			    ctx->device->name);
 	return 0;
 }
 
@@ -503,9 +518,12 @@ static int listen_on(struct xr_listener *l, const struct uri *u, struct fail *f)
 	if (rdma_create_id(l->events, &l->id, NULL, RDMA_PS_TCP))
 		return fail_cure(f, CURE_RDMA_OPEN, -errno, "cannot listen on rdma:%s:%u", u->host, u->port);
 	if (rdma_bind_addr(l->id, (struct sockaddr *)&addr))
-		return errno == ENODEV || errno == EADDRNOTAVAIL ?
-			       fail(f, -EADDRNOTAVAIL, "cannot listen on rdma:%s:%u: no RDMA device has this address", u->host, u->port) :
-			       fail_cure(f, CURE_LISTEN, -errno, "cannot listen on rdma:%s:%u", u->host, u->port);
+		return errno == ENODEV || errno == EADDRNOTAVAIL
+			       ? fail(f, -EADDRNOTAVAIL,
+				      "cannot listen on rdma:%s:%u: no RDMA device has this address", u->host,
+				      u->port)
+			       : fail_cure(f, CURE_LISTEN, -errno, "cannot listen on rdma:%s:%u", u->host,
+					   u->port);
 	err = check_device(l, u, f);
 	if (!err && rdma_listen(l->id, HALF_MAX))
 		err = fail_cure(f, CURE_LISTEN, -errno, "cannot listen on rdma:%s:%u", u->host, u->port);
@@ -526,8 +544,10 @@ int xr_listen(struct xport_listener **ret, const struct uri *u, const struct xpo
 	if (!err) {
 		err = open_fds(l);
 		if (err == -EOPNOTSUPP)
-			fail(f, err, "there is no RDMA here: /dev/infiniband/rdma_cm cannot be opened (%s); load the modules of "
-			     "your device, rdma_ucm and ib_uverbs", strerror(errno));
+			fail(f, err,
+			     "there is no RDMA here: /dev/infiniband/rdma_cm cannot be opened (%s); load the modules of "
+			     "your device, rdma_ucm and ib_uverbs",
+			     strerror(errno));
 		else if (err)
 			fail_cure(f, CURE_CALL, err, "rdma: no descriptors for a listener");
 	}

@@ -69,9 +69,12 @@ static int too_little(struct xr_link *l, uint64_t bytes, uint64_t limit, uint64_
 	uint64_t need = (pinned + bytes + (UINT64_C(1) << 20) - 1) >> 20;
 
 	return fail(f, -ENOMEM,
-		    "rdma: %" PRIu64 " MiB of memory must be pinned for %s, and RLIMIT_MEMLOCK is %" PRIu64 " MiB; raise it to "
-		    "%" PRIu64 " MiB or more (ulimit -l %" PRIu64 ", LimitMEMLOCK=), give CAP_IPC_LOCK, or use pin=lazy",
-		    (bytes + (UINT64_C(1) << 20) - 1) >> 20, l->ctx->device->name, limit >> 20, need, need << 10);
+		    "rdma: %" PRIu64 " MiB of memory must be pinned for %s, and RLIMIT_MEMLOCK is %" PRIu64
+		    " MiB; raise it to "
+		    "%" PRIu64 " MiB or more (ulimit -l %" PRIu64
+		    ", LimitMEMLOCK=), give CAP_IPC_LOCK, or use pin=lazy",
+		    (bytes + (UINT64_C(1) << 20) - 1) >> 20, l->ctx->device->name, limit >> 20, need,
+		    need << 10);
 }
 
 int xr_fits(struct xport_link *xl, uint64_t bytes)
@@ -83,7 +86,8 @@ int xr_fits(struct xport_link *xl, uint64_t bytes)
 	if (l->opt.pin != XR_PIN_ALL)
 		return 0;
 	if (bytes > l->attr.max_mr_size)
-		return fail(xl->fail, -EFBIG, "rdma: %s registers at most %" PRIu64 " bytes at once; use pin=lazy",
+		return fail(xl->fail, -EFBIG,
+			    "rdma: %s registers at most %" PRIu64 " bytes at once; use pin=lazy",
 			    l->ctx->device->name, l->attr.max_mr_size);
 	if (may_lock() || getrlimit(RLIMIT_MEMLOCK, &lim) || lim.rlim_cur == RLIM_INFINITY ||
 	    pinned + bytes <= lim.rlim_cur)
@@ -104,8 +108,8 @@ int xr_mr_reg(struct xr_link *l, void *base, uint64_t len, int access, struct ib
 	getrlimit(RLIMIT_MEMLOCK, &lim);
 	if (err == ENOMEM && !may_lock() && lim.rlim_cur != RLIM_INFINITY)
 		return too_little(l, len, lim.rlim_cur, pinned_now(), f);
-	return fail_cure(f, CURE_RDMA_REGISTER, -err, "rdma: %s does not register %" PRIu64 " bytes at %p", l->ctx->device->name, len,
-			 base);
+	return fail_cure(f, CURE_RDMA_REGISTER, -err, "rdma: %s does not register %" PRIu64 " bytes at %p",
+			 l->ctx->device->name, len, base);
 }
 
 static int want(struct xr_link *l, void *base, uint64_t len, int access, bool lent)
@@ -145,11 +149,13 @@ static int want_all(struct xr_link *l)
 		const struct xport_region *r = &l->table.r[i];
 
 		if (r->base && r->npages)
-			err = want(l, r->base, r->npages << r->page_shift, xr_mr_access(l, l->table.access, false), false);
+			err = want(l, r->base, r->npages << r->page_shift,
+				   xr_mr_access(l, l->table.access, false), false);
 	}
 	for (i = 0; i < l->nlent && !err; i++)
 		if (l->lent[i].iov_len)
-			err = want(l, l->lent[i].iov_base, l->lent[i].iov_len, xr_mr_access(l, XPORT_LOCAL, true), true);
+			err = want(l, l->lent[i].iov_base, l->lent[i].iov_len,
+				   xr_mr_access(l, XPORT_LOCAL, true), true);
 	return err;
 }
 
@@ -313,7 +319,8 @@ bool xr_mr_find(struct xr_link *l, const void *addr, bool landing, uint32_t *lke
 
 static void cut_chunk(uint8_t *from, uint64_t len, uint64_t off, uint8_t **base, uint64_t *ret)
 {
-	uint64_t first = off & ~((UINT64_C(1) << RDMA_CHUNK_SHIFT) - 1), size = UINT64_C(1) << RDMA_CHUNK_SHIFT;
+	uint64_t first = off & ~((UINT64_C(1) << RDMA_CHUNK_SHIFT) - 1), size = UINT64_C(1)
+										<< RDMA_CHUNK_SHIFT;
 
 	*base = from + first;
 	*ret = size < len - first ? size : len - first;
@@ -354,8 +361,10 @@ int xr_keys_take(struct xr_link *l, const struct xr_message *m)
 	if (m->len < sizeof(h) || n > RDMA_KEYS_MAX || m->len != sizeof(h) + n * sizeof(struct rdma_key) ||
 	    le32toh(h.access) > (XPORT_PEER_READ | XPORT_PEER_WRITE) || h.reserved ||
 	    (h.chunk_shift && le32toh(h.chunk_shift) != RDMA_CHUNK_SHIFT))
-		return fail(l->link.fail, -EPROTO, "rdma: the peer's KEYS of %zu bytes say %zu regions, access %u, chunks of "
-			    "1 << %u bytes", m->len, n, le32toh(h.access), le32toh(h.chunk_shift));
+		return fail(l->link.fail, -EPROTO,
+			    "rdma: the peer's KEYS of %zu bytes say %zu regions, access %u, chunks of "
+			    "1 << %u bytes",
+			    m->len, n, le32toh(h.access), le32toh(h.chunk_shift));
 	r = calloc(n + 1, sizeof(*r));
 	rkey = calloc(n + 1, sizeof(*rkey));
 	for (i = 0; r && rkey && i < n; i++) {

@@ -56,7 +56,8 @@ int xr_near(struct xr_data *d, const void *addr, bool landing, uint32_t *lkey, u
 	if (!xr_mr_chunk(l, addr, landing, &base, &len))
 		return -EINVAL;
 	for (i = 0; i < RDMA_PIN_SLOTS && !n; i++)
-		if (d->near[i].mr && d->near[i].base == base && d->near[i].len == len && d->near[i].landing == landing)
+		if (d->near[i].mr && d->near[i].base == base && d->near[i].len == len &&
+		    d->near[i].landing == landing)
 			n = &d->near[i];
 	if (!n) {
 		n = near_victim(d);
@@ -136,10 +137,13 @@ static int fill_far(struct xr_data *d, struct xr_far *x, uint32_t region, uint64
 	if (err)
 		return err;
 	if (p.status)
-		return fail(d->link->link.fail, -EPROTO, "rdma: the peer cannot pin chunk %" PRIu64 " of region %u: %s; at the peer: %s",
+		return fail(d->link->link.fail, -EPROTO,
+			    "rdma: the peer cannot pin chunk %" PRIu64 " of region %u: %s; at the peer: %s",
 			    chunk, d->link->table.r[region].id, strerror((int)(le32toh(p.status) & 4095)),
 			    cure(CURE_RDMA_REGISTER, (int)(le32toh(p.status) & 4095)));
-	*x = (struct xr_far){ .region = region, .chunk = chunk, .rkey = le32toh(p.rkey), .keys_seq = seq, .valid = true };
+	*x = (struct xr_far){
+		.region = region, .chunk = chunk, .rkey = le32toh(p.rkey), .keys_seq = seq, .valid = true
+	};
 	return 0;
 }
 

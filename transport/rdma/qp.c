@@ -29,8 +29,8 @@ int xr_conn_open(struct xr_conn *c, struct ibv_cq *send, struct ibv_cq *recv, un
 
 	c->qp = ibv_create_qp(l->pd, &init);
 	if (!c->qp)
-		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: %s makes no queue pair of %u requests", l->ctx->device->name,
-				 depth);
+		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: %s makes no queue pair of %u requests",
+				 l->ctx->device->name, depth);
 	if (rdma_init_qp_attr(c->id, &attr, &mask))
 		return -ENOTCONN;
 	attr.qp_access_flags = IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
@@ -54,12 +54,14 @@ int xr_conn_ready(struct xr_conn *c, unsigned mtu, struct fail *f)
 	if (mask & IBV_QP_PATH_MTU)
 		attr.path_mtu = at_most(attr.path_mtu, mtu);
 	if (mask & IBV_QP_MAX_DEST_RD_ATOMIC)
-		attr.max_dest_rd_atomic = (uint8_t)at_most(attr.max_dest_rd_atomic, (unsigned)dev->max_qp_rd_atom);
+		attr.max_dest_rd_atomic =
+			(uint8_t)at_most(attr.max_dest_rd_atomic, (unsigned)dev->max_qp_rd_atom);
 	if (mask & IBV_QP_MIN_RNR_TIMER)
 		attr.min_rnr_timer = RNR_TIMER;
 	err = ibv_modify_qp(c->qp, &attr, mask);
 	if (err)
-		return fail_cure(f, CURE_RDMA_QUEUE, -err, "rdma: a queue pair cannot be made ready to receive");
+		return fail_cure(f, CURE_RDMA_QUEUE, -err,
+				 "rdma: a queue pair cannot be made ready to receive");
 	attr = (struct ibv_qp_attr){ .qp_state = IBV_QPS_RTS };
 	if (rdma_init_qp_attr(c->id, &attr, &mask))
 		return fail_cure(f, CURE_RDMA_QUEUE, -errno, "rdma: queue pair attributes");
@@ -68,7 +70,8 @@ int xr_conn_ready(struct xr_conn *c, unsigned mtu, struct fail *f)
 	attr.rnr_retry = RETRIES;
 	attr.max_rd_atomic = (uint8_t)at_most(attr.max_rd_atomic, (unsigned)dev->max_qp_init_rd_atom);
 	err = ibv_modify_qp(c->qp, &attr, mask);
-	return err ? fail_cure(f, CURE_RDMA_QUEUE, -err, "rdma: a queue pair cannot be made ready to send") : 0;
+	return err ? fail_cure(f, CURE_RDMA_QUEUE, -err, "rdma: a queue pair cannot be made ready to send")
+		   : 0;
 }
 
 void xr_conn_break(struct xr_conn *c)
@@ -79,13 +82,16 @@ void xr_conn_break(struct xr_conn *c)
 		ibv_modify_qp(c->qp, &attr, IBV_QP_STATE);
 }
 
-void xr_conn_param(struct rdma_conn_param *ret, const struct xr_conn *c, unsigned initiator, unsigned responder)
+void xr_conn_param(struct rdma_conn_param *ret, const struct xr_conn *c, unsigned initiator,
+		   unsigned responder)
 {
 	const struct ibv_device_attr *dev = &c->link->attr;
 
 	*ret = (struct rdma_conn_param){
-		.initiator_depth = (uint8_t)at_most(at_most(XR_RD_ATOMIC, initiator), (unsigned)dev->max_qp_init_rd_atom),
-		.responder_resources = (uint8_t)at_most(at_most(XR_RD_ATOMIC, responder), (unsigned)dev->max_qp_rd_atom),
+		.initiator_depth = (uint8_t)at_most(at_most(XR_RD_ATOMIC, initiator),
+						    (unsigned)dev->max_qp_init_rd_atom),
+		.responder_resources =
+			(uint8_t)at_most(at_most(XR_RD_ATOMIC, responder), (unsigned)dev->max_qp_rd_atom),
 		.flow_control = 1,
 		.retry_count = RETRIES,
 		.rnr_retry_count = RETRIES,

@@ -62,9 +62,9 @@ enum xr_pin { XR_PIN_ALL, XR_PIN_LAZY, XR_PIN_ODP };
 
 struct xr_options { /* options of a URI */
 	enum xr_pin pin;
-	uint8_t mtu;   /* enum ibv_mtu */
-	char dev[64];  /* "": the device that has the address */
-	int gid;       /* GID index of the address to bind; -1: the first that fits */
+	uint8_t mtu;  /* enum ibv_mtu */
+	char dev[64]; /* "": the device that has the address */
+	int gid;      /* GID index of the address to bind; -1: the first that fits */
 };
 
 struct xr_conn {
@@ -205,7 +205,8 @@ struct xr_link {
 /* addr.c */
 int xr_options(struct xr_options *ret, const struct uri *u, struct fail *f);
 /* The address that dev= and gid= select, of like's family, or of any (NULL). */
-int xr_source_addr(struct sockaddr_storage *ret, const struct xr_options *o, const struct sockaddr *like, struct fail *f);
+int xr_source_addr(struct sockaddr_storage *ret, const struct xr_options *o, const struct sockaddr *like,
+		   struct fail *f);
 /* The next pending event, or NULL and errno; the caller acknowledges it. */
 struct rdma_cm_event *xr_event(struct rdma_event_channel *ch);
 int xr_nonblock(int fd);
@@ -218,7 +219,8 @@ int xr_conn_open(struct xr_conn *c, struct ibv_cq *send, struct ibv_cq *recv, un
 int xr_conn_ready(struct xr_conn *c, unsigned mtu, struct fail *f);
 void xr_conn_break(struct xr_conn *c); /* to the error state: stops all traffic; any thread */
 /* Parameters of a connect or accept. initiator, responder: the peer's READ limits; 255: none known. */
-void xr_conn_param(struct rdma_conn_param *ret, const struct xr_conn *c, unsigned initiator, unsigned responder);
+void xr_conn_param(struct rdma_conn_param *ret, const struct xr_conn *c, unsigned initiator,
+		   unsigned responder);
 
 /* link.c */
 /* Make a link without connections. It owns events, on failure too, and each id put into conn[]. */
@@ -285,7 +287,7 @@ static inline int xr_data_broken(struct xr_data *d)
 
 	return err ? err : d->err;
 }
-int xr_take(struct xr_data *d); /* takes pending completions: how many, or the error */
+int xr_take(struct xr_data *d);			 /* takes pending completions: how many, or the error */
 int xr_wait_cq(struct xr_data *d, uint64_t end); /* the same, but waits until end for the first */
 /* Wait until a request in flight completes: 0, -ETIMEDOUT, -EPIPE. */
 int xr_wait_some(struct xr_data *d);

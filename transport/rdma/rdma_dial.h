@@ -24,10 +24,11 @@ int xr_knock(unsigned *at, const struct xr_dialer *d);
 /* A non-blocking event channel, or NULL and a sentence. */
 struct rdma_event_channel *xr_channel(struct fail *f);
 /* The next event, for the caller to acknowledge; *ret NULL and 0: none until then. Errors have a sentence. */
-int xr_next_event(struct rdma_cm_event **ret, struct rdma_event_channel *ch, uint64_t until, const struct xr_dialer *d);
+int xr_next_event(struct rdma_cm_event **ret, struct rdma_event_channel *ch, uint64_t until,
+		  const struct xr_dialer *d);
 /* Make an id and start to resolve its address. The caller owns *ret, on failure too, unless it is NULL. */
-int xr_begin(struct rdma_cm_id **ret, struct rdma_event_channel *ch, void *context, const struct dial_addr *to,
-	     const struct xr_dialer *d);
+int xr_begin(struct rdma_cm_id **ret, struct rdma_event_channel *ch, void *context,
+	     const struct dial_addr *to, const struct xr_dialer *d);
 int xr_route(struct rdma_cm_id *id, const struct xr_dialer *d);
 int xr_address_errno(const struct rdma_cm_event *ev);
 

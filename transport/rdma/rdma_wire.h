@@ -102,7 +102,7 @@ struct rdma_frame {
 #define RDMA_PAYLOAD (RDMA_SLOT - 16u)
 
 struct rdma_keys {
-	uint32_t access;      /* enum xport_access */
+	uint32_t access; /* enum xport_access */
 	uint32_t nregions;
 	uint32_t chunk_shift; /* 0: a key per region; else log2 of the chunk size; PIN asks for each key */
 	uint32_t reserved;

@@ -41,16 +41,19 @@ static int judge(struct xr_data *d, const struct ibv_wc *wc)
 	if (err)
 		return err;
 	if (xr_status_refused(wc->status) && peer_lives(l))
-		return fail(l->link.fail, -EPROTO, "rdma: the peer's device refuses the memory key that the peer gave (%s): it "
-			    "was taken back, or is for other memory", status);
+		return fail(l->link.fail, -EPROTO,
+			    "rdma: the peer's device refuses the memory key that the peer gave (%s): it "
+			    "was taken back, or is for other memory",
+			    status);
 	if (xr_status_refused(wc->status) || xr_status_lost(wc->status))
-		return d->urgent ? fail_lost(l->link.fail, "urgent channel: %s", status) :
-				   fail_lost(l->link.fail, "data channel %u: %s", d->index, status);
+		return d->urgent ? fail_lost(l->link.fail, "urgent channel: %s", status)
+				 : fail_lost(l->link.fail, "data channel %u: %s", d->index, status);
 	switch (wc->status) {
 	case IBV_WC_LOC_PROT_ERR:
 	case IBV_WC_LOC_LEN_ERR:
 	case IBV_WC_LOC_QP_OP_ERR:
-		return fail(l->link.fail, -EFAULT, "rdma: this end's memory cannot be reached (%s); was it unmapped?", status);
+		return fail(l->link.fail, -EFAULT,
+			    "rdma: this end's memory cannot be reached (%s); was it unmapped?", status);
 	default:
 		return fail(l->link.fail, -EIO, "rdma: a transfer has failed: %s", status);
 	}

@@ -26,7 +26,8 @@ static inline void congestion_default(int fd)
 	char now[16] = "";
 	socklen_t len = sizeof(now) - 1;
 
-	if (!getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, now, &len) && !strncmp(now, "bbr", 3) && congestion_set(fd, "cubic"))
+	if (!getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, now, &len) && !strncmp(now, "bbr", 3) &&
+	    congestion_set(fd, "cubic"))
 		congestion_set(fd, "reno"); /* any user may set it */
 }
 

@@ -50,7 +50,8 @@ static int tx_frame(struct tcp_data *c, enum tcp_frame_type type, uint32_t tag, 
 		.bytes = htole64(bytes),
 	};
 	for (i = 0; i < n; i++) {
-		struct tcp_run *to = i < TCP_RUNS_INLINE ? &c->tx.head.runs[i] : &c->tx.more[i - TCP_RUNS_INLINE];
+		struct tcp_run *to = i < TCP_RUNS_INLINE ? &c->tx.head.runs[i]
+							 : &c->tx.more[i - TCP_RUNS_INLINE];
 
 		*to = (struct tcp_run){ .region = htole32(runs[i].region),
 					.npages = htole32(runs[i].npages),
@@ -111,8 +112,9 @@ static int rx_bad(struct tcp_data *c, const char *what)
 	const struct tcp_frame *h = &c->rx.head;
 
 	return fail(c->link->link.fail, -EPROTO,
-		    "tcp: the peer sent a frame of type %u, tag %u, %llu bytes, %u runs: %s", le16toh(h->type),
-		    le32toh(h->tag), (unsigned long long)le64toh(h->bytes), le16toh(h->nruns), what);
+		    "tcp: the peer sent a frame of type %u, tag %u, %llu bytes, %u runs: %s",
+		    le16toh(h->type), le32toh(h->tag), (unsigned long long)le64toh(h->bytes),
+		    le16toh(h->nruns), what);
 }
 
 /* A whole head has arrived: check it and prepare for what it announces. */
@@ -288,7 +290,8 @@ static int data_fence(struct xport_chan *chan)
 	return err;
 }
 
-static int data_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n, uint32_t tag)
+static int data_get(struct xport_chan *chan, const struct page_run *runs, void *const *dst, unsigned n,
+		    uint32_t tag)
 {
 	struct tcp_data *c = data_of(chan);
 	struct tcp_get *g;

@@ -39,7 +39,8 @@ struct conn {
 	size_t got;
 };
 
-struct try {
+struct
+try {
 	int fd;
 	unsigned conn, addr;
 	uint64_t since_us;
@@ -60,13 +61,15 @@ struct dialer {
 	uint64_t moved_us, rtt_us; /* last time a connection came up or was answered; fastest handshake */
 };
 
-static void preamble_of(struct tcp_preamble *p, const struct xport_link_id *id, uint64_t attempt, unsigned conn)
+static void preamble_of(struct tcp_preamble *p, const struct xport_link_id *id, uint64_t attempt,
+			unsigned conn)
 {
 	*p = (struct tcp_preamble){
 		.magic = htole32(TCP_MAGIC_PREAMBLE),
 		.version = htole32(TCP_WIRE_VERSION),
-		.role = htole32(conn == 0 ? TCP_ROLE_CONTROL :
-				conn <= id->channels ? TCP_ROLE_DATA : TCP_ROLE_URGENT),
+		.role = htole32(conn == 0	       ? TCP_ROLE_CONTROL
+				: conn <= id->channels ? TCP_ROLE_DATA
+						       : TCP_ROLE_URGENT),
 		.index = htole32(conn && conn <= id->channels ? conn - 1 : 0),
 		.channels = htole32(id->channels),
 		.generation = htole32(id->generation),
@@ -79,23 +82,29 @@ static void preamble_of(struct tcp_preamble *p, const struct xport_link_id *id, 
 static int answer_error(const struct tcp_answer *a, unsigned naddrs, const struct uri *u, struct fail *f)
 {
 	if (le32toh(a->magic) != TCP_MAGIC_ANSWER)
-		return fail(f, naddrs > 1 ? -ECONNREFUSED : -EPROTO, "tcp:%s:%u answers, but not as a migration target does; is it the right port?", u->host, u->port);
+		return fail(f, naddrs > 1 ? -ECONNREFUSED : -EPROTO,
+			    "tcp:%s:%u answers, but not as a migration target does; is it the right port?",
+			    u->host, u->port);
 	switch (le32toh(a->code)) {
 	case TCP_ANSWER_OK:
 		if (a->accepts)
-			return fail(f, -EPROTO, "tcp:%s:%u accepts %#x, which was not offered", u->host, u->port, le32toh(a->accepts));
+			return fail(f, -EPROTO, "tcp:%s:%u accepts %#x, which was not offered", u->host,
+				    u->port, le32toh(a->accepts));
 		return 0;
 	case TCP_ANSWER_VERSION:
-		return fail(f, -EPROTO, "tcp:%s:%u speaks version %u of the transport, this end version %u; use one "
-			    "version of the library at both ends", u->host,
-			    u->port, le32toh(a->version), TCP_WIRE_VERSION);
+		return fail(f, -EPROTO,
+			    "tcp:%s:%u speaks version %u of the transport, this end version %u; use one "
+			    "version of the library at both ends",
+			    u->host, u->port, le32toh(a->version), TCP_WIRE_VERSION);
 	case TCP_ANSWER_BUSY:
-		return fail(f, -ECONNREFUSED, "tcp:%s:%u has too many half-open connections; something else connects to it", u->host, u->port);
+		return fail(f, -ECONNREFUSED,
+			    "tcp:%s:%u has too many half-open connections; something else connects to it",
+			    u->host, u->port);
 	case TCP_ANSWER_TAKEN:
 		return fail(f, -EBUSY, "tcp:%s:%u is busy with another migration", u->host, u->port);
 	default:
-		return fail(f, -EPROTO, "tcp:%s:%u refused the connection as malformed (code %u)", u->host, u->port,
-			    le32toh(a->code));
+		return fail(f, -EPROTO, "tcp:%s:%u refused the connection as malformed (code %u)", u->host,
+			    u->port, le32toh(a->code));
 	}
 }
 
@@ -167,7 +176,8 @@ static int win(struct dialer *d, const struct try *t, uint64_t now)
 		dial_start(&d->conn[i].dial, t->addr, 1, now);
 	preamble_of(&pre, d->id, d->attempt, t->conn);
 	if (send(c->fd, &pre, sizeof(pre), MSG_NOSIGNAL) != (ssize_t)sizeof(pre))
-		return fail(d->f, -ECONNREFUSED, "tcp:%s:%u closed the connection at once", d->u->host, d->u->port);
+		return fail(d->f, -ECONNREFUSED, "tcp:%s:%u closed the connection at once", d->u->host,
+			    d->u->port);
 	return 0;
 }
 
@@ -247,7 +257,8 @@ static int read_answer(struct dialer *d, struct conn *c, uint64_t now)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return 0;
 	if (n <= 0)
-		return fail(d->f, -ECONNREFUSED, "tcp:%s:%u closed the connection before it answered", d->u->host, d->u->port);
+		return fail(d->f, -ECONNREFUSED, "tcp:%s:%u closed the connection before it answered",
+			    d->u->host, d->u->port);
 	c->got += (size_t)n;
 	if (c->got < sizeof(c->answer))
 		return 0;
@@ -268,8 +279,10 @@ static int check_time(struct dialer *d, uint64_t now)
 		return 0;
 	if (!d->up)
 		return cannot(d, -ETIMEDOUT);
-	return fail(d->f, -ETIMEDOUT, "tcp:%s:%u did not answer in time: of %u connections %u came up and %u were answered; is "
-		    "the target busy, or the network losing packets?", d->u->host, d->u->port, d->nconns, d->up, d->answered);
+	return fail(d->f, -ETIMEDOUT,
+		    "tcp:%s:%u did not answer in time: of %u connections %u came up and %u were answered; is "
+		    "the target busy, or the network losing packets?",
+		    d->u->host, d->u->port, d->nconns, d->up, d->answered);
 }
 
 /* Wait for an event or for the next try's time, and handle the events. */
@@ -329,7 +342,11 @@ static int dial_all(struct dialer *d)
 int tcp_connect(struct xport_link **ret, const struct uri *u, const struct xport_link_id *id,
 		const struct xport_param *p, uint64_t wait_us, struct fail *f)
 {
-	struct dialer d = { .u = u, .id = id, .param = p, .f = f, .deadline = deadline_after(now_us(), wait_us),
+	struct dialer d = { .u = u,
+			    .id = id,
+			    .param = p,
+			    .f = f,
+			    .deadline = deadline_after(now_us(), wait_us),
 			    .nconns = id->channels + 2 };
 	int fds[CONNS_MAX], err;
 	unsigned i;

@@ -33,8 +33,8 @@
 #define LINK_US 30000000u
 
 struct half {
-	int fd; /* -1: free */
-	uint64_t from; /* dial_from() of the peer */
+	int fd;			     /* -1: free */
+	uint64_t from;		     /* dial_from() of the peer */
 	uint64_t since_us, first_us; /* last renewal; when the link's first connection came */
 	size_t got;
 	struct tcp_preamble pre; /* checked and in host order once got is complete */
@@ -238,7 +238,10 @@ static int take_new(struct tcp_listener *l, uint64_t now, struct fail *f)
 		if (fd < 0)
 			continue; /* that connection died in the queue */
 		h = half_place(l);
-		*h = (struct half){ .fd = fd, .from = dial_from((struct sockaddr *)&from), .since_us = now, .first_us = now };
+		*h = (struct half){ .fd = fd,
+				    .from = dial_from((struct sockaddr *)&from),
+				    .since_us = now,
+				    .first_us = now };
 		ev.data.fd = fd;
 		if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, fd, &ev) < 0) {
 			half_drop(h);
@@ -261,9 +264,9 @@ static bool gather(struct tcp_listener *l, const struct half *first, struct half
 
 		if (!is_ready(h) || !same_link(&h->pre, &first->pre))
 			continue;
-		at = h->pre.role == TCP_ROLE_CONTROL ? 0 :
-		     h->pre.role == TCP_ROLE_DATA    ? 1 + h->pre.index :
-						       conns - 1;
+		at = h->pre.role == TCP_ROLE_CONTROL ? 0
+		     : h->pre.role == TCP_ROLE_DATA  ? 1 + h->pre.index
+						     : conns - 1;
 		n += !parts[at];
 		parts[at] = h;
 	}
@@ -293,7 +296,8 @@ static bool all_there(struct half **parts)
 
 static int build(struct tcp_listener *l, struct half **parts, struct xport_link **ret, struct fail *f)
 {
-	struct xport_link_id id = { .generation = parts[0]->pre.generation, .channels = parts[0]->pre.channels };
+	struct xport_link_id id = { .generation = parts[0]->pre.generation,
+				    .channels = parts[0]->pre.channels };
 	int fds[XPORT_CHANNELS_MAX + 2], err;
 	unsigned i;
 
@@ -384,7 +388,8 @@ static void listener_only(struct xport_listener *xl, const struct xport_link_id 
 
 	l->only = (struct xp_only){ .set = true, .id = *id };
 	for (i = 0; i < HALF_MAX; i++)
-		if (is_ready(&l->half[i]) && !xp_wanted(&l->only, l->half[i].pre.session, l->half[i].pre.generation))
+		if (is_ready(&l->half[i]) &&
+		    !xp_wanted(&l->only, l->half[i].pre.session, l->half[i].pre.generation))
 			half_drop(&l->half[i]);
 }
 
@@ -427,7 +432,8 @@ static int listen_on(const struct addrinfo *ai, unsigned *port, const char **cal
 	if (fd < 0)
 		return -errno;
 	if ((*call = "setsockopt", setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one))) < 0 ||
-	    (*call = "bind", bind(fd, ai->ai_addr, ai->ai_addrlen)) < 0 || (*call = "listen", listen(fd, HALF_MAX)) < 0 ||
+	    (*call = "bind", bind(fd, ai->ai_addr, ai->ai_addrlen)) < 0 ||
+	    (*call = "listen", listen(fd, HALF_MAX)) < 0 ||
 	    (*call = "getsockname", getsockname(fd, (struct sockaddr *)&addr, &len)) < 0) {
 		err = -errno;
 		close(fd);
@@ -451,7 +457,8 @@ static int open_fds(struct tcp_listener *l, struct fail *f)
 	l->tfd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (l->tfd < 0)
 		return fail_cure(f, CURE_CALL, -errno, "tcp: timerfd_create for a listener");
-	if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, l->lfd, &ev) < 0 || epoll_ctl(l->epfd, EPOLL_CTL_ADD, l->tfd, &ev) < 0)
+	if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, l->lfd, &ev) < 0 ||
+	    epoll_ctl(l->epfd, EPOLL_CTL_ADD, l->tfd, &ev) < 0)
 		return fail_cure(f, CURE_CALL, -errno, "tcp: epoll_ctl for a listener");
 	return 0;
 }
@@ -461,7 +468,8 @@ static int refuse_listen(const struct uri *u, const char *call, int err, struct 
 {
 	if (!strcmp(call, "bind") && (err != -EACCES || (u->port && u->port < 1024)))
 		return fail_cure(f, CURE_LISTEN, err, "cannot listen on tcp:%s:%u", u->host, u->port);
-	return fail_cure(f, err == -EACCES ? CURE_CALL : CURE_LISTEN, err, "cannot listen on tcp:%s:%u: %s", u->host, u->port, call);
+	return fail_cure(f, err == -EACCES ? CURE_CALL : CURE_LISTEN, err, "cannot listen on tcp:%s:%u: %s",
+			 u->host, u->port, call);
 }
 
 int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xport_param *p, struct fail *f)
@@ -484,7 +492,9 @@ int tcp_listen(struct xport_listener **ret, const struct uri *u, const struct xp
 	snprintf(serv, sizeof(serv), "%u", u->port);
 	err = getaddrinfo(u->host[0] ? u->host : NULL, serv, &hints, &list);
 	if (err) {
-		err = fail(f, -EADDRNOTAVAIL, "host \"%s\" cannot be resolved: %s; check the name, or give an address", u->host, gai_strerror(err));
+		err = fail(f, -EADDRNOTAVAIL,
+			   "host \"%s\" cannot be resolved: %s; check the name, or give an address", u->host,
+			   gai_strerror(err));
 		goto out;
 	}
 	err = list->ai_next ? 0 : dial_check_scope(list->ai_addr, u, f);

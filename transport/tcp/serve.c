@@ -19,8 +19,9 @@
 static int bad(struct tcp_data *c, const struct tcp_frame *h, const char *why)
 {
 	return fail(c->link->link.fail, -EPROTO,
-		    "tcp: the peer sent a frame of type %u, tag %u, %llu bytes, %u runs: %s", le16toh(h->type),
-		    le32toh(h->tag), (unsigned long long)le64toh(h->bytes), le16toh(h->nruns), why);
+		    "tcp: the peer sent a frame of type %u, tag %u, %llu bytes, %u runs: %s",
+		    le16toh(h->type), le32toh(h->tag), (unsigned long long)le64toh(h->bytes),
+		    le16toh(h->nruns), why);
 }
 
 /* Receive exactly the bytes of iov, which it modifies; a stall is an error. */
@@ -116,7 +117,8 @@ static int send_pieces(struct tcp_data *c, struct iovec *iov, int n)
 
 static int send_reply(struct tcp_data *c, struct iovec *iov, int n, uint64_t bytes)
 {
-	return c->beside && bytes > PIECE ? send_pieces(c, iov, n) : tcp_send_all(c->link, c->fd, iov, n, 0, NULL);
+	return c->beside && bytes > PIECE ? send_pieces(c, iov, n)
+					  : tcp_send_all(c->link, c->fd, iov, n, 0, NULL);
 }
 
 /* Receive a head: 1, or 0 if no byte of it has come, or -errno. Waits for the rest of one that has begun. */
@@ -174,10 +176,12 @@ static int take_runs(struct tcp_data *c, const struct tcp_frame *h, unsigned n, 
 	if (!n || n > XPORT_RUNS_MAX)
 		return bad(c, h, "too many runs, or none");
 	if (!(c->link->table.access & need))
-		return bad(c, h, need == XPORT_PEER_WRITE ? "memory is not exposed for writing" :
-							    "memory is not exposed for reading");
+		return bad(c, h,
+			   need == XPORT_PEER_WRITE ? "memory is not exposed for writing"
+						    : "memory is not exposed for reading");
 	if (n > TCP_RUNS_INLINE) {
-		struct iovec iov = { .iov_base = c->more, .iov_len = (n - TCP_RUNS_INLINE) * sizeof(c->more[0]) };
+		struct iovec iov = { .iov_base = c->more,
+				     .iov_len = (n - TCP_RUNS_INLINE) * sizeof(c->more[0]) };
 
 		err = recv_exact(c, &iov, 1);
 		if (err)
@@ -214,7 +218,8 @@ static int serve_put(struct tcp_data *c, const struct tcp_frame *h, unsigned n)
 		return err;
 	xp_runs_iov(&c->link->table, c->runs, n, c->iov);
 	err = recv_exact(c, c->iov, (int)n);
-	return err == -EFAULT ? xp_unreachable(&c->link->table, c->runs, n, NULL, true, c->link->link.fail) : err;
+	return err == -EFAULT ? xp_unreachable(&c->link->table, c->runs, n, NULL, true, c->link->link.fail)
+			      : err;
 }
 
 static int serve_get(struct tcp_data *c, const struct tcp_frame *h, unsigned n)
@@ -233,12 +238,15 @@ static int serve_get(struct tcp_data *c, const struct tcp_frame *h, unsigned n)
 	c->iov[0] = (struct iovec){ .iov_base = &reply, .iov_len = sizeof(reply) };
 	xp_runs_iov(&c->link->table, c->runs, n, c->iov + 1);
 	err = send_reply(c, c->iov, (int)n + 1, sizeof(reply) + le64toh(h->bytes));
-	return err == -EFAULT ? xp_unreachable(&c->link->table, c->runs, n, NULL, false, c->link->link.fail) : err;
+	return err == -EFAULT ? xp_unreachable(&c->link->table, c->runs, n, NULL, false, c->link->link.fail)
+			      : err;
 }
 
 static int serve_fence(struct tcp_data *c, const struct tcp_frame *h)
 {
-	struct tcp_frame ack = { .magic = htole32(TCP_MAGIC_FRAME), .type = htole16(TCP_FENCE_ACK), .tag = h->tag };
+	struct tcp_frame ack = { .magic = htole32(TCP_MAGIC_FRAME),
+				 .type = htole16(TCP_FENCE_ACK),
+				 .tag = h->tag };
 	struct iovec iov = { .iov_base = &ack, .iov_len = sizeof(ack) };
 
 	return tcp_send_all(c->link, c->fd, &iov, 1, 0, NULL);

@@ -59,7 +59,9 @@ int tcp_err(struct tcp_link *l, int fd, const char *call, int err)
 
 int tcp_closed(struct tcp_link *l, int fd)
 {
-	return atomic_load(&l->killed) ? -EPIPE : fail_lost(l->link.fail, "%s: closed by the peer", name_of(l, fd).text);
+	return atomic_load(&l->killed)
+		       ? -EPIPE
+		       : fail_lost(l->link.fail, "%s: closed by the peer", name_of(l, fd).text);
 }
 
 int tcp_silent(struct tcp_link *l, int fd)
@@ -140,7 +142,8 @@ int tcp_poll(int fd, short events, uint64_t wait_us)
  */
 int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w)
 {
-	int got = poll_until(fd, events == POLLOUT ? POLLOUT | POLLRDHUP : events, l->param.timeout_us / 4 + 1);
+	int got =
+		poll_until(fd, events == POLLOUT ? POLLOUT | POLLRDHUP : events, l->param.timeout_us / 4 + 1);
 
 	if (w->end_us && now_us() >= w->end_us) {
 		fail_lost(l->link.fail, "%s: a message was not taken within %llu ms", name_of(l, fd).text,
@@ -154,8 +157,8 @@ int tcp_wait(struct tcp_link *l, int fd, short events, struct tcp_watch *w)
 	return (got & (POLLRDHUP | POLLOUT)) == POLLRDHUP ? tcp_closed(l, fd) : 0;
 }
 
-static int send_watched(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags, struct tcp_data *reader,
-			struct tcp_watch *watch)
+static int send_watched(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags,
+			struct tcp_data *reader, struct tcp_watch *watch)
 {
 	struct msghdr msg = { 0 };
 	ssize_t done;
@@ -197,7 +200,8 @@ int tcp_send_all(struct tcp_link *l, int fd, struct iovec *iov, int n, int flags
 int tcp_send_msg(struct tcp_link *l, int fd, struct iovec *iov, int n)
 {
 	struct tcp_watch watch = { .sent_only = true,
-				   .end_us = deadline_after(now_us(), XPORT_MSG_TIMEOUTS * l->param.timeout_us) };
+				   .end_us = deadline_after(now_us(),
+							    XPORT_MSG_TIMEOUTS * l->param.timeout_us) };
 
 	return send_watched(l, fd, iov, n, 0, NULL, &watch);
 }
