@@ -6,8 +6,8 @@ TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # libibverbs and librdmacm are for the RDMA transport.
 PACKAGES=(gcc g++ libc6-dev make cmake pkg-config util-linux
 	libibverbs-dev librdmacm-dev libcriterion-dev)
-# What only the tests need: the packages' checker, the manual's, the header of the probes, the model's checker.
-TEST_PACKAGES=(dpkg-dev lintian mandoc systemtap-sdt-dev spin)
+# What only the tests need: the checkers of packages, manual, model and format, the header of the probes.
+TEST_PACKAGES=(dpkg-dev lintian mandoc systemtap-sdt-dev spin clang-format)
 # The arbiter in etcd: what it is built from, and a server that its tests start on a port of their own.
 PACKAGES+=(libcurl4-openssl-dev libjansson-dev)
 TEST_PACKAGES+=(etcd-server etcd-client)
