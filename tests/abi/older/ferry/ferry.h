@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * KEPT AS IT IS: ferry.h as programs were built with it before these fields were there: ops offer, offered and poison, the
- * configuration's blackout_limit_us, and fault_total_ns of the counters. tests/abi/grow.sh builds a program with it.
+ * configuration's switchover_limit_us, and fault_total_ns of the counters. tests/abi/grow.sh builds a program with it.
  */
 /*
  * ferry: live migration of a running VM, as a library for KVM VMMs.
@@ -120,7 +120,7 @@ struct ferry_round {
 	uint64_t reserved2[4];
 };
 
-struct ferry_blackout { /* microseconds; the items sum up to total_us */
+struct ferry_downtime { /* microseconds; the items sum up to total_us */
 	uint64_t total_us;	/* vCPUs stopped at one end until resumed at the other */
 	uint64_t pause_us;
 	uint64_t fetch_us;	/* last dirty_fetch */
@@ -138,7 +138,7 @@ struct ferry_stats {
 	enum ferry_phase phase;
 	uint32_t round;
 	uint32_t reconnects;
-	uint32_t predicted_us;	 /* source: the blackout, as the policy expected it when it said to stop; 0: it has not */
+	uint32_t predicted_us;	 /* source: the downtime, as the policy expected it when it said to stop; 0: it has not */
 	uint64_t elapsed_us;	 /* since ferry_run() */
 	uint64_t precopy_us;
 	uint64_t postcopy_us;
@@ -154,7 +154,7 @@ struct ferry_stats {
 	uint64_t faults;	 /* userfaults that needed the peer */
 	uint64_t faults_local;	 /* userfaults resolved without it */
 	uint64_t fault_p50_ns, fault_p99_ns, fault_max_ns; /* of those over the link: event read until page placed */
-	struct ferry_blackout blackout; /* source, once the target has run */
+	struct ferry_downtime downtime; /* source, once the target has run */
 };
 
 enum ferry_event_type {
@@ -271,7 +271,7 @@ struct ferry_config {
 	uint32_t poll_us;	   /* busy-poll this long after the last fault, unless the core is wanted; 1000, at most 10000 */
 	uint32_t flags;		   /* FERRY_CONFIG_* */
 	uint32_t reserved;
-	uint64_t downtime_us;	   /* aim for the blackout; 300000 */
+	uint64_t downtime_us;	   /* aim for the downtime; 300000 */
 	uint64_t precopy_limit_us; /* bound on pre-copy; 0: none but max_rounds */
 	uint64_t bandwidth;	   /* bytes a second of page data that this end puts, gets or serves; 0: unlimited */
 	uint64_t hold_limit_us;	   /* longest tentative run; 0: none. The source keeps it too, should the target not */
