@@ -33,7 +33,8 @@
 #include "outage.h"
 #include "runtime/base/thread.h"
 
-#define TELL_TRIES 4u /* links made to say ABORT: a peer that never answers cannot hold this end */
+#define LINK_ATTEMPT_US 1000000u /* a connection attempt that has less time left may end without an answer */
+#define TELL_TRIES 4u		 /* links made to say ABORT: a peer that never answers cannot hold this end */
 
 static void *closer_main(void *arg)
 {
@@ -148,24 +149,26 @@ static void restate(struct fail *to, struct fail *from)
 
 static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 {
-	struct fail known = { 0 }; /* why an earlier attempt failed */
+	struct fail known = { 0 }; /* why an attempt failed that had the time it needs */
 	int err, had = fail_err(&s->fail);
 
 	for (;;) {
+		uint64_t began = now_us();
+		bool cut_short = deadline_us < began + LINK_ATTEMPT_US;
+
 		err = connect_once(s, deadline_us);
 		/* An error that the attempt itself recorded in s->fail is final. */
 		if (!err || !may_retry(s, err) || (!had && fail_err(&s->fail)))
 			return err < 0 ? link_transport_fail(s, err) : 0;
 		if (link_canceled(s))
 			return link_cancel_error(s);
-		if (err != -ETIMEDOUT && fail_err(s->link.fail))
+		/* An attempt that only the deadline ended says less than the one before it. */
+		if (err == -ETIMEDOUT && cut_short && fail_err(&known))
+			restate(s->link.fail, &known);
+		else if (fail_err(s->link.fail))
 			restate(&known, s->link.fail);
-		if (now_us() + LINK_RETRY_US >= deadline_us) {
-			/* The deadline cut this attempt short; the failure before it says more. */
-			if (err == -ETIMEDOUT && fail_err(&known))
-				restate(s->link.fail, &known);
+		if (now_us() + LINK_RETRY_US >= deadline_us)
 			return -EPIPE;
-		}
 		link_wait(s, -1, -1, now_us() + LINK_RETRY_US);
 		s->link.generation++;
 	}
