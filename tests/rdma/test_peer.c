@@ -595,7 +595,8 @@ Test(peer, keys_that_are_none)
 /* What the map has and the peer's keys have not, or not so: refused before anything is posted. */
 Test(peer, keys_outside_the_map)
 {
-	static const char *const says[] = { "does not expose", "does not expose", "another page size",
+	static const char *const says[] = { "the peer's region number 0 is 4711, here it is 7",
+					    "does not expose", "another page size",
 					    "does not expose for it" };
 	struct ends e;
 	unsigned i;
@@ -609,9 +610,10 @@ Test(peer, keys_outside_the_map)
 		cr_assert_eq(ends_expose(&e.b, XPORT_PEER_WRITE), 0, "%s", fail_text(&e.b.fail));
 		await_keys(&e.a, 1);
 		k = key_of(&e.b, rkey_of(&e.b));
+		k.id = htole32(i == 0 ? 4711 : 7);
 		k.npages = htole64(i == 1 ? PAGES - 1 : i == 2 ? PAGES / 512 : PAGES);
 		k.page_shift = htole32(i == 2 ? 21 : 12);
-		offer(&e.b, i == 3 ? XPORT_PEER_READ : XPORT_PEER_WRITE, 0, &k, i != 0, i != 0);
+		offer(&e.b, i == 3 ? XPORT_PEER_READ : XPORT_PEER_WRITE, 0, &k, 1, 1);
 		await_keys(&e.a, 2);
 		err = put_and_fence(&e.a, i == 2 ? 0 : PAGES - 1, 1);
 		cr_expect_eq(err, -EPROTO, "%u: %d: %s", i, err, fail_text(&e.a.fail));

@@ -278,6 +278,7 @@ static int answered(struct xr_link *l, const struct rdma_cm_event *ev, const str
 	if (xr_conn_ready(c, le32toh(a.mtu), NULL) || rdma_establish(c->id))
 		err = fail(l->link.fail, -ECONNREFUSED, "rdma:%s:%u: the connection went in the middle",
 			   u->host, u->port);
+	c->cm_established = !err;
 	atomic_store(&c->established, !err);
 	return err;
 }

@@ -417,6 +417,7 @@ static int cm_events(struct xr_link *l)
 	while ((ev = xr_event(l->events))) {
 		c = ev->id->context;
 		if (ev->event == RDMA_CM_EVENT_ESTABLISHED) {
+			c->cm_established = true;
 			atomic_store(&c->established, true);
 			pthread_mutex_lock(&l->lock);
 			pthread_cond_broadcast(&l->cond);
@@ -443,6 +444,24 @@ static bool tx_idle(struct xr_link *l)
 	return idle;
 }
 
+/*
+ * Before the CM has heard the last packet of the connect, rdma_disconnect() sends nothing, and a peer that waits in a
+ * receive would never learn that the link has ended.
+ */
+static void await_established(struct xr_link *l, uint64_t end)
+{
+	struct pollfd p = { .fd = l->events->fd, .events = POLLIN };
+	uint64_t now;
+	unsigned i = 0;
+
+	while (i < l->nconns && !atomic_load(&l->gone) && !cm_events(l) && (now = now_us()) < end) {
+		while (i < l->nconns && l->conn[i].cm_established)
+			i++;
+		if (i < l->nconns)
+			poll(&p, 1, xp_poll_ms(end - now));
+	}
+}
+
 /* End the link: give sent messages time to leave, then disconnect. */
 static void part(struct xr_link *l)
 {
@@ -455,6 +474,7 @@ static void part(struct xr_link *l)
 	       (now = now_us()) < end)
 		if (!more)
 			poll(&p, 1, xp_poll_ms(end - now));
+	await_established(l, end);
 	for (i = 0; i < l->nconns; i++)
 		rdma_disconnect(l->conn[i].id);
 	xr_conn_break(&l->conn[0]);

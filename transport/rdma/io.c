@@ -221,8 +221,14 @@ static int check_peer(struct xr_data *d, const struct page_run *runs, unsigned n
 		err = fail(l->link.fail, -EPROTO, "rdma: %s of memory that the peer does not expose: %s",
 			   what, why);
 	for (i = 0; i < n && !err; i++)
-		if (xp_table_find(&l->keys.table, runs[i].region)->page_shift !=
-		    xp_table_find(&l->table, runs[i].region)->page_shift)
+		if (xp_table_find(&l->keys.table, runs[i].region)->id !=
+		    xp_table_find(&l->table, runs[i].region)->id)
+			err = fail(l->link.fail, -EPROTO,
+				   "rdma: the peer's region number %u is %u, here it is %u", runs[i].region,
+				   xp_table_find(&l->keys.table, runs[i].region)->id,
+				   xp_table_find(&l->table, runs[i].region)->id);
+		else if (xp_table_find(&l->keys.table, runs[i].region)->page_shift !=
+			 xp_table_find(&l->table, runs[i].region)->page_shift)
 			err = fail(l->link.fail, -EPROTO, "rdma: region %u has another page size at the peer",
 				   l->table.r[runs[i].region].id);
 	pthread_mutex_unlock(&l->lock);
@@ -270,12 +276,13 @@ static int data_fence(struct xport_chan *chan)
 	struct xr_link *l = d->link;
 	struct ibv_send_wr wr;
 	struct ibv_sge sge;
+	uint64_t end = deadline_after(now_us(), l->param.timeout_us);
 	int err = xr_data_broken(d);
 
 	pthread_mutex_lock(&l->lock);
 	while (!err && !atomic_load(&d->conn->established)) {
 		err = xr_broken(l);
-		if (!err && !xr_wait(l, deadline_after(now_us(), l->param.timeout_us)))
+		if (!err && !xr_wait(l, end))
 			err = -ETIMEDOUT;
 	}
 	pthread_mutex_unlock(&l->lock);

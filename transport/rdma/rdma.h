@@ -71,8 +71,9 @@ struct xr_conn {
 	struct xr_link *link;
 	struct rdma_cm_id *id;
 	struct ibv_qp *qp;
-	_Atomic bool established;
-	uint64_t board; /* the peer's board */
+	_Atomic bool established; /* it carries data: the peer's may arrive before the CM's event */
+	bool cm_established;	  /* the CM's event has come; the service thread's */
+	uint64_t board;		  /* the peer's board */
 	uint32_t board_key;
 };
 
