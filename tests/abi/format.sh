@@ -15,9 +15,10 @@ files=$(mktemp)
 trap 'rm -f "$files"' EXIT
 find . \( -name build -o -name .git -o -path ./tests/abi/older \) -prune -o -name '*.[ch]' -print >"$files"
 [ "$(wc -l <"$files")" -ge 300 ] || { echo "[FAIL] format: only $(wc -l <"$files") files were found"; exit 1; }
-if wrong=$(xargs -n 50 clang-format --dry-run -Werror <"$files" 2>&1 | sed -n 's|^\./\([^:]*\):\([0-9]*\):.*|\1:\2|p' | sort -u -t: -k1,1) && [ -n "$wrong" ]; then
+if ! said=$(xargs -n 50 clang-format --dry-run -Werror <"$files" 2>&1); then
+	wrong=$(sed -n 's|^\./\([^:]*\):\([0-9]*\):.*|\1:\2|p' <<<"$said" | sort -u -t: -k1,1)
 	echo "[FAIL] format: run clang-format -i on these; the first line that differs in each:"
-	echo "$wrong"
+	echo "${wrong:-$said}"
 	exit 1
 fi
 echo "[PASS] format: $(wc -l <"$files") files"

@@ -127,11 +127,10 @@ static int chan_get(struct xport_chan *chan, const struct page_run *runs, void *
 		    uint32_t tag)
 {
 	struct shape_chan *c = chan_of(chan);
-	int err;
+	int err = xp_gets_check(&c->gets, tag, "shape", c->link->base.link.fail);
 
-	if (xp_gets_full(&c->gets))
-		return -EAGAIN;
-	err = pay(c, bytes_of(c->link, runs, n), PACE_AHEAD_US);
+	if (!err)
+		err = pay(c, bytes_of(c->link, runs, n), PACE_AHEAD_US);
 	if (!err)
 		err = c->base.inner->ops->get(c->base.inner, runs, dst, n, tag);
 	if (!err) {
