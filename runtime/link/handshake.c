@@ -46,7 +46,6 @@ static int take_ack(struct ferry_session *s, struct wire_hello_ack *ack, const s
 	if (!s->link.peer_known)
 		memcpy(s->link.peer_number, ack->number, sizeof(s->link.peer_number));
 	s->link.peer_known = true;
-	explicit_bzero(ack->number, sizeof(ack->number));
 	return 0;
 }
 
@@ -79,7 +78,7 @@ int handshake_source(struct ferry_session *s, uint64_t deadline_us)
 				.timeout_us = c->timeout_us,
 				.reconnect_us = c->reconnect_us,
 				.bandwidth = c->bandwidth };
-	struct wire_hello_ack ack;
+	struct wire_hello_ack ack = { 0 };
 	struct wire_msg m;
 	int err;
 
@@ -93,7 +92,10 @@ int handshake_source(struct ferry_session *s, uint64_t deadline_us)
 					     deadline_us);
 	}
 	explicit_bzero(&h, sizeof(h));
-	if (err < 0 || (err = take_ack(s, &ack, &m)) < 0)
+	if (!err)
+		err = take_ack(s, &ack, &m);
+	explicit_bzero(ack.number, sizeof(ack.number));
+	if (err < 0)
 		return err;
 	s->link.peer_commit = ack.commit;
 	if (ack.commit == COMMIT_ABORTED)

@@ -185,6 +185,8 @@ static struct caller **who_gives_way(struct lobby *l)
 static int hear(struct caller *c)
 {
 	struct xport_chan *ctl = control(c);
+	struct fail why = { 0 };
+	struct wire_msg m;
 	int err;
 
 	for (unsigned n = 0; n < ASIDES_MAX; n++) {
@@ -193,7 +195,10 @@ static int hear(struct caller *c)
 			return err == -EAGAIN ? 0 : err;
 		if (!wire_is_aside(wire_type_of(c->msg, c->len)))
 			return 1;
-		c->asides++;
+		err = wire_check(&m, c->msg, c->len, FROM_SOURCE, FERRY_PHASE_PRE_MIGRATION, c->asides++,
+				 &why);
+		if (err < 0)
+			return err;
 	}
 	return 0;
 }

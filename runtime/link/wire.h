@@ -206,7 +206,7 @@ struct wire_ping {
 	uint64_t pages_left; /* source: to send in this round; target: missing in post-copy */
 	uint64_t faults;
 };
-_Static_assert(sizeof(struct wire_ping) == 16, "");
+_Static_assert(sizeof(struct wire_ping) == 16, "in every version: it may come before HELLO");
 
 struct wire_msg {
 	enum wire_type type; /* 0: an unknown optional message; the rest is zero */

@@ -148,8 +148,11 @@ int source_reservation(struct ferry_session *s, enum ferry_phase *next)
 		return fail(&s->fail, -EPROTO,
 			    "the target's RESERVED does without post-copy, which is for mode auto; this is %s",
 			    ferry_mode_name(s->cfg.mode));
+	if (r.flags & WIRE_TARGET_POISON && !poison_able(s))
+		return fail(&s->fail, -EPROTO,
+			    "the target's RESERVED accepts POISON, which MAP did not announce");
 	s->peer_can_hold = r.flags & WIRE_CAN_HOLD;
-	s->peer_can_poison = r.flags & WIRE_TARGET_POISON && poison_able(s);
+	s->peer_can_poison = r.flags & WIRE_TARGET_POISON;
 	s->peer_no_postcopy = r.flags & WIRE_NO_POSTCOPY;
 	if (s->peer_no_postcopy)
 		session_log(s, 4,

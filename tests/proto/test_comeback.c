@@ -333,6 +333,8 @@ static void lie(struct peer *p, enum lie what, const struct wire_hello *h)
 		a.commit = COMMIT_DECIDED;
 		a.number[15] ^= 0x80;
 	}
+	if (what == ACK_OF_ANOTHER_VERSION) /* and the right number, which is not read then */
+		memcpy(a.number, peer_ack().number, sizeof(a.number));
 	if (what == ACK_OF_ANOTHER_VERSION)
 		a.version = a.oldest = WIRE_VERSION + 1;
 	if (what == ACK_TWO_LATE)

@@ -137,6 +137,8 @@ static const struct row rows[] = {
 	{ WIRE_RESERVED, F(wire_reserved, flags), 9, -EPROTO,
 	  "RESERVED does without post-copy, which is for mode auto" },
 	{ WIRE_RESERVED, F(wire_reserved, flags), 17, -EPROTO, "RESERVED has flags 0x11" },
+	{ WIRE_RESERVED, F(wire_reserved, flags), 5, -EPROTO,
+	  "RESERVED accepts POISON, which MAP did not announce" },
 	{ WIRE_RESERVED, F(wire_reserved, reserved), 8, -EPROTO, "RESERVED has 0x8 in a reserved field" },
 
 	{ WIRE_RESERVED, sizeof(struct wire_reserved) + 8, 8, MAX, -EPROTO,

@@ -118,6 +118,51 @@ Test(later_source, is_understood)
 	peer_target_ends(&p, -ECANCELED, "the source gave up", false);
 }
 
+/* A session keeps what its first handshake agreed on. */
+Test(later_source, comes_back_with_other_features)
+{
+	struct xport_link_id id = { .generation = 1, .channels = 1 };
+	struct wire_hello h;
+	struct peer p;
+
+	peer_connect(&p, RIG_TCP_ANON, RESERVED);
+	p.link->ops->kill(p.link);
+	p.link->ops->close(p.link);
+	memcpy(id.session, p.session, sizeof(id.session));
+	cr_assert_eq(xport_connect(&p.link, p.uri, &id, &p.param, PEER_WAIT_US, &p.fail), 0, "%s",
+		     fail_text(&p.fail));
+	p.ctl = p.link->ops->chan(p.link, XPORT_CONTROL, 0);
+	p.seq = 0;
+	h = peer_hello(&p);
+	h.generation = 1;
+	h.flags = WIRE_COMES_BACK;
+	h.features = 0;
+	SAY(&p, WIRE_HELLO, h);
+	peer_target_ends(&p, -EPROTO,
+			 "the source came back with protocol version 1, features 0; it had version 1, 0x1",
+			 true);
+}
+
+/* A message before HELLO is checked as closely as any other: who gets it wrong is hung up on, and the target goes on waiting. */
+Test(later_source, skips_a_number_before_its_hello)
+{
+	struct wire_hdr h = wire_header(WIRE_OPTIONAL + 1, 0, 1);
+	struct xport_link_id id = { .generation = 1, .channels = 1 };
+	struct peer p;
+
+	peer_connect(&p, RIG_TCP_ANON, CONNECTED);
+	peer_raw(&p, &h, sizeof(h));
+	cr_assert_eq(peer_hear(&p, NULL, 0), 0);
+	p.link->ops->close(p.link);
+	memcpy(id.session, p.session, sizeof(id.session));
+	cr_assert_eq(xport_connect(&p.link, p.uri, &id, &p.param, PEER_WAIT_US, &p.fail), 0, "%s",
+		     fail_text(&p.fail));
+	p.ctl = p.link->ops->chan(p.link, XPORT_CONTROL, 0);
+	p.seq = 0;
+	SAY(&p, WIRE_COMMIT, (struct wire_count){ 0 });
+	peer_target_ends(&p, -EPROTO, "the peer sent COMMIT in pre-migration, where it has no place", true);
+}
+
 /* A message that only one end knows must not be announced. */
 SOURCE_DOES(maps_with_a_feature_it_did_not_offer, CONNECTED, -EPROTO,
 	    "MAP announces POISON, which its HELLO did not offer")
