@@ -136,10 +136,7 @@ static void on_signal(int sig)
 static void vm_new(struct vm *vm)
 {
 	struct kvm_userspace_memory_region slot = { .memory_size = RAM };
-	struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 room[256];
-	} cpuid = { .head.nent = 256 };
+	struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 room[256]; } cpuid = { .head.nent = 256 };
 	struct sigaction sa = { .sa_handler = on_signal };
 
 	vm->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -150,8 +147,8 @@ static void vm_new(struct vm *vm)
 	slot.userspace_addr = (uintptr_t)vm->ram;
 	must(!ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot), "KVM_SET_USER_MEMORY_REGION");
 	vm->vcpu = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
-	vm->run = mmap(NULL, (size_t)ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE,
-		       MAP_SHARED, vm->vcpu, 0);
+	vm->run = mmap(NULL, (size_t)ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED,
+		       vm->vcpu, 0);
 	must(vm->run != MAP_FAILED, "KVM_CREATE_VCPU");
 	must(!ioctl(vm->kvm, KVM_GET_SUPPORTED_CPUID, &cpuid), "KVM_GET_SUPPORTED_CPUID");
 	must(!ioctl(vm->vcpu, KVM_SET_CPUID2, &cpuid), "KVM_SET_CPUID2");
@@ -175,12 +172,11 @@ static void vm_boot(struct vm *vm)
 	memcpy(vm->ram + CODE, guest_begin, (size_t)(guest_end - guest_begin));
 	must(!ioctl(vm->vcpu, KVM_GET_SREGS, &s), "KVM_GET_SREGS");
 	s.cs = (struct kvm_segment){ SEGMENT, .selector = 0x23, .type = 0xb, .l = 1 };
-	s.ds = s.es = s.fs = s.gs = s.ss =
-		(struct kvm_segment){ SEGMENT, .selector = 0x1b, .type = 3, .db = 1 };
+	s.ds = s.es = s.fs = s.gs = s.ss = (struct kvm_segment){ SEGMENT, .selector = 0x1b, .type = 3, .db = 1 };
 	s.tr = (struct kvm_segment){ .limit = 0x67, .selector = 0x28, .type = 11, .present = 1 };
 	s.cr0 = 0x80050033; /* paging, protected mode */
 	s.cr3 = PML4;
-	s.cr4 = 0x620;	/* PAE, SSE */
+	s.cr4 = 0x620; /* PAE, SSE */
 	s.efer = 0x501; /* long mode */
 	must(!ioctl(vm->vcpu, KVM_SET_SREGS, &s), "KVM_SET_SREGS");
 	must(!ioctl(vm->vcpu, KVM_SET_REGS, &regs), "KVM_SET_REGS");

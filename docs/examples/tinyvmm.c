@@ -149,10 +149,7 @@ static void on_signal(int sig)
 static void vm_new(struct vm *vm)
 {
 	struct kvm_userspace_memory_region slot = { .memory_size = RAM };
-	struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 room[256];
-	} cpuid = { .head.nent = 256 };
+	struct { struct kvm_cpuid2 head; struct kvm_cpuid_entry2 room[256]; } cpuid = { .head.nent = 256 };
 	struct sigaction sa = { .sa_handler = on_signal };
 
 	vm->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -163,15 +160,14 @@ static void vm_new(struct vm *vm)
 	slot.userspace_addr = (uintptr_t)vm->ram;
 	must(!ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot), "KVM_SET_USER_MEMORY_REGION");
 	vm->vcpu = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
-	vm->run = mmap(NULL, (size_t)ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE,
-		       MAP_SHARED, vm->vcpu, 0);
+	vm->run = mmap(NULL, (size_t)ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE, MAP_SHARED,
+		       vm->vcpu, 0);
 	must(vm->run != MAP_FAILED, "KVM_CREATE_VCPU");
 	must(!ioctl(vm->kvm, KVM_GET_SUPPORTED_CPUID, &cpuid), "KVM_GET_SUPPORTED_CPUID");
 	must(!ioctl(vm->vcpu, KVM_SET_CPUID2, &cpuid), "KVM_SET_CPUID2");
 	sigaction(SIGUSR1, &sa, NULL);
 	must(!ferry_kvm_new(&vm->ferry, vm->kvm, vm->fd, &vm->vcpu, 1), "ferry_kvm_new");
-	must(!ferry_kvm_add_slot(vm->ferry,
-				 &(struct ferry_kvm_slot){ FERRY_KVM_SLOT_INIT, .len = RAM, .hva = vm->ram }),
+	must(!ferry_kvm_add_slot(vm->ferry, &(struct ferry_kvm_slot){ FERRY_KVM_SLOT_INIT, .len = RAM, .hva = vm->ram }),
 	     "ferry_kvm_add_slot");
 	must(!pthread_create(&vm->thread, NULL, vcpu_main, vm), "a thread for the vCPU");
 }
@@ -192,43 +188,22 @@ static void vm_boot(struct vm *vm)
 	memcpy(vm->ram + CODE, guest_begin, (size_t)(guest_end - guest_begin));
 	must(!ioctl(vm->vcpu, KVM_GET_SREGS, &s), "KVM_GET_SREGS");
 	s.cs = (struct kvm_segment){ SEGMENT, .selector = 0x23, .type = 0xb, .l = 1 };
-	s.ds = s.es = s.fs = s.gs = s.ss =
-		(struct kvm_segment){ SEGMENT, .selector = 0x1b, .type = 3, .db = 1 };
+	s.ds = s.es = s.fs = s.gs = s.ss = (struct kvm_segment){ SEGMENT, .selector = 0x1b, .type = 3, .db = 1 };
 	s.tr = (struct kvm_segment){ .limit = 0x67, .selector = 0x28, .type = 11, .present = 1 };
 	s.cr0 = 0x80050033; /* paging, protected mode */
 	s.cr3 = PML4;
-	s.cr4 = 0x620;	/* PAE, SSE */
+	s.cr4 = 0x620; /* PAE, SSE */
 	s.efer = 0x501; /* long mode */
 	must(!ioctl(vm->vcpu, KVM_SET_SREGS, &s), "KVM_SET_SREGS");
 	must(!ioctl(vm->vcpu, KVM_SET_REGS, &regs), "KVM_SET_REGS");
 }
 
-static struct ferry_kvm *kvm_of(void *vm)
-{
-	return ((struct vm *)vm)->ferry;
-}
-static void op_log(void *vm, int level, const char *line)
-{
-	if (vm && level < 5)
-		fprintf(stderr, "tinyvmm: %s\n", line);
-}
-static int op_dirty_start(void *vm)
-{
-	return ferry_kvm_dirty_start(kvm_of(vm));
-}
-static int op_dirty_stop(void *vm)
-{
-	return ferry_kvm_dirty_stop(kvm_of(vm));
-}
-static int op_save(void *vm, struct ferry_stream *out)
-{
-	return ferry_kvm_save(kvm_of(vm), out);
-}
-static int op_output_hold(void *vm)
-{
-	((struct vm *)vm)->holding = true;
-	return 0;
-} /* no vCPU runs yet */
+static struct ferry_kvm *kvm_of(void *vm) { return ((struct vm *)vm)->ferry; }
+static void op_log(void *vm, int level, const char *line) { if (vm && level < 5) fprintf(stderr, "tinyvmm: %s\n", line); }
+static int op_dirty_start(void *vm) { return ferry_kvm_dirty_start(kvm_of(vm)); }
+static int op_dirty_stop(void *vm) { return ferry_kvm_dirty_stop(kvm_of(vm)); }
+static int op_save(void *vm, struct ferry_stream *out) { return ferry_kvm_save(kvm_of(vm), out); }
+static int op_output_hold(void *vm) { ((struct vm *)vm)->holding = true; return 0; } /* no vCPU runs yet */
 static int op_dirty_fetch(void *vm, uint32_t region, uint64_t *bits, uint64_t npages, unsigned flags)
 {
 	return ferry_kvm_dirty_fetch(kvm_of(vm), region, bits, npages, flags);
@@ -237,8 +212,7 @@ static int op_dirty_fetch(void *vm, uint32_t region, uint64_t *bits, uint64_t np
 static int op_reserve(void *arg, struct ferry_region *r, size_t n, struct ferry_stream *needs)
 {
 	if (n != 1 || r->gpa || r->len != RAM || r->flags)
-		return ferry_stream_fail(needs, -EINVAL,
-					 "this VMM takes 64 MiB of anonymous memory at 0, nothing else");
+		return ferry_stream_fail(needs, -EINVAL, "this VMM takes 64 MiB of anonymous memory at 0, nothing else");
 	r->hva = ((struct vm *)arg)->ram;
 	return 0;
 }
@@ -250,9 +224,7 @@ static int op_load(void *vm, struct ferry_stream *in)
 
 	while ((err = ferry_stream_next(in, &sec)) == 1)
 		if ((err = ferry_kvm_load(kvm_of(vm), in, &sec)) != 0)
-			return err < 0 ? err
-				       : ferry_stream_fail(in, -EPROTO, "section %u is not this VMM's",
-							   sec.id);
+			return err < 0 ? err : ferry_stream_fail(in, -EPROTO, "section %u is not this VMM's", sec.id);
 	return err ? err : ferry_kvm_load_end(kvm_of(vm), in);
 }
 
@@ -271,29 +243,17 @@ static int op_output_release(void *arg)
 }
 
 static const struct ferry_ops ops = {
-	FERRY_OPS_INIT,
-	.dirty_start = op_dirty_start,
-	.dirty_stop = op_dirty_stop,
-	.dirty_fetch = op_dirty_fetch,
-	.pause = vm_pause,
-	.resume = vm_resume,
-	.save = op_save,
-	.load = op_load,
-	.reserve = op_reserve,
-	.output_hold = op_output_hold,
-	.output_release = op_output_release,
-	.discard = vm_pause,
-	.log = op_log,
+	FERRY_OPS_INIT, .dirty_start = op_dirty_start, .dirty_stop = op_dirty_stop, .dirty_fetch = op_dirty_fetch,
+	.pause = vm_pause, .resume = vm_resume, .save = op_save, .load = op_load, .reserve = op_reserve,
+	.output_hold = op_output_hold, .output_release = op_output_release, .discard = vm_pause, .log = op_log,
 };
 
 /* Returns when the VM is this end's to run. */
 static void migrate(struct vm *vm, bool away, const char *uri)
 {
 	struct ferry_region ram = { .len = RAM, .hva = vm->ram, .fd = -1, .page_shift = 12 };
-	struct ferry_vm v = { FERRY_VM_INIT, .vm = vm, .ops = &ops, .regions = away ? &ram : NULL,
-			      .nregions = away };
-	struct ferry_config cfg = { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY,
-				    .hold_limit_us = 30000000 };
+	struct ferry_vm v = { FERRY_VM_INIT, .vm = vm, .ops = &ops, .regions = away ? &ram : NULL, .nregions = away };
+	struct ferry_config cfg = { FERRY_CONFIG_INIT, .mode = FERRY_MODE_POSTCOPY, .hold_limit_us = 30000000 };
 	struct ferry_result res = { .size = sizeof(res) };
 	struct ferry_session *s;
 	char at[256];
