@@ -52,6 +52,10 @@ static void wire(const uint8_t *data, size_t size)
 	if (err) {
 		has_sentence(&f, err);
 		promise(err == -EPROTO, "a message was refused with %d", err);
+	} else if (wire_is_aside(wire_type_of(msg + 1, in.left)) && !m.type) {
+		promise(wire_type_of(msg + 1, in.left) & WIRE_OPTIONAL,
+			"a message that is not optional is skipped");
+		promise(!m.body && !m.elems && !m.nelems, "what is skipped has a body");
 	} else {
 		memcpy(&h, msg + 1, sizeof(h));
 		promise(m.type == h.type && wire_from(m.type) & from, "message %u came through as %u", h.type,
