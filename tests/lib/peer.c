@@ -152,6 +152,19 @@ void peer_begin(struct peer *p, const struct rig_kind *kind, enum peer_stage upt
 	}
 }
 
+void peer_connect_again(struct peer *p, uint32_t generation)
+{
+	struct xport_link_id id = { .generation = generation, .channels = 1 };
+
+	p->link->ops->kill(p->link);
+	p->link->ops->close(p->link);
+	memcpy(id.session, p->session, sizeof(id.session));
+	cr_assert_eq(xport_connect(&p->link, p->uri, &id, &p->param, PEER_WAIT_US, &p->fail), 0, "%s",
+		     fail_text(&p->fail));
+	p->ctl = p->link->ops->chan(p->link, XPORT_CONTROL, 0);
+	p->seq = 0;
+}
+
 /* The file behind the reserved memory must have its old length and zeros before its region. */
 static void check_outside(const struct fakevm *vm)
 {

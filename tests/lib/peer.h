@@ -58,6 +58,8 @@ void peer_connect(struct peer *p, const struct rig_kind *kind, enum peer_stage u
 /* The same in two steps; between them the test may change the target's VM. */
 void peer_init(struct peer *p, const struct rig_kind *kind);
 void peer_begin(struct peer *p, const struct rig_kind *kind, enum peer_stage upto);
+/* Another connection of the same session, with that generation. The last one is closed. */
+void peer_connect_again(struct peer *p, uint32_t generation);
 /* Thread body: ferry_run() of a target whose session exists. */
 void *peer_run_target(void *peer);
 /* Receive the rest, close the link, check how the target ended. told: it must have sent the sentence. */

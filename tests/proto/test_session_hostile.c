@@ -121,18 +121,11 @@ Test(later_source, is_understood)
 /* A session keeps what its first handshake agreed on. */
 Test(later_source, comes_back_with_other_features)
 {
-	struct xport_link_id id = { .generation = 1, .channels = 1 };
 	struct wire_hello h;
 	struct peer p;
 
 	peer_connect(&p, RIG_TCP_ANON, RESERVED);
-	p.link->ops->kill(p.link);
-	p.link->ops->close(p.link);
-	memcpy(id.session, p.session, sizeof(id.session));
-	cr_assert_eq(xport_connect(&p.link, p.uri, &id, &p.param, PEER_WAIT_US, &p.fail), 0, "%s",
-		     fail_text(&p.fail));
-	p.ctl = p.link->ops->chan(p.link, XPORT_CONTROL, 0);
-	p.seq = 0;
+	peer_connect_again(&p, 1);
 	h = peer_hello(&p);
 	h.generation = 1;
 	h.flags = WIRE_COMES_BACK;
@@ -147,18 +140,12 @@ Test(later_source, comes_back_with_other_features)
 Test(later_source, skips_a_number_before_its_hello)
 {
 	struct wire_hdr h = wire_header(WIRE_OPTIONAL + 1, 0, 1);
-	struct xport_link_id id = { .generation = 1, .channels = 1 };
 	struct peer p;
 
 	peer_connect(&p, RIG_TCP_ANON, CONNECTED);
 	peer_raw(&p, &h, sizeof(h));
 	cr_assert_eq(peer_hear(&p, NULL, 0), 0);
-	p.link->ops->close(p.link);
-	memcpy(id.session, p.session, sizeof(id.session));
-	cr_assert_eq(xport_connect(&p.link, p.uri, &id, &p.param, PEER_WAIT_US, &p.fail), 0, "%s",
-		     fail_text(&p.fail));
-	p.ctl = p.link->ops->chan(p.link, XPORT_CONTROL, 0);
-	p.seq = 0;
+	peer_connect_again(&p, 1);
 	SAY(&p, WIRE_COMMIT, (struct wire_count){ 0 });
 	peer_target_ends(&p, -EPROTO, "the peer sent COMMIT in pre-migration, where it has no place", true);
 }

@@ -220,17 +220,18 @@ static int check_peer(struct xr_data *d, const struct page_run *runs, unsigned n
 	else if (xp_runs_check(&l->keys.table, runs, n, true, &bytes, why))
 		err = fail(l->link.fail, -EPROTO, "rdma: %s of memory that the peer does not expose: %s",
 			   what, why);
-	for (i = 0; i < n && !err; i++)
-		if (xp_table_find(&l->keys.table, runs[i].region)->id !=
-		    xp_table_find(&l->table, runs[i].region)->id)
+	for (i = 0; i < n && !err; i++) {
+		const struct xport_region *mine = xp_table_find(&l->table, runs[i].region);
+		const struct xport_region *theirs = xp_table_find(&l->keys.table, runs[i].region);
+
+		if (theirs->id != mine->id)
 			err = fail(l->link.fail, -EPROTO,
 				   "rdma: the peer's region number %u is %u, here it is %u", runs[i].region,
-				   xp_table_find(&l->keys.table, runs[i].region)->id,
-				   xp_table_find(&l->table, runs[i].region)->id);
-		else if (xp_table_find(&l->keys.table, runs[i].region)->page_shift !=
-			 xp_table_find(&l->table, runs[i].region)->page_shift)
+				   theirs->id, mine->id);
+		else if (theirs->page_shift != mine->page_shift)
 			err = fail(l->link.fail, -EPROTO, "rdma: region %u has another page size at the peer",
-				   l->table.r[runs[i].region].id);
+				   mine->id);
+	}
 	pthread_mutex_unlock(&l->lock);
 	return err;
 }
