@@ -112,6 +112,36 @@ int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsign
 		    (unsigned long long)runs[0].page, t->r[runs[0].region].id, n, write ? "written" : "read");
 }
 
+uint64_t xp_runs_pages(const struct page_run *runs, unsigned n)
+{
+	uint64_t sum = 0;
+
+	while (n--)
+		sum += runs[n].npages;
+	return sum;
+}
+
+unsigned xp_runs_cut(struct page_run **runs, unsigned *n, uint64_t max, struct page_run *part)
+{
+	unsigned k = 0;
+
+	while (*n && max && k < XPORT_RUNS_MAX) {
+		struct page_run *from = *runs, *to = &part[k++];
+
+		*to = *from;
+		if (to->npages > max)
+			to->npages = (uint32_t)max;
+		max -= to->npages;
+		from->page += to->npages;
+		from->npages -= to->npages;
+		if (from->npages)
+			break;
+		(*runs)++;
+		(*n)--;
+	}
+	return k;
+}
+
 void xp_iov_advance(struct iovec **iov, int *n, size_t done)
 {
 	while (*n && done >= (*iov)->iov_len) {

@@ -68,6 +68,16 @@ enum xport_role { XPORT_CONTROL, XPORT_DATA, XPORT_URGENT };
 
 enum xport_access { XPORT_LOCAL = 0, XPORT_PEER_READ = 1, XPORT_PEER_WRITE = 2 };
 
+/*
+ * Takes page data that the transport has received into a buffer of its own: the data of n runs, one after the
+ * other, at most LANDING_BYTES. Called by the thread in serve(), for several channels at once. Returns 0, or
+ * an error with its sentence, which serve() returns.
+ */
+struct xport_lander {
+	int (*land)(void *arg, const struct page_run *runs, unsigned n, const void *data);
+	void *arg;
+};
+
 struct xport_region { /* a run holds its index in the array given to expose(), the same at both ends */
 	uint32_t id;  /* for sentences */
 	uint32_t page_shift;
@@ -78,6 +88,11 @@ struct xport_region { /* a run holds its index in the array given to expose(), t
 	 * to put from or to offer, but this end's gets may name the region's pages.
 	 */
 	void *base;
+	/*
+	 * Not NULL: a transport that copies hands over what the peer puts here, and does not write to base. A
+	 * device that writes by itself ignores it. It must stay as long as the exposure.
+	 */
+	const struct xport_lander *lander;
 };
 
 struct xport_link_id { /* presented by the connecting end; the accepting end reads it from the link */

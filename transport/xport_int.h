@@ -70,6 +70,18 @@ void xp_runs_iov(const struct xp_table *t, const struct page_run *runs, unsigned
 int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsigned n, void *const *dst,
 		   bool write, struct fail *f);
 
+/* Where a run that was checked lands: by a lander, or, if NULL, at its region's base. */
+static inline const struct xport_lander *xp_lander(const struct xp_table *t, const struct page_run *run)
+{
+	return t->r[run->region].lander;
+}
+uint64_t xp_runs_pages(const struct page_run *runs, unsigned n);
+/*
+ * Move the first pages of *runs, at most max and at most XPORT_RUNS_MAX runs, to part. Returns how many runs
+ * part has. Modifies a run of which a part is left.
+ */
+unsigned xp_runs_cut(struct page_run **runs, unsigned *n, uint64_t max, struct page_run *part);
+
 /* Drop done bytes from the front of *iov; modifies the entries. */
 void xp_iov_advance(struct iovec **iov, int *n, size_t done);
 

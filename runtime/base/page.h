@@ -14,6 +14,9 @@
 #define HUGE_PAGES (UINT64_C(1) << (HUGE_SHIFT - PAGE_SHIFT))
 #define HUGE_BYTES ((size_t)1 << HUGE_SHIFT)
 
+/* Page data on its way through a buffer (runtime/memory/place_land.c): fits into a core's cache. */
+#define LANDING_BYTES ((size_t)256 << 10)
+
 struct page_run {
 	uint32_t region; /* index in the MAP message, at both ends; ids are for the embedder and messages */
 	uint32_t npages;

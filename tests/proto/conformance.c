@@ -372,12 +372,20 @@ static void check_landed(struct pair *p, const struct page_run *runs, unsigned n
 	free(moved);
 }
 
+static uint64_t pages_of(const struct page_run *runs, unsigned n)
+{
+	uint64_t pages = 0;
+
+	while (n--)
+		pages += runs[n].npages;
+	return pages;
+}
+
 CASE(put_lands_exactly)
 {
 	struct page_run runs[XPORT_RUNS_MAX];
 	uint8_t *before = fill(PAGES * PAGE, 2);
-	unsigned n = scatter(runs), i;
-	uint64_t pages = 0;
+	unsigned n = scatter(runs);
 	struct server s;
 
 	expose(&p->a, XPORT_LOCAL);
@@ -386,13 +394,145 @@ CASE(put_lands_exactly)
 	cr_assert_eq(p->a.data->ops->put(p->a.data, runs, n), 0, "%s", fail_text(&p->a.fail));
 	cr_assert_eq(p->a.data->ops->fence(p->a.data), 0);
 	check_landed(p, runs, n, before);
-	for (i = 0; i < n; i++)
-		pages += runs[i].npages;
 	cr_assert_eq(p->a.data->ops->end(p->a.data), 0);
 	cr_assert_eq(served(&s), 0);
 	if (!one_sided(p))
-		cr_assert_eq(s.moved, pages);
+		cr_assert_eq(s.moved, pages_of(runs, n));
 	free(before);
+}
+
+/* A lander: writes to where base is, and counts. */
+struct lander {
+	struct pair *p;
+	_Atomic uint64_t pages;
+	uint64_t fails_at; /* 0: never */
+};
+
+static int land(void *arg, const struct page_run *runs, unsigned n, const void *data)
+{
+	struct lander *l = arg;
+	const uint8_t *from = data;
+	uint64_t pages = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		cr_assert_eq(runs[i].region, BIG);
+		memcpy(page_at(&l->p->b, BIG, runs[i].page), from, runs[i].npages * PAGE);
+		from += runs[i].npages * PAGE;
+		pages += runs[i].npages;
+	}
+	cr_assert(pages && pages * PAGE <= LANDING_BYTES, "%llu pages at once", (unsigned long long)pages);
+	l->pages += pages;
+	return l->fails_at && l->pages >= l->fails_at ? fail(&l->p->b.fail, -ENOSPC, "it is full") : 0;
+}
+
+/* The big region of b has a lander, the small one has none. */
+static void expose_to(struct pair *p, const struct xport_lander *lander)
+{
+	struct xport_region r[] = {
+		{ .id = 7, .page_shift = 12, .npages = BIG_PAGES, .base = p->b.ram, .lander = lander },
+		{ .id = 9, .page_shift = 12, .npages = SMALL_PAGES, .base = p->b.ram + BIG_PAGES * PAGE },
+	};
+
+	cr_assert_eq(p->b.link->ops->expose(p->b.link, r, 2, XPORT_PEER_WRITE), 0, "%s",
+		     fail_text(&p->b.fail));
+}
+
+static uint64_t of_big(const struct page_run *runs, unsigned n)
+{
+	uint64_t pages = 0;
+
+	while (n--)
+		pages += runs[n].region == BIG ? runs[n].npages : 0;
+	return pages;
+}
+
+static void mix(struct page_run *runs, unsigned n)
+{
+	for (unsigned i = 0; i < n / 2; i += 3) {
+		struct page_run last = runs[n - 1 - i];
+
+		runs[n - 1 - i] = runs[i];
+		runs[i] = last;
+	}
+}
+
+/* Each run lands as its region wants it, wherever it stands among the others. */
+CASE(put_goes_to_the_lander_of_its_region)
+{
+	struct lander l = { .p = p };
+	const struct xport_lander lander = { land, &l };
+	struct page_run runs[XPORT_RUNS_MAX];
+	uint8_t *before = fill(PAGES * PAGE, 2);
+	unsigned n = scatter(runs);
+	struct server s;
+
+	mix(runs, n);
+	expose(&p->a, XPORT_LOCAL);
+	expose_to(p, &lander);
+	serve(&s, p->b.data);
+	cr_assert_eq(p->a.data->ops->put(p->a.data, runs, n), 0, "%s", fail_text(&p->a.fail));
+	cr_assert_eq(p->a.data->ops->fence(p->a.data), 0);
+	check_landed(p, runs, n, before);
+	cr_assert_eq(p->a.data->ops->end(p->a.data), 0);
+	cr_assert_eq(served(&s), 0);
+	if (!one_sided(p))
+		cr_assert_eq(s.moved, pages_of(runs, n));
+	cr_assert_eq(l.pages, p->b.link->caps & XPORT_PINS ? 0 : of_big(runs, n));
+	free(before);
+}
+
+/* Longer than a buffer, of one run and of many. */
+CASE(largest_put_to_a_lander)
+{
+	struct lander l = { .p = p };
+	const struct xport_lander lander = { land, &l };
+	struct page_run one = { .region = BIG, .page = 512, .npages = XPORT_XFER_MAX / PAGE },
+			many[XPORT_RUNS_MAX];
+	uint8_t *before = fill(PAGES * PAGE, 2);
+	unsigned n = scatter(many);
+	struct server s;
+
+	expose(&p->a, XPORT_LOCAL);
+	expose_to(p, &lander);
+	serve(&s, p->b.data);
+	cr_assert_eq(p->a.data->ops->put(p->a.data, &one, 1), 0);
+	cr_assert_eq(p->a.data->ops->fence(p->a.data), 0);
+	check_landed(p, &one, 1, before);
+	memcpy(p->b.ram, before, PAGES * PAGE);
+	cr_assert_eq(p->a.data->ops->put(p->a.data, many, n), 0);
+	cr_assert_eq(p->a.data->ops->fence(p->a.data), 0);
+	check_landed(p, many, n, before);
+	cr_assert_eq(p->a.data->ops->end(p->a.data), 0);
+	cr_assert_eq(served(&s), 0);
+	free(before);
+}
+
+/* Its error is that of serve(), which the peer's runtime reports. */
+CASE(a_lander_that_fails)
+{
+	struct lander l = { .p = p, .fails_at = 100 };
+	const struct xport_lander lander = { land, &l };
+	struct page_run run = { .region = BIG, .npages = 256 };
+	struct server s;
+	int err;
+
+	if (p->b.link->caps & XPORT_PINS)
+		return;
+	expose(&p->a, XPORT_LOCAL);
+	expose_to(p, &lander);
+	serve(&s, p->b.data);
+	err = p->a.data->ops->put(p->a.data, &run, 1);
+	if (one_sided(p)) {
+		cr_assert_eq(err, -ENOSPC);
+		cr_assert(strstr(fail_text(&p->a.fail), "does not land at the peer"), "%s",
+			  fail_text(&p->a.fail));
+		cr_assert_eq(p->a.data->ops->end(p->a.data), 0);
+		cr_assert_eq(served(&s), 0);
+		return;
+	}
+	cr_assert_eq(served(&s), -ENOSPC);
+	cr_assert_str_eq(fail_text(&p->b.fail), "it is full");
+	cr_assert_lt(l.pages, 256);
 }
 
 CASE(a_fence_means_landed_round_after_round)

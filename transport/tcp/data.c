@@ -408,5 +408,6 @@ void tcp_data_free(struct tcp_data *c)
 		setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
 	tcp_pipe_close(&c->pipe);
 	close(c->fd);
+	free(c->box);
 	free(c);
 }

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -201,25 +202,50 @@ static int take_runs(struct tcp_data *c, const struct tcp_frame *h, unsigned n, 
 	return 0;
 }
 
-static uint64_t pages_of(const struct page_run *runs, unsigned n)
+/* Receive the page data of runs in place. */
+static int recv_runs(struct tcp_data *c, const struct page_run *runs, unsigned n)
 {
-	uint64_t sum = 0;
+	int err;
 
-	while (n--)
-		sum += runs[n].npages;
-	return sum;
+	xp_runs_iov(&c->link->table, runs, n, c->iov);
+	err = recv_exact(c, c->iov, (int)n);
+	return err == -EFAULT ? xp_unreachable(&c->link->table, runs, n, NULL, true, c->link->link.fail)
+			      : err;
+}
+
+/* Receive the page data of runs, which it consumes, into the box, and hand it over each time that is full. */
+static int land_runs(struct tcp_data *c, const struct xport_lander *to, struct page_run *runs, unsigned n)
+{
+	struct page_run part[XPORT_RUNS_MAX];
+	int err = 0;
+
+	if (!c->box)
+		c->box = malloc(LANDING_BYTES);
+	if (!c->box)
+		return -ENOMEM;
+	while (n && !err) {
+		unsigned k = xp_runs_cut(&runs, &n, LANDING_BYTES >> PAGE_SHIFT, part);
+		struct iovec iov = { c->box, xp_runs_pages(part, k) << PAGE_SHIFT };
+
+		err = recv_exact(c, &iov, 1);
+		if (!err)
+			err = to->land(to->arg, part, k, c->box);
+	}
+	return err;
 }
 
 static int serve_put(struct tcp_data *c, const struct tcp_frame *h, unsigned n)
 {
 	int err = take_runs(c, h, n, XPORT_PEER_WRITE);
 
-	if (err)
-		return err;
-	xp_runs_iov(&c->link->table, c->runs, n, c->iov);
-	err = recv_exact(c, c->iov, (int)n);
-	return err == -EFAULT ? xp_unreachable(&c->link->table, c->runs, n, NULL, true, c->link->link.fail)
-			      : err;
+	for (unsigned i = 0, k; i < n && !err; i += k) {
+		const struct xport_lander *to = xp_lander(&c->link->table, &c->runs[i]);
+
+		for (k = 1; i + k < n && xp_lander(&c->link->table, &c->runs[i + k]) == to; k++)
+			;
+		err = to ? land_runs(c, to, &c->runs[i], k) : recv_runs(c, &c->runs[i], k);
+	}
+	return err;
 }
 
 static int serve_get(struct tcp_data *c, const struct tcp_frame *h, unsigned n)
@@ -275,7 +301,7 @@ static int obey(struct tcp_data *c, const struct tcp_frame *h)
 		return bad(c, h, "not a request");
 	}
 	if (!err && c->moved)
-		c->moved(c->moved_arg, pages_of(c->runs, n));
+		c->moved(c->moved_arg, le64toh(h->bytes) >> PAGE_SHIFT);
 	return err;
 }
 

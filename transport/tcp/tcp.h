@@ -94,6 +94,7 @@ struct tcp_data {
 	struct page_run runs[XPORT_RUNS_MAX];
 	struct tcp_run more[XPORT_RUNS_MAX - TCP_RUNS_INLINE];
 	struct iovec iov[1 + XPORT_RUNS_MAX];
+	uint8_t *box; /* LANDING_BYTES for a lander; NULL: none was needed yet */
 };
 
 struct tcp_link {
