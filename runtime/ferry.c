@@ -377,6 +377,8 @@ FERRY_API int ferry_get_stats(struct ferry_session *s, struct ferry_stats *st)
 	pthread_mutex_lock(&s->view_lock);
 	r.phase = s->phase;
 	r.downtime = c->downtime;
+	memcpy(r.landing, c->landing, sizeof(r.landing));
+	r.nlandings = c->nlandings;
 	fill_times(s, &r);
 	pthread_mutex_unlock(&s->view_lock);
 	r.round = atomic_load(&c->round);
@@ -465,6 +467,14 @@ FERRY_API const char *ferry_mode_name(enum ferry_mode m)
 
 	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_MODE_POSTCOPY + 1, "a name a mode");
 	return name_of(names, FERRY_MODE_POSTCOPY + 1, m);
+}
+
+FERRY_API const char *ferry_landing_name(enum ferry_landing_way w)
+{
+	static const char *const names[] = { "auto", "mapping", "kernel" };
+
+	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_LANDING_KERNEL + 1, "a name a way");
+	return name_of(names, FERRY_LANDING_KERNEL + 1, w);
 }
 
 FERRY_API const char *ferry_reason_name(enum ferry_reason r)

@@ -318,6 +318,7 @@ static void fill_config(struct ferry_config *cfg, const struct end *e)
 		.channels = (uint32_t)o->channels,
 		.max_rounds = (uint32_t)o->max_rounds,
 		.poll_us = (uint32_t)o->poll_us,
+		.landing = (enum ferry_landing_way)o->landing,
 		.downtime_us = o->downtime_us,
 		.precopy_limit_us = o->precopy_limit_us,
 		.bandwidth = e->which == VMM_END_SOURCE ? o->bandwidth

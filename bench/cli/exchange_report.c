@@ -59,7 +59,13 @@ static const struct field stats_fields[] = {
 	WIDE(ferry_stats, downtime.arm_us),
 	WIDE(ferry_stats, downtime.load_us),
 	WIDE(ferry_stats, downtime.resume_us),
+	NARROW(ferry_stats, nlandings), /* all RAM of this VMM is of one kind */
+	NARROW(ferry_stats, landing[0].way),
+	NARROW(ferry_stats, landing[0].mapping_ns),
+	NARROW(ferry_stats, landing[0].kernel_ns),
 };
+
+_Static_assert(sizeof(enum ferry_landing_way) == sizeof(uint32_t), "a narrow field");
 
 static const struct field thp_fields[] = {
 	WIDE(ferry_result, thp_before),
@@ -271,6 +277,8 @@ static void take_end(struct taking *t, struct end_report *e, const json_t *o)
 	take_text(e->error, sizeof(e->error), o, "error");
 	take_fields(t, &e->cpu, cpu_fields, COUNT(cpu_fields), json_object_get(o, "cpu"));
 	take_fields(t, &e->live, stats_fields, COUNT(stats_fields), json_object_get(o, "stats"));
+	if (e->live.nlandings > FERRY_LANDINGS || e->live.landing[0].way > FERRY_LANDING_KERNEL)
+		refuse(t, "landing", "a");
 	if (!e->have_result)
 		return;
 	e->result = (struct ferry_result){

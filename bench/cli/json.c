@@ -156,6 +156,19 @@ static void thp_fields(FILE *out, const struct run_report *r)
 	real_field(out, "collapse_ms", (double)t->collapse_us / 1000);
 }
 
+/* How page data got into the target's memory; null: by a device, or not known. */
+static void landing_field(FILE *out, const struct run_report *r)
+{
+	const struct ferry_stats *t = target_stats(r);
+	const struct ferry_landing *l = &t->landing[0];
+
+	if (!t->nlandings)
+		fprintf(out, "\"landing\":null,");
+	else
+		fprintf(out, "\"landing\":{\"way\":\"%s\",\"mapping_ns\":%u,\"kernel_ns\":%u},",
+			ferry_landing_name(l->way), l->mapping_ns, l->kernel_ns);
+}
+
 static void cpu_fields(FILE *out, const struct run_report *r)
 {
 	const struct end_cost *s = &r->end[VMM_END_SOURCE].cpu, *t = &r->end[VMM_END_TARGET].cpu;
@@ -225,6 +238,7 @@ void report_json_object(FILE *out, const struct run_report *r)
 	time_fields(out, r);
 	page_fields(out, r);
 	thp_fields(out, r);
+	landing_field(out, r);
 	cpu_fields(out, r);
 	proof_fields(out, r);
 	if (r->have_floor)

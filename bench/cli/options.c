@@ -23,6 +23,7 @@ static const char *const commit_ats[] = { "default", "complete", "switchover", N
 static const char *const on_off[] = { "on", "off", NULL };
 static const char *const off_on[] = { "off", "on", NULL };
 static const char *const hold_actions[] = { "fallback", "commit", NULL };
+static const char *const landings[] = { "auto", "mapping", "kernel", NULL };
 static const char *const floors[] = { "once", "each", "off", NULL };
 static const char *const commands[] = { "run",	"source", "target",  "floor", "sweep",
 					"plot", "doctor", "version", "help" };
@@ -34,6 +35,7 @@ _Static_assert((int)KIND_HUGETLB == VMM_HUGETLB && (int)KIND_HUGETLB_MEMFD == VM
 _Static_assert(sizeof(patterns) / sizeof(*patterns) == VMM_ZIPF + 2, "one name per pattern");
 _Static_assert(FERRY_MODE_POSTCOPY == 2 && FERRY_COMMIT_AT_SWITCHOVER == 2 && FERRY_HOLD_COMMIT == 1,
 	       "the choices are in the order of ferry.h");
+_Static_assert(FERRY_LANDING_KERNEL == 2 && sizeof(landings) / sizeof(*landings) == 4, "in that order, too");
 _Static_assert(sizeof(commands) / sizeof(*commands) == CMD_COUNT, "one name per command");
 
 #define HOUR 3600000000ull
@@ -57,6 +59,9 @@ const struct option_row option_rows[] = {
 	{ "prealloc", V_CHOICE, RUN | TARGET | SWEEP, AT(prealloc), "on or off",
 	  "on: the target allocates all of its RAM before pre-copy, off: as pages arrive; on",
 	  .choices = on_off },
+	{ "landing", V_CHOICE, RUN | TARGET | SWEEP, AT(landing), "auto, mapping or kernel",
+	  "how page data gets into the target's memory: received in the page's mapping, or in a buffer from which the kernel copies it, auto: what measures faster; auto",
+	  .choices = landings },
 	{ "thp", V_CHOICE, GUEST, AT(thp), "off or on",
 	  "on: transparent huge pages for the RAM, restored at the target after the migration (not for the floor's buffers); off",
 	  .choices = off_on },

@@ -143,6 +143,21 @@ static void times(FILE *out, const struct run_report *r)
 	fprintf(out, "\n");
 }
 
+static void landing(FILE *out, const struct run_report *r)
+{
+	const struct ferry_stats *t = target_stats(r);
+	const struct ferry_landing *l = &t->landing[0];
+
+	if (!t->nlandings)
+		return;
+	row(out, "landing");
+	fprintf(out, "by the %s", ferry_landing_name(l->way));
+	if (l->mapping_ns)
+		fprintf(out, "; measured for 4 KiB: by the mapping %.2f us, by the kernel %.2f us",
+			(double)l->mapping_ns / 1000, (double)l->kernel_ns / 1000);
+	fprintf(out, "\n");
+}
+
 static void faults(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *t = target_stats(r);
@@ -222,6 +237,7 @@ void report_table(FILE *out, const struct run_report *r)
 			rounds(out, r);
 			times(out, r);
 		}
+		landing(out, r);
 		faults(out, r);
 		huge(out, r);
 		cpu(out, r);

@@ -134,6 +134,25 @@ struct ferry_downtime {	     /* the downtime and its parts, microseconds; the pa
 	uint64_t reserved[7];
 };
 
+/* How page data that a transport copies gets into the target's memory. RDMA devices write by themselves. */
+enum ferry_landing_way {
+	FERRY_LANDING_AUTO,    /* measure both in the reservation, use the faster one */
+	FERRY_LANDING_MAPPING, /* received in the page: one copy, and a fault per page that is not mapped */
+	FERRY_LANDING_KERNEL /* received in a buffer; a system call copies it into the page, without a fault */
+};
+
+/*
+ * What a target uses for one kind of memory, and what it has measured in the reservation: nanoseconds for 4
+ * KiB, 0 if it has not measured (a region of fewer than 2 MiB, or 10 MiB with THP; a refused system call).
+ */
+struct ferry_landing {
+	uint32_t flags; /* the kind: FERRY_REGION_SHARED, FERRY_REGION_THP, both, or 0; never hugetlbfs */
+	enum ferry_landing_way way;
+	uint32_t mapping_ns, kernel_ns;
+	uint32_t reserved[4];
+};
+#define FERRY_LANDINGS 4
+
 struct ferry_stats {
 	size_t size;
 	enum ferry_phase phase;
@@ -157,6 +176,9 @@ struct ferry_stats {
 	uint64_t fault_p50_ns, fault_p99_ns, fault_max_ns; /* of .faults: from event read until page placed */
 	struct ferry_downtime downtime; /* source: filled when the target has reported that the VM runs */
 	uint64_t fault_total_ns;	/* sum over .faults: how long vCPUs have waited for the link */
+	struct ferry_landing landing[FERRY_LANDINGS]; /* target: the first nlandings; filled before pre-copy */
+	uint32_t nlandings;			      /* kinds of memory that the VM has; 0 over rdma */
+	uint32_t reserved;
 };
 
 enum ferry_event_type {
@@ -317,6 +339,12 @@ struct ferry_config {
 	 * resumes here and ferry_run() returns -ETIME. Default 30 s.
 	 */
 	uint64_t switchover_limit_us;
+	/*
+	 * target: how pages land. A forced way that is not possible here (a system call is refused, the fd of
+	 * shared memory has O_APPEND, the file is longer than RLIMIT_FSIZE) gives way to MAPPING.
+	 */
+	enum ferry_landing_way landing;
+	uint32_t reserved2;
 };
 
 #define FERRY_CONFIG_NO_RECONNECT 1u
@@ -448,13 +476,14 @@ int ferry_stream_fail(struct ferry_stream *st, int err, const char *fmt, ...)
 #endif
 	;
 
-const char *ferry_phase_name(enum ferry_phase p);     /* "pre-copy" */
-const char *ferry_owner_name(enum ferry_owner o);     /* "source" */
-const char *ferry_outcome_name(enum ferry_outcome o); /* "fell-back" */
-const char *ferry_mode_name(enum ferry_mode m);	      /* "stop-and-copy" */
-const char *ferry_reason_name(enum ferry_reason r);   /* "peer" */
-const char *ferry_message_name(unsigned number);      /* 16: "COMMIT"; NULL for an unknown message */
-const char *ferry_version(void);		      /* "1.0.0" */
+const char *ferry_phase_name(enum ferry_phase p);	  /* "pre-copy" */
+const char *ferry_owner_name(enum ferry_owner o);	  /* "source" */
+const char *ferry_outcome_name(enum ferry_outcome o);	  /* "fell-back" */
+const char *ferry_mode_name(enum ferry_mode m);		  /* "stop-and-copy" */
+const char *ferry_reason_name(enum ferry_reason r);	  /* "peer" */
+const char *ferry_landing_name(enum ferry_landing_way w); /* "kernel" */
+const char *ferry_message_name(unsigned number);	  /* 16: "COMMIT"; NULL for an unknown message */
+const char *ferry_version(void);			  /* "1.0.0" */
 /* 1 if this build of the library has the feature ("rdma", "drill", "usdt"), else 0. */
 int ferry_has(const char *feature);
 

@@ -37,7 +37,7 @@ static int drop_advice(void)
 
 /*
  * Maps the pages that the VMM has allocated already, in both mappings and in one go. Otherwise each costs a
- * fault here when it arrives, and one in the VM when it runs.
+ * fault here when it arrives (unless it lands by the kernel), and one in the VM when it runs.
  */
 static int map_allocated(struct place_region *r, const struct place_look *look)
 {
@@ -57,7 +57,8 @@ static int map_allocated(struct place_region *r, const struct place_look *look)
 			to = from + MAP_BYTES;
 		r->mapped = true;
 		/* Populating only gains speed: ignore the error. */
-		if (madvise(r->alias + (from - base), (size_t)(to - from), MADV_POPULATE_WRITE) ||
+		if ((!r->kernel &&
+		     madvise(r->alias + (from - base), (size_t)(to - from), MADV_POPULATE_WRITE)) ||
 		    madvise(r->vm + (from - base), (size_t)(to - from), MADV_POPULATE_WRITE))
 			break;
 		from = to;
@@ -66,8 +67,7 @@ static int map_allocated(struct place_region *r, const struct place_look *look)
 	return err;
 }
 
-static int open_region(struct place_region *r, const struct ferry_region *reg, bool pinned,
-		       const struct place_look *look, struct fail *f)
+static int open_region(struct place_region *r, const struct ferry_region *reg, bool pinned, struct fail *f)
 {
 	*r = (struct place_region){ .reg = reg,
 				    .vm = reg->hva,
@@ -83,7 +83,7 @@ static int open_region(struct place_region *r, const struct ferry_region *reg, b
 			(off_t)reg->fd_offset);
 	if (r->alias != MAP_FAILED) {
 		r->inbox = r->alias;
-		return map_allocated(r, look);
+		return 0;
 	}
 	r->alias = NULL;
 	return fail_cure(f, CURE_MAP, -errno,
@@ -100,21 +100,44 @@ static int try_drop(const struct place *p, const struct place_region *r, struct 
 			 (void *)r->vm);
 }
 
-int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned,
-	       const struct place_look *look, struct fail *f)
+/* Chooses where pages land; then what is allocated is mapped, as that way needs it. */
+static int open_landing(struct place *p, const struct place_param *param)
+{
+	int err = landing_choose(p, param->way);
+
+	if (err < 0 && param->slower)
+		param->slower(param->slower_arg, CURE_CALL, err,
+			      "pages land in the mapping, the faster way cannot be measured");
+	err = 0;
+	for (size_t i = 0; i < p->n && !err; i++) {
+		struct place_region *r = &p->r[i];
+
+		if (!r->shared || r->huge)
+			continue;
+		if (r->kernel)
+			r->inbox = NULL;
+		err = map_allocated(r, param->look);
+	}
+	return err;
+}
+
+int place_open(struct place *p, const struct ferry_region *regions, size_t n, const struct place_param *param,
+	       struct fail *f)
 {
 	int err = 0;
 
-	*p = (struct place){ .uffd = -1, .reach = REACH_NONE, .pinned = pinned };
+	*p = (struct place){ .uffd = -1, .reach = REACH_NONE, .pinned = param->pinned };
 	p->r = calloc(n, sizeof(p->r[0]));
 	if (!p->r)
 		return fail(f, -ENOMEM, "no memory for %zu regions", n);
 	reach_open(&p->reach, false);
 	p->advice = drop_advice();
 	while (p->n < n && !err) {
-		err = open_region(&p->r[p->n], &regions[p->n], pinned, look, f);
+		err = open_region(&p->r[p->n], &regions[p->n], param->pinned, f);
 		p->n++; /* place_close() must also free what a failed region has */
 	}
+	if (!err)
+		err = open_landing(p, param);
 	/* place_zero() drops pages in every mode, so try it now. */
 	for (size_t i = 0; i < n && !err && p->advice == MADV_DONTNEED; i++)
 		if (!p->r[i].huge && p->r[i].mapped)
@@ -162,10 +185,9 @@ void *place_landing(const struct place *p, uint32_t idx)
 	return p->r[idx].shared ? p->r[idx].alias : p->r[idx].vm;
 }
 
-/* Records the first page of the run that cannot be written and returns its error; 0 if there is none. */
-static int unwritable(const struct place_region *r, const uint8_t *base, const struct page_run *run,
-		      struct fail *f)
+int place_unwritable(const struct place_region *r, const struct page_run *run, struct fail *f)
 {
+	const uint8_t *base = r->shared ? r->alias : r->vm;
 	const uint8_t *bad = reach_find(base + bytes(run->page), bytes(run->npages), true);
 	uint64_t off = bad ? (uint64_t)(bad - base) : 0;
 
@@ -177,7 +199,7 @@ static int unwritable(const struct place_region *r, const uint8_t *base, const s
 
 static int cannot_zero(const struct place_region *r, const struct page_run *run, int err, struct fail *f)
 {
-	int why = err == EFAULT ? unwritable(r, r->shared ? r->alias : r->vm, run, f) : 0;
+	int why = err == EFAULT ? place_unwritable(r, run, f) : 0;
 
 	return why ? why
 		   : fail_cure(f, r->shared ? CURE_PUNCH : CURE_DROP, -err,
@@ -361,6 +383,8 @@ int place_run(struct place *p, const struct page_run *run, const void *buf, bool
 
 	if (r->huge)
 		return huge_run(p, run, wake, missing, done, f);
+	if (r->shared && r->kernel && (err = place_land(p, run, 1, buf, f)) < 0)
+		return err;
 	err = place_resolve(p, r, r->vm + bytes(run->page), buf, bytes(run->npages), wake);
 	if (!err) {
 		*done = page_set_del_run(missing, run);
@@ -396,7 +420,7 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 			uffd_wake(p->uffd, dst + at, PAGE_BYTES);
 			at += PAGE_BYTES;
 		} else if (err != -EAGAIN) {
-			int why = unwritable(r, r->alias, run, f);
+			int why = place_unwritable(r, run, f);
 
 			return why ? why
 				   : fail_cure(f, CURE_PLACE, err,

@@ -4,10 +4,13 @@
  *
  *			before the switchover		post-copy
  *	anonymous	into the VM's mapping		staging, UFFDIO_COPY into it (missing mode)
- *	shared		into the page cache, through	the same, then UFFDIO_CONTINUE maps the page
- *			our second mapping		(minor mode)
+ *	shared		into the page cache		the same, then UFFDIO_CONTINUE maps the page
+ *							(minor mode)
  *	huge, anonymous	into the VM's mapping		gathered in our own memory, one UFFDIO_COPY of 2 MiB
  *	huge, shared	as shared			as shared, one UFFDIO_CONTINUE of 2 MiB
+ *
+ * "Into": a transport that copies receives the data in the mapping of the VM (of shared memory: in our second
+ * one), or in a buffer, from where the kernel copies it; place_land.c chooses.
  *
  * Pages of hugetlbfs (place_huge.c) arrive in pieces of 4 KiB like all others, but the kernel maps 2 MiB or
  * nothing: the worker that brings the last missing piece maps the huge page.
@@ -23,6 +26,7 @@
 
 #include "pages.h"
 #include "ferry/ferry.h"
+#include "runtime/base/cure.h"
 #include "runtime/base/reach.h"
 
 struct fail;
@@ -34,6 +38,7 @@ struct place_region {
 	uint8_t *inbox; /* post-copy: pages are received here, at their offset; NULL: received in buffers */
 	uint64_t npages;
 	bool shared, huge, registered;
+	bool kernel;		/* by place_land(), not in the mapping */
 	bool mapped;		/* pages may be mapped before the VM runs: the missing ones must be dropped */
 	_Atomic uint16_t *owed; /* huge, post-copy: per huge page, the number of missing pieces */
 };
@@ -47,6 +52,8 @@ struct place {
 	struct reach reach;
 	int advice;	      /* MADV_DONTNEED, or MADV_DONTNEED_LOCKED if the kernel has it */
 	const uint8_t *zeros; /* 2 MiB of zeros, if any region is huge; takes no memory */
+	struct ferry_landing landing[FERRY_LANDINGS]; /* one per kind of memory that the VM has */
+	unsigned nlandings;			      /* 0 if pinned */
 };
 
 /* Asked between two pieces of work that takes long for a large VM; an error of ask() ends that work. */
@@ -55,14 +62,31 @@ struct place_look {
 	void *arg;
 };
 
-/* look may be NULL. */
-int place_open(struct place *p, const struct ferry_region *regions, size_t n, bool pinned,
-	       const struct place_look *look, struct fail *f);
+struct place_param {
+	bool pinned;		       /* see struct place */
+	enum ferry_landing_way way;    /* FERRY_LANDING_AUTO: measure and choose */
+	const struct place_look *look; /* may be NULL */
+	/* Called if measuring is refused: err, negative. May be NULL. */
+	void (*slower)(void *arg, enum cure doing, int err, const char *what);
+	void *slower_arg;
+};
+
+/* param is used during the call only. */
+int place_open(struct place *p, const struct ferry_region *regions, size_t n, const struct place_param *param,
+	       struct fail *f);
 /* Closes the userfaultfd; threads blocked in a fault resume. Call when no page is missing, or to give up. */
 void place_disarm(struct place *p);
 void place_close(struct place *p);
 /* The base of the memory that the transport exposes to the source for region idx. */
 void *place_landing(const struct place *p, uint32_t idx);
+
+/* True if what arrives for region idx goes through place_land(). */
+static inline bool place_by_kernel(const struct place *p, uint32_t idx)
+{
+	return p->r[idx].kernel;
+}
+/* Before PREARM, for regions of place_by_kernel(): copies the data of n runs into their pages. Any thread. */
+int place_land(struct place *p, const struct page_run *runs, unsigned n, const void *data, struct fail *f);
 
 /* Before the switchover: makes these pages read as zero. */
 int place_zero(struct place *p, const struct page_run *run, struct fail *f);
@@ -82,6 +106,11 @@ int place_arm(struct place *p, struct fail *f);
 static inline bool place_direct(const struct place *p, uint32_t idx)
 {
 	return p->r[idx].inbox;
+}
+/* True if the clean pages of region idx are in the page cache: several can be mapped at once. */
+static inline bool place_shared(const struct place *p, uint32_t idx)
+{
+	return p->r[idx].shared;
 }
 /* The base of the region's inbox. */
 static inline uint8_t *place_inbox(const struct place *p, uint32_t idx)

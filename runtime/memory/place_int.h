@@ -10,6 +10,15 @@ static inline size_t bytes(uint64_t pages)
 	return (size_t)(pages << PAGE_SHIFT);
 }
 
+#define LANDING_KIND (FERRY_REGION_SHARED | FERRY_REGION_THP)
+
+/*
+ * Chooses the way of each kind of memory; sets kernel of each region. An error does not matter: measuring was
+ * refused by it, and that kind lands in the mapping.
+ */
+int landing_choose(struct place *p, enum ferry_landing_way want);
+/* Records the first page of the run that cannot be written and returns its error; 0 if there is none. */
+int place_unwritable(const struct place_region *r, const struct page_run *run, struct fail *f);
 /* The features (UFFD_*) that the regions need of userfaultfd. */
 unsigned place_kinds(const struct place *p);
 /*

@@ -36,12 +36,12 @@ static uint64_t add_pages(struct page_set *set, uint32_t idx, uint64_t page, uin
 	return added;
 }
 
-/* Opens the file again: SEEK_DATA moves the offset, which all duplicates of the embedder's fd share. */
-static int reopen(int fd)
+int populated_reopen(const struct ferry_region *reg)
 {
 	char path[32];
+	int fd;
 
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", reg->fd);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	return fd < 0 ? -errno : fd;
 }
@@ -54,7 +54,7 @@ int populated_by_seek(struct page_set *set, uint32_t idx, const struct ferry_reg
 
 	if (__builtin_add_overflow(begin, reg->len, &end) || end > INT64_MAX)
 		return -EOVERFLOW;
-	fd = reopen(reg->fd);
+	fd = populated_reopen(reg);
 	if (fd < 0)
 		return fd;
 

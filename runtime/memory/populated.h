@@ -19,6 +19,12 @@ struct ferry_region;
  */
 int populated_pages(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
 
+/*
+ * Opens the region's file again: SEEK_DATA moves the offset, which all duplicates of the embedder's fd share.
+ * Returns the descriptor, or -errno.
+ */
+int populated_reopen(const struct ferry_region *reg);
+
 /* The single ways. pagemap does not show the zero page: with it, pages that were only read are added too. */
 int populated_by_seek(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);
 int populated_by_scan(struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count);

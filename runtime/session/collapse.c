@@ -7,8 +7,8 @@
  * it. That takes 1 to 6 ms per piece, in which vCPUs that need the piece wait. So it comes last, when the VM
  * has one owner and runs.
  *
- * Only pieces that hold something are collapsed; holes stay holes. For shared memory the scan reads our
- * second mapping, through which everything came: the VM may have mapped only what it touched.
+ * Only pieces that hold something are collapsed; holes stay holes. For shared memory the file is asked: the VM
+ * may have mapped only what it touched.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,6 +19,7 @@
 
 #include "collapse.h"
 #include "runtime/base/uffd_abi.h"
+#include "runtime/memory/populated.h"
 #include "runtime/session/poison.h"
 
 #define PIECE (UINT64_C(1) << HUGE_SHIFT)
@@ -32,10 +33,10 @@
 #endif
 
 /*
- * Find at most n ranges of present pages: huge ones if huge is 1, small ones if 0, both if -1. Returns how
- * many, or an errno; *walked is where the scan ended.
+ * Find at most n ranges of present pages, huge ones or small ones. Returns how many, or an errno; *walked is
+ * where the scan ended.
  */
-static int scan(int fd, uint64_t begin, uint64_t end, int huge, struct page_region *v, unsigned n,
+static int scan(int fd, uint64_t begin, uint64_t end, bool huge, struct page_region *v, unsigned n,
 		uint64_t *walked)
 {
 	struct pm_scan_arg arg = { .size = sizeof(arg),
@@ -44,8 +45,7 @@ static int scan(int fd, uint64_t begin, uint64_t end, int huge, struct page_regi
 				   .vec = (uintptr_t)v,
 				   .vec_len = n,
 				   .category_inverted = PAGE_IS_PFNZERO | (huge ? 0 : PAGE_IS_HUGE),
-				   .category_mask = PAGE_IS_PRESENT | PAGE_IS_PFNZERO |
-						    (huge < 0 ? 0 : PAGE_IS_HUGE),
+				   .category_mask = PAGE_IS_PRESENT | PAGE_IS_PFNZERO | PAGE_IS_HUGE,
 				   .return_mask = PAGE_IS_PRESENT };
 	int got = ioctl(fd, PAGEMAP_SCAN, &arg);
 
@@ -63,7 +63,7 @@ static uint64_t huge_bytes(int fd, const struct ferry_region *r)
 	struct page_region v[SCAN_VEC];
 
 	while (at < end) {
-		int n = scan(fd, at, end, 1, v, SCAN_VEC, &at);
+		int n = scan(fd, at, end, true, v, SCAN_VEC, &at);
 
 		if (n < 0)
 			return 0;
@@ -103,25 +103,43 @@ uint64_t collapse_count(const struct ferry_session *s)
 	return sum;
 }
 
-/* The next piece of the VM's mapping from at on to collapse. end: there is none, or the scan failed: *err. */
-static uint64_t next_piece(int fd, const struct place_region *r, uint64_t at, uint64_t end, int *err)
+static uint64_t next_small(int fd, uint64_t at, uint64_t end, int *err)
 {
-	uint64_t vm = (uintptr_t)r->vm, look = r->alias ? (uintptr_t)r->alias : vm;
-
 	while (at < end) {
 		struct page_region v;
-		uint64_t walked;
-		int n = scan(fd, at - vm + look, end - vm + look, r->alias ? -1 : 0, &v, 1, &walked);
+		int n = scan(fd, at, end, false, &v, 1, &at);
 
+		if (n > 0)
+			return v.start;
 		if (n < 0) {
 			*err = n;
-			return end;
+			break;
 		}
-		if (n)
-			return (v.start - look + vm) & ~(PIECE - 1);
-		at = walked - look + vm;
 	}
 	return end;
+}
+
+static uint64_t next_data(int fd, const struct place_region *r, uint64_t at, uint64_t end, int *err)
+{
+	uint64_t base = (uintptr_t)r->vm - r->reg->fd_offset;
+	off_t data = lseek(fd, (off_t)(at - base), SEEK_DATA);
+
+	if (data < 0 && errno != ENXIO)
+		*err = -errno;
+	return data < 0 || base + (uint64_t)data > end ? end : base + (uint64_t)data;
+}
+
+/*
+ * The next piece of the VM's mapping from at on to collapse. fd: of the pagemap, or of the shared region's
+ * file. end: there is none, or the search failed: *err.
+ */
+static uint64_t next_piece(int fd, const struct place_region *r, uint64_t at, uint64_t end, int *err)
+{
+	uint64_t found = at >= end   ? end
+			 : r->shared ? next_data(fd, r, at, end, err)
+				     : next_small(fd, at, end, err);
+
+	return found < end ? found & ~(PIECE - 1) : end;
 }
 
 /*
@@ -150,7 +168,7 @@ static int collapse_region(struct ferry_session *s, int fd, const struct place_r
 		 at = (vm + PIECE - 1) & ~(PIECE - 1);
 	int err = 0;
 
-	*call = "PAGEMAP_SCAN";
+	*call = r->shared ? "SEEK_DATA" : "PAGEMAP_SCAN";
 	for (; (at = next_piece(fd, r, at, end, &err)) < end && !atomic_load(&s->hurry); at += PIECE) {
 		if (poison_in(s, (uint32_t)(r - s->tgt.place.r), (at - vm) >> PAGE_SHIFT,
 			      PIECE >> PAGE_SHIFT))
@@ -170,20 +188,22 @@ void collapse_regions(struct ferry_session *s)
 	const struct place *p = &s->tgt.place;
 	uint64_t patience_us = PATIENCE_US;
 	const char *call = NULL;
-	int fd = -1, err = 0;
+	int err = 0;
 	char what[80];
 
 	for (size_t i = 0; !err && i < p->n && !atomic_load(&s->hurry); i++) {
+		int fd;
+
 		if (!(s->regions[i].flags & FERRY_REGION_THP))
 			continue;
-		if (fd < 0 && (fd = open_pagemap()) < 0)
+		fd = p->r[i].shared ? populated_reopen(p->r[i].reg) : open_pagemap();
+		if (fd < 0)
 			break;
 		err = collapse_region(s, fd, &p->r[i], &patience_us, &call);
+		close(fd);
 	}
 	if (err) {
 		snprintf(what, sizeof(what), "memory stays in small pages, %s is refused", call);
 		session_slower(s, CURE_CALL, err, what);
 	}
-	if (fd >= 0)
-		close(fd);
 }

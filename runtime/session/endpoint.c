@@ -26,13 +26,18 @@ int endpoint_expose(struct ferry_session *s, enum xport_access access)
 	int err = -ENOMEM;
 
 	for (size_t i = 0; r && i < s->nregions; i++)
-		r[i] = (struct xport_region){ .id = s->regions[i].id,
-					      .page_shift = PAGE_SHIFT,
-					      .npages = s->regions[i].len >> PAGE_SHIFT,
-					      .gpa = s->regions[i].gpa,
-					      .base = s->is_source ? s->regions[i].hva
-						      : access	   ? place_landing(&s->tgt.place, (uint32_t)i)
-								   : NULL };
+		r[i] = (struct xport_region){
+			.id = s->regions[i].id,
+			.page_shift = PAGE_SHIFT,
+			.npages = s->regions[i].len >> PAGE_SHIFT,
+			.gpa = s->regions[i].gpa,
+			.base = s->is_source ? s->regions[i].hva
+				: access     ? place_landing(&s->tgt.place, (uint32_t)i)
+					     : NULL,
+			.lander = access && !s->is_source && place_by_kernel(&s->tgt.place, (uint32_t)i)
+					  ? &s->tgt.lander
+					  : NULL
+		};
 	if (r)
 		err = s->link.x->ops->expose(s->link.x, r, s->nregions, access);
 	for (size_t i = 0; (err == -EFAULT || err == -EHWPOISON) && i < s->nregions && r[i].base; i++)

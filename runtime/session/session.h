@@ -74,6 +74,7 @@ struct target_state {
 	_Atomic bool poisoned;
 	struct page_set named; /* named by RESIDUE since the last PREARM: not dropped yet */
 	struct place place;
+	struct xport_lander lander; /* what arrives in pre-copy, to place */
 	struct pull *pull;
 	struct wire_hello hello; /* what the source asked for */
 	struct wire_switchover switchover;

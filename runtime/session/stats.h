@@ -36,7 +36,9 @@ struct stats {
 	_Atomic uint64_t round_us, round_bytes;			       /* sums over the rounds of pre-copy */
 	_Atomic uint64_t fault_p50, fault_p99, fault_max, fault_total; /* source: as the target reported */
 	struct hist fault_ns;
-	struct ferry_downtime downtime; /* view_lock */
+	struct ferry_downtime downtime;		      /* view_lock */
+	struct ferry_landing landing[FERRY_LANDINGS]; /* view_lock; the first nlandings */
+	unsigned nlandings;
 };
 
 static inline void count(_Atomic uint64_t *c, uint64_t n)

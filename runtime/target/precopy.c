@@ -197,9 +197,32 @@ static int look(void *arg)
 	return link_still(arg);
 }
 
+static void say_landing(struct ferry_session *s)
+{
+	const struct place *p = &s->tgt.place;
+
+	pthread_mutex_lock(&s->view_lock);
+	memcpy(s->stats.landing, p->landing, sizeof(s->stats.landing));
+	s->stats.nlandings = p->nlandings;
+	pthread_mutex_unlock(&s->view_lock);
+	for (unsigned i = 0; i < p->nlandings; i++) {
+		const struct ferry_landing *l = &p->landing[i];
+
+		session_log(s, 6, NULL, "landing memory=%s thp=%s way=%s mapping_ns=%u kernel_ns=%u",
+			    l->flags & FERRY_REGION_SHARED ? "shared" : "anonymous",
+			    l->flags & FERRY_REGION_THP ? "on" : "off", ferry_landing_name(l->way),
+			    l->mapping_ns, l->kernel_ns);
+	}
+}
+
 static int reserve(struct ferry_session *s, const struct wire_msg *m)
 {
 	const struct place_look l = { look, s };
+	const struct place_param param = { .pinned = s->link.x->caps & XPORT_PINS,
+					   .way = s->cfg.landing,
+					   .look = &l,
+					   .slower = session_slower,
+					   .slower_arg = s };
 	int err = take_map(s, m);
 
 	if (!err)
@@ -213,8 +236,9 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 	if (!err)
 		err = make_sets(s);
 	if (!err)
-		err = place_open(&s->tgt.place, s->regions, s->nregions, s->link.x->caps & XPORT_PINS, &l,
-				 &s->fail);
+		err = place_open(&s->tgt.place, s->regions, s->nregions, &param, &s->fail);
+	if (!err)
+		say_landing(s);
 	if (!err)
 		err = try_postcopy(s);
 	if (err)
@@ -242,11 +266,20 @@ int target_reservation(struct ferry_session *s, enum ferry_phase *next)
 
 /* ---- pre-copy ---- */
 
+static int land(void *arg, const struct page_run *runs, unsigned n, const void *data)
+{
+	struct ferry_session *s = arg;
+
+	return place_land(&s->tgt.place, runs, n, data, &s->fail);
+}
+
 /* Once armed, no puts are allowed: the workers then only receive the end of each channel. */
 static int land_start(struct ferry_session *s)
 {
-	int err = endpoint_expose(s, s->tgt.armed ? XPORT_LOCAL : XPORT_PEER_WRITE);
+	int err;
 
+	s->tgt.lander = (struct xport_lander){ land, s };
+	err = endpoint_expose(s, s->tgt.armed ? XPORT_LOCAL : XPORT_PEER_WRITE);
 	return err ? err : workers_start(&s->workers, endpoint_serve, s->link.x->id.channels, &s->fail);
 }
 

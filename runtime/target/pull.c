@@ -272,7 +272,7 @@ static int clean_fault(struct pull *p, const struct page_run *fault)
 {
 	struct page_run run = *fault;
 
-	if (run.npages == 1 && place_direct(p->param.place, run.region)) {
+	if (run.npages == 1 && place_shared(p->param.place, run.region)) {
 		p->clean = clean_around(p, &run, CLEAN_PAGES);
 		run = clean_around(p, &run, CLEAN_PIECE);
 	}

@@ -61,6 +61,60 @@ RIG_TESTS(stop_and_copy, over_four_channels)
 	rig_free(&r);
 }
 
+/* The rig's kinds of transport force one way each of landing. Here the other way, in every mode. */
+RIG_TESTS(landing, the_other_way)
+{
+	static const enum ferry_mode modes[] = { FERRY_MODE_STOP_AND_COPY, FERRY_MODE_POSTCOPY };
+
+	for (unsigned i = 0; i < 4; i++) {
+		struct rig r;
+
+		rig_init(&r, kind);
+		r.tcfg.landing = kind->way == FERRY_LANDING_KERNEL ? FERRY_LANDING_MAPPING
+								   : FERRY_LANDING_KERNEL;
+		if (i / 2)
+			rig_allocate(&r);
+		if (modes[i % 2] == FERRY_MODE_POSTCOPY)
+			rig_postcopy(&r, 0);
+		else
+			r.scfg.mode = FERRY_MODE_STOP_AND_COPY;
+		rig_run(&r);
+		rig_migrated(&r);
+#ifndef RIG_RDMA
+		cr_assert_eq(r.tres.stats.nlandings, 1);
+		cr_assert_eq(r.tres.stats.landing[0].way, r.tcfg.landing);
+#endif
+		cr_assert_eq(r.sres.stats.nlandings, 0);
+		rig_free(&r);
+	}
+}
+
+/* By default what was measured decides, and says so. */
+RIG_TESTS(landing, is_measured)
+{
+	const struct ferry_landing *l;
+	struct rig r;
+
+	rig_init(&r, kind);
+	r.tcfg.landing = FERRY_LANDING_AUTO;
+	rig_run(&r);
+	rig_migrated(&r);
+#ifndef RIG_RDMA
+	l = &r.tres.stats.landing[0];
+	cr_assert_eq(r.tres.stats.nlandings, 1);
+	cr_assert_eq(l->flags, kind->shared ? FERRY_REGION_SHARED : 0);
+	cr_assert(l->mapping_ns && l->kernel_ns);
+	cr_assert_eq(l->way, (uint64_t)l->kernel_ns * 10 < (uint64_t)l->mapping_ns * 9
+				     ? FERRY_LANDING_KERNEL
+				     : FERRY_LANDING_MAPPING);
+#else
+	l = NULL;
+	(void)l;
+	cr_assert_eq(r.tres.stats.nlandings, 0);
+#endif
+	rig_free(&r);
+}
+
 RIG_TESTS(auto_mode, converging_is_stop_and_copy)
 {
 	struct rig r;

@@ -30,6 +30,7 @@ void rig_init(struct rig *r, const struct rig_kind *kind)
 	r->src.last_writes = 40;
 	config(&r->scfg);
 	config(&r->tcfg);
+	r->tcfg.landing = kind->way;
 	r->uri = kind->uri;
 }
 

@@ -168,7 +168,8 @@ static void make_bed(struct bed *b, bool shared)
 	memset(b, 0, sizeof(*b));
 	b->reg = region(shared);
 	page_set_init(&b->missing, &npages, 1);
-	cr_assert_eq(place_open(&b->place, &b->reg, 1, false, NULL, &b->f), 0, "%s", fail_text(&b->f));
+	cr_assert_eq(place_open(&b->place, &b->reg, 1, &(struct place_param){ 0 }, &b->f), 0, "%s",
+		     fail_text(&b->f));
 	cr_assert(place_direct(&b->place, 0));
 	for (uint64_t p = 2 * HUGE_PAGES; p < 4 * HUGE_PAGES; p++)
 		pattern((uint8_t *)place_landing(&b->place, 0) + p * PAGE, p);
@@ -368,7 +369,7 @@ Test(huge_place, private_huge_pages_are_not_for_a_device_that_pins)
 	struct fail f = { 0 };
 	struct place p;
 
-	cr_assert_eq(place_open(&p, &r, 1, true, NULL, &f), -EOPNOTSUPP);
+	cr_assert_eq(place_open(&p, &r, 1, &(struct place_param){ .pinned = true }, &f), -EOPNOTSUPP);
 	cr_assert(strstr(fail_text(&f), "make it a memfd"), "%s", fail_text(&f));
 }
 

@@ -42,7 +42,8 @@ static void make_bed(struct bed *b)
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB | MAP_NORESERVE, -1, 0);
 	cr_assert(b->reg.hva != MAP_FAILED);
 	page_set_init(&b->missing, &npages, 1);
-	cr_assert_eq(place_open(&b->place, &b->reg, 1, false, NULL, &b->f), 0, "%s", fail_text(&b->f));
+	cr_assert_eq(place_open(&b->place, &b->reg, 1, &(struct place_param){ 0 }, &b->f), 0, "%s",
+		     fail_text(&b->f));
 	cr_assert_eq(place_arm(&b->place, &b->f), 0, "%s", fail_text(&b->f));
 	page_set_add_run(&b->missing, &(struct page_run){ .npages = UNIT_PAGES });
 	place_expect(&b->place, &b->missing);

@@ -31,8 +31,12 @@ struct bench {
 	_Atomic unsigned saw; /* + 1; 0: it waits */
 };
 
-static void begin(struct bench *b, bool shared)
+/* The kinds of memory that differ in how a page gets there. */
+enum memory { ANON, MEMFD, MEMFD_BY_KERNEL };
+
+static void begin(struct bench *b, enum memory memory)
 {
+	bool shared = memory != ANON;
 	const uint64_t n = N;
 	struct fail f = { 0 };
 
@@ -52,7 +56,12 @@ static void begin(struct bench *b, bool shared)
 	}
 	cr_assert_eq(page_set_init(&b->missing, &n, 1), 0);
 	page_set_add_run(&b->missing, &(struct page_run){ .npages = N });
-	cr_assert_eq(place_open(&b->p, &b->reg, 1, false, NULL, &f), 0, "%s", fail_text(&f));
+	cr_assert_eq(place_open(&b->p, &b->reg, 1,
+				&(struct place_param){ .way = memory == MEMFD_BY_KERNEL
+								      ? FERRY_LANDING_KERNEL
+								      : FERRY_LANDING_MAPPING },
+				&f),
+		     0, "%s", fail_text(&f));
 	if (place_arm(&b->p, &f) < 0)
 		cr_skip_test("%s", fail_text(&f));
 }
@@ -120,14 +129,14 @@ static void goes_on(struct bench *b, pthread_t t)
 }
 
 /* Each page of the run, the first and the last too, and several at once. */
-static void some_are_there(bool shared)
+static void some_are_there(enum memory memory)
 {
 	static const uint16_t there[] = { 1 << 5, 1 << 0, 1 << (N - 1), 0x0ff0, 0x5555, 0xaaaa, 0xffff };
 
 	for (size_t k = 0; k < sizeof(there) / sizeof(there[0]); k++) {
 		struct bench b;
 
-		begin(&b, shared);
+		begin(&b, memory);
 		for (unsigned i = 0; i < N; i++)
 			if (there[k] >> i & 1)
 				arrive(&b, i, 1, true);
@@ -138,12 +147,17 @@ static void some_are_there(bool shared)
 
 Test(place, pages_that_are_there_keep_none_of_their_run_away)
 {
-	some_are_there(false);
+	some_are_there(ANON);
 }
 
 Test(place, pages_that_are_there_keep_none_of_their_run_away_memfd)
 {
-	some_are_there(true);
+	some_are_there(MEMFD);
+}
+
+Test(place, pages_that_are_there_keep_none_of_their_run_away_by_the_kernel)
+{
+	some_are_there(MEMFD_BY_KERNEL);
 }
 
 /* What the vCPU has written meanwhile is newer than what comes again. */
@@ -151,7 +165,7 @@ Test(place, a_page_that_is_there_keeps_what_was_written_to_it)
 {
 	struct bench b;
 
-	begin(&b, false);
+	begin(&b, ANON);
 	arrive(&b, 5, 1, true);
 	memset((uint8_t *)b.reg.hva + 5 * PAGE, 7, PAGE);
 	b.expect[5] = 7;
@@ -160,12 +174,12 @@ Test(place, a_page_that_is_there_keeps_what_was_written_to_it)
 }
 
 /* Mapped without a wake, as answers to faults are: the run that comes to it wakes who waits. */
-static void wakes(bool shared)
+static void wakes(enum memory memory)
 {
 	struct bench b;
 	pthread_t t;
 
-	begin(&b, shared);
+	begin(&b, memory);
 	t = wait_for_page(&b, 5);
 	arrive(&b, 5, 1, false);
 	cr_assert_eq(b.saw, 0);
@@ -176,12 +190,17 @@ static void wakes(bool shared)
 
 Test(place, who_waits_for_a_page_that_is_there_is_woken)
 {
-	wakes(false);
+	wakes(ANON);
 }
 
 Test(place, who_waits_for_a_page_that_is_there_is_woken_memfd)
 {
-	wakes(true);
+	wakes(MEMFD);
+}
+
+Test(place, who_waits_for_a_page_that_is_there_is_woken_by_the_kernel)
+{
+	wakes(MEMFD_BY_KERNEL);
 }
 
 /* Without wake, who waits goes on at place_wake(), and not before. */
@@ -190,7 +209,7 @@ Test(place, who_waits_is_woken_apart_from_the_mapping)
 	struct bench b;
 	pthread_t t;
 
-	begin(&b, false);
+	begin(&b, ANON);
 	t = wait_for_page(&b, 0);
 	arrive(&b, 0, N, false);
 	cr_assert_eq(b.saw, 0);

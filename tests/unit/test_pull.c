@@ -240,7 +240,7 @@ static void make_target(struct target *t, unsigned channels)
 	cr_assert_neq(t->region.hva, MAP_FAILED);
 	cr_assert_eq(page_set_init(&t->missing, &n, 1), 0);
 	page_set_add_run(&t->missing, &(struct page_run){ .npages = N });
-	cr_assert_eq(place_open(&t->place, &t->region, 1, false, NULL, &t->fail), 0, "%s",
+	cr_assert_eq(place_open(&t->place, &t->region, 1, &(struct place_param){ 0 }, &t->fail), 0, "%s",
 		     fail_text(&t->fail));
 	if (place_arm(&t->place, &t->fail) < 0)
 		cr_skip_test("%s", fail_text(&t->fail));
