@@ -207,11 +207,11 @@ static void say_landing(struct ferry_session *s)
 	pthread_mutex_unlock(&s->view_lock);
 	for (unsigned i = 0; i < p->nlandings; i++) {
 		const struct ferry_landing *l = &p->landing[i];
+		const char *memory = l->flags & FERRY_REGION_SHARED ? "shared" : "anonymous";
+		const char *thp = l->flags & FERRY_REGION_THP ? "on" : "off";
 
-		session_log(s, 6, NULL, "landing memory=%s thp=%s way=%s mapping_ns=%u kernel_ns=%u",
-			    l->flags & FERRY_REGION_SHARED ? "shared" : "anonymous",
-			    l->flags & FERRY_REGION_THP ? "on" : "off", ferry_landing_name(l->way),
-			    l->mapping_ns, l->kernel_ns);
+		session_log(s, 6, NULL, "landing memory=%s thp=%s way=%s mapping_ns=%u kernel_ns=%u", memory,
+			    thp, ferry_landing_name(l->way), l->mapping_ns, l->kernel_ns);
 	}
 }
 
