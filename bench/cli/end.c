@@ -32,6 +32,7 @@ struct end {
 	struct rhythm *rhythm;
 	bool drilled;
 	uint64_t precopy_cpu_us, postcopy_cpu_us; /* CPU time of the process when the phase began; 0 before */
+	uint64_t reserve_ns;			  /* when the reservation began; 0 before */
 	struct end_cost cost;
 	struct meet_offer offer;	/* target: its offer; port 0: none */
 	char refusal[FERRY_DETAIL_MAX]; /* the library's sentence if it creates no session */
@@ -159,9 +160,12 @@ static uint64_t cpu_us(void)
 	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
 }
 
-static void note_cpu(struct end *e, enum ferry_phase entered)
+static void note_phase(struct end *e, enum ferry_phase entered, uint64_t now_ns)
 {
+	if (entered == FERRY_PHASE_RESERVATION)
+		e->reserve_ns = now_ns;
 	if (entered == FERRY_PHASE_PRECOPY) {
+		e->cost.reserve_us = (now_ns - e->reserve_ns) / 1000;
 		e->precopy_cpu_us = cpu_us();
 	} else if (e->precopy_cpu_us && !e->cost.precopy_us) {
 		e->cost.precopy_us = cpu_us() - e->precopy_cpu_us;
@@ -200,7 +204,7 @@ static void on_event(void *ctx, const struct ferry_event *ev)
 	m.event.text = NULL;
 	msg_send(e->fd, &m);
 	if (ev->type == FERRY_EVENT_PHASE)
-		note_cpu(e, ev->phase);
+		note_phase(e, ev->phase, m.time_ns);
 	if (ev->type == FERRY_EVENT_PHASE && e->o->kill.who != KILL_NOBODY && ev->phase == e->o->kill.phase)
 		drill(e);
 }

@@ -83,9 +83,9 @@ static const struct field proof_fields[] = {
 	WIDE(vmm_proof, stamps),	WIDE(vmm_proof, ticks),	    WIDE(vmm_proof, guest_errors),
 };
 
-static const struct field cpu_fields[] = { WIDE(end_cost, run_us), WIDE(end_cost, precopy_us),
+static const struct field cpu_fields[] = { WIDE(end_cost, run_us),	WIDE(end_cost, precopy_us),
 					   WIDE(end_cost, postcopy_us), WIDE(end_cost, resident),
-					   WIDE(end_cost, stood_us) };
+					   WIDE(end_cost, reserve_us),	WIDE(end_cost, stood_us) };
 
 static const struct field stream_fields[] = {
 	WIDE(observer_stream, seen),

@@ -111,6 +111,7 @@ static void time_fields(FILE *out, const struct run_report *r)
 	const struct ferry_downtime *b = &s->downtime;
 
 	real_field(out, "total_ms", (double)s->elapsed_us / 1000);
+	real_field(out, "reserve_ms", (double)r->end[VMM_END_SOURCE].cpu.reserve_us / 1000);
 	real_field(out, "precopy_ms", (double)s->precopy_us / 1000);
 	real_field(out, "postcopy_ms", (double)t->postcopy_us / 1000);
 	number_field(out, "downtime_us", b->total_us);

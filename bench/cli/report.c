@@ -88,15 +88,16 @@ static void rounds(FILE *out, const struct run_report *r)
 	fprintf(out, "\n");
 }
 
-/* The time of each phase, and the rest: the reservation before, and the goodbye afterwards. */
+/* The time of each phase, and the rest: connecting before, and the goodbye afterwards. */
 static void phases(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *s = source_stats(r), *t = target_stats(r);
-	uint64_t stood = r->end[VMM_END_SOURCE].cpu.stood_us,
+	uint64_t stood = r->end[VMM_END_SOURCE].cpu.stood_us, reserve = r->end[VMM_END_SOURCE].cpu.reserve_us,
 		 postcopy = only_end(r) == VMM_END_SOURCE ? s->postcopy_us : t->postcopy_us;
-	uint64_t sum = s->precopy_us + (stood ? stood : s->downtime.total_us + postcopy);
+	uint64_t sum = reserve + s->precopy_us + (stood ? stood : s->downtime.total_us + postcopy);
 
-	fprintf(out, "%.1f ms: pre-copy %.1f, ", (double)s->elapsed_us / 1000, (double)s->precopy_us / 1000);
+	fprintf(out, "%.1f ms: reservation %.1f, pre-copy %.1f, ", (double)s->elapsed_us / 1000,
+		(double)reserve / 1000, (double)s->precopy_us / 1000);
 	if (stood)
 		fprintf(out, "paused for %.2f until it resumed at the source", (double)stood / 1000);
 	else
