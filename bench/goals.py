@@ -29,11 +29,12 @@ class Bench:
         with open(path) as f:
             return json.loads(f.readlines()[-1])
 
-    def run(self, record=False, floor="off", **options):
-        """Runs one migration; returns its JSON object, with record=True also the recording's lines as "record"."""
+    def run(self, record=False, floor="off", thp="off", **options):
+        """Runs one migration; returns its JSON object, with record=True also the recording's lines as "record".
+        On small pages unless thp says otherwise."""
         self.n += 1
         path = os.path.join(self.folder, f"{self.n}.json")
-        cmd = [os.path.join(self.args.build, "rdma-migrate"), "run", "--quiet", "--floor", floor, "--json", path]
+        cmd = [os.path.join(self.args.build, "rdma-migrate"), "run", "--quiet", "--floor", floor, "--thp", thp, "--json", path]
         for name, value in options.items():
             cmd += ["--" + name.replace("_", "-"), str(value)]
         if record:
@@ -328,7 +329,7 @@ for ((i = 0; i < {repeat}; i++)); do
 	ib_write_bw -F -s 1048576 -n 100 -x 1 --output=bandwidth 10.9.0.1 | sed 's/.*/{{"ib_write_bw_mib_s": &}}/' || exit 1
 	wait $server || exit 1
 	'{build}/rdma-migrate' run --quiet --uri rdma:10.9.0.1:0 --memory 64M --working-set 16M --dirty-rate 3000 --floor each \
-		--mode post-copy --max-rounds 1 --memory-kind {kind} --json $lines >/dev/null || exit 1
+		--mode post-copy --max-rounds 1 --memory-kind {kind} --thp off --json $lines >/dev/null || exit 1
 	tail -n 1 $lines
 done
 """

@@ -353,7 +353,7 @@ static void new_vmm(struct end *e, int observer_fd)
 		.pattern = (enum vmm_pattern)o->pattern,
 		.kind = (enum vmm_kind)o->kind,
 		.prealloc = o->prealloc == 0 && e->which == VMM_END_TARGET,
-		.thp = o->thp == 1,
+		.thp = o->thp == THP_ON,
 		.populate = (uint32_t)o->populate,
 		.vcpus = (uint32_t)o->vcpus,
 		.end = e->which,

@@ -190,7 +190,7 @@ static json_t *make_asked(const struct options *o, enum vmm_end own)
 	set_number(a, "seed", o->seed);
 	set_number(a, "channels", o->channels ? o->channels : 1);
 	set_number(a, "bandwidth", o->bandwidth);
-	json_object_set_new(a, "thp", json_string(o->thp ? "on" : "off"));
+	json_object_set_new(a, "thp", json_string(o->thp == THP_ON ? "on" : "off"));
 	json_object_set_new(a, "memory-kind", json_string(kind_name(o->kind)));
 	json_object_set_new(a, "pattern", json_string(pattern_name(o->pattern)));
 	json_object_set_new(a, "mode", json_string(ferry_mode_name((enum ferry_mode)o->mode)));

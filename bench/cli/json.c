@@ -55,7 +55,7 @@ static void asked_fields(FILE *out, const struct run_report *r)
 	scheme_field(out, o);
 	number_field(out, "memory_bytes", o->memory);
 	json_text(out, "memory_kind", kind_name(o->kind));
-	json_text(out, "thp", o->thp ? "on" : "off");
+	json_text(out, "thp", o->thp == THP_ON ? "on" : "off");
 	number_field(out, "populate", o->populate);
 	number_field(out, "working_set", o->working_set);
 	number_field(out, "dirty_rate", o->dirty_rate);

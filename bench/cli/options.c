@@ -21,7 +21,7 @@ static const char *const patterns[] = { "random", "sequential", "zipf", NULL };
 static const char *const modes[] = { "auto", "stop-and-copy", "post-copy", NULL };
 static const char *const commit_ats[] = { "default", "complete", "switchover", NULL };
 static const char *const on_off[] = { "on", "off", NULL };
-static const char *const off_on[] = { "off", "on", NULL };
+static const char *const thps[] = { "auto", "on", "off", NULL };
 static const char *const hold_actions[] = { "fallback", "commit", NULL };
 static const char *const landings[] = { "auto", "mapping", "kernel", NULL };
 static const char *const floors[] = { "once", "each", "off", NULL };
@@ -62,9 +62,9 @@ const struct option_row option_rows[] = {
 	{ "landing", V_CHOICE, RUN | TARGET | SWEEP, AT(landing), "auto, mapping or kernel",
 	  "how page data gets into the target's memory: received in the page's mapping, or in a buffer from which the kernel copies it, auto: what measures faster; auto",
 	  .choices = landings },
-	{ "thp", V_CHOICE, GUEST, AT(thp), "off or on",
-	  "on: transparent huge pages for the RAM, restored at the target after the migration (not for the floor's buffers); off",
-	  .choices = off_on },
+	{ "thp", V_CHOICE, GUEST, AT(thp), "auto, on or off",
+	  "transparent huge pages for the RAM, restored at the target after the migration, auto: on for anon, off for memfd (the floor's buffers have none); auto",
+	  .choices = thps },
 	{ "working-set", V_SIZE, ONE_GUEST, AT(working_set), "a size such as 256M, at most --memory less 16M",
 	  "the part of RAM that the guest writes to; 256M, or a quarter of a smaller RAM", 4096,
 	  VMM_MEMORY_MAX },
@@ -423,12 +423,14 @@ int options_check(struct options *o)
 	}
 	if (arbiter_check(o->arbiter))
 		return -EINVAL;
-	if (o->thp && o->kind >= KIND_HUGETLB) {
+	if (o->thp == THP_ON && o->kind >= KIND_HUGETLB) {
 		fprintf(stderr,
 			"rdma-migrate: --thp on is for --memory-kind anon or memfd: %s has huge pages already.\n",
 			kind_name(o->kind));
 		return -EINVAL;
 	}
+	if (o->thp == THP_AUTO)
+		o->thp = o->kind == KIND_ANON ? THP_ON : THP_OFF;
 	if (!o->working_set)
 		o->working_set = o->memory - LOW_MEMORY < (256 << 20) ? o->memory / 4 : 256 << 20;
 	if (o->working_set > o->memory - LOW_MEMORY) {

@@ -25,6 +25,7 @@ enum command {
 enum kind { KIND_ANON, KIND_MEMFD, KIND_HUGETLB, KIND_HUGETLB_MEMFD, KIND_COUNT };
 enum victim { KILL_NOBODY, KILL_SOURCE, KILL_TARGET, KILL_LINK };
 enum floor_when { FLOOR_ONCE, FLOOR_EACH, FLOOR_OFF };
+enum thp { THP_AUTO, THP_ON, THP_OFF }; /* options_check() decides on auto */
 
 /*
  * --kill WHO@PHASE[:MS]: on entering the phase, kill a process or cut the link (heal_ms 0: for good).

@@ -32,11 +32,12 @@ static void head(FILE *out, const struct run_report *r)
 	row(out, "asked");
 	if (o->command != CMD_TARGET || r->whole)
 		fprintf(out,
-			"%lluM %s, %llu%% populated, %llu pages/s (%s) over %lluM, %llu vCPU%s, seed %llu, mode %s",
+			"%lluM %s%s, %llu%% populated, %llu pages/s (%s) over %lluM, %llu vCPU%s, seed %llu, mode %s",
 			(unsigned long long)o->memory >> 20, kind_name(o->kind),
-			(unsigned long long)o->populate, (unsigned long long)o->dirty_rate,
-			pattern_name(o->pattern), (unsigned long long)o->working_set >> 20,
-			(unsigned long long)o->vcpus, o->vcpus == 1 ? "" : "s", (unsigned long long)o->seed,
+			o->thp == THP_ON ? " on huge pages" : "", (unsigned long long)o->populate,
+			(unsigned long long)o->dirty_rate, pattern_name(o->pattern),
+			(unsigned long long)o->working_set >> 20, (unsigned long long)o->vcpus,
+			o->vcpus == 1 ? "" : "s", (unsigned long long)o->seed,
 			ferry_mode_name((enum ferry_mode)o->mode));
 	else
 		fprintf(out, "whatever a source sends");

@@ -48,6 +48,7 @@ wrong '--memory takes .*not "20000000T"' run --memory 20000000T
 wrong '--memory takes a size from .*2G\.$' run --memory
 wrong '--memory-kind takes anon, memfd, hugetlb or hugetlb-memfd, not "ram"' run --memory-kind ram
 wrong '--thp on is for --memory-kind anon or memfd: hugetlb has huge pages already' run --memory-kind hugetlb --thp on
+wrong '--thp takes auto, on or off, not "yes"' run --thp yes
 wrong '--populate takes a percentage from 0 to 100, not "101"' run --populate 101
 wrong '--working-set takes at most --memory less 16M, 48M here, not 64M' run --memory 64M --working-set 64M
 wrong '--dirty-rate takes pages per second.*not "fast"' run --dirty-rate fast

@@ -51,6 +51,8 @@ for kind in anon memfd; do
 		run "$mode $kind" migrated --mode $mode --memory-kind $kind
 	done
 done
+run "small pages" migrated --mode post-copy --max-rounds 1 --thp off
+run "memfd on huge pages" migrated --mode post-copy --max-rounds 1 --memory-kind memfd --thp on
 run "classic post-copy" migrated --mode post-copy --max-rounds 1 --commit-at switchover
 run "idle guest" migrated --mode stop-and-copy --dirty-rate 0
 run "two vCPUs and channels" migrated --vcpus 2 --channels 2 --mode post-copy --max-rounds 1 --memory-kind memfd
@@ -78,7 +80,7 @@ for f in transport memory_bytes memory_kind mode commit_at mutator outcome owner
 	fields+=("\"$f\":")
 done
 [ "$(wc -l <"$tmp/json")" = 2 ] || code="$code, not one object a run"
-verdict "json fields" "$code" "$tmp/json" "${fields[@]}"
+verdict "json fields" "$code" "$tmp/json" "${fields[@]}" '"memory_kind":"anon","thp":"on"' '"reserve_ms":[0-9.]*[1-9]'
 
 # Both ends by hand
 rm -f "$tmp/source" "$tmp/target"

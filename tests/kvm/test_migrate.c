@@ -86,6 +86,9 @@ MIGRATES(stop_and_copy_anon, "--mode", "stop-and-copy", "--downtime", "20s", "--
 MIGRATES(stop_and_copy_memfd, "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind", "memfd")
 MIGRATES(post_copy_anon, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "anon")
 MIGRATES(post_copy_memfd, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "memfd")
+MIGRATES(post_copy_small_pages, "--mode", "post-copy", "--max-rounds", "1", "--thp", "off")
+MIGRATES(post_copy_memfd_on_huge_pages, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "memfd",
+	 "--thp", "on")
 MIGRATES(commit_at_switchover_anon, "--mode", "post-copy", "--max-rounds", "1", "--commit-at", "switchover",
 	 "--memory-kind", "anon")
 MIGRATES(commit_at_switchover_memfd, "--mode", "post-copy", "--max-rounds", "1", "--commit-at", "switchover",

@@ -110,6 +110,7 @@ void draw_run(struct draw *d, uint64_t seed, uint64_t number, uint64_t memory_ma
 	arg(d, "--quiet");
 	if (rng_one_in(&d->rng, 2))
 		arg(d, "--arbiter=%s", arbiter);
+	arg(d, "--thp=%s", ANY(d, "on", "off"));
 }
 
 void draw_print(FILE *out, const struct draw *d)
