@@ -12,8 +12,10 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <ferry/track.h>
+
 #include "doctor.h"
-#include "bench/vmm/kernel_abi.h"
+#include "kernel_abi.h"
 
 #ifndef KVM_CAP_DIRTY_LOG_RING_ACQ_REL
 #define KVM_CAP_DIRTY_LOG_RING_ACQ_REL 223
@@ -127,11 +129,6 @@ static void probe_uffd_features(struct findings *f, int fd)
 	else
 		found(f, "uffdio move", HEALTH_WITHOUT, NULL,
 		      "pages are copied into place (Linux 6.8 moves them)");
-	if (has & UFFD_FEATURE_WP_ASYNC)
-		found(f, "wp async", HEALTH_OK, NULL, "writes can be tracked without KVM");
-	else
-		found(f, "wp async", HEALTH_WITHOUT, NULL,
-		      "writes are tracked by KVM only (Linux 6.7): without /dev/kvm there is no guest to migrate");
 }
 
 void probe_userfaultfd(struct findings *f)
@@ -195,8 +192,8 @@ static void probe_pagemap(struct findings *f, void *page)
 				   .end = (unsigned long)page + 4096,
 				   .vec = (unsigned long)&at,
 				   .vec_len = 1,
-				   .category_anyof_mask = 1 << 3, /* PAGE_IS_PRESENT */
-				   .return_mask = 1 << 3 };
+				   .category_anyof_mask = PAGE_IS_PRESENT,
+				   .return_mask = PAGE_IS_PRESENT };
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 
 	if (fd >= 0 && ioctl(fd, PAGEMAP_SCAN, &arg) >= 0)
@@ -208,6 +205,20 @@ static void probe_pagemap(struct findings *f, void *page)
 		      strerror(errno));
 	if (fd >= 0)
 		close(fd);
+}
+
+static void probe_track(struct findings *f)
+{
+	struct ferry_track *track = NULL;
+	int err = ferry_track_new(&track, NULL);
+
+	if (!err)
+		found(f, "dirty tracking", HEALTH_OK, NULL, "writes can be tracked without KVM");
+	else
+		found(f, "dirty tracking", HEALTH_WITHOUT, NULL,
+		      "%s%s: writes are tracked by KVM only; without /dev/kvm there is no guest to migrate",
+		      strerror(-err), err == -EOPNOTSUPP ? " (Linux 6.7)" : "");
+	ferry_track_free(track);
 }
 
 static void probe_madvise(struct findings *f, void *page)
@@ -238,6 +249,7 @@ void probe_kernel(struct findings *f)
 	if (page == MAP_FAILED)
 		return;
 	probe_pagemap(f, page);
+	probe_track(f);
 	probe_madvise(f, page);
 	munmap(page, 4096);
 }

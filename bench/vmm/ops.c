@@ -199,13 +199,41 @@ static int op_reserve(void *arg, struct ferry_region *regions, size_t n, struct 
 
 /* --- dirty tracking --- */
 
+static int new_track(struct vmm *vm)
+{
+	int err = ferry_track_new(&vm->track, NULL);
+
+	for (int i = 0; !err && i < NREGIONS; i++) {
+		const struct ferry_region *r = &vm->regions[i];
+		struct ferry_track_range range = {
+			FERRY_TRACK_RANGE_INIT,
+			.region = r->id,
+			.flags = r->flags,
+			.addr = (uintptr_t)r->hva,
+			.len = r->len,
+			.page_shift = r->page_shift,
+			.fd = r->fd,
+			.fd_offset = r->fd_offset,
+		};
+
+		err = ferry_track_add(vm->track, &range);
+	}
+	if (err) {
+		ferry_track_free(vm->track);
+		vm->track = NULL;
+	}
+	return err;
+}
+
 static int op_dirty_start(void *arg)
 {
 	struct vmm *vm = arg;
+	int err;
 
 	if (vm->backend == BACKEND_KVM)
 		return ferry_kvm_dirty_start(vm->kvm);
-	return vm->tracker ? 0 : tracker_new(&vm->tracker, vm->regions, NREGIONS);
+	err = vm->track ? 0 : new_track(vm);
+	return err ? err : ferry_track_start(vm->track);
 }
 
 static int op_dirty_stop(void *arg)
@@ -214,9 +242,7 @@ static int op_dirty_stop(void *arg)
 
 	if (vm->backend == BACKEND_KVM)
 		return ferry_kvm_dirty_stop(vm->kvm);
-	tracker_free(vm->tracker);
-	vm->tracker = NULL;
-	return 0;
+	return vm->track ? ferry_track_stop(vm->track) : 0;
 }
 
 static int op_dirty_fetch(void *arg, uint32_t region, uint64_t *bits, uint64_t npages, unsigned flags)
@@ -225,7 +251,7 @@ static int op_dirty_fetch(void *arg, uint32_t region, uint64_t *bits, uint64_t n
 
 	if (vm->backend == BACKEND_KVM)
 		return ferry_kvm_dirty_fetch(vm->kvm, region, bits, npages, flags);
-	return vm->tracker ? tracker_fetch(vm->tracker, region, bits, npages) : -EINVAL;
+	return vm->track ? ferry_track_fetch(vm->track, region, bits, npages, flags) : -EINVAL;
 }
 
 static int op_throttle(void *arg, unsigned percent)

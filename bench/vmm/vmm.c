@@ -66,8 +66,8 @@ void vmm_stop(struct vmm *vm, bool abandon)
 void vmm_free_guest(struct vmm *vm)
 {
 	machine_free(vm);
-	tracker_free(vm->tracker);
-	vm->tracker = NULL;
+	ferry_track_free(vm->track);
+	vm->track = NULL;
 	memory_free(vm);
 }
 

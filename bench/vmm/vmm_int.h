@@ -18,6 +18,7 @@
 
 #include <ferry/ferry.h>
 #include <ferry/kvm.h>
+#include <ferry/track.h>
 
 #include "guest.h"
 #include "vmm.h"
@@ -95,8 +96,6 @@ struct vmm_out {
 	_Atomic uint64_t count;
 };
 
-struct tracker; /* track.c */
-
 struct vmm {
 	struct vmm_config cfg;
 	enum backend backend;
@@ -109,7 +108,7 @@ struct vmm {
 	int kvm_fd, vm_fd;
 	size_t run_len;
 	struct ferry_kvm *kvm;
-	struct tracker *tracker;
+	struct ferry_track *track; /* BACKEND_HOST, from the first dirty_start on */
 
 	struct vcpu vcpus[VMM_VCPUS_MAX];
 	_Atomic uint32_t nvcpus;
@@ -173,11 +172,6 @@ bool machine_nested(void);
 /* mutator.c */
 void mutator_run(struct vcpu *v);
 void mutator_kick_handler(int sig, siginfo_t *info, void *context);
-
-/* track.c: dirty tracking without KVM */
-int tracker_new(struct tracker **ret, const struct ferry_region *regions, size_t n);
-int tracker_fetch(struct tracker *t, uint32_t region, uint64_t *bits, uint64_t npages);
-void tracker_free(struct tracker *t);
 
 /* vcpu.c */
 int vcpus_start(struct vmm *vm); /* threads, parked */

@@ -19,6 +19,8 @@ void ferry_use(void) { struct ferry_config c = { FERRY_CONFIG_INIT }; struct fer
 "$cc" -std=c99 -Wall -Wextra -Wpedantic -Werror -fsyntax-only -I "$src/include" -x c - <<<"#include <ferry/ferry.h>$init"
 "$cxx" -std=c++11 -Wall -Wpedantic -Werror -fsyntax-only -I "$src/include" -x c++ - <<<"#include <ferry/kvm.h>$init
 ferry_kvm_slot slot = { FERRY_KVM_SLOT_INIT };"
+"$cxx" -std=c++11 -Wall -Wpedantic -Werror -fsyntax-only -I "$src/include" -x c++ - <<<"#include <ferry/track.h>
+ferry_track_param param = { FERRY_TRACK_PARAM_INIT }; ferry_track_range range = { FERRY_TRACK_RANGE_INIT };"
 "$cxx" -std=c++20 -Wall -Wpedantic -Werror -fsyntax-only -I "$src/include" -x c++ - <<<"#include <ferry/kvm.h>
 ferry_kvm_slot slot = { FERRY_KVM_SLOT_INIT, .flags = 0 }; ferry_config config = { FERRY_CONFIG_INIT, .channels = 4 };"
 echo "[PASS] headers::initialisers"

@@ -48,8 +48,8 @@ verdict "a transport includes runtime/base and what the transports share" \
 	"$(for t in tcp rdma mem filter; do may "transport/$t/" "transport/$t/" 'transport/[a-z_]*\.h$' runtime/base/; done
 	may 'transport/[a-z_]*\.[ch] ' 'transport/[a-z_]*\.h$' runtime/base/)"
 verdict "runtime/memory includes runtime/base" "$(may runtime/memory/ runtime/memory/ runtime/base/ $PUBLIC)"
-verdict "runtime/kvm and runtime/arbiter include runtime/base" \
-	"$(may runtime/kvm/ runtime/kvm/ runtime/base/ $PUBLIC; may runtime/arbiter/ runtime/arbiter/ runtime/base/ $PUBLIC)"
+verdict "runtime/kvm, runtime/track and runtime/arbiter include runtime/base" \
+	"$(for t in kvm track arbiter; do may "runtime/$t/" "runtime/$t/" runtime/base/ $PUBLIC; done)"
 BELOW="runtime/(base|memory|link|session)/"
 verdict "runtime/session and runtime/link include neither end" \
 	"$(may 'runtime/(session|link)/' "$BELOW" "$CONTRACT" $PUBLIC)"

@@ -59,9 +59,9 @@ verdict "references" "$why"
 
 # The constants and fields of the headers are explained somewhere.
 why=""
-for word in $(grep -ohE '\bFERRY_(CONFIG|REGION|MODE|COMMIT|HOLD|EVENT|KVM)_[A-Z0-9_]+\b' "$src"/include/ferry/*.h | sort -u); do
+for word in $(grep -ohE '\bFERRY_(CONFIG|REGION|MODE|COMMIT|HOLD|EVENT|KVM|TRACK)_[A-Z0-9_]+\b' "$src"/include/ferry/*.h | sort -u); do
 	case $word in
-	FERRY_KVM_H | FERRY_MODE_H | FERRY_KVM_NEED_*) continue ;;
+	FERRY_KVM_H | FERRY_MODE_H | FERRY_TRACK_H | FERRY_KVM_NEED_*) continue ;;
 	esac
 	grep -qw "$word" "$src"/docs/man/*.3 || grep -q "${word%_INIT}" "$src"/docs/man/*.3 || why="$why $word;"
 done

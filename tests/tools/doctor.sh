@@ -66,7 +66,7 @@ if [ -r /dev/kvm ] && [ -w /dev/kvm ]; then want=ok; else want=missing; fi
 verdict "kvm is what it is" "$([ "$(state kvm)" = $want ] || echo "it says $(state kvm), not $want")"
 if timeout 120 "$program" floor --memory 32M --quiet >/dev/null 2>&1; then want=ok; else want=missing; fi
 verdict "userfaultfd is what it is" "$([ "$(state userfaultfd)" = $want ] || echo "it says $(state userfaultfd), not $want")"
-for name in userfaultfd kernel zero-copy 'pagemap scan' process_madvise memlock 'huge pages' 'transparent huge' rdma link gnuplot; do
+for name in userfaultfd kernel zero-copy 'pagemap scan' 'dirty tracking' process_madvise memlock 'huge pages' 'transparent huge' rdma link gnuplot; do
 	[ -n "$(state "$name")" ] || [ "$name" = rdma -a -n "$(state 'rdma device')" ] || verdict "a line for $name" "there is none"
 done
 if command -v python3 >/dev/null; then

@@ -10,6 +10,7 @@
 #include "rig.h"
 #include "swap.h"
 #include "bench/vmm/vmm.h"
+#include "ferry/track.h"
 #include "runtime/memory/populated.h"
 
 #define PAGES 4096u
@@ -97,6 +98,73 @@ Test(swap, of_anonymous_memory_is_populated_by_pagemap)
 Test(swap, of_a_memfd_is_populated)
 {
 	finds(populated_pages, true);
+}
+
+/* ---- the tracker ---- */
+
+static void swapped_out(const struct ferry_region *r)
+{
+	if (!swap_out(r->hva, r->len, PAGES - PAGES / EVERY / 10))
+		cr_skip_test("the kernel does not swap these pages out");
+}
+
+static void must_find(struct ferry_track *t, int page, const char *what)
+{
+	uint64_t bits[PAGES / 64] = { 0 };
+
+	cr_assert_eq(ferry_track_fetch(t, 1, bits, PAGES, 0), 0);
+	for (int p = 0; p < (int)PAGES; p++)
+		cr_assert_eq(bits[p / 64] >> (p % 64) & 1, p == page, "%s: page %d", what, p);
+}
+
+/* A write is found though its page was swapped out since; swapping alone, out and in, is no write. */
+static void is_tracked(bool shared)
+{
+	struct ferry_region reg = sparse(shared);
+	struct ferry_track_range range = { FERRY_TRACK_RANGE_INIT,
+					   .region = 1,
+					   .flags = reg.flags,
+					   .addr = (uintptr_t)reg.hva,
+					   .len = reg.len,
+					   .page_shift = reg.page_shift,
+					   .fd = reg.fd };
+	volatile uint8_t *mem = reg.hva;
+	struct ferry_track *t;
+
+	if (ferry_track_new(&t, NULL))
+		cr_skip_test("this kernel cannot track writes");
+	cr_assert_eq(ferry_track_add(t, &range), 0);
+	swapped_out(&reg);
+	cr_assert_eq(ferry_track_start(t), 0);
+	must_find(t, -1, "swapped out at the start");
+	mem[30 * PAGE] = 1;
+	must_find(t, 30, "written");
+	mem[33 * PAGE] = 1;
+	swapped_out(&reg);
+	must_find(t, 33, "written, then swapped out");
+	must_find(t, -1, "still swapped out");
+	cr_assert_eq(mem[33 * PAGE], 1);
+	cr_assert_eq(mem[36 * PAGE], 36 | 1);
+	must_find(t, -1, "read");
+	mem[31 * PAGE] = 1; /* fresh */
+	swapped_out(&reg);
+	must_find(t, 31, "fresh, then swapped out");
+	mem[33 * PAGE] = 2;
+	must_find(t, 33, "written again");
+	ferry_track_free(t);
+	munmap(reg.hva, reg.len);
+	if (shared)
+		close(reg.fd);
+}
+
+Test(swap, of_anonymous_memory_is_tracked)
+{
+	is_tracked(false);
+}
+
+Test(swap, of_a_memfd_is_tracked)
+{
+	is_tracked(true);
 }
 
 /* ---- a whole migration ---- */
