@@ -9,11 +9,14 @@ import subprocess
 import sys
 import tempfile
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.append(os.path.join(HERE, "qemu"))
+sys.dont_write_bytecode = True
+import compare
+from compare import Failure
+
 GIB = 1 << 30
-
-
-class Failure(Exception):
-    pass
+MIB = 1 << 20
 
 
 class Bench:
@@ -49,6 +52,17 @@ class Bench:
         if self.args.json:
             with open(self.args.json, "a") as f:
                 f.write(json.dumps({k: v for k, v in res.items() if k != "record"}) + "\n")
+        return res
+
+    def floor(self, **options):
+        """Measures the floor alone; returns its JSON object."""
+        cmd = [os.path.join(self.args.build, "rdma-migrate"), "floor", "--quiet", "--json", "-"]
+        for name, value in options.items():
+            cmd += ["--" + name.replace("_", "-"), str(value)]
+        res = self._last_line(cmd)
+        if self.args.json:
+            with open(self.args.json, "a") as f:
+                f.write(json.dumps(res) + "\n")
         return res
 
     def helper(self, name, *args):
@@ -126,6 +140,60 @@ def sparse(b):
               ratios=[r["resident_bytes"]["target"] / r["resident_bytes"]["source"] for r in res["64G"]])
 
 
+def fresh(b):
+    """A target that has allocated nothing, as after every start: beside the socket's warm buffers, and beside QEMU."""
+    idle = {"dirty_rate": 0, "mode": "stop-and-copy"}
+    for kind in ("anon", "memfd"):
+        on = {"memory_kind": kind, **idle}
+        res = b.series({
+            "small": lambda: b.run(floor="each", memory=b.args.guest, prealloc="off", **on),
+            "huge": lambda: b.run(floor="each", memory=b.args.guest, thp="on", prealloc="off", **on),
+            "before": lambda: b.run(memory=b.args.guest, prealloc="on", **on),
+            "untouched": lambda: b.run(memory=8 * b.args.guest, populate=0, working_set="2M", prealloc="off", **on),
+        })
+        for pages, limit in (("small", 0.8), ("huge", 0.95)):
+            r = res[pages]
+            b.row(f"fresh target, {kind}, {pages} pages", get(r, "throughput_mb_s"), "MB/s", limit, False,
+                  floor=[x["floor"]["throughput_mb_s"] for x in r],
+                  ratios=[x["throughput_mb_s"] / x["floor"]["throughput_mb_s"] for x in r])
+        off = get(res["small"], "precopy_ms")
+        both = [r["reserve_ms"] + r["precopy_ms"] for r in res["before"]]
+        b.row(f"allocating before and pre-copy, {kind} (of as they come)", both, "ms", 1.0, True, floor=off,
+              ratios=[x / statistics.median(off) for x in both])
+        b.say(f"medians, ms: allocating {statistics.median(get(res['before'], 'reserve_ms')):.0f}, then pre-copy "
+              f"{statistics.median(get(res['before'], 'precopy_ms')):.0f}")
+        b.row(f"pre-copy of {8 * b.args.guest // GIB} GiB untouched, {kind}", get(res["untouched"], "precopy_ms"), "ms", 100, True)
+    for kind in ("anon", "memfd"):
+        beside_qemu(b, kind, idle)
+
+
+def beside_qemu(b, kind, idle):
+    """The same guest and kind of memory under QEMU and ferry in turn; the target of both is fresh."""
+    compare.qemu_version(b.args.qemu)
+    binaries = argparse.Namespace(qemu=b.args.qemu, guest=compare.build_guest(b.folder))
+    cfg = {"memory": b.args.guest, "working_set": 0, "rate": 0, "populate": True, "fresh": True, "kind": kind}
+
+    def qemu(variant):
+        b.n += 1
+        return compare.run_qemu(binaries, cfg, variant, b.folder, b.n)["total_ms"]
+
+    def ferry(channels):
+        return total_ms(b.run(thp="auto", memory=b.args.guest, memory_kind=kind, prealloc="off", channels=channels, **idle))
+
+    variants = {("ferry", n): lambda n=n: ferry(n) for n in (1, 2)}
+    variants.update({("QEMU", v["name"]): lambda v=v: qemu(v) for v in compare.QEMU if "fresh" in v["for"]})
+    res = b.series(variants)
+
+    def best(who):
+        found = [v for (name, _), v in res.items() if name == who]
+        return [b.args.guest / 1000 / ms for ms in min(found, key=statistics.median)]
+
+    ours, theirs = best("ferry"), best("QEMU")
+    b.row(f"fresh target, {kind} (of QEMU's best)", ours, "MB/s", 1.5, False, floor=theirs,
+          ratios=[x / statistics.median(theirs) for x in ours])
+    b.say("medians, ms: " + ", ".join(f"{who} {name} {statistics.median(v):.0f}" for (who, name), v in res.items()))
+
+
 def zero(b):
     """Item 3: zero detection against plain reading."""
     res = [b.helper("zero", 1024) for _ in range(b.args.repeat)]
@@ -194,6 +262,30 @@ def faults(b):
         b.row(f"post-copy in all, {kind} (of residue / floor)", get(res, "postcopy_ms"), "ms", 1.1, True, floor=ideal,
               ratios=[r["postcopy_ms"] / i for r, i in zip(res, ideal)])
         b.say(f"residue {statistics.median(get(res, 'pages_residue')):.0f} pages, {statistics.median(get(res, 'faults')):.0f} faults")
+
+
+def pull(b):
+    """Item 5: post-copy against a bare pull of as many pages, on one and two data channels, in pairs."""
+    guest = {"working_set": f"{min(256 * MIB, b.args.guest // 8)}", "dirty_rate": 100000}
+    for kind in ("memfd", "anon"):
+        for n in (1, 2):
+            res, bare = [], []
+            for _ in range(b.args.repeat):
+                r = b.run(memory=b.args.guest, memory_kind=kind, mode="post-copy", max_rounds=1, channels=n, **guest)
+                f = b.floor(memory=b.args.guest // 4, memory_kind=kind, channels=n, pull=max(1, r["pages_residue"]), **guest)["pull"]
+                if r["faults"] and f["faults"]:
+                    res.append(r)
+                    bare.append(f)
+            if not res:
+                raise Failure("no run had a fault")
+            where = f"{kind}, {n} channel{'s' if n > 1 else ''}"
+            for name, key, of, unit, limit in (("post-copy", "postcopy_ms", "total_ms", "ms", 1.2),
+                                               ("fault p50", "fault_p50_us", "fault_p50_us", "us", 1.2),
+                                               ("fault p99", "fault_p99_us", "fault_p99_us", "us", 2.5)):
+                b.row(f"{name}, {where} (of the bare pull)", get(res, key), unit, limit, True, floor=get(bare, of),
+                      ratios=[r[key] / f[of] for r, f in zip(res, bare)])
+            b.say(f"medians: {statistics.median(get(res, 'pages_residue')):.0f} pages, {statistics.median(get(res, 'faults')):.0f} and "
+                  f"{statistics.median(get(bare, 'faults')):.0f} faults")
 
 
 def dirtiers(b):
@@ -337,7 +429,7 @@ done
 
 def rdma(b):
     """RDMA in the soft-RoCE machine: a guest of 64 MiB against the bare device of the same run."""
-    machine = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "rdma", "run")
+    machine = os.path.join(HERE, "..", "tests", "rdma", "run")
     for kind in ("memfd", "anon"):
         script = RDMA_RUNS.format(repeat=b.args.repeat, build=b.args.build, kind=kind)
         out = subprocess.run([machine, "--build", b.args.build, "--exec", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -363,7 +455,7 @@ def rdma(b):
               f"pages, post-copy {statistics.median(get(res, 'postcopy_ms')):.0f} ms")
 
 
-GROUPS = {f.__name__: f for f in (throughput, sparse, zero, downtime, independence, faults, dirtiers, threads, huge, bandwidth, logging, prediction, rdma)}
+GROUPS = {f.__name__: f for f in (throughput, fresh, sparse, zero, downtime, independence, faults, pull, dirtiers, threads, huge, bandwidth, logging, prediction, rdma)}
 
 
 def main():
@@ -373,6 +465,9 @@ def main():
     p.add_argument("--only", type=lambda t: t.split(","), default=list(GROUPS), help="groups, separated by commas")
     p.add_argument("--repeat", type=int, default=10, help="runs of each (default: %(default)s)")
     p.add_argument("--memory", default="4G", help="RAM of the idle guests (default: %(default)s)")
+    p.add_argument("--guest", type=compare.size, default=compare.size("2G"),
+                   help="RAM of the guests of fresh and pull (default: 2G; fresh also has a guest of eight times as much)")
+    p.add_argument("--qemu", default="qemu-system-x86_64", help="the QEMU beside which fresh measures (default: %(default)s)")
     p.add_argument("--json", help="append the JSON objects of all runs to this file")
     args = p.parse_args()
     unknown = set(args.only) - set(GROUPS)

@@ -270,5 +270,13 @@ void floor_json(FILE *out, const struct floor *f, const struct options *o)
 	number_field(out, "memory_bytes", o->memory);
 	json_text(out, "memory_kind", kind_name(o->kind));
 	floor_object(out, f);
+	if (o->pull)
+		fprintf(out,
+			",\"pull\":{\"pages\":%llu,\"working_set\":%llu,\"dirty_rate\":%llu,\"channels\":%llu,"
+			"\"total_ms\":%.3f,\"touched\":%llu,\"faults\":%llu,\"fault_p50_us\":%.2f,\"fault_p99_us\":%.2f}",
+			(unsigned long long)o->pull, (unsigned long long)o->working_set,
+			(unsigned long long)o->dirty_rate, o->channels ? (unsigned long long)o->channels : 1,
+			f->pull.total_ms, (unsigned long long)f->pull.touched,
+			(unsigned long long)f->pull.faults, f->pull.fault_p50_us, f->pull.fault_p99_us);
 	fprintf(out, "}\n");
 }

@@ -65,11 +65,12 @@ const struct option_row option_rows[] = {
 	{ "thp", V_CHOICE, GUEST, AT(thp), "auto, on or off",
 	  "transparent huge pages for the RAM, restored at the target after the migration, auto: on for anon, off for memfd (the floor's buffers have none); auto",
 	  .choices = thps },
-	{ "working-set", V_SIZE, ONE_GUEST, AT(working_set), "a size such as 256M, at most --memory less 16M",
-	  "the part of RAM that the guest writes to; 256M, or a quarter of a smaller RAM", 4096,
-	  VMM_MEMORY_MAX },
-	{ "dirty-rate", V_COUNT, ONE_GUEST, AT(dirty_rate), "pages per second, 0 for an idle guest",
-	  "pages that the guest writes per second; 50000", 0, 1000000000 },
+	{ "working-set", V_SIZE, ONE_GUEST | FLOOR, AT(working_set),
+	  "a size such as 256M, at most --memory less 16M",
+	  "the part of RAM that the guest writes to; floor: that --pull touches; 256M, or a quarter of a smaller RAM",
+	  4096, VMM_MEMORY_MAX },
+	{ "dirty-rate", V_COUNT, ONE_GUEST | FLOOR, AT(dirty_rate), "pages per second, 0 for an idle guest",
+	  "pages that the guest, or --pull, writes per second; 50000", 0, 1000000000 },
 	{ "pattern", V_CHOICE, GUEST, AT(pattern), "random, sequential or zipf",
 	  "which page of the working set the guest writes next, zipf: the page of rank k about 1/k as often as the first; random",
 	  .choices = patterns },
@@ -89,7 +90,8 @@ const struct option_row option_rows[] = {
 	  "bound on the rounds of pre-copy; 30", 1, 1000 },
 	{ "precopy-limit", V_DURATION, GUEST, AT(precopy_limit_us), "a duration such as 30s",
 	  "bound on the time in pre-copy; none", 1, HOUR },
-	{ "channels", V_COUNT, GUEST, AT(channels), "a number from 1 to 16", "data connections; 1", 1, 16 },
+	{ "channels", V_COUNT, GUEST | FLOOR, AT(channels), "a number from 1 to 16", "data connections; 1", 1,
+	  16 },
 	{ "bandwidth", V_SIZE, GUEST, AT(bandwidth), "bytes per second such as 100M, 0 for no limit",
 	  "limit on page data, bytes per second; none", 0, 1ull << 50 },
 	{ "switchover-limit", V_DURATION, GUEST, AT(switchover_limit_us), "a duration such as 30s",
@@ -116,6 +118,9 @@ const struct option_row option_rows[] = {
 	  "number of runs; 1", 1, 100000 },
 	{ "floor", V_CHOICE, RUN | SWEEP, AT(floor), "once, each or off",
 	  "when to measure the floor of the machine; once", .choices = floors },
+	{ "pull", V_COUNT, FLOOR, AT(pull), "a number of pages, at most those of --working-set",
+	  "also pull so many missing pages, as post-copy does, scattered over --working-set, while a thread writes it at --dirty-rate; none",
+	  1, VMM_MEMORY_MAX / 4096 },
 	{ "json", V_TEXT, ENDS | FLOOR | SWEEP | DOCTOR, AT(json), "a file name, - for standard output",
 	  "append one JSON object per run, each on a line" },
 	{ "report-port", V_COUNT, SOURCE | TARGET, AT(report_port),
@@ -414,6 +419,21 @@ static int check_report_port(const struct options *o)
 	return -EINVAL;
 }
 
+static int check_pull(const struct options *o)
+{
+	if (o->pull > o->working_set / 4096) {
+		fprintf(stderr,
+			"rdma-migrate: --pull takes at most the %llu pages of --working-set, not %llu.\n",
+			(unsigned long long)o->working_set / 4096, (unsigned long long)o->pull);
+		return -EINVAL;
+	}
+	if (!o->pull || !strncmp(o->uri, "tcp:", 4))
+		return 0;
+	fprintf(stderr, "rdma-migrate: --pull is measured over --uri tcp:HOST:PORT only, not \"%s\".\n",
+		o->uri);
+	return -EINVAL;
+}
+
 /* Checks that involve several options. */
 int options_check(struct options *o)
 {
@@ -448,7 +468,7 @@ int options_check(struct options *o)
 			command_name(o->command), o->command == CMD_SOURCE ? "target" : "source");
 		return -EINVAL;
 	}
-	if (check_report_port(o))
+	if (check_report_port(o) || check_pull(o))
 		return -EINVAL;
 	if (o->command == CMD_SOURCE)
 		return check_uri("to", o->to);

@@ -48,7 +48,7 @@ struct options {
 	uint64_t downtime_us, switchover_limit_us, hold_limit_us, reconnect_us, timeout_us, precopy_limit_us,
 		poll_us, run_on_us;
 	uint64_t sample_us, report_port, rhythm_us;
-	uint64_t max_rounds, channels, bandwidth, repeat;
+	uint64_t max_rounds, channels, bandwidth, repeat, pull;
 	struct kill_drill kill;
 	char *const *files; /* plot: recordings to draw */
 	unsigned nfiles;

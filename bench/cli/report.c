@@ -272,6 +272,8 @@ static void floor_link(FILE *out, const struct floor *f)
 
 void floor_table(FILE *out, const struct floor *f, const struct options *o)
 {
+	char a[32], b[32];
+
 	fprintf(out, "floor of this machine, %lluM %s, two processes over %s\n",
 		(unsigned long long)o->memory >> 20, kind_name(o->kind),
 		f->nwrites ? "the bare RDMA device" : "loopback TCP");
@@ -279,6 +281,14 @@ void floor_table(FILE *out, const struct floor *f, const struct options *o)
 	row(out, "one fault");
 	fprintf(out, "%.1f us median, %.1f p99 from event to page; the faulting thread waited %.1f, %.1f\n",
 		f->fault_p50_us, f->fault_p99_us, f->stall_p50_us, f->stall_p99_us);
+	if (!o->pull)
+		return;
+	row(out, "pull");
+	fprintf(out,
+		"%s of %s pages in %.1f ms, %.2f us each; %llu touched meanwhile, %llu faults, p50 %.1f, p99 %.1f us\n",
+		grouped(a, o->pull), grouped(b, o->working_set / 4096), f->pull.total_ms,
+		f->pull.total_ms * 1000 / (double)o->pull, (unsigned long long)f->pull.touched,
+		(unsigned long long)f->pull.faults, f->pull.fault_p50_us, f->pull.fault_p99_us);
 }
 
 void report_progress(FILE *out, const struct run_report *r)

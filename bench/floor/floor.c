@@ -4,6 +4,7 @@
  * requests for its pages. The receiver plays the target: it measures and reports to the parent. Both warm
  * their memory before anything is timed. Waits for a socket are measured twice, by polling (with
  * sched_yield(), because more than two threads share two cores) and by sleeping; the better figure counts.
+ * If it is asked for, the bare pull (pull.h) follows.
  */
 #include <errno.h>
 #include <netdb.h>
@@ -94,7 +95,7 @@ static int recv_all(int sock, void *buf, size_t len, int sleeps)
 	return 0;
 }
 
-static int ask(struct floor_peer *p, uint64_t page, int sleeps, void *into)
+static int fetch_page(struct floor_peer *p, uint64_t page, int sleeps, void *into)
 {
 	struct request req = { .op = ASK_PAGE, .sleeps = (uint32_t)sleeps, .page = page };
 	int sock = ((struct tcp_peer *)p)->sock, err = write_full(sock, &req, sizeof(req));
@@ -149,8 +150,7 @@ static int sender_answer(int sock, const char *mem, uint64_t len)
 	}
 }
 
-/* Sets the socket up as the tcp transport does. */
-static void tune(int sock)
+void floor_tune(int sock)
 {
 	int one = 1;
 
@@ -158,17 +158,19 @@ static void tune(int sock)
 	congestion_default(sock);
 }
 
-_Noreturn static void sender(const struct sockaddr *addr, socklen_t addr_len, uint64_t memory, int memfd)
+_Noreturn static void sender(const struct floor_ask *ask, const struct sockaddr *addr, socklen_t addr_len)
 {
 	int sock = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	char why[256], *mem;
 
-	if (sock < 0 || floor_map(&mem, memory, memfd, 0x5a, why, sizeof(why)))
+	if (sock < 0 || floor_map(&mem, ask->memory, ask->memfd, 0x5a, why, sizeof(why)))
 		_exit(1);
-	tune(sock);
+	floor_tune(sock);
 	if (connect(sock, addr, addr_len))
 		_exit(1);
-	if (sender_stream(sock, mem, memory) || sender_answer(sock, mem, memory))
+	if (sender_stream(sock, mem, ask->memory) || sender_answer(sock, mem, ask->memory))
+		_exit(1);
+	if (ask->pull.pages && floor_pull_serve(&ask->pull, addr, addr_len, mem))
 		_exit(1);
 	_exit(0);
 }
@@ -231,28 +233,31 @@ int floor_round_trips(struct floor *f, struct floor_peer *p, void *page)
 	return err;
 }
 
-static int receive(struct report *r, int listener, uint64_t memory, int memfd)
+static int receive(struct report *r, int listener, const struct floor_ask *ask)
 {
 	struct request done = { .op = ASK_DONE };
-	struct tcp_peer peer = { .peer = { .fetch = ask } };
+	struct tcp_peer peer = { .peer = { .fetch = fetch_page } };
 	char page[FLOOR_PAGE_SIZE], *mem;
 	int err;
 
-	err = floor_map(&mem, memory, memfd, 1, r->why, sizeof(r->why));
+	err = floor_map(&mem, ask->memory, ask->memfd, 1, r->why, sizeof(r->why));
 	if (err)
 		return err;
 	peer.sock = accept(listener, NULL, NULL);
 	if (peer.sock < 0)
 		return floor_say(r->why, sizeof(r->why), -errno, "the floor's connection");
-	tune(peer.sock);
-	err = receive_stream(&r->floor, peer.sock, mem, memory);
+	floor_tune(peer.sock);
+	err = receive_stream(&r->floor, peer.sock, mem, ask->memory);
 	if (!err)
 		err = floor_round_trips(&r->floor, &peer.peer, page);
 	if (err)
 		return floor_say(r->why, sizeof(r->why), err, "the floor's other end went away");
-	err = floor_faults(&r->floor, &peer.peer, memfd, r->why, sizeof(r->why));
+	err = floor_faults(&r->floor, &peer.peer, ask->memfd, r->why, sizeof(r->why));
 	write_full(peer.sock, &done, sizeof(done));
 	close(peer.sock);
+	munmap(mem, ask->memory);
+	if (!err && ask->pull.pages)
+		err = floor_pull(&r->floor.pull, &ask->pull, listener, ask->memfd, r->why, sizeof(r->why));
 	return err;
 }
 
@@ -291,7 +296,7 @@ static int listen_at(const char *uri, struct sockaddr_storage *addr, socklen_t *
 	*len = sizeof(*addr);
 	if (sock >= 0)
 		setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	if (sock < 0 || bind(sock, ai->ai_addr, ai->ai_addrlen) || listen(sock, 1) ||
+	if (sock < 0 || bind(sock, ai->ai_addr, ai->ai_addrlen) || listen(sock, 32) ||
 	    getsockname(sock, (struct sockaddr *)addr, len)) {
 		err = floor_say(why, cap, -errno, uri);
 		if (sock >= 0)
@@ -304,21 +309,20 @@ static int listen_at(const char *uri, struct sockaddr_storage *addr, socklen_t *
 
 /* The job of the two processes. */
 struct job {
-	const char *uri;
-	uint64_t memory;
-	int memfd, listener; /* tcp: where the receiver accepts */
-	int ctl[2];	     /* rdma: between receiver and sender */
+	const struct floor_ask *ask;
+	int listener; /* tcp: where the receiver accepts */
+	int ctl[2];   /* rdma: between receiver and sender */
 	struct sockaddr_storage addr;
 	socklen_t addr_len;
 };
 
 static int prepare(struct job *j, char *why, size_t cap)
 {
-	if (!strncmp(j->uri, "rdma:", 5))
+	if (!strncmp(j->ask->uri, "rdma:", 5))
 		return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, j->ctl)
 			       ? floor_say(why, cap, -errno, "a socket pair")
 			       : 0;
-	j->listener = listen_at(j->uri, &j->addr, &j->addr_len, why, cap);
+	j->listener = listen_at(j->ask->uri, &j->addr, &j->addr_len, why, cap);
 	return j->listener < 0 ? j->listener : 0;
 }
 
@@ -336,11 +340,11 @@ _Noreturn static void receiver(struct job *j, int out)
 	struct report r = { 0 };
 
 	if (j->listener >= 0) {
-		r.err = receive(&r, j->listener, j->memory, j->memfd);
+		r.err = receive(&r, j->listener, j->ask);
 	} else {
 		close(j->ctl[1]); /* so that the sender's death ends the socket */
-		r.err = floor_rdma_receive(&r.floor, j->uri, j->ctl[0], j->memory, j->memfd, r.why,
-					   sizeof(r.why));
+		r.err = floor_rdma_receive(&r.floor, j->ask->uri, j->ctl[0], j->ask->memory, j->ask->memfd,
+					   r.why, sizeof(r.why));
 	}
 	write_full(out, &r, sizeof(r));
 	_exit(0);
@@ -349,14 +353,14 @@ _Noreturn static void receiver(struct job *j, int out)
 _Noreturn static void send_all(struct job *j)
 {
 	if (j->listener >= 0)
-		sender((struct sockaddr *)&j->addr, j->addr_len, j->memory, j->memfd);
+		sender(j->ask, (struct sockaddr *)&j->addr, j->addr_len);
 	close(j->ctl[0]);
-	_exit(floor_rdma_send(j->ctl[1], j->memory, j->memfd) ? 1 : 0);
+	_exit(floor_rdma_send(j->ctl[1], j->ask->memory, j->ask->memfd) ? 1 : 0);
 }
 
-int floor_measure(struct floor *ret, const char *uri, uint64_t memory, int memfd, char *why, size_t cap)
+int floor_measure(struct floor *ret, const struct floor_ask *ask, char *why, size_t cap)
 {
-	struct job j = { .uri = uri, .memory = memory, .memfd = memfd, .listener = -1, .ctl = { -1, -1 } };
+	struct job j = { .ask = ask, .listener = -1, .ctl = { -1, -1 } };
 	struct report r = { .err = -EIO, .why = "the floor's processes died" };
 	int fds[2], err = prepare(&j, why, cap);
 	pid_t in, out;

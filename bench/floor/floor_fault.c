@@ -35,8 +35,9 @@ struct area {
 };
 
 /* Without UFFD_USER_MODE_ONLY, as in the library, because KVM's own accesses must fault. */
-static int open_uffd(char *why, size_t cap)
+int floor_uffd(int memfd, char *why, size_t cap)
 {
+	struct uffdio_api api = { .api = UFFD_API, .features = memfd ? UFFD_FEATURE_MINOR_SHMEM : 0 };
 	int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC), fd = -1;
 
 	if (dev >= 0) {
@@ -54,17 +55,22 @@ static int open_uffd(char *why, size_t cap)
 			 strerror(-err));
 		return err;
 	}
+	if (ioctl(fd, UFFDIO_API, &api)) {
+		int err = floor_say(why, cap, -errno, "userfaultfd for the floor");
+
+		close(fd);
+		return err;
+	}
 	return fd;
 }
 
 static int map_area(struct area *a, char *why, size_t cap)
 {
-	struct uffdio_api api = { .api = UFFD_API, .features = a->memfd ? UFFD_FEATURE_MINOR_SHMEM : 0 };
 	struct uffdio_register reg = { .mode = a->memfd ? UFFDIO_REGISTER_MODE_MINOR
 							: UFFDIO_REGISTER_MODE_MISSING };
 	int err, fd = -1, flags = a->memfd ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
 
-	a->uffd = open_uffd(why, cap);
+	a->uffd = floor_uffd(a->memfd, why, cap);
 	if (a->uffd < 0)
 		return a->uffd;
 	if (a->memfd) {
@@ -86,7 +92,7 @@ static int map_area(struct area *a, char *why, size_t cap)
 	memset(a->staging, 1, FLOOR_PAGE_SIZE);
 	reg.range.start = (uintptr_t)a->vm;
 	reg.range.len = AREA;
-	if (ioctl(a->uffd, UFFDIO_API, &api) || ioctl(a->uffd, UFFDIO_REGISTER, &reg))
+	if (ioctl(a->uffd, UFFDIO_REGISTER, &reg))
 		goto failed;
 	if (fd >= 0)
 		close(fd);

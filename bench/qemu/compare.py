@@ -27,6 +27,24 @@ class Failure(Exception):
     pass
 
 
+def build_guest(folder):
+    """Builds guest.S, the guest for QEMU; returns its path."""
+    guest = os.path.join(folder, "guest")
+    cmd = ["gcc", "-nostdlib", "-static", "-no-pie", "-Wl,-Ttext=0x100000", "-Wl,--build-id=none", "-o", guest,
+           os.path.join(os.path.dirname(os.path.abspath(__file__)), "guest.S")]
+    out = subprocess.run(cmd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if out.returncode:
+        raise Failure(f"the guest for QEMU does not build: {out.stdout.strip()}")
+    return guest
+
+
+def qemu_version(binary):
+    try:
+        return subprocess.run([binary, "--version"], stdout=subprocess.PIPE, text=True).stdout.splitlines()[0]
+    except (OSError, IndexError) as e:
+        raise Failure(f"{binary} does not run: {e}") from e
+
+
 def tsc_hz():
     with open("/proc/cpuinfo") as f:
         for line in f:
@@ -64,8 +82,10 @@ class Qemu:
         param = (low, high, cfg["working_set"] if cfg["rate"] else 0, cfg["rate"] // ticks_s,
                  int(tsc_hz() / ticks_s)) if cfg["populate"] else (TOUCHED, 0, 0, 0, 0)
         path = os.path.join(folder, name)
+        backend = "memory-backend-memfd,share=on" if cfg["kind"] == "memfd" else "memory-backend-ram"
+        prealloc = cfg["populate"] and not (cfg["fresh"] and incoming)
         cmd = [binary, "-nodefaults", "-no-user-config", "-display", "none", "-accel", "tcg", "-cpu", "max",
-               "-object", f"memory-backend-ram,id=ram,size={size},prealloc={'on' if cfg['populate'] else 'off'}",
+               "-object", f"{backend},id=ram,size={size},prealloc={'on' if prealloc else 'off'}",
                "-machine", "pc,memory-backend=ram,max-ram-below-4g=%d" % LOW, "-m", str(size // MIB),
                "-chardev", "stdio,id=port", "-device", "isa-debugcon,iobase=0xe9,chardev=port",
                "-qmp", f"unix:{path},server=on,wait=off"]
@@ -225,9 +245,9 @@ def ferry_speed(record, asked):
 def run_ferry(args, cfg, variant, folder, n):
     path = os.path.join(folder, f"ferry{n}.json")
     record = os.path.join(folder, f"ferry{n}.record")
-    cmd = [args.ferry, "run", "--memory", str(cfg["memory"]), "--memory-kind", "anon", "--thp", "on", "--dirty-rate", str(cfg["rate"]),
+    cmd = [args.ferry, "run", "--memory", str(cfg["memory"]), "--memory-kind", cfg["kind"], "--thp", "auto", "--dirty-rate", str(cfg["rate"]),
            "--working-set", str(cfg["working_set"] or TOUCHED), "--populate", str(100 if cfg["populate"] else 0),
-           "--prealloc", "on" if cfg["populate"] else "off", "--mode", variant["mode"], "--channels", str(variant.get("channels", 1)),
+           "--prealloc", "on" if cfg["populate"] and not cfg["fresh"] else "off", "--mode", variant["mode"], "--channels", str(variant.get("channels", 1)),
            "--max-rounds", str(variant.get("rounds", 30)), "--floor", "off", "--quiet", "--json", path]
     if cfg["rate"]:
         cmd += ["--record", record]
@@ -246,25 +266,28 @@ def run_ferry(args, cfg, variant, folder, n):
 
 
 QEMU = [
-    {"name": "plain", "caps": [], "for": ("idle", "untouched", "dirty")},
+    {"name": "plain", "caps": [], "for": ("idle", "fresh", "untouched", "dirty")},
     {"name": "multifd 1", "caps": ["multifd"], "params": {"multifd-channels": 1}, "for": ("idle",)},
-    {"name": "multifd 2", "caps": ["multifd"], "params": {"multifd-channels": 2}, "for": ("idle",)},
-    {"name": "multifd 4", "caps": ["multifd"], "params": {"multifd-channels": 4}, "for": ("idle",)},
+    {"name": "multifd 2", "caps": ["multifd"], "params": {"multifd-channels": 2}, "for": ("idle", "fresh")},
+    {"name": "multifd 4", "caps": ["multifd"], "params": {"multifd-channels": 4}, "for": ("idle", "fresh")},
     {"name": "auto-converge", "caps": ["auto-converge"], "for": ("dirty",)},
     {"name": "post-copy", "caps": ["postcopy-ram"], "for": ("dirty",)},
     {"name": "postcopy-preempt", "caps": ["postcopy-ram", "postcopy-preempt"], "for": ("dirty",)},
 ]
 FERRY = [
-    {"name": "stop-and-copy", "mode": "stop-and-copy", "for": ("idle", "untouched", "dirty")},
-    {"name": "2 channels", "mode": "stop-and-copy", "channels": 2, "for": ("idle",)},
+    {"name": "stop-and-copy", "mode": "stop-and-copy", "for": ("idle", "fresh", "untouched", "dirty")},
+    {"name": "2 channels", "mode": "stop-and-copy", "channels": 2, "for": ("idle", "fresh")},
     {"name": "post-copy", "mode": "post-copy", "for": ("dirty",)},
     {"name": "post-copy after one pass", "mode": "post-copy", "rounds": 1, "for": ("dirty",)},
 ]
 
 
 def cases(args):
-    base = {"memory": args.idle, "working_set": 0, "rate": 0, "populate": True}
+    base = {"memory": args.idle, "working_set": 0, "rate": 0, "populate": True, "fresh": False, "kind": "anon"}
     yield "idle", f"idle, {args.idle // MIB} MiB populated", base
+    for kind in ("anon", "memfd"):
+        yield "fresh", f"idle, {args.fresh // MIB} MiB populated, {kind}, a target that has allocated nothing", \
+            {**base, "memory": args.fresh, "fresh": True, "kind": kind}
     yield "untouched", f"untouched, {args.untouched // MIB} MiB", {**base, "memory": args.untouched, "populate": False}
     for ws in args.working_sets:
         yield "dirty", f"{ws} MiB written at {args.rate} pages/s, {args.busy // MIB} MiB", \
@@ -314,7 +337,7 @@ def ratios(kind, res):
         found = [v for n, r in group.items() if (not only or any(o in n for o in only)) and (v := median(r, key)) is not None]
         return min(found) if found else None
 
-    if kind in ("idle", "untouched"):
+    if kind in ("idle", "fresh", "untouched"):
         print(ratio("speed, times QEMU's best", best(ferry, "total_ms"), best(qemu, "total_ms"), True))
         print(ratio("CPU, of QEMU's best", best(ferry, "cpu_s"), best(qemu, "cpu_s"), False))
     else:
@@ -378,21 +401,22 @@ def size(text):
 def main():
     p = argparse.ArgumentParser(prog="bench/qemu/run", description="Runs QEMU and ferry in turn on the same machine and compares them.")
     p.add_argument("--ferry", required=True, help=argparse.SUPPRESS)
-    p.add_argument("--guest", required=True, help=argparse.SUPPRESS)
     p.add_argument("--qemu", default="qemu-system-x86_64", help="the binary (default: %(default)s)")
     p.add_argument("--repeat", type=int, default=10, help="runs of each variant (default: %(default)s)")
     p.add_argument("--idle", type=size, default=size("4G"), help="RAM of the idle guests (default: 4G)")
+    p.add_argument("--fresh", type=size, default=size("2G"), help="RAM of the guests whose target has allocated nothing (default: 2G)")
     p.add_argument("--untouched", type=size, default=size("16G"), help="RAM of the guests that touch 2 MiB (default: 16G)")
     p.add_argument("--busy", type=size, default=size("2G"), help="RAM of the writing guests (default: 2G)")
     p.add_argument("--congestion", help="set the host's congestion control for the runs, such as cubic, because QEMU uses the host's")
     p.add_argument("--rate", type=int, default=100000, help="pages written per second (default: %(default)s)")
     p.add_argument("--working-sets", type=lambda t: [int(x) for x in t.split(",")], default=[64, 256, 1024],
                    help="MiB of the working sets (default: 64,256,1024)")
-    p.add_argument("--only", nargs="*", choices=["idle", "untouched", "dirty"], help="only these cases")
+    p.add_argument("--only", nargs="*", choices=["idle", "fresh", "untouched", "dirty"], help="only these cases")
     args = p.parse_args()
-    version = subprocess.run([args.qemu, "--version"], stdout=subprocess.PIPE, text=True).stdout.splitlines()[0]
+    version = qemu_version(args.qemu)
     with tempfile.TemporaryDirectory(prefix="bench-qemu-") as folder, congestion(args.congestion) as control:
-        print(f"{version}; software emulation, loopback TCP ({control}), both ends' RAM allocated beforehand but where it is untouched.\n"
+        args.guest = build_guest(folder)
+        print(f"{version}; software emulation, loopback TCP ({control}), both ends' RAM allocated beforehand unless stated.\n"
               "MB/s: RAM moved in the total time. Medians.\n", flush=True)
         compare(args, folder)
 

@@ -31,6 +31,8 @@ says 1 '--mode takes auto, stop-and-copy or post-copy, not "fast".' run --mode f
 says 1 '--downtime takes a duration such as 300ms, 2s or 500us, not "300".' run --downtime 300
 says 1 '--timeout takes a duration of at least 10ms such as 3s, not "1ms".' run --timeout 1ms
 says 1 '--working-set takes at most --memory less 16M, 48M here, not 64M.' run --memory 64M --working-set 64M
+says 1 '--pull takes at most the 2048 pages of --working-set, not 4000.' floor --memory 32M --working-set 8M --pull 4000
+says 1 '--pull is measured over --uri tcp:HOST:PORT only, not "rdma:127.0.0.1:0".' floor --pull 4000 --uri rdma:127.0.0.1:0
 says 1 '--quiet takes no value, not "yes".' run --quiet=yes
 says 1 'source needs --to tcp:HOST:PORT, where a target listens.' source
 says 1 '--kill at the source cannot reach the other end: give it to rdma-migrate target.' \

@@ -48,9 +48,27 @@ for kind in anon memfd; do
 	done
 done
 
+# The bare pull checks itself that each page has come.
+for kind in anon memfd; do
+	for channels in 1 3; do
+		out=$(timeout 600 "$build/rdma-migrate" floor --memory 64M --memory-kind $kind --working-set 32M --dirty-rate 100000 \
+			--pull 8000 --channels $channels --json - 2>&1)
+		verdict "pull: $channels channels, $kind" "$([ $? = 0 ] && grep -qE '"pull":\{"pages":8000,"working_set":33554432,"dirty_rate":100000,"channels":'$channels',"total_ms":[0-9.]*[1-9][0-9.]*,"touched":[0-9]+,"faults":[0-9]+,"fault_p50_us":[0-9.]+,"fault_p99_us":[0-9.]+\}\}$' <<<"$out" || echo "$out")"
+	done
+done
+out=$(timeout 600 "$build/rdma-migrate" floor --memory 32M --working-set 8M --dirty-rate 0 --pull 2048 2>&1) # every page, no toucher
+verdict "pull: every page of the working set" "$([ $? = 0 ] && grep -qE '^  pull +2,048 of 2,048 pages in .* 0 faults' <<<"$out" || echo "$out")"
+
 if command -v python3 >/dev/null; then
+	rows='[<>]= [0-9.]+ +(met|MISSED by [0-9]+ %)$'
 	out=$(timeout 1800 python3 "$src/bench/goals.py" --build "$build" --repeat 1 --only zero,bandwidth 2>&1)
-	verdict "goals prints a row a goal" "$([ $? = 0 ] && [ "$(grep -cE '[<>]= [0-9.]+ +(met|MISSED by [0-9]+ %)$' <<<"$out")" = 3 ] || echo "$out")"
+	verdict "goals prints a row a goal" "$([ $? = 0 ] && [ "$(grep -cE "$rows" <<<"$out")" = 3 ] || echo "$out")"
+	out=$(timeout 1800 python3 "$src/bench/goals.py" --build "$build" --repeat 1 --only fresh --guest 128M --qemu /nonexistent/qemu 2>&1)
+	verdict "goals of a fresh target" "$([ $? = 0 ] && [ "$(grep -cE "$rows" <<<"$out")" = 8 ] &&
+		grep -q '^fresh  *NOT MEASURED: /nonexistent/qemu does not run' <<<"$out" || echo "$out")"
+	out=$(timeout 1800 python3 "$src/bench/goals.py" --build "$build" --repeat 1 --only pull --guest 256M 2>&1)
+	verdict "goals of the bare pull" "$([ $? = 0 ] && { [ "$(grep -cE "$rows" <<<"$out")" = 12 ] ||
+		grep -q '^pull  *NOT MEASURED: no run had a fault' <<<"$out"; } || echo "$out")"
 	out=$(timeout 1800 python3 "$src/bench/goals.py" --build "$build" --only speed 2>&1)
 	verdict "goals refuses a group that there is not" "$([ $? = 2 ] && grep -q 'only takes throughput' <<<"$out" || echo "$out")"
 fi
