@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A VM of two vCPUs in real mode for tests of ferry_kvm, without the bench's VMM. Its RAM is one region of two
+ * slots; the second does not begin at a multiple of 64 pages.
+ */
+#ifndef TESTS_PLAINVM_H
+#define TESTS_PLAINVM_H
+
+#include <stdint.h>
+
+#include <linux/kvm.h>
+
+#include <ferry/kvm.h>
+
+#define PLAINVM_VCPUS 2
+#define PLAINVM_PAGES 160
+#define PLAINVM_CUT 100 /* pages in the first slot */
+#define PLAINVM_REGION 5
+
+struct plainvm {
+	int kvm, vm, vcpus[PLAINVM_VCPUS];
+	struct kvm_run *run[PLAINVM_VCPUS];
+	uint8_t *ram;
+	uint64_t pages;
+	struct ferry_kvm *k;
+};
+
+/* Skips the test if there is no /dev/kvm. */
+void plainvm_new(struct plainvm *m);
+void plainvm_end(struct plainvm *m);
+/* The vCPU writes one byte to the page. */
+void plainvm_write(struct plainvm *m, int vcpu, uint64_t page);
+/* Fetches. Exactly these n pages are dirty, or up to two more (the code, the stack); returns how many. */
+uint64_t plainvm_expect(struct plainvm *m, const uint64_t *pages, size_t n, unsigned flags);
+
+#endif
