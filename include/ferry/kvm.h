@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * KVM helper: dirty log, and state of vCPUs and VM, for VMMs that hold KVM's descriptors. x86-64 only.
+ * KVM helper: dirty tracking by KVM's log or rings, and state of vCPUs and VM, for VMMs that hold KVM's
+ * descriptors. x86-64 only.
  * Optional: a VMM can do all of this itself. No other part of ferry uses KVM.
  *
  *	ops.dirty_start, dirty_stop, dirty_fetch   ferry_kvm_dirty_start, _stop, _fetch
@@ -14,9 +15,10 @@
  * KVM_CAP_X86_DISABLE_EXITS with KVM_X86_DISABLE_EXITS_HLT before the first vCPU is created; halted vCPUs
  * then keep their host CPUs.
  *
- * Functions return 0 or a negative errno. Only one thread at a time may use a struct ferry_kvm. It may be any
- * thread if no vCPU runs; otherwise the ioctls on vCPUs block (a rule of KVM). Objects share nothing.
- * Descriptors stay the caller's and must outlive the object.
+ * Functions return 0 or a negative errno. Only one thread at a time may use a struct ferry_kvm, except for
+ * ferry_kvm_ring_full() and ferry_kvm_dirty_counts(). It may be any thread if no vCPU runs; otherwise the
+ * ioctls on vCPUs block (a rule of KVM). Objects share nothing. Descriptors stay the caller's and must outlive
+ * the object.
  */
 #ifndef FERRY_KVM_H
 #define FERRY_KVM_H
@@ -33,12 +35,31 @@ extern "C" {
 struct ferry_kvm;
 
 /*
+ * Optional: the VM gets KVM's dirty rings instead of its dirty log, for its whole life. Call it after
+ * KVM_CREATE_VM and before the first KVM_CREATE_VCPU. ferry_kvm_new() finds the rings, and the dirty functions
+ * below then use them. The VMM must handle KVM_EXIT_DIRTY_RING_FULL: see ferry_kvm_ring_full().
+ *
+ * The log is a bitmap of all memory, which each fetch copies. In a ring KVM notes each page that one vCPU
+ * writes, so a fetch costs by the pages written, and each page that is written costs more. docs/benchmarking.md
+ * says where which is cheaper.
+ *
+ * entries: of each vCPU's ring, a power of two from 256 to 65536; 0: 65536. KVM takes 16 bytes of kernel
+ * memory for each, and keeps 64 in reserve (576 on VMX with PML, where 256 and 512 are too few). -EOPNOTSUPP:
+ * there are no rings here, use the log (x86-64, Linux 5.14). -EINVAL: KVM does not take that number, a vCPU
+ * exists already, or the VM has rings already. Other errors are KVM's.
+ */
+int ferry_kvm_ring_enable(int vm_fd, uint32_t entries);
+
+/*
  * kvm_fd: /dev/kvm; vm_fd: from KVM_CREATE_VM; vcpu_fds: n descriptors (1 to 4096) from KVM_CREATE_VCPU, in
- * the same order at source and target; the array is copied. -EINVAL (an argument is out of range),
- * -EOPNOTSUPP (the host is not x86-64), -ENOMEM.
+ * the same order at source and target; the array is copied. If the VM has dirty rings, from
+ * ferry_kvm_ring_enable() or the VMM's own KVM_ENABLE_CAP, they are mapped here, and only this object may
+ * collect their entries while it exists. It then needs all vCPUs of the VM: for one that is created later, make
+ * a new object. -EINVAL (an argument is out of range), -EOPNOTSUPP
+ * (the host is not x86-64; there are rings, and the kernel is older than 5.14), -ENOMEM, or mmap's errors.
  */
 int ferry_kvm_new(struct ferry_kvm **ret, int kvm_fd, int vm_fd, const int *vcpu_fds, size_t n);
-/* Stops dirty logging if it is on. NULL is fine. */
+/* Stops dirty logging if it is on. With rings, call it only when no vCPU runs. NULL is fine. */
 void ferry_kvm_free(struct ferry_kvm *k);
 
 /*
@@ -63,21 +84,39 @@ int ferry_kvm_add_slot(struct ferry_kvm *k, const struct ferry_kvm_slot *slot);
 
 /*
  * Dirty logging of all slots, as ferry_ops.dirty_start and dirty_stop. After dirty_start returns, no write by
- * a vCPU is missed, and the first fetch returns only later writes. If KVM has
+ * a vCPU is missed, and the first fetch returns only later writes. Without rings, if KVM has
  * KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, it is enabled until dirty_stop. vCPUs may run. A second start or stop
  * does nothing. Errors are KVM's; if dirty_start fails, logging is off. KVM does not log writes by the VMM
- * itself: the VMM must add them to bits[].
+ * itself: the VMM must add them to bits[]. KVM's own writes (kvmclock, steal time, emulated instructions) are
+ * logged; with rings they are in the ring of the vCPU that they are for.
  */
 int ferry_kvm_dirty_start(struct ferry_kvm *k);
 int ferry_kvm_dirty_stop(struct ferry_kvm *k);
 /*
  * As ferry_ops.dirty_fetch: set in bits[] (npages bits) the pages of the region written since the last fetch,
  * or a superset; bits already set stay set. FERRY_DIRTY_LAST: the vCPUs are paused and this is the last
- * fetch; the pages are not write-protected again, which saves most of the time. -EINVAL (logging is off, no
- * slot covers the region, or a slot lies beyond npages), or KVM's errors.
+ * fetch; the pages are not write-protected again, which saves most of the time. If the VM runs on after all,
+ * the next fetch may return them once more. -EINVAL (logging is off, no slot covers the region, or a slot lies
+ * beyond npages), or KVM's errors.
  */
 int ferry_kvm_dirty_fetch(struct ferry_kvm *k, uint32_t region, uint64_t *bits, uint64_t npages,
 			  unsigned flags);
+
+/*
+ * A vCPU whose ring is nearly full leaves the guest with KVM_EXIT_DIRTY_RING_FULL, and leaves it again at once
+ * until the ring has room. Call this on the vCPU's thread and enter the vCPU again. It moves the entries of all
+ * rings into the object, for the next fetch. Any number of threads, at any time from ferry_kvm_new() to
+ * ferry_kvm_free(), also while another thread is in dirty_start, dirty_fetch or dirty_stop; it may wait for
+ * that thread, some milliseconds. -EINVAL: the VM has no rings. Other errors are KVM's: the vCPU cannot go on.
+ */
+int ferry_kvm_ring_full(struct ferry_kvm *k);
+/*
+ * With rings: pages[i] is the number of pages that vCPU i has written since dirty_start, as far as fetches and
+ * ferry_kvm_ring_full() have collected them; it stays readable after dirty_stop. A page that is written again
+ * after it was collected counts again. n: as for ferry_kvm_new(). Threads: as for ferry_kvm_ring_full().
+ * -EOPNOTSUPP: the VM has the log, which does not tell who has written. -EINVAL: another n.
+ */
+int ferry_kvm_dirty_counts(struct ferry_kvm *k, uint64_t *pages, size_t n);
 
 /*
  * Sections of ferry_kvm_put_needs() and ferry_kvm_save(). The ids 0x4b560000 to 0x4b56ffff are reserved for

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * KVM's dirty log for ferry's dirty ops.
+ * The object with its slots, and KVM's dirty log for ferry's dirty ops; ring.c has the rings.
  *
  * Theory. KVM keeps one bitmap per memslot. Two protocols:
  *
@@ -27,16 +27,6 @@
 
 #define SLICE_PAGES (UINT64_C(1) << 16) /* pages per CLEAR: 256 MiB, about 2 ms */
 
-static uint64_t slot_pages(const struct ferry_kvm_slot *s)
-{
-	return s->len >> KVM_PAGE_SHIFT;
-}
-
-static size_t bitmap_words(uint64_t npages)
-{
-	return (npages + 63) / 64;
-}
-
 FERRY_API int ferry_kvm_new(struct ferry_kvm **ret, int kvm_fd, int vm_fd, const int *vcpu_fds, size_t n)
 {
 #if !defined(__x86_64__)
@@ -44,22 +34,27 @@ FERRY_API int ferry_kvm_new(struct ferry_kvm **ret, int kvm_fd, int vm_fd, const
 	return -EOPNOTSUPP;
 #else
 	struct ferry_kvm *k;
+	int err = -ENOMEM;
 
 	if (!ret || kvm_fd < 0 || vm_fd < 0 || !vcpu_fds || n < 1 || n > KVM_VCPUS_LIMIT)
 		return -EINVAL;
 	k = calloc(1, sizeof(*k));
 	if (!k)
 		return -ENOMEM;
+	pthread_mutex_init(&k->lock, NULL);
 	k->kvm_fd = kvm_fd;
 	k->vm_fd = vm_fd;
 	k->nvcpus = n;
 	k->vcpus = malloc(n * sizeof(*k->vcpus));
 	k->loaded = calloc(n, sizeof(*k->loaded));
-	if (!k->vcpus || !k->loaded) {
-		ferry_kvm_free(k);
-		return -ENOMEM;
+	if (k->vcpus && k->loaded) {
+		memcpy(k->vcpus, vcpu_fds, n * sizeof(*k->vcpus));
+		err = kvm_rings_open(k);
 	}
-	memcpy(k->vcpus, vcpu_fds, n * sizeof(*k->vcpus));
+	if (err) {
+		ferry_kvm_free(k);
+		return err;
+	}
 	*ret = k;
 	return 0;
 #endif
@@ -70,12 +65,15 @@ FERRY_API void ferry_kvm_free(struct ferry_kvm *k)
 	if (!k)
 		return;
 	ferry_kvm_dirty_stop(k);
-	for (size_t i = 0; i < k->nslots; i++)
-		free(k->logs[i]);
-	free(k->logs);
+	kvm_rings_close(k);
+	for (size_t i = 0; i < k->nslots; i++) {
+		free(k->slots[i].bits);
+		free(k->slots[i].groups);
+	}
 	free(k->slots);
 	free(k->vcpus);
 	free(k->loaded);
+	pthread_mutex_destroy(&k->lock);
 	free(k);
 }
 
@@ -85,37 +83,50 @@ static int check_slot(const struct ferry_kvm *k, const struct ferry_kvm_slot *sl
 		return -EINVAL;
 	if (!slot->len || !slot->hva || (slot->len | slot->gpa | (uintptr_t)slot->hva) & (KVM_PAGE_SIZE - 1))
 		return -EINVAL;
-	if (slot->gpa + slot->len < slot->gpa || slot->first_page + slot_pages(slot) < slot->first_page)
+	if (slot->gpa + slot->len < slot->gpa ||
+	    slot->first_page + (slot->len >> KVM_PAGE_SHIFT) < slot->first_page)
 		return -EINVAL;
 	for (size_t i = 0; i < k->nslots; i++)
-		if (k->slots[i].slot == slot->slot)
+		if (k->slots[i].as.slot == slot->slot)
 			return -EINVAL;
 	return k->logging ? -EBUSY : 0;
 }
 
+static int insert_slot(struct ferry_kvm *k, const struct kvm_slot *s)
+{
+	struct kvm_slot *slots = realloc(k->slots, (k->nslots + 1) * sizeof(*slots));
+	size_t i = k->nslots;
+
+	if (!slots)
+		return -ENOMEM;
+	for (; i && slots[i - 1].as.slot > s->as.slot; i--)
+		slots[i] = slots[i - 1];
+	slots[i] = *s;
+	k->slots = slots;
+	k->nslots++;
+	return 0;
+}
+
 FERRY_API int ferry_kvm_add_slot(struct ferry_kvm *k, const struct ferry_kvm_slot *slot)
 {
-	struct ferry_kvm_slot *slots;
-	uint64_t **logs, *log;
+	struct kvm_slot s = { 0 };
 	int err = check_slot(k, slot);
 
 	if (err)
 		return err;
-	slots = realloc(k->slots, (k->nslots + 1) * sizeof(*slots));
-	if (!slots)
-		return -ENOMEM;
-	k->slots = slots;
-	logs = realloc(k->logs, (k->nslots + 1) * sizeof(*logs));
-	if (!logs)
-		return -ENOMEM;
-	k->logs = logs;
-	log = calloc(bitmap_words(slot_pages(slot)), sizeof(*log));
-	if (!log)
-		return -ENOMEM;
-	slots[k->nslots] = *slot;
-	slots[k->nslots].flags &= ~(uint32_t)KVM_MEM_LOG_DIRTY_PAGES;
-	logs[k->nslots++] = log;
-	return 0;
+	s.as = *slot;
+	s.as.flags &= ~(uint32_t)KVM_MEM_LOG_DIRTY_PAGES;
+	s.bits = calloc(kvm_bitmap_words(kvm_slot_pages(&s)), sizeof(*s.bits));
+	s.groups = calloc(kvm_bitmap_words(kvm_bitmap_words(kvm_bitmap_words(kvm_slot_pages(&s)))),
+			  sizeof(*s.groups));
+	pthread_mutex_lock(&k->lock);
+	err = s.bits && s.groups ? insert_slot(k, &s) : -ENOMEM;
+	pthread_mutex_unlock(&k->lock);
+	if (err) {
+		free(s.bits);
+		free(s.groups);
+	}
+	return err;
 }
 
 static int enable_manual(struct ferry_kvm *k, uint64_t flags)
@@ -149,21 +160,21 @@ static bool any_set(const uint64_t *bits, size_t words)
 	return false;
 }
 
-/* Clear and protect the pages of log, in slices, so that vCPUs get the MMU lock in between. */
-static int clear_log(struct ferry_kvm *k, const struct ferry_kvm_slot *s, uint64_t *log)
+/* Clear and protect the pages of the slot's bitmap, in slices, so that vCPUs get the MMU lock in between. */
+static int clear_log(struct ferry_kvm *k, const struct kvm_slot *s)
 {
-	uint64_t npages = slot_pages(s);
+	uint64_t npages = kvm_slot_pages(s);
 
 	for (uint64_t first = 0; first < npages; first += SLICE_PAGES) {
 		uint64_t n = npages - first < SLICE_PAGES ? npages - first : SLICE_PAGES;
 		struct kvm_clear_dirty_log clear = {
-			.slot = s->slot,
+			.slot = s->as.slot,
 			.num_pages = (uint32_t)n,
 			.first_page = first,
-			.dirty_bitmap = log + first / 64,
+			.dirty_bitmap = s->bits + first / 64,
 		};
 
-		if (!any_set(log + first / 64, bitmap_words(n)))
+		if (!any_set(s->bits + first / 64, kvm_bitmap_words(n)))
 			continue;
 		if (ioctl(k->vm_fd, KVM_CLEAR_DIRTY_LOG, &clear) < 0)
 			return -errno;
@@ -171,25 +182,32 @@ static int clear_log(struct ferry_kvm *k, const struct ferry_kvm_slot *s, uint64
 	return 0;
 }
 
-static int get_log(struct ferry_kvm *k, const struct ferry_kvm_slot *s, uint64_t *log)
+static int get_log(struct ferry_kvm *k, const struct kvm_slot *s)
 {
-	struct kvm_dirty_log get = { .slot = s->slot, .dirty_bitmap = log };
+	struct kvm_dirty_log get = { .slot = s->as.slot, .dirty_bitmap = s->bits };
 
 	return ioctl(k->vm_fd, KVM_GET_DIRTY_LOG, &get) < 0 ? -errno : 0;
 }
 
+static int begin_log(struct ferry_kvm *k)
+{
+	int has = ioctl(k->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
+
+	if (has > 0 && has & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)
+		return enable_manual(k, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+	return 0;
+}
+
 FERRY_API int ferry_kvm_dirty_start(struct ferry_kvm *k)
 {
-	int has, err = 0;
+	int err;
 
 	if (k->logging)
 		return 0;
-	has = ioctl(k->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2);
-	if (has > 0 && has & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)
-		err = enable_manual(k, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+	err = k->rings ? kvm_rings_begin(k) : begin_log(k);
 	k->logging = true; /* set now, so that dirty_stop undoes a partial start */
 	for (size_t i = 0; !err && i < k->nslots; i++)
-		err = set_logging(k, &k->slots[i], true);
+		err = set_logging(k, &k->slots[i].as, true);
 	if (err)
 		ferry_kvm_dirty_stop(k);
 	return err;
@@ -202,77 +220,82 @@ FERRY_API int ferry_kvm_dirty_stop(struct ferry_kvm *k)
 	if (!k->logging)
 		return 0;
 	for (size_t i = 0; i < k->nslots; i++) {
-		err = set_logging(k, &k->slots[i], false);
+		err = set_logging(k, &k->slots[i].as, false);
 		if (err && !first)
 			first = err;
 	}
-	if (k->manual) {
-		err = enable_manual(k, 0);
-		if (err && !first)
-			first = err;
-	}
+	err = k->rings ? kvm_rings_end(k) : k->manual ? enable_manual(k, 0) : 0;
+	if (err && !first)
+		first = err;
 	k->logging = false;
 	return first;
 }
 
-/* OR npages bits of log into bits, starting at bit `first`. */
-static void merge(uint64_t *bits, uint64_t first, const uint64_t *log, uint64_t npages)
+void kvm_bits_merge(uint64_t *into, uint64_t first, const uint64_t *bits, uint64_t npages)
 {
 	static const uint64_t zeros[8];
 	unsigned shift = first % 64;
 
-	bits += first / 64;
-	for (uint64_t done = 0; done < npages; done += 64, bits++) {
+	into += first / 64;
+	for (uint64_t done = 0; done < npages; done += 64, into++) {
 		uint64_t word;
 
-		while (npages - done > 512 && !memcmp(log, zeros, sizeof(zeros))) {
-			log += 8;
+		while (npages - done > 512 && !memcmp(bits, zeros, sizeof(zeros))) {
 			bits += 8;
+			into += 8;
 			done += 512;
 		}
-		word = *log++;
+		word = *bits++;
 		if (npages - done < 64)
 			word &= (UINT64_C(1) << (npages - done)) - 1;
 		if (!word)
 			continue;
-		bits[0] |= word << shift;
+		into[0] |= word << shift;
 		if (shift && word >> (64 - shift))
-			bits[1] |= word >> (64 - shift);
+			into[1] |= word >> (64 - shift);
 	}
 }
 
-static int fetch_slot(struct ferry_kvm *k, size_t i, uint64_t *bits, uint64_t npages, unsigned flags)
+static int fetch_log(struct ferry_kvm *k, const struct kvm_slot *s, uint64_t *bits, unsigned flags)
 {
-	const struct ferry_kvm_slot *s = &k->slots[i];
-	int err;
+	int err = get_log(k, s);
 
-	if (s->first_page > npages || slot_pages(s) > npages - s->first_page)
-		return -EINVAL;
-	err = get_log(k, s, k->logs[i]);
 	if (err)
 		return err;
-	merge(bits, s->first_page, k->logs[i], slot_pages(s));
+	kvm_bits_merge(bits, s->as.first_page, s->bits, kvm_slot_pages(s));
 	if (!k->manual || flags & FERRY_DIRTY_LAST)
 		return 0;
-	return clear_log(k, s, k->logs[i]);
+	return clear_log(k, s);
+}
+
+/* Whether the region has slots, and all of them lie within its npages. */
+static bool region_fits(const struct ferry_kvm *k, uint32_t region, uint64_t npages)
+{
+	bool found = false;
+
+	for (size_t i = 0; i < k->nslots; i++) {
+		const struct kvm_slot *s = &k->slots[i];
+
+		if (s->as.region != region)
+			continue;
+		found = true;
+		if (s->as.first_page > npages || kvm_slot_pages(s) > npages - s->as.first_page)
+			return false;
+	}
+	return found;
 }
 
 FERRY_API int ferry_kvm_dirty_fetch(struct ferry_kvm *k, uint32_t region, uint64_t *bits, uint64_t npages,
 				    unsigned flags)
 {
-	bool found = false;
+	int err = 0;
 
-	if (!k->logging)
+	if (!k->logging || !region_fits(k, region, npages))
 		return -EINVAL;
-	for (size_t i = 0; i < k->nslots; i++) {
-		int err;
-
-		if (k->slots[i].region != region)
-			continue;
-		found = true;
-		err = fetch_slot(k, i, bits, npages, flags);
-		if (err)
-			return err;
-	}
-	return found ? 0 : -EINVAL;
+	if (k->rings)
+		return kvm_rings_fetch(k, region, bits, flags);
+	for (size_t i = 0; !err && i < k->nslots; i++)
+		if (k->slots[i].as.region == region)
+			err = fetch_log(k, &k->slots[i], bits, flags);
+	return err;
 }

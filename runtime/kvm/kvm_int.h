@@ -3,6 +3,7 @@
 #ifndef FERRY_KVM_INT_H
 #define FERRY_KVM_INT_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -22,16 +23,33 @@ struct kvm_tsc {
 	uint64_t has_offset; /* bool */
 };
 
+struct kvm_slot {
+	struct ferry_kvm_slot as; /* as the VMM has set it */
+	uint64_t *bits;		  /* log: as KVM fills it; rings: the pages collected and not handed out */
+	uint64_t *groups;	  /* rings: bit i: words 64 * i to 64 * i + 63 of bits may not be 0 */
+};
+
+struct kvm_ring {
+	struct kvm_dirty_gfn *entries; /* mapped; shared with KVM */
+	uint32_t next;		       /* the first entry that was not collected */
+	bool found;		       /* .next is known */
+	uint64_t pages;		       /* collected since dirty_start */
+};
+
 struct ferry_kvm {
 	int kvm_fd, vm_fd;
 	size_t nvcpus;
 	int *vcpus;
 
-	struct ferry_kvm_slot *slots;
-	uint64_t **logs; /* one bitmap per slot, as KVM fills it */
+	struct kvm_slot *slots; /* in the order of KVM's numbers */
 	size_t nslots;
 	bool logging;
 	uint64_t manual; /* enabled flags of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 */
+
+	pthread_mutex_t lock;	/* rings: everything of them, and the slots */
+	struct kvm_ring *rings; /* one per vCPU; NULL: KVM's log is used */
+	uint32_t entries;	/* in each ring, a power of two */
+	bool owed;		/* entries were collected and not reset */
 
 	/* loading */
 	uint32_t *loaded;      /* per vCPU: bit (id & 31) of each section loaded; the TSC's is bit 31 */
@@ -40,6 +58,28 @@ struct ferry_kvm {
 	uint64_t clock_ns;     /* the source's kvmclock */
 	uint64_t tsc_shift;    /* added to every vCPU's TSC offset; known once vCPU 0's TSC is loaded */
 };
+
+static inline uint64_t kvm_slot_pages(const struct kvm_slot *s)
+{
+	return s->as.len >> KVM_PAGE_SHIFT;
+}
+
+static inline size_t kvm_bitmap_words(uint64_t npages)
+{
+	return (npages + 63) / 64;
+}
+
+/* dirty.c: OR npages bits into `into`, from its bit `first` on. */
+void kvm_bits_merge(uint64_t *into, uint64_t first, const uint64_t *bits, uint64_t npages);
+
+/* ring.c. All but open and close are for an object with rings. */
+int kvm_rings_open(struct ferry_kvm *k); /* 0 and no rings: the VM has none */
+void kvm_rings_close(struct ferry_kvm *k);
+/* Drops what was collected or is still in the rings. begin: of an earlier dirty_start; the counts begin at 0. */
+int kvm_rings_begin(struct ferry_kvm *k);
+int kvm_rings_end(struct ferry_kvm *k);
+/* The region's slots lie within npages. */
+int kvm_rings_fetch(struct ferry_kvm *k, uint32_t region, uint64_t *bits, unsigned flags);
 
 #define KVM_SECTION_VERSION 1
 

@@ -37,6 +37,11 @@ test_kvm_state()
 	cases kvm_state
 }
 
+test_ring()
+{
+	cases ring
+}
+
 test_vmm()
 {
 	cases vmm 'vmm/*'

@@ -470,9 +470,9 @@ Test(kvm_state, a_missing_feature_is_named)
 	plainvm_end(&m);
 }
 
-/* --- dirty log --- */
+/* --- dirty tracking: the same of each way --- */
 
-enum way { MANUAL_LOG, CLASSIC_LOG };
+enum way { MANUAL_LOG, CLASSIC_LOG, RINGS };
 
 static void turn_manual_off(struct plainvm *m)
 {
@@ -491,7 +491,7 @@ static void fetches(enum way way)
 	uint64_t none[PLAINVM_PAGES / 64 + 1] = { 0 };
 	struct plainvm m;
 
-	plainvm_new(&m);
+	plainvm_new_with(&m, PLAINVM_PAGES, way == RINGS ? plainvm_ring_or_skip() : UINT32_MAX);
 	plainvm_write(&m, 0, 7);
 	plainvm_write(&m, 0, 130);
 	cr_assert_eq(ferry_kvm_dirty_fetch(m.k, PLAINVM_REGION, none, PLAINVM_PAGES, 0), -EINVAL);
@@ -543,6 +543,11 @@ Test(kvm_state, dirty_pages_of_several_slots)
 Test(kvm_state, dirty_pages_by_the_classic_log)
 {
 	fetches(CLASSIC_LOG);
+}
+
+Test(kvm_state, dirty_pages_by_rings)
+{
+	fetches(RINGS);
 }
 
 Test(kvm_state, bad_arguments)

@@ -45,7 +45,7 @@ static int open_kvm(void)
 	return kvm;
 }
 
-static void add_ram(struct plainvm *m)
+void plainvm_adopt(struct plainvm *m)
 {
 	uint64_t first[] = { 0, PLAINVM_CUT }, pages[] = { PLAINVM_CUT, m->pages - PLAINVM_CUT };
 
@@ -67,23 +67,30 @@ static void add_ram(struct plainvm *m)
 	}
 }
 
-void plainvm_new(struct plainvm *m)
+void plainvm_new_with(struct plainvm *m, uint64_t pages, uint32_t ring_entries)
 {
 	struct kvm_pit_config pit = { 0 };
 
 	memset(m, 0, sizeof(*m));
 	m->kvm = open_kvm();
-	m->pages = PLAINVM_PAGES;
-	m->ram = mmap(NULL, m->pages * 4096, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	m->pages = pages;
+	m->ram = mmap(NULL, pages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		      -1, 0);
 	cr_assert_neq(m->ram, MAP_FAILED);
 	m->vm = ioctl(m->kvm, KVM_CREATE_VM, 0);
 	cr_assert_geq(m->vm, 0);
 	cr_assert_eq(ioctl(m->vm, KVM_CREATE_IRQCHIP, 0), 0);
 	cr_assert_eq(ioctl(m->vm, KVM_CREATE_PIT2, &pit), 0);
+	if (ring_entries != UINT32_MAX)
+		cr_assert_eq(ferry_kvm_ring_enable(m->vm, ring_entries), 0);
 	for (int i = 0; i < PLAINVM_VCPUS; i++)
 		new_vcpu(m, i);
-	add_ram(m);
+	plainvm_adopt(m);
+}
+
+void plainvm_new(struct plainvm *m)
+{
+	plainvm_new_with(m, PLAINVM_PAGES, UINT32_MAX);
 }
 
 void plainvm_end(struct plainvm *m)
@@ -114,7 +121,13 @@ void plainvm_write(struct plainvm *m, int vcpu, uint64_t page)
 	s.ds.selector = (uint16_t)(page * 256);
 	cr_assert_eq(ioctl(m->vcpus[vcpu], KVM_SET_SREGS, &s), 0);
 	cr_assert_eq(ioctl(m->vcpus[vcpu], KVM_SET_REGS, &regs), 0);
-	cr_assert_eq(ioctl(m->vcpus[vcpu], KVM_RUN, 0), 0);
+	for (;;) {
+		cr_assert_eq(ioctl(m->vcpus[vcpu], KVM_RUN, 0), 0);
+		if (run->exit_reason != KVM_EXIT_DIRTY_RING_FULL)
+			break;
+		m->full++;
+		cr_assert_eq(ferry_kvm_ring_full(m->k), 0);
+	}
 	cr_assert_eq(run->exit_reason, KVM_EXIT_IO, "reason %u", run->exit_reason);
 	cr_assert_eq(m->ram[page * 4096], 0x5a);
 }
@@ -133,4 +146,33 @@ uint64_t plainvm_expect(struct plainvm *m, const uint64_t *pages, size_t n, unsi
 	cr_expect_leq(set, n + 2, "%llu bits for %zu pages", (unsigned long long)set, n);
 	free(bits);
 	return set;
+}
+
+/* --- rings --- */
+
+uint32_t plainvm_smallest_ring(void)
+{
+	int kvm = open_kvm(), vm = ioctl(kvm, KVM_CREATE_VM, 0), err = -EINVAL;
+	bool has = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_DIRTY_LOG_RING) > 0 ||
+		   ioctl(kvm, KVM_CHECK_EXTENSION, 223 /* KVM_CAP_DIRTY_LOG_RING_ACQ_REL */) > 0;
+	uint32_t entries = 128;
+
+	while (err == -EINVAL && entries < 65536) {
+		entries *= 2;
+		err = ferry_kvm_ring_enable(vm, entries);
+	}
+	cr_assert_eq(err, has ? 0 : -EOPNOTSUPP, "KVM %s rings, and they are %s", has ? "has" : "has no",
+		     err ? strerror(-err) : "enabled");
+	close(vm);
+	close(kvm);
+	return err ? 0 : entries;
+}
+
+uint32_t plainvm_ring_or_skip(void)
+{
+	uint32_t entries = plainvm_smallest_ring();
+
+	if (!entries)
+		cr_skip_test("this KVM has no dirty rings, and the library has said so");
+	return entries;
 }
