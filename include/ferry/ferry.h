@@ -82,6 +82,12 @@ enum ferry_hold_action {
  * migration, while the VM runs, the target collapses the small pages (page_shift 12 only; docs/embedding.md).
  */
 #define FERRY_REGION_THP 2u
+/*
+ * Set by the reserve op of a target only, with FERRY_REGION_SHARED: the VM is another process, such as a QEMU
+ * that this program drives. hva is the address in that process and is never accessed here, and uffd is a
+ * userfaultfd that it has created. All regions of a session are foreign and have the same uffd, or none is.
+ */
+#define FERRY_REGION_FOREIGN 4u
 
 /*
  * One piece of guest RAM. Regions must not overlap in gpa, hva or their file; gpa, len, hva and fd_offset are
@@ -97,17 +103,28 @@ enum ferry_hold_action {
  * The embedder promises the rest. While ferry_run() runs, mappings and file lengths do not change. madvise()
  * that frees pages (a balloon) counts as a write: dirty_fetch must report it. If another mapping writes a
  * shared fd, dirty_fetch must report that too.
+ *
+ * With FERRY_REGION_FOREIGN the library cannot look at the mapping of the other process. That the whole region
+ * is a MAP_SHARED mapping of fd at fd_offset there, and that nothing over there touches it between reserve and
+ * load, is the embedder's promise, too. What was touched before reserve returns is taken back: the library
+ * punches the region out of its file.
  */
 struct ferry_region {
 	uint64_t gpa;	     /* guest physical address, bytes */
 	uint64_t len;	     /* bytes */
-	void *hva;	     /* the VM's own mapping of it, page aligned */
+	void *hva;	     /* the VM's own mapping of it, page aligned; FERRY_REGION_FOREIGN: over there */
 	int fd;		     /* FERRY_REGION_SHARED: the file; else -1 */
 	uint64_t fd_offset;  /* FERRY_REGION_SHARED: offset of the region in the file, bytes */
 	uint32_t id;	     /* unique in the VM; identifies the region on the link */
 	uint32_t page_shift; /* 12, or 21 for hugetlbfs pages of 2 MiB; others are refused */
 	uint32_t flags;	     /* FERRY_REGION_* */
-	uint32_t reserved[11];
+	/*
+	 * FERRY_REGION_FOREIGN only, otherwise 0: a userfaultfd of the other process on which nobody has called
+	 * UFFDIO_API; it stays the embedder's and must stay open until ferry_run() returns. -1: there is none, and
+	 * post-copy is not possible.
+	 */
+	int uffd;
+	uint32_t reserved[10];
 };
 
 struct ferry_round {
@@ -209,11 +226,11 @@ struct ferry_ops {
 	/* source, optional: write what the target must offer (CPUID, devices); its reserve checks it. */
 	int (*needs)(void *vm, struct ferry_stream *out);
 	/*
-	 * target: allocate memory for n regions and fill hva, fd and fd_offset of each; the other fields are
-	 * given. The memory must be fresh (read as zero). reserve may allocate its pages
-	 * (MADV_POPULATE_WRITE), which makes pre-copy and the VM's first accesses faster; after reserve
-	 * nothing may touch the memory until load. needs: the source's sections; to refuse, return
-	 * ferry_stream_fail(needs, ...).
+	 * target: allocate memory for n regions and fill hva, fd and fd_offset of each (and uffd, if it adds
+	 * FERRY_REGION_FOREIGN to flags); the other fields are given. The memory must be fresh (read as
+	 * zero). reserve may allocate its pages (MADV_POPULATE_WRITE; not of foreign regions), which makes
+	 * pre-copy and the VM's first accesses faster; after reserve nothing may touch the memory until load.
+	 * needs: the source's sections; to refuse, return ferry_stream_fail(needs, ...).
 	 */
 	int (*reserve)(void *vm, struct ferry_region *regions, size_t n, struct ferry_stream *needs);
 
@@ -286,11 +303,11 @@ struct ferry_ops {
 
 	/*
 	 * Optional: carry pages that the source's host has lost to a hardware error over as poisoned pages.
-	 * If either end lacks the op, the target runs a Linux before 6.6, or the transport is rdma, such a
-	 * page refuses the migration. page and npages count 4 KiB; where page_shift is 21 they are multiples
-	 * of 512. Source: these pages cannot be read; return 0 to migrate without their bytes. The VM may run
-	 * or be paused. If a page is replaced, dirty_fetch must report all of it. Target, before load: these
-	 * pages are poisoned now; an access raises SIGBUS (for a vCPU BUS_MCEERR_AR), as at the source. The
+	 * If either end lacks the op, the target runs a Linux before 6.6 or its regions are foreign, or the
+	 * transport is rdma, such a page refuses the migration. page and npages count 4 KiB; where page_shift
+	 * is 21 they are multiples of 512. Source: these pages cannot be read; return 0 to migrate without
+	 * their bytes. The VM may run or be paused. If a page is replaced, dirty_fetch must report all of it.
+	 * Target, before load: these pages are poisoned now; an access raises SIGBUS (for a vCPU BUS_MCEERR_AR), as at the source. The
 	 * VMM adds them to its list of poisoned pages.
 	 */
 	int (*poison)(void *vm, uint32_t region, uint64_t page, uint64_t npages);

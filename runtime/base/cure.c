@@ -110,6 +110,8 @@ static const struct row table[] = {
 	{ CURE_UFFD_REGISTER, ENOMEM,
 	  "raise the limit of mappings (vm.max_map_count), or the memory of the host or cgroup" },
 
+	{ CURE_UFFD_REGISTER, ESRCH, "the process that the memory is mapped in has exited" },
+	{ CURE_PLACE, ESRCH, "the process that the memory is mapped in has exited" },
 	{ CURE_PLACE, EFAULT,
 	  "its page is gone: nobody may truncate the region's file or punch holes into it" },
 	{ CURE_PLACE, ENOENT, "the region's mapping was changed: it must stay until ferry_run() returns" },

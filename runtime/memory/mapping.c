@@ -421,6 +421,8 @@ static int check_mappings(struct look *k)
 	size_t len = (size_t)1 << HUGE_SHIFT;
 	int err;
 
+	if (k->r[0].flags & FERRY_REGION_FOREIGN) /* then all are */
+		return 0;
 	for (size_t i = 0; i < k->n && !k->huge; i++)
 		if (is_huge(&k->r[i]))
 			k->huge = huge_device();

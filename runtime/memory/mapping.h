@@ -21,7 +21,7 @@ int mapping_files(const struct ferry_region *r, size_t n, struct fail *f);
  * Checks the files, and the mapping of every byte of every region. target: checks also what only the
  * receiving end needs: files are writable and have room for their regions, huge pages are reserved. Returns a
  * negative errno, with a sentence: region, address, what was found and expected, and what to do. Touches no
- * page.
+ * page. Of foreign regions only the files can be checked.
  */
 int mapping_check(const struct ferry_region *r, size_t n, bool target, struct fail *f);
 /*

@@ -37,7 +37,8 @@ static int drop_advice(void)
 
 /*
  * Maps the pages that the VMM has allocated already, in both mappings and in one go. Otherwise each costs a
- * fault here when it arrives (unless it lands by the kernel), and one in the VM when it runs.
+ * fault here when it arrives (unless it lands by the kernel), and one in the VM when it runs. Foreign memory
+ * has nothing allocated: take_back().
  */
 static int map_allocated(struct place_region *r, const struct place_look *look)
 {
@@ -67,14 +68,32 @@ static int map_allocated(struct place_region *r, const struct place_look *look)
 	return err;
 }
 
+/*
+ * What the other process has touched is mapped there, and a missing page of it would not fault. Holes unmap it
+ * in every process, and the memory must be fresh anyway.
+ */
+static int take_back(const struct place_region *r, struct fail *f)
+{
+	if (!fallocate(r->reg->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)r->reg->fd_offset,
+		       (off_t)r->reg->len))
+		return 0;
+	return fail_cure(f, CURE_PUNCH, -errno,
+			 "what the VM's process has mapped of region %u cannot be taken back", r->reg->id);
+}
+
 static int open_region(struct place_region *r, const struct ferry_region *reg, bool pinned, struct fail *f)
 {
+	int err;
+
 	*r = (struct place_region){ .reg = reg,
 				    .vm = reg->hva,
 				    .npages = reg->len >> PAGE_SHIFT,
 				    .shared = reg->flags & FERRY_REGION_SHARED,
+				    .foreign = reg->flags & FERRY_REGION_FOREIGN,
 				    .huge = reg->page_shift == HUGE_SHIFT };
 	r->mapped = !r->shared;
+	if (r->foreign && (err = take_back(r, f)) < 0)
+		return err;
 	if (r->huge)
 		return huge_open(r, pinned, f);
 	if (!r->shared)
@@ -116,7 +135,8 @@ static int open_landing(struct place *p, const struct place_param *param)
 			continue;
 		if (r->kernel)
 			r->inbox = NULL;
-		err = map_allocated(r, param->look);
+		if (!r->foreign)
+			err = map_allocated(r, param->look);
 	}
 	return err;
 }
@@ -126,7 +146,10 @@ int place_open(struct place *p, const struct ferry_region *regions, size_t n, co
 {
 	int err = 0;
 
-	*p = (struct place){ .uffd = -1, .reach = REACH_NONE, .pinned = param->pinned };
+	*p = (struct place){ .uffd = -1,
+			     .reach = REACH_NONE,
+			     .pinned = param->pinned,
+			     .foreign = regions[0].flags & FERRY_REGION_FOREIGN };
 	p->r = calloc(n, sizeof(p->r[0]));
 	if (!p->r)
 		return fail(f, -ENOMEM, "no memory for %zu regions", n);
@@ -156,7 +179,7 @@ void place_disarm(struct place *p)
 			uffd_unregister(p->uffd, p->r[i].vm, bytes(p->r[i].npages));
 		p->r[i].registered = false;
 	}
-	if (p->uffd >= 0)
+	if (p->uffd >= 0 && !p->foreign)
 		close(p->uffd);
 	p->uffd = -1;
 }
@@ -296,29 +319,54 @@ unsigned place_kinds(const struct place *p)
 	return kinds;
 }
 
+/* A descriptor with the features for all regions. Only one's own is to be closed. */
+static int get_uffd(struct place *p, struct fail *f)
+{
+	int fd, err;
+
+	if (!p->foreign)
+		return uffd_open(place_kinds(p), f);
+	fd = p->r[0].reg->uffd;
+	if (fd < 0)
+		return fail(f, -EOPNOTSUPP,
+			    "the regions are mapped in another process, and it has given no userfaultfd, which post-copy needs: "
+			    "hand one over in ferry_region.uffd");
+	err = p->adopted ? 0 : uffd_adopt(fd, place_kinds(p), f);
+	p->adopted = !err;
+	return err ? err : fd;
+}
+
 static int register_region(int fd, const struct place_region *r, struct fail *f)
 {
 	int err = uffd_register(fd, r->vm, bytes(r->npages), r->shared);
+	size_t done;
 
 	if (!err)
 		return 0;
+	/* One error for no memory and for a process that has exited; another call tells. */
+	if (err == -ENOMEM && r->foreign && uffd_zero(fd, r->vm, PAGE_BYTES, &done) == -ESRCH)
+		err = -ESRCH;
 	return fail_cure(f, CURE_UFFD_REGISTER, err, "userfaultfd does not take region %u, %zu bytes at %p",
 			 r->reg->id, bytes(r->npages), (void *)r->vm);
 }
 
 int place_try(struct place *p, struct fail *f)
 {
-	int fd = uffd_open(place_kinds(p), f), err = 0;
+	int fd = get_uffd(p, f), err = 0;
+	size_t n = 0;
 
 	if (fd < 0)
 		return fd;
-	for (size_t i = 0; i < p->n && !err; i++) {
-		if (p->r[i].huge && !p->r[i].shared)
-			err = try_drop(p, &p->r[i], f);
+	for (; n < p->n && !err; n += !err) {
+		if (p->r[n].huge && !p->r[n].shared)
+			err = try_drop(p, &p->r[n], f);
 		if (!err)
-			err = register_region(fd, &p->r[i], f);
+			err = register_region(fd, &p->r[n], f);
 	}
-	close(fd); /* unregisters all regions */
+	for (size_t i = 0; i < n && p->foreign; i++)
+		uffd_unregister(fd, p->r[i].vm, bytes(p->r[i].npages));
+	if (!p->foreign)
+		close(fd); /* unregisters all regions */
 	return err;
 }
 
@@ -328,9 +376,10 @@ int place_arm(struct place *p, struct fail *f)
 
 	if (p->uffd >= 0)
 		return 0;
-	p->uffd = uffd_open(place_kinds(p), f);
-	if (p->uffd < 0)
-		return p->uffd;
+	err = get_uffd(p, f);
+	if (err < 0)
+		return err;
+	p->uffd = err;
 	for (size_t i = 0; i < p->n; i++) {
 		err = register_region(p->uffd, &p->r[i], f);
 		if (err < 0)
@@ -352,7 +401,7 @@ int place_resolve(struct place *p, const struct place_region *r, uint8_t *dst, c
 		at += done;
 		if (!err)
 			break;
-		if (err == -EEXIST && r->huge)
+		if (err == -EEXIST && r->huge && !r->foreign)
 			err = huge_exists(dst + at);
 		if (err && err != -EEXIST)
 			return err;
@@ -427,6 +476,56 @@ int place_clean(struct place *p, const struct page_run *run, struct fail *f)
 					       "clean pages %" PRIu64 "+%u of region %u cannot be mapped",
 					       run->page, run->npages, r->reg->id);
 		}
+	}
+	return 0;
+}
+
+bool place_data(const struct place *p, struct page_cursor *at, struct page_run *ret)
+{
+	for (; at->region < p->n; *at = (struct page_cursor){ .region = at->region + 1 }) {
+		const struct place_region *r = &p->r[at->region];
+		off_t base = (off_t)r->reg->fd_offset, end = base + (off_t)r->reg->len;
+		off_t from = base + (off_t)bytes(at->page), to;
+
+		if (from < end && !r->huge) /* hugetlbfs does not tell; place_ahead() finds its holes */
+			from = lseek(r->reg->fd, from, SEEK_DATA);
+		if (from < 0 && errno != ENXIO)
+			return false;
+		if (from < 0 || from >= end)
+			continue;
+		to = r->huge ? end : lseek(r->reg->fd, from, SEEK_HOLE);
+		if (to < 0)
+			return false;
+		if (to > end)
+			to = end;
+		if (to > from + (off_t)bytes(PLACE_DATA_MAX))
+			to = from + (off_t)bytes(PLACE_DATA_MAX);
+		*ret = (struct page_run){ .region = at->region,
+					  .page = (uint64_t)(from - base) >> PAGE_SHIFT,
+					  .npages = (uint32_t)((uint64_t)(to - from) >> PAGE_SHIFT) };
+		at->page = ret->page + ret->npages;
+		return true;
+	}
+	return false;
+}
+
+int place_ahead(struct place *p, const struct page_run *run, struct fail *f)
+{
+	const struct place_region *r = &p->r[run->region];
+	size_t len = bytes(run->npages), at = 0, done, page = r->huge ? HUGE_BYTES : PAGE_BYTES;
+	uint8_t *dst = r->vm + bytes(run->page);
+
+	while (at < len) {
+		int err = uffd_continue(p->uffd, dst + at, len - at, true, &done);
+
+		at += done;
+		if (!err)
+			break;
+		if (err != -EEXIST && err != -EFAULT) /* mapped already, or a hole */
+			return fail_cure(f, CURE_PLACE, err,
+					 "clean pages %" PRIu64 "+%u of region %u cannot be mapped",
+					 run->page, run->npages, r->reg->id);
+		at += page;
 	}
 	return 0;
 }

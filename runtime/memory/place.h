@@ -20,6 +20,11 @@
  * since. The same holds for shared memory that the VMM has allocated: both its mappings are populated in the
  * reservation, so that clean pages cause no faults when the VM runs. Shared memory that is allocated as pages
  * arrive is not mapped for the VM: nothing must be dropped; place_clean() maps clean pages as they fault.
+ *
+ * Foreign memory is shared memory of a VM that is another process. Its mapping is never touched here: whatever it
+ * has mapped is taken back in the reservation, by punching holes into the file, and only ioctls of the
+ * userfaultfd, which belongs to that process, reach it later. Nobody but that process maps pages for the VM, so
+ * place_data() and place_ahead() map the clean ones before they fault.
  */
 #ifndef FERRY_PLACE_H
 #define FERRY_PLACE_H
@@ -33,11 +38,11 @@ struct fail;
 
 struct place_region {
 	const struct ferry_region *reg;
-	uint8_t *vm;	/* the VM's mapping */
+	uint8_t *vm;	/* the VM's mapping; foreign: an address in the other process */
 	uint8_t *alias; /* shared: our second mapping; else NULL */
 	uint8_t *inbox; /* post-copy: pages are received here, at their offset; NULL: received in buffers */
 	uint64_t npages;
-	bool shared, huge, registered;
+	bool shared, huge, foreign, registered;
 	bool kernel;		/* by place_land(), not in the mapping */
 	bool mapped;		/* pages may be mapped before the VM runs: the missing ones must be dropped */
 	_Atomic uint16_t *owed; /* huge, post-copy: per huge page, the number of missing pieces */
@@ -47,6 +52,8 @@ struct place {
 	struct place_region *r;
 	size_t n;
 	int uffd;     /* -1 until armed */
+	bool foreign; /* all regions are */
+	bool adopted; /* foreign: UFFDIO_API has been called */
 	bool poisons; /* place_poison() may be called */
 	bool pinned;  /* the transport has the pages pinned: they must not be dropped */
 	struct reach reach;
@@ -112,6 +119,11 @@ static inline bool place_shared(const struct place *p, uint32_t idx)
 {
 	return p->r[idx].shared;
 }
+/* The unit that is mapped, in pages. */
+static inline uint32_t place_unit(const struct place *p, uint32_t idx)
+{
+	return p->r[idx].huge ? HUGE_PAGES : 1;
+}
 /* The base of the region's inbox. */
 static inline uint8_t *place_inbox(const struct place *p, uint32_t idx)
 {
@@ -133,6 +145,14 @@ int place_run(struct place *p, const struct page_run *run, const void *buf, bool
  * an absent one that a vCPU waits for.
  */
 int place_clean(struct place *p, const struct page_run *run, struct fail *f);
+/*
+ * Foreign memory, armed: mapping clean pages ahead of their faults. place_data(): the next pages from *at on that
+ * the file has, at most PLACE_DATA_MAX (whole huge pages); false: none is left, or the file does not tell.
+ * place_ahead() maps the pages of a run of which none is missing; holes stay holes.
+ */
+#define PLACE_DATA_MAX 65536u
+bool place_data(const struct place *p, struct page_cursor *at, struct page_run *ret);
+int place_ahead(struct place *p, const struct page_run *run, struct fail *f);
 /* Lets threads that are blocked on these pages, which are mapped already, retry. */
 void place_wake(struct place *p, const struct page_run *run);
 /* The unit that is mapped at an address: a page, or the 512 of a huge page. False: addr is in no region. */

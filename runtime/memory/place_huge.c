@@ -62,7 +62,7 @@ static int map_alias(struct place_region *r, struct fail *f)
 	if (r->alias != MAP_FAILED) {
 		r->inbox = r->alias;
 		/* The VMM may have touched its mapping, to allocate. Pages mapped there would not fault. */
-		if (!madvise(r->vm, reg->len, MADV_DONTNEED))
+		if (r->foreign || !madvise(r->vm, reg->len, MADV_DONTNEED))
 			return 0;
 		return fail_cure(f, CURE_DROP, -errno,
 				 "what is mapped of region %u, which is of huge pages, cannot be dropped",
@@ -207,6 +207,17 @@ int huge_run(struct place *p, const struct page_run *run, bool wake, struct page
 	return 0;
 }
 
+/* As huge_clean(), in another process: a hole is filled here, because EEXIST over there could mean two things. */
+static int foreign_clean(struct place *p, const struct place_region *r, size_t off)
+{
+	size_t done;
+	int err = uffd_continue(p->uffd, r->vm + off, HUGE_BYTES, true, &done);
+
+	if (err == -EFAULT && !(err = reach_zero(r->alias + off, PAGE_BYTES)))
+		err = uffd_continue(p->uffd, r->vm + off, HUGE_BYTES, true, &done);
+	return err == -EEXIST ? uffd_wake(p->uffd, r->vm + off, HUGE_BYTES) : err;
+}
+
 /* An absent clean huge page is in the page cache, or it is a hole, which reads as zero. */
 int huge_clean(struct place *p, const struct page_run *run, struct fail *f)
 {
@@ -215,9 +226,11 @@ int huge_clean(struct place *p, const struct page_run *run, struct fail *f)
 	size_t len = bytes(run->npages), at, done;
 
 	for (at = 0; at < len; at += HUGE_BYTES) {
-		int err = r->shared ? uffd_continue(p->uffd, dst + at, HUGE_BYTES, true, &done) : -EFAULT;
+		int err = r->foreign  ? foreign_clean(p, r, bytes(run->page) + at)
+			  : r->shared ? uffd_continue(p->uffd, dst + at, HUGE_BYTES, true, &done)
+				      : -EFAULT;
 
-		if (err == -EFAULT)
+		if (err == -EFAULT && !r->foreign)
 			err = uffd_copy(p->uffd, dst + at, p->zeros, HUGE_BYTES, true, &done);
 		if (err == -EEXIST && !(err = huge_exists(dst + at)))
 			err = uffd_wake(p->uffd, dst + at, HUGE_BYTES);

@@ -41,6 +41,14 @@ static uint64_t features(unsigned kinds)
 	return f;
 }
 
+static const char *what_for(unsigned kinds)
+{
+	return kinds & UFFD_POISON   ? "UFFDIO_POISON (Linux 6.6)"
+	       : kinds & UFFD_HUGE   ? "faults on huge pages (CONFIG_HUGETLBFS)"
+	       : kinds & UFFD_SHARED ? "minor faults on shared memory"
+				     : "its first version";
+}
+
 int uffd_open(unsigned kinds, struct fail *f)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features(kinds) };
@@ -53,11 +61,25 @@ int uffd_open(unsigned kinds, struct fail *f)
 	err = -errno;
 	close(fd);
 	return fail_cure(f, CURE_UFFD_API, err == -EINVAL ? -EOPNOTSUPP : err,
-			 "userfaultfd does not offer %s",
-			 kinds & UFFD_POISON   ? "UFFDIO_POISON (Linux 6.6)"
-			 : kinds & UFFD_HUGE   ? "faults on huge pages (CONFIG_HUGETLBFS)"
-			 : kinds & UFFD_SHARED ? "minor faults on shared memory"
-					       : "its first version");
+			 "userfaultfd does not offer %s", what_for(kinds));
+}
+
+int uffd_adopt(int fd, unsigned kinds, struct fail *f)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = features(kinds) };
+	int flags = fcntl(fd, F_GETFL);
+
+	/* Poll does not work on a descriptor that blocks. */
+	if (flags < 0 || (!(flags & O_NONBLOCK) && fcntl(fd, F_SETFL, flags | O_NONBLOCK)))
+		return fail_cure(f, CURE_UFFD_API, -errno, "fd %d of the VM's process cannot be used", fd);
+	if (ioctl(fd, UFFDIO_API, &api) == 0)
+		return 0;
+	if (errno == EINVAL)
+		return fail(f, -EOPNOTSUPP,
+			    "userfaultfd %d of the VM's process does not offer %s, or somebody has called UFFDIO_API on it "
+			    "already: hand over a new one",
+			    fd, what_for(kinds));
+	return fail_cure(f, CURE_UFFD_API, -errno, "fd %d of the VM's process is no userfaultfd", fd);
 }
 
 int uffd_register(int fd, void *addr, size_t len, bool shared)

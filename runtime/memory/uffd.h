@@ -20,6 +20,11 @@ struct fail;
 
 /* A non-blocking descriptor with the features for kinds (UFFD_*), or -errno with a sentence on what to do. */
 int uffd_open(unsigned kinds, struct fail *f);
+/*
+ * Sets up a descriptor that somebody else has created, perhaps in another process: calls UFFDIO_API and makes
+ * it non-blocking. That is possible once.
+ */
+int uffd_adopt(int fd, unsigned kinds, struct fail *f);
 /* Catches faults on absent pages and, if shared, on pages in the page cache that are not mapped (minor). */
 int uffd_register(int fd, void *addr, size_t len, bool shared);
 /*

@@ -78,10 +78,16 @@ static int open_pagemap(void)
 	return open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 }
 
+/* Page tables of another process are out of reach here. */
+static bool is_ours(const struct ferry_region *r)
+{
+	return (r->flags & (FERRY_REGION_THP | FERRY_REGION_FOREIGN)) == FERRY_REGION_THP;
+}
+
 bool collapse_wanted(const struct ferry_session *s)
 {
 	for (size_t i = 0; i < s->nregions; i++)
-		if (s->regions[i].flags & FERRY_REGION_THP)
+		if (is_ours(&s->regions[i]))
 			return true;
 	return false;
 }
@@ -92,7 +98,7 @@ uint64_t collapse_count(const struct ferry_session *s)
 	int fd = -1;
 
 	for (size_t i = 0; i < s->nregions; i++) {
-		if (!(s->regions[i].flags & FERRY_REGION_THP))
+		if (!is_ours(&s->regions[i]))
 			continue;
 		if (fd < 0 && (fd = open_pagemap()) < 0)
 			break;
@@ -194,7 +200,7 @@ void collapse_regions(struct ferry_session *s)
 	for (size_t i = 0; !err && i < p->n && !atomic_load(&s->hurry); i++) {
 		int fd;
 
-		if (!(s->regions[i].flags & FERRY_REGION_THP))
+		if (!is_ours(&s->regions[i]))
 			continue;
 		fd = p->r[i].shared ? populated_reopen(p->r[i].reg) : open_pagemap();
 		if (fd < 0)

@@ -8,7 +8,7 @@
 
 struct ferry_session;
 
-bool collapse_wanted(const struct ferry_session *s); /* whether any region has FERRY_REGION_THP */
+bool collapse_wanted(const struct ferry_session *s); /* whether any region of ours has FERRY_REGION_THP */
 /* Bytes of FERRY_REGION_THP regions that the VM's mapping has as huge pages; 0 before Linux 6.7. */
 uint64_t collapse_count(const struct ferry_session *s);
 /*

@@ -139,8 +139,31 @@ static bool has_more(const struct ferry_region *r)
 	return any;
 }
 
-static int check_region(const struct ferry_region *r, size_t i, struct fail *f)
+static int check_foreign(const struct ferry_region *r, bool target, struct fail *f)
 {
+	if (!(r->flags & FERRY_REGION_FOREIGN))
+		return r->uffd ? fail(f, -EINVAL,
+				      "region %u has uffd %d and not FERRY_REGION_FOREIGN; zero the struct before you fill it, or set "
+				      "the flag",
+				      r->id, r->uffd)
+			       : 0;
+	if (!target)
+		return fail(f, -EINVAL,
+			    "region %u has FERRY_REGION_FOREIGN, which only the reserve op of a target may set; a source has "
+			    "a mapping of its own",
+			    r->id);
+	if (!(r->flags & FERRY_REGION_SHARED) || r->uffd < -1)
+		return fail(f, -EINVAL,
+			    "region %u is mapped in another process with flags %#x and uffd %d; it must be shared memory "
+			    "(%#x), and uffd that process's userfaultfd or -1",
+			    r->id, r->flags, r->uffd, FERRY_REGION_SHARED | FERRY_REGION_FOREIGN);
+	return 0;
+}
+
+static int check_region(const struct ferry_region *r, size_t i, bool target, struct fail *f)
+{
+	int err;
+
 	unsigned long mask = (1ul << (r->page_shift & 31)) - 1;
 
 	if (r->page_shift != PAGE_SHIFT && r->page_shift != HUGE_SHIFT)
@@ -148,7 +171,9 @@ static int check_region(const struct ferry_region *r, size_t i, struct fail *f)
 			    "region %u has page_shift %u; set 12 for pages of 4 KiB (transparent huge pages too), 21 for "
 			    "2 MiB of hugetlbfs",
 			    r->id, r->page_shift);
-	if (r->flags & ~(FERRY_REGION_SHARED | FERRY_REGION_THP))
+	if ((err = check_foreign(r, target, f)) < 0)
+		return err;
+	if (r->flags & ~(FERRY_REGION_SHARED | FERRY_REGION_THP | FERRY_REGION_FOREIGN))
 		return fail(f, -EOPNOTSUPP,
 			    "region %u has flags %#x; set 0 for private anonymous memory, %#x for a memfd, and add %#x "
 			    "for transparent huge pages",
@@ -180,7 +205,7 @@ static int check_region(const struct ferry_region *r, size_t i, struct fail *f)
 	return 0;
 }
 
-int config_regions(const struct ferry_region *r, size_t n, struct fail *f)
+static int check_regions(const struct ferry_region *r, size_t n, bool target, struct fail *f)
 {
 	uint64_t total = 0;
 	int err;
@@ -189,7 +214,7 @@ int config_regions(const struct ferry_region *r, size_t n, struct fail *f)
 		return fail(f, -EINVAL, "the VM has %zu regions; describe its RAM in 1 to %u", n,
 			    WIRE_REGIONS_MAX);
 	for (size_t i = 0; i < n; i++) {
-		if ((err = check_region(&r[i], i, f)) < 0)
+		if ((err = check_region(&r[i], i, target, f)) < 0)
 			return err;
 		total += r[i].len;
 		if (total > WIRE_MEMORY_MAX)
@@ -208,4 +233,22 @@ int config_regions(const struct ferry_region *r, size_t n, struct fail *f)
 		}
 	}
 	return 0;
+}
+
+int config_regions(const struct ferry_region *r, size_t n, struct fail *f)
+{
+	return check_regions(r, n, false, f);
+}
+
+int config_reserved(const struct ferry_region *r, size_t n, struct fail *f)
+{
+	int err = check_regions(r, n, true, f);
+
+	for (size_t i = 1; i < n && !err; i++)
+		if ((r[i].flags ^ r[0].flags) & FERRY_REGION_FOREIGN || r[i].uffd != r[0].uffd)
+			err = fail(f, -EINVAL,
+				   "regions %u and %u are not of one process: all have FERRY_REGION_FOREIGN and the same uffd, or "
+				   "none has (flags %#x and %#x, uffd %d and %d)",
+				   r[0].id, r[i].id, r[0].flags, r[i].flags, r[0].uffd, r[i].uffd);
+	return err;
 }

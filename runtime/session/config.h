@@ -25,7 +25,9 @@ struct fail;
 int config_load(struct ferry_config *ret, const struct ferry_config *cfg, struct fail *f);
 /* Copy ops; -EINVAL if an op is missing that this end must have. */
 int config_ops(struct ferry_ops *ret, const struct ferry_ops *ops, int is_source, struct fail *f);
-/* Check a source's own regions, or those that a target's VMM has reserved. */
+/* Check a source's regions: its own, or at the target before reserve. */
 int config_regions(const struct ferry_region *r, size_t n, struct fail *f);
+/* Check those that a target's VMM has reserved: they may be foreign. */
+int config_reserved(const struct ferry_region *r, size_t n, struct fail *f);
 
 #endif

@@ -111,14 +111,16 @@ static int call_reserve(struct ferry_session *s)
 		const struct ferry_region *a = &was[i], *b = &s->regions[i];
 
 		if (a->gpa != b->gpa || a->len != b->len || a->id != b->id ||
-		    a->page_shift != b->page_shift || a->flags != b->flags)
+		    a->page_shift != b->page_shift || a->flags != (b->flags & ~FERRY_REGION_FOREIGN))
 			err = fail(&s->fail, -EINVAL,
-				   "reserve changed more than hva, fd and fd_offset of region %u", a->id);
+				   "reserve changed more than hva, fd, fd_offset and uffd of region %u, and FERRY_REGION_FOREIGN of "
+				   "its flags",
+				   a->id);
 	}
 	free(was);
 	if (err < 0)
 		return op_stream_result(s, "reserve", err);
-	err = config_regions(s->regions, s->nregions, &s->fail);
+	err = config_reserved(s->regions, s->nregions, &s->fail);
 	return err ? err : mapping_check(s->regions, s->nregions, true, &s->fail);
 }
 
@@ -243,7 +245,8 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 		err = try_postcopy(s);
 	if (err)
 		return err;
-	s->tgt.place.poisons = s->peer_can_poison && poison_able(s);
+	/* Foreign memory: UFFDIO_API has been called for it already, without UFFD_FEATURE_POISON. */
+	s->tgt.place.poisons = s->peer_can_poison && !s->tgt.place.foreign && poison_able(s);
 	return say_reserved(s);
 }
 

@@ -17,6 +17,10 @@
  * end, and the page that follows it no wake-up. Each further data channel has a worker of its own. The
  * background fetch goes on from the last fault: a guest that walks through memory needs those pages next.
  *
+ * Foreign memory has no page mapped when the VM starts, and each clean one would fault: 0.2 us instead of 10 if
+ * they are mapped together. So worker 0 also maps them piece by piece from the first to the last, whenever no
+ * fault waits.
+ *
  * Placing a page wakes the vCPUs blocked on it, whoever places it. After a lost link the workers have left;
  * `todo` becomes `missing` again, and faults whose answers were in flight are asked for first.
  */
@@ -39,6 +43,7 @@
 #define EXPECT_NS 50000u     /* the background fetch pauses this long for a fault's answer */
 #define LIMIT_LOOK_US 10000u /* longest sleep of a worker that waits for the rate limit */
 #define CLEAN_PIECE 32u	     /* of them at once, so that a fault waits for no more */
+#define AHEAD_LOOK 4096u     /* pages of foreign memory that are looked at in one step */
 #define SLICE_RUNS 6u	     /* runs that worker 0 places between two looks for faults and answers */
 #define SLICE_PAGES 16u	     /* pages, likewise */
 
@@ -66,6 +71,7 @@ int pull_new(struct pull **ret, const struct pull_param *param)
 	for (size_t i = 0; i < param->nregions; i++)
 		n[i] = param->regions[i].len >> PAGE_SHIFT;
 	p->param = *param;
+	p->ahead_ended = !param->place->foreign;
 	p->want = calloc(URGENT_MAX, sizeof(p->want[0]));
 	p->staging_len = pull_staging_len(param->channels);
 	p->staging = mmap(NULL, p->staging_len, PROT_READ | PROT_WRITE,
@@ -295,6 +301,48 @@ static int clean_step(struct pull *p)
 	return err < 0 ? err : 1;
 }
 
+/* The clean pages at the begin of p->ahead, at most a piece; it then begins after what was looked at. */
+static struct page_run clean_ahead(struct pull *p)
+{
+	struct page_run *left = &p->ahead, run = { .region = left->region };
+	uint32_t unit = place_unit(p->param.place, left->region), looked = 0;
+
+	while (left->npages && looked < AHEAD_LOOK && (!run.npages || run.npages + unit <= CLEAN_PIECE)) {
+		struct page_run one = { .region = left->region, .page = left->page, .npages = unit };
+
+		if (missing_any(p->param.missing, &one)) {
+			if (run.npages)
+				break;
+		} else if (!run.npages) {
+			run.page = one.page;
+			run.npages = unit;
+		} else {
+			run.npages += unit;
+		}
+		looked += unit;
+		left->page += unit;
+		left->npages -= unit;
+	}
+	return run;
+}
+
+/* Maps the next clean pages of foreign memory: 1, or 0 if none is left or the VM does not run yet. */
+static int ahead_step(struct pull *p)
+{
+	struct page_run run;
+	int err;
+
+	if (p->ahead_ended || !atomic_load_explicit(&p->released, memory_order_relaxed))
+		return 0;
+	if (!p->ahead.npages && !place_data(p->param.place, &p->ahead_at, &p->ahead)) {
+		p->ahead_ended = true;
+		return 0;
+	}
+	run = clean_ahead(p);
+	err = run.npages ? place_ahead(p->param.place, &run, p->param.fail) : 0;
+	return err < 0 ? err : 1;
+}
+
 static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64_t now)
 {
 	const struct pull_param *with = &p->param;
@@ -458,6 +506,9 @@ static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
 		return done;
 	p->expect_ns = 0;
 	if ((n = clean_step(p)) < 0)
+		return n;
+	done += n;
+	if ((n = ahead_step(p)) < 0)
 		return n;
 	done += n;
 	n = sweep_step(p, w);

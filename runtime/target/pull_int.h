@@ -79,6 +79,9 @@ struct pull {
 	struct spin spin;
 	uint64_t expect_ns;    /* worker 0: the answer to a fault is worth waiting for until then */
 	struct page_run clean; /* worker 0: pages left to map around the last clean fault */
+	struct page_run ahead; /* worker 0, foreign memory: pages of the file that are left to map, if clean */
+	struct page_cursor ahead_at; /* where the search for more goes on */
+	bool ahead_ended;
 	struct urgent_slot slot[URGENT_MAX];   /* worker 0; kept across reconnects */
 	struct page_run (*want)[URGENT_RUNS];  /* per slot */
 	struct urgent_slot behind[URGENT_MAX]; /* faults on pages that were in flight already */

@@ -130,6 +130,8 @@ static const struct row rows[] = {
 	{ WIRE_MAP, E(wire_map, wire_region, page_shift), 13, -EOPNOTSUPP, "page_shift 13" },
 	{ WIRE_MAP, E(wire_map, wire_region, page_shift), 21, -EINVAL, "both must be multiples of 2097152" },
 	{ WIRE_MAP, E(wire_map, wire_region, flags), 0x82, -EOPNOTSUPP, "flags 0x82" },
+	{ WIRE_MAP, E(wire_map, wire_region, flags), 5, -EINVAL,
+	  "FERRY_REGION_FOREIGN, which only the reserve op" },
 	{ WIRE_MAP, E(wire_map, wire_region, reserved), 5, -EPROTO, "MAP has 0x5 in a reserved field" },
 	{ WIRE_MAP, E(wire_map, wire_region, gpa), 0x100000001000 - 1, -EINVAL, "at 0x100000000fff" },
 	{ WIRE_MAP, E(wire_map, wire_region, len), MAX - 4095, -EINVAL, "is 0xfffffffffffff000 bytes" },

@@ -267,7 +267,12 @@ Test(config, regions)
 	BAD_REGION(-EOPNOTSUPP, page_shift, 30);
 	BAD_REGION(-EOPNOTSUPP, page_shift, 32 + 12);
 	BAD_REGION(-EINVAL, page_shift, 21);
-	BAD_REGION(-EOPNOTSUPP, flags, 4);
+	BAD_REGION(-EOPNOTSUPP, flags, 8);
+	BAD_REGION(-EINVAL, flags, FERRY_REGION_FOREIGN);
+	BAD_REGION(-EINVAL, uffd, 3);
+	BAD_REGION(-EINVAL, uffd, -1);
+	BAD_REGION(-EINVAL, reserved[0], 1);
+	BAD_REGION(-EINVAL, reserved[9], 1);
 	BAD_REGION(-EINVAL, flags, FERRY_REGION_SHARED); /* with fd -1 */
 	BAD_REGION(-EINVAL, len, 0);
 	BAD_REGION(-EINVAL, len, PAGE + 1);
@@ -306,6 +311,39 @@ Test(config, regions_of_huge_pages)
 	r = right;
 	r.flags = FERRY_REGION_THP;
 	cr_expect_eq(config_regions(&r, 1, NULL), -EINVAL);
+}
+
+/* Of another process, which only a target's VMM may say. */
+Test(config, regions_of_another_process)
+{
+	struct ferry_region r[2] = { a_region(), a_region() };
+
+	for (int i = 0; i < 2; i++) {
+		r[i].flags = FERRY_REGION_SHARED | FERRY_REGION_FOREIGN;
+		r[i].fd = 3;
+		r[i].uffd = 0; /* a descriptor like any other */
+	}
+	r[1].id = 6;
+	r[1].gpa = 64 * PAGE;
+	cr_expect_eq(config_reserved(r, 2, NULL), 0);
+	cr_expect_eq(config_regions(r, 2, NULL), -EINVAL);
+	r[1].uffd = 5;
+	cr_expect_eq(config_reserved(r, 2, NULL), -EINVAL, "two processes");
+	r[0].uffd = r[1].uffd = -1;
+	cr_expect_eq(config_reserved(r, 2, NULL), 0);
+	r[0].uffd = r[1].uffd = -2;
+	cr_expect_eq(config_reserved(r, 2, NULL), -EINVAL);
+	r[0].uffd = r[1].uffd = 5;
+	r[0].flags = FERRY_REGION_FOREIGN;
+	cr_expect_eq(config_reserved(r, 2, NULL), -EINVAL, "private memory");
+	r[0].flags = FERRY_REGION_SHARED;
+	r[0].uffd = 0;
+	cr_expect_eq(config_reserved(r, 2, NULL), -EINVAL, "one of them only");
+	r[1].flags = FERRY_REGION_SHARED;
+	r[1].uffd = 0;
+	cr_expect_eq(config_reserved(r, 2, NULL), 0);
+	r[0].uffd = 5;
+	cr_expect_eq(config_reserved(r, 2, NULL), -EINVAL, "without the flag");
 }
 
 Test(config, regions_together)

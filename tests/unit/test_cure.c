@@ -97,6 +97,8 @@ Test(cure, each_call_has_its_own_advice)
 		{ CURE_DROP, EPERM, "MADV_DONTNEED" },
 		{ CURE_POPULATED, EACCES, "/proc/self/pagemap" },
 		{ CURE_RDMA_OPEN, ENODEV, "rdma_ucm" },
+		{ CURE_PLACE, ESRCH, "has exited" },
+		{ CURE_UFFD_REGISTER, ESRCH, "has exited" },
 		{ CURE_RDMA_REGISTER, ENOMEM, "LimitMEMLOCK" },
 		{ CURE_FILE, EROFS, "writable" },
 	};
@@ -108,7 +110,7 @@ Test(cure, each_call_has_its_own_advice)
 
 Test(cure, an_errno_that_nobody_thought_of_has_no_advice)
 {
-	static const int odd[] = { ESRCH,    EXDEV,	  ELOOP,   EDOM, EILSEQ,
+	static const int odd[] = { ENOMSG,   EXDEV,	  ELOOP,   EDOM, EILSEQ,
 				   ENOTUNIQ, EKEYREVOKED, ERFKILL, EIO,	 4095 };
 
 	for (enum cure c = 0; c < CURES; c++)
