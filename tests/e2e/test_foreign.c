@@ -431,10 +431,14 @@ FOREIGN_TESTS(foreign, clean_pages_are_mapped_before_they_fault)
 	cr_assert_eq(r.tres.stats.faults, 0);
 	cr_assert_eq(r.tres.stats.faults_local, 0);
 	cr_assert_leq(r.sres.stats.pages_residue, 700);
-	/* All that have data, and no hole: it costs nothing. */
+	/*
+	 * Clean pages beside the residue, and no hole, which costs nothing. How many depends on how long the
+	 * residue took: before each of its gets, a piece of 32 is mapped.
+	 */
 	cr_assert_geq(t.data, DATA_PAGES);
-	cr_assert_eq(t.mapped, t.data, "%llu pages are mapped, %llu have data", (unsigned long long)t.mapped,
-		     (unsigned long long)t.data);
+	cr_assert(t.mapped >= r.tres.stats.pages_residue + 32 && t.mapped <= t.data,
+		  "%llu pages are mapped, %llu have data", (unsigned long long)t.mapped,
+		  (unsigned long long)t.data);
 	end(&r, &t);
 }
 
