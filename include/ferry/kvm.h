@@ -40,8 +40,7 @@ struct ferry_kvm;
  * below then use them. The VMM must handle KVM_EXIT_DIRTY_RING_FULL: see ferry_kvm_ring_full().
  *
  * The log is a bitmap of all memory, which each fetch copies. In a ring KVM notes each page that one vCPU
- * writes, so a fetch costs by the pages written, and each page that is written costs more. docs/benchmarking.md
- * says where which is cheaper.
+ * writes, so a fetch costs by the pages written, and each page that is written costs more.
  *
  * entries: of each vCPU's ring, a power of two from 256 to 65536; 0: 65536. KVM takes 16 bytes of kernel
  * memory for each, and keeps 64 in reserve (576 on VMX with PML, where 256 and 512 are too few). -EOPNOTSUPP:
