@@ -80,13 +80,22 @@ static int write_piece(const struct place_region *r, size_t off, const uint8_t *
 
 /* ---- the choice ---- */
 
+/* The length of a shared region's file; 0 if the call is refused. */
+static uint64_t file_size(const struct place_region *r)
+{
+	struct stat st;
+
+	return fstat(r->reg->fd, &st) ? 0 : (uint64_t)st.st_size;
+}
+
 /* A file that appends ignores the offset of pwrite(); one beyond the limit would raise SIGXFSZ. */
 static bool can_write(const struct place_region *r)
 {
 	struct rlimit most;
 
-	return !r->shared || (!(fcntl(r->reg->fd, F_GETFL) & O_APPEND) && !getrlimit(RLIMIT_FSIZE, &most) &&
-			      r->reg->fd_offset + r->reg->len <= most.rlim_cur);
+	return !r->shared ||
+	       (file_size(r) && !(fcntl(r->reg->fd, F_GETFL) & O_APPEND) && !getrlimit(RLIMIT_FSIZE, &most) &&
+		r->reg->fd_offset + r->reg->len <= most.rlim_cur);
 }
 
 static bool is_thp(const struct place_region *r)
@@ -255,6 +264,21 @@ static int cannot_land(struct place *p, const struct page_run *runs, unsigned n,
 			 runs[0].page, reg->id, n);
 }
 
+/*
+ * pwrite() beyond the end would make a file that somebody has cut off as long as it was, without what it held.
+ * *known, *size: of the last file that was asked, in this call.
+ */
+static int land_file(const struct place_region *r, const struct page_run *run, const uint8_t *from,
+		     const struct place_region **known, uint64_t *size)
+{
+	size_t off = bytes(run->page), len = bytes(run->npages);
+
+	if (*known != r)
+		*size = file_size(r);
+	*known = r;
+	return r->reg->fd_offset + off + len > *size ? -EFAULT : write_file(r, off, from, len);
+}
+
 /* Runs of anonymous memory, up to the first that is not: their number in *k, and 0 or the error. */
 static int land_vec(struct place *p, const struct page_run *runs, unsigned n, const uint8_t *from,
 		    unsigned *k, size_t *len)
@@ -273,7 +297,9 @@ static int land_vec(struct place *p, const struct page_run *runs, unsigned n, co
 
 int place_land(struct place *p, const struct page_run *runs, unsigned n, const void *data, struct fail *f)
 {
+	const struct place_region *known = NULL;
 	const uint8_t *from = data;
+	uint64_t size = 0;
 	int err = 0;
 
 	for (unsigned k; n && !err; runs += k, n -= k) {
@@ -281,7 +307,7 @@ int place_land(struct place *p, const struct page_run *runs, unsigned n, const v
 		size_t len = bytes(runs->npages);
 
 		k = 1;
-		err = r->shared ? write_file(r, bytes(runs->page), from, len)
+		err = r->shared ? land_file(r, runs, from, &known, &size)
 				: land_vec(p, runs, n, from, &k, &len);
 		if (err < 0)
 			return cannot_land(p, runs, k, err, f);

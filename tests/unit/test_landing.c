@@ -340,6 +340,28 @@ Test(landing, a_page_that_cannot_be_written)
 	place_close(&p);
 }
 
+/* It stays as short: otherwise what it held would be zero, and nobody would know. */
+Test(landing, a_file_that_became_shorter)
+{
+	const struct page_run runs[] = { { .page = 3, .npages = 2 }, { .page = 900, .npages = 4 } };
+	uint8_t data[6 * PAGE];
+	struct ferry_region r;
+	struct fail f = { 0 };
+	struct place p;
+	struct stat st;
+
+	memset(data, 1, sizeof(data));
+	map(&r, 4, FERRY_REGION_SHARED, LEN);
+	open_way(&p, &r, 1, FERRY_LANDING_KERNEL);
+	cr_assert_eq(ftruncate(r.fd, (off_t)(HUGE + 902 * PAGE)), 0);
+	cr_assert_eq(place_land(&p, runs, 2, data, &f), -EFAULT);
+	cr_assert(strstr(fail_text(&f), "page 902 of region 4") && strstr(fail_text(&f), "ends at byte"),
+		  "%s", fail_text(&f));
+	cr_assert_eq(fstat(r.fd, &st), 0);
+	cr_assert_eq(st.st_size, (off_t)(HUGE + 902 * PAGE));
+	place_close(&p);
+}
+
 Test(landing, a_file_system_that_is_full)
 {
 	const struct page_run run = { .page = 100, .npages = 32 };
