@@ -113,8 +113,7 @@ static int call_reserve(struct ferry_session *s)
 		if (a->gpa != b->gpa || a->len != b->len || a->id != b->id ||
 		    a->page_shift != b->page_shift || a->flags != (b->flags & ~FERRY_REGION_FOREIGN))
 			err = fail(&s->fail, -EINVAL,
-				   "reserve changed more than hva, fd, fd_offset and uffd of region %u, and FERRY_REGION_FOREIGN of "
-				   "its flags",
+				   "reserve changed more than hva, fd, fd_offset, uffd and the flag FERRY_REGION_FOREIGN of region %u",
 				   a->id);
 	}
 	free(was);

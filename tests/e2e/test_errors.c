@@ -38,7 +38,9 @@ SPOIL(no_hold, r->tgt.ops.output_hold = NULL)
 SPOIL(gigantic, r->src.region[0].page_shift = 30)
 SPOIL(huge, r->src.region[0].page_shift = 21)
 SPOIL(huge_thp, r->src.region[0].page_shift = 21; r->src.region[0].flags = FERRY_REGION_THP)
-SPOIL(odd_flags, r->src.region[0].flags = 6)
+SPOIL(odd_flags, r->src.region[0].flags = 10)
+SPOIL(foreign_source, r->src.region[0].flags = FERRY_REGION_SHARED | FERRY_REGION_FOREIGN)
+SPOIL(uffd_of_nobody, r->src.region[0].uffd = 3)
 SPOIL(odd_length, r->src.region[0].len = 12345)
 SPOIL(no_hva, r->src.region[1].hva = NULL)
 SPOIL(no_fd, r->src.region[1].flags = FERRY_REGION_SHARED; r->src.region[1].fd = -1)
@@ -71,8 +73,13 @@ static const struct row rows[] = {
 	  "region 10 is to have transparent huge pages and is of hugetlbfs already (page_shift 21); leave FERRY_REGION_THP "
 	  "out" },
 	{ "flags of a region", AT_SOURCE, odd_flags, NULL, -EOPNOTSUPP,
-	  "region 10 has flags 0x6; set 0 for private anonymous memory, 0x1 for a memfd, and add 0x2 for transparent huge "
+	  "region 10 has flags 0xa; set 0 for private anonymous memory, 0x1 for a memfd, and add 0x2 for transparent huge "
 	  "pages" },
+	{ "another process's memory at a source", AT_SOURCE, foreign_source, NULL, -EINVAL,
+	  "region 10 has FERRY_REGION_FOREIGN, which only the reserve op of a target may set; a source has a mapping of its "
+	  "own" },
+	{ "a userfaultfd without the flag", AT_SOURCE, uffd_of_nobody, NULL, -EINVAL,
+	  "region 10 has uffd 3 and not FERRY_REGION_FOREIGN; zero the struct before you fill it, or set the flag" },
 	{ "length of a region", AT_SOURCE, odd_length, NULL, -EINVAL,
 	  "region 10 (number 0) is 0x3039 bytes at 0; both must be multiples of 4096, and the length not 0" },
 	{ "address of a region", AT_SOURCE, no_hva, NULL, -EINVAL,

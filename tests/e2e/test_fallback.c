@@ -320,5 +320,6 @@ Test(reservation, a_vmm_that_changes_the_map_is_refused)
 
 	rig_init(&r, RIG_TCP_ANON);
 	r.tgt.ops.reserve = greedy_reserve;
-	refused_by(&r, -EINVAL, "reserve changed more than hva, fd and fd_offset of region 10");
+	refused_by(&r, -EINVAL,
+		   "reserve changed more than hva, fd, fd_offset, uffd and the flag FERRY_REGION_FOREIGN of region 10");
 }
