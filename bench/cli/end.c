@@ -33,6 +33,7 @@ struct end {
 	bool drilled;
 	uint64_t precopy_cpu_us, postcopy_cpu_us; /* CPU time of the process when the phase began; 0 before */
 	uint64_t reserve_ns;			  /* when the reservation began; 0 before */
+	uint64_t stamps;			  /* of the guest when post-copy began */
 	struct end_cost cost;
 	struct meet_offer offer;	/* target: its offer; port 0: none */
 	char refusal[FERRY_DETAIL_MAX]; /* the library's sentence if it creates no session */
@@ -160,6 +161,14 @@ static uint64_t cpu_us(void)
 	       (uint64_t)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
 }
 
+static uint64_t stamps(const struct end *e)
+{
+	struct vmm_stats st;
+
+	vmm_get_stats(e->vmm, &st);
+	return st.stamps;
+}
+
 static void note_phase(struct end *e, enum ferry_phase entered, uint64_t now_ns)
 {
 	if (entered == FERRY_PHASE_RESERVATION)
@@ -170,10 +179,13 @@ static void note_phase(struct end *e, enum ferry_phase entered, uint64_t now_ns)
 	} else if (e->precopy_cpu_us && !e->cost.precopy_us) {
 		e->cost.precopy_us = cpu_us() - e->precopy_cpu_us;
 	}
-	if (entered == FERRY_PHASE_POSTCOPY)
+	if (entered == FERRY_PHASE_POSTCOPY) {
 		e->postcopy_cpu_us = cpu_us();
-	else if (e->postcopy_cpu_us && !e->cost.postcopy_us)
+		e->stamps = stamps(e);
+	} else if (e->postcopy_cpu_us && !e->cost.postcopy_us) {
 		e->cost.postcopy_us = cpu_us() - e->postcopy_cpu_us;
+		e->cost.stamps = stamps(e) - e->stamps;
+	}
 }
 
 /* Memory of the process in bytes: its anonymous pages and the backed pages of shared RAM. */

@@ -26,12 +26,13 @@ enum msg_type {
 	MSG_QUIT,   /* parent: exit */
 };
 
-/* CPU time of the process including its vCPUs, its memory, and times that the library does not report. */
+/* CPU time of the process including its vCPUs, its memory, and what else the library does not report. */
 struct end_cost {
 	uint64_t run_us;      /* inside ferry_run() */
 	uint64_t precopy_us;  /* of run_us, in pre-copy */
 	uint64_t postcopy_us; /* of run_us, in post-copy */
 	uint64_t reserve_us;  /* time in the reservation, by the clock */
+	uint64_t stamps;      /* target: pages that the guest wrote in post-copy */
 	uint64_t resident;    /* bytes: the source's before ferry_run(), the target's after it */
 	uint64_t stood_us;    /* source: from the pause until the VM resumed there; 0: it did not */
 };

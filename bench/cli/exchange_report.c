@@ -85,7 +85,8 @@ static const struct field proof_fields[] = {
 
 static const struct field cpu_fields[] = { WIDE(end_cost, run_us),	WIDE(end_cost, precopy_us),
 					   WIDE(end_cost, postcopy_us), WIDE(end_cost, resident),
-					   WIDE(end_cost, reserve_us),	WIDE(end_cost, stood_us) };
+					   WIDE(end_cost, reserve_us),	WIDE(end_cost, stamps),
+					   WIDE(end_cost, stood_us) };
 
 static const struct field stream_fields[] = {
 	WIDE(observer_stream, seen),

@@ -144,6 +144,7 @@ static void page_fields(FILE *out, const struct run_report *r)
 	real_field(out, "fault_p99_us", (double)t->fault_p99_ns / 1000);
 	real_field(out, "fault_max_us", (double)t->fault_max_ns / 1000);
 	real_field(out, "fault_total_ms", (double)t->fault_total_ns / 1e6);
+	number_field(out, "postcopy_stamps", r->end[VMM_END_TARGET].cpu.stamps);
 }
 
 /* Bytes of RAM on transparent huge pages: before, after the last page, after the collapse. */

@@ -103,6 +103,13 @@ static void finish(struct pull *p)
 
 /* --- placing --- */
 
+static int wake(const struct pull *p, uint64_t page)
+{
+	struct uffdio_range r = { (uintptr_t)p->vm + page * FLOOR_PAGE_SIZE, FLOOR_PAGE_SIZE };
+
+	return ioctl(p->uffd, UFFDIO_WAKE, &r) ? -errno : 0;
+}
+
 /* If the toucher waits for one of these pages, which are here now: its time ends, and it goes on. */
 static int settle(struct pull *p, uint64_t page, unsigned n)
 {
@@ -115,11 +122,7 @@ static int settle(struct pull *p, uint64_t page, unsigned n)
 	if (!atomic_compare_exchange_strong(&p->awaited, &awaited, 0))
 		return 0;
 	p->fault_us[atomic_fetch_add(&p->nfaults, 1)] = (double)(now - since) / 1000;
-	return ioctl(p->uffd, UFFDIO_WAKE,
-		     &(struct uffdio_range){ (uintptr_t)p->vm + (awaited - 1) * FLOOR_PAGE_SIZE,
-					     FLOOR_PAGE_SIZE })
-		       ? -errno
-		       : 0;
+	return wake(p, awaited - 1);
 }
 
 static int place(struct pull *p, uint64_t page, unsigned n, const char *from)
@@ -246,17 +249,17 @@ static int take_fault(struct puller *w)
 	struct pull *p = w->p;
 	struct uffd_msg msg;
 	ssize_t n = read(p->uffd, &msg, sizeof(msg));
-	uint64_t at, page;
-	int err = 0;
+	uint64_t page;
+	int err;
 
 	if (n != sizeof(msg))
 		return n >= 0 || errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	atomic_store(&p->since_ns, clock_ns());
-	at = msg.arg.pagefault.address & ~(uint64_t)(FLOOR_PAGE_SIZE - 1);
-	page = (at - (uintptr_t)p->vm) / FLOOR_PAGE_SIZE;
-	if (!has(p->missing, page)) /* placed since it was touched */
-		return ioctl(p->uffd, UFFDIO_WAKE, &(struct uffdio_range){ at, FLOOR_PAGE_SIZE }) ? -errno
-												  : 1;
+	page = (msg.arg.pagefault.address - (uintptr_t)p->vm) / FLOOR_PAGE_SIZE;
+	if (!has(p->missing, page)) { /* placed since it was touched */
+		err = wake(p, page);
+		return err ? err : 1;
+	}
 	atomic_store(&p->awaited, page + 1);
 	w->at = page / 64; /* the background fetch goes on from here */
 	if (take(p->todo, page)) {
@@ -264,8 +267,8 @@ static int take_fault(struct puller *w)
 		p->urgent_got = 0;
 		p->urgent_flying = true;
 		err = write_full(p->urgent, &q, PULL_REQUEST_BYTES(1));
-	} else if (!has(p->missing, page)) { /* placed by another puller before it saw awaited */
-		err = settle(p, page, 1);
+	} else { /* on its way, or placed by another puller before that saw awaited */
+		err = has(p->missing, page) ? 0 : settle(p, page, 1);
 	}
 	return err ? err : 1;
 }

@@ -75,7 +75,7 @@ code=$?
 fields=()
 for f in transport memory_bytes memory_kind mode commit_at mutator outcome owner rounds round_list total_ms \
 	reserve_ms precopy_ms downtime_us downtime stood_us postcopy_ms bytes_sent pages_sent pages_zero pages_hole throughput_mb_s \
-	pattern faults fault_p50_us fault_p99_us fault_max_us fault_total_ms cpu_ms pages_checked pages_bad outputs_seen outputs_missing \
+	pattern faults fault_p50_us fault_p99_us fault_max_us fault_total_ms postcopy_stamps cpu_ms pages_checked pages_bad outputs_seen outputs_missing \
 	outputs_repeated floor ratios policy detail seed; do
 	fields+=("\"$f\":")
 done
