@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Either end of a migration of a stock QEMU: ferry's ops, done over QMP and from outside the process.
+ *
+ * Source: a QEMU that runs already, with its RAM in files that others can map (memory-backend-file, share=on) and a
+ * monitor that is free. Target: a QEMU that waits for a state (-S -incoming defer), whose RAM files are ours.
+ *
+ * All ops run on one thread and end in bounded time, because QEMU may die, hang in a fault with its main loop's
+ * lock held, or answer nonsense. After an error qemu->why is one sentence.
+ */
+#ifndef BENCH_QEMU_BRIDGE_H
+#define BENCH_QEMU_BRIDGE_H
+
+#include <ferry/ferry.h>
+#include <ferry/track.h>
+#include <stdbool.h>
+
+#include "qmp.h"
+#include "ram.h"
+#include "state.h"
+#include "take.h"
+
+#define QEMU_NETS 16
+
+struct qemu {
+	struct qmp q;
+	bool opened;
+	struct qemu_ram ram[QEMU_RAMS];
+	size_t nram;
+	struct ferry_region region[QEMU_RAMS]; /* source: id is the index in ram */
+	uint64_t timeout_us;		       /* of each QMP call and each wait */
+	char why[QMP_WHY];
+
+	/* source */
+	struct ferry_track *track;
+	struct take tracker;
+	int pagemap;
+	struct state_reader state;
+	bool capable; /* capabilities are set, and to be taken back */
+
+	/* target */
+	pid_t child; /* 0: not ours to reap */
+	int pidfd;
+	struct take faults;
+	const char *hold_net[QEMU_NETS + 1]; /* ids of netdevs whose output is held; ends with NULL */
+};
+
+/* Connects to a QEMU that runs; fills ram and region. qemu_close() it, after an error, too. */
+int qemu_source_open(struct qemu *m, const char *socket, uint64_t timeout_us);
+extern const struct ferry_ops qemu_source_ops;
+
+/*
+ * Connects to a QEMU that waits, which may still be starting; takes its userfaultfd. child: its pid if it is a child of
+ * this process, else 0.
+ */
+int qemu_target_open(struct qemu *m, const char *socket, pid_t child, const char *const *hold_net,
+		     uint64_t timeout_us);
+/* The ops; without hold_net those that hold output are missing. */
+struct ferry_ops qemu_target_ops(const struct qemu *m);
+
+/* After ferry_free(). A QEMU that owns its VM runs on. */
+void qemu_close(struct qemu *m);
+
+#endif

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* What both ends of a QEMU share. */
+#ifndef BENCH_QEMU_BRIDGE_INT_H
+#define BENCH_QEMU_BRIDGE_INT_H
+
+#include <stdarg.h>
+
+#include "bridge.h"
+
+#define QEMU_SECTION_NEEDS 1u
+#define QEMU_SECTION_STATE 2u /* pieces of one stream, in order */
+
+/* What the target's QEMU must be like. Little-endian as x86-64 has it. */
+struct qemu_needs {
+	uint32_t major, minor, nram, reserved;
+	char machine[64]; /* its type, with the version */
+	struct {
+		char id[64];
+		uint64_t len;
+	} ram[QEMU_RAMS];
+};
+
+int qemu_fails(struct qemu *m, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+int qemu_qmp_failed(struct qemu *m, int err);
+int qemu_machine(struct qemu *m, char *buf, size_t cap);
+void qemu_init(struct qemu *m, uint64_t timeout_us);
+int qemu_connect(struct qemu *m, const char *socket, bool wait);
+
+#endif
