@@ -294,6 +294,8 @@ Test(landing, every_page_in_its_place)
 				  k, (unsigned long long)n);
 		}
 	place_close(&p);
+	for (uint32_t k = 0; k < KINDS; k++)
+		free(landed[k]);
 	free(data);
 }
 
@@ -391,6 +393,7 @@ Test(landing, a_file_system_that_is_full)
 	munmap(r.hva, r.len);
 	cr_assert_eq(syscall(SYS_umount2, dir, 0), 0);
 	rmdir(dir);
+	free(data);
 	cr_assert_eq(err, -EFAULT);
 	cr_assert(strstr(fail_text(&f), "of region 6") && strstr(fail_text(&f), "full"), "%s", fail_text(&f));
 }
