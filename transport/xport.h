@@ -89,8 +89,8 @@ struct xport_region { /* a run holds its index in the array given to expose(), t
 	 */
 	void *base;
 	/*
-	 * Not NULL: a transport that copies hands over what the peer puts here, and does not write to base. A
-	 * device that writes by itself ignores it. It must stay as long as the exposure.
+	 * Not NULL: what the peer puts here is handed over, and not written to base. A one-sided transport
+	 * ignores it, because the peer writes. It must stay as long as the exposure.
 	 */
 	const struct xport_lander *lander;
 };

@@ -160,7 +160,8 @@ enum ferry_landing_way {
 
 /*
  * What a target uses for one kind of memory, and what it has measured in the reservation: nanoseconds for 4
- * KiB, 0 if it has not measured (a region of fewer than 2 MiB, or 10 MiB with THP; a refused system call).
+ * KiB, 0 if it has not measured (the way was given; a region of fewer than 2 MiB, or 10 MiB with THP; a refused
+ * system call).
  */
 struct ferry_landing {
 	uint32_t flags; /* the kind: FERRY_REGION_SHARED, FERRY_REGION_THP, both, or 0; never hugetlbfs */
@@ -194,7 +195,7 @@ struct ferry_stats {
 	struct ferry_downtime downtime; /* source: filled when the target has reported that the VM runs */
 	uint64_t fault_total_ns;	/* sum over .faults: how long vCPUs have waited for the link */
 	struct ferry_landing landing[FERRY_LANDINGS]; /* target: the first nlandings; filled before pre-copy */
-	uint32_t nlandings;			      /* kinds of memory that the VM has; 0 over rdma */
+	uint32_t nlandings;			      /* kinds of memory that the VM has; 0 over rdma, mem */
 	uint32_t reserved;
 };
 

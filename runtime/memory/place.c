@@ -122,7 +122,7 @@ static int try_drop(const struct place *p, const struct place_region *r, struct 
 /* Chooses where pages land; then what is allocated is mapped, as that way needs it. */
 static int open_landing(struct place *p, const struct place_param *param)
 {
-	int err = landing_choose(p, param->way);
+	int err = param->one_sided ? 0 : landing_choose(p, param->way);
 
 	if (err < 0 && param->slower)
 		param->slower(param->slower_arg, CURE_CALL, err,

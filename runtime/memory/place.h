@@ -60,7 +60,7 @@ struct place {
 	int advice;	      /* MADV_DONTNEED, or MADV_DONTNEED_LOCKED if the kernel has it */
 	const uint8_t *zeros; /* 2 MiB of zeros, if any region is huge; takes no memory */
 	struct ferry_landing landing[FERRY_LANDINGS]; /* one per kind of memory that the VM has */
-	unsigned nlandings;			      /* 0 if pinned */
+	unsigned nlandings;			      /* 0 if one-sided */
 };
 
 /* Asked between two pieces of work that takes long for a large VM; an error of ask() ends that work. */
@@ -71,6 +71,7 @@ struct place_look {
 
 struct place_param {
 	bool pinned;		       /* see struct place */
+	bool one_sided;		       /* the source writes to our mapping: there is no choice */
 	enum ferry_landing_way way;    /* FERRY_LANDING_AUTO: measure and choose */
 	const struct place_look *look; /* may be NULL */
 	/* Called if measuring is refused: err, negative. May be NULL. */

@@ -9,11 +9,11 @@
  *		copies it into the page through the kernel's own mapping: pwrite() into a file,
  *		process_vm_writev() into anonymous memory. Two copies and no entry in our page table.
  *
- * Which of them is faster cannot be known beforehand. So place_open() does what pre-copy will do, both ways,
+ * Which of them is faster cannot be known beforehand. So, unless one is asked for, place_open() does what pre-copy will do, both ways,
  * with zeros and on the first pages of the largest region of each kind, and leaves these pages as they were:
  * absent, or present and zero. The way of a kind holds for pre-copy and, in a file, for post-copy, too.
  *
- * Pages of hugetlbfs land in the mapping: one fault brings 2 MiB. So does all that a device writes.
+ * Pages of hugetlbfs land in the mapping: one fault brings 2 MiB. So does all that a one-sided transport writes.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -208,7 +208,7 @@ static struct place_region *largest(struct place *p, uint32_t kind)
 static int choose(struct place *p, uint32_t kind, enum ferry_landing_way want, struct ferry_landing *l)
 {
 	struct place_region *r = largest(p, kind);
-	int err = r ? measure(p, r, l) : 0;
+	int err = r && want == FERRY_LANDING_AUTO ? measure(p, r, l) : 0;
 
 	l->flags = kind;
 	l->way = want;
@@ -227,7 +227,7 @@ int landing_choose(struct place *p, enum ferry_landing_way want)
 							LANDING_KIND };
 	int err = 0;
 
-	for (size_t k = 0; !p->pinned && k < FERRY_LANDINGS; k++) {
+	for (size_t k = 0; k < FERRY_LANDINGS; k++) {
 		struct ferry_landing *l = &p->landing[p->nlandings];
 		bool any = false;
 		int e;

@@ -220,6 +220,7 @@ static int reserve(struct ferry_session *s, const struct wire_msg *m)
 {
 	const struct place_look l = { look, s };
 	const struct place_param param = { .pinned = s->link.x->caps & XPORT_PINS,
+					   .one_sided = s->link.x->caps & XPORT_ONE_SIDED,
 					   .way = s->cfg.landing,
 					   .look = &l,
 					   .slower = session_slower,

@@ -28,17 +28,16 @@ struct rig_kind {
 #define RIG_TCP "tcp:127.0.0.1:0"
 #define RIG_MEM "mem:rig"
 #endif
-/* Both ways of landing are forced, so that both are tested on every host; test_modes has the other pairs. */
-#define RIG_MEM_ANON (&(struct rig_kind){ .uri = RIG_MEM, .way = FERRY_LANDING_MAPPING })
-#define RIG_MEM_SHARED (&(struct rig_kind){ .uri = RIG_MEM, .way = FERRY_LANDING_MAPPING, .shared = true })
+/* By the kernel, whatever measures faster here; test_modes has the mapping. mem has no choice. */
+#define RIG_MEM_ANON (&(struct rig_kind){ .uri = RIG_MEM })
+#define RIG_MEM_SHARED (&(struct rig_kind){ .uri = RIG_MEM, .shared = true })
 #define RIG_TCP_ANON (&(struct rig_kind){ .uri = RIG_TCP, .way = FERRY_LANDING_KERNEL })
 #define RIG_TCP_SHARED (&(struct rig_kind){ .uri = RIG_TCP, .way = FERRY_LANDING_KERNEL, .shared = true })
 #define RIG_MEM_HUGE_ANON (&(struct rig_kind){ .uri = RIG_MEM, .huge = true })
 #define RIG_MEM_HUGE_SHARED (&(struct rig_kind){ .uri = RIG_MEM, .shared = true, .huge = true })
 #define RIG_TCP_HUGE_ANON (&(struct rig_kind){ .uri = RIG_TCP, .huge = true })
 #define RIG_TCP_HUGE_SHARED (&(struct rig_kind){ .uri = RIG_TCP, .shared = true, .huge = true })
-#define RIG_MEM_THP_SHARED \
-	(&(struct rig_kind){ .uri = RIG_MEM, .way = FERRY_LANDING_MAPPING, .shared = true, .thp = true })
+#define RIG_MEM_THP_SHARED (&(struct rig_kind){ .uri = RIG_MEM, .shared = true, .thp = true })
 #define RIG_TCP_THP_ANON (&(struct rig_kind){ .uri = RIG_TCP, .way = FERRY_LANDING_KERNEL, .thp = true })
 
 /* One body, and a Test() for each transport and kind of memory. */

@@ -269,7 +269,9 @@ static void configure(struct pair *p, bool source, struct ferry_config *cfg)
 	bool alone = !c->dry && (c->phase == FERRY_PHASE_IDLE || c->phase == FERRY_PHASE_PRE_MIGRATION);
 	struct fakevm *vm = &p->vm[!source];
 
-	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT, .timeout_us = TIMEOUT_US,
+	/* Measuring could choose another way in each run, with other calls that fail. */
+	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT, .landing = FERRY_LANDING_MAPPING,
+				      .timeout_us = TIMEOUT_US,
 				      .reconnect_us = late(c) ? RECONNECT_US : RECONNECT_FAR_US,
 				      .connect_us = alone ? TIMEOUT_US : RECONNECT_FAR_US };
 	if (!source)

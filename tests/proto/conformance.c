@@ -477,7 +477,7 @@ CASE(put_goes_to_the_lander_of_its_region)
 	cr_assert_eq(served(&s), 0);
 	if (!one_sided(p))
 		cr_assert_eq(s.moved, pages_of(runs, n));
-	cr_assert_eq(l.pages, p->b.link->caps & XPORT_PINS ? 0 : of_big(runs, n));
+	cr_assert_eq(l.pages, one_sided(p) ? 0 : of_big(runs, n));
 	free(before);
 }
 
@@ -514,22 +514,13 @@ CASE(a_lander_that_fails)
 	const struct xport_lander lander = { land, &l };
 	struct page_run run = { .region = BIG, .npages = 256 };
 	struct server s;
-	int err;
 
-	if (p->b.link->caps & XPORT_PINS)
+	if (one_sided(p))
 		return;
 	expose(&p->a, XPORT_LOCAL);
 	expose_to(p, &lander);
 	serve(&s, p->b.data);
-	err = p->a.data->ops->put(p->a.data, &run, 1);
-	if (one_sided(p)) {
-		cr_assert_eq(err, -ENOSPC);
-		cr_assert(strstr(fail_text(&p->a.fail), "does not land at the peer"), "%s",
-			  fail_text(&p->a.fail));
-		cr_assert_eq(p->a.data->ops->end(p->a.data), 0);
-		cr_assert_eq(served(&s), 0);
-		return;
-	}
+	p->a.data->ops->put(p->a.data, &run, 1); /* the peer may be gone before it has all */
 	cr_assert_eq(served(&s), -ENOSPC);
 	cr_assert_str_eq(fail_text(&p->b.fail), "it is full");
 	cr_assert_lt(l.pages, 256);

@@ -146,7 +146,7 @@ Test(landing, the_figures_decide)
 			open_way(&p, &r, 1, w);
 			cr_assert_eq(p.landing[0].way, w);
 			cr_assert_eq(place_by_kernel(&p, 0), w == FERRY_LANDING_KERNEL);
-			cr_assert(p.landing[0].mapping_ns && p.landing[0].kernel_ns);
+			cr_assert_eq(p.landing[0].mapping_ns | p.landing[0].kernel_ns, 0);
 			place_close(&p);
 		}
 	}
@@ -177,8 +177,8 @@ Test(landing, one_way_per_kind)
 	place_close(&p);
 }
 
-/* A device writes by itself, and needs the pages where they are. */
-Test(landing, pinned_memory_is_not_measured)
+/* The source writes by itself. */
+Test(landing, one_sided_transports_leave_no_choice)
 {
 	struct ferry_region r;
 	struct fail f = { 0 };
@@ -186,7 +186,7 @@ Test(landing, pinned_memory_is_not_measured)
 
 	map(&r, 1, FERRY_REGION_SHARED, LEN);
 	cr_assert_eq(place_open(&p, &r, 1,
-				&(struct place_param){ .pinned = true, .way = FERRY_LANDING_KERNEL }, &f),
+				&(struct place_param){ .one_sided = true, .way = FERRY_LANDING_KERNEL }, &f),
 		     0);
 	cr_assert_eq(p.nlandings, 0);
 	cr_assert(!place_by_kernel(&p, 0) && place_direct(&p, 0));

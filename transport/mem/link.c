@@ -320,29 +320,6 @@ static int copy_run(struct mem_link *l, const struct page_run *run, bool get, vo
 					   : xp_unreachable(to, run, 1, &dst, true, l->link.fail);
 }
 
-/* As a socket would: through a buffer, so that an error is either of the one side or of the other. */
-static int land_run(struct mem_link *l, const struct xport_lander *to, const struct page_run *run,
-		    const uint8_t *src)
-{
-	uint8_t box[4 * PAGE_BYTES];
-	struct page_run left = *run, part, *at = &left;
-	unsigned n = 1;
-	int err = 0;
-
-	while (n && !err) {
-		size_t len;
-
-		xp_runs_cut(&at, &n, sizeof(box) >> PAGE_SHIFT, &part);
-		len = (size_t)part.npages << PAGE_SHIFT;
-		err = copy_run(l, &part, false, box, src, len);
-		if (!err && (err = to->land(to->arg, &part, 1, box)) < 0)
-			fail(l->link.fail, err, "mem: page %llu of region %u does not land at the peer: %s",
-			     (unsigned long long)part.page, l->me->table.r[part.region].id, strerror(-err));
-		src += len;
-	}
-	return err;
-}
-
 /* One transfer: a put from this end's table if dst is NULL, else a get. Both tables must contain all runs. */
 static int transfer(struct mem_link *l, const struct page_run *runs, void *const *dst, unsigned n)
 {
@@ -382,8 +359,6 @@ static int transfer(struct mem_link *l, const struct page_run *runs, void *const
 				   "mem: get of %zu bytes into memory that was not lent", mine.iov_len);
 		else if (dst)
 			err = copy_run(l, &runs[i], true, dst[i], theirs.iov_base, mine.iov_len);
-		else if (xp_lander(&l->peer->table, &runs[i]))
-			err = land_run(l, xp_lander(&l->peer->table, &runs[i]), &runs[i], mine.iov_base);
 		else
 			err = copy_run(l, &runs[i], false, theirs.iov_base, mine.iov_base, mine.iov_len);
 	}
