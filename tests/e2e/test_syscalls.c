@@ -348,8 +348,15 @@ static void migrate(const struct rig_kind *kind, enum ferry_mode mode, unsigned 
 	sum_up(&w);
 }
 
-static const struct rig_kind *const kinds[] = { RIG_TCP_ANON, RIG_TCP_SHARED, RIG_TCP_THP_ANON,
-						RIG_MEM_SHARED };
+/* The last two measure how pages land. */
+static const struct rig_kind *const kinds[] = {
+	RIG_TCP_ANON,
+	RIG_TCP_SHARED,
+	RIG_TCP_THP_ANON,
+	RIG_MEM_SHARED,
+	&(struct rig_kind){ .uri = RIG_TCP },
+	&(struct rig_kind){ .uri = RIG_TCP, .shared = true },
+};
 
 Test(syscalls, the_list_is_what_the_kernel_sees, .timeout = 200)
 {
@@ -422,6 +429,11 @@ Test(syscalls, the_list_is_enough_for_postcopy_anon)
 Test(syscalls, the_list_is_enough_for_postcopy_memfd)
 {
 	migrate_allowed(RIG_TCP_SHARED, FERRY_MODE_POSTCOPY);
+}
+Test(syscalls, the_list_is_enough_to_measure_how_pages_land)
+{
+	migrate_allowed(kinds[4], FERRY_MODE_STOP_AND_COPY);
+	migrate_allowed(kinds[5], FERRY_MODE_STOP_AND_COPY);
 }
 Test(syscalls, the_list_is_enough_for_postcopy_mem)
 {

@@ -29,6 +29,7 @@
 #define PARAM 0x180000u /* of guest.S */
 #define SET ((uint64_t)16 << 20)
 #define PER_TICK 40u
+#define SLOW ((uint64_t)16 << 20) /* the guest asks before the background fetch has brought everything */
 #define PAGE ((size_t)4096)
 #define STEP UINT64_C(0x9e3779b97f4a7c15)
 #define QMP_US UINT64_C(20000000)
@@ -350,6 +351,8 @@ static void moves(struct ferry_config cfg, const char *const *hold)
 	src.cfg.mode = cfg.mode;
 	src.cfg.commit_at = cfg.commit_at;
 	src.cfg.max_rounds = cfg.max_rounds;
+	if (cfg.mode == FERRY_MODE_POSTCOPY)
+		tgt.cfg.bandwidth = SLOW;
 	run_both(&src, &tgt);
 	migrated(&src, &tgt);
 	if (cfg.mode == FERRY_MODE_POSTCOPY)
