@@ -34,7 +34,9 @@ struct local {
 	bool dry;	/* no call fails: note which ones could */
 	uintptr_t want; /* the site that fails; 0: a real failure */
 	unsigned skip;	/* of an op: calls in the phase that succeed before */
+	unsigned met;	/* dry runs that have met the site */
 	unsigned tries;
+	bool reached;
 };
 
 /* Shared by the process of a cell and the one that judges it. */

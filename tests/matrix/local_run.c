@@ -4,8 +4,8 @@
  *
  * Which sites a dry run meets is partly a matter of timing. So each dry run is made DRY_RUNS times, and a
  * cell that does not meet its site is repeated up to TRIES times, with ends that wait (dawdle(),
- * local_end.c). A cell that never meets its site fails, unless the table says "sometimes" for its kind; those
- * cells are named.
+ * local_end.c). A cell that never meets its site is named. It fails if each dry run has met the site, and a
+ * row fails if none of its cells in one combination meets its site, unless the table says "sometimes" for it.
  */
 #include <poll.h>
 #include <stdlib.h>
@@ -100,8 +100,10 @@ static bool same_group(const struct local *a, const struct local *b)
 static void add_new(struct runs *x, const struct local *c)
 {
 	for (size_t i = 0; i < x->ncells; i++)
-		if (same_group(&x->cell[i], c) && x->cell[i].want == c->want && !x->cell[i].dry)
+		if (same_group(&x->cell[i], c) && x->cell[i].want == c->want && !x->cell[i].dry) {
+			x->cell[i].met++;
 			return;
+		}
 	add(x, c);
 }
 
@@ -109,17 +111,21 @@ static void add_new(struct runs *x, const struct local *c)
 static void add_met(struct runs *x, const struct local *dry, const struct met *met)
 {
 	struct local c = *dry;
+	unsigned rows = 0;
 
 	c.dry = false;
 	c.kind = met->kind;
 	c.phase = (enum ferry_phase)met->phase;
 	c.at_source = met->at_source;
 	c.want = met->site;
+	c.met = 1;
 	if (!local_is_cell(&c) || !chosen(x->ch, &c) || in_earnest(c.kind))
 		return;
-	for (unsigned i = 0; local_op_row(&c, i, &c.skip); i++)
+	while (local_op_row(&c, rows, &c.skip)) {
 		add_new(x, &c);
-	if (!c.skip) /* no op, or an op without a row, which then fails */
+		rows++;
+	}
+	if (!rows) /* no op, or an op without a row, which then fails */
 		add_new(x, &c);
 }
 
@@ -212,7 +218,7 @@ static void count(struct tally *t, const struct slot *s, bool failed)
 		t->still_us = s->m->still_us;
 }
 
-/* Its row says "sometimes", and no run has reached the site during the phase: allowed, but named. */
+/* A matter of timing, and no run has reached the site during the phase: allowed, but named. */
 static void not_met(struct runs *x, const struct local *c)
 {
 	char text[300];
@@ -220,6 +226,12 @@ static void not_met(struct runs *x, const struct local *c)
 	local_text(text, c);
 	printf("  did not come about, which it need not: %s\n", text);
 	x->missed++;
+}
+
+static void mark_reached(struct runs *x, const struct local *c)
+{
+	for (size_t i = 0; i < x->ncells; i++)
+		x->cell[i].reached |= same_group(&x->cell[i], c) && !x->cell[i].dry;
 }
 
 static void account(struct runs *x, struct slot *s, int status)
@@ -235,10 +247,12 @@ static void account(struct runs *x, struct slot *s, int status)
 	}
 	local_judge(why, c, s->m, WIFSIGNALED(status) ? WTERMSIG(status) : 0, &reached);
 	last = !reached && c->want && !c->dry && c->tries + 1 == TRIES;
-	if (!why[0] && last && local_has_row(c, false))
+	if (!why[0] && last && local_has_row(c, false) && c->met == DRY_RUNS)
 		snprintf(why, sizeof(why),
-			 "a dry run has met this place, and %u runs after it have not: it was not tried",
-			 TRIES);
+			 "each of %u dry runs has met this place, and %u runs after them have not: it was not tried",
+			 DRY_RUNS, TRIES);
+	if (reached)
+		mark_reached(x, c);
 	if (c->dry) {
 		struct met met;
 
@@ -277,6 +291,24 @@ static void reap(struct runs *x)
 				x->busy--;
 				account(x, &x->slot[i], status);
 			}
+}
+
+/* Reports rows of which nothing was tried in some combination, although dry runs have met places of them. */
+static void look_for_untried(struct runs *x)
+{
+	for (size_t i = 0; i < x->ncells; i++) {
+		struct local *c = &x->cell[i];
+		char text[300];
+
+		if (c->dry || c->reached || !c->want || !local_has_row(c, false))
+			continue;
+		local_text(text, c);
+		printf("  bad %s\n       no run has met it, nor any other place of its row\n", text);
+		x->by_kind[c->kind][!c->at_source].failed++;
+		x->by_kind[c->kind][!c->at_source].cells++;
+		x->failed++;
+		mark_reached(x, c);
+	}
 }
 
 static void report(const struct runs *x)
@@ -339,6 +371,7 @@ unsigned local_run(const struct local_choice *ch, unsigned *cells)
 	run_all(x, x->ncells);
 	lay_out(x);
 	run_all(x, SIZE_MAX);
+	look_for_untried(x);
 	report(x);
 	printf("local failures: %u cells in %.0f s, %u failed; %u more assert that a failure does not come about; %u need "
 	       "not come about and did not\n",
