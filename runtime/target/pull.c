@@ -6,7 +6,7 @@
  * has asked for). Taking a page out of `todo` claims it: only this worker asks for it, so no page crosses
  * twice. Placing the page takes it out of `missing`.
  *
- *	a fault		not missing: the page is clean; map it and its neighbours, which are here
+ *	a fault		not missing: the page is clean; map it and its neighbours, which are here (clean.c)
  *			in todo: claim it, get it on the urgent channel
  *			otherwise it is in flight, and placing it wakes the vCPU
  *	background	claim the next runs of todo, keep a few gets in flight on each data channel, place
@@ -16,10 +16,6 @@
  * while faults are recent and nobody else wants its core (spin.h). So a fault costs no thread switch at this
  * end, and the page that follows it no wake-up. Each further data channel has a worker of its own. The
  * background fetch goes on from the last fault: a guest that walks through memory needs those pages next.
- *
- * Foreign memory has no page mapped when the VM starts, and each clean one would fault: 0.2 us instead of 10 if
- * they are mapped together. So worker 0 also maps them piece by piece from the first to the last, whenever no
- * fault waits.
  *
  * Placing a page wakes the vCPUs blocked on it, whoever places it. After a lost link the workers have left;
  * `todo` becomes `missing` again, and faults whose answers were in flight are asked for first.
@@ -38,12 +34,9 @@
 #include "runtime/base/probe.h"
 #include "runtime/memory/uffd.h"
 
-#define CLEAN_PAGES 512u     /* clean neighbours mapped because of a fault */
 #define NO_FD_NS 50000u	     /* poll interval if a channel has no descriptor (shape's latency) */
 #define EXPECT_NS 50000u     /* the background fetch pauses this long for a fault's answer */
 #define LIMIT_LOOK_US 10000u /* longest sleep of a worker that waits for the rate limit */
-#define CLEAN_PIECE 32u	     /* of them at once, so that a fault waits for no more */
-#define AHEAD_LOOK 4096u     /* pages of foreign memory that are looked at in one step */
 #define SLICE_RUNS 6u	     /* runs that worker 0 places between two looks for faults and answers */
 #define SLICE_PAGES 16u	     /* pages, likewise */
 
@@ -185,17 +178,6 @@ int pull_placed(struct pull *p, const struct page_run *run, const void *buf, boo
 
 /* ---- faults ---- */
 
-static bool missing_any(const struct page_set *missing, const struct page_run *unit)
-{
-	struct page_cursor at = { .region = unit->region,
-				  .page = unit->page,
-				  .end = unit->page + unit->npages };
-	struct page_run run;
-
-	return unit->npages == 1 ? page_set_test(missing, unit->region, unit->page)
-				 : page_set_next(missing, &at, unit->npages, &run);
-}
-
 /* Claims the parts of the slot's page that nobody has asked for; false if there are none. */
 static bool claim_urgent(struct pull *p, struct urgent_slot *u)
 {
@@ -245,104 +227,6 @@ static void fall_behind(struct pull *p, const struct urgent_slot *fault)
 		u->used = true;
 }
 
-/* UFFDIO_CONTINUE would replace the poison marker with an ordinary page. */
-static bool poisoned(const struct pull *p, uint32_t region, uint64_t page)
-{
-	return atomic_load_explicit(p->param.poisoned, memory_order_acquire) &&
-	       page_set_test(p->param.poison, region, page);
-}
-
-/* The clean pages around run, without a gap, within its aligned block of max pages. */
-static struct page_run clean_around(struct pull *p, const struct page_run *run, uint64_t max)
-{
-	const struct page_set *missing = p->param.missing;
-	uint64_t first = run->page, end = first + run->npages, low = first & ~(max - 1);
-	uint64_t high = low + max;
-
-	if (high > missing->r[run->region].npages)
-		high = missing->r[run->region].npages;
-	while (first > low && !page_set_test(missing, run->region, first - 1) &&
-	       !poisoned(p, run->region, first - 1))
-		first--;
-	while (end < high && !page_set_test(missing, run->region, end) && !poisoned(p, run->region, end))
-		end++;
-	return (struct page_run){ .region = run->region, .page = first, .npages = (uint32_t)(end - first) };
-}
-
-/*
- * Anonymous memory that is clean and absent was never sent: map only the page, as its neighbours may be
- * present. Shared memory is in the page cache: map the piece around the page now, and the others when there
- * is nothing else to do. A huge page is mapped alone.
- */
-static int clean_fault(struct pull *p, const struct page_run *fault)
-{
-	struct page_run run = *fault;
-
-	if (run.npages == 1 && place_shared(p->param.place, run.region)) {
-		p->clean = clean_around(p, &run, CLEAN_PAGES);
-		run = clean_around(p, &run, CLEAN_PIECE);
-	}
-	return place_clean(p->param.place, &run, p->param.fail);
-}
-
-/* Maps the next piece around the last clean fault: 1, or 0 if none is left. */
-static int clean_step(struct pull *p)
-{
-	struct page_run run = p->clean;
-	int err;
-
-	if (!run.npages)
-		return 0;
-	if (run.npages > CLEAN_PIECE)
-		run.npages = CLEAN_PIECE;
-	err = place_clean(p->param.place, &run, p->param.fail);
-	p->clean.page += run.npages;
-	p->clean.npages -= run.npages;
-	return err < 0 ? err : 1;
-}
-
-/* The clean pages at the begin of p->ahead, at most a piece; it then begins after what was looked at. */
-static struct page_run clean_ahead(struct pull *p)
-{
-	struct page_run *left = &p->ahead, run = { .region = left->region };
-	uint32_t unit = place_unit(p->param.place, left->region), looked = 0;
-
-	while (left->npages && looked < AHEAD_LOOK && (!run.npages || run.npages + unit <= CLEAN_PIECE)) {
-		struct page_run one = { .region = left->region, .page = left->page, .npages = unit };
-
-		if (missing_any(p->param.missing, &one)) {
-			if (run.npages)
-				break;
-		} else if (!run.npages) {
-			run.page = one.page;
-			run.npages = unit;
-		} else {
-			run.npages += unit;
-		}
-		looked += unit;
-		left->page += unit;
-		left->npages -= unit;
-	}
-	return run;
-}
-
-/* Maps the next clean pages of foreign memory: 1, or 0 if none is left or the VM does not run yet. */
-static int ahead_step(struct pull *p)
-{
-	struct page_run run;
-	int err;
-
-	if (p->ahead_ended || !atomic_load_explicit(&p->released, memory_order_relaxed))
-		return 0;
-	if (!p->ahead.npages && !place_data(p->param.place, &p->ahead_at, &p->ahead)) {
-		p->ahead_ended = true;
-		return 0;
-	}
-	run = clean_ahead(p);
-	err = run.npages ? place_ahead(p->param.place, &run, p->param.fail) : 0;
-	return err < 0 ? err : 1;
-}
-
 static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64_t now)
 {
 	const struct pull_param *with = &p->param;
@@ -353,7 +237,7 @@ static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64
 		return fail(with->fail, -EFAULT,
 			    "userfaultfd reports a fault at %#llx, which is in no region",
 			    (unsigned long long)addr);
-	if (!missing_any(with->missing, &run)) {
+	if (!pull_missing_any(with->missing, &run)) {
 		count(&with->stats->faults_local, 1);
 		return clean_fault(p, &run);
 	}
@@ -362,8 +246,8 @@ static int one_fault(struct pull *p, struct xport_chan *c, uint64_t addr, uint64
 	u = free_slot(p->slot);
 	*u = (struct urgent_slot){ .run = run, .since_ns = now, .asked_ns = now };
 	if (!claim_urgent(p, u)) {
-		/* In flight, or placed since missing_any() looked: then nobody else would wake the vCPU. */
-		if (!missing_any(with->missing, &run))
+		/* In flight, or placed since pull_missing_any() looked: then nobody else would wake the vCPU. */
+		if (!pull_missing_any(with->missing, &run))
 			place_wake(with->place, &run);
 		else
 			fall_behind(p, u);
@@ -399,7 +283,7 @@ static int reap_urgent(struct pull *p, struct xport_chan *c)
 		if (err < 0)
 			return err;
 		u->used = false;
-		if (missing_any(p->param.missing, &u->run)) {
+		if (pull_missing_any(p->param.missing, &u->run)) {
 			fall_behind(p, u);
 			continue;
 		}
@@ -446,7 +330,7 @@ static void settle_behind(struct pull *p)
 	for (unsigned i = 0; i < URGENT_MAX; i++) {
 		struct urgent_slot *u = &p->behind[i];
 
-		if (!u->used || missing_any(p->param.missing, &u->run))
+		if (!u->used || pull_missing_any(p->param.missing, &u->run))
 			continue;
 		fault_placed(p, u);
 		u->used = false;
@@ -508,7 +392,7 @@ static int look_around(struct pull *p, struct xport_chan *c, struct sweep *w)
 	if ((n = clean_step(p)) < 0)
 		return n;
 	done += n;
-	if ((n = ahead_step(p)) < 0)
+	if ((n = clean_ahead(p)) < 0)
 		return n;
 	done += n;
 	n = sweep_step(p, w);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Shared by pull.c (faults, workers) and sweep.c (background fetch); pull.c has the theory. */
+/* Shared by pull.c (faults, workers), clean.c (clean pages) and sweep.c (background fetch); pull.c has the theory. */
 #ifndef FERRY_PULL_INT_H
 #define FERRY_PULL_INT_H
 
@@ -91,6 +91,25 @@ struct pull {
 
 /* Maps a claimed run for the VM when its data has arrived, and counts it. wake: see place_run(). */
 int pull_placed(struct pull *p, const struct page_run *run, const void *buf, bool wake);
+
+/* Whether the data of any page of the unit is still at the source. */
+static inline bool pull_missing_any(const struct page_set *missing, const struct page_run *unit)
+{
+	struct page_cursor at = { .region = unit->region,
+				  .page = unit->page,
+				  .end = unit->page + unit->npages };
+	struct page_run run;
+
+	return unit->npages == 1 ? page_set_test(missing, unit->region, unit->page)
+				 : page_set_next(missing, &at, unit->npages, &run);
+}
+
+/* Worker 0 alone. Maps the clean page of a fault, and some of its neighbours. */
+int clean_fault(struct pull *p, const struct page_run *fault);
+/* Maps the next piece around the last clean fault: 1, or 0 if none is left. */
+int clean_step(struct pull *p);
+/* Maps the next clean pages of foreign memory: 1, or 0 if none is left or the VM does not run yet. */
+int clean_ahead(struct pull *p);
 
 /* Sends at most max more gets, as far as depth allows. Returns how many, or an error. */
 int sweep_ask(struct pull *p, struct sweep *w, unsigned max);
