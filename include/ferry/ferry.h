@@ -160,8 +160,9 @@ enum ferry_landing_way {
 
 /*
  * What a target uses for one kind of memory, and what it has measured in the reservation: nanoseconds for 4
- * KiB, 0 if it has not measured (the way was given; a region of fewer than 2 MiB, or 10 MiB with THP; a refused
- * system call).
+ * KiB that land on a fresh page; or, if the reserve op has allocated the memory, on a mapped page, plus a
+ * quarter of what mapping it costs in the reservation. 0 if it has not measured (the way was given; a region of
+ * fewer than 2 MiB, or 10 MiB with THP; a refused system call).
  */
 struct ferry_landing {
 	uint32_t flags; /* the kind: FERRY_REGION_SHARED, FERRY_REGION_THP, both, or 0; never hugetlbfs */

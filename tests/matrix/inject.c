@@ -291,6 +291,12 @@ WRAP(void *, realloc, void *p, size_t n)
 	return __real_realloc(p, n);
 }
 
+WRAP(void *, aligned_alloc, size_t align, size_t n)
+{
+	FAIL_IF(fails(MEMORY, FROM), NULL);
+	return __real_aligned_alloc(align, n);
+}
+
 WRAP(void *, mmap, void *at, size_t len, int prot, int flags, int fd, off_t off)
 {
 	FAIL_IF(fails(MEMORY, FROM), MAP_FAILED);
