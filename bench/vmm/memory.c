@@ -78,20 +78,9 @@ static int new_memfd(struct vmm *vm)
 	return ftruncate(vm->memfd, (off_t)vm->cfg.memory) < 0 ? -errno : 0;
 }
 
-/* Shared RAM is populated through another mapping; the VM's own mapping stays untouched. */
-static int prealloc(struct vmm *vm, const struct ferry_region *r)
+static int prealloc(const struct ferry_region *r)
 {
-	void *p = r->hva;
-	int err;
-
-	if (r->flags & FERRY_REGION_SHARED)
-		p = mmap(NULL, r->len, PROT_READ | PROT_WRITE, MAP_SHARED, vm->memfd, (off_t)r->fd_offset);
-	if (p == MAP_FAILED)
-		return -errno;
-	err = madvise(p, r->len, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
-	if (p != r->hva)
-		munmap(p, r->len);
-	return err;
+	return madvise(r->hva, r->len, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
 }
 
 /* The command that fixes it, for the sentence. */
@@ -134,7 +123,7 @@ int memory_new(struct vmm *vm, char *why, size_t cap)
 		at += lens[i];
 		err = map_region(vm, &vm->regions[i]);
 		if (!err && vm->cfg.prealloc)
-			err = prealloc(vm, &vm->regions[i]);
+			err = prealloc(&vm->regions[i]);
 	}
 	if (err && is_hugetlb(vm))
 		say_hugetlb(vm, err, why, cap);
