@@ -33,7 +33,7 @@ struct end {
 	bool drilled;
 	uint64_t precopy_cpu_us, postcopy_cpu_us; /* CPU time of the process when the phase began; 0 before */
 	uint64_t reserve_ns;			  /* when the reservation began; 0 before */
-	uint64_t stamps;			  /* of the guest when post-copy began */
+	uint64_t stamps;			  /* of the guest when pre-copy or post-copy began */
 	struct end_cost cost;
 	struct meet_offer offer;	/* target: its offer; port 0: none */
 	char refusal[FERRY_DETAIL_MAX]; /* the library's sentence if it creates no session */
@@ -176,8 +176,10 @@ static void note_phase(struct end *e, enum ferry_phase entered, uint64_t now_ns)
 	if (entered == FERRY_PHASE_PRECOPY) {
 		e->cost.reserve_us = (now_ns - e->reserve_ns) / 1000;
 		e->precopy_cpu_us = cpu_us();
+		e->stamps = stamps(e);
 	} else if (e->precopy_cpu_us && !e->cost.precopy_us) {
 		e->cost.precopy_us = cpu_us() - e->precopy_cpu_us;
+		e->cost.precopy_stamps = stamps(e) - e->stamps;
 	}
 	if (entered == FERRY_PHASE_POSTCOPY) {
 		e->postcopy_cpu_us = cpu_us();
@@ -310,6 +312,7 @@ static void run_session(struct end *e)
 		e->cost.resident = resident(e);
 	else
 		e->cost.stood_us = vmm_stood_us(e->vmm);
+	vmm_get_tracked(e->vmm, &e->cost.tracked);
 	m.cpu = e->cost;
 	pthread_mutex_lock(&e->lock);
 	e->done = true;
@@ -366,6 +369,8 @@ static void new_vmm(struct end *e, int observer_fd)
 		.kind = (enum vmm_kind)o->kind,
 		.prealloc = o->prealloc == 0 && e->which == VMM_END_TARGET,
 		.thp = o->thp == THP_ON,
+		.tracking = e->which == VMM_END_SOURCE ? (enum vmm_tracking)o->dirty_tracking
+						       : VMM_TRACKING_AUTO,
 		.populate = (uint32_t)o->populate,
 		.vcpus = (uint32_t)o->vcpus,
 		.end = e->which,

@@ -28,13 +28,15 @@ enum msg_type {
 
 /* CPU time of the process including its vCPUs, its memory, and what else the library does not report. */
 struct end_cost {
-	uint64_t run_us;      /* inside ferry_run() */
-	uint64_t precopy_us;  /* of run_us, in pre-copy */
-	uint64_t postcopy_us; /* of run_us, in post-copy */
-	uint64_t reserve_us;  /* time in the reservation, by the clock */
-	uint64_t stamps;      /* target: pages that the guest wrote in post-copy */
-	uint64_t resident;    /* bytes: the source's before ferry_run(), the target's after it */
-	uint64_t stood_us;    /* source: from the pause until the VM resumed there; 0: it did not */
+	uint64_t run_us;	    /* inside ferry_run() */
+	uint64_t precopy_us;	    /* of run_us, in pre-copy */
+	uint64_t postcopy_us;	    /* of run_us, in post-copy */
+	uint64_t reserve_us;	    /* time in the reservation, by the clock */
+	uint64_t stamps;	    /* target: pages that the guest wrote in post-copy */
+	uint64_t precopy_stamps;    /* source: pages that the guest wrote in pre-copy */
+	uint64_t resident;	    /* bytes: the source's before ferry_run(), the target's after it */
+	uint64_t stood_us;	    /* source: from the pause until the VM resumed there; 0: it did not */
+	struct vmm_tracked tracked; /* source */
 };
 
 struct msg {

@@ -83,10 +83,14 @@ static const struct field proof_fields[] = {
 	WIDE(vmm_proof, stamps),	WIDE(vmm_proof, ticks),	    WIDE(vmm_proof, guest_errors),
 };
 
-static const struct field cpu_fields[] = { WIDE(end_cost, run_us),	WIDE(end_cost, precopy_us),
-					   WIDE(end_cost, postcopy_us), WIDE(end_cost, resident),
-					   WIDE(end_cost, reserve_us),	WIDE(end_cost, stamps),
-					   WIDE(end_cost, stood_us) };
+static const struct field cpu_fields[] = { WIDE(end_cost, run_us),	     WIDE(end_cost, precopy_us),
+					   WIDE(end_cost, postcopy_us),	     WIDE(end_cost, resident),
+					   WIDE(end_cost, reserve_us),	     WIDE(end_cost, stamps),
+					   WIDE(end_cost, stood_us),	     WIDE(end_cost, precopy_stamps),
+					   NARROW(end_cost, tracked.by),     WIDE(end_cost, tracked.fetch_ns),
+					   WIDE(end_cost, tracked.ring_full) };
+
+_Static_assert(sizeof(enum vmm_tracking) == sizeof(uint32_t), "a narrow field");
 
 static const struct field stream_fields[] = {
 	WIDE(observer_stream, seen),
@@ -220,6 +224,31 @@ static void take_asked(struct taking *t, struct options *o, const json_t *a)
 
 /* --- the end --- */
 
+/* Of each vCPU; zeros at the end are left out. */
+static json_t *make_counts(const uint64_t *pages, size_t n)
+{
+	json_t *list = json_array();
+
+	while (n && !pages[n - 1])
+		n--;
+	for (size_t i = 0; i < n; i++)
+		json_array_append_new(list, json_integer((json_int_t)pages[i]));
+	return list;
+}
+
+static void take_counts(struct taking *t, uint64_t *pages, size_t n, const json_t *list)
+{
+	for (size_t i = 0; i < n && i < json_array_size(list); i++) {
+		const json_t *v = json_array_get(list, i);
+		json_int_t count = json_integer_value(v);
+
+		if (!json_is_integer(v) || count < 0 || count > (json_int_t)PEER_NUMBER_MAX)
+			refuse(t, "vcpu_pages", "a number");
+		else
+			pages[i] = (uint64_t)count;
+	}
+}
+
 static json_t *make_end(const struct run_report *r, enum vmm_end own)
 {
 	const struct end_report *e = &r->end[own];
@@ -230,6 +259,7 @@ static json_t *make_end(const struct run_report *r, enum vmm_end own)
 	json_object_set_new(o, "drilled", json_boolean(e->drilled));
 	json_object_set_new(o, "error", json_string(e->error));
 	json_object_set_new(o, "cpu", make_fields(&e->cpu, cpu_fields, COUNT(cpu_fields)));
+	json_object_set_new(o, "vcpu_pages", make_counts(e->cpu.tracked.pages, VMM_VCPUS_MAX));
 	json_object_set_new(o, "have_result", json_boolean(e->have_result));
 	json_object_set_new(o, "stats",
 			    make_fields(e->have_result ? &e->result.stats : &e->live, stats_fields,
@@ -277,6 +307,9 @@ static void take_end(struct taking *t, struct end_report *e, const json_t *o)
 				  .have_result = json_is_true(json_object_get(o, "have_result")) };
 	take_text(e->error, sizeof(e->error), o, "error");
 	take_fields(t, &e->cpu, cpu_fields, COUNT(cpu_fields), json_object_get(o, "cpu"));
+	if (e->cpu.tracked.by > VMM_TRACKING_PAGEMAP)
+		refuse(t, "tracked.by", "a number");
+	take_counts(t, e->cpu.tracked.pages, VMM_VCPUS_MAX, json_object_get(o, "vcpu_pages"));
 	take_fields(t, &e->live, stats_fields, COUNT(stats_fields), json_object_get(o, "stats"));
 	if (e->live.nlandings > FERRY_LANDINGS || e->live.landing[0].way > FERRY_LANDING_KERNEL)
 		refuse(t, "landing", "a");

@@ -144,6 +144,7 @@ static void page_fields(FILE *out, const struct run_report *r)
 	real_field(out, "fault_p99_us", (double)t->fault_p99_ns / 1000);
 	real_field(out, "fault_max_us", (double)t->fault_max_ns / 1000);
 	real_field(out, "fault_total_ms", (double)t->fault_total_ns / 1e6);
+	number_field(out, "precopy_stamps", r->end[VMM_END_SOURCE].cpu.precopy_stamps);
 	number_field(out, "postcopy_stamps", r->end[VMM_END_TARGET].cpu.stamps);
 }
 
@@ -169,6 +170,20 @@ static void landing_field(FILE *out, const struct run_report *r)
 	else
 		fprintf(out, "\"landing\":{\"way\":\"%s\",\"mapping_ns\":%u,\"kernel_ns\":%u},",
 			ferry_landing_name(l->way), l->mapping_ns, l->kernel_ns);
+}
+
+/* How the source knew which pages the guest had written; "": not known. */
+static void tracking_fields(FILE *out, const struct run_report *r)
+{
+	const struct vmm_tracked *t = &r->end[VMM_END_SOURCE].cpu.tracked;
+
+	json_text(out, "dirty_tracking", tracking_name(t->by));
+	real_field(out, "dirty_fetch_ms", (double)t->fetch_ns / 1e6);
+	number_field(out, "ring_full", t->ring_full);
+	fprintf(out, "\"vcpu_pages\":");
+	for (uint64_t i = 0; t->by == VMM_TRACKING_RING && i < r->o->vcpus; i++)
+		fprintf(out, "%s%llu", i ? "," : "[", (unsigned long long)t->pages[i]);
+	fprintf(out, t->by == VMM_TRACKING_RING ? "]," : "null,");
 }
 
 static void cpu_fields(FILE *out, const struct run_report *r)
@@ -241,6 +256,7 @@ void report_json_object(FILE *out, const struct run_report *r)
 	page_fields(out, r);
 	thp_fields(out, r);
 	landing_field(out, r);
+	tracking_fields(out, r);
 	cpu_fields(out, r);
 	proof_fields(out, r);
 	if (r->have_floor)

@@ -24,6 +24,7 @@ static const char *const on_off[] = { "on", "off", NULL };
 static const char *const thps[] = { "auto", "on", "off", NULL };
 static const char *const hold_actions[] = { "fallback", "commit", NULL };
 static const char *const landings[] = { "auto", "mapping", "kernel", NULL };
+static const char *const trackings[] = { "auto", "log", "ring", NULL };
 static const char *const floors[] = { "once", "each", "off", NULL };
 static const char *const commands[] = { "run",	"source", "target",  "floor", "sweep",
 					"plot", "doctor", "version", "help" };
@@ -36,6 +37,7 @@ _Static_assert(sizeof(patterns) / sizeof(*patterns) == VMM_ZIPF + 2, "one name p
 _Static_assert(FERRY_MODE_POSTCOPY == 2 && FERRY_COMMIT_AT_SWITCHOVER == 2 && FERRY_HOLD_COMMIT == 1,
 	       "the choices are in the order of ferry.h");
 _Static_assert(FERRY_LANDING_KERNEL == 2 && sizeof(landings) / sizeof(*landings) == 4, "in that order, too");
+_Static_assert(VMM_TRACKING_RING == 2 && sizeof(trackings) / sizeof(*trackings) == 4, "in the VMM's order");
 _Static_assert(sizeof(commands) / sizeof(*commands) == CMD_COUNT, "one name per command");
 
 #define HOUR 3600000000ull
@@ -62,6 +64,9 @@ const struct option_row option_rows[] = {
 	{ "landing", V_CHOICE, RUN | TARGET | SWEEP, AT(landing), "auto, mapping or kernel",
 	  "how page data gets into the target's memory: received in the page's mapping, or in a buffer from which the kernel copies it, auto: what measures faster; auto",
 	  .choices = landings },
+	{ "dirty-tracking", V_CHOICE, GUEST, AT(dirty_tracking), "auto, log or ring",
+	  "how KVM records the pages that the guest writes: in one log of all RAM, or in a ring for each vCPU, auto: the log; not for host threads; auto",
+	  .choices = trackings },
 	{ "thp", V_CHOICE, GUEST, AT(thp), "auto, on or off",
 	  "transparent huge pages for the RAM, restored at the target after the migration, auto: on for anon, off for memfd (the floor's buffers have none); auto",
 	  .choices = thps },

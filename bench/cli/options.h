@@ -43,8 +43,8 @@ struct options {
 	const char *uri, *to, *listen, *json, *arbiter, *record, *out;
 	const char *modes, *rates, *working_sets, *uris; /* sweep: lists; NULL: the single value */
 	uint64_t memory, populate, working_set, dirty_rate, vcpus, seed;
-	uint64_t kind, pattern, mode, commit_at, hold_action, floor, prealloc, landing,
-		thp; /* indices into the choice tables */
+	uint64_t kind, pattern, mode, commit_at, hold_action, floor, prealloc, landing, thp,
+		dirty_tracking; /* indices into the choice tables */
 	uint64_t downtime_us, switchover_limit_us, hold_limit_us, reconnect_us, timeout_us, precopy_limit_us,
 		poll_us, run_on_us;
 	uint64_t sample_us, report_port, rhythm_us;

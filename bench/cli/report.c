@@ -6,6 +6,14 @@
 #include "report.h"
 #include "util.h"
 
+const char *tracking_name(enum vmm_tracking by)
+{
+	static const char *const names[] = { "", "log", "ring", "pagemap" };
+
+	_Static_assert(sizeof(names) / sizeof(*names) == VMM_TRACKING_PAGEMAP + 1, "one name per way");
+	return names[by];
+}
+
 static void row(FILE *out, const char *name)
 {
 	fprintf(out, "  %-11s ", name);
@@ -160,6 +168,22 @@ static void landing(FILE *out, const struct run_report *r)
 	fprintf(out, "\n");
 }
 
+static void tracking(FILE *out, const struct run_report *r)
+{
+	const struct vmm_tracked *t = &r->end[VMM_END_SOURCE].cpu.tracked;
+	char v[32];
+
+	if (t->by == VMM_TRACKING_AUTO)
+		return;
+	row(out, "tracking");
+	fprintf(out, "by %s, fetched in %.2f ms", tracking_name(t->by), (double)t->fetch_ns / 1e6);
+	if (t->by == VMM_TRACKING_RING)
+		fprintf(out, "; full %llu times; pages of each vCPU:", (unsigned long long)t->ring_full);
+	for (uint64_t i = 0; t->by == VMM_TRACKING_RING && i < r->o->vcpus; i++)
+		fprintf(out, "%s %s", i ? ";" : "", grouped(v, t->pages[i]));
+	fprintf(out, "\n");
+}
+
 static void faults(FILE *out, const struct run_report *r)
 {
 	const struct ferry_stats *t = target_stats(r);
@@ -239,6 +263,7 @@ void report_table(FILE *out, const struct run_report *r)
 			rounds(out, r);
 			times(out, r);
 		}
+		tracking(out, r);
 		landing(out, r);
 		faults(out, r);
 		huge(out, r);

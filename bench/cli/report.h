@@ -70,6 +70,8 @@ int only_end(const struct run_report *r);
 const struct ferry_stats *source_stats(const struct run_report *r);
 const struct ferry_stats *target_stats(const struct run_report *r);
 double throughput_mb_s(const struct run_report *r);
+/* "log", "ring", "pagemap"; "" for auto, which means that it is not known. */
+const char *tracking_name(enum vmm_tracking by);
 
 /* report.c, json.c */
 void report_table(FILE *out, const struct run_report *r);

@@ -101,7 +101,7 @@ static int new_vm(struct vmm *vm, char *why, size_t cap)
 {
 	struct kvm_pit_config pit = { 0 };
 	uint64_t identity = TSS_GPA - PAGE_BYTES;
-	int len = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	int len = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0), err;
 
 	if (len < (int)sizeof(struct kvm_run))
 		return say(why, cap, "KVM_GET_VCPU_MMAP_SIZE");
@@ -109,6 +109,9 @@ static int new_vm(struct vmm *vm, char *why, size_t cap)
 	vm->vm_fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0);
 	if (vm->vm_fd < 0)
 		return say(why, cap, "KVM_CREATE_VM");
+	err = dirty_new_vm(vm, why, cap);
+	if (err)
+		return err;
 	disable_async_faults(vm);
 	/* Only some VMX hosts need them. */
 	(void)!ioctl(vm->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
@@ -197,6 +200,16 @@ static bool handle_io(struct vcpu *v)
 	return false;
 }
 
+static void empty_rings(struct vcpu *v)
+{
+	int err = dirty_ring_full(v->vm);
+
+	if (!err)
+		return;
+	vmm_fail(v->vm, "the full dirty ring of vCPU %u cannot be emptied: %s", v->index, strerror(-err));
+	v->dead = true;
+}
+
 void machine_run(struct vcpu *v)
 {
 	while (!v->dead && atomic_load(&v->vm->want) == WANT_RUN) {
@@ -209,6 +222,10 @@ void machine_run(struct vcpu *v)
 		}
 		if (v->run->exit_reason == KVM_EXIT_INTR)
 			continue;
+		if (v->run->exit_reason == KVM_EXIT_DIRTY_RING_FULL) {
+			empty_rings(v);
+			continue;
+		}
 		if (v->run->exit_reason != KVM_EXIT_IO || !handle_io(v))
 			describe_exit(v);
 	}

@@ -197,74 +197,6 @@ static int op_reserve(void *arg, struct ferry_region *regions, size_t n, struct 
 	return 0;
 }
 
-/* --- dirty tracking --- */
-
-static int new_track(struct vmm *vm)
-{
-	int err = ferry_track_new(&vm->track, NULL);
-
-	for (int i = 0; !err && i < NREGIONS; i++) {
-		const struct ferry_region *r = &vm->regions[i];
-		struct ferry_track_range range = {
-			FERRY_TRACK_RANGE_INIT,
-			.region = r->id,
-			.flags = r->flags,
-			.addr = (uintptr_t)r->hva,
-			.len = r->len,
-			.page_shift = r->page_shift,
-			.fd = r->fd,
-			.fd_offset = r->fd_offset,
-		};
-
-		err = ferry_track_add(vm->track, &range);
-	}
-	if (err) {
-		ferry_track_free(vm->track);
-		vm->track = NULL;
-	}
-	return err;
-}
-
-static int op_dirty_start(void *arg)
-{
-	struct vmm *vm = arg;
-	int err;
-
-	if (vm->backend == BACKEND_KVM)
-		return ferry_kvm_dirty_start(vm->kvm);
-	err = vm->track ? 0 : new_track(vm);
-	return err ? err : ferry_track_start(vm->track);
-}
-
-static int op_dirty_stop(void *arg)
-{
-	struct vmm *vm = arg;
-
-	if (vm->backend == BACKEND_KVM)
-		return ferry_kvm_dirty_stop(vm->kvm);
-	return vm->track ? ferry_track_stop(vm->track) : 0;
-}
-
-static int op_dirty_fetch(void *arg, uint32_t region, uint64_t *bits, uint64_t npages, unsigned flags)
-{
-	struct vmm *vm = arg;
-
-	if (vm->backend == BACKEND_KVM)
-		return ferry_kvm_dirty_fetch(vm->kvm, region, bits, npages, flags);
-	return vm->track ? ferry_track_fetch(vm->track, region, bits, npages, flags) : -EINVAL;
-}
-
-static int op_throttle(void *arg, unsigned percent)
-{
-	struct vmm *vm = arg;
-
-	pthread_mutex_lock(&vm->lock);
-	vm->throttle = percent > 100 ? 100 : percent;
-	vcpus_rate_changed(vm);
-	pthread_mutex_unlock(&vm->lock);
-	return 0;
-}
-
 /* --- state --- */
 
 static int put_vcpu(struct vcpu *v, struct ferry_stream *out)
@@ -404,6 +336,17 @@ static int op_pause(void *arg)
 static int op_resume(void *arg)
 {
 	return vmm_resume(arg);
+}
+
+static int op_throttle(void *arg, unsigned percent)
+{
+	struct vmm *vm = arg;
+
+	pthread_mutex_lock(&vm->lock);
+	vm->throttle = percent > 100 ? 100 : percent;
+	vcpus_rate_changed(vm);
+	pthread_mutex_unlock(&vm->lock);
+	return 0;
 }
 
 static int op_output_hold(void *arg)

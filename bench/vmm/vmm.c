@@ -66,8 +66,7 @@ void vmm_stop(struct vmm *vm, bool abandon)
 void vmm_free_guest(struct vmm *vm)
 {
 	machine_free(vm);
-	ferry_track_free(vm->track);
-	vm->track = NULL;
+	dirty_free(vm);
 	memory_free(vm);
 }
 
@@ -131,7 +130,9 @@ int vmm_new_source(struct vmm **ret, const struct vmm_config *cfg, char *why, si
 	vm->nvcpus = vm->cfg.vcpus = cfg->vcpus ? cfg->vcpus : 1;
 	vm->backend = cfg->host_threads || access("/dev/kvm", R_OK | W_OK) < 0 ? BACKEND_HOST : BACKEND_KVM;
 	atomic_store(&vm->rate, cfg->dirty_rate);
-	err = begin_guest(vm, why, cap);
+	err = dirty_choose(vm, why, cap);
+	if (!err)
+		err = begin_guest(vm, why, cap);
 	if (err) {
 		vmm_destroy(vm);
 		return err;

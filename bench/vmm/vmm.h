@@ -32,6 +32,18 @@ enum vmm_kind { VMM_ANON, VMM_MEMFD, VMM_HUGETLB, VMM_HUGETLB_MEMFD };
 /* The order in which a vCPU stamps pages; zipf: the page of rank k about 1/k as often as the first. */
 enum vmm_pattern { VMM_RANDOM, VMM_SEQUENTIAL, VMM_ZIPF };
 
+/*
+ * What says which pages the guest has written: KVM's dirty log, KVM's dirty ring of each vCPU, or, for host
+ * threads, /proc/self/pagemap. Auto is the log if KVM runs the guest.
+ */
+enum vmm_tracking { VMM_TRACKING_AUTO, VMM_TRACKING_LOG, VMM_TRACKING_RING, VMM_TRACKING_PAGEMAP };
+
+/*
+ * Of each vCPU's ring: QEMU's usual size, 64 KiB of kernel memory. A vCPU leaves the guest to have its ring
+ * emptied when it has written 16 MiB since the last fetch.
+ */
+#define VMM_RING_ENTRIES 4096u
+
 /* The end of the migration that an output came from. */
 enum vmm_end { VMM_END_SOURCE, VMM_END_TARGET };
 
@@ -47,6 +59,8 @@ struct vmm_config {
 	enum vmm_pattern pattern; /* order of the pages it dirties */
 	uint64_t seed;		  /* of the content */
 	enum vmm_kind kind;
+	/* Log and ring only if KVM runs the guest; not pagemap. */
+	enum vmm_tracking tracking;
 	uint32_t populate; /* percent of RAM with unique content; the working set is always populated */
 	uint32_t vcpus;	   /* 0: 1 */
 	bool host_threads; /* do not use KVM */
@@ -82,6 +96,14 @@ struct vmm_stats {
 	uint64_t working_set; /* as set, bytes */
 	bool running;	      /* resumed and not paused */
 	bool gone;	      /* discarded or retired, or a target before its reserve */
+};
+
+/* The dirty tracking of the source's last migration. */
+struct vmm_tracked {
+	enum vmm_tracking by;	       /* not auto; auto at a target */
+	uint64_t fetch_ns;	       /* in dirty_fetch, all rounds */
+	uint64_t ring_full;	       /* ring: exits of vCPUs whose ring was full */
+	uint64_t pages[VMM_VCPUS_MAX]; /* ring: pages that each vCPU has written */
 };
 
 struct vmm_proof {
@@ -131,6 +153,9 @@ uint64_t vmm_stood_us(const struct vmm *vm);
  */
 int vmm_set_rate(struct vmm *vm, uint64_t pages_per_second);
 int vmm_set_working_set(struct vmm *vm, uint64_t bytes);
+
+/* After dirty_stop; before it pages[] is 0. */
+void vmm_get_tracked(const struct vmm *vm, struct vmm_tracked *ret);
 
 /* Any thread. */
 void vmm_get_stats(struct vmm *vm, struct vmm_stats *st);

@@ -108,7 +108,9 @@ struct vmm {
 	int kvm_fd, vm_fd;
 	size_t run_len;
 	struct ferry_kvm *kvm;
-	struct ferry_track *track; /* BACKEND_HOST, from the first dirty_start on */
+	struct ferry_track *track;  /* BACKEND_HOST, from the first dirty_start on */
+	struct vmm_tracked tracked; /* but .ring_full: the vCPU threads count */
+	_Atomic uint64_t ring_full;
 
 	struct vcpu vcpus[VMM_VCPUS_MAX];
 	_Atomic uint32_t nvcpus;
@@ -168,6 +170,17 @@ void machine_unkick(struct vcpu *v);
 int machine_sequence(struct vcpu *v, uint64_t *sequence);
 uint64_t machine_emulated(struct vmm *vm); /* instructions */
 bool machine_nested(void);
+
+/* dirty.c */
+int dirty_choose(struct vmm *vm, char *why, size_t cap); /* source: sets cfg.tracking if it is auto */
+int dirty_new_vm(struct vmm *vm, char *why, size_t cap); /* after KVM_CREATE_VM, before the first vCPU */
+/* KVM_EXIT_DIRTY_RING_FULL, on the vCPU's thread. An error: the vCPU cannot go on. */
+int dirty_ring_full(struct vmm *vm);
+void dirty_free(struct vmm *vm);
+/* The ops of these names. */
+int op_dirty_start(void *arg);
+int op_dirty_stop(void *arg);
+int op_dirty_fetch(void *arg, uint32_t region, uint64_t *bits, uint64_t npages, unsigned flags);
 
 /* mutator.c */
 void mutator_run(struct vcpu *v);

@@ -242,4 +242,7 @@ without_kvm timeout 120 "$program" source --to "$uri" "${guest[@]}" "${soon[@]}"
 wait $target
 verdict "without KVM a target that never had the VM names no mutator" "$(grep -q 'mutator: unknown' "$tmp/t.out" || head -n 1 "$tmp/t.out")"
 verdict "without KVM the source says host thread" "$(grep -q 'mutator: host thread (no /dev/kvm' "$tmp/s.out" || head -n 1 "$tmp/s.out")"
+without_kvm timeout 120 "$program" run "${guest[@]}" --floor off --dirty-tracking ring >"$tmp/s.out" 2>&1
+code=$?
+verdict "without KVM there are no dirty rings" "$([ $code = 5 ] && grep -q "KVM's dirty ring does not see: use auto, or a guest on /dev/kvm" "$tmp/s.out" || echo "exit code $code: $(cat "$tmp/s.out")")"
 exit $failed

@@ -28,6 +28,8 @@ says 1 'target does not take --memory; see rdma-migrate help.' target --memory 1
 says 1 '--memory takes a size from 32M to 256G in whole 2M, such as 512M or 2G, not "1GB".' run --memory 1GB
 says 1 '--memory takes a size from 32M to 256G in whole 2M, such as 512M or 2G.' run --memory
 says 1 '--mode takes auto, stop-and-copy or post-copy, not "fast".' run --mode fast
+says 1 '--dirty-tracking takes auto, log or ring, not "bitmap".' run --dirty-tracking bitmap
+says 1 'target does not take --dirty-tracking; see rdma-migrate help.' target --dirty-tracking ring
 says 1 '--downtime takes a duration such as 300ms, 2s or 500us, not "300".' run --downtime 300
 says 1 '--timeout takes a duration of at least 10ms such as 3s, not "1ms".' run --timeout 1ms
 says 1 '--working-set takes at most --memory less 16M, 48M here, not 64M.' run --memory 64M --working-set 64M

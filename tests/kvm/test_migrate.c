@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "hugepool.h"
+#include "plainvm.h"
 #include "bench/cli/run.h"
 
 #define POOL_PAGES (2 * (64 / 2) + 8) /* two guests of 64 MiB, and some to spare */
@@ -20,8 +21,22 @@ static void migrate(struct run_report *r, struct options *o, int argc, char **ar
 	if (access("/dev/kvm", R_OK | W_OK) < 0)
 		cr_skip_test("no /dev/kvm that can be used");
 	cr_assert_eq(options_parse(o, argc, argv), 0);
+	if (o->dirty_tracking == VMM_TRACKING_RING)
+		plainvm_ring_or_skip();
 	memset(r, 0, sizeof(*r));
 	run_once(r, o, 1, NULL, NULL);
+}
+
+/* How much a guest writes during a short pre-copy is the scheduler's choice. */
+static void tracked_as_asked(const struct run_report *r)
+{
+	const struct vmm_tracked *t = &r->end[VMM_END_SOURCE].cpu.tracked;
+	bool ring = r->o->dirty_tracking == VMM_TRACKING_RING;
+
+	cr_assert_eq(t->by, ring ? VMM_TRACKING_RING : VMM_TRACKING_LOG);
+	cr_expect_gt(t->fetch_ns, 0);
+	for (uint64_t i = ring ? r->o->vcpus : 0; i < VMM_VCPUS_MAX; i++)
+		cr_expect_eq(t->pages[i], 0, "vCPU %llu", (unsigned long long)i);
 }
 
 static void clean(const struct run_report *r, const char *outcome, enum ferry_owner owner)
@@ -34,6 +49,7 @@ static void clean(const struct run_report *r, const char *outcome, enum ferry_ow
 	cr_assert_eq(r->proof.pages_checked, (64u << 20) / 4096);
 	cr_assert_gt(r->proof.stamps, 0);
 	cr_assert_eq(r->verdict, VERDICT_OK, "%s", r->sentence);
+	tracked_as_asked(r);
 }
 
 #define ARGS                                                                                       \
@@ -111,6 +127,18 @@ FALLS_BACK(target_killed_in_post_copy_memfd, "--mode", "post-copy", "--max-round
 	   "memfd", "--vcpus", "2", "--kill", "target@post-copy")
 FALLS_BACK(link_cut_in_stop_and_copy, "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind", "anon",
 	   "--kill", "link@stop-and-copy")
+
+#define RING "--dirty-tracking", "ring"
+MIGRATES(ring_stop_and_copy, RING, "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind", "anon")
+MIGRATES(ring_post_copy, RING, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind", "anon")
+MIGRATES(ring_two_vcpus_post_copy, RING, "--vcpus", "2", "--mode", "post-copy", "--max-rounds", "1",
+	 "--memory-kind", "memfd")
+MIGRATES(ring_of_a_guest_that_never_rests, RING, "--vcpus", "2", "--dirty-rate", "1000000", "--working-set",
+	 "48M", "--max-rounds", "4", "--mode", "post-copy")
+FALLS_BACK(ring_target_killed_in_post_copy, RING, "--mode", "post-copy", "--max-rounds", "1", "--memory-kind",
+	   "memfd", "--vcpus", "2", "--kill", "target@post-copy")
+FALLS_BACK(ring_link_cut_in_stop_and_copy, RING, "--mode", "stop-and-copy", "--downtime", "20s", "--kill",
+	   "link@stop-and-copy")
 
 MIGRATES_HUGE(stop_and_copy, "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind", "hugetlb")
 MIGRATES_HUGE(stop_and_copy_memfd, "--mode", "stop-and-copy", "--downtime", "20s", "--memory-kind",

@@ -19,6 +19,7 @@
 
 #include <ferry/kvm.h>
 
+#include "plainvm.h"
 #include "bench/vmm/stamp.h"
 #include "bench/vmm/vmm_int.h"
 #include "runtime/link/stream.h"
@@ -191,11 +192,11 @@ static void check_fetch(const struct dirty *d, uint32_t vcpus, uint64_t *after, 
 	cr_expect_gt(expected, 100);
 }
 
-static void dirty_tracking(bool host, enum vmm_kind kind, uint32_t vcpus, bool by_track)
+static void dirty_tracking_of(const struct vmm_config *cfg, bool by_track)
 {
-	struct vmm_config cfg = config(host, kind, vcpus);
 	const struct ferry_ops *ops = vmm_ops();
-	struct vmm *vm = source(&cfg);
+	uint32_t vcpus = cfg->vcpus;
+	struct vmm *vm = source(cfg);
 	struct dirty d = { .vm = vm, .track = by_track ? new_track(vm) : NULL };
 	uint64_t after[VMM_VCPUS_MAX], done;
 
@@ -222,9 +223,25 @@ static void dirty_tracking(bool host, enum vmm_kind kind, uint32_t vcpus, bool b
 	check_fetch(&d, vcpus, after, 0);
 	dirty_stop(&d);
 	ferry_track_free(d.track);
-	if (!host)
+	if (!cfg->host_threads)
 		cr_expect(is_native(vm), "%s", vmm_mutator(vm));
 	vmm_destroy(vm);
+}
+
+static void dirty_tracking(bool host, enum vmm_kind kind, uint32_t vcpus, bool by_track)
+{
+	struct vmm_config cfg = config(host, kind, vcpus);
+
+	dirty_tracking_of(&cfg, by_track);
+}
+
+static void dirty_rings(enum vmm_kind kind, uint32_t vcpus)
+{
+	struct vmm_config cfg = config(false, kind, vcpus);
+
+	plainvm_ring_or_skip();
+	cfg.tracking = VMM_TRACKING_RING;
+	dirty_tracking_of(&cfg, false);
 }
 
 Test(vmm, dirty_log_misses_no_write)
@@ -235,6 +252,32 @@ Test(vmm, dirty_log_misses_no_write)
 Test(vmm, dirty_log_misses_no_write_memfd_two_vcpus)
 {
 	dirty_tracking(false, VMM_MEMFD, 2, false);
+}
+
+Test(vmm, dirty_rings_miss_no_write)
+{
+	dirty_rings(VMM_ANON, 1);
+}
+
+Test(vmm, dirty_rings_miss_no_write_memfd_two_vcpus)
+{
+	dirty_rings(VMM_MEMFD, 2);
+}
+
+Test(threads, kvm_cannot_track_them)
+{
+	for (enum vmm_tracking t = VMM_TRACKING_LOG; t <= VMM_TRACKING_RING; t++) {
+		struct vmm_config cfg = config(true, VMM_ANON, 1);
+		struct vmm *vm = NULL;
+		char why[256] = "";
+
+		cfg.tracking = t;
+		cr_expect_eq(vmm_new_source(&vm, &cfg, why, sizeof(why)), -EINVAL);
+		cr_expect_null(vm);
+		cr_expect(strstr(why, t == VMM_TRACKING_LOG ? "KVM's dirty log does not see: use auto"
+							    : "KVM's dirty ring does not see: use auto"),
+			  "%s", why);
+	}
 }
 
 Test(threads, tracker_misses_no_write)

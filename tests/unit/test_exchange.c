@@ -43,6 +43,10 @@ static void source(struct run_report *r, struct options *o)
 	r->nrounds = r->npolicy = 1;
 	r->rounds[0].bytes = 4096;
 	strcpy(r->policy[0], "post-copy: it was asked for");
+	o->vcpus = 2;
+	r->end[VMM_END_SOURCE].cpu.tracked = (struct vmm_tracked){
+		.by = VMM_TRACKING_RING, .fetch_ns = 1230000, .ring_full = 4, .pages = { 5678, 0 }
+	};
 }
 
 static void target(struct run_report *r, struct options *o)
@@ -79,6 +83,8 @@ Test(exchange, both_ends_come_to_the_same)
 	cr_assert_str_eq(a, b);
 	cr_assert_not_null(strstr(a, "hosts       source alpha, target beta"));
 	cr_assert_not_null(strstr(a, "777 pages/s"));
+	cr_assert_not_null(
+		strstr(a, "by ring, fetched in 1.23 ms; full 4 times; pages of each vCPU: 5,678; 0"));
 	cr_assert_not_null(strstr(a, "16,384 pages checked, 0 bad; 10 outputs seen, 0 missing, 0 repeated"));
 	free(a);
 	free(b);
@@ -131,6 +137,9 @@ Test(exchange, numbers_that_no_migration_has)
 		"{\"end\":{\"stats\":{\"round\":4294967296}}}",
 		"{\"end\":{\"stats\":{\"faults\":1e3}}}",
 		"{\"end\":{\"cpu\":{\"resident\":\"much\"}}}",
+		"{\"end\":{\"cpu\":{\"tracked.by\":4}}}",
+		"{\"end\":{\"vcpu_pages\":[1,-1]}}",
+		"{\"end\":{\"vcpu_pages\":[\"many\"]}}",
 		"{\"observer\":{\"streams\":[{\"seen\":-3}]}}",
 		"{\"observer\":{\"handovers\":4294967297}}",
 		"{\"observer\":{\"damaged\":-1}}",
