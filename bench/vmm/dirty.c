@@ -30,17 +30,18 @@ int dirty_choose(struct vmm *vm, char *why, size_t cap)
 
 int dirty_new_vm(struct vmm *vm, char *why, size_t cap)
 {
+	uint32_t entries = vm->cfg.ring_entries ? vm->cfg.ring_entries : VMM_RING_ENTRIES;
 	int err;
 
 	if (vm->cfg.tracking != VMM_TRACKING_RING)
 		return 0;
-	err = ferry_kvm_ring_enable(vm->vm_fd, VMM_RING_ENTRIES);
+	err = ferry_kvm_ring_enable(vm->vm_fd, entries);
 	if (err == -EOPNOTSUPP)
 		snprintf(why, cap,
 			 "this KVM has no dirty rings, which need Linux 5.14 on x86-64: use the dirty log");
 	else if (err)
-		snprintf(why, cap, "KVM refuses dirty rings of %u entries: %s; use the dirty log",
-			 VMM_RING_ENTRIES, strerror(-err));
+		snprintf(why, cap, "KVM refuses dirty rings of %u entries: %s; use the dirty log", entries,
+			 strerror(-err));
 	return err;
 }
 

@@ -34,15 +34,16 @@ enum vmm_pattern { VMM_RANDOM, VMM_SEQUENTIAL, VMM_ZIPF };
 
 /*
  * What says which pages the guest has written: KVM's dirty log, KVM's dirty ring of each vCPU, or, for host
- * threads, /proc/self/pagemap. Auto is the log if KVM runs the guest.
+ * threads, /proc/self/pagemap. Auto is the log if KVM runs the guest: docs/benchmarking.md has the figures.
  */
 enum vmm_tracking { VMM_TRACKING_AUTO, VMM_TRACKING_LOG, VMM_TRACKING_RING, VMM_TRACKING_PAGEMAP };
 
 /*
- * Of each vCPU's ring: QEMU's usual size, 64 KiB of kernel memory. A vCPU leaves the guest to have its ring
- * emptied when it has written 16 MiB since the last fetch.
+ * Of each vCPU's ring: as many as KVM takes, 1 MiB of kernel memory. When a vCPU has written 256 MiB since the
+ * last fetch, its ring is full: then it leaves the guest, and all its pages are write-protected again. With
+ * QEMU's usual 4096 entries that held a guest that writes 64 MiB as fast as it can to a 300th of its speed.
  */
-#define VMM_RING_ENTRIES 4096u
+#define VMM_RING_ENTRIES 65536u
 
 /* The end of the migration that an output came from. */
 enum vmm_end { VMM_END_SOURCE, VMM_END_TARGET };
@@ -61,11 +62,12 @@ struct vmm_config {
 	enum vmm_kind kind;
 	/* Log and ring only if KVM runs the guest; not pagemap. */
 	enum vmm_tracking tracking;
-	uint32_t populate; /* percent of RAM with unique content; the working set is always populated */
-	uint32_t vcpus;	   /* 0: 1 */
-	bool host_threads; /* do not use KVM */
-	bool thp;	   /* transparent huge pages at both ends, else MADV_NOHUGEPAGE; not for hugetlb */
-	bool prealloc;	   /* target: allocate all of the RAM in reserve, else as pages arrive */
+	uint32_t ring_entries; /* of each vCPU's ring; 0: VMM_RING_ENTRIES */
+	uint32_t populate;     /* percent of RAM with unique content; the working set is always populated */
+	uint32_t vcpus;	       /* 0: 1 */
+	bool host_threads;     /* do not use KVM */
+	bool thp;      /* transparent huge pages at both ends, else MADV_NOHUGEPAGE; not for hugetlb */
+	bool prealloc; /* target: allocate all of the RAM in reserve, else as pages arrive */
 	/* both ends */
 	enum vmm_end end;      /* stamped on the output */
 	int observer;	       /* the caller's pipe or socket for struct vmm_output records; -1: none */

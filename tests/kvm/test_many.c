@@ -16,7 +16,8 @@
 
 #define PAIRS 4u
 #define SPEAK_NS 60000000000ull
-#define FULL_PAGES (VMM_RING_ENTRIES * 3 / 2) /* as many different pages do not fit into a ring */
+#define RING_ENTRIES 4096u
+#define FULL_PAGES (RING_ENTRIES * 3 / 2) /* as many different pages do not fit into a ring */
 #define LATE_FETCHES 3u
 
 struct pair {
@@ -110,6 +111,7 @@ static void make_guest(struct pair *p, const struct way *w, uint64_t seed)
 		cfg.pattern = VMM_SEQUENTIAL;
 		cfg.vcpus = 2;
 		cfg.tracking = VMM_TRACKING_RING;
+		cfg.ring_entries = RING_ENTRIES;
 	}
 	cr_assert(!pipe2(p->out, O_CLOEXEC));
 	observer_init(&p->observer, p->out[0], cfg.vcpus, true);
