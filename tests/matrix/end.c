@@ -157,7 +157,11 @@ static void configure(struct end *e, struct ferry_config *cfg)
 				      .timeout_us = TIMEOUT_US,
 				      /* The time must be enough to meet a stranger several times. */
 				      .reconnect_us = RECONNECT_US * (e->c->stranger ? patience() : 1),
-				      .connect_us = e->source ? 2 * TIMEOUT_US : 3 * TIMEOUT_US };
+				      .connect_us = e->source ? 2 * TIMEOUT_US : 3 * TIMEOUT_US,
+				      /* Either, whatever would measure faster here. */
+				      .landing = (e->c->point->type + e->c->fault) % 2
+							 ? FERRY_LANDING_KERNEL
+							 : FERRY_LANDING_MAPPING };
 	if (why == LOAD_FAILS && !e->source) {
 		e->vm.fail_op = FAKE_LOAD;
 		e->vm.fail_nth = 1;
