@@ -59,7 +59,8 @@ int msg_recv(int fd, struct msg *m, bool wait)
 
 	do
 		n = recv(fd, m, sizeof(*m), wait ? 0 : MSG_DONTWAIT);
-	while (n < 0 && errno == EINTR);
+	/* A peer that has exited without reading all is reported once, before what it has sent. */
+	while (n < 0 && (errno == EINTR || errno == ECONNRESET));
 	if (n < 0 && errno == EAGAIN)
 		return -EAGAIN;
 	if (n != sizeof(*m))
