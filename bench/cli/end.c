@@ -8,14 +8,13 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "end.h"
 #include "arbiter.h"
 #include "util.h"
-#include "bench/vmm/rhythm.h"
+#include "vm.h"
 #include "ferry/drill.h"
 
 #define STATS_EVERY_MS 100
@@ -25,11 +24,11 @@ struct end {
 	enum vmm_end which;
 	const struct options *o;
 	int fd;
-	struct vmm *vmm;
+	const struct vm_kind *kind;
+	void *vm;
 	struct ferry_ops ops;
 	struct ferry_session *session;
 	struct sampler *sampler;
-	struct rhythm *rhythm;
 	bool drilled;
 	uint64_t precopy_cpu_us, postcopy_cpu_us; /* CPU time of the process when the phase began; 0 before */
 	uint64_t reserve_ns;			  /* when the reservation began; 0 before */
@@ -166,7 +165,7 @@ static uint64_t stamps(const struct end *e)
 {
 	struct vmm_stats st;
 
-	vmm_get_stats(e->vmm, &st);
+	e->kind->get_stats(e->vm, &st);
 	return st.stamps;
 }
 
@@ -191,23 +190,14 @@ static void note_phase(struct end *e, enum ferry_phase entered, uint64_t now_ns)
 	}
 }
 
-/* Memory of the process in bytes: its anonymous pages and the backed pages of shared RAM. */
-static uint64_t resident(struct end *e)
+static uint64_t resident(const struct end *e)
 {
-	const struct ferry_region *regions;
-	FILE *f = fopen("/proc/self/smaps_rollup", "re");
-	unsigned long long kb = 0;
-	char line[128];
-	struct stat st;
+	return e->kind->resident ? e->kind->resident(e->vm) : 0;
+}
 
-	while (f && fgets(line, sizeof(line), f) && sscanf(line, "Anonymous: %llu", &kb) != 1)
-		;
-	if (f)
-		fclose(f);
-	if (!vmm_regions(e->vmm, &regions) || !(regions[0].flags & FERRY_REGION_SHARED) ||
-	    fstat(regions[0].fd, &st))
-		return kb << 10;
-	return (kb << 10) + (uint64_t)st.st_blocks * 512;
+static const char *mutator(const struct end *e)
+{
+	return e->kind->mutator ? e->kind->mutator(e->vm) : "";
 }
 
 static void on_event(void *ctx, const struct ferry_event *ev)
@@ -297,7 +287,7 @@ static void run_session(struct end *e)
 	pthread_condattr_destroy(&attr);
 	if (watched && pthread_create(&e->stats_thread, NULL, stats_main, e))
 		watched = false;
-	if (e->which == VMM_END_SOURCE && rhythm_start(&e->rhythm, e->vmm, e->o->dirty_rate, e->o->rhythm_us))
+	if (e->kind->begin(e->vm))
 		on_log(e, 4, "no thread for --rhythm");
 	if (e->which == VMM_END_SOURCE)
 		e->cost.resident = resident(e);
@@ -305,15 +295,16 @@ static void run_session(struct end *e)
 	ferry_run(e->session, &m.result);
 	sampler_faults(e->sampler, e->session);
 	end = cpu_us();
-	rhythm_stop(e->rhythm);
+	e->kind->end(e->vm, &m.result);
 	e->cost.run_us = end - begin;
 	if (e->postcopy_cpu_us && !e->cost.postcopy_us)
 		e->cost.postcopy_us = end - e->postcopy_cpu_us;
 	if (e->which == VMM_END_TARGET)
 		e->cost.resident = resident(e);
 	else
-		e->cost.stood_us = vmm_stood_us(e->vmm);
-	vmm_get_tracked(e->vmm, &e->cost.tracked);
+		e->cost.stood_us = e->kind->stood_us(e->vm);
+	if (e->kind->get_tracked)
+		e->kind->get_tracked(e->vm, &e->cost.tracked);
 	m.cpu = e->cost;
 	pthread_mutex_lock(&e->lock);
 	e->done = true;
@@ -322,7 +313,7 @@ static void run_session(struct end *e)
 	if (watched)
 		pthread_join(e->stats_thread, NULL);
 	m.number = e->o->kill.message && e->drilled && inject(e, "pending") == 0;
-	set_text(&m, vmm_mutator(e->vmm));
+	set_text(&m, mutator(e));
 	msg_send(e->fd, &m);
 }
 
@@ -358,62 +349,40 @@ static void fill_config(struct ferry_config *cfg, const struct end *e)
 		cfg->connect_us = 3600000000; /* a person types the other command */
 }
 
-static void new_vmm(struct end *e, int observer_fd)
+static void new_vm(struct end *e, int observer_fd)
 {
 	const struct options *o = e->o;
-	struct vmm_config cfg = {
-		.memory = o->memory,
-		.working_set = o->working_set,
-		.dirty_rate = o->dirty_rate,
-		.seed = o->seed,
-		.pattern = (enum vmm_pattern)o->pattern,
-		.kind = (enum vmm_kind)o->kind,
-		.prealloc = o->prealloc == 0 && e->which == VMM_END_TARGET,
-		.thp = o->thp == THP_ON,
-		.tracking = e->which == VMM_END_SOURCE ? (enum vmm_tracking)o->dirty_tracking
-						       : VMM_TRACKING_AUTO,
-		.populate = (uint32_t)o->populate,
-		.vcpus = (uint32_t)o->vcpus,
+	struct vm_ask ask = {
+		.o = o,
 		.end = e->which,
 		.observer = observer_fd,
-		.ctx = e,
-		.event = on_event,
-		.log = on_log,
-		.arbiter = on_doubt,
-		.offer = on_offer,
-		.offered = on_offered,
+		.calls = { .ctx = e,
+			   .event = on_event,
+			   .log = on_log,
+			   .arbiter = o->arbiter ? on_doubt : NULL,
+			   .offer = o->command == CMD_TARGET ? on_offer : NULL,
+			   .offered = o->command == CMD_SOURCE ? on_offered : NULL },
 	};
-	char why[256] = "";
-	int err = e->which == VMM_END_SOURCE ? vmm_new_source(&e->vmm, &cfg, why, sizeof(why))
-					     : vmm_new_target(&e->vmm, &cfg, why, sizeof(why));
+	char why[FERRY_DETAIL_MAX] = "";
+	int err;
 
-	if (!err && e->which == VMM_END_SOURCE) {
-		err = vmm_start(e->vmm);
-		if (err)
-			snprintf(why, sizeof(why), "%s", vmm_error(e->vmm));
-	}
+	e->kind = vm_kind(o);
+	err = e->kind->open(&e->vm, &ask, why, sizeof(why));
 	if (err)
 		give_up(e, "the VMM could not begin", why[0] ? why : strerror(-err));
 }
 
 static void new_session(struct end *e, const char *uri, struct msg *ready)
 {
-	struct ferry_vm vm = { FERRY_VM_INIT, .vm = e->vmm, .ops = &e->ops };
+	struct ferry_vm vm;
 	struct ferry_config cfg;
 	char why[FERRY_DETAIL_MAX];
 	int err;
 
-	e->ops = *vmm_ops();
-	e->ops.arbiter = e->o->arbiter ? vmm_arbiter : NULL;
-	e->ops.offer = e->o->command == CMD_TARGET ? vmm_offer : NULL;
-	e->ops.offered = e->o->command == CMD_SOURCE ? vmm_offered : NULL;
+	e->kind->describe(e->vm, &e->ops, &vm);
 	fill_config(&cfg, e);
-	if (e->which == VMM_END_SOURCE) {
-		vm.nregions = vmm_regions(e->vmm, &vm.regions);
-		err = ferry_source_new(&e->session, &vm, &cfg);
-	} else {
-		err = ferry_target_new(&e->session, &vm, &cfg);
-	}
+	err = e->which == VMM_END_SOURCE ? ferry_source_new(&e->session, &vm, &cfg)
+					 : ferry_target_new(&e->session, &vm, &cfg);
 	if (err)
 		give_up(e, "the library could not create the session",
 			e->refusal[0] ? e->refusal : strerror(-err));
@@ -430,10 +399,8 @@ static void prove(struct end *e)
 {
 	struct msg m = { .type = MSG_PROOF };
 
-	m.number = vmm_proof(e->vmm, &m.proof);
-	if (m.number && !m.proof.text[0])
-		snprintf(m.proof.text, sizeof(m.proof.text), "%s", vmm_error(e->vmm));
-	set_text(&m, vmm_mutator(e->vmm));
+	m.number = e->kind->prove(e->vm, &m.proof);
+	set_text(&m, mutator(e));
 	msg_send(e->fd, &m);
 }
 
@@ -444,8 +411,8 @@ _Noreturn void end_main(enum vmm_end which, const struct options *o, int fd, int
 	struct msg m, ready = { .type = MSG_READY };
 
 	signal(SIGPIPE, SIG_IGN);
-	new_vmm(&e, observer_fd);
-	if (sampler_start(&e.sampler, area, e.vmm))
+	new_vm(&e, observer_fd);
+	if (sampler_start(&e.sampler, area, e.kind->get_stats, e.vm))
 		on_log(&e, 4, "no thread to sample for --record");
 	if (which == VMM_END_SOURCE)
 		msg_send(fd, &ready);
@@ -466,6 +433,6 @@ _Noreturn void end_main(enum vmm_end which, const struct options *o, int fd, int
 	}
 	sampler_stop(e.sampler);
 	ferry_free(e.session);
-	vmm_destroy(e.vmm);
+	e.kind->close(e.vm);
 	exit(0);
 }

@@ -2,11 +2,6 @@
 /* rdma-migrate help: the commands, and one line per option from the table. */
 #include "options_int.h"
 
-static bool is_file(const struct option_row *row)
-{
-	return row->at == AT(json) || row->at == AT(record) || row->at == AT(out);
-}
-
 static void help_row(FILE *out, const struct option_row *row, bool all)
 {
 	int width = fprintf(out, "  --%s", row->name);
@@ -23,8 +18,8 @@ static void help_row(FILE *out, const struct option_row *row, bool all)
 		width += fprintf(out, " WHO@PHASE|MESSAGE[:MS]");
 	if (row->value == V_LIST)
 		width += fprintf(out, " A,B,...");
-	if (row->value == V_TEXT)
-		width += fprintf(out, " %s", is_file(row) ? "FILE" : "URI");
+	if (row->value == V_TEXT || row->value == V_MANY)
+		width += fprintf(out, " %s", row->word ? row->word : "URI");
 	fprintf(out, "%*s %s", width < 42 ? 42 - width : 0, "", row->help);
 	if (all && row->commands != ENDS) { /* unnamed: run, source, target */
 		const char *sep = " (";
@@ -42,7 +37,8 @@ static void help_row(FILE *out, const struct option_row *row, bool all)
 
 static const char *const synopses[] = {
 	[CMD_RUN] = "run [OPTIONS]               both ends on this machine, each in its own process",
-	[CMD_TARGET] = "target --listen URI [...]   the target, on one of two machines",
+	[CMD_TARGET] =
+		"target --listen URI [...]   the target, on one of two machines; with --vmm qemu the QEMU's command line follows --",
 	[CMD_SOURCE] = "source --to URI [...]       the source, on the other machine",
 	[CMD_FLOOR] = "floor [OPTIONS]             measure bare sockets and one userfaultfd on this machine",
 	[CMD_SWEEP] =

@@ -4,6 +4,7 @@
 
 #include "arbiter.h"
 #include "report.h"
+#include "vm.h"
 
 void json_quoted(FILE *out, const char *text)
 {
@@ -45,14 +46,10 @@ static void scheme_field(FILE *out, const struct options *o)
 	json_text(out, "transport", scheme);
 }
 
-static void asked_fields(FILE *out, const struct run_report *r)
+static void guest_fields(FILE *out, const struct run_report *r)
 {
 	const struct options *o = r->o;
-	char drill[64];
 
-	number_field(out, "run", r->number);
-	json_text(out, "command", command_name(o->command));
-	scheme_field(out, o);
 	number_field(out, "memory_bytes", o->memory);
 	json_text(out, "memory_kind", kind_name(o->kind));
 	json_text(out, "thp", o->thp == THP_ON ? "on" : "off");
@@ -62,6 +59,21 @@ static void asked_fields(FILE *out, const struct run_report *r)
 	json_text(out, "pattern", pattern_name(o->pattern));
 	number_field(out, "rhythm_us", o->rhythm_us);
 	number_field(out, "vcpus", o->vcpus);
+	number_field(out, "seed", o->seed);
+	json_text(out, "mutator", r->mutator);
+}
+
+static void asked_fields(FILE *out, const struct run_report *r)
+{
+	const struct options *o = r->o;
+	char drill[64];
+
+	number_field(out, "run", r->number);
+	json_text(out, "command", command_name(o->command));
+	scheme_field(out, o);
+	json_text(out, "vmm", vmm_name(o->vmm));
+	if (vm_kind(o)->proves)
+		guest_fields(out, r);
 	json_text(out, "mode", ferry_mode_name((enum ferry_mode)o->mode));
 	json_text(out, "commit_at", commit_at_name(o->commit_at));
 	number_field(out, "downtime_aim_us", o->downtime_us);
@@ -69,9 +81,7 @@ static void asked_fields(FILE *out, const struct run_report *r)
 	number_field(out, "precopy_limit_us", o->precopy_limit_us);
 	number_field(out, "channels", o->channels ? o->channels : 1);
 	number_field(out, "bandwidth", o->bandwidth);
-	number_field(out, "seed", o->seed);
 	json_text(out, "kill", kill_text(drill, &o->kill));
-	json_text(out, "mutator", r->mutator);
 	json_text(out, "arbiter", o->arbiter ? o->arbiter : "");
 	json_text(out, "source_host", r->host[VMM_END_SOURCE]);
 	json_text(out, "target_host", r->host[VMM_END_TARGET]);
@@ -144,8 +154,6 @@ static void page_fields(FILE *out, const struct run_report *r)
 	real_field(out, "fault_p99_us", (double)t->fault_p99_ns / 1000);
 	real_field(out, "fault_max_us", (double)t->fault_max_ns / 1000);
 	real_field(out, "fault_total_ms", (double)t->fault_total_ns / 1e6);
-	number_field(out, "precopy_stamps", r->end[VMM_END_SOURCE].cpu.precopy_stamps);
-	number_field(out, "postcopy_stamps", r->end[VMM_END_TARGET].cpu.stamps);
 }
 
 /* Bytes of RAM on transparent huge pages: before, after the last page, after the collapse. */
@@ -195,15 +203,18 @@ static void cpu_fields(FILE *out, const struct run_report *r)
 		"\"source_postcopy\":%.3f,\"target_postcopy\":%.3f},",
 		(double)s->run_us / 1000, (double)t->run_us / 1000, (double)s->precopy_us / 1000,
 		(double)t->precopy_us / 1000, (double)s->postcopy_us / 1000, (double)t->postcopy_us / 1000);
-	fprintf(out, "\"resident_bytes\":{\"source\":%llu,\"target\":%llu},", (unsigned long long)s->resident,
-		(unsigned long long)t->resident);
 }
 
 static void proof_fields(FILE *out, const struct run_report *r)
 {
+	const struct end_cost *s = &r->end[VMM_END_SOURCE].cpu, *t = &r->end[VMM_END_TARGET].cpu;
 	uint64_t seen, missing, repeated;
 
 	observer_total(&r->observer, &seen, &missing, &repeated);
+	number_field(out, "precopy_stamps", s->precopy_stamps);
+	number_field(out, "postcopy_stamps", t->stamps);
+	fprintf(out, "\"resident_bytes\":{\"source\":%llu,\"target\":%llu},", (unsigned long long)s->resident,
+		(unsigned long long)t->resident);
 	number_field(out, "pages_checked", r->have_proof ? r->proof.pages_checked : 0);
 	number_field(out, "pages_bad", r->have_proof ? r->proof.pages_bad : 0);
 	number_field(out, "guest_errors", r->have_proof ? r->proof.guest_errors : 0);
@@ -254,11 +265,13 @@ void report_json_object(FILE *out, const struct run_report *r)
 	round_list(out, r);
 	time_fields(out, r);
 	page_fields(out, r);
-	thp_fields(out, r);
 	landing_field(out, r);
-	tracking_fields(out, r);
 	cpu_fields(out, r);
-	proof_fields(out, r);
+	if (vm_kind(r->o)->proves) {
+		thp_fields(out, r);
+		tracking_fields(out, r);
+		proof_fields(out, r);
+	}
 	if (r->have_floor)
 		ratio_fields(out, r);
 	else

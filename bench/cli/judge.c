@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "report.h"
+#include "vm.h"
 
 static const struct ferry_result *result_of(const struct run_report *r, enum vmm_end end)
 {
@@ -63,8 +64,10 @@ static void settle_dead(struct run_report *r, int end)
 	} else if (end == VMM_END_TARGET
 			   ? last == FERRY_PHASE_ACTIVATION && !arbiter
 			   : last < (arbiter ? FERRY_PHASE_STOP_AND_COPY : FERRY_PHASE_COMMITMENT)) {
-		r->outcome = ferry_outcome_name(FERRY_OUTCOME_LOST);
-		r->owner = FERRY_OWNER_NONE;
+		bool lives = end == VMM_END_SOURCE && vm_kind(r->o)->apart;
+
+		r->outcome = ferry_outcome_name(lives ? FERRY_OUTCOME_FELL_BACK : FERRY_OUTCOME_LOST);
+		r->owner = lives ? FERRY_OWNER_SOURCE : FERRY_OWNER_NONE;
 	}
 }
 
@@ -158,7 +161,7 @@ static enum ferry_owner expected_owner(const struct run_report *r)
 	if (k->phase >= FERRY_PHASE_COMMITMENT ||
 	    (k->phase == FERRY_PHASE_POSTCOPY && r->o->commit_at == FERRY_COMMIT_AT_SWITCHOVER))
 		return FERRY_OWNER_UNKNOWN;
-	return k->who == KILL_SOURCE ? FERRY_OWNER_NONE : FERRY_OWNER_SOURCE;
+	return k->who == KILL_SOURCE && !vm_kind(r->o)->apart ? FERRY_OWNER_NONE : FERRY_OWNER_SOURCE;
 }
 
 static bool drill_took_place(const struct run_report *r)
@@ -206,6 +209,11 @@ static void where(const struct run_report *r, char *text, size_t cap)
 	phase = ferry_phase_name(r->end[only].last);
 	if (r->owner == FERRY_OWNER_NONE)
 		snprintf(text, cap, "The VM died with the %s's process, in %s", end, phase);
+	else if (only == VMM_END_SOURCE && r->owner == FERRY_OWNER_SOURCE)
+		snprintf(text, cap,
+			 "The source's process died in %s, before it could give the VM up; if query-status of its QEMU says "
+			 "finish-migrate, migrate_cancel lets the VM run, and after postmigrate cont does",
+			 phase);
 	else if (r->owner == FERRY_OWNER_SOURCE)
 		snprintf(text, cap,
 			 "The target's process died in %s, before the VM could be its own: it is the source's",
@@ -220,7 +228,7 @@ static void judge_owner(struct run_report *r)
 	const struct kill_drill *k = &r->o->kill;
 	enum ferry_owner expected = expected_owner(r);
 	bool died_alone = only_end(r) >= 0 && !result_of(r, (enum vmm_end)only_end(r));
-	char at[256], text[384], drill[64];
+	char at[384], text[512], drill[64];
 
 	where(r, at, sizeof(at));
 	snprintf(text, sizeof(text), "%s", at);
@@ -260,6 +268,7 @@ void judge(struct run_report *r)
 	judge_owner(r);
 	if (!proof_clean(r, why, sizeof(why)))
 		say(r, VERDICT_PROOF, "The proof failed", why);
-	else if (!r->have_proof && r->verdict == VERDICT_OK && r->owner <= FERRY_OWNER_TARGET && r->whole)
+	else if (vm_kind(r->o)->proves && !r->have_proof && r->verdict == VERDICT_OK &&
+		 r->owner <= FERRY_OWNER_TARGET && r->whole)
 		say(r, VERDICT_LOST, "The VM's owner died before the proof", detail(r));
 }

@@ -16,6 +16,7 @@
 #include "util.h"
 #include "bench/vmm/vmm.h"
 
+static const char *const vmms[] = { "own", "qemu", NULL };
 static const char *const kinds[] = { "anon", "memfd", "hugetlb", "hugetlb-memfd", NULL };
 static const char *const patterns[] = { "random", "sequential", "zipf", NULL };
 static const char *const modes[] = { "auto", "stop-and-copy", "post-copy", NULL };
@@ -33,6 +34,7 @@ _Static_assert(sizeof(kinds) / sizeof(*kinds) == KIND_COUNT + 1, "one name per m
 _Static_assert((int)KIND_HUGETLB == VMM_HUGETLB && (int)KIND_HUGETLB_MEMFD == VMM_HUGETLB_MEMFD &&
 		       (int)KIND_MEMFD == VMM_MEMFD,
 	       "the kinds are in the VMM's order");
+_Static_assert(sizeof(vmms) / sizeof(*vmms) == VM_COUNT + 1, "one name per VMM");
 _Static_assert(sizeof(patterns) / sizeof(*patterns) == VMM_ZIPF + 2, "one name per pattern");
 _Static_assert(FERRY_MODE_POSTCOPY == 2 && FERRY_COMMIT_AT_SWITCHOVER == 2 && FERRY_HOLD_COMMIT == 1,
 	       "the choices are in the order of ferry.h");
@@ -50,40 +52,52 @@ const struct option_row option_rows[] = {
 	{ "to", V_TEXT, SOURCE, AT(to), "tcp:HOST:PORT or rdma:HOST:PORT", "the target to migrate to" },
 	{ "listen", V_TEXT, TARGET, AT(listen), "tcp:HOST:PORT or rdma:HOST:PORT",
 	  "where the target waits for the source" },
-	{ "memory", V_SIZE, GUEST | FLOOR, AT(memory),
+	{ "vmm", V_CHOICE, SOURCE | TARGET, AT(vmm), "own or qemu",
+	  "whose VM moves: a guest of the bench's own VMM, or that of a stock QEMU, the same at both ends (docs/qemu.md); own",
+	  .choices = vmms },
+	{ "qmp", V_TEXT, SOURCE | TARGET | QEMU, AT(qmp), "the path of a QEMU's QMP socket",
+	  "the monitor of the QEMU that runs the VM, at the target of one that waits (-S -incoming defer)",
+	  .word = "SOCKET" },
+	{ "hold-net", V_MANY, TARGET | QEMU, AT(hold_net),
+	  "the id of a netdev of the QEMU, 16 of them at most",
+	  "hold back what leaves by this netdev during the tentative run, may be repeated; none, and then no tentative run",
+	  .word = "ID" },
+	{ "memory", V_SIZE, GUEST | FLOOR | OWN, AT(memory),
 	  "a size from 32M to 256G in whole 2M, such as 512M or 2G", "the guest's RAM; 1G", VMM_MEMORY_MIN,
 	  VMM_MEMORY_MAX },
-	{ "memory-kind", V_CHOICE, GUEST | FLOOR, AT(kind), "anon, memfd, hugetlb or hugetlb-memfd",
+	{ "memory-kind", V_CHOICE, GUEST | FLOOR | OWN, AT(kind), "anon, memfd, hugetlb or hugetlb-memfd",
 	  "the kind of the RAM, hugetlb: huge pages of 2 MiB (not for the floor's buffers); anon",
 	  .choices = kinds },
-	{ "populate", V_COUNT, GUEST, AT(populate), "a percentage from 0 to 100",
+	{ "populate", V_COUNT, GUEST | OWN, AT(populate), "a percentage from 0 to 100",
 	  "percent of RAM that has unique, non-zero content at the start; 100", 0, 100 },
-	{ "prealloc", V_CHOICE, RUN | TARGET | SWEEP, AT(prealloc), "on or off",
+	{ "prealloc", V_CHOICE, RUN | TARGET | SWEEP | OWN, AT(prealloc), "on or off",
 	  "on: the target allocates all of its RAM before pre-copy, off: as pages arrive; on",
 	  .choices = on_off },
 	{ "landing", V_CHOICE, RUN | TARGET | SWEEP, AT(landing), "auto, mapping or kernel",
 	  "how page data gets into the target's memory: received in the page's mapping, or in a buffer from which the kernel copies it, auto: what measures faster; auto",
 	  .choices = landings },
-	{ "dirty-tracking", V_CHOICE, GUEST, AT(dirty_tracking), "auto, log or ring",
+	{ "dirty-tracking", V_CHOICE, GUEST | OWN, AT(dirty_tracking), "auto, log or ring",
 	  "how KVM records the pages that the guest writes: in one log of all RAM, or in a ring for each vCPU, auto: the log; not for host threads; auto",
 	  .choices = trackings },
-	{ "thp", V_CHOICE, GUEST, AT(thp), "auto, on or off",
+	{ "thp", V_CHOICE, GUEST | OWN, AT(thp), "auto, on or off",
 	  "transparent huge pages for the RAM, restored at the target after the migration, auto: on for anon, off for memfd (the floor's buffers have none); auto",
 	  .choices = thps },
-	{ "working-set", V_SIZE, ONE_GUEST | FLOOR, AT(working_set),
+	{ "working-set", V_SIZE, ONE_GUEST | FLOOR | OWN, AT(working_set),
 	  "a size such as 256M, at most --memory less 16M",
 	  "the part of RAM that the guest writes to; floor: that --pull touches; 256M, or a quarter of a smaller RAM",
 	  4096, VMM_MEMORY_MAX },
-	{ "dirty-rate", V_COUNT, ONE_GUEST | FLOOR, AT(dirty_rate), "pages per second, 0 for an idle guest",
+	{ "dirty-rate", V_COUNT, ONE_GUEST | FLOOR | OWN, AT(dirty_rate),
+	  "pages per second, 0 for an idle guest",
 	  "pages that the guest, or --pull, writes per second; 50000", 0, 1000000000 },
-	{ "pattern", V_CHOICE, GUEST, AT(pattern), "random, sequential or zipf",
+	{ "pattern", V_CHOICE, GUEST | OWN, AT(pattern), "random, sequential or zipf",
 	  "which page of the working set the guest writes next, zipf: the page of rank k about 1/k as often as the first; random",
 	  .choices = patterns },
-	{ "rhythm", V_DURATION, GUEST, AT(rhythm_us), "a duration from 1ms such as 200ms",
+	{ "rhythm", V_DURATION, GUEST | OWN, AT(rhythm_us), "a duration from 1ms such as 200ms",
 	  "until the switchover the guest writes and rests in turn, each for this time; it never rests", 1000,
 	  HOUR },
-	{ "vcpus", V_COUNT, GUEST, AT(vcpus), "a number from 1 to 16", "virtual CPUs; 1", 1, VMM_VCPUS_MAX },
-	{ "seed", V_COUNT, GUEST, AT(seed), "a number", "seed of what the guest writes; random", 0,
+	{ "vcpus", V_COUNT, GUEST | OWN, AT(vcpus), "a number from 1 to 16", "virtual CPUs; 1", 1,
+	  VMM_VCPUS_MAX },
+	{ "seed", V_COUNT, GUEST | OWN, AT(seed), "a number", "seed of what the guest writes; random", 0,
 	  UINT64_MAX },
 	{ "mode", V_CHOICE, ONE_GUEST, AT(mode), "auto, stop-and-copy or post-copy",
 	  "how the migration finishes; auto", .choices = modes },
@@ -117,7 +131,7 @@ const struct option_row option_rows[] = {
 	  "on entering PHASE, or at MESSAGE, kill that process by SIGKILL, or cut the link (for MS milliseconds)" },
 	{ "arbiter", V_TEXT, ENDS, AT(arbiter), ARBITER_TAKES,
 	  "the arbiter that settles an ending in doubt, the same at both ends; none" },
-	{ "run-on", V_DURATION, ENDS | SWEEP, AT(run_on_us), "a duration such as 200ms",
+	{ "run-on", V_DURATION, ENDS | SWEEP | OWN, AT(run_on_us), "a duration such as 200ms",
 	  "how long the guest runs at its owner before the proof; 200ms", 1000, HOUR },
 	{ "repeat", V_COUNT, RUN | FLOOR | SWEEP, AT(repeat), "a number from 1 to 100000",
 	  "number of runs; 1", 1, 100000 },
@@ -127,13 +141,13 @@ const struct option_row option_rows[] = {
 	  "also pull so many missing pages, as post-copy does, scattered over --working-set, while a thread writes it at --dirty-rate; none",
 	  1, VMM_MEMORY_MAX / 4096 },
 	{ "json", V_TEXT, ENDS | FLOOR | SWEEP | DOCTOR, AT(json), "a file name, - for standard output",
-	  "append one JSON object per run, each on a line" },
+	  "append one JSON object per run, each on a line", .word = "FILE" },
 	{ "report-port", V_COUNT, SOURCE | TARGET, AT(report_port),
 	  "a port from 0 to 65535, 0 for none, at the source 0 only",
 	  "port at the target for exchanging the results, 0 for no exchange; a free port, which the target tells the source",
 	  0, 65535 },
 	{ "record", V_TEXT, ENDS | SWEEP, AT(record), "a file name",
-	  "record the migration for rdma-migrate plot (docs/recording.md)" },
+	  "record the migration for rdma-migrate plot (docs/recording.md)", .word = "FILE" },
 	{ "sample", V_DURATION, ENDS | SWEEP, AT(sample_us), "a duration from 100us to 1s",
 	  "time between two samples of --record; 1ms", 100, 1000000 },
 	{ "mode", V_LIST, SWEEP, AT(modes), "names with commas, such as stop-and-copy,post-copy",
@@ -144,7 +158,8 @@ const struct option_row option_rows[] = {
 	  "the working sets to try; as for run" },
 	{ "uri", V_LIST, SWEEP, AT(uris), "URIs with commas", "the transports to try; tcp:127.0.0.1:0" },
 	{ "out", V_TEXT, PLOT | SWEEP, AT(out), "a file name that ends in .svg, .png or .html",
-	  "also -o: the picture, or the page with all pictures and figures; sweep: sweep.html" },
+	  "also -o: the picture, or the page with all pictures and figures; sweep: sweep.html",
+	  .word = "FILE" },
 	{ "quiet", V_FLAG, ENDS | FLOOR | SWEEP, AT(quiet), "no value", "no progress line" },
 };
 
@@ -153,6 +168,11 @@ const size_t option_nrows = sizeof(option_rows) / sizeof(*option_rows);
 const char *command_name(enum command c)
 {
 	return commands[c];
+}
+
+const char *vmm_name(uint64_t vmm)
+{
+	return vmms[vmm];
 }
 
 const char *kind_name(uint64_t kind)
@@ -290,6 +310,19 @@ static int parse_list(const struct option_row *row, const char *text, const char
 	return 0;
 }
 
+/* One more of an option that may be repeated; the array ends with NULL. */
+static int parse_many(const struct option_row *row, const char *text, const char **at)
+{
+	unsigned n = 0;
+
+	while (at[n])
+		n++;
+	if (n == HOLD_NETS || !*text)
+		return complain(row, text);
+	at[n] = text;
+	return 0;
+}
+
 static int parse_value(const struct option_row *row, const char *text, struct options *o)
 {
 	void *at = (char *)o + row->at;
@@ -305,6 +338,8 @@ static int parse_value(const struct option_row *row, const char *text, struct op
 		return *text ? 0 : complain(row, text);
 	case V_LIST:
 		return parse_list(row, text, at);
+	case V_MANY:
+		return parse_many(row, text, at);
 	case V_KILL:
 		return parse_kill(text, at) ? complain(row, text) : 0;
 	case V_CHOICE:
@@ -390,6 +425,10 @@ static int parse_one(struct options *o, int argc, char **argv, int *i)
 		o->reconnect_set = true;
 	if (row->at == AT(report_port))
 		o->report_port_set = true;
+	if (row->commands & OWN && !o->own_only)
+		o->own_only = row->name;
+	if (row->commands & QEMU && !o->qemu_only)
+		o->qemu_only = row->name;
 	return parse_value(row, value, o);
 }
 
@@ -446,6 +485,8 @@ int options_check(struct options *o)
 		fprintf(stderr, "rdma-migrate: source needs --to tcp:HOST:PORT, where a target listens.\n");
 		return -EINVAL;
 	}
+	if (check_vmm(o))
+		return -EINVAL;
 	if (arbiter_check(o->arbiter))
 		return -EINVAL;
 	if (o->thp == THP_ON && o->kind >= KIND_HUGETLB) {
@@ -535,6 +576,10 @@ int options_parse(struct options *ret, int argc, char **argv)
 		if (o.command == CMD_PLOT && argv[i][0] != '-') {
 			argv[2 + o.nfiles++] = argv[i]; /* in front, one after the other */
 			continue;
+		}
+		if (o.command == CMD_TARGET && !strcmp(argv[i], "--")) {
+			o.qemu = argv + i + 1;
+			break;
 		}
 		err = parse_one(&o, argc, argv, &i);
 	}

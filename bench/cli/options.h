@@ -23,6 +23,7 @@ enum command {
 };
 
 enum kind { KIND_ANON, KIND_MEMFD, KIND_HUGETLB, KIND_HUGETLB_MEMFD, KIND_COUNT };
+enum vm_choice { VM_OWN, VM_QEMU, VM_COUNT };
 enum victim { KILL_NOBODY, KILL_SOURCE, KILL_TARGET, KILL_LINK };
 enum floor_when { FLOOR_ONCE, FLOOR_EACH, FLOOR_OFF };
 enum thp { THP_AUTO, THP_ON, THP_OFF }; /* options_check() decides on auto */
@@ -38,6 +39,8 @@ struct kill_drill {
 	uint64_t heal_ms;
 };
 
+#define HOLD_NETS 16
+
 struct options {
 	enum command command, about; /* about: the command to explain, CMD_HELP for all */
 	const char *uri, *to, *listen, *json, *arbiter, *record, *out;
@@ -49,6 +52,12 @@ struct options {
 		poll_us, run_on_us;
 	uint64_t sample_us, report_port, rhythm_us;
 	uint64_t max_rounds, channels, bandwidth, repeat, pull;
+	uint64_t vmm; /* enum vm_choice */
+	const char *qmp;
+	const char *hold_net[HOLD_NETS + 1]; /* ends with NULL */
+	char *const *qemu;		     /* target: what follows --; NULL: nothing */
+	const char *own_only;  /* the first option given that is about the bench's own guest; NULL: none */
+	const char *qemu_only; /* likewise about a QEMU */
 	struct kill_drill kill;
 	char *const *files; /* plot: recordings to draw */
 	unsigned nfiles;
@@ -67,6 +76,7 @@ int options_check(struct options *o);
 /* Copies element i of a comma-separated list into buf; false if there is none. */
 bool list_element(const char *list, unsigned i, char *buf, size_t cap);
 const char *command_name(enum command c);
+const char *vmm_name(uint64_t vmm);
 const char *kind_name(uint64_t kind);
 const char *pattern_name(uint64_t pattern);
 const char *commit_at_name(uint64_t commit_at);

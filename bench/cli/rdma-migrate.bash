@@ -36,7 +36,7 @@ _rdma_migrate()
 		mapfile -t COMPREPLY < <(compgen -W "$(printf '%s ' {source,target,link}@{pre-migration,reservation,pre-copy,stop-and-copy,post-copy,commitment,activation})" -- "$cur")
 		;;
 	*'|'*) mapfile -t COMPREPLY < <(compgen -W "${values//|/ }" -- "$cur") ;;
-	FILE) mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
+	FILE | SOCKET) mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
 	'') mapfile -t COMPREPLY < <(compgen -W "$(_rdma_migrate_options "$program" "$command" | awk '{ print $1 }')" -- "$cur") ;;
 	esac
 }

@@ -12,7 +12,8 @@
 
 struct sampler {
 	struct record_area *area;
-	struct vmm *vmm;
+	void (*get_stats)(void *vm, struct vmm_stats *st);
+	void *vm;
 	struct ferry_session *_Atomic session;
 	_Atomic bool stop;
 	pthread_t thread;
@@ -90,7 +91,7 @@ static void take(struct sampler *s, struct record_sample *at)
 
 	if (session)
 		ferry_get_stats(session, &st);
-	vmm_get_stats(s->vmm, &v);
+	s->get_stats(s->vm, &v);
 	*at = (struct record_sample){
 		.time_ns = clock_ns(),
 		.stamps = v.stamps,
@@ -151,7 +152,8 @@ static void *sampler_main(void *arg)
 	return NULL;
 }
 
-int sampler_start(struct sampler **ret, struct record_area *area, struct vmm *vmm)
+int sampler_start(struct sampler **ret, struct record_area *area,
+		  void (*get_stats)(void *vm, struct vmm_stats *st), void *vm)
 {
 	struct sampler *s;
 	int err;
@@ -163,7 +165,8 @@ int sampler_start(struct sampler **ret, struct record_area *area, struct vmm *vm
 	if (!s)
 		return -ENOMEM;
 	s->area = area;
-	s->vmm = vmm;
+	s->get_stats = get_stats;
+	s->vm = vm;
 	err = -pthread_create(&s->thread, NULL, sampler_main, s);
 	if (err) {
 		free(s);

@@ -62,8 +62,12 @@ void record_event(struct record *rec, enum vmm_end end, const struct ferry_event
 
 /* In the end's process: the sampler, a thread. */
 struct sampler;
-/* 0 or a negative errno. If area is NULL, *ret is NULL, which the other functions accept. */
-int sampler_start(struct sampler **ret, struct record_area *area, struct vmm *vmm);
+/*
+ * get_stats: asked for the VM's counters, on another thread. 0 or a negative errno. If area is NULL, *ret is NULL,
+ * which the other functions accept.
+ */
+int sampler_start(struct sampler **ret, struct record_area *area,
+		  void (*get_stats)(void *vm, struct vmm_stats *st), void *vm);
 /* From now on samples the session, too. */
 void sampler_watch(struct sampler *s, struct ferry_session *session);
 /* The session has ended: keeps its fault histogram. */

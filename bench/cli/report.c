@@ -5,6 +5,7 @@
 
 #include "report.h"
 #include "util.h"
+#include "vm.h"
 
 const char *tracking_name(enum vmm_tracking by)
 {
@@ -27,18 +28,24 @@ static void head(FILE *out, const struct run_report *r)
 	if (o->repeat > 1)
 		fprintf(out, "run %llu of %llu: ", (unsigned long long)r->number,
 			(unsigned long long)o->repeat);
-	fprintf(out, "%s, owner %s; mutator: ", r->outcome, ferry_owner_name(r->owner));
-	if (!strcmp(r->mutator, "host-thread"))
-		fprintf(out, "host thread (no /dev/kvm: these figures are not a guest's)\n");
+	fprintf(out, "%s, owner %s; ", r->outcome, ferry_owner_name(r->owner));
+	if (!vm_kind(o)->proves)
+		fprintf(out, "VMM: %s\n", vmm_name(o->vmm));
+	else if (!strcmp(r->mutator, "host-thread"))
+		fprintf(out, "mutator: host thread (no /dev/kvm: these figures are not a guest's)\n");
 	else
-		fprintf(out, "%s\n", r->mutator[0] ? r->mutator : "unknown");
+		fprintf(out, "mutator: %s\n", r->mutator[0] ? r->mutator : "unknown");
 	if (strcmp(r->host[VMM_END_SOURCE], r->host[VMM_END_TARGET])) {
 		row(out, "hosts");
 		fprintf(out, "source %s, target %s\n", r->host[0][0] ? r->host[0] : "unknown",
 			r->host[1][0] ? r->host[1] : "unknown");
 	}
 	row(out, "asked");
-	if (o->command != CMD_TARGET || r->whole)
+	if (!vm_kind(o)->proves)
+		fprintf(out, "mode %s",
+			o->command == CMD_SOURCE || r->whole ? ferry_mode_name((enum ferry_mode)o->mode)
+							     : "of the source");
+	else if (o->command != CMD_TARGET || r->whole)
 		fprintf(out,
 			"%lluM %s%s, %llu%% populated, %llu pages/s (%s) over %lluM, %llu vCPU%s, seed %llu, mode %s",
 			(unsigned long long)o->memory >> 20, kind_name(o->kind),
@@ -224,7 +231,7 @@ static void cpu(FILE *out, const struct run_report *r)
 		fprintf(out, "source %.0f ms, ", (double)s->run_us / 1000);
 	if (only_end(r) != VMM_END_SOURCE)
 		fprintf(out, "target %.0f ms, ", (double)t->run_us / 1000);
-	fprintf(out, "including the guest");
+	fprintf(out, vm_kind(r->o)->proves ? "including the guest" : "without QEMU");
 	if (s->postcopy_us && t->postcopy_us)
 		fprintf(out, "; in post-copy %.1f and %.1f ms", (double)s->postcopy_us / 1000,
 			(double)t->postcopy_us / 1000);
@@ -236,6 +243,8 @@ static void proof(FILE *out, const struct run_report *r)
 	uint64_t seen, missing, repeated;
 	char a[32], b[32];
 
+	if (!vm_kind(r->o)->proves)
+		return;
 	observer_total(&r->observer, &seen, &missing, &repeated);
 	row(out, "proof");
 	if (r->have_proof && !r->proof_err)

@@ -45,14 +45,27 @@ struct qemu {
 	const char *hold_net[QEMU_NETS + 1]; /* ids of netdevs whose output is held; ends with NULL */
 };
 
-/* Connects to a QEMU that runs; fills ram and region. qemu_close() it, after an error, too. */
+/* One thing that a running QEMU must fulfil to become a source; the last one stops it for about a millisecond. */
+struct qemu_check {
+	const char *name;
+	int (*check)(struct qemu *m); /* why: what is wrong, "; ", and what mends it */
+};
+extern const struct qemu_check qemu_checks[];
+extern const size_t qemu_nchecks;
+
+/* Only connects, so that the checks can be made one by one; wait: the socket may not be there yet. */
+void qemu_init(struct qemu *m, uint64_t timeout_us);
+int qemu_connect(struct qemu *m, const char *socket, bool wait);
+
+/* Connects to a QEMU that runs, makes all checks; fills ram and region. qemu_close() it, after an error, too. */
 int qemu_source_open(struct qemu *m, const char *socket, uint64_t timeout_us);
 extern const struct ferry_ops qemu_source_ops;
 
 /*
- * Connects to a QEMU that waits, which may still be starting; takes its userfaultfd. child: its pid if it is a child of
- * this process, else 0.
+ * Connects to a QEMU that waits, and takes its userfaultfd. child: its pid if it is a child of this process, which may still be
+ * starting; QEMU_STARTING: likewise, but another process's child; 0: it waits already.
  */
+#define QEMU_STARTING ((pid_t)-1)
 int qemu_target_open(struct qemu *m, const char *socket, pid_t child, const char *const *hold_net,
 		     uint64_t timeout_us);
 /* The ops; without hold_net those that hold output are missing. */

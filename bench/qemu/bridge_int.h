@@ -23,7 +23,9 @@ struct qemu_needs {
 int qemu_fails(struct qemu *m, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 int qemu_qmp_failed(struct qemu *m, int err);
 int qemu_machine(struct qemu *m, char *buf, size_t cap);
-void qemu_init(struct qemu *m, uint64_t timeout_us);
-int qemu_connect(struct qemu *m, const char *socket, bool wait);
+void qemu_remove_filters(struct qemu *m); /* those of the target; what they hold gets out */
+/* The last checks of a source. */
+int qemu_map_ram(struct qemu *m);
+int qemu_open_tracker(struct qemu *m);
 
 #endif

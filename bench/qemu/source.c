@@ -139,38 +139,7 @@ const struct ferry_ops qemu_source_ops = { FERRY_OPS_INIT,
 
 /* ---- opening ---- */
 
-static int check_runs(struct qemu *m)
-{
-	json_t *o = NULL;
-	int err = qmp_call(&m->q, "query-status", NULL, m->timeout_us, &o);
-	const char *status = json_string_value(json_object_get(o, "status"));
-
-	if (err < 0)
-		qemu_qmp_failed(m, err);
-	else if (!status || strcmp(status, "running"))
-		err = qemu_fails(m, -EBUSY, "the VM of QEMU at %s is not running: %.40s; `cont` it first",
-				 m->q.path, status ? status : "no status");
-	json_decref(o);
-	return err;
-}
-
-/* What QEMU itself says against a migration. */
-static int check_blockers(struct qemu *m)
-{
-	json_t *o = NULL, *reasons;
-	int err = qmp_call(&m->q, "query-migrate", NULL, m->timeout_us, &o);
-
-	if (err < 0)
-		return qemu_qmp_failed(m, err);
-	reasons = json_object_get(o, "blocked-reasons");
-	if (json_array_size(reasons))
-		err = qemu_fails(m, -EBUSY, "QEMU refuses to be migrated: %.300s",
-				 json_string_value(json_array_get(reasons, 0)) ?: "it does not say why");
-	json_decref(o);
-	return err;
-}
-
-static int map_ram(struct qemu *m)
+int qemu_map_ram(struct qemu *m)
 {
 	uint64_t gpa = 0;
 
@@ -195,7 +164,7 @@ static int map_ram(struct qemu *m)
 	return 0;
 }
 
-static int open_tracker(struct qemu *m)
+int qemu_open_tracker(struct qemu *m)
 {
 	struct ferry_track_param param = { FERRY_TRACK_PARAM_INIT, .flags = FERRY_TRACK_FOREIGN };
 	char path[40];
@@ -204,7 +173,8 @@ static int open_tracker(struct qemu *m)
 	snprintf(path, sizeof(path), "/proc/%d/pagemap", m->q.pid);
 	m->pagemap = open(path, O_RDONLY | O_CLOEXEC);
 	if (m->pagemap < 0)
-		return qemu_fails(m, -errno, "%s cannot be read: %s", path, strerror(errno));
+		return qemu_fails(m, -errno, "%s cannot be read: %s; run rdma-migrate as root", path,
+				  strerror(errno));
 	err = take_uffd(m->q.pid, TAKE_FILTERED, m->timeout_us, &m->tracker, m->why, sizeof(m->why));
 	if (err < 0)
 		return err;
@@ -254,26 +224,26 @@ int qemu_source_open(struct qemu *m, const char *socket, uint64_t timeout_us)
 
 	qemu_init(m, timeout_us);
 	err = qemu_connect(m, socket, false);
-	if (!err)
-		err = check_runs(m);
-	if (!err)
-		err = check_blockers(m);
-	if (!err)
-		err = ram_find(&m->q, m->ram, &m->nram, timeout_us, m->why, sizeof(m->why));
-	if (!err)
-		err = map_ram(m);
-	if (!err)
-		err = open_tracker(m);
+	for (size_t i = 0; i < qemu_nchecks && !err; i++)
+		err = qemu_checks[i].check(m);
 	if (!err)
 		err = qemu_qmp_failed(m, state_capabilities(&m->q, capabilities, true, timeout_us));
 	m->capable = !err;
 	return err;
 }
 
+/* The VM's next migration may be another one. */
+static void restore(struct qemu *m)
+{
+	state_capabilities(&m->q, capabilities, false, m->timeout_us);
+	if (m->hold_net[0])
+		qemu_remove_filters(m);
+}
+
 void qemu_close(struct qemu *m)
 {
-	if (m->capable) /* the VM's next migration may be another one */
-		state_capabilities(&m->q, capabilities, false, m->timeout_us);
+	if (m->capable)
+		restore(m);
 	ferry_track_free(m->track);
 	state_free(&m->state);
 	for (size_t i = 0; i < m->nram; i++)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* The target: a QEMU that waits for a state, with RAM in files that this process has open, too. */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,8 @@
 #include "bridge_int.h"
 
 #define HELD_US UINT32_MAX /* the longest that filter-buffer takes: more than an hour of a tentative run */
+
+#define ANNOUNCE_ROUNDS 5 /* QEMU's own default */
 
 static const char *const capabilities[] = { "x-ignore-shared", "events", NULL };
 
@@ -31,10 +34,9 @@ static int set_filter(struct qemu *m, const char *net, const char *status)
 /* Made switched off: its timer runs in the VM's time, which is another one before the load. */
 static int add_filters(struct qemu *m)
 {
-	int err = 0;
-
-	for (size_t i = 0; m->hold_net[i] && !err; i++) {
+	for (size_t i = 0; m->hold_net[i]; i++) {
 		char id[70];
+		int err;
 
 		snprintf(id, sizeof(id), "ferry-hold-%s", m->hold_net[i]);
 		err = qmp_call(&m->q, "object-add",
@@ -42,8 +44,22 @@ static int add_filters(struct qemu *m)
 					 id, "netdev", m->hold_net[i], "queue", "rx", "interval",
 					 (json_int_t)HELD_US, "status", "off"),
 			       m->timeout_us, NULL);
+		if (err)
+			return qemu_fails(m, err,
+					  "netdev %.60s cannot be held: %.200s; --hold-net takes the id of a -netdev without vhost",
+					  m->hold_net[i], m->q.why);
 	}
-	return qemu_qmp_failed(m, err);
+	return 0;
+}
+
+void qemu_remove_filters(struct qemu *m)
+{
+	for (size_t i = 0; m->hold_net[i]; i++) {
+		char id[70];
+
+		snprintf(id, sizeof(id), "ferry-hold-%s", m->hold_net[i]);
+		qmp_call(&m->q, "object-del", json_pack("{s:s}", "id", id), m->timeout_us, NULL);
+	}
 }
 
 static int op_output_hold(void *vm)
@@ -185,9 +201,12 @@ static int op_activate(void *vm)
 {
 	struct qemu *m = vm;
 
+	m->capable = true; /* the VM's next migration may be another one */
+	qmp_call(&m->q, "migrate-set-parameters", json_pack("{s:i}", "announce-rounds", ANNOUNCE_ROUNDS),
+		 m->timeout_us, NULL);
 	return qemu_qmp_failed(m, qmp_call(&m->q, "announce-self",
 					   json_pack("{s:i, s:i, s:i, s:i}", "initial", 50, "max", 550,
-						     "rounds", 5, "step", 50),
+						     "rounds", ANNOUNCE_ROUNDS, "step", 50),
 					   m->timeout_us, NULL));
 }
 
@@ -196,8 +215,10 @@ static int op_discard(void *vm)
 {
 	struct qemu *m = vm;
 
-	if (m->pidfd >= 0)
-		syscall(SYS_pidfd_send_signal, m->pidfd, SIGKILL, NULL, 0);
+	struct pollfd p = { .fd = m->pidfd, .events = POLLIN };
+
+	if (m->pidfd >= 0 && !syscall(SYS_pidfd_send_signal, m->pidfd, SIGKILL, NULL, 0))
+		poll(&p, 1, (int)(m->timeout_us / 1000)); /* until it can put out nothing any more */
 	if (m->child > 0)
 		waitpid(m->child, NULL, 0);
 	m->child = 0;
@@ -233,6 +254,32 @@ static int check_waits(struct qemu *m)
 	return err;
 }
 
+/* What a tentative run writes to a disk would be there after a fallback, too. */
+static int check_disks(struct qemu *m)
+{
+	json_t *all = NULL, *disk;
+	int err = qmp_call(&m->q, "query-block", NULL, m->timeout_us, &all);
+	size_t i;
+
+	if (err < 0)
+		qemu_qmp_failed(m, err);
+	json_array_foreach(all, i, disk)
+	{
+		const json_t *in = json_object_get(disk, "inserted");
+		const char *qdev = json_string_value(json_object_get(disk, "qdev"));
+		const char *node = json_string_value(json_object_get(in, "node-name"));
+
+		if (!json_is_object(in) || json_is_true(json_object_get(in, "ro")) || err)
+			continue;
+		err = qemu_fails(m, -EOPNOTSUPP,
+				 "disk %.60s (node %.60s) can be written, and writes of a tentative run cannot be held back; leave "
+				 "--hold-net out, and the VM runs here only after the commit",
+				 qdev ? qdev : "without a name", node ? node : "unknown");
+	}
+	json_decref(all);
+	return err;
+}
+
 int qemu_target_open(struct qemu *m, const char *socket, pid_t child, const char *const *hold_net,
 		     uint64_t timeout_us)
 {
@@ -242,9 +289,11 @@ int qemu_target_open(struct qemu *m, const char *socket, pid_t child, const char
 	m->child = child;
 	for (size_t i = 0; hold_net && hold_net[i] && i < QEMU_NETS; i++)
 		m->hold_net[i] = hold_net[i];
-	err = qemu_connect(m, socket, child > 0);
+	err = qemu_connect(m, socket, child != 0);
 	if (!err)
 		err = check_waits(m);
+	if (!err && m->hold_net[0])
+		err = check_disks(m);
 	if (!err)
 		err = ram_find(&m->q, m->ram, &m->nram, timeout_us, m->why, sizeof(m->why));
 	if (!err)

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What a running QEMU must fulfil to become a source. A sentence says what is wrong and, after "; ", what mends it:
+ * rdma-migrate doctor prints the two apart.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "bridge_int.h"
+
+static int check_runs(struct qemu *m)
+{
+	json_t *o = NULL;
+	int err = qmp_call(&m->q, "query-status", NULL, m->timeout_us, &o);
+	const char *status = json_string_value(json_object_get(o, "status"));
+
+	if (err < 0)
+		qemu_qmp_failed(m, err);
+	else if (!status || strcmp(status, "running"))
+		err = qemu_fails(m, -EBUSY, "the VM of QEMU at %s is not running: %.40s; `cont` it first",
+				 m->q.path, status ? status : "no status");
+	json_decref(o);
+	return err;
+}
+
+/* What QEMU itself says against a migration. */
+static int check_blockers(struct qemu *m)
+{
+	json_t *o = NULL, *reasons;
+	int err = qmp_call(&m->q, "query-migrate", NULL, m->timeout_us, &o);
+
+	if (err < 0)
+		return qemu_qmp_failed(m, err);
+	reasons = json_object_get(o, "blocked-reasons");
+	if (json_array_size(reasons))
+		err = qemu_fails(m, -EBUSY, "QEMU refuses to be migrated: %.300s",
+				 json_string_value(json_array_get(reasons, 0)) ?: "it does not say why");
+	json_decref(o);
+	return err;
+}
+
+static int check_block_jobs(struct qemu *m)
+{
+	json_t *jobs = NULL;
+	int err = qmp_call(&m->q, "query-block-jobs", NULL, m->timeout_us, &jobs);
+	const json_t *job = json_array_get(jobs, 0);
+	const char *id = json_string_value(json_object_get(job, "device"));
+	const char *type = json_string_value(json_object_get(job, "type"));
+
+	if (err < 0)
+		qemu_qmp_failed(m, err);
+	else if (job)
+		err = qemu_fails(m, -EBUSY,
+				 "block job %.60s of QEMU (%.40s) runs; wait for its end, or block-job-cancel it",
+				 id ? id : "without a name", type ? type : "of no type");
+	json_decref(jobs);
+	return err;
+}
+
+/* ---- devices ---- */
+
+/* What a device's type begins with, and why it cannot board. */
+static const struct {
+	const char *type, *why;
+} strangers[] = {
+	{ "vfio-", "writes the guest's memory by DMA, which nothing tracks" },
+	{ "vhost-user-", "has the guest's memory mapped in another process, whose writes are not tracked" },
+	{ "vhost-vdpa-", "writes the guest's memory by DMA, which nothing tracks" },
+	{ "virtio-balloon", "takes pages from the guest's memory, unseen, at either end" },
+	{ "virtio-mem", "takes pages from the guest's memory, unseen, at either end" },
+	{ "virtio-pmem", "has memory that is not the guest's RAM, and is not moved" },
+};
+
+/* The children of a QOM path are the devices given by -device and device_add. */
+static int check_children(struct qemu *m, const char *path)
+{
+	json_t *all = NULL, *child;
+	int err = qmp_call(&m->q, "qom-list", json_pack("{s:s}", "path", path), m->timeout_us, &all);
+	size_t i;
+
+	if (err < 0)
+		qemu_qmp_failed(m, err);
+	json_array_foreach(all, i, child)
+	{
+		const char *type = json_string_value(json_object_get(child, "type"));
+		const char *name = json_string_value(json_object_get(child, "name"));
+
+		if (err || !name || !type || strncmp(type, "child<", 6))
+			continue;
+		for (size_t k = 0; k < sizeof(strangers) / sizeof(strangers[0]); k++)
+			if (!strncmp(type + 6, strangers[k].type, strlen(strangers[k].type)))
+				err = qemu_fails(m, -EOPNOTSUPP,
+						 "device %.60s of QEMU (%.40s) %s; device_del it, or start the VM without it",
+						 name, type + 6, strangers[k].why);
+	}
+	json_decref(all);
+	return err;
+}
+
+static int check_devices(struct qemu *m)
+{
+	int err = check_children(m, "/machine/peripheral");
+
+	return err ? err : check_children(m, "/machine/peripheral-anon");
+}
+
+/* Which backend a netdev has, no command of QMP tells. */
+static int check_network(struct qemu *m)
+{
+	json_t *o = NULL;
+	int err = qmp_call(&m->q, "human-monitor-command", json_pack("{s:s}", "command-line", "info network"),
+			   m->timeout_us, &o);
+	const char *text = json_string_value(o);
+
+	if (err < 0)
+		qemu_qmp_failed(m, err);
+	else if (text && (strstr(text, "type=vhost-user") || strstr(text, "type=vhost-vdpa")))
+		err = qemu_fails(m, -EOPNOTSUPP,
+				 "a netdev of QEMU is vhost-user or vhost-vdpa, whose writes to the guest's memory are not tracked; "
+				 "use -netdev tap or another that QEMU itself runs");
+	json_decref(o);
+	return err;
+}
+
+static int check_memory(struct qemu *m)
+{
+	int err = ram_find(&m->q, m->ram, &m->nram, m->timeout_us, m->why, sizeof(m->why));
+
+	return err ? err : qemu_map_ram(m);
+}
+
+const struct qemu_check qemu_checks[] = {
+	{ "VM", check_runs },
+	{ "migration", check_blockers },
+	{ "block jobs", check_block_jobs },
+	{ "devices", check_devices },
+	{ "network", check_network },
+	{ "memory", check_memory },
+	{ "write tracking", qemu_open_tracker },
+};
+const size_t qemu_nchecks = sizeof(qemu_checks) / sizeof(qemu_checks[0]);

@@ -1,0 +1,223 @@
+#!/bin/bash
+# SPDX-License-Identifier: MIT
+# A stock QEMU boards by the command line: two commands move it, it goes on at the target, and from there it moves again;
+# if the target is killed, it goes on at the source; and what cannot work is refused with a sentence.
+set -u
+src=$1 build=$2
+. "$src/tests/lib/patience.sh"
+program=$build/rdma-migrate
+command -v qemu-system-x86_64 >/dev/null || { echo "[SKIP] board: qemu-system-x86_64 is not installed"; exit 77; }
+tmp=$(mktemp -d /dev/shm/ferry-board.XXXXXX)
+failed=0
+limit=$((120 * PATIENCE)) # seconds; nothing here takes so long
+
+of_test() # [NAME]: the processes whose command line names a file of this test, or of this VM of it
+{
+	local all=(/proc/[0-9]*/cmdline) # before grep is one of them
+
+	grep -lzF "$tmp/${1:+$1.port}" "${all[@]}" 2>/dev/null | cut -d/ -f3
+}
+
+nobody() # [NAME]
+{
+	[ -z "$(of_test "$@")" ]
+}
+
+# The keepers end after their QEMUs, and remove what these had.
+clean_up()
+{
+	local pid
+
+	for pid in $(of_test); do
+		grep -q ^qemu "/proc/$pid/comm" 2>/dev/null && kill -9 "$pid"
+	done
+	await nobody || failed=1
+	wait
+	rm -rf "$tmp"
+}
+trap clean_up EXIT
+
+verdict() # NAME WHY: passed where WHY is empty
+{
+	if [ -z "$2" ]; then
+		echo "[PASS] board::$1"
+	else
+		echo "[FAIL] board::$1: $2"
+		failed=1
+	fi
+}
+
+await() # CONDITION...
+{
+	local until=$((SECONDS + limit))
+
+	until "$@"; do
+		[ $SECONDS -lt $until ] || return 1
+		sleep 0.05
+	done
+}
+
+# The guest fills 64 MiB and then, a dot for each tick, rewrites 40 pages of 16 MiB.
+machine() # NAME [BACKEND]: its command line, in $args
+{
+	local i=0 value backend=${2-memory-backend-file,id=ram,size=64M,share=on,mem-path=$tmp/$1.ram}
+
+	args=(qemu-system-x86_64 -nodefaults -no-user-config -display none -accel tcg -cpu max
+		-machine pc,memory-backend=ram -m 64 -object "$backend"
+		-chardev "file,id=port,path=$tmp/$1.port,append=on" -device isa-debugcon,iobase=0xe9,chardev=port
+		-kernel "$build/tests/qemu/guest" -netdev hubport,id=n0,hubid=0 -device virtio-net-pci,netdev=n0,romfile=)
+	for value in 67108864 0 16777216 40 40000000; do
+		args+=(-device "loader,addr=$((0x180000 + 8 * i)),data=$value,data-len=8")
+		i=$((i + 1))
+	done
+}
+
+ticks() # NAME
+{
+	cat "$tmp/$1.port" 2>/dev/null | tr -dc . | wc -c
+}
+
+ticked() # NAME COUNT
+{
+	[ "$(ticks "$1")" -ge "$2" ]
+}
+
+goes_on() # NAME
+{
+	await ticked "$1" $(($(ticks "$1") + 20)) || echo "the guest does not go on; "
+}
+
+has_ended() # PID
+{
+	! kill -0 "$1" 2>/dev/null
+}
+
+start_vm() # NAME: its pid in $vm, its monitor at $tmp/NAME.qmp
+{
+	machine "$1"
+	"${args[@]}" -qmp "unix:$tmp/$1.qmp,server=on,wait=off" >"$tmp/$1.vm" 2>&1 &
+	vm=$!
+	await ticked "$1" 5 || { cat "$tmp/$1.vm"; echo "[FAIL] board: no VM starts here"; exit 1; }
+}
+
+listens() # NAME
+{
+	grep -qs '^listening on ' "$tmp/$1.err"
+}
+
+start_target() # NAME OPTIONS...: the source's command line with its own files; its pid in $target, its address in $uri
+{
+	local name=$1
+
+	shift
+	machine "$name"
+	"$program" target --vmm qemu --listen tcp:127.0.0.1:0 --json "$tmp/$name.json" "$@" -- "${args[@]}" \
+		>"$tmp/$name.out" 2>"$tmp/$name.err" &
+	target=$!
+	await listens "$name" || { cat "$tmp/$name.err"; echo "[FAIL] board: no target listens"; exit 1; }
+	uri=$(sed -n 's/^listening on //p' "$tmp/$name.err")
+}
+
+# Moves the VM with the monitor to the target; why it is not as it must be, in $why
+move() # MONITOR TARGET CODE OPTIONS...
+{
+	local monitor=$1 name=$2 code=$3 got
+
+	shift 3
+	why=""
+	timeout $limit "$program" source --vmm qemu --qmp "$monitor" --to "$uri" --json "$tmp/$name.source.json" --quiet "$@" \
+		>"$tmp/$name.source.out" 2>&1
+	got=$?
+	[ $got = "$code" ] || why+="the source ends with $got, not $code: $(cat "$tmp/$name.source.out"); "
+	wait $target
+	got=$?
+	[ $got = "$code" ] || why+="the target ends with $got, not $code: $(cat "$tmp/$name.out" "$tmp/$name.err"); "
+}
+
+has() # FILE TEXT
+{
+	grep -qE -- "$2" "$1" || echo "no $2 in $(cat "$1"); "
+}
+
+has_not() # FILE TEXT
+{
+	! grep -qE -- "$2" "$1" || echo "$2 in $(cat "$1"); "
+}
+
+start_vm one
+
+# --- stop-and-copy, then on from the target by post-copy ---
+
+start_target two
+move "$tmp/one.qmp" two 0 --mode stop-and-copy
+for file in two.json two.source.json; do
+	why+=$(has "$tmp/$file" '"vmm":"qemu","mode":"stop-and-copy"')
+	why+=$(has "$tmp/$file" '"outcome":"migrated","owner":"target"')
+	why+=$(has_not "$tmp/$file" 'memory_bytes|vcpus|mutator|pages_checked|outputs_seen|resident_bytes')
+done
+why+=$(goes_on two)
+await has_ended $vm || why+="the source's QEMU has not quit; "
+verdict "stop-and-copy" "$why"
+
+monitor=$(sed -n 's/.*its monitor is at \([^,]*\),.*/\1/p' "$tmp/two.err")
+[ -S "$monitor" ] || { cat "$tmp/two.err"; echo "[FAIL] board: the target does not name the monitor of its QEMU"; exit 1; }
+dir=$(dirname "$monitor")
+start_target three --hold-net n0
+move "$monitor" three 0 --mode post-copy --max-rounds 1
+why+=$(has "$tmp/three.source.json" '"commit_at":"default".*"outcome":"migrated","owner":"target"')
+why+=$(has_not "$tmp/three.source.json" '"pages_residue":0,')
+why+=$(goes_on three)
+await nobody two || why+="the QEMU that it left has not quit; "
+await [ ! -e "$dir" ] || why+="$dir is still there; "
+verdict "post-copy with the network held, of a QEMU that came here" "$why"
+
+# --- the target is killed while the VM runs there tentatively ---
+
+monitor=$(sed -n 's/.*its monitor is at \([^,]*\),.*/\1/p' "$tmp/three.err")
+start_target four --hold-net n0 --kill target@post-copy
+move "$monitor" four 0 --mode post-copy --max-rounds 1 --reconnect 1s
+why+=$(has "$tmp/four.source.json" '"outcome":"fell-back","owner":"source"')
+why+=$(goes_on three)
+await nobody four || why+="the target's QEMU lives; "
+verdict "a target that is killed in post-copy" "$why"
+
+# --- refused: two machines that differ; a QEMU that does not start ---
+
+start_target five
+timeout $limit "$program" source --vmm qemu --qmp "$monitor" --to "$uri" --quiet --downtime 300 >"$tmp/out" 2>&1
+verdict "a wrong option" "$(has "$tmp/out" '--downtime takes a duration')"
+kill $target
+verdict "a target that is ended takes its QEMU along" "$(await nobody five || echo "it lives")"
+
+refuses() # NAME CODE TEXT ARGUMENTS...
+{
+	local name=$1 code=$2 text=$3 said got
+
+	shift 3
+	said=$(timeout $limit "$program" "$@" 2>&1)
+	got=$?
+	verdict "$name" "$([ $got = "$code" ] && grep -qF -- "$text" <<<"$said" || echo "$got, not $code: $said")"
+}
+
+machine six
+refuses "a QEMU that ends at once" 5 "qemu-system-x86_64 has ended with status 1: qemu-system-x86_64: -nonsense: invalid option" \
+	target --vmm qemu -- "${args[@]}" -nonsense
+refuses "a program that is none" 5 "/nonexistent/qemu cannot be executed" target --vmm qemu -- /nonexistent/qemu "${args[@]:1}"
+refuses "a netdev that is none" 5 "netdev n9 cannot be held" target --vmm qemu --hold-net n9 -- "${args[@]}"
+truncate -s 1M "$tmp/disk"
+refuses "a disk whose writes cannot be held" 5 "writes of a tentative run cannot be held back; leave --hold-net out" \
+	target --vmm qemu --hold-net n0 -- "${args[@]}" -drive "if=virtio,format=raw,file=$tmp/disk"
+refuses "-daemonize" 1 "takes no -daemonize" target --vmm qemu -- "${args[@]}" -daemonize
+refuses "-incoming" 1 "leave -incoming out" target --vmm qemu -- "${args[@]}" -incoming defer
+machine six memory-backend-ram,id=ram,size=64M
+refuses "no RAM in a file" 1 "has no RAM in a file" target --vmm qemu -- "${args[@]}"
+refuses "no command line" 1 "needs the source's QEMU command line after --" target --vmm qemu
+refuses "a command line and a monitor" 1 "but not both" target --vmm qemu --qmp x -- "${args[@]}"
+refuses "a command line of a guest of our own" 1 "a command line after -- is about a QEMU" target -- "${args[@]}"
+refuses "no monitor" 1 "source --vmm qemu needs --qmp SOCKET" source --vmm qemu --to tcp:127.0.0.1:1
+refuses "a monitor of a guest of our own" 1 "--qmp is about a QEMU: give --vmm qemu" source --qmp x --to tcp:127.0.0.1:1
+refuses "an option of a guest of our own" 1 "--memory is about the bench's own guest" \
+	source --vmm qemu --qmp x --to tcp:127.0.0.1:1 --memory 1G
+refuses "a monitor that is not there" 5 "is QEMU running with -qmp" source --vmm qemu --qmp "$tmp/none" --to tcp:127.0.0.1:1
+
+exit $failed
