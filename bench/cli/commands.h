@@ -12,6 +12,6 @@ int cmd_sweep(const struct options *o, const struct outputs *to);
 bool plot_check_out(const char *name);
 /* Draws the recordings in files into the picture or page name. */
 int plot_files(char *const *files, unsigned n, const char *name);
-int cmd_doctor(const struct outputs *to);
+int cmd_doctor(const struct options *o, const struct outputs *to);
 
 #endif

@@ -71,13 +71,8 @@ static void print_json(FILE *out, const struct findings *f)
 		count(f, HEALTH_WITHOUT), count(f, HEALTH_MISSING));
 }
 
-int cmd_doctor(const struct outputs *to)
+static void probe_machine(struct findings *f)
 {
-	struct findings *f = calloc(1, sizeof(*f));
-	int ret;
-
-	if (!f)
-		return VERDICT_ENVIRONMENT;
 	probe_kvm(f);
 	probe_userfaultfd(f);
 	probe_kernel(f);
@@ -85,6 +80,19 @@ int cmd_doctor(const struct outputs *to)
 	probe_rdma(f);
 	probe_links(f);
 	probe_tools(f);
+}
+
+int cmd_doctor(const struct options *o, const struct outputs *to)
+{
+	struct findings *f = calloc(1, sizeof(*f));
+	int ret;
+
+	if (!f)
+		return VERDICT_ENVIRONMENT;
+	if (o->qmp)
+		probe_qemu(f, o->qmp);
+	else
+		probe_machine(f);
 	if (to->json)
 		print_json(out_file(to->json), f);
 	if (to->table)

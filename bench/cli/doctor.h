@@ -15,8 +15,8 @@ enum health {
 struct finding {
 	const char *name;
 	enum health health;
-	char says[200];
-	char mend[200]; /* the command that fixes it, or "" */
+	char says[420];
+	char mend[420]; /* the command that fixes it, or "" */
 };
 
 #define FINDINGS_MAX 64u
@@ -39,5 +39,8 @@ void probe_memory(struct findings *f);
 void probe_tools(struct findings *f);
 void probe_links(struct findings *f);
 void probe_rdma(struct findings *f);
+
+/* doctor_qemu.c: instead of the machine, whether the QEMU with this monitor can be a source */
+void probe_qemu(struct findings *f, const char *socket);
 
 #endif

@@ -44,7 +44,8 @@ static const char *const synopses[] = {
 	[CMD_SWEEP] =
 		"sweep [OPTIONS]             runs of each mode, rate, working set and transport, on one page",
 	[CMD_PLOT] = "plot FILE... -o OUT         draw recordings of --record as .svg, .png or .html",
-	[CMD_DOCTOR] = "doctor [--json FILE]        check this machine and say how to fix what is missing",
+	[CMD_DOCTOR] =
+		"doctor [--qmp SOCKET]       check this machine, or a QEMU, and say how to fix what is missing",
 	[CMD_VERSION] = "version | help [COMMAND]",
 };
 

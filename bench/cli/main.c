@@ -86,7 +86,7 @@ static int dispatch(const struct options *o, const struct outputs *to)
 	case CMD_PLOT:
 		return cmd_plot(o);
 	case CMD_DOCTOR:
-		return cmd_doctor(to);
+		return cmd_doctor(o, to);
 	case CMD_FLOOR:
 		return cmd_floor(o, to);
 	case CMD_SWEEP:

@@ -55,7 +55,7 @@ const struct option_row option_rows[] = {
 	{ "vmm", V_CHOICE, SOURCE | TARGET, AT(vmm), "own or qemu",
 	  "whose VM moves: a guest of the bench's own VMM, or that of a stock QEMU, the same at both ends (docs/qemu.md); own",
 	  .choices = vmms },
-	{ "qmp", V_TEXT, SOURCE | TARGET | QEMU, AT(qmp), "the path of a QEMU's QMP socket",
+	{ "qmp", V_TEXT, SOURCE | TARGET | DOCTOR | QEMU, AT(qmp), "the path of a QEMU's QMP socket",
 	  "the monitor of the QEMU that runs the VM, at the target of one that waits (-S -incoming defer)",
 	  .word = "SOCKET" },
 	{ "hold-net", V_MANY, TARGET | QEMU, AT(hold_net),

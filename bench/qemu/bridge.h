@@ -30,6 +30,9 @@ struct qemu {
 	struct ferry_region region[QEMU_RAMS]; /* source: id is the index in ram */
 	uint64_t timeout_us;		       /* of each QMP call and each wait */
 	char why[QMP_WHY];
+	void (*each)(void *ctx,
+		     const char *why); /* told every sentence, as there may be several; NULL: nobody */
+	void *ctx;
 
 	/* source */
 	struct ferry_track *track;
@@ -48,7 +51,8 @@ struct qemu {
 /* One thing that a running QEMU must fulfil to become a source; the last one stops it for about a millisecond. */
 struct qemu_check {
 	const char *name;
-	int (*check)(struct qemu *m); /* why: what is wrong, "; ", and what mends it */
+	/* why: what is wrong, "; ", and what mends it. If several things are, m->each is told all, and why has the last. */
+	int (*check)(struct qemu *m);
 };
 extern const struct qemu_check qemu_checks[];
 extern const size_t qemu_nchecks;

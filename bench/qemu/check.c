@@ -27,33 +27,40 @@ static int check_runs(struct qemu *m)
 /* What QEMU itself says against a migration. */
 static int check_blockers(struct qemu *m)
 {
-	json_t *o = NULL, *reasons;
+	json_t *o = NULL, *reason;
 	int err = qmp_call(&m->q, "query-migrate", NULL, m->timeout_us, &o);
+	size_t i;
 
 	if (err < 0)
 		return qemu_qmp_failed(m, err);
-	reasons = json_object_get(o, "blocked-reasons");
-	if (json_array_size(reasons))
+	json_array_foreach(json_object_get(o, "blocked-reasons"), i, reason)
+	{
+		const char *text = json_string_value(reason);
+
 		err = qemu_fails(m, -EBUSY, "QEMU refuses to be migrated: %.300s",
-				 json_string_value(json_array_get(reasons, 0)) ?: "it does not say why");
+				 text ? text : "it does not say why");
+	}
 	json_decref(o);
 	return err;
 }
 
 static int check_block_jobs(struct qemu *m)
 {
-	json_t *jobs = NULL;
+	json_t *jobs = NULL, *job;
 	int err = qmp_call(&m->q, "query-block-jobs", NULL, m->timeout_us, &jobs);
-	const json_t *job = json_array_get(jobs, 0);
-	const char *id = json_string_value(json_object_get(job, "device"));
-	const char *type = json_string_value(json_object_get(job, "type"));
+	size_t i;
 
 	if (err < 0)
-		qemu_qmp_failed(m, err);
-	else if (job)
+		return qemu_qmp_failed(m, err);
+	json_array_foreach(jobs, i, job)
+	{
+		const char *id = json_string_value(json_object_get(job, "device"));
+		const char *type = json_string_value(json_object_get(job, "type"));
+
 		err = qemu_fails(m, -EBUSY,
 				 "block job %.60s of QEMU (%.40s) runs; wait for its end, or block-job-cancel it",
 				 id ? id : "without a name", type ? type : "of no type");
+	}
 	json_decref(jobs);
 	return err;
 }
@@ -86,7 +93,7 @@ static int check_children(struct qemu *m, const char *path)
 		const char *type = json_string_value(json_object_get(child, "type"));
 		const char *name = json_string_value(json_object_get(child, "name"));
 
-		if (err || !name || !type || strncmp(type, "child<", 6))
+		if (!name || !type || strncmp(type, "child<", 6))
 			continue;
 		for (size_t k = 0; k < sizeof(strangers) / sizeof(strangers[0]); k++)
 			if (!strncmp(type + 6, strangers[k].type, strlen(strangers[k].type)))
@@ -100,9 +107,10 @@ static int check_children(struct qemu *m, const char *path)
 
 static int check_devices(struct qemu *m)
 {
-	int err = check_children(m, "/machine/peripheral");
+	int named = check_children(m, "/machine/peripheral");
+	int anonymous = check_children(m, "/machine/peripheral-anon");
 
-	return err ? err : check_children(m, "/machine/peripheral-anon");
+	return named ? named : anonymous;
 }
 
 /* Which backend a netdev has, no command of QMP tells. */

@@ -23,6 +23,8 @@ int qemu_fails(struct qemu *m, int err, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(m->why, sizeof(m->why), fmt, ap);
 	va_end(ap);
+	if (m->each)
+		m->each(m->ctx, m->why);
 	return err;
 }
 

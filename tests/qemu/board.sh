@@ -144,7 +144,11 @@ has_not() # FILE TEXT
 	! grep -qE -- "$2" "$1" || echo "$2 in $(cat "$1"); "
 }
 
+# --- doctor: of a QEMU that can board; of others further down ---
+
 start_vm one
+said=$("$program" doctor --qmp "$tmp/one.qmp" 2>&1)
+verdict "doctor finds nothing in the way" "$([ $? = 0 ] && grep -q '^ok .*write tracking' <<<"$said" || echo "$said")"
 
 # --- stop-and-copy, then on from the target by post-copy ---
 
@@ -220,4 +224,36 @@ refuses "an option of a guest of our own" 1 "--memory is about the bench's own g
 	source --vmm qemu --qmp x --to tcp:127.0.0.1:1 --memory 1G
 refuses "a monitor that is not there" 5 "is QEMU running with -qmp" source --vmm qemu --qmp "$tmp/none" --to tcp:127.0.0.1:1
 
+# --- doctor: of QEMUs that cannot board ---
+
+ails() # NAME BACKEND TEXTS -- ARGUMENTS...: TEXTS, one a line, are all told
+{
+	local name=$1 texts=$3 said got pid text why=""
+
+	machine ail "$2"
+	shift 4
+	"${args[@]}" "$@" -qmp "unix:$tmp/ail.qmp,server=on,wait=off" >"$tmp/ail.vm" 2>&1 &
+	pid=$!
+	await [ -S "$tmp/ail.qmp" ]
+	said=$(timeout $limit "$program" doctor --qmp "$tmp/ail.qmp" 2>&1)
+	got=$?
+	[ $got = 5 ] || why="exit code $got; "
+	while read -r text; do
+		grep -qF -- "$text" <<<"$said" || why+="no \"$text\"; "
+	done <<<"$texts"
+	verdict "doctor: $name" "${why:+$why$said $(cat "$tmp/ail.vm")}"
+	kill -9 $pid
+	wait $pid 2>/dev/null
+	rm -f "$tmp/ail.qmp"
+}
+
+shared="memory-backend-file,id=ram,size=64M,share=on,mem-path=$tmp/ail.ram"
+ails "memory in no file" memory-backend-ram,id=ram,size=64M "mend: use memory-backend-file" --
+ails "a migration blocker" "$shared" "QEMU refuses to be migrated: Migration is disabled when using feature 'peer mode'" -- \
+	-object "memory-backend-file,id=peer,size=1M,share=on,mem-path=$tmp/peer" -device ivshmem-plain,memdev=peer,master=off
+ails "all that is wrong" "${shared/share=on/share=off}" "is not running: prelaunch
+mend: \`cont\` it first
+takes pages from the guest's memory, unseen
+mend: give it share=on" -- -S -device virtio-balloon-pci,id=b0
+refuses "doctor: no monitor" 5 "mend: is QEMU running with -qmp" doctor --qmp "$tmp/none"
 exit $failed
