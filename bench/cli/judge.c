@@ -90,8 +90,9 @@ static void settle(struct run_report *r)
 		says = t; /* the target knows */
 	r->outcome = ferry_outcome_name(says->outcome);
 	r->owner = says->owner;
-	/* A dead owner owns nothing. */
-	if (r->whole && ((r->owner == FERRY_OWNER_SOURCE && !s) || (r->owner == FERRY_OWNER_TARGET && !t)))
+	/* A dead owner owns nothing, if its VM was in its process. */
+	if (r->whole && !vm_kind(r->o)->apart &&
+	    ((r->owner == FERRY_OWNER_SOURCE && !s) || (r->owner == FERRY_OWNER_TARGET && !t)))
 		r->owner = FERRY_OWNER_NONE;
 }
 
@@ -196,6 +197,12 @@ static void where(const struct run_report *r, char *text, size_t cap)
 	const char *end = only == VMM_END_TARGET ? "target" : "source", *phase;
 
 	snprintf(text, cap, "%s", by_owner[r->owner]);
+	if (only != VMM_END_TARGET && r->owner == FERRY_OWNER_SOURCE && !result_of(r, VMM_END_SOURCE)) {
+		snprintf(text, cap,
+			 "The source's process died, and its QEMU has the VM: if query-status there says finish-migrate, migrate_cancel "
+			 "lets the VM run again, and after postmigrate cont does");
+		return;
+	}
 	if (only < 0)
 		return;
 	if (result_of(r, (enum vmm_end)only)) {
@@ -209,11 +216,6 @@ static void where(const struct run_report *r, char *text, size_t cap)
 	phase = ferry_phase_name(r->end[only].last);
 	if (r->owner == FERRY_OWNER_NONE)
 		snprintf(text, cap, "The VM died with the %s's process, in %s", end, phase);
-	else if (only == VMM_END_SOURCE && r->owner == FERRY_OWNER_SOURCE)
-		snprintf(text, cap,
-			 "The source's process died in %s, before it could give the VM up; if query-status of its QEMU says "
-			 "finish-migrate, migrate_cancel lets the VM run, and after postmigrate cont does",
-			 phase);
 	else if (r->owner == FERRY_OWNER_SOURCE)
 		snprintf(text, cap,
 			 "The target's process died in %s, before the VM could be its own: it is the source's",

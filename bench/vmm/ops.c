@@ -91,7 +91,7 @@ static int take_need(struct vmm *vm, struct ferry_stream *in, const struct ferry
 
 	if (sec->version != SECTION_VERSION || sec->len != sizeof(*n))
 		return ferry_stream_fail(in, -EPROTO,
-					 "the guest's description is of version %u and %zu bytes",
+					 "the guest's description is of version %u and %zu bytes, which is not this VMM's; start both ends with the same --vmm",
 					 sec->version, sec->len);
 	memcpy(n, sec->data, sizeof(*n));
 	err = check_need(vm, in, n);

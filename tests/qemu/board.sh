@@ -100,12 +100,19 @@ start_vm() # NAME: its pid in $vm, its monitor at $tmp/NAME.qmp
 	await ticked "$1" 5 || { cat "$tmp/$1.vm"; echo "[FAIL] board: no VM starts here"; exit 1; }
 }
 
-listens() # NAME
+listens_or_ended() # NAME
 {
-	grep -qs '^listening on ' "$tmp/$1.err"
+	grep -qs '^listening on ' "$tmp/$1.err" || has_ended $target
 }
 
-start_target() # NAME OPTIONS...: the source's command line with its own files; its pid in $target, its address in $uri
+await_target() # NAME: its address in $uri
+{
+	await listens_or_ended "$1"
+	uri=$(sed -n 's/^listening on //p' "$tmp/$1.err")
+	[ -n "$uri" ] || { cat "$tmp/$1.out" "$tmp/$1.err"; echo "[FAIL] board: target $1 does not listen"; exit 1; }
+}
+
+start_target() # NAME OPTIONS...: the source's command line with its own files; its pid in $target
 {
 	local name=$1
 
@@ -114,8 +121,7 @@ start_target() # NAME OPTIONS...: the source's command line with its own files; 
 	"$program" target --vmm qemu --listen tcp:127.0.0.1:0 --json "$tmp/$name.json" "$@" -- "${args[@]}" \
 		>"$tmp/$name.out" 2>"$tmp/$name.err" &
 	target=$!
-	await listens "$name" || { cat "$tmp/$name.err"; echo "[FAIL] board: no target listens"; exit 1; }
-	uri=$(sed -n 's/^listening on //p' "$tmp/$name.err")
+	await_target "$name"
 }
 
 # Moves the VM with the monitor to the target; why it is not as it must be, in $why
@@ -185,13 +191,46 @@ why+=$(goes_on three)
 await nobody four || why+="the target's QEMU lives; "
 verdict "a target that is killed in post-copy" "$why"
 
-# --- refused: two machines that differ; a QEMU that does not start ---
+# --- the source's program is killed: its QEMU goes on; then, to a QEMU that waits already, with a recording ---
 
 start_target five
-timeout $limit "$program" source --vmm qemu --qmp "$monitor" --to "$uri" --quiet --downtime 300 >"$tmp/out" 2>&1
-verdict "a wrong option" "$(has "$tmp/out" '--downtime takes a duration')"
+move "$monitor" five 0 --mode stop-and-copy --kill source@pre-copy --reconnect 1s
+why+=$(has "$tmp/five.source.json" '"owner":"source".*its QEMU has the VM')
+why+=$(goes_on three)
+verdict "a source that is killed" "$why"
+
+machine six
+"${args[@]}" -S -incoming defer -qmp "unix:$tmp/six.qmp,server=on,wait=off" >"$tmp/six.vm" 2>&1 &
+vm=$!
+await [ -S "$tmp/six.qmp" ]
+"$program" target --vmm qemu --listen tcp:127.0.0.1:0 --qmp "$tmp/six.qmp" --hold-net n0 --json "$tmp/six.json" \
+	>"$tmp/six.out" 2>"$tmp/six.err" &
+target=$!
+await_target six
+move "$monitor" six 0 --mode post-copy --max-rounds 1 --record "$tmp/six.jsonl"
+why+=$(goes_on six)
+"$program" plot "$tmp/six.jsonl" -o "$tmp/six.html" || why+="the recording cannot be drawn; "
+verdict "to a QEMU that waits" "$why"
+monitor=$tmp/six.qmp
+
+# --- refused: two machines that differ; a QEMU that does not start ---
+
+start_target seven
+args=("${args[@]/64M/32M}")
+args=("${args[@]/#64/32}")
 kill $target
-verdict "a target that is ended takes its QEMU along" "$(await nobody five || echo "it lives")"
+verdict "a target that is ended takes its QEMU along" "$(await nobody seven || echo "it lives")"
+"$program" target --vmm qemu --listen tcp:127.0.0.1:0 --json "$tmp/eight.json" -- "${args[@]//seven/eight}" \
+	>"$tmp/eight.out" 2>"$tmp/eight.err" &
+target=$!
+await_target eight
+move "$monitor" eight 2
+for file in eight.json eight.source.json; do
+	why+=$(has "$tmp/$file" '"outcome":"refused","owner":"source".*both QEMUs need the same')
+done
+why+=$(goes_on six)
+await nobody eight || why+="the target's QEMU lives; "
+verdict "two machines that differ" "$why"
 
 refuses() # NAME CODE TEXT ARGUMENTS...
 {
@@ -203,7 +242,7 @@ refuses() # NAME CODE TEXT ARGUMENTS...
 	verdict "$name" "$([ $got = "$code" ] && grep -qF -- "$text" <<<"$said" || echo "$got, not $code: $said")"
 }
 
-machine six
+machine nine
 refuses "a QEMU that ends at once" 5 "qemu-system-x86_64 has ended with status 1: qemu-system-x86_64: -nonsense: invalid option" \
 	target --vmm qemu -- "${args[@]}" -nonsense
 refuses "a program that is none" 5 "/nonexistent/qemu cannot be executed" target --vmm qemu -- /nonexistent/qemu "${args[@]:1}"
@@ -213,7 +252,7 @@ refuses "a disk whose writes cannot be held" 5 "writes of a tentative run cannot
 	target --vmm qemu --hold-net n0 -- "${args[@]}" -drive "if=virtio,format=raw,file=$tmp/disk"
 refuses "-daemonize" 1 "takes no -daemonize" target --vmm qemu -- "${args[@]}" -daemonize
 refuses "-incoming" 1 "leave -incoming out" target --vmm qemu -- "${args[@]}" -incoming defer
-machine six memory-backend-ram,id=ram,size=64M
+machine nine memory-backend-ram,id=ram,size=64M
 refuses "no RAM in a file" 1 "has no RAM in a file" target --vmm qemu -- "${args[@]}"
 refuses "no command line" 1 "needs the source's QEMU command line after --" target --vmm qemu
 refuses "a command line and a monitor" 1 "but not both" target --vmm qemu --qmp x -- "${args[@]}"

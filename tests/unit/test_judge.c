@@ -184,6 +184,37 @@ Test(judge, an_end_that_could_not_begin)
 	cr_expect_str_eq(r.sentence, "The source could not begin: no memory");
 }
 
+/* A QEMU is not in the process of its end: it has the VM when that dies. */
+Test(judge, a_source_that_died_beside_its_qemu)
+{
+	static struct run_report r;
+	struct options o = { .command = CMD_SOURCE, .vmm = VM_QEMU, .repeat = 1 };
+
+	r.o = &o;
+	r.end[VMM_END_SOURCE].last = FERRY_PHASE_PRECOPY;
+	judge(&r);
+	cr_expect_eq(r.owner, FERRY_OWNER_SOURCE);
+	cr_expect_eq(r.verdict, VERDICT_NOT_AS_ASKED);
+	cr_expect(strstr(r.sentence, "its QEMU has the VM"), "%s", r.sentence);
+
+	memset(&r, 0, sizeof(r));
+	r.o = &o;
+	r.end[VMM_END_SOURCE].last = FERRY_PHASE_COMMITMENT; /* the target may have the VM */
+	judge(&r);
+	cr_expect_eq(r.owner, FERRY_OWNER_UNKNOWN);
+
+	memset(&r, 0, sizeof(r));
+	o.kill = (struct kill_drill){ .who = KILL_SOURCE, .phase = FERRY_PHASE_PRECOPY };
+	r.o = &o;
+	r.whole = true;
+	tell(&r.end[VMM_END_TARGET], FERRY_OUTCOME_DISCARDED, FERRY_OWNER_SOURCE, true);
+	r.end[VMM_END_SOURCE].drilled = true;
+	judge(&r);
+	cr_expect_eq(r.owner, FERRY_OWNER_SOURCE);
+	cr_expect_eq(r.verdict, VERDICT_OK, "%s", r.sentence);
+	cr_expect(strstr(r.sentence, "its QEMU has the VM"), "%s", r.sentence);
+}
+
 /* --- one end of two machines that has not heard of the other --- */
 
 struct alone {
