@@ -21,6 +21,7 @@
 #define PAGE 4096u
 #define LEN (16u * PAGE)
 #define UNIT (2u << 20)
+#define GIB (1ul << 30)
 
 HUGEPOOL(4)
 HUGEPOOL_END()
@@ -210,6 +211,41 @@ Test(mapping_huge, private_pages)
 	expect(&r, 1, true, 0, "");
 	r.page_shift = 12;
 	expect(&r, 1, false, -EINVAL, "is private anonymous memory of hugetlbfs");
+}
+
+/* Nothing of it is touched, so the pool of such pages may be empty. */
+static struct ferry_region gigantic(int flags, int fd)
+{
+	struct ferry_region r = { .id = 9, .len = GIB, .fd = fd };
+
+	r.hva = mmap(NULL, GIB, PROT_READ | PROT_WRITE, MAP_NORESERVE | flags, fd, 0);
+	if (r.hva == MAP_FAILED)
+		cr_skip_test("no pages of 1 GiB here: %s", strerror(errno));
+	return r;
+}
+
+Test(mapping_huge, private_pages_of_a_gib)
+{
+	struct ferry_region r = gigantic(MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_1GB, -1);
+
+	for (r.page_shift = 12; r.page_shift <= 21; r.page_shift += 9)
+		for (int target = 0; target <= 1; target++)
+			expect(&r, 1, target, -EINVAL, "is private anonymous memory of hugetlbfs");
+}
+
+Test(mapping_huge, shared_pages_of_a_gib)
+{
+	int fd = memfd_create("gigantic", MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_1GB);
+	struct ferry_region r;
+
+	if (fd < 0)
+		cr_skip_test("no pages of 1 GiB here: %s", strerror(errno));
+	cr_assert_eq(ftruncate(fd, GIB), 0);
+	r = gigantic(MAP_SHARED, fd);
+	r.flags = FERRY_REGION_SHARED;
+	for (r.page_shift = 12; r.page_shift <= 21; r.page_shift += 9)
+		for (int target = 0; target <= 1; target++)
+			expect(&r, 1, target, -EOPNOTSUPP, "has pages of 1073741824 bytes, its page_shift");
 }
 
 Test(mapping_huge, shared_pages_without_a_file)
