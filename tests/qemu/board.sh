@@ -10,6 +10,7 @@ command -v qemu-system-x86_64 >/dev/null || { echo "[SKIP] board: qemu-system-x8
 tmp=$(mktemp -d /dev/shm/ferry-board.XXXXXX)
 failed=0
 limit=$((120 * PATIENCE)) # seconds; nothing here takes so long
+slow=(--timeout $((3 * PATIENCE))s)
 
 of_test() # [NAME]: the processes whose command line names a file of this test, or of this VM of it
 {
@@ -118,7 +119,7 @@ start_target() # NAME OPTIONS...: the source's command line with its own files; 
 
 	shift
 	machine "$name"
-	"$program" target --vmm qemu --listen tcp:127.0.0.1:0 --json "$tmp/$name.json" "$@" -- "${args[@]}" \
+	"$program" target --vmm qemu --listen tcp:127.0.0.1:0 --json "$tmp/$name.json" "${slow[@]}" "$@" -- "${args[@]}" \
 		>"$tmp/$name.out" 2>"$tmp/$name.err" &
 	target=$!
 	await_target "$name"
@@ -131,7 +132,7 @@ move() # MONITOR TARGET CODE OPTIONS...
 
 	shift 3
 	why=""
-	timeout $limit "$program" source --vmm qemu --qmp "$monitor" --to "$uri" --json "$tmp/$name.source.json" --quiet "$@" \
+	timeout $limit "$program" source --vmm qemu --qmp "$monitor" --to "$uri" --json "$tmp/$name.source.json" --quiet "${slow[@]}" "$@" \
 		>"$tmp/$name.source.out" 2>&1
 	got=$?
 	[ $got = "$code" ] || why+="the source ends with $got, not $code: $(cat "$tmp/$name.source.out"); "
@@ -184,8 +185,8 @@ verdict "post-copy with the network held, of a QEMU that came here" "$why"
 # --- the target is killed while the VM runs there tentatively ---
 
 monitor=$(sed -n 's/.*its monitor is at \([^,]*\),.*/\1/p' "$tmp/three.err")
-start_target four --hold-net n0 --kill target@post-copy
-move "$monitor" four 0 --mode post-copy --max-rounds 1 --reconnect 1s
+start_target four --hold-net n0 --kill target@post-copy --reconnect ${PATIENCE}s
+move "$monitor" four 0 --mode post-copy --max-rounds 1 --reconnect ${PATIENCE}s
 why+=$(has "$tmp/four.source.json" '"outcome":"fell-back","owner":"source"')
 why+=$(goes_on three)
 await nobody four || why+="the target's QEMU lives; "
@@ -193,8 +194,8 @@ verdict "a target that is killed in post-copy" "$why"
 
 # --- the source's program is killed: its QEMU goes on; then, to a QEMU that waits already, with a recording ---
 
-start_target five
-move "$monitor" five 0 --mode stop-and-copy --kill source@pre-copy --reconnect 1s
+start_target five --reconnect ${PATIENCE}s
+move "$monitor" five 0 --mode stop-and-copy --kill source@pre-copy --reconnect ${PATIENCE}s
 why+=$(has "$tmp/five.source.json" '"owner":"source".*its QEMU has the VM')
 why+=$(goes_on three)
 verdict "a source that is killed" "$why"
@@ -203,7 +204,7 @@ machine six
 "${args[@]}" -S -incoming defer -qmp "unix:$tmp/six.qmp,server=on,wait=off" >"$tmp/six.vm" 2>&1 &
 vm=$!
 await [ -S "$tmp/six.qmp" ]
-"$program" target --vmm qemu --listen tcp:127.0.0.1:0 --qmp "$tmp/six.qmp" --hold-net n0 --json "$tmp/six.json" \
+"$program" target --vmm qemu --listen tcp:127.0.0.1:0 --qmp "$tmp/six.qmp" --hold-net n0 --json "$tmp/six.json" "${slow[@]}" \
 	>"$tmp/six.out" 2>"$tmp/six.err" &
 target=$!
 await_target six
@@ -220,7 +221,7 @@ args=("${args[@]/64M/32M}")
 args=("${args[@]/#64/32}")
 kill $target
 verdict "a target that is ended takes its QEMU along" "$(await nobody seven || echo "it lives")"
-"$program" target --vmm qemu --listen tcp:127.0.0.1:0 --json "$tmp/eight.json" -- "${args[@]//seven/eight}" \
+"$program" target --vmm qemu --listen tcp:127.0.0.1:0 --json "$tmp/eight.json" "${slow[@]}" -- "${args[@]//seven/eight}" \
 	>"$tmp/eight.out" 2>"$tmp/eight.err" &
 target=$!
 await_target eight
