@@ -50,13 +50,14 @@ static int op_resume(void *vm)
 	return err;
 }
 
-/* From the commitment on, a QEMU that loses this process may be the VM's owner: its keeper must not kill it. */
 static void op_event(void *vm, const struct ferry_event *ev)
 {
 	struct boarded *b = vm;
 
 	if (ev->type == FERRY_EVENT_PHASE && ev->phase == FERRY_PHASE_COMMITMENT)
-		launch_keep(&b->launch);
+		launch_tell(&b->launch, LAUNCH_STOP);
+	if (ev->type == FERRY_EVENT_PHASE && ev->phase == FERRY_PHASE_ACTIVATION)
+		launch_tell(&b->launch, LAUNCH_KEEP);
 	b->ask.calls.event(b->ask.calls.ctx, ev);
 }
 
@@ -178,7 +179,7 @@ static void qemu_end(void *vm, const struct ferry_result *result)
 		b->inner.discard(&b->m); /* its keeper removes its files */
 		return;
 	}
-	launch_keep(&b->launch);
+	launch_tell(&b->launch, LAUNCH_KEEP);
 	snprintf(line, sizeof(line), "QEMU is process %d, its monitor is at %s, what it prints in %s",
 		 b->m.q.pid, b->launch.socket, b->launch.log);
 	b->ask.calls.log(b->ask.calls.ctx, NOTICE, line);

@@ -18,7 +18,6 @@
 #include "qmp.h"
 
 #define LOOK_MS 10
-#define KEEP 'k'
 
 /* ---- the keeper's process ---- */
 
@@ -35,9 +34,8 @@ static void clean_up(const struct launch *l)
 static int watch(int fd, pid_t pid, int pidfd)
 {
 	struct pollfd p[2] = { { .fd = pidfd, .events = POLLIN }, { .fd = fd, .events = POLLIN } };
-	bool keep = false;
+	enum launch_end at_end = LAUNCH_KILL, told;
 	int status = 0;
-	char c;
 
 	for (;;) {
 		if (poll(p, 2, -1) < 0)
@@ -48,13 +46,13 @@ static int watch(int fd, pid_t pid, int pidfd)
 		}
 		if (!p[1].revents)
 			continue;
-		if (recv(fd, &c, 1, 0) == 1 && c == KEEP) {
-			keep = true;
+		if (recv(fd, &told, sizeof(told), 0) == sizeof(told)) {
+			at_end = told;
 			continue;
 		}
 		p[1].fd = -1;
-		if (!keep)
-			kill(pid, SIGKILL);
+		if (at_end != LAUNCH_KEEP)
+			kill(pid, at_end == LAUNCH_STOP ? SIGSTOP : SIGKILL);
 	}
 }
 
@@ -143,12 +141,10 @@ bool launch_ended(struct launch *l, uint64_t timeout_us, char *why, size_t cap)
 	return true;
 }
 
-void launch_keep(struct launch *l)
+void launch_tell(struct launch *l, enum launch_end at_end)
 {
-	char c = KEEP;
-
 	if (l->keeper >= 0)
-		send(l->keeper, &c, 1, MSG_NOSIGNAL);
+		send(l->keeper, &at_end, sizeof(at_end), MSG_NOSIGNAL);
 }
 
 void launch_close(struct launch *l)

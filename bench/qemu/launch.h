@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Starts the target's QEMU under a keeper, a small process that is its parent. Until launch_keep() the keeper kills
- * QEMU when the process that launched it dies or closes the launch, because nobody serves its faults or releases its output
- * any more. After it QEMU runs on by itself. When QEMU has ended, the keeper removes the files of its RAM, its monitor and
+ * Starts the target's QEMU under a keeper, a small process that is its parent. When the process that launched it dies or
+ * closes the launch, nobody serves QEMU's faults or releases its output any more, and the keeper does what it was told last:
+ * it kills QEMU, stops it by SIGSTOP, or lets it run on. When QEMU has ended, the keeper removes the files of its RAM, its monitor and
  * its log.
  */
 #ifndef BENCH_QEMU_LAUNCH_H
@@ -27,9 +27,13 @@ struct launch {
 int launch_qemu(struct launch *l, char *const *args, uint64_t timeout_us, char *why, size_t cap);
 /* QEMU may have ended, which another error came from: true if it did so within timeout_us, with a sentence in why. */
 bool launch_ended(struct launch *l, uint64_t timeout_us, char *why, size_t cap);
-/* The VM is this QEMU's, or may be. */
-void launch_keep(struct launch *l);
-/* Lets the keeper kill QEMU unless it is kept. */
+enum launch_end {
+	LAUNCH_KILL, /* the VM is the source's; so it begins */
+	LAUNCH_STOP, /* it may be either's: two of them must not run */
+	LAUNCH_KEEP  /* it is this QEMU's */
+};
+/* What the keeper does when this process dies, or with launch_close(). */
+void launch_tell(struct launch *l, enum launch_end at_end);
 void launch_close(struct launch *l);
 
 #endif

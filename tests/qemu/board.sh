@@ -192,6 +192,27 @@ why+=$(goes_on three)
 await nobody four || why+="the target's QEMU lives; "
 verdict "a target that is killed in post-copy" "$why"
 
+stopped() # NAME: its QEMU
+{
+	local pid
+
+	for pid in $(of_test "$1"); do
+		grep -qs "^State:.*stopped" "/proc/$pid/status" && return 0
+	done
+	return 1
+}
+
+start_target doubt --hold-net n0 --kill target@commitment --reconnect ${PATIENCE}s
+move "$monitor" doubt 0 --mode post-copy --max-rounds 1 --reconnect ${PATIENCE}s
+why+=$(has "$tmp/doubt.source.json" '"outcome":"fell-back","owner":"source"')
+why+=$(goes_on three)
+await stopped doubt || why+="the target's QEMU is not stopped; "
+for pid in $(of_test doubt); do
+	grep -q ^qemu "/proc/$pid/comm" && kill -9 "$pid"
+done
+await nobody doubt || why+="its keeper lives; "
+verdict "a target that is killed in the commitment leaves no second VM that runs" "$why"
+
 # --- the source's program is killed: its QEMU goes on; then, to a QEMU that waits already, with a recording ---
 
 start_target five --reconnect ${PATIENCE}s
