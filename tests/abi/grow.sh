@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # A program that was built with a header of fewer fields runs against this library, and one with a header of more: what it
-# hears is the same, and nothing is written beyond what it has.
+# hears is the same, and nothing is written beyond what it has. Each field of the older header is where it was.
 #   grow.sh SOURCE_DIR BINARY_DIR
 set -u
 src=$1 build=$2
@@ -36,4 +36,38 @@ for header in include tests/abi/older newer; do
 		echo "[PASS] grow::$name"
 	fi
 done
+
+fields() # HEADER_DIR: "struct field offset size", a line each
+{
+	awk '
+	BEGIN { print "#include <ferry/ferry.h>\n#include <stddef.h>\n#include <stdio.h>\nint main(void)\n{" }
+	function field(name) {
+		printf "\tprintf(\"%s %s %%zu %%zu\\n\", offsetof(struct %s, %s), sizeof(((struct %s *)0)->%s));\n", s, name, s, name, s, name
+	}
+	/^struct ferry_[a-z_]+ \{/ { s = $2; next }
+	/^\};/ { s = "" }
+	s == "" { next }
+	{ gsub(/\/\*.*\*\//, ""); sub(/\/\*.*/, "") }
+	match($0, /\(\*[a-z_]+\)\(/) { field(substr($0, RSTART + 2, RLENGTH - 4)); next }
+	/^\t[a-z].*;/ {
+		sub(/;.*/, ""); gsub(/\[[^]]*\]/, "")
+		n = split($0, part, ",")
+		for (i = 1; i <= n; i++) { m = split(part[i], word, /[ \t*]+/); field(word[m]) }
+	}
+	END { print "\treturn 0;\n}" }' "$1/ferry/ferry.h" >"$tmp/fields.c"
+	"${CC:-cc}" -I "$1" "$tmp/fields.c" -o "$tmp/fields" && "$tmp/fields"
+}
+
+# A field that has another name now is found by its place. reserved fields shrink; ferry_result.stats, the last, grows.
+fields "$src/tests/abi/older" | grep -v ' reserved[0-9]* ' | sed 's/^\(ferry_result stats [0-9]*\) .*/\1 -/' >"$tmp/was"
+fields "$src/include" | sed 's/^\(ferry_result stats [0-9]*\) .*/\1 -/' >"$tmp/is"
+moved=$(awk 'NR == FNR { name[$1 " " $2] = $3 " " $4; place[$1 " " $3 " " $4] = 1; next }
+	($1 " " $2 in name) ? name[$1 " " $2] != $3 " " $4 : !($1 " " $3 " " $4 in place) { print "struct", $1 "." $2 }' \
+	"$tmp/is" "$tmp/was")
+if [ -n "$moved" ] || [ "$(wc -l <"$tmp/was")" -lt 100 ]; then
+	echo "[FAIL] grow::no field moves: $(wc -l <"$tmp/was") fields were found; these are elsewhere or of another size:" $moved
+	failed=1
+else
+	echo "[PASS] grow::no field moves"
+fi
 exit $failed
