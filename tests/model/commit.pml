@@ -128,7 +128,7 @@ bit hole;    /* packets of full size vanish */
 #define T_STALLED false
 #endif
 
-/* A mistake: in this stage each link that comes back starts the window anew, whatever it brings. */
+/* A mistake: in this phase each link that comes back starts the window anew, whatever it brings. */
 #define PRECOPY 0
 #define PREPARE 1
 #define POSTCOPY 2
@@ -136,9 +136,9 @@ bit hole;    /* packets of full size vanish */
 #define PAGE_SERVER 4
 #define GOODBYE 5
 #ifdef MUTATE_WINDOW_STARTS_ANEW
-#define FORGETS(stage) (MUTATE_WINDOW_STARTS_ANEW == stage)
+#define FORGETS(phase) (MUTATE_WINDOW_STARTS_ANEW == phase)
 #else
-#define FORGETS(stage) false
+#define FORGETS(phase) false
 #endif
 
 /* the ends */
@@ -302,11 +302,11 @@ inline t_notes()
 }
 
 /* Another link, and nothing has come of it yet. */
-inline s_tries(stage)
+inline s_tries(phase)
 {
 #if TIMING == REPEATS
 	if
-	:: FORGETS(stage)
+	:: FORGETS(phase)
 	:: else -> s_idle++
 	fi
 #else
@@ -314,11 +314,11 @@ inline s_tries(stage)
 #endif
 }
 
-inline t_tries(stage)
+inline t_tries(phase)
 {
 #if TIMING == REPEATS
 	if
-	:: FORGETS(stage)
+	:: FORGETS(phase)
 	:: else -> t_idle++
 	fi
 #else
@@ -376,12 +376,12 @@ inline s_hears_stranger()
 #endif
 
 /* link_recover(): the link is UP again, and what HELLO_ACK said; or it is not */
-inline s_recover(stage)
+inline s_recover(phase)
 {
 	s_drop();
 	do
 	:: atomic { !down && (!T_GONE || STRANGER) && !S_STALLED ->
-			s_tries(stage);
+			s_tries(phase);
 			s_link = DIALS;
 			if
 			:: !T_GONE -> offer = OFFERED
@@ -406,12 +406,12 @@ inline s_recover(stage)
 	od
 }
 
-inline t_recover(stage)
+inline t_recover(phase)
 {
 	t_drop();
 	do
 	:: atomic { offer == OFFERED && !T_STALLED ->
-			t_tries(stage);
+			t_tries(phase);
 			offer = 0;
 			t_link = UP;
 			whole = 1;
@@ -422,7 +422,7 @@ inline t_recover(stage)
 #endif
 		};
 		break
-	:: atomic { offer == ABANDONED && !T_STALLED -> t_tries(stage); offer = 0; t_link = UP }; break
+	:: atomic { offer == ABANDONED && !T_STALLED -> t_tries(phase); offer = 0; t_link = UP }; break
 	:: atomic { T_WINDOW_PASSES -> t_notes() }; break
 	:: t_commit == OPEN && way == COMPLETION && t_held -> break /* the hold limit */
 	od
@@ -624,17 +624,17 @@ inline await(type)
 
 proctype source()
 {
-	byte is, peer, stage;
+	byte is, peer, phase;
 	bit told, aborted, paused;
 
 	{
 		/* source_precopy(): a round, with its fence; where pages will be missing, prepare_postcopy() */
-		stage = PRECOPY;
+		phase = PRECOPY;
 		do
-		:: !HOLE && (stage == PREPARE || way == STOP) -> d_step { pages_land() }; break
-		:: !HOLE && stage == PRECOPY && way != STOP -> d_step { pages_land() }; stage = PREPARE
+		:: !HOLE && (phase == PREPARE || way == STOP) -> d_step { pages_land() }; break
+		:: !HOLE && phase == PRECOPY && way != STOP -> d_step { pages_land() }; phase = PREPARE
 		:: HOLE && s_link == UP && whole -> whole = 0 /* no answer in timeout_us */
-		:: s_link == UP && S_CUT -> s_recover(stage);
+		:: s_link == UP && S_CUT -> s_recover(phase);
 			if
 			:: s_link == UP -> assert(peer == OPEN)
 			:: else -> goto fail

@@ -73,7 +73,7 @@ static void draw_way(struct draw *d)
 
 static void draw_drill(struct draw *d)
 {
-	const char *stage = ANY(d, "pre-migration", "reservation", "pre-copy", "stop-and-copy", "post-copy",
+	const char *phase = ANY(d, "pre-migration", "reservation", "pre-copy", "stop-and-copy", "post-copy",
 				"post-copy", "commitment", "commitment", "activation");
 
 	switch (rng_below(&d->rng, 6)) {
@@ -81,16 +81,16 @@ static void draw_drill(struct draw *d)
 	case 1:
 		break;
 	case 2:
-		arg(d, "--kill=source@%s", stage);
+		arg(d, "--kill=source@%s", phase);
 		break;
 	case 3:
-		arg(d, "--kill=target@%s", stage);
+		arg(d, "--kill=target@%s", phase);
 		break;
 	case 4:
-		arg(d, "--kill=link@%s", stage);
+		arg(d, "--kill=link@%s", phase);
 		break;
 	case 5:
-		arg(d, "--kill=link@%s:%" PRIu64, stage, 20 + rng_below(&d->rng, 200));
+		arg(d, "--kill=link@%s:%" PRIu64, phase, 20 + rng_below(&d->rng, 200));
 		break;
 	}
 }

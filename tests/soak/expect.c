@@ -103,7 +103,7 @@ static unsigned drilled_endings(const struct run_report *r)
 	const struct kill_drill *k = &r->o->kill;
 
 	if (!r->end[k->who == KILL_TARGET ? VMM_END_TARGET : VMM_END_SOURCE].drilled)
-		return END_TARGET; /* it never came to that stage */
+		return END_TARGET; /* it never came to that phase */
 	switch (k->who) {
 	case KILL_SOURCE:
 		return source_killed(r->o);

@@ -235,7 +235,7 @@ void world_draw(struct world *w, const struct parts *parts, uint64_t seed, uint6
 }
 
 /*
- * What each stage may take by its own limit, and the memory three times over: a round that the limit of pre-copy finds
+ * What each phase may take by its own limit, and the memory three times over: a round that the limit of pre-copy finds
  * under way, one more in the downtime or in post-copy, and what loss makes slower than the formula says.
  */
 uint64_t world_bound_us(const struct world *w)
