@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <linux/memfd.h>
 #include <linux/mman.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +21,7 @@
 
 #define HUGE_SHIFT 21
 #define HUGE_BYTES (1ul << HUGE_SHIFT)
+#define PREALLOC_THREADS 16u
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -78,9 +81,50 @@ static int new_memfd(struct vmm *vm)
 	return ftruncate(vm->memfd, (off_t)vm->cfg.memory) < 0 ? -errno : 0;
 }
 
+struct share {
+	pthread_t thread;
+	uint8_t *at;
+	size_t len;
+	int err;
+};
+
+static void *populate(void *arg)
+{
+	struct share *s = arg;
+
+	s->err = madvise(s->at, s->len, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
+	return NULL;
+}
+
+/* Each CPU allocates a share in whole huge pages, because clearing memory takes nearly all of the time. */
 static int prealloc(const struct ferry_region *r)
 {
-	return madvise(r->hva, r->len, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
+	struct share s[PREALLOC_THREADS];
+	uint8_t *at = r->hva, *end = at + r->len;
+	cpu_set_t mine;
+	unsigned n = 0, cpus = sched_getaffinity(0, sizeof(mine), &mine) ? 1 : (unsigned)CPU_COUNT(&mine);
+	size_t each;
+	int err = 0;
+
+	if (cpus > PREALLOC_THREADS)
+		cpus = PREALLOC_THREADS;
+	each = (r->len / cpus + HUGE_BYTES) & ~(HUGE_BYTES - 1);
+	for (; at < end; at += s[n++].len) {
+		size_t left = (size_t)(end - at);
+
+		s[n] = (struct share){ .at = at, .len = left < each ? left : each };
+		if (pthread_create(&s[n].thread, NULL, populate, &s[n])) {
+			s[n].len = left; /* no thread: the rest here */
+			populate(&s[n]);
+			err = s[n].err;
+			break;
+		}
+	}
+	for (unsigned i = 0; i < n; i++) {
+		pthread_join(s[i].thread, NULL);
+		err = s[i].err ? s[i].err : err;
+	}
+	return err;
 }
 
 /* The command that fixes it, for the sentence. */
