@@ -22,6 +22,8 @@ struct qemu_needs {
 
 int qemu_fails(struct qemu *m, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 int qemu_qmp_failed(struct qemu *m, int err);
+/* qmp_call() within the timeout; after an error m->why says what QEMU or the monitor says. */
+int qemu_ask(struct qemu *m, const char *command, json_t *args, json_t **ret);
 int qemu_machine(struct qemu *m, char *buf, size_t cap);
 void qemu_remove_filters(struct qemu *m); /* those of the target; what they hold gets out */
 /* The last checks of a source. */

@@ -12,12 +12,10 @@
 static int check_runs(struct qemu *m)
 {
 	json_t *o = NULL;
-	int err = qmp_call(&m->q, "query-status", NULL, m->timeout_us, &o);
+	int err = qemu_ask(m, "query-status", NULL, &o);
 	const char *status = json_string_value(json_object_get(o, "status"));
 
-	if (err < 0)
-		qemu_qmp_failed(m, err);
-	else if (!status || strcmp(status, "running"))
+	if (!err && (!status || strcmp(status, "running")))
 		err = qemu_fails(m, -EBUSY, "the VM of QEMU at %s is not running: %.40s; `cont` it first",
 				 m->q.path, status ? status : "no status");
 	json_decref(o);
@@ -28,11 +26,9 @@ static int check_runs(struct qemu *m)
 static int check_blockers(struct qemu *m)
 {
 	json_t *o = NULL, *reason;
-	int err = qmp_call(&m->q, "query-migrate", NULL, m->timeout_us, &o);
+	int err = qemu_ask(m, "query-migrate", NULL, &o);
 	size_t i;
 
-	if (err < 0)
-		return qemu_qmp_failed(m, err);
 	json_array_foreach(json_object_get(o, "blocked-reasons"), i, reason)
 	{
 		const char *text = json_string_value(reason);
@@ -47,11 +43,9 @@ static int check_blockers(struct qemu *m)
 static int check_block_jobs(struct qemu *m)
 {
 	json_t *jobs = NULL, *job;
-	int err = qmp_call(&m->q, "query-block-jobs", NULL, m->timeout_us, &jobs);
+	int err = qemu_ask(m, "query-block-jobs", NULL, &jobs);
 	size_t i;
 
-	if (err < 0)
-		return qemu_qmp_failed(m, err);
 	json_array_foreach(jobs, i, job)
 	{
 		const char *id = json_string_value(json_object_get(job, "device"));
@@ -83,11 +77,9 @@ static const struct {
 static int check_children(struct qemu *m, const char *path)
 {
 	json_t *all = NULL, *child;
-	int err = qmp_call(&m->q, "qom-list", json_pack("{s:s}", "path", path), m->timeout_us, &all);
+	int err = qemu_ask(m, "qom-list", json_pack("{s:s}", "path", path), &all);
 	size_t i;
 
-	if (err < 0)
-		qemu_qmp_failed(m, err);
 	json_array_foreach(all, i, child)
 	{
 		const char *type = json_string_value(json_object_get(child, "type"));
@@ -117,13 +109,11 @@ static int check_devices(struct qemu *m)
 static int check_network(struct qemu *m)
 {
 	json_t *o = NULL;
-	int err = qmp_call(&m->q, "human-monitor-command", json_pack("{s:s}", "command-line", "info network"),
-			   m->timeout_us, &o);
+	int err =
+		qemu_ask(m, "human-monitor-command", json_pack("{s:s}", "command-line", "info network"), &o);
 	const char *text = json_string_value(o);
 
-	if (err < 0)
-		qemu_qmp_failed(m, err);
-	else if (text && (strstr(text, "type=vhost-user") || strstr(text, "type=vhost-vdpa")))
+	if (text && (strstr(text, "type=vhost-user") || strstr(text, "type=vhost-vdpa")))
 		err = qemu_fails(m, -EOPNOTSUPP,
 				 "a netdev of QEMU is vhost-user or vhost-vdpa, whose writes to the guest's memory are not tracked; "
 				 "use -netdev tap or another that QEMU itself runs");

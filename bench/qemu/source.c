@@ -34,18 +34,20 @@ int qemu_qmp_failed(struct qemu *m, int err)
 	return err < 0 ? qemu_fails(m, err, "%s", m->q.why) : err;
 }
 
+int qemu_ask(struct qemu *m, const char *command, json_t *args, json_t **ret)
+{
+	return qemu_qmp_failed(m, qmp_call(&m->q, command, args, m->timeout_us, ret));
+}
+
 int qemu_machine(struct qemu *m, char *buf, size_t cap)
 {
 	json_t *o = NULL;
-	int err = qmp_call(&m->q, "qom-get", json_pack("{s:s, s:s}", "path", "/machine", "property", "type"),
-			   m->timeout_us, &o);
+	int err = qemu_ask(m, "qom-get", json_pack("{s:s, s:s}", "path", "/machine", "property", "type"), &o);
 
 	if (!err && !json_is_string(o))
 		err = qemu_fails(m, -EPROTO, "QEMU does not name its machine type");
 	else if (!err)
 		snprintf(buf, cap, "%s", json_string_value(o));
-	else
-		qemu_qmp_failed(m, err);
 	json_decref(o);
 	return err;
 }

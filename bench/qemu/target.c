@@ -241,12 +241,10 @@ struct ferry_ops qemu_target_ops(const struct qemu *m)
 static int check_waits(struct qemu *m)
 {
 	json_t *o = NULL;
-	int err = qmp_call(&m->q, "query-status", NULL, m->timeout_us, &o);
+	int err = qemu_ask(m, "query-status", NULL, &o);
 	const char *status = json_string_value(json_object_get(o, "status"));
 
-	if (err < 0)
-		qemu_qmp_failed(m, err);
-	else if (!status || strcmp(status, "inmigrate"))
+	if (!err && (!status || strcmp(status, "inmigrate")))
 		err = qemu_fails(m, -EINVAL,
 				 "QEMU at %s does not wait for a VM (status %.40s); start it with -S -incoming defer",
 				 m->q.path, status ? status : "none");
@@ -258,11 +256,9 @@ static int check_waits(struct qemu *m)
 static int check_disks(struct qemu *m)
 {
 	json_t *all = NULL, *disk;
-	int err = qmp_call(&m->q, "query-block", NULL, m->timeout_us, &all);
+	int err = qemu_ask(m, "query-block", NULL, &all);
 	size_t i;
 
-	if (err < 0)
-		qemu_qmp_failed(m, err);
 	json_array_foreach(all, i, disk)
 	{
 		const json_t *in = json_object_get(disk, "inserted");
