@@ -64,7 +64,7 @@ static void settle_dead(struct run_report *r, int end)
 	} else if (end == VMM_END_TARGET
 			   ? last == FERRY_PHASE_ACTIVATION && !arbiter
 			   : last < (arbiter ? FERRY_PHASE_STOP_AND_COPY : FERRY_PHASE_COMMITMENT)) {
-		bool lives = end == VMM_END_SOURCE && vm_kind(r->o)->apart;
+		bool lives = end == VMM_END_SOURCE && vm_kind(r->o)->orphan;
 
 		r->outcome = ferry_outcome_name(lives ? FERRY_OUTCOME_FELL_BACK : FERRY_OUTCOME_LOST);
 		r->owner = lives ? FERRY_OWNER_SOURCE : FERRY_OWNER_NONE;
@@ -91,7 +91,7 @@ static void settle(struct run_report *r)
 	r->outcome = ferry_outcome_name(says->outcome);
 	r->owner = says->owner;
 	/* A dead owner owns nothing, if its VM was in its process. */
-	if (r->whole && !vm_kind(r->o)->apart &&
+	if (r->whole && !vm_kind(r->o)->orphan &&
 	    ((r->owner == FERRY_OWNER_SOURCE && !s) || (r->owner == FERRY_OWNER_TARGET && !t)))
 		r->owner = FERRY_OWNER_NONE;
 }
@@ -162,7 +162,7 @@ static enum ferry_owner expected_owner(const struct run_report *r)
 	if (k->phase >= FERRY_PHASE_COMMITMENT ||
 	    (k->phase == FERRY_PHASE_POSTCOPY && r->o->commit_at == FERRY_COMMIT_AT_SWITCHOVER))
 		return FERRY_OWNER_UNKNOWN;
-	return k->who == KILL_SOURCE && !vm_kind(r->o)->apart ? FERRY_OWNER_NONE : FERRY_OWNER_SOURCE;
+	return k->who == KILL_SOURCE && !vm_kind(r->o)->orphan ? FERRY_OWNER_NONE : FERRY_OWNER_SOURCE;
 }
 
 static bool drill_took_place(const struct run_report *r)
@@ -198,9 +198,7 @@ static void where(const struct run_report *r, char *text, size_t cap)
 
 	snprintf(text, cap, "%s", by_owner[r->owner]);
 	if (only != VMM_END_TARGET && r->owner == FERRY_OWNER_SOURCE && !result_of(r, VMM_END_SOURCE)) {
-		snprintf(text, cap,
-			 "The source's process died, and its QEMU has the VM: if query-status there says finish-migrate, migrate_cancel "
-			 "lets the VM run again, and after postmigrate cont does");
+		snprintf(text, cap, "The source's process died, and %s", vm_kind(r->o)->orphan);
 		return;
 	}
 	if (only < 0)

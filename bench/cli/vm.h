@@ -32,7 +32,8 @@ struct vm_kind {
 	 * must be there, and its stamps, CPU time and memory are known. Otherwise the functions for these are NULL.
 	 */
 	bool proves;
-	bool apart; /* a source's VM lives on if the end's process dies */
+	/* Where a source's VM is if the end's process has died, and how it runs again; NULL: it died, too. */
+	const char *orphan;
 	/* A source's VM runs on return. After an error why has one sentence. */
 	int (*open)(void **ret, const struct vm_ask *ask, char *why, size_t cap);
 	/* After ferry_free(). */

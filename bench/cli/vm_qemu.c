@@ -211,7 +211,9 @@ static uint64_t qemu_stood_us(void *vm)
 }
 
 const struct vm_kind vm_qemu = {
-	.apart = true,
+	.orphan =
+		"its QEMU has the VM: if query-status there says finish-migrate, migrate_cancel lets the VM run again, "
+		"and after postmigrate cont does",
 	.open = qemu_open,
 	.close = qemu_end_of_vm,
 	.describe = qemu_describe,
