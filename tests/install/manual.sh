@@ -6,19 +6,10 @@ set -u
 src=$1 build=$2
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-failed=0
+suite=manual
+. "$src/tests/lib/verdict.sh"
 man=$build/man
 program=$build/rdma-migrate
-
-verdict() # NAME WHY: passed where WHY is empty
-{
-	if [ -z "$2" ]; then
-		echo "[PASS] manual::$1"
-	else
-		echo "[FAIL] manual::$1: $2"
-		failed=1
-	fi
-}
 
 # Whether pages refer to pages that exist is judged below: mandoc would ask the system's.
 if command -v mandoc >/dev/null; then

@@ -5,18 +5,9 @@ set -u
 src=$1 build=$2
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-failed=0
+suite=observe
+. "$src/tests/lib/verdict.sh"
 doc=$src/docs/observability.md
-
-verdict() # NAME WHY: passed where WHY is empty
-{
-	if [ -z "$2" ]; then
-		echo "[PASS] observe::$1"
-	else
-		echo "[FAIL] observe::$1: $2"
-		failed=1
-	fi
-}
 
 # rdma-migrate: the library's exported symbols, by their version, and no header of its inside
 nm -D --undefined-only "$build/rdma-migrate" | awk '{ print $2 }' | grep '^ferry_' >"$tmp/used"

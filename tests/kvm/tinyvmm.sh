@@ -6,18 +6,9 @@ src=$1 build=$2
 tmp=$(mktemp -d)
 trap 'jobs -p | xargs -r kill 2>/dev/null; wait; rm -rf "$tmp"' EXIT
 trap '' PIPE # a VMM that has died says so itself
-failed=0
+suite=tinyvmm
+. "$src/tests/lib/verdict.sh"
 . "$src/tests/lib/patience.sh"
-
-verdict() # NAME WHY: passed where WHY is empty
-{
-	if [ -z "$2" ]; then
-		echo "[PASS] tinyvmm::$1"
-	else
-		echo "[FAIL] tinyvmm::$1: $2"
-		failed=1
-	fi
-}
 
 # until CONDITION...: true in time
 until_true()

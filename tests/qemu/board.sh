@@ -8,7 +8,8 @@ src=$1 build=$2
 program=$build/rdma-migrate
 command -v qemu-system-x86_64 >/dev/null || { echo "[SKIP] board: qemu-system-x86_64 is not installed"; exit 77; }
 tmp=$(mktemp -d /dev/shm/ferry-board.XXXXXX)
-failed=0
+suite=board
+. "$src/tests/lib/verdict.sh"
 limit=$((120 * PATIENCE)) # seconds; nothing here takes so long
 slow=(--timeout $((3 * PATIENCE))s)
 
@@ -37,16 +38,6 @@ clean_up()
 	rm -rf "$tmp"
 }
 trap clean_up EXIT
-
-verdict() # NAME WHY: passed where WHY is empty
-{
-	if [ -z "$2" ]; then
-		echo "[PASS] board::$1"
-	else
-		echo "[FAIL] board::$1: $2"
-		failed=1
-	fi
-}
 
 await() # CONDITION...
 {
