@@ -62,6 +62,10 @@ verdict "only the entry points include the table of phases" "$(grep -E '^(runtim
 verdict "rdma-migrate and its VMM include public headers only" \
 	"$(may 'bench/(cli|vmm|floor|picture|qemu)/' bench/ $PUBLIC 'transport/tcp/congestion\.h$' 'runtime/arbiter/json_bound\.h$')"
 
+# The licence is the first line of each, so this is the second.
+verdict "each file says first what it is" \
+	"$(find bench include runtime tests transport -path tests/abi/older -prune -o -name '*.[ch]' -exec awk 'FNR == 2 && !/^\/[*\/]/ { print FILENAME }' {} +)"
+
 # A file and its header are one thing; tsort names those that need each other.
 verdict "no files of the library need each other in a circle" \
 	"$(grep -E '^(runtime|transport)/' "$tmp/edges" | sed -E 's/(_int)?\.[chS]\b//g' | awk '$1 != $2' | tsort 2>&1 >/dev/null)"

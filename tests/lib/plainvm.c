@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* The VM of two vCPUs, its code in real mode, and what it has dirtied. */
 #include "plainvm.h"
 
 #include <criterion/criterion.h>

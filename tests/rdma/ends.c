@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* The two ends of an RDMA link, joined and taken apart. */
 #include "ends.h"
 
 #include <poll.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* What a run of the soak is, drawn from the seed and its number, and as a command line. */
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>

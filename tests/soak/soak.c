@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Runs the soak: one migration after another, what each leaves behind, and the summary. */
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>

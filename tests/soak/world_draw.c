@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* What a round's world is, drawn from the seed and its number, and in words. */
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>

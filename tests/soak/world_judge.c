@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Whether what both ends said and did is what the world allows. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>

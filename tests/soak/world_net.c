@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* The two network namespaces of a round, and the wire between them. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* Runs the worlds: both ends of each round as processes, the strikes on the way, and the summary. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -2,14 +2,14 @@
 /*
  * Migrations in worlds that nobody scripted. A round draws, from the seed and its own number alone, everything that a
  * migration depends on: the network between the two ends, the memory of each, what each end is not allowed or has too
- *little of, how the migration is configured, and what happens to it on the way. Two processes then migrate a guest
- *through the public API, each in a network namespace of its own, with tests/net/wire.c between them.
+ * little of, how the migration is configured, and what happens to it on the way. Two processes then migrate a guest
+ * through the public API, each in a network namespace of its own, with tests/net/wire.c between them.
  *
  * What is demanded of each round:
  *	- each byte is right at the owner, or the migration was refused or fell back, with a sentence at both ends;
  *	- a migration that nothing disturbs migrates;
  *	- the two sentences tell the same story: one end names the cause and the other quotes it; both name the link
- *only where something was done to the link or to the peer;
+ *	  only where something was done to the link or to the peer;
  *	- never two owners, no output lost or repeated;
  *	- both ends return within the bound that follows from their configuration;
  *	- no descriptor, thread, mapping, file or process is left;

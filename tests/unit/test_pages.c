@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Sets of pages: one at a time, by runs, by words, and with several threads at once. */
 #include <criterion/criterion.h>
 #include <pthread.h>
 #include <signal.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Which pages are populated, as the kernel shows it. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdio.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* The stream of device state: its bytes, where it ends, and what is refused. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/* How a URI is read, which transport it asks for, and what the first failure of several says. */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <string.h>

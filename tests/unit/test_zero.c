@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* Whether memory is all zero: each bit, each length. */
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
