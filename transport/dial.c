@@ -94,6 +94,24 @@ uint64_t dial_from(const struct sockaddr *a)
 	return from;
 }
 
+void dial_text(char *buf, size_t cap, const struct sockaddr *a)
+{
+	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)a;
+	struct sockaddr_in mapped = { .sin_family = AF_INET };
+	char host[NI_MAXHOST], port[NI_MAXSERV];
+
+	*buf = 0;
+	if (a->sa_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
+		memcpy(&mapped.sin_addr, &in6->sin6_addr.s6_addr[12], 4);
+		mapped.sin_port = in6->sin6_port;
+		a = (const struct sockaddr *)&mapped;
+	}
+	if ((a->sa_family == AF_INET || a->sa_family == AF_INET6) &&
+	    !getnameinfo(a, a->sa_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(*in6), host,
+			 sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV))
+		snprintf(buf, cap, a->sa_family == AF_INET ? "%s:%s" : "[%s]:%s", host, port);
+}
+
 void dial_put_last(const struct xport_param *p, unsigned addr)
 {
 	struct xport_addrs *a = p->addrs ? *p->addrs : NULL;

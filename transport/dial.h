@@ -47,6 +47,7 @@ int dial_check_scope(const struct sockaddr *a, const struct uri *u, struct fail 
  * because one host may have any number of addresses in it.
  */
 uint64_t dial_from(const struct sockaddr *a);
+void dial_text(char *buf, size_t cap, const struct sockaddr *a); /* "address:port"; "" if it is none */
 
 /* addr of p->addrs accepted a connection but is no target: the next attempt tries it last. */
 void dial_put_last(const struct xport_param *p, unsigned addr);

@@ -64,6 +64,8 @@ enum xport_cap {
 	XPORT_PINS = 1 << 1,
 };
 
+#define XPORT_PEER_MAX 72 /* "[IPv6 address%scope]:port" */
+
 enum xport_role { XPORT_CONTROL, XPORT_DATA, XPORT_URGENT };
 
 enum xport_access { XPORT_LOCAL = 0, XPORT_PEER_READ = 1, XPORT_PEER_WRITE = 2 };
@@ -142,7 +144,8 @@ struct xport_link {
 	const struct xport_link_ops *ops;
 	unsigned caps; /* enum xport_cap */
 	struct xport_link_id id;
-	uint64_t from; /* of an accepted link: tells connecting hosts apart; 0: unknown */
+	uint64_t from;		   /* of an accepted link: tells connecting hosts apart; 0: unknown */
+	char peer[XPORT_PEER_MAX]; /* the address at the other end of the control channel; "": unknown */
 	struct fail *fail;
 };
 struct xport_chan {

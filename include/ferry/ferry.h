@@ -204,7 +204,7 @@ enum ferry_event_type {
 	FERRY_EVENT_PHASE,  /* .phase was entered */
 	FERRY_EVENT_ROUND,  /* source: .round has ended */
 	FERRY_EVENT_POLICY, /* .text: the policy's verdict, one sentence */
-	FERRY_EVENT_LINK    /* .text: the link is lost, with the cause, or is back */
+	FERRY_EVENT_LINK    /* .text: the link is lost, with cause and address, or back */
 };
 
 struct ferry_event {

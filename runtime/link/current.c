@@ -2,6 +2,8 @@
 /* The session's current link: install it, end it, wait on it, and turn its losses into errors. */
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "current.h"
@@ -11,6 +13,15 @@ _Static_assert(WORKERS_MAX == XPORT_CHANNELS_MAX + 1, "as many as the most that 
 const char *link_why(struct ferry_session *s, int err)
 {
 	return fail_err(s->link.fail) == err ? fail_text(s->link.fail) : strerror(-err);
+}
+
+struct link_peer link_peer(const struct ferry_session *s)
+{
+	struct link_peer p = { "" };
+
+	if (*s->link.peer)
+		snprintf(p.text, sizeof(p.text), " (%s)", s->link.peer);
+	return p;
 }
 
 int link_transport_fail(struct ferry_session *s, int err)
@@ -40,8 +51,8 @@ int link_lost(struct ferry_session *s, int err)
 	worker = link_workers_failed(s);
 	if (worker < 0 && worker != -EPIPE)
 		return worker;
-	fail(&s->fail, err, "the link to the %s was lost in %s%s%s", s->is_source ? "target" : "source",
-	     ferry_phase_name(s->phase), *why ? ": " : "", why);
+	fail(&s->fail, err, "the link to the %s%s was lost in %s%s%s", s->is_source ? "target" : "source",
+	     link_peer(s).text, ferry_phase_name(s->phase), *why ? ": " : "", why);
 	return LINK_GONE;
 }
 
@@ -89,6 +100,8 @@ void link_install(struct ferry_session *s, struct xport_link *l)
 	pthread_mutex_lock(&s->link.send_lock);
 	s->link.x = l;
 	s->link.ctl = l ? l->ops->chan(l, XPORT_CONTROL, 0) : NULL;
+	if (l)
+		memcpy(s->link.peer, l->peer, sizeof(s->link.peer));
 	s->link.send_seq = 0;
 	pthread_mutex_unlock(&s->link.send_lock);
 	s->link.recv_seq = 0;

@@ -15,6 +15,11 @@
 int link_woken(void *session);
 /* The transport's sentence for err, or strerror() if it has none. Valid until the link is replaced. */
 const char *link_why(struct ferry_session *s, int err);
+/* " (ADDRESS)" of the current or the last link's peer, for sentences; "" if the transport has none. Main's. */
+struct link_peer {
+	char text[XPORT_PEER_MAX + 4];
+};
+struct link_peer link_peer(const struct ferry_session *s);
 /* An error of the transport: -EPIPE if the link is lost; else it becomes the session's, with its sentence. */
 int link_transport_fail(struct ferry_session *s, int err);
 /*

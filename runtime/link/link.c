@@ -260,14 +260,16 @@ int link_recover(struct ferry_session *s)
 {
 	uint64_t window = outage_window(s), silent = now_us() - s->link.heard_us,
 		 until = outage_until(s, window);
-	char text[sizeof(s->link.lost_why) + 32];
+	char text[sizeof(s->link.lost_why) + XPORT_PEER_MAX + 32];
 	int err = -EPIPE;
 
 	*s->link.stranger = 0;
 	snprintf(s->link.lost_why, sizeof(s->link.lost_why), "%s", fail_lost_text(s->link.fail));
-	snprintf(text, sizeof(text), "the link is lost%s%s", *s->link.lost_why ? ": " : "", s->link.lost_why);
+	snprintf(text, sizeof(text), "the link is lost%s%s%s", *s->link.lost_why ? ": " : "",
+		 s->link.lost_why, link_peer(s).text);
 	session_event(s, FERRY_EVENT_LINK, text, NULL);
-	session_log(s, 4, s->link.lost_why, "lost phase=%s", ferry_phase_name(s->phase));
+	session_log(s, 4, s->link.lost_why, "lost phase=%s peer=%s", ferry_phase_name(s->phase),
+		    *s->link.peer ? s->link.peer : "unknown");
 	if (window && now_us() < until)
 		err = link_again(s, until);
 	else

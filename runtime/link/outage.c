@@ -82,24 +82,25 @@ int outage_final(struct ferry_session *s, uint64_t window, uint64_t silent)
 	const char *last = *s->link.stranger ? s->link.stranger : fail_text(s->link.fail),
 		   *why = s->link.lost_why;
 	uint64_t ms = (now_us() - s->link.outage.since_us) / 1000, due = pages_due(s);
+	const struct link_peer at = link_peer(s);
 
 	if (s->link.outage.back && due && !*s->link.stranger)
 		fail(&s->fail, -EPIPE,
-		     "the link to the %s was lost in %s and came back %u times within %" PRIu64
+		     "the link to the %s%s was lost in %s and came back %u times within %" PRIu64
 		     " ms, and carried messages but no page, with %" PRIu64
 		     " to go%s%s; packets of full size seem to be "
 		     "lost on the way: " OUTAGE_COMPARE_MTU,
-		     peer, phase, s->link.outage.back, ms, due, *why ? ": " : "", why);
+		     peer, at.text, phase, s->link.outage.back, ms, due, *why ? ": " : "", why);
 	else if (s->link.outage.back && !*s->link.stranger)
 		fail(&s->fail, -EPIPE,
-		     "the link to the %s was lost in %s and came back %u times within %" PRIu64
+		     "the link to the %s%s was lost in %s and came back %u times within %" PRIu64
 		     " ms, and nothing that was waited for came%s%s; mend the network%s",
-		     peer, phase, s->link.outage.back, ms, *why ? ": " : "", why, OUTAGE_SHORT_ONES);
+		     peer, at.text, phase, s->link.outage.back, ms, *why ? ": " : "", why, OUTAGE_SHORT_ONES);
 	else
 		fail(&s->fail, -EPIPE,
-		     "the link to the %s was lost in %s and did not come back within %" PRIu64
+		     "the link to the %s%s was lost in %s and did not come back within %" PRIu64
 		     " ms (last heard %" PRIu64 " ms before)%s%s%s%s",
-		     peer, phase, window / 1000, silent / 1000, *why ? ": " : "", why,
+		     peer, at.text, phase, window / 1000, silent / 1000, *why ? ": " : "", why,
 		     *last ? "; at last: " : "", last);
 	return LINK_GONE;
 }

@@ -58,6 +58,7 @@ struct link {
 		uint64_t back_us;  /* when the link last came back, */
 		unsigned back;	   /* and how often in this outage */
 	} outage;
+	char peer[XPORT_PEER_MAX];	  /* the other end of the current or the last link; "": unknown */
 	char lost_why[FAIL_LOST_MAX];	  /* why the last link was lost; "": unknown */
 	char stranger[2 * FAIL_LOST_MAX]; /* sentence about a stranger that answered or came; "": none */
 

@@ -54,6 +54,20 @@ static void reconnected_once(const struct rig *r)
 			  "neither end's event says what the link was lost of");
 }
 
+/* Each end names the address of the other; the ports are any. */
+static void says_where(const struct rig *r)
+{
+	const char *host = strchr(r->uri, ':') + 1;
+	char says[120];
+
+	if (!strncmp(r->uri, "mem", 3))
+		return;
+	snprintf(says, sizeof(says), "the link to the target (%.*s:", (int)strcspn(host, ":"), host);
+	rig_says(r->sres.detail, says);
+	snprintf(says, sizeof(says), "the link to the source (%.*s:", (int)strcspn(host, ":"), host);
+	rig_says(r->tres.detail, says);
+}
+
 /* ---- back in time ---- */
 
 static void heals(const struct rig_kind *kind, struct drill d, bool postcopy, enum ferry_commit_at commit)
@@ -402,6 +416,7 @@ RIG_PAIR(lost, without_a_reconnect_at_once)
 	rig_run(&r);
 	rig_fell_back(&r);
 	rig_says(r.sres.detail, "did not come back within 0 ms");
+	says_where(&r);
 	rig_free(&r);
 }
 
@@ -465,7 +480,7 @@ RIG_PAIR(around_commit, prepared_lost_in_the_downtime_falls_back)
 	setup(&r, &d, kind);
 	rig_run(&r);
 	rig_fell_back(&r);
-	rig_says(r.sres.detail, "the link to the target was lost in commitment");
+	rig_says(r.sres.detail, "was lost in commitment");
 	rig_free(&r);
 }
 
@@ -617,7 +632,7 @@ static void counts_while_the_link_is_down(const struct rig_kind *kind)
 	rig_run(&r);
 	cr_assert(d.done);
 	rig_fell_back(&r);
-	rig_says(r.tres.detail, "the link to the source was lost in post-copy");
+	rig_says(r.tres.detail, "was lost in post-copy");
 	rig_free(&r);
 }
 

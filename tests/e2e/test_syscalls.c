@@ -49,6 +49,7 @@ static const struct {
 	CALL(fstatfs),
 	CALL(ftruncate),
 	CALL(futex),
+	CALL(getpeername),
 	CALL(getpid),
 	CALL(getrandom),
 	CALL(getsockname),

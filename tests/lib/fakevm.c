@@ -390,14 +390,15 @@ static int op_discard(void *v)
 
 /* ---- callbacks ---- */
 
-/* "the link is lost: CAUSE", "the link is back" */
+/* "the link is lost: CAUSE (ADDRESS)", "the link is back" */
 static void link_event(struct fakevm *vm, const char *text)
 {
+	size_t len = strcspn(text, ":(");
 	char what[40];
 
-	snprintf(what, sizeof(what), "%.*s", (int)strcspn(text, ":"), text);
-	if (text[strlen(what)])
-		snprintf(vm->link_cause, sizeof(vm->link_cause), "%s", text + strlen(what) + 2);
+	snprintf(what, sizeof(what), "%.*s", (int)(text[len] == '(' ? len - 1 : len), text);
+	if (text[len] == ':')
+		snprintf(vm->link_cause, sizeof(vm->link_cause), "%s", text + len + 2);
 	trace(vm->links, what);
 	if (vm->link_hook)
 		vm->link_hook(vm, what);

@@ -680,13 +680,12 @@ static void stays_silent(const struct rig_kind *kind, enum peer_stage upto, cons
 
 RIG_PAIR(silent_source, in_reservation)
 {
-	stays_silent(kind, GREETED,
-		     "the link to the source was lost in reservation: nothing was heard of it for", -EPIPE);
+	stays_silent(kind, GREETED, "was lost in reservation: nothing was heard of it for", -EPIPE);
 }
 
 RIG_PAIR(silent_source, in_pre_copy)
 {
-	stays_silent(kind, RESERVED, "the link to the source was lost in pre-copy", -EPIPE);
+	stays_silent(kind, RESERVED, "was lost in pre-copy", -EPIPE);
 }
 
 /* Claims that its puts have ended but sends no end: the target must not wait for its workers for ever. */

@@ -535,15 +535,15 @@ Test(silent_target, in_pre_migration)
 
 Test(silent_target, in_reservation)
 {
-	silent(MAPPED, -EPIPE, "the link to the target was lost in reservation: nothing was heard of it for");
+	silent(MAPPED, -EPIPE, "was lost in reservation: nothing was heard of it for");
 }
 
 Test(silent_target, in_pre_copy)
 {
-	silent(ROUND_DONE, -EPIPE, "the link to the target was lost in pre-copy");
+	silent(ROUND_DONE, -EPIPE, "was lost in pre-copy");
 }
 
 Test(silent_target, after_the_switchover)
 {
-	silent(SWITCHED, -EPIPE, "the link to the target was lost in commitment");
+	silent(SWITCHED, -EPIPE, "was lost in commitment");
 }

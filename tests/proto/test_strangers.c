@@ -209,7 +209,7 @@ RIG_PAIR(target_is_not_held, by_the_mute)
 	ends_meanwhile(&p, NULL);
 	for (unsigned i = 0; i < MUTE; i++)
 		mute[i]->ops->close(mute[i]);
-	target_freed(&p, -EPIPE, "the link to the source was lost in reservation");
+	target_freed(&p, -EPIPE, "was lost in reservation");
 }
 
 /* The target closes a mute link after its timeout_us and then serves a source. */
@@ -233,7 +233,7 @@ RIG_PAIR(target_is_not_held, but_hangs_up_on_the_mute)
 	peer_hear_only(&p, WIRE_HELLO_ACK, NULL, 0);
 	p.link->ops->kill(p.link);
 	ends_meanwhile(&p, NULL);
-	target_freed(&p, -EPIPE, "the link to the source was lost in reservation");
+	target_freed(&p, -EPIPE, "was lost in reservation");
 }
 
 /* A hand-made mute link of one channel, from another address of this host. */
@@ -281,7 +281,7 @@ Test(target_in_a_flood, of_mute_links_from_one_host)
 	ends_meanwhile(&p, NULL);
 	for (unsigned i = 0; i < 6 * MUTE; i++)
 		close(fd[i / 3][i % 3]);
-	target_freed(&p, -EPIPE, "the link to the source was lost in reservation");
+	target_freed(&p, -EPIPE, "was lost in reservation");
 }
 
 /* Peers that close the link before they have sent anything. */

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 /* Whose turn it is, on a clock of the test's own. */
+#include <arpa/inet.h>
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <netinet/in.h>
 
 #include "transport/dial.h"
 
@@ -72,4 +74,29 @@ Test(dial, no_address_no_turn)
 	dial_start(&d, 0, 0, NOW);
 	cr_assert_eq(dial_next(&d, UINT64_MAX), -1);
 	cr_assert_eq(dial_due(&d), UINT64_MAX);
+}
+
+static void text_is(const void *a, const char *want)
+{
+	char text[XPORT_PEER_MAX];
+
+	dial_text(text, sizeof(text), a);
+	cr_assert_str_eq(text, want);
+}
+
+Test(dial, an_address_in_words)
+{
+	struct sockaddr_in v4 = { .sin_family = AF_INET, .sin_port = htons(7000) };
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = htons(65535) };
+	struct sockaddr none = { .sa_family = AF_UNSPEC };
+
+	cr_assert_eq(inet_pton(AF_INET, "10.98.0.2", &v4.sin_addr), 1);
+	text_is(&v4, "10.98.0.2:7000");
+	cr_assert_eq(inet_pton(AF_INET6, "::ffff:10.98.0.2", &v6.sin6_addr), 1);
+	text_is(&v6, "10.98.0.2:65535");
+	/* the longest that there is */
+	cr_assert_eq(inet_pton(AF_INET6, "fe80:1111:2222:3333:4444:5555:6666:7777", &v6.sin6_addr), 1);
+	v6.sin6_scope_id = UINT32_MAX;
+	text_is(&v6, "[fe80:1111:2222:3333:4444:5555:6666:7777%4294967295]:65535");
+	text_is(&none, "");
 }

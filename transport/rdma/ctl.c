@@ -50,7 +50,7 @@ static int post_recv(struct xr_link *l, unsigned i)
 	struct ibv_recv_wr wr = { .wr_id = i, .sg_list = &sge, .num_sge = 1 }, *bad;
 	int err = ibv_post_recv(l->conn[0].qp, &wr, &bad);
 
-	return err ? xr_err(l, "ibv_post_recv", err) : 0;
+	return err ? xr_err(&l->conn[0], "ibv_post_recv", err) : 0;
 }
 
 int xr_ctl_recv_all(struct xr_link *l)
@@ -93,7 +93,7 @@ static int post_frame(struct xr_link *l, struct rdma_frame h, struct iovec **iov
 	}
 	err = ibv_post_send(l->conn[0].qp, &wr, &bad);
 	if (err)
-		return xr_err(l, "ibv_post_send", err);
+		return xr_err(&l->conn[0], "ibv_post_send", err);
 	l->granted += l->owed;
 	l->owed = 0;
 	l->tx_free &= ~(UINT64_C(1) << i);
@@ -358,7 +358,8 @@ static int completed(struct xr_link *l, const struct ibv_wc *wc)
 
 	/* SENDs carry no key, so a refusal means that the peer's buffers went with its process. */
 	if (wc->status != IBV_WC_SUCCESS && (xr_status_lost(wc->status) || xr_status_refused(wc->status)))
-		return fail_lost(l->link.fail, "control channel: %s", ibv_wc_status_str(wc->status));
+		return fail_lost(l->link.fail, "%s: %s", xr_name(&l->conn[0]).text,
+				 ibv_wc_status_str(wc->status));
 	if (wc->status != IBV_WC_SUCCESS)
 		return fail(l->link.fail, -EIO, "rdma: a message cannot be sent or received: %s",
 			    ibv_wc_status_str(wc->status));
@@ -382,7 +383,7 @@ static int drain(struct xr_link *l)
 	do {
 		n = ibv_poll_cq(l->cq, 16, wc);
 		if (n < 0)
-			return xr_err(l, "ibv_poll_cq", EIO);
+			return xr_err(&l->conn[0], "ibv_poll_cq", EIO);
 		pthread_mutex_lock(&l->lock);
 		for (i = 0; i < n && !err; i++)
 			err = completed(l, &wc[i]);
@@ -404,7 +405,7 @@ static int drain_and_arm(struct xr_link *l)
 		ibv_ack_cq_events(cq, 1);
 	err = drain(l);
 	if (!err && (armed = ibv_req_notify_cq(l->cq, 0)))
-		err = xr_err(l, "ibv_req_notify_cq", armed);
+		err = xr_err(&l->conn[0], "ibv_req_notify_cq", armed);
 	return err ? err : drain(l);
 }
 
@@ -425,7 +426,7 @@ static int cm_events(struct xr_link *l)
 		} else if (ev->event != RDMA_CM_EVENT_TIMEWAIT_EXIT &&
 			   ev->event != RDMA_CM_EVENT_ADDR_CHANGE) {
 			/* disconnected, refused, or device removed: the link is over */
-			err = fail_lost(l->link.fail, "%s", rdma_event_str(ev->event));
+			err = fail_lost(l->link.fail, "%s: %s", xr_name(c).text, rdma_event_str(ev->event));
 		}
 		rdma_ack_cm_event(ev);
 	}

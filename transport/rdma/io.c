@@ -56,7 +56,7 @@ static int post(struct xr_data *d, struct ibv_send_wr *wr, unsigned n, uint64_t 
 		d->stamp_us = now_us();
 	err = ibv_post_send(d->conn->qp, wr, &bad);
 	if (err) {
-		d->err = xr_err(d->link, "ibv_post_send", err);
+		d->err = xr_err(d->conn, "ibv_post_send", err);
 		return d->err;
 	}
 	d->mark[(d->mark_head + d->nmark++) % XR_MARKS] = (struct xr_mark){ n, bytes, get };

@@ -2,6 +2,7 @@
 /* The link object of rdma: device resources, kill, close. rdma.h has the theory. */
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -10,6 +11,7 @@
 
 #include "rdma.h"
 #include "runtime/base/fail.h"
+#include "transport/dial.h"
 
 #define VENDOR_RXE 0xffffffu /* soft-RoCE; older kernels report 0 */
 
@@ -75,13 +77,27 @@ void xr_link_gone(struct xr_link *l, int err)
 	wake_all(l);
 }
 
-int xr_err(struct xr_link *l, const char *verb, int err)
+struct xr_name xr_name(const struct xr_conn *c)
 {
+	unsigned i = (unsigned)(c - c->link->conn);
+	struct xr_name n = { "control channel" };
+
+	if (i == c->link->nconns - 1)
+		n = (struct xr_name){ "urgent channel" };
+	else if (i)
+		snprintf(n.text, sizeof(n.text), "data channel %u", i - 1);
+	return n;
+}
+
+int xr_err(struct xr_conn *c, const char *verb, int err)
+{
+	struct xr_link *l = c->link;
+
 	err = err < 0 ? -err : err;
 	if (xr_broken(l))
 		return xr_broken(l);
 	if (xport_lost(err) || err == EINVAL || err == ENODEV || err == EIO)
-		return fail_lost(l->link.fail, "%s: %s", verb, strerror(err));
+		return fail_lost(l->link.fail, "%s: %s: %s", xr_name(c).text, verb, strerror(err));
 	return fail_cure(l->link.fail, CURE_RDMA_QUEUE, -err, "rdma: %s", verb);
 }
 
@@ -267,6 +283,7 @@ int xr_link_start(struct xr_link *l)
 	sigset_t all, old;
 	int err;
 
+	dial_text(l->link.peer, sizeof(l->link.peer), rdma_get_peer_addr(l->conn[0].id));
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	err = pthread_create(&l->service, NULL, xr_service, l);

@@ -237,7 +237,11 @@ void xr_link_gone(struct xr_link *l, int err); /* any thread */
  * sentence. EINVAL counts as lost, because a failed queue pair refuses requests with it; so do ENODEV and
  * EIO: the device is gone.
  */
-int xr_err(struct xr_link *l, const char *verb, int err);
+int xr_err(struct xr_conn *c, const char *verb, int err);
+struct xr_name {
+	char text[24];
+};
+struct xr_name xr_name(const struct xr_conn *c); /* of its channel, for sentences */
 /* Whether a completion's status means a lost link (else: an error of this end). */
 bool xr_status_lost(enum ibv_wc_status status);
 /* The peer's device refused a key: an invalid one, or one of a process that is being killed. */

@@ -46,8 +46,7 @@ static int judge(struct xr_data *d, const struct ibv_wc *wc)
 			    "was taken back, or is for other memory",
 			    status);
 	if (xr_status_refused(wc->status) || xr_status_lost(wc->status))
-		return d->urgent ? fail_lost(l->link.fail, "urgent channel: %s", status)
-				 : fail_lost(l->link.fail, "data channel %u: %s", d->index, status);
+		return fail_lost(l->link.fail, "%s: %s", xr_name(d->conn).text, status);
 	switch (wc->status) {
 	case IBV_WC_LOC_PROT_ERR:
 	case IBV_WC_LOC_LEN_ERR:
@@ -83,7 +82,7 @@ int xr_take(struct xr_data *d)
 			completed(d);
 	}
 	if (n < 0)
-		d->err = xr_err(d->link, "ibv_poll_cq", EIO);
+		d->err = xr_err(d->conn, "ibv_poll_cq", EIO);
 	if (n > 0) {
 		d->stale = true;
 		d->stamp_us = now_us();
@@ -103,7 +102,7 @@ static int arm(struct xr_data *d)
 			ibv_ack_cq_events(cq, 1);
 		err = ibv_req_notify_cq(d->cq, 0);
 		if (err)
-			d->err = xr_err(d->link, "ibv_req_notify_cq", err);
+			d->err = xr_err(d->conn, "ibv_req_notify_cq", err);
 		d->armed = true;
 		d->stale = false;
 	}
@@ -151,7 +150,8 @@ int xr_wait_some(struct xr_data *d)
 
 	while (!(n = xr_wait_cq(d, end)))
 		if (now_us() >= end) {
-			fail_lost(d->link->link.fail, "channel %u: nothing has moved for %llu ms", d->index,
+			fail_lost(d->link->link.fail, "%s: nothing has moved for %llu ms",
+				  xr_name(d->conn).text,
 				  (unsigned long long)d->link->param.timeout_us / 1000);
 			d->err = -ETIMEDOUT;
 			return -ETIMEDOUT;

@@ -8,6 +8,7 @@
 
 #include "tcp.h"
 #include "runtime/base/fail.h"
+#include "transport/dial.h"
 
 static struct tcp_link *link_of(struct xport_link *l)
 {
@@ -97,6 +98,8 @@ int tcp_link_new(struct xport_link **ret, const struct xport_link_id *id, const 
 		 const struct xport_param *p, struct fail *f)
 {
 	struct tcp_link *l = calloc(1, sizeof(*l));
+	struct sockaddr_storage peer = { .ss_family = AF_UNSPEC };
+	socklen_t len = sizeof(peer);
 	unsigned i, taken = 0;
 	int err = -ENOMEM;
 
@@ -108,6 +111,8 @@ int tcp_link_new(struct xport_link **ret, const struct xport_link_id *id, const 
 		goto out;
 	}
 	l->link = (struct xport_link){ .ops = &link_ops.ops, .id = *id, .fail = f };
+	getpeername(fds[0], (struct sockaddr *)&peer, &len);
+	dial_text(l->link.peer, sizeof(l->link.peer), (struct sockaddr *)&peer);
 	l->param = *p;
 	err = tcp_ctl_new(&l->ctl, l, fds[0]);
 	if (err)
