@@ -56,7 +56,7 @@ static int take_regions(struct ferry_session *s, const struct ferry_vm *vm)
 	s->nregions = vm->nregions;
 	for (size_t i = 0; i < s->nregions; i++) {
 		s->pages_total += s->regions[i].len >> PAGE_SHIFT;
-		s->link.param.copies |= s->regions[i].page_shift != PAGE_SHIFT;
+		s->link.param.no_zerocopy |= s->regions[i].page_shift != PAGE_SHIFT;
 	}
 	return source_init(s);
 }
@@ -210,7 +210,7 @@ static void fill_result(struct ferry_session *s, struct ferry_result *r)
 			 fail_text(&s->fail), strerror(-s->arbiter_err));
 	else
 		snprintf(r->detail, sizeof(r->detail), "%s", fail_text(&s->fail));
-	r->claim = r->outcome == FERRY_OUTCOME_IN_DOUBT ? commit_claim(&s->commit, s->left) : r->owner;
+	r->claim = r->outcome == FERRY_OUTCOME_IN_DOUBT ? commit_claim(&s->commit, s->residue) : r->owner;
 	r->stats.size = sizeof(r->stats);
 	ferry_get_stats(s, &r->stats);
 }

@@ -113,7 +113,7 @@ struct xport_param {
 	 * and later allocations fail. An skb that the peer has read may live on for minutes: it is freed by
 	 * the next traffic on the CPU that it came from.
 	 */
-	bool copies;
+	bool no_zerocopy;
 	struct chaos *chaos; /* not NULL: put the chaos filter on top */
 	/*
 	 * Called when the host refuses something that only serves speed; the transport goes on without it.

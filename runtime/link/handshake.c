@@ -101,7 +101,7 @@ int handshake_source(struct ferry_session *s, uint64_t deadline_us)
 	if (ack.commit == COMMIT_ABORTED)
 		return given_up(s, deadline_us);
 	if (ack.commit != COMMIT_OPEN)
-		s->left = ack.left;
+		s->residue = ack.left;
 	atomic_store(&s->link.peer_timeout_us, ack.timeout_us);
 	return 0;
 }
@@ -151,7 +151,7 @@ int handshake_target(struct ferry_session *s, uint64_t deadline_us)
 				      .generation = s->link.x->id.generation,
 				      .page_shift = PAGE_SHIFT,
 				      .commit = (uint16_t)commit_get(&s->commit),
-				      .left = s->left,
+				      .left = s->residue,
 				      .timeout_us = s->cfg.timeout_us };
 	struct wire_hello h;
 	uint16_t version;

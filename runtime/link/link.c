@@ -62,7 +62,7 @@ static void link_drop(struct ferry_session *s)
 		l->ops->close(l);
 }
 
-void link_closed(struct ferry_session *s)
+void link_wait_closed(struct ferry_session *s)
 {
 	if (s->link.closing)
 		pthread_join(s->link.closer, NULL);
@@ -79,7 +79,7 @@ static int make_room(struct ferry_session *s, uint64_t deadline_us)
 			return -EPIPE;
 		link_wait(s, -1, -1, deadline_us);
 	}
-	link_closed(s);
+	link_wait_closed(s);
 	fail_reset(s->link.fail);
 	return 0;
 }
@@ -87,7 +87,7 @@ static int make_room(struct ferry_session *s, uint64_t deadline_us)
 void link_close(struct ferry_session *s)
 {
 	link_drop(s);
-	link_closed(s);
+	link_wait_closed(s);
 	link_forget_caller(s);
 	if (s->link.pending)
 		lobby_part(s->link.pending);

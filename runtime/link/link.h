@@ -28,7 +28,7 @@ void link_close(struct ferry_session *s);
  * Wait, without limit, until the background close of the previous link is done; then no device can reach
  * guest memory through it. The current link is not touched.
  */
-void link_closed(struct ferry_session *s);
+void link_wait_closed(struct ferry_session *s);
 
 /*
  * After link_say_failed() did not reach the peer: say it over a new link, as long as the peer may still be

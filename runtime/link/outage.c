@@ -18,7 +18,7 @@ uint64_t outage_window(const struct ferry_session *s)
 		 * the source's reconnect_us even if its own is longer: the source does not know that one.
 		 */
 		if (s->tgt.hello.reconnect_us > window ||
-		    (s->left && commit_get(&s->commit) == COMMIT_PREPARED))
+		    (s->residue && commit_get(&s->commit) == COMMIT_PREPARED))
 			window = s->tgt.hello.reconnect_us;
 		if (s->tgt.hello.timeout_us > timeout)
 			timeout = s->tgt.hello.timeout_us;
@@ -28,7 +28,7 @@ uint64_t outage_window(const struct ferry_session *s)
 	 * A source that has decided, and does not know whether a target that lacks pages heard COMMIT, lets
 	 * the target give up first: then the arbiter has what the target recorded.
 	 */
-	if (s->is_source && s->left && !s->confirmed && s->ops.arbiter &&
+	if (s->is_source && s->residue && !s->committed && s->ops.arbiter &&
 	    commit_get(&s->commit) == COMMIT_DECIDED)
 		window += 2 * (s->cfg.timeout_us + atomic_load(&s->link.peer_timeout_us));
 	return window;

@@ -4,9 +4,9 @@
  *
  *	source	OPEN -> DECIDED       commit_decide(): it never resumes after this
  *		OPEN -> ABORTED       commit_abort(): it never commits after this; it may resume
- *		DECIDED -> ABORTED    commit_return(): pages missing, the arbiter holds SOURCE; it may resume
+ *		DECIDED -> ABORTED    commit_revoke(): pages missing, the arbiter holds SOURCE; it may resume
  *	target	OPEN -> PREPARED      commit_prepare(): it must not drop the VM on its own any more
- *		PREPARED -> DECIDED   commit_receive(): it is the owner; output may go out
+ *		PREPARED -> DECIDED   commit_confirm(): it is the owner; output may go out
  *		OPEN -> ABORTED       commit_abort(): it never runs again
  *		PREPARED -> ABORTED   commit_abort(): only on the source's ABORT, or the arbiter's word
  *
@@ -58,7 +58,7 @@ bool commit_abort(struct commit *c)
 	return move(c, COMMIT_OPEN, COMMIT_ABORTED) || move(c, COMMIT_PREPARED, COMMIT_ABORTED);
 }
 
-bool commit_return(struct commit *c)
+bool commit_revoke(struct commit *c)
 {
 	return c->source && move(c, COMMIT_DECIDED, COMMIT_ABORTED);
 }
@@ -68,14 +68,14 @@ bool commit_prepare(struct commit *c)
 	return !c->source && (commit_get(c) == COMMIT_PREPARED || move(c, COMMIT_OPEN, COMMIT_PREPARED));
 }
 
-bool commit_receive(struct commit *c)
+bool commit_confirm(struct commit *c)
 {
 	return !c->source && (commit_get(c) == COMMIT_DECIDED || move(c, COMMIT_PREPARED, COMMIT_DECIDED));
 }
 
-enum ferry_owner commit_claim(const struct commit *c, uint64_t left)
+enum ferry_owner commit_claim(const struct commit *c, uint64_t residue)
 {
 	if (c->source)
 		return commit_get(c) == COMMIT_DECIDED ? FERRY_OWNER_TARGET : FERRY_OWNER_SOURCE;
-	return left ? FERRY_OWNER_SOURCE : FERRY_OWNER_TARGET;
+	return residue ? FERRY_OWNER_SOURCE : FERRY_OWNER_TARGET;
 }

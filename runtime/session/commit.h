@@ -32,13 +32,13 @@ bool commit_abort(struct commit *c);
  * Source, decided: it may resume after all, because the arbiter holds SOURCE: only a target that lacked pages
  * and gave up can have recorded that.
  */
-bool commit_return(struct commit *c);
+bool commit_revoke(struct commit *c);
 /* Target: about to send PREPARED. False if aborted or decided. */
 bool commit_prepare(struct commit *c);
 /* Target: COMMIT has arrived, or the arbiter holds TARGET. False unless PREPARED or already the owner. */
-bool commit_receive(struct commit *c);
+bool commit_confirm(struct commit *c);
 
-/* In doubt: the owner that this end may have an arbiter record. left: pages missing at PREPARED. */
-enum ferry_owner commit_claim(const struct commit *c, uint64_t left);
+/* In doubt: the owner that this end may have an arbiter record. residue: pages missing at PREPARED. */
+enum ferry_owner commit_claim(const struct commit *c, uint64_t residue);
 
 #endif

@@ -130,8 +130,9 @@ struct ferry_session {
 	int arbiter_err;	  /* of the arbiter's last call */
 	enum ferry_reason reason; /* set if the first error's errno does not tell the reason; else 0 */
 	const char *failed_op;	  /* FERRY_REASON_OP */
-	uint64_t left;		  /* pages missing at PREPARED: the source serves them after the commit */
-	bool confirmed;		  /* source: COMMITTED heard; target: BYE heard */
+	uint64_t residue;	  /* pages missing at PREPARED: the source serves them after the commit */
+	bool committed;		  /* source: COMMITTED was heard */
+	bool bye;		  /* target: BYE was heard */
 	struct source_state src;
 	struct target_state tgt;
 };

@@ -63,7 +63,7 @@ void source_destroy(struct ferry_session *s)
 /* Call this before the VMM may free its memory. */
 void source_unexpose(struct ferry_session *s)
 {
-	link_closed(s);
+	link_wait_closed(s);
 	if (s->link.x)
 		s->link.x->ops->expose(s->link.x, NULL, 0, XPORT_LOCAL);
 }

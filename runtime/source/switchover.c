@@ -349,7 +349,7 @@ static int note_prepared(struct ferry_session *s, const struct wire_msg *m)
 			    "the target's PREPARED counts %" PRIu64 " pages as missing; at most %" PRIu64
 			    " can be",
 			    n.pages, missing_max(s));
-	s->left = n.pages;
+	s->residue = n.pages;
 	s->link.peer_commit = COMMIT_PREPARED;
 	return 0;
 }
@@ -413,13 +413,13 @@ int source_commitment(struct ferry_session *s, enum ferry_phase *next)
 		if (err == 1 && m.type == WIRE_COMMITTED)
 			break;
 		if (s->link.peer_commit == COMMIT_DECIDED)
-			goto confirmed;
+			goto committed;
 		if (s->link.generation != generation)
 			link_send_or_end(s, WIRE_COMMIT, NULL, 0);
 	}
 	note_times(s, &m);
-confirmed:
-	s->confirmed = true;
+committed:
+	s->committed = true;
 	*next = FERRY_PHASE_ACTIVATION;
 	return 0;
 }
@@ -446,7 +446,7 @@ static void stop_tracking(struct ferry_session *s)
 int source_activation(struct ferry_session *s, enum ferry_phase *next)
 {
 	stop_tracking(s);
-	if (s->left) {
+	if (s->residue) {
 		*next = FERRY_PHASE_POSTCOPY;
 		return 0;
 	}
@@ -476,7 +476,7 @@ static void in_doubt(struct ferry_session *s, struct ferry_result *res)
 
 	res->outcome = FERRY_OUTCOME_IN_DOUBT;
 	res->owner = FERRY_OWNER_UNKNOWN;
-	if (s->confirmed) {
+	if (s->committed) {
 		/* Confirmed, but now out of reach: the target owns a VM that lacks memory. */
 		res->outcome = FERRY_OUTCOME_LOST;
 		res->owner = FERRY_OWNER_TARGET;
@@ -486,9 +486,9 @@ static void in_doubt(struct ferry_session *s, struct ferry_result *res)
 		return;
 	if (is == FERRY_OWNER_TARGET) {
 		/* If memory is left that only this end has, the target cannot go on. */
-		res->outcome = s->left ? FERRY_OUTCOME_LOST : FERRY_OUTCOME_MIGRATED;
+		res->outcome = s->residue ? FERRY_OUTCOME_LOST : FERRY_OUTCOME_MIGRATED;
 		res->owner = FERRY_OWNER_TARGET;
-	} else if (s->left && commit_return(&s->commit)) {
+	} else if (s->residue && commit_revoke(&s->commit)) {
 		run_again(s, res);
 	}
 }

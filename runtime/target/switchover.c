@@ -277,7 +277,7 @@ int target_commitment(struct ferry_session *s, enum ferry_phase *next)
 	int err = 0;
 
 	*next = FERRY_PHASE_ACTIVATION;
-	s->left = n.pages;
+	s->residue = n.pages;
 	if (atomic_load(&s->want_cancel))
 		return fail(&s->fail, -ECANCELED, "canceled by the embedder before the commit");
 	if (!commit_prepare(&s->commit))
@@ -289,7 +289,7 @@ int target_commitment(struct ferry_session *s, enum ferry_phase *next)
 		if (err < 0)
 			return err;
 	}
-	return commit_receive(&s->commit)
+	return commit_confirm(&s->commit)
 		       ? 0
 		       : fail(&s->fail, -EPROTO, "COMMIT has come after the migration was given up");
 }
@@ -308,7 +308,7 @@ void target_await_bye(struct ferry_session *s, enum wire_type again)
 		if (err < 0 || (!err && now_us() >= until))
 			break;
 		if (err == 1 && m.type == WIRE_BYE) {
-			s->confirmed = true;
+			s->bye = true;
 			break;
 		}
 		if (s->link.generation != generation) {
@@ -316,7 +316,7 @@ void target_await_bye(struct ferry_session *s, enum wire_type again)
 			until = now_us() + patience;
 		}
 	}
-	if (!s->confirmed)
+	if (!s->bye)
 		no_goodbye(s);
 }
 
@@ -333,7 +333,7 @@ int target_activation(struct ferry_session *s, enum ferry_phase *next)
 	if (err < 0)
 		return err;
 	say_running(s, WIRE_COMMITTED);
-	if (s->left) {
+	if (s->residue) {
 		*next = FERRY_PHASE_POSTCOPY;
 		return 0;
 	}
@@ -372,11 +372,12 @@ static void settle(struct ferry_session *s)
 		quiet_op(s, "pause", s->ops.pause);
 	s->tgt.running = false;
 	target_workers_lost(s);
-	if (s->left && pull_complete(s->tgt.pull)) /* the rest came after PREPARED: this end can run alone */
-		s->left = 0;
-	arbitrate(s, commit_claim(&s->commit, s->left), &is);
+	if (s->residue &&
+	    pull_complete(s->tgt.pull)) /* the rest came after PREPARED: this end can run alone */
+		s->residue = 0;
+	arbitrate(s, commit_claim(&s->commit, s->residue), &is);
 	if (is == FERRY_OWNER_TARGET)
-		commit_receive(&s->commit);
+		commit_confirm(&s->commit);
 	else if (is == FERRY_OWNER_SOURCE)
 		commit_abort(&s->commit);
 }
@@ -412,7 +413,7 @@ void target_fail(struct ferry_session *s, struct ferry_result *res)
 		/* This end is the owner; the VM is lost if the rest of its memory cannot come. */
 		res->outcome = FERRY_OUTCOME_LOST;
 		res->owner = FERRY_OWNER_TARGET;
-		if (settled && !s->left)
+		if (settled && !s->residue)
 			take_over(s, res);
 		else
 			discard(s);

@@ -580,7 +580,7 @@ inline in_doubt()
 		:: is == AT_TARGET && !s_left -> s_ends(MIGRATED)
 		:: is == AT_SOURCE ->
 			assert(s_left);
-			s_commit = ABORTED; /* commit_return() */
+			s_commit = ABORTED; /* commit_revoke() */
 			s_runs_again();
 			s_ends(FELL_BACK)
 		:: else -> s_ends(IN_DOUBT)

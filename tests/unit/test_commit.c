@@ -24,9 +24,9 @@ static const struct call calls[] = {
 	  commit_abort,
 	  { COMMIT_ABORTED, COMMIT_ABORTED, NO, COMMIT_ABORTED },
 	  { COMMIT_ABORTED, COMMIT_ABORTED, NO, COMMIT_ABORTED } },
-	{ "return", commit_return, { NO, NO, COMMIT_ABORTED, NO }, { NO, NO, NO, NO } },
+	{ "revoke", commit_revoke, { NO, NO, COMMIT_ABORTED, NO }, { NO, NO, NO, NO } },
 	{ "prepare", commit_prepare, { NO, NO, NO, NO }, { COMMIT_PREPARED, COMMIT_PREPARED, NO, NO } },
-	{ "receive", commit_receive, { NO, NO, NO, NO }, { NO, COMMIT_DECIDED, COMMIT_DECIDED, NO } },
+	{ "confirm", commit_confirm, { NO, NO, NO, NO }, { NO, COMMIT_DECIDED, COMMIT_DECIDED, NO } },
 };
 
 static struct commit in_state(bool source, int state)

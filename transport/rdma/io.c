@@ -6,7 +6,7 @@
  * posting, so the oldest mark says what a completion stands for. A get whose requests do not all fit waits in
  * a queue; completions make room, and reap() continues posting. wait.c takes completions.
  *
- * Soft-RoCE (link->seals) may report success for the very READ on which it gives up the queue pair, although
+ * Soft-RoCE (link->confirm_reads) may report success for the very READ on which it gives up the queue pair, although
  * no byte of it arrived. That happens if an answer is out of sequence, for example because the peer could not
  * send its first packet. It is the queue pair's last success. So on such a device each get ends with one more
  * READ, a seal: if the seal succeeds, truly or not, all requests before it have truly succeeded. A fence
@@ -180,7 +180,7 @@ static int post_some(struct xr_data *d, struct transfer *t)
 			wr[n - 1].next = &wr[n];
 		bytes += sge[n++].length;
 	}
-	if (n && t->i == t->n && t->dst && d->link->seals) {
+	if (n && t->i == t->n && t->dst && d->link->confirm_reads) {
 		wr[n] = board_read(d, &sge[n]);
 		wr[n - 1].next = &wr[n];
 		n++;

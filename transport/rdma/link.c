@@ -258,7 +258,7 @@ int xr_link_device(struct xr_link *l)
 	if (err)
 		return fail_cure(f, CURE_RDMA_OPEN, -err, "rdma: device %s does not say what it can",
 				 l->ctx->device->name);
-	l->seals = l->attr.vendor_id == VENDOR_RXE || !l->attr.vendor_id;
+	l->confirm_reads = l->attr.vendor_id == VENDOR_RXE || !l->attr.vendor_id;
 	l->max_msg = port.max_msg_sz ? port.max_msg_sz : 1u << 20;
 	if (l->opt.pin == XR_PIN_ODP && xr_can_odp(l->ctx))
 		return fail(f, -EOPNOTSUPP,

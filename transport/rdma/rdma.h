@@ -158,7 +158,7 @@ struct xr_link {
 	struct ibv_context *ctx;
 	struct ibv_device_attr attr;
 	uint64_t max_msg;
-	bool seals; /* confirm each get's success by a later READ: io.c */
+	bool confirm_reads; /* confirm each get's success by a later READ: io.c */
 	struct ibv_pd *pd;
 	unsigned nconns;
 	struct xr_conn conn[XR_CONNS_MAX]; /* control, data, urgent */

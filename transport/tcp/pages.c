@@ -158,7 +158,7 @@ int tcp_send_pages(struct tcp_data *c, struct iovec *iov, int n)
 	struct quiet quiet;
 	int err = 0;
 
-	if (c->pipe.state == TCP_PIPE_NONE && !c->link->param.copies)
+	if (c->pipe.state == TCP_PIPE_NONE && !c->link->param.no_zerocopy)
 		pipe_open(c);
 	xp_iov_advance(&iov, &n, 0);
 	if (c->pipe.state == TCP_PIPE_OPEN) {
