@@ -56,6 +56,13 @@ const char *fail_lost_text(struct fail *f)
 	return f && atomic_load_explicit(&f->lost_state, memory_order_acquire) == 2 ? f->lost : "";
 }
 
+void fail_forgive(struct fail *f)
+{
+	int done = 2;
+
+	atomic_compare_exchange_strong(&f->state, &done, 3);
+}
+
 void fail_reset(struct fail *f)
 {
 	f->lost[0] = '\0';

@@ -9,7 +9,7 @@
 #define FAIL_LOST_MAX 160
 
 struct fail {
-	_Atomic int state; /* 0: none; 1: being written; 2: done */
+	_Atomic int state; /* 0: none; 1: being written; 2: done; 3: forgiven */
 	int err;	   /* negative */
 	char text[FAIL_MAX];
 	_Atomic int lost_state;
@@ -27,6 +27,11 @@ const char *fail_text(struct fail *f); /* "" if there is none */
  */
 int fail_lost(struct fail *f, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 const char *fail_lost_text(struct fail *f); /* "" if there is none */
-void fail_reset(struct fail *f);	    /* call from one thread while no other uses f */
+/*
+ * The recorded error does not count any more, and no later one does: fail_err() is 0, fail_text() is "". The
+ * text stays for threads that hold it. Any thread.
+ */
+void fail_forgive(struct fail *f);
+void fail_reset(struct fail *f); /* call from one thread while no other uses f */
 
 #endif

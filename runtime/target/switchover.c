@@ -219,7 +219,7 @@ static void no_goodbye(struct ferry_session *s)
 	if (!fail_err(&s->fail))
 		return;
 	session_log(s, 4, fail_text(&s->fail), "no-goodbye");
-	fail_reset(&s->fail);
+	fail_forgive(&s->fail); /* ferry_get_detail() may have been called meanwhile */
 }
 
 static int finish_page_server(struct ferry_session *s)

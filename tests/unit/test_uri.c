@@ -176,3 +176,19 @@ Test(fail, the_first_one_counts)
 	cr_assert_eq(fail_err(&f), 0);
 	cr_assert_eq(fail(NULL, -EPIPE, "nobody listens"), -EPIPE);
 }
+
+Test(fail, what_is_forgiven_stays_for_whom_it_was_told)
+{
+	struct fail f = { 0 };
+	const char *told;
+
+	fail_forgive(&f); /* there is none: the next one counts */
+	cr_assert_eq(fail(&f, -EPIPE, "no BYE came"), -EPIPE);
+	told = fail_text(&f);
+	fail_forgive(&f);
+	cr_assert_eq(fail_err(&f), 0);
+	cr_assert_str_eq(fail_text(&f), "");
+	cr_assert_eq(fail(&f, -EIO, "later"), -EIO);
+	cr_assert_eq(fail_err(&f), 0);
+	cr_assert_str_eq(told, "no BYE came");
+}
