@@ -231,9 +231,9 @@ static int one_round(struct bench *b, enum pattern pattern, const char *name)
 	err = source_fetch(b->s, &b->s->src.dirty, 0, &fresh);
 	fetched = now_ns() - t0;
 	if (!err)
-		err = batch_start(b->s);
+		err = rounds_start(b->s);
 	if (!err)
-		err = batch_finish(b->s, b->s->src.nrounds++);
+		err = rounds_finish(b->s, b->s->src.nrounds++);
 	ns = now_ns() - t0 - b->op_ns;
 	if (err || b->put_pages != fresh)
 		return err ? err : -EIO;
@@ -255,9 +255,9 @@ static int first_pass(struct bench *b)
 
 	found = now_ns() - t0;
 	if (!err)
-		err = batch_start(b->s);
+		err = rounds_start(b->s);
 	if (!err)
-		err = batch_finish(b->s, b->s->src.nrounds++);
+		err = rounds_finish(b->s, b->s->src.nrounds++);
 	if (!err)
 		printf("{\"round\":\"first of a sparse guest\",\"pages\":%" PRIu64
 		       ",\"find_ms\":%.2f,\"ms\":%.2f,\"metadata_mib\":%.1f}\n",

@@ -221,9 +221,9 @@ static int begin_tracking(struct ferry_session *s)
 
 static int send_dirty(struct ferry_session *s, unsigned round)
 {
-	int err = batch_start(s);
+	int err = rounds_start(s);
 
-	return err ? err : batch_finish(s, round);
+	return err ? err : rounds_finish(s, round);
 }
 
 /* Sends one round, with all its reconnects. */

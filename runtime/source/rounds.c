@@ -372,14 +372,14 @@ static int end_round(struct ferry_session *s, unsigned round)
 	return 0;
 }
 
-int batch_start(struct ferry_session *s)
+int rounds_start(struct ferry_session *s)
 {
 	atomic_store(&s->src.ticket, 0);
 	atomic_store(&s->stats.remaining, page_set_count(&s->src.dirty));
 	return workers_start(&s->workers, sender_job, s->link.x->id.channels, &s->fail);
 }
 
-int batch_finish(struct ferry_session *s, unsigned round)
+int rounds_finish(struct ferry_session *s, unsigned round)
 {
 	struct wire_msg m;
 	int err = 0;

@@ -87,7 +87,7 @@ static int begin_residue(struct ferry_session *s)
 		page_set_merge(&s->src.residue, &s->src.dirty);
 		return residue_send(s, &s->src.dirty);
 	}
-	return page_set_count(&s->src.dirty) ? batch_start(s) : 0;
+	return page_set_count(&s->src.dirty) ? rounds_start(s) : 0;
 }
 
 static int finish_residue(struct ferry_session *s)
@@ -96,7 +96,7 @@ static int finish_residue(struct ferry_session *s)
 
 	if (s->src.reversed)
 		return 0;
-	err = s->workers.n ? batch_finish(s, s->src.nrounds) : 0;
+	err = s->workers.n ? rounds_finish(s, s->src.nrounds) : 0;
 	if (!err)
 		err = poison_ask(s);
 	return err ? err : source_reverse(s);

@@ -275,9 +275,9 @@ static void guest_writes(struct bench *b, bool zero)
 
 static int round_over(struct bench *b, unsigned round)
 {
-	int err = batch_start(b->s);
+	int err = rounds_start(b->s);
 
-	return err ? err : batch_finish(b->s, round);
+	return err ? err : rounds_finish(b->s, round);
 }
 
 /* Which pages are to be sent again: those that were dirty and have not landed, and nothing else. */
@@ -318,7 +318,7 @@ static void ends_with_a_fence(unsigned channels)
 	free(b);
 }
 
-Test(batch, a_round_ends_with_a_fence_on_each_channel)
+Test(rounds, a_round_ends_with_a_fence_on_each_channel)
 {
 	for (unsigned channels = 1; channels <= CHANNELS_MAX; channels++)
 		ends_with_a_fence(channels);
@@ -360,18 +360,18 @@ static void lost_at_each_event(unsigned channels)
 	free(b);
 }
 
-Test(batch, what_a_lost_link_may_have_lost_is_sent_again)
+Test(rounds, what_a_lost_link_may_have_lost_is_sent_again)
 {
 	lost_at_each_event(1);
 }
 
-Test(batch, what_a_lost_link_may_have_lost_is_sent_again_over_three_channels)
+Test(rounds, what_a_lost_link_may_have_lost_is_sent_again_over_three_channels)
 {
 	lost_at_each_event(CHANNELS_MAX);
 }
 
 /* A log that is full has its fence in the middle of the round: what landed before it is not sent again. */
-Test(batch, what_a_fence_has_confirmed_is_not_sent_again)
+Test(rounds, what_a_fence_has_confirmed_is_not_sent_again)
 {
 	struct bench *b = malloc(sizeof(*b));
 	uint64_t last;
