@@ -6,25 +6,6 @@
 #include "commands.h"
 #include "run.h"
 
-int run_floor(struct floor *f, const struct options *o)
-{
-	struct floor_ask ask = {
-		.uri = o->uri,
-		.memory = o->memory,
-		.memfd = o->kind == KIND_MEMFD || o->kind == KIND_HUGETLB_MEMFD,
-		.pull = { .pages = o->pull,
-			  .spread = o->working_set,
-			  .rate = o->dirty_rate,
-			  .channels = o->channels ? (unsigned)o->channels : 1 },
-	};
-	char why[256];
-	int err = floor_measure(f, &ask, why, sizeof(why));
-
-	if (err)
-		fprintf(stderr, "rdma-migrate: the floor could not be measured: %s.\n", why);
-	return err;
-}
-
 static int cmd_floor(const struct options *o, const struct outputs *to)
 {
 	for (uint64_t i = 0; i < o->repeat; i++) {

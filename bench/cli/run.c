@@ -508,3 +508,22 @@ void run_once(struct run_report *r, const struct options *o, uint64_t number, co
 		out_whole(recording);
 	record_free(record);
 }
+
+int run_floor(struct floor *f, const struct options *o)
+{
+	struct floor_ask ask = {
+		.uri = o->uri,
+		.memory = o->memory,
+		.memfd = o->kind == KIND_MEMFD || o->kind == KIND_HUGETLB_MEMFD,
+		.pull = { .pages = o->pull,
+			  .spread = o->working_set,
+			  .rate = o->dirty_rate,
+			  .channels = o->channels ? (unsigned)o->channels : 1 },
+	};
+	char why[256];
+	int err = floor_measure(f, &ask, why, sizeof(why));
+
+	if (err)
+		fprintf(stderr, "rdma-migrate: the floor could not be measured: %s.\n", why);
+	return err;
+}
