@@ -19,8 +19,8 @@
 #include "runtime/link/link.h"
 #include "runtime/memory/zero.h"
 
-#define PIECE_PAGES UINT64_C(4096) /* 16 MiB per ticket */
-#define PUT_PAGES 256u		   /* 1 MiB per put */
+#define TICKET_PAGES UINT64_C(4096) /* 16 MiB per ticket */
+#define PUT_PAGES 256u		    /* 1 MiB per put */
 #define LOG_RUNS 8192u
 #define LOG_PAGES (UINT64_C(64) << 10) /* 256 MiB between fences */
 /*
@@ -244,7 +244,7 @@ static void hand_back(struct sender *w)
 
 static uint64_t pieces(const struct ferry_session *s, size_t region)
 {
-	return (s->regions[region].len / PAGE_BYTES + PIECE_PAGES - 1) / PIECE_PAGES;
+	return (s->regions[region].len / PAGE_BYTES + TICKET_PAGES - 1) / TICKET_PAGES;
 }
 
 /* Piece n, counted over all regions; a region begins with a new piece. */
@@ -254,10 +254,10 @@ static bool piece(const struct ferry_session *s, uint64_t n, struct page_cursor 
 		uint64_t pages = s->regions[i].len / PAGE_BYTES;
 
 		if (n < pieces(s, i)) {
-			uint64_t end = (n + 1) * PIECE_PAGES;
+			uint64_t end = (n + 1) * TICKET_PAGES;
 
 			*at = (struct page_cursor){ .region = (uint32_t)i,
-						    .page = n * PIECE_PAGES,
+						    .page = n * TICKET_PAGES,
 						    .end = end < pages ? end : pages };
 			return true;
 		}
@@ -278,7 +278,7 @@ static bool next_piece(struct ferry_session *s, struct page_cursor *at)
 		at->end = 0;
 		if (!page_set_next(&s->src.dirty, at, 1, &run))
 			return false;
-		found = run.page / PIECE_PAGES;
+		found = run.page / TICKET_PAGES;
 		for (size_t i = 0; i < run.region; i++)
 			found += pieces(s, i);
 	} while (!atomic_compare_exchange_weak(&s->src.ticket, &n, found + 1));
