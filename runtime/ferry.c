@@ -473,8 +473,8 @@ FERRY_API const char *ferry_landing_name(enum ferry_landing_way w)
 {
 	static const char *const names[] = { "auto", "mapping", "kernel" };
 
-	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_LANDING_KERNEL + 1, "a name a way");
-	return name_of(names, FERRY_LANDING_KERNEL + 1, w);
+	_Static_assert(sizeof(names) / sizeof(names[0]) == FERRY_LANDING_WAY_KERNEL + 1, "a name a way");
+	return name_of(names, FERRY_LANDING_WAY_KERNEL + 1, w);
 }
 
 FERRY_API const char *ferry_reason_name(enum ferry_reason r)

@@ -325,7 +325,7 @@ static void fill_config(struct ferry_config *cfg, const struct end *e)
 		FERRY_CONFIG_INIT,
 		.mode = (enum ferry_mode)o->mode,
 		.commit_at = (enum ferry_commit_at)o->commit_at,
-		.at_hold_limit = (enum ferry_hold_action)o->hold_action,
+		.at_hold_limit = (enum ferry_hold)o->hold_action,
 		.channels = (uint32_t)o->channels,
 		.max_rounds = (uint32_t)o->max_rounds,
 		.poll_us = (uint32_t)o->poll_us,

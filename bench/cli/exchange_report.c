@@ -311,7 +311,7 @@ static void take_end(struct taking *t, struct end_report *e, const json_t *o)
 		refuse(t, "tracked.by", "a number");
 	take_counts(t, e->cpu.tracked.pages, VMM_VCPUS_MAX, json_object_get(o, "vcpu_pages"));
 	take_fields(t, &e->live, stats_fields, COUNT(stats_fields), json_object_get(o, "stats"));
-	if (e->live.nlandings > FERRY_LANDINGS || e->live.landing[0].way > FERRY_LANDING_KERNEL)
+	if (e->live.nlandings > FERRY_LANDINGS || e->live.landing[0].way > FERRY_LANDING_WAY_KERNEL)
 		refuse(t, "landing", "a");
 	if (!e->have_result)
 		return;

@@ -38,7 +38,8 @@ _Static_assert(sizeof(vmms) / sizeof(*vmms) == VM_COUNT + 1, "one name per VMM")
 _Static_assert(sizeof(patterns) / sizeof(*patterns) == VMM_ZIPF + 2, "one name per pattern");
 _Static_assert(FERRY_MODE_POSTCOPY == 2 && FERRY_COMMIT_AT_SWITCHOVER == 2 && FERRY_HOLD_COMMIT == 1,
 	       "the choices are in the order of ferry.h");
-_Static_assert(FERRY_LANDING_KERNEL == 2 && sizeof(landings) / sizeof(*landings) == 4, "in that order, too");
+_Static_assert(FERRY_LANDING_WAY_KERNEL == 2 && sizeof(landings) / sizeof(*landings) == 4,
+	       "in that order, too");
 _Static_assert(VMM_TRACKING_RING == 2 && sizeof(trackings) / sizeof(*trackings) == 4, "in the VMM's order");
 _Static_assert(sizeof(commands) / sizeof(*commands) == CMD_COUNT, "one name per command");
 

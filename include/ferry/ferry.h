@@ -70,7 +70,7 @@ enum ferry_commit_at {
 	FERRY_COMMIT_AT_SWITCHOVER /* classic post-copy: no return to the source once the target runs */
 };
 
-enum ferry_hold_action {
+enum ferry_hold {
 	FERRY_HOLD_FALLBACK, /* hold_limit_us passed: the VM resumes at the source */
 	FERRY_HOLD_COMMIT    /* hold_limit_us passed: commit now; the source serves the missing pages */
 };
@@ -153,9 +153,9 @@ struct ferry_downtime {	     /* the downtime and its parts, microseconds; the pa
 
 /* How page data that a transport copies gets into the target's memory. RDMA devices write by themselves. */
 enum ferry_landing_way {
-	FERRY_LANDING_AUTO,    /* measure both in the reservation, use the faster one */
-	FERRY_LANDING_MAPPING, /* received in the page: one copy, and a fault per page that is not mapped */
-	FERRY_LANDING_KERNEL /* received in a buffer; a system call copies it into the page, without a fault */
+	FERRY_LANDING_WAY_AUTO,	   /* measure both in the reservation, use the faster one */
+	FERRY_LANDING_WAY_MAPPING, /* received in the page: one copy, and a fault per page that is not mapped */
+	FERRY_LANDING_WAY_KERNEL /* received in a buffer; a system call copies it into the page, without a fault */
 };
 
 /*
@@ -334,7 +334,7 @@ struct ferry_config {
 	size_t size;
 	enum ferry_mode mode;
 	enum ferry_commit_at commit_at;
-	enum ferry_hold_action at_hold_limit;
+	enum ferry_hold at_hold_limit;
 	uint32_t channels;   /* data channels; default 1, at most 16 */
 	uint32_t max_rounds; /* bound on the rounds of pre-copy; default 30, at most 1000 */
 	/*

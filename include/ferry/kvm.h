@@ -124,28 +124,28 @@ int ferry_kvm_dirty_counts(struct ferry_kvm *k, uint64_t *pages, size_t n);
  */
 #define FERRY_KVM_SECTIONS 0x4b560000u
 enum ferry_kvm_section {
-	FERRY_KVM_NEED_CPUID = 0x4b560001, /* needs: kvm_cpuid_entry2[], the guest's CPUID */
-	FERRY_KVM_NEED_VCPUS = 0x4b560002, /* needs: count is the number of vCPUs */
+	FERRY_KVM_SECTION_NEED_CPUID = 0x4b560001, /* needs: kvm_cpuid_entry2[], the guest's CPUID */
+	FERRY_KVM_SECTION_NEED_VCPUS = 0x4b560002, /* needs: count is the number of vCPUs */
 	/* State of each vCPU, in the order in which it is restored */
-	FERRY_KVM_CPUID = 0x4b560010,
-	FERRY_KVM_SREGS = 0x4b560011, /* kvm_sregs, if KVM has no sregs2 */
-	FERRY_KVM_SREGS2 = 0x4b560012,
-	FERRY_KVM_XCRS = 0x4b560013,
-	FERRY_KVM_FPU = 0x4b560014,   /* if KVM has no xsave */
-	FERRY_KVM_XSAVE = 0x4b560015, /* the XSAVE area, in the size of the source's KVM */
-	FERRY_KVM_MSRS = 0x4b560016,  /* kvm_msr_entry[] */
-	FERRY_KVM_LAPIC = 0x4b560017,
-	FERRY_KVM_MSRS_LATE = 0x4b560018, /* MSRs that need the LAPIC: the TSC deadline */
-	FERRY_KVM_REGS = 0x4b560019,
-	FERRY_KVM_DEBUGREGS = 0x4b56001a,
-	FERRY_KVM_EVENTS = 0x4b56001b,
-	FERRY_KVM_MP_STATE = 0x4b56001c,
+	FERRY_KVM_SECTION_CPUID = 0x4b560010,
+	FERRY_KVM_SECTION_SREGS = 0x4b560011, /* kvm_sregs, if KVM has no sregs2 */
+	FERRY_KVM_SECTION_SREGS2 = 0x4b560012,
+	FERRY_KVM_SECTION_XCRS = 0x4b560013,
+	FERRY_KVM_SECTION_FPU = 0x4b560014,   /* if KVM has no xsave */
+	FERRY_KVM_SECTION_XSAVE = 0x4b560015, /* the XSAVE area, in the size of the source's KVM */
+	FERRY_KVM_SECTION_MSRS = 0x4b560016,  /* kvm_msr_entry[] */
+	FERRY_KVM_SECTION_LAPIC = 0x4b560017,
+	FERRY_KVM_SECTION_MSRS_LATE = 0x4b560018, /* MSRs that need the LAPIC: the TSC deadline */
+	FERRY_KVM_SECTION_REGS = 0x4b560019,
+	FERRY_KVM_SECTION_DEBUGREGS = 0x4b56001a,
+	FERRY_KVM_SECTION_EVENTS = 0x4b56001b,
+	FERRY_KVM_SECTION_MP_STATE = 0x4b56001c,
 	/* State of the VM */
-	FERRY_KVM_IRQCHIP = 0x4b560020, /* count is the chip's number, 0 to 2 */
-	FERRY_KVM_PIT = 0x4b560021,
-	FERRY_KVM_CLOCK = 0x4b560022,
+	FERRY_KVM_SECTION_IRQCHIP = 0x4b560020, /* count is the chip's number, 0 to 2 */
+	FERRY_KVM_SECTION_PIT = 0x4b560021,
+	FERRY_KVM_SECTION_CLOCK = 0x4b560022,
 	/* State of each vCPU */
-	FERRY_KVM_TSC = 0x4b560023, /* kHz, value and, if KVM reports it, offset */
+	FERRY_KVM_SECTION_TSC = 0x4b560023, /* kHz, value and, if KVM reports it, offset */
 };
 
 /*

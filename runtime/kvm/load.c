@@ -212,7 +212,7 @@ static int load_tsc(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in,
 		return ferry_stream_fail(in, -EPROTO,
 					 "the TSC of vCPU %" PRIu32 " has %zu bytes instead of %zu", vcpu,
 					 len, sizeof(tsc));
-	if (!(k->loaded_vm & 1u << (FERRY_KVM_CLOCK & 31)))
+	if (!(k->loaded_vm & 1u << (FERRY_KVM_SECTION_CLOCK & 31)))
 		return ferry_stream_fail(in, -EPROTO,
 					 "the TSC of vCPU %" PRIu32 " came before the VM's clock", vcpu);
 	memcpy(&tsc, data, sizeof(tsc));
@@ -221,20 +221,20 @@ static int load_tsc(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *in,
 
 static bool is_vm_section(uint32_t id)
 {
-	return id >= FERRY_KVM_IRQCHIP && id < FERRY_KVM_TSC;
+	return id >= FERRY_KVM_SECTION_IRQCHIP && id < FERRY_KVM_SECTION_TSC;
 }
 
 /* Each section may come once, and not after a later one. */
 static int check_order(struct ferry_kvm *k, struct ferry_stream *in, uint32_t id, uint32_t vcpu)
 {
-	uint32_t *loaded, bit = id == FERRY_KVM_TSC ? VCPU_TSC_BIT : id & 31;
+	uint32_t *loaded, bit = id == FERRY_KVM_SECTION_TSC ? VCPU_TSC_BIT : id & 31;
 
 	if (vcpu >= k->nvcpus)
 		return ferry_stream_fail(in, -EPROTO,
 					 "KVM section 0x%" PRIx32 " is for vCPU %" PRIu32 " of %zu", id, vcpu,
 					 k->nvcpus);
 	loaded = is_vm_section(id) ? &k->loaded_vm : &k->loaded[vcpu];
-	if (*loaded >> bit && !(id == FERRY_KVM_IRQCHIP && *loaded >> bit == 1))
+	if (*loaded >> bit && !(id == FERRY_KVM_SECTION_IRQCHIP && *loaded >> bit == 1))
 		return ferry_stream_fail(in, -EPROTO,
 					 "KVM section 0x%" PRIx32 " of vCPU %" PRIu32
 					 " is out of order or came twice",
@@ -252,16 +252,16 @@ static int load_section(struct ferry_kvm *k, struct ferry_stream *in, const stru
 		return load_plain(is_vm_section(p->id) ? k->vm_fd : k->vcpus[part->vcpu], part->vcpu, p, in,
 				  data, len);
 	switch (sec->id) {
-	case FERRY_KVM_CPUID:
+	case FERRY_KVM_SECTION_CPUID:
 		return load_cpuid(k, part->vcpu, in, sec);
-	case FERRY_KVM_XSAVE:
+	case FERRY_KVM_SECTION_XSAVE:
 		return load_xsave(k, part->vcpu, in, data, len);
-	case FERRY_KVM_MSRS:
-	case FERRY_KVM_MSRS_LATE:
+	case FERRY_KVM_SECTION_MSRS:
+	case FERRY_KVM_SECTION_MSRS_LATE:
 		return load_msrs(k, part->vcpu, in, sec);
-	case FERRY_KVM_IRQCHIP:
+	case FERRY_KVM_SECTION_IRQCHIP:
 		return load_irqchip(k, part->count, in, data, len);
-	case FERRY_KVM_CLOCK:
+	case FERRY_KVM_SECTION_CLOCK:
 		return load_clock(k, in, data, len);
 	default:
 		return load_tsc(k, part->vcpu, in, data, len);
@@ -280,8 +280,8 @@ FERRY_API int ferry_kvm_load(struct ferry_kvm *k, struct ferry_stream *in, const
 	err = kvm_part(in, sec, &part, &data, &len);
 	if (err)
 		return err;
-	if (sec->id < FERRY_KVM_CPUID || sec->id > FERRY_KVM_TSC ||
-	    (sec->id > FERRY_KVM_MP_STATE && sec->id < FERRY_KVM_IRQCHIP))
+	if (sec->id < FERRY_KVM_SECTION_CPUID || sec->id > FERRY_KVM_SECTION_TSC ||
+	    (sec->id > FERRY_KVM_SECTION_MP_STATE && sec->id < FERRY_KVM_SECTION_IRQCHIP))
 		return ferry_stream_fail(in, -EPROTO,
 					 "KVM section 0x%" PRIx32 " is no state this library knows", sec->id);
 	err = check_order(k, in, sec->id, part.vcpu);
@@ -290,9 +290,9 @@ FERRY_API int ferry_kvm_load(struct ferry_kvm *k, struct ferry_stream *in, const
 
 FERRY_API int ferry_kvm_load_end(struct ferry_kvm *k, struct ferry_stream *in)
 {
-	const uint32_t regs = 1u << (FERRY_KVM_CPUID & 31) | 1u << (FERRY_KVM_MSRS & 31) |
-			      1u << (FERRY_KVM_REGS & 31) | 1u << VCPU_TSC_BIT;
-	const uint32_t either = 1u << (FERRY_KVM_SREGS & 31) | 1u << (FERRY_KVM_SREGS2 & 31);
+	const uint32_t regs = 1u << (FERRY_KVM_SECTION_CPUID & 31) | 1u << (FERRY_KVM_SECTION_MSRS & 31) |
+			      1u << (FERRY_KVM_SECTION_REGS & 31) | 1u << VCPU_TSC_BIT;
+	const uint32_t either = 1u << (FERRY_KVM_SECTION_SREGS & 31) | 1u << (FERRY_KVM_SECTION_SREGS2 & 31);
 
 	for (size_t i = 0; i < k->nvcpus; i++)
 		if ((k->loaded[i] & regs) != regs || !(k->loaded[i] & either))
@@ -300,7 +300,7 @@ FERRY_API int ferry_kvm_load_end(struct ferry_kvm *k, struct ferry_stream *in)
 						 "the state of vCPU %zu is not whole: sections 0x%08" PRIx32
 						 " came",
 						 i, k->loaded[i]);
-	if (!(k->loaded_vm & 1u << (FERRY_KVM_CLOCK & 31)))
+	if (!(k->loaded_vm & 1u << (FERRY_KVM_SECTION_CLOCK & 31)))
 		return ferry_stream_fail(in, -EPROTO, "the VM's clock did not come");
 	return 0;
 }

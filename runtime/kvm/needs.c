@@ -97,7 +97,7 @@ static struct kvm_cpuid2 *shown_cpuid(int kvm_fd, struct kvm_cpuid2 *supported)
 FERRY_API int ferry_kvm_put_needs(struct ferry_kvm *k, struct ferry_stream *out)
 {
 	struct kvm_cpuid2 *cpuid;
-	int err = kvm_put(out, FERRY_KVM_NEED_VCPUS, 0, (uint32_t)k->nvcpus, NULL, 0);
+	int err = kvm_put(out, FERRY_KVM_SECTION_NEED_VCPUS, 0, (uint32_t)k->nvcpus, NULL, 0);
 
 	for (uint32_t i = 0; !err && i < k->nvcpus; i++)
 		err = kvm_refuse_nested(k, i, out);
@@ -107,7 +107,7 @@ FERRY_API int ferry_kvm_put_needs(struct ferry_kvm *k, struct ferry_stream *out)
 	if (err)
 		return ferry_stream_fail(out, err, "KVM does not give the CPUID of vCPU 0: %s",
 					 strerror(-err));
-	err = kvm_put(out, FERRY_KVM_NEED_CPUID, 0, cpuid->nent, cpuid->entries,
+	err = kvm_put(out, FERRY_KVM_SECTION_NEED_CPUID, 0, cpuid->nent, cpuid->entries,
 		      cpuid->nent * sizeof(*cpuid->entries));
 	free(cpuid);
 	return err;
@@ -223,9 +223,9 @@ static int check_vcpus(int kvm_fd, struct ferry_stream *in, const struct ferry_s
 FERRY_API int ferry_kvm_check_needs(int kvm_fd, struct ferry_stream *in, const struct ferry_section *sec)
 {
 	switch (sec->id) {
-	case FERRY_KVM_NEED_CPUID:
+	case FERRY_KVM_SECTION_NEED_CPUID:
 		return check_cpuid_section(kvm_fd, in, sec);
-	case FERRY_KVM_NEED_VCPUS:
+	case FERRY_KVM_SECTION_NEED_VCPUS:
 		return check_vcpus(kvm_fd, in, sec);
 	default:
 		return 1;

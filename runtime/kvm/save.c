@@ -28,24 +28,25 @@
 #define MSR_KVM_WALL_CLOCK_NEW 0x4b564d00u
 
 const struct kvm_plain kvm_plains[KVM_PLAINS] = {
-	[KVM_P_SREGS] = { FERRY_KVM_SREGS, "sregs", 0, KVM_GET_SREGS, KVM_SET_SREGS, sizeof(struct kvm_sregs),
-			  false },
-	[KVM_P_SREGS2] = { FERRY_KVM_SREGS2, "sregs2", KVM_CAP_SREGS2, KVM_GET_SREGS2, KVM_SET_SREGS2,
+	[KVM_P_SREGS] = { FERRY_KVM_SECTION_SREGS, "sregs", 0, KVM_GET_SREGS, KVM_SET_SREGS,
+			  sizeof(struct kvm_sregs), false },
+	[KVM_P_SREGS2] = { FERRY_KVM_SECTION_SREGS2, "sregs2", KVM_CAP_SREGS2, KVM_GET_SREGS2, KVM_SET_SREGS2,
 			   sizeof(struct kvm_sregs2), false },
-	[KVM_P_XCRS] = { FERRY_KVM_XCRS, "xcrs", KVM_CAP_XCRS, KVM_GET_XCRS, KVM_SET_XCRS,
+	[KVM_P_XCRS] = { FERRY_KVM_SECTION_XCRS, "xcrs", KVM_CAP_XCRS, KVM_GET_XCRS, KVM_SET_XCRS,
 			 sizeof(struct kvm_xcrs), false },
-	[KVM_P_FPU] = { FERRY_KVM_FPU, "fpu", 0, KVM_GET_FPU, KVM_SET_FPU, sizeof(struct kvm_fpu), false },
-	[KVM_P_LAPIC] = { FERRY_KVM_LAPIC, "lapic", 0, KVM_GET_LAPIC, KVM_SET_LAPIC,
+	[KVM_P_FPU] = { FERRY_KVM_SECTION_FPU, "fpu", 0, KVM_GET_FPU, KVM_SET_FPU, sizeof(struct kvm_fpu),
+			false },
+	[KVM_P_LAPIC] = { FERRY_KVM_SECTION_LAPIC, "lapic", 0, KVM_GET_LAPIC, KVM_SET_LAPIC,
 			  sizeof(struct kvm_lapic_state), true },
-	[KVM_P_REGS] = { FERRY_KVM_REGS, "regs", 0, KVM_GET_REGS, KVM_SET_REGS, sizeof(struct kvm_regs),
-			 false },
-	[KVM_P_DEBUGREGS] = { FERRY_KVM_DEBUGREGS, "debugregs", KVM_CAP_DEBUGREGS, KVM_GET_DEBUGREGS,
+	[KVM_P_REGS] = { FERRY_KVM_SECTION_REGS, "regs", 0, KVM_GET_REGS, KVM_SET_REGS,
+			 sizeof(struct kvm_regs), false },
+	[KVM_P_DEBUGREGS] = { FERRY_KVM_SECTION_DEBUGREGS, "debugregs", KVM_CAP_DEBUGREGS, KVM_GET_DEBUGREGS,
 			      KVM_SET_DEBUGREGS, sizeof(struct kvm_debugregs), false },
-	[KVM_P_EVENTS] = { FERRY_KVM_EVENTS, "events", KVM_CAP_VCPU_EVENTS, KVM_GET_VCPU_EVENTS,
+	[KVM_P_EVENTS] = { FERRY_KVM_SECTION_EVENTS, "events", KVM_CAP_VCPU_EVENTS, KVM_GET_VCPU_EVENTS,
 			   KVM_SET_VCPU_EVENTS, sizeof(struct kvm_vcpu_events), false },
-	[KVM_P_MP_STATE] = { FERRY_KVM_MP_STATE, "mp_state", KVM_CAP_MP_STATE, KVM_GET_MP_STATE,
+	[KVM_P_MP_STATE] = { FERRY_KVM_SECTION_MP_STATE, "mp_state", KVM_CAP_MP_STATE, KVM_GET_MP_STATE,
 			     KVM_SET_MP_STATE, sizeof(struct kvm_mp_state), true },
-	[KVM_P_PIT] = { FERRY_KVM_PIT, "pit", KVM_CAP_PIT_STATE2, KVM_GET_PIT2, KVM_SET_PIT2,
+	[KVM_P_PIT] = { FERRY_KVM_SECTION_PIT, "pit", KVM_CAP_PIT_STATE2, KVM_GET_PIT2, KVM_SET_PIT2,
 			sizeof(struct kvm_pit_state2), true },
 };
 
@@ -147,7 +148,7 @@ static int save_cpuid(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *o
 	if (err)
 		return ferry_stream_fail(out, err, "KVM does not give the CPUID of vCPU %" PRIu32 ": %s",
 					 vcpu, strerror(-err));
-	err = kvm_put(out, FERRY_KVM_CPUID, vcpu, cpuid->nent, cpuid->entries,
+	err = kvm_put(out, FERRY_KVM_SECTION_CPUID, vcpu, cpuid->nent, cpuid->entries,
 		      cpuid->nent * sizeof(*cpuid->entries));
 	free(cpuid);
 	return err;
@@ -177,7 +178,7 @@ static int save_xsave(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *o
 					"KVM does not give the xsave area of vCPU %" PRIu32 ": %s", vcpu,
 					strerror(errno));
 	else
-		err = kvm_put(out, FERRY_KVM_XSAVE, vcpu, 0, area, size);
+		err = kvm_put(out, FERRY_KVM_SECTION_XSAVE, vcpu, 0, area, size);
 	free(area);
 	return err;
 }
@@ -185,8 +186,8 @@ static int save_xsave(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *o
 static bool msr_skipped(uint32_t index)
 {
 	switch (index) {
-	case MSR_IA32_TSC:	    /* FERRY_KVM_TSC */
-	case MSR_IA32_TSC_DEADLINE: /* FERRY_KVM_MSRS_LATE */
+	case MSR_IA32_TSC:	    /* FERRY_KVM_SECTION_TSC */
+	case MSR_IA32_TSC_DEADLINE: /* FERRY_KVM_SECTION_MSRS_LATE */
 		return true;
 	case MSR_KVM_WALL_CLOCK: /* a command: KVM writes into guest memory when it is set, and only then */
 	case MSR_KVM_WALL_CLOCK_NEW:
@@ -325,7 +326,7 @@ static int save_msrs(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *ou
 	got = read_all_msrs(k->vcpus[vcpu], entries, n);
 	n = got > 0 ? (uint32_t)got : 0;
 	err = got < 0 ? ferry_stream_fail(out, got, "no memory for the MSRs of vCPU %" PRIu32, vcpu)
-		      : kvm_put(out, FERRY_KVM_MSRS, vcpu, n, entries, n * sizeof(*entries));
+		      : kvm_put(out, FERRY_KVM_SECTION_MSRS, vcpu, n, entries, n * sizeof(*entries));
 	free(entries);
 	free(list);
 	return err;
@@ -339,7 +340,7 @@ static int save_late_msrs(struct ferry_kvm *k, uint32_t vcpu, struct ferry_strea
 	if (!kvm_read_msr(k->vcpus[vcpu], e.index, &value))
 		return 0;
 	e.data = value;
-	return kvm_put(out, FERRY_KVM_MSRS_LATE, vcpu, 1, &e, sizeof(e));
+	return kvm_put(out, FERRY_KVM_SECTION_MSRS_LATE, vcpu, 1, &e, sizeof(e));
 }
 
 static bool is_nested(const struct kvm_nested_state *n)
@@ -406,7 +407,7 @@ static int save_vm(struct ferry_kvm *k, struct ferry_stream *out)
 
 		if (ioctl(k->vm_fd, KVM_GET_IRQCHIP, &state) < 0)
 			break; /* no in-kernel irqchip */
-		err = kvm_put(out, FERRY_KVM_IRQCHIP, 0, chip, &state, sizeof(state));
+		err = kvm_put(out, FERRY_KVM_SECTION_IRQCHIP, 0, chip, &state, sizeof(state));
 		if (err)
 			return err;
 	}
@@ -416,7 +417,7 @@ static int save_vm(struct ferry_kvm *k, struct ferry_stream *out)
 	if (ioctl(k->vm_fd, KVM_GET_CLOCK, &clock) < 0)
 		return ferry_stream_fail(out, -errno, "KVM does not give the VM's clock: %s",
 					 strerror(errno));
-	return kvm_put(out, FERRY_KVM_CLOCK, 0, 0, &clock, sizeof(clock));
+	return kvm_put(out, FERRY_KVM_SECTION_CLOCK, 0, 0, &clock, sizeof(clock));
 }
 
 FERRY_API int ferry_kvm_save(struct ferry_kvm *k, struct ferry_stream *out)

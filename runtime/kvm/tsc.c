@@ -44,7 +44,7 @@ int kvm_tsc_save(struct ferry_kvm *k, uint32_t vcpu, struct ferry_stream *out)
 	tsc.has_offset = tsc_offset(fd, KVM_GET_DEVICE_ATTR, &tsc.offset);
 	if (!kvm_read_msr(fd, KVM_MSR_TSC, &tsc.value))
 		return ferry_stream_fail(out, -EIO, "KVM does not give the TSC of vCPU %" PRIu32, vcpu);
-	return kvm_put(out, FERRY_KVM_TSC, vcpu, 0, &tsc, sizeof(tsc));
+	return kvm_put(out, FERRY_KVM_SECTION_TSC, vcpu, 0, &tsc, sizeof(tsc));
 }
 
 static int set_khz(int fd, uint32_t vcpu, struct ferry_stream *in, uint64_t want)

@@ -104,7 +104,7 @@ struct wire_hello {
 	uint16_t page_shift;
 	uint16_t mode;		/* enum ferry_mode */
 	uint32_t commit_at;	/* enum ferry_commit_at */
-	uint16_t at_hold_limit; /* enum ferry_hold_action */
+	uint16_t at_hold_limit; /* enum ferry_hold */
 	uint16_t flags;
 	uint64_t hold_limit_us;
 	uint64_t timeout_us;

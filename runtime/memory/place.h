@@ -72,7 +72,7 @@ struct place_look {
 struct place_param {
 	bool pinned;		       /* see struct place */
 	bool one_sided;		       /* the source writes to our mapping: there is no choice */
-	enum ferry_landing_way way;    /* FERRY_LANDING_AUTO: measure and choose */
+	enum ferry_landing_way way;    /* FERRY_LANDING_WAY_AUTO: measure and choose */
 	const struct place_look *look; /* may be NULL */
 	/* Called if measuring is refused: err, negative. May be NULL. */
 	void (*slower)(void *arg, enum cure doing, int err, const char *what);

@@ -227,16 +227,17 @@ static struct place_region *largest(struct place *p, uint32_t kind)
 static int choose(struct place *p, uint32_t kind, enum ferry_landing_way want, struct ferry_landing *l)
 {
 	struct place_region *r = largest(p, kind);
-	int err = r && want == FERRY_LANDING_AUTO ? measure(p, r, l) : 0;
+	int err = r && want == FERRY_LANDING_WAY_AUTO ? measure(p, r, l) : 0;
 
 	l->flags = kind;
 	l->way = want;
 	/* The second copy takes time of the core, and room in its cache, that the figures do not show. */
-	if (want == FERRY_LANDING_AUTO)
-		l->way = (uint64_t)l->kernel_ns * 10 < (uint64_t)l->mapping_ns * 9 ? FERRY_LANDING_KERNEL
-										   : FERRY_LANDING_MAPPING;
+	if (want == FERRY_LANDING_WAY_AUTO)
+		l->way = (uint64_t)l->kernel_ns * 10 < (uint64_t)l->mapping_ns * 9
+				 ? FERRY_LANDING_WAY_KERNEL
+				 : FERRY_LANDING_WAY_MAPPING;
 	if (!r || err)
-		l->way = FERRY_LANDING_MAPPING;
+		l->way = FERRY_LANDING_WAY_MAPPING;
 	return err;
 }
 
@@ -258,7 +259,7 @@ int landing_choose(struct place *p, enum ferry_landing_way want)
 		p->nlandings++;
 		e = choose(p, kinds[k], want, l);
 		err = err ? err : e;
-		for (size_t i = 0; i < p->n && l->way == FERRY_LANDING_KERNEL; i++)
+		for (size_t i = 0; i < p->n && l->way == FERRY_LANDING_WAY_KERNEL; i++)
 			p->r[i].kernel = !p->r[i].huge && can_write(&p->r[i]) &&
 					 (p->r[i].reg->flags & LANDING_KIND) == kinds[k];
 	}

@@ -43,7 +43,7 @@ static int check_limits(const struct ferry_config *c, struct fail *f)
 		{ "reconnect_us", c->reconnect_us, 0, DURATION_US_MAX },
 		{ "timeout_us", c->timeout_us, CONFIG_TIMEOUT_US_MIN, DURATION_US_MAX },
 		{ "switchover_limit_us", c->switchover_limit_us, 1, DURATION_US_MAX },
-		{ "landing", c->landing, 0, FERRY_LANDING_KERNEL },
+		{ "landing", c->landing, 0, FERRY_LANDING_WAY_KERNEL },
 	};
 
 	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {

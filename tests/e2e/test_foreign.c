@@ -448,7 +448,8 @@ FOREIGN_TESTS(foreign, landing_the_other_way)
 	struct rig r;
 
 	setup(&r, &t, kind);
-	r.tcfg.landing = kind->way == FERRY_LANDING_KERNEL ? FERRY_LANDING_MAPPING : FERRY_LANDING_KERNEL;
+	r.tcfg.landing = kind->way == FERRY_LANDING_WAY_KERNEL ? FERRY_LANDING_WAY_MAPPING
+							       : FERRY_LANDING_WAY_KERNEL;
 	rig_postcopy(&r, 0);
 	rig_run(&r);
 	migrated(&r, &t);

@@ -588,7 +588,7 @@ RIG_PAIR(page_server, lost_for_good_loses_the_vm)
 	rig_free(&r);
 }
 
-static void hold_for(struct rig *r, const struct rig_kind *kind, enum ferry_hold_action action)
+static void hold_for(struct rig *r, const struct rig_kind *kind, enum ferry_hold action)
 {
 	rig_init(r, kind);
 	rig_postcopy(r, SLOW);

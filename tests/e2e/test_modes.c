@@ -70,7 +70,7 @@ RIG_TESTS(landing, the_other_way)
 		struct rig r;
 
 		rig_init(&r, kind);
-		r.tcfg.landing = FERRY_LANDING_MAPPING;
+		r.tcfg.landing = FERRY_LANDING_WAY_MAPPING;
 		if (i / 2)
 			rig_allocate(&r);
 		if (modes[i % 2] == FERRY_MODE_POSTCOPY)
@@ -81,7 +81,8 @@ RIG_TESTS(landing, the_other_way)
 		rig_migrated(&r);
 #ifndef RIG_RDMA
 		cr_assert_eq(r.tres.stats.nlandings, kind->way ? 1 : 0);
-		cr_assert_eq(r.tres.stats.landing[0].way, kind->way ? r.tcfg.landing : FERRY_LANDING_AUTO);
+		cr_assert_eq(r.tres.stats.landing[0].way,
+			     kind->way ? r.tcfg.landing : FERRY_LANDING_WAY_AUTO);
 #endif
 		cr_assert_eq(r.sres.stats.nlandings, 0);
 		rig_free(&r);
@@ -95,7 +96,7 @@ RIG_TESTS(landing, is_measured)
 	struct rig r;
 
 	rig_init(&r, kind);
-	r.tcfg.landing = FERRY_LANDING_AUTO;
+	r.tcfg.landing = FERRY_LANDING_WAY_AUTO;
 	rig_run(&r);
 	rig_migrated(&r);
 #ifndef RIG_RDMA
@@ -108,8 +109,8 @@ RIG_TESTS(landing, is_measured)
 	cr_assert_eq(l->flags, kind->shared ? FERRY_REGION_SHARED : 0);
 	cr_assert(l->mapping_ns && l->kernel_ns);
 	cr_assert_eq(l->way, (uint64_t)l->kernel_ns * 10 < (uint64_t)l->mapping_ns * 9
-				     ? FERRY_LANDING_KERNEL
-				     : FERRY_LANDING_MAPPING);
+				     ? FERRY_LANDING_WAY_KERNEL
+				     : FERRY_LANDING_WAY_MAPPING);
 #else
 	l = NULL;
 	(void)l;

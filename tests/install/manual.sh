@@ -52,7 +52,7 @@ verdict "references" "$why"
 why=""
 for word in $(grep -ohE '\bFERRY_(CONFIG|REGION|MODE|COMMIT|HOLD|EVENT|KVM|TRACK)_[A-Z0-9_]+\b' "$src"/include/ferry/*.h | sort -u); do
 	case $word in
-	FERRY_KVM_H | FERRY_MODE_H | FERRY_TRACK_H | FERRY_KVM_NEED_*) continue ;;
+	FERRY_KVM_H | FERRY_MODE_H | FERRY_TRACK_H | FERRY_KVM_SECTION_NEED_*) continue ;;
 	esac
 	grep -qw "$word" "$src"/docs/man/*.3 || grep -q "${word%_INIT}" "$src"/docs/man/*.3 || why="$why $word;"
 done

@@ -301,41 +301,41 @@ static int put(struct ferry_stream *out, const struct ferry_section *sec)
 
 static int newer(struct ferry_stream *out, const struct ferry_section *sec)
 {
-	return ferry_stream_put(out, sec->id, sec->version + (sec->id == FERRY_KVM_LAPIC), sec->data,
+	return ferry_stream_put(out, sec->id, sec->version + (sec->id == FERRY_KVM_SECTION_LAPIC), sec->data,
 				sec->len);
 }
 
 static int shorter(struct ferry_stream *out, const struct ferry_section *sec)
 {
 	return ferry_stream_put(out, sec->id, sec->version, sec->data,
-				sec->len - (sec->id == FERRY_KVM_REGS));
+				sec->len - (sec->id == FERRY_KVM_SECTION_REGS));
 }
 
 static int tiny(struct ferry_stream *out, const struct ferry_section *sec)
 {
 	return ferry_stream_put(out, sec->id, sec->version, sec->data,
-				sec->id == FERRY_KVM_MSRS ? 5 : sec->len);
+				sec->id == FERRY_KVM_SECTION_MSRS ? 5 : sec->len);
 }
 
 static int unknown(struct ferry_stream *out, const struct ferry_section *sec)
 {
-	return ferry_stream_put(out, sec->id == FERRY_KVM_EVENTS ? 0x4b560077 : sec->id, sec->version,
+	return ferry_stream_put(out, sec->id == FERRY_KVM_SECTION_EVENTS ? 0x4b560077 : sec->id, sec->version,
 				sec->data, sec->len);
 }
 
 static int twice(struct ferry_stream *out, const struct ferry_section *sec)
 {
-	return sec->id == FERRY_KVM_XSAVE && put(out, sec) ? -1 : put(out, sec);
+	return sec->id == FERRY_KVM_SECTION_XSAVE && put(out, sec) ? -1 : put(out, sec);
 }
 
 static int without_regs(struct ferry_stream *out, const struct ferry_section *sec)
 {
-	return sec->id == FERRY_KVM_REGS ? 0 : put(out, sec);
+	return sec->id == FERRY_KVM_SECTION_REGS ? 0 : put(out, sec);
 }
 
 static int without_clock(struct ferry_stream *out, const struct ferry_section *sec)
 {
-	return sec->id == FERRY_KVM_CLOCK ? 0 : put(out, sec);
+	return sec->id == FERRY_KVM_SECTION_CLOCK ? 0 : put(out, sec);
 }
 
 static int with_word(struct ferry_stream *out, const struct ferry_section *sec, uint32_t id, size_t at,
@@ -356,22 +356,22 @@ static int with_word(struct ferry_stream *out, const struct ferry_section *sec, 
 
 static int other_vcpu(struct ferry_stream *out, const struct ferry_section *sec)
 {
-	return with_word(out, sec, FERRY_KVM_SREGS2, 0, 1000000);
+	return with_word(out, sec, FERRY_KVM_SECTION_SREGS2, 0, 1000000);
 }
 
 static int huge_count(struct ferry_stream *out, const struct ferry_section *sec)
 {
-	return with_word(out, sec, FERRY_KVM_MSRS, 4, 0xffffffff);
+	return with_word(out, sec, FERRY_KVM_SECTION_MSRS, 4, 0xffffffff);
 }
 
 static int bad_chip(struct ferry_stream *out, const struct ferry_section *sec)
 {
-	return with_word(out, sec, FERRY_KVM_IRQCHIP, 4, 40);
+	return with_word(out, sec, FERRY_KVM_SECTION_IRQCHIP, 4, 40);
 }
 
 static int foreign_msr(struct ferry_stream *out, const struct ferry_section *sec)
 {
-	return with_word(out, sec, FERRY_KVM_MSRS, sizeof(struct kvm_part), 0xdeadbeef);
+	return with_word(out, sec, FERRY_KVM_SECTION_MSRS, sizeof(struct kvm_part), 0xdeadbeef);
 }
 
 Test(kvm_state, what_does_not_fit_is_refused_with_a_sentence)
@@ -456,14 +456,14 @@ Test(kvm_state, a_missing_feature_is_named)
 
 	plainvm_new(&m);
 	stream_init(&st);
-	cr_assert_eq(kvm_put(&st, FERRY_KVM_NEED_CPUID, 0, 1, &guest, sizeof(guest)), 0);
+	cr_assert_eq(kvm_put(&st, FERRY_KVM_SECTION_NEED_CPUID, 0, 1, &guest, sizeof(guest)), 0);
 	cr_expect_eq(check_needs(&m, &st), -EOPNOTSUPP);
 	cr_expect_not_null(strstr(fail_text(&st.fail), "0x80000001.0 ECX"), "%s", fail_text(&st.fail));
 	cr_expect_not_null(strstr(fail_text(&st.fail), "0x00008000"), "%s", fail_text(&st.fail));
 	stream_destroy(&st);
 
 	stream_init(&st);
-	cr_assert_eq(kvm_put(&st, FERRY_KVM_NEED_VCPUS, 0, 1000000, NULL, 0), 0);
+	cr_assert_eq(kvm_put(&st, FERRY_KVM_SECTION_NEED_VCPUS, 0, 1000000, NULL, 0), 0);
 	cr_expect_eq(check_needs(&m, &st), -EOPNOTSUPP);
 	cr_expect_not_null(strstr(fail_text(&st.fail), "1000000 vCPUs"), "%s", fail_text(&st.fail));
 	stream_destroy(&st);

@@ -813,7 +813,7 @@ static uint64_t errors_with_xsave_byte(size_t at, bool *has)
 		uint8_t *copy = malloc(sec.len);
 
 		memcpy(copy, sec.data, sec.len);
-		if (sec.id == FERRY_KVM_XSAVE) {
+		if (sec.id == FERRY_KVM_SECTION_XSAVE) {
 			*has = copy[8 + at];
 			copy[8 + at] ^= 1;
 		}

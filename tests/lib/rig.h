@@ -31,14 +31,14 @@ struct rig_kind {
 /* By the kernel, whatever measures faster here; test_modes has the mapping. mem has no choice. */
 #define RIG_MEM_ANON (&(struct rig_kind){ .uri = RIG_MEM })
 #define RIG_MEM_SHARED (&(struct rig_kind){ .uri = RIG_MEM, .shared = true })
-#define RIG_TCP_ANON (&(struct rig_kind){ .uri = RIG_TCP, .way = FERRY_LANDING_KERNEL })
-#define RIG_TCP_SHARED (&(struct rig_kind){ .uri = RIG_TCP, .way = FERRY_LANDING_KERNEL, .shared = true })
+#define RIG_TCP_ANON (&(struct rig_kind){ .uri = RIG_TCP, .way = FERRY_LANDING_WAY_KERNEL })
+#define RIG_TCP_SHARED (&(struct rig_kind){ .uri = RIG_TCP, .way = FERRY_LANDING_WAY_KERNEL, .shared = true })
 #define RIG_MEM_HUGE_ANON (&(struct rig_kind){ .uri = RIG_MEM, .huge = true })
 #define RIG_MEM_HUGE_SHARED (&(struct rig_kind){ .uri = RIG_MEM, .shared = true, .huge = true })
 #define RIG_TCP_HUGE_ANON (&(struct rig_kind){ .uri = RIG_TCP, .huge = true })
 #define RIG_TCP_HUGE_SHARED (&(struct rig_kind){ .uri = RIG_TCP, .shared = true, .huge = true })
 #define RIG_MEM_THP_SHARED (&(struct rig_kind){ .uri = RIG_MEM, .shared = true, .thp = true })
-#define RIG_TCP_THP_ANON (&(struct rig_kind){ .uri = RIG_TCP, .way = FERRY_LANDING_KERNEL, .thp = true })
+#define RIG_TCP_THP_ANON (&(struct rig_kind){ .uri = RIG_TCP, .way = FERRY_LANDING_WAY_KERNEL, .thp = true })
 
 /* One body, and a Test() for each transport and kind of memory. */
 #define RIG_TESTS(suite, name)                                   \

@@ -160,8 +160,8 @@ static void configure(struct end *e, struct ferry_config *cfg)
 				      .connect_us = e->source ? 2 * TIMEOUT_US : 3 * TIMEOUT_US,
 				      /* Either, whatever would measure faster here. */
 				      .landing = (e->c->point->type + e->c->fault) % 2
-							 ? FERRY_LANDING_KERNEL
-							 : FERRY_LANDING_MAPPING };
+							 ? FERRY_LANDING_WAY_KERNEL
+							 : FERRY_LANDING_WAY_MAPPING };
 	if (why == LOAD_FAILS && !e->source) {
 		e->vm.fail_op = FAKE_LOAD;
 		e->vm.fail_nth = 1;

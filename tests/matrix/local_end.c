@@ -270,7 +270,7 @@ static void configure(struct pair *p, bool source, struct ferry_config *cfg)
 	struct fakevm *vm = &p->vm[!source];
 
 	/* Measuring could choose another way in each run, with other calls that fail. */
-	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT, .landing = FERRY_LANDING_MAPPING,
+	*cfg = (struct ferry_config){ FERRY_CONFIG_INIT, .landing = FERRY_LANDING_WAY_MAPPING,
 				      .timeout_us = TIMEOUT_US,
 				      .reconnect_us = late(c) ? RECONNECT_US : RECONNECT_FAR_US,
 				      .connect_us = alone ? TIMEOUT_US : RECONNECT_FAR_US };

@@ -99,7 +99,7 @@ struct world {
 	unsigned vcpus;	 /* threads of the guest at the target */
 	enum ferry_mode mode;
 	enum ferry_commit_at commit_at;
-	enum ferry_hold_action hold_action;
+	enum ferry_hold hold_action;
 	uint64_t channels, max_rounds, downtime_us, hold_limit_us, bandwidth;
 	uint64_t timeout_us, reconnect_us, connect_us, precopy_limit_us,
 		switchover_limit_us; /* reconnect 0: none */

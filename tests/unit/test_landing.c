@@ -86,7 +86,7 @@ Test(landing, measuring_touches_nothing_that_was_untouched)
 		struct place p;
 
 		map(&r, 1, kinds[k], LEN);
-		open_way(&p, &r, 1, FERRY_LANDING_AUTO);
+		open_way(&p, &r, 1, FERRY_LANDING_WAY_AUTO);
 		cr_assert_eq(p.nlandings, 1);
 		cr_assert_eq(p.landing[0].flags, kinds[k]);
 		cr_assert(p.landing[0].mapping_ns && p.landing[0].kernel_ns, "kind %#x", kinds[k]);
@@ -105,7 +105,7 @@ Test(landing, measuring_leaves_what_is_allocated)
 
 		map(&r, 1, kinds[k], LEN);
 		cr_assert_eq(madvise(r.hva, r.len, MADV_POPULATE_WRITE), 0);
-		open_way(&p, &r, 1, FERRY_LANDING_AUTO);
+		open_way(&p, &r, 1, FERRY_LANDING_WAY_AUTO);
 		cr_assert_eq(populated(&r), PAGES, "kind %#x", kinds[k]);
 		cr_assert(is_zero(&r));
 		place_close(&p);
@@ -122,7 +122,7 @@ Test(landing, measuring_leaves_what_is_promised)
 	map(&r, 1, FERRY_REGION_SHARED, LEN);
 	cr_assert_eq(fallocate(r.fd, 0, (off_t)r.fd_offset, (off_t)r.len), 0);
 	cr_assert_eq(fstat(r.fd, &before), 0);
-	open_way(&p, &r, 1, FERRY_LANDING_AUTO);
+	open_way(&p, &r, 1, FERRY_LANDING_WAY_AUTO);
 	cr_assert_eq(fstat(r.fd, &after), 0);
 	cr_assert_eq(after.st_blocks, before.st_blocks);
 	place_close(&p);
@@ -135,17 +135,18 @@ Test(landing, the_figures_decide)
 		struct place p;
 
 		map(&r, 1, kinds[k], LEN);
-		open_way(&p, &r, 1, FERRY_LANDING_AUTO);
+		open_way(&p, &r, 1, FERRY_LANDING_WAY_AUTO);
 		cr_assert_eq(p.landing[0].way,
 			     (uint64_t)p.landing[0].kernel_ns * 10 < (uint64_t)p.landing[0].mapping_ns * 9
-				     ? FERRY_LANDING_KERNEL
-				     : FERRY_LANDING_MAPPING);
-		cr_assert_eq(place_by_kernel(&p, 0), p.landing[0].way == FERRY_LANDING_KERNEL);
+				     ? FERRY_LANDING_WAY_KERNEL
+				     : FERRY_LANDING_WAY_MAPPING);
+		cr_assert_eq(place_by_kernel(&p, 0), p.landing[0].way == FERRY_LANDING_WAY_KERNEL);
 		place_close(&p);
-		for (enum ferry_landing_way w = FERRY_LANDING_MAPPING; w <= FERRY_LANDING_KERNEL; w++) {
+		for (enum ferry_landing_way w = FERRY_LANDING_WAY_MAPPING; w <= FERRY_LANDING_WAY_KERNEL;
+		     w++) {
 			open_way(&p, &r, 1, w);
 			cr_assert_eq(p.landing[0].way, w);
-			cr_assert_eq(place_by_kernel(&p, 0), w == FERRY_LANDING_KERNEL);
+			cr_assert_eq(place_by_kernel(&p, 0), w == FERRY_LANDING_WAY_KERNEL);
 			cr_assert_eq(p.landing[0].mapping_ns | p.landing[0].kernel_ns, 0);
 			place_close(&p);
 		}
@@ -162,16 +163,16 @@ Test(landing, one_way_per_kind)
 		map(&r[k], k, kinds[k], LEN);
 	map(&r[4], 4, 0, HUGE / 2);
 	map(&r[5], 5, FERRY_REGION_SHARED, HUGE / 2);
-	open_way(&p, r, 6, FERRY_LANDING_AUTO);
+	open_way(&p, r, 6, FERRY_LANDING_WAY_AUTO);
 	cr_assert_eq(p.nlandings, 4);
 	cr_assert_eq(place_by_kernel(&p, 4), place_by_kernel(&p, 0));
 	cr_assert_eq(place_by_kernel(&p, 5), place_by_kernel(&p, 2));
 	place_close(&p);
 	/* With no other, nothing can be measured: as it always was. */
-	open_way(&p, &r[4], 2, FERRY_LANDING_AUTO);
+	open_way(&p, &r[4], 2, FERRY_LANDING_WAY_AUTO);
 	cr_assert_eq(p.nlandings, 2);
 	for (unsigned i = 0; i < 2; i++) {
-		cr_assert_eq(p.landing[i].way, FERRY_LANDING_MAPPING);
+		cr_assert_eq(p.landing[i].way, FERRY_LANDING_WAY_MAPPING);
 		cr_assert_eq(p.landing[i].mapping_ns | p.landing[i].kernel_ns, 0);
 	}
 	place_close(&p);
@@ -186,7 +187,8 @@ Test(landing, one_sided_transports_leave_no_choice)
 
 	map(&r, 1, FERRY_REGION_SHARED, LEN);
 	cr_assert_eq(place_open(&p, &r, 1,
-				&(struct place_param){ .one_sided = true, .way = FERRY_LANDING_KERNEL }, &f),
+				&(struct place_param){ .one_sided = true, .way = FERRY_LANDING_WAY_KERNEL },
+				&f),
 		     0);
 	cr_assert_eq(p.nlandings, 0);
 	cr_assert(!place_by_kernel(&p, 0) && place_direct(&p, 0));
@@ -204,16 +206,16 @@ Test(landing, a_file_that_only_the_mapping_can_write)
 	map(&r[0], 1, FERRY_REGION_SHARED, LEN);
 	map(&r[1], 2, FERRY_REGION_SHARED, LEN);
 	cr_assert_eq(fcntl(r[0].fd, F_SETFL, O_APPEND), 0);
-	open_way(&p, r, 2, FERRY_LANDING_KERNEL);
+	open_way(&p, r, 2, FERRY_LANDING_WAY_KERNEL);
 	cr_assert(!place_by_kernel(&p, 0) && place_direct(&p, 0));
 	cr_assert(place_by_kernel(&p, 1) && !place_direct(&p, 1));
 	cr_assert_eq(fstat(r[0].fd, &st), 0);
 	cr_assert_eq(st.st_size, (off_t)(HUGE + LEN));
 	place_close(&p);
 	cr_assert_eq(setrlimit(RLIMIT_FSIZE, &most), 0);
-	open_way(&p, &r[1], 1, FERRY_LANDING_KERNEL);
+	open_way(&p, &r[1], 1, FERRY_LANDING_WAY_KERNEL);
 	cr_assert(!place_by_kernel(&p, 0));
-	cr_assert_eq(p.landing[0].way, FERRY_LANDING_MAPPING);
+	cr_assert_eq(p.landing[0].way, FERRY_LANDING_WAY_MAPPING);
 	place_close(&p);
 }
 
@@ -246,7 +248,7 @@ Test(landing, where_a_filter_refuses_to_measure)
 		     0);
 	cr_assert_eq(told.times, 1);
 	cr_assert_eq(told.err, -EPERM);
-	cr_assert_eq(p.landing[0].way, FERRY_LANDING_MAPPING);
+	cr_assert_eq(p.landing[0].way, FERRY_LANDING_WAY_MAPPING);
 	cr_assert_eq(populated(&r), 0);
 	place_close(&p);
 }
@@ -272,7 +274,7 @@ Test(landing, every_page_in_its_place)
 		map(&r[k], k, kinds[k], LEN);
 		landed[k] = calloc(PAGES, sizeof(bool));
 	}
-	open_way(&p, r, KINDS, FERRY_LANDING_KERNEL);
+	open_way(&p, r, KINDS, FERRY_LANDING_WAY_KERNEL);
 	for (uint32_t i = 0; i < 64; i++) {
 		uint32_t k = i / 3 % KINDS;
 
@@ -310,7 +312,7 @@ Test(landing, the_last_version_counts)
 		struct place p;
 
 		map(&r, 0, kinds[k], LEN);
-		open_way(&p, &r, 1, FERRY_LANDING_KERNEL);
+		open_way(&p, &r, 1, FERRY_LANDING_WAY_KERNEL);
 		for (int round = 1; round < 4; round++) {
 			memset(data, round, sizeof(data));
 			cr_assert_eq(place_land(&p, &run, 1, data, &f), 0);
@@ -333,7 +335,7 @@ Test(landing, a_page_that_cannot_be_written)
 
 	memset(data, 1, sizeof(data));
 	map(&r, 4, 0, LEN);
-	open_way(&p, &r, 1, FERRY_LANDING_KERNEL);
+	open_way(&p, &r, 1, FERRY_LANDING_WAY_KERNEL);
 	cr_assert_eq(munmap((uint8_t *)r.hva + 902 * PAGE, PAGE), 0);
 	cr_assert_eq(place_land(&p, runs, 3, data, &f), -EFAULT);
 	cr_assert(strstr(fail_text(&f), "page 902 of region 4") &&
@@ -354,7 +356,7 @@ Test(landing, a_file_that_became_shorter)
 
 	memset(data, 1, sizeof(data));
 	map(&r, 4, FERRY_REGION_SHARED, LEN);
-	open_way(&p, &r, 1, FERRY_LANDING_KERNEL);
+	open_way(&p, &r, 1, FERRY_LANDING_WAY_KERNEL);
 	cr_assert_eq(ftruncate(r.fd, (off_t)(HUGE + 902 * PAGE)), 0);
 	cr_assert_eq(place_land(&p, runs, 2, data, &f), -EFAULT);
 	cr_assert(strstr(fail_text(&f), "page 902 of region 4") && strstr(fail_text(&f), "ends at byte"),
@@ -385,7 +387,7 @@ Test(landing, a_file_system_that_is_full)
 	cr_assert_neq(r.hva, MAP_FAILED);
 	err = place_open(&p, &r, 1, &(struct place_param){ 0 }, &f); /* measuring fails: it does not matter */
 	cr_assert_eq(err, 0, "%s", fail_text(&f));
-	cr_assert_eq(p.landing[0].way, FERRY_LANDING_MAPPING);
+	cr_assert_eq(p.landing[0].way, FERRY_LANDING_WAY_MAPPING);
 	p.r[0].kernel = true;
 	err = place_land(&p, &run, 1, data, &f);
 	place_close(&p);

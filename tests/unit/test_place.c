@@ -58,8 +58,8 @@ static void begin(struct bench *b, enum memory memory)
 	page_set_add_run(&b->missing, &(struct page_run){ .npages = N });
 	cr_assert_eq(place_open(&b->p, &b->reg, 1,
 				&(struct place_param){ .way = memory == MEMFD_BY_KERNEL
-								      ? FERRY_LANDING_KERNEL
-								      : FERRY_LANDING_MAPPING },
+								      ? FERRY_LANDING_WAY_KERNEL
+								      : FERRY_LANDING_WAY_MAPPING },
 				&f),
 		     0, "%s", fail_text(&f));
 	if (place_arm(&b->p, &f) < 0)
