@@ -168,30 +168,30 @@ for end in s t; do
 done
 verdict "a target that refused says: not here" "$([ $tcode = 2 ] && grep -q 'so  *The VM is not here: ' "$tmp/t.out" || cat "$tmp/t.out")"
 
-# A target that dies, and whose source hears nothing of it: each stage
+# A target that dies, and whose source hears nothing of it: each phase
 died()
 {
-	local stage=$1 code=$2 owner=$3 so=$4 end=${5:-target}
-	target t --listen tcp:127.0.0.1:0 --report-port 0 "${soon[@]}" $([ $end = target ] && echo "--kill target@$stage")
-	both --mode post-copy --max-rounds 1 "${soon[@]}" $([ $end = source ] && echo "--kill source@$stage")
+	local phase=$1 code=$2 owner=$3 so=$4 end=${5:-target}
+	target t --listen tcp:127.0.0.1:0 --report-port 0 "${soon[@]}" $([ $end = target ] && echo "--kill target@$phase")
+	both --mode post-copy --max-rounds 1 "${soon[@]}" $([ $end = source ] && echo "--kill source@$phase")
 	local got=$tcode f=t
 	[ $end = target ] || { got=$scode f=s; }
-	verdict "$end killed in $stage, alone" "$([ $got = $code ] || echo "exit code $got, not $code;"
+	verdict "$end killed in $phase, alone" "$([ $got = $code ] || echo "exit code $got, not $code;"
 		grep -q "\"owner\":\"$owner\"" "$tmp/$f.json" || echo "owner $(grep -o '"owner":"[a-z]*"' "$tmp/$f.json");"
 		grep -qE "so  *$so" "$tmp/$f.out" || echo "no \"$so\";"
-		[ "$stage" = post-copy ] || grep -q 'mutator: unknown' "$tmp/$f.out" || [ $end = source ] || echo "a mutator that this end never had;"
+		[ "$phase" = post-copy ] || grep -q 'mutator: unknown' "$tmp/$f.out" || [ $end = source ] || echo "a mutator that this end never had;"
 		[ $end = source ] || grep -q '"mutator":""' "$tmp/$f.json" || echo "a mutator in the JSON")"
 }
 its="before the VM could be its own: it is the source's, as it must after target@"
-for stage in reservation pre-copy stop-and-copy post-copy; do
-	died $stage 0 source "The target's process died in $stage, $its$stage\."
+for phase in reservation pre-copy stop-and-copy post-copy; do
+	died $phase 0 source "The target's process died in $phase, $its$phase\."
 	verdict "the source of it" "$([ $scode = 2 ] && grep -q 'so  *The VM went on at the source: ' "$tmp/s.out" && ! grep -q 'died with' "$tmp/s.out" || echo "exit code $scode")"
 done
 died commitment 4 unknown "The target's process died in commitment; which end has the VM cannot be known here\."
 died activation 0 none "The VM died with the target's process, in activation, as it must after target@activation\."
-for stage in reservation pre-copy stop-and-copy post-copy; do
-	died $stage 0 none "The VM died with the source's process, in $stage, as it must after source@$stage\." source
-	[ $stage = reservation ] || verdict "the target of it" "$(grep -q 'so  *The VM is not here: ' "$tmp/t.out" || echo no)"
+for phase in reservation pre-copy stop-and-copy post-copy; do
+	died $phase 0 none "The VM died with the source's process, in $phase, as it must after source@$phase\." source
+	[ $phase = reservation ] || verdict "the target of it" "$(grep -q 'so  *The VM is not here: ' "$tmp/t.out" || echo no)"
 done
 died commitment 4 unknown "The source's process died in commitment; which end has the VM cannot be known here\." source
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: MIT
 # Real guests and drills at messages: an end killed or the link cut at one, the owner that docs/failure-model.md names, and
-# the proof. The kill matrix has every message; here are those between which the ownership changes, and one a stage.
+# the proof. The kill matrix has every message; here are those between which the ownership changes, and one a phase.
 set -u
 program=$2/rdma-migrate
 tmp=$(mktemp -d)

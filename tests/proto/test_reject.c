@@ -219,7 +219,7 @@ struct kind {
 	enum wire_from from;
 	size_t fixed, elem, max;
 };
-#define KIND(name, number, from, body, elem, max, stages) { number, #name, from, sizeof(body), elem, max },
+#define KIND(name, number, from, body, elem, max, phases) { number, #name, from, sizeof(body), elem, max },
 static const struct kind kinds[] = { WIRE_MESSAGES(KIND) };
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
 
