@@ -46,7 +46,10 @@ enum ferry_phase {
 	FERRY_PHASE_FAILED
 };
 
-/* The end that may run the VM, as far as this end knows. 0 is no owner: the result was never filled. */
+/*
+ * The end that may run the VM, as far as this end knows. 0 is no owner: the result was never filled. NONE is for
+ * who looks at both ends, the library never returns it: the VM is gone.
+ */
 enum ferry_owner { FERRY_OWNER_SOURCE = 1, FERRY_OWNER_TARGET, FERRY_OWNER_NONE, FERRY_OWNER_UNKNOWN };
 
 enum ferry_outcome {

@@ -270,7 +270,10 @@ static int reset(struct ferry_kvm *k)
 
 /* --- hand out --- */
 
-/* Of the groups of 4096 pages that may have a bit set; bits NULL: drop them. */
+/*
+ * Adds the collected bits of the slot to bits (NULL: drops them); clear: forgets them. Looks only at the groups
+ * of 4096 pages that are marked in s->groups.
+ */
 static void hand_out(struct kvm_slot *s, uint64_t *bits, bool clear)
 {
 	uint64_t npages = kvm_slot_pages(s);

@@ -149,7 +149,7 @@ static void restate(struct fail *to, struct fail *from)
 
 static int connect_until(struct ferry_session *s, uint64_t deadline_us)
 {
-	struct fail known = { 0 }; /* why an attempt failed that had the time it needs */
+	struct fail known = { 0 }; /* the error of the last attempt that the deadline did not cut short */
 	int err, had = fail_err(&s->fail);
 
 	for (;;) {
@@ -297,7 +297,10 @@ void link_tell_again(struct ferry_session *s)
 	 */
 	if (!s->link.x && s->link.outage.since_us && !(s->is_source && s->src.switched))
 		until = s->link.outage.since_us + window;
-	/* If the link came back once, the peer waits a timeout longer, too; a target waits one more. */
+	/*
+	 * If the link came back in this outage, the peer's window is a timeout longer (outage_until()); a
+	 * target's always is one longer still (outage_window()).
+	 */
 	if (s->link.outage.back)
 		until += (s->is_source ? 2 : 1) * s->cfg.timeout_us;
 	while (!told && tries++ < TELL_TRIES && now_us() < until) {

@@ -207,7 +207,11 @@ int huge_run(struct place *p, const struct page_run *run, bool wake, struct page
 	return 0;
 }
 
-/* As huge_clean(), in another process: a hole is filled here, because EEXIST over there could mean two things. */
+/*
+ * As huge_clean(), for memory of another process. A hole is filled through our own mapping and then mapped with
+ * UFFDIO_CONTINUE, not with UFFDIO_COPY: its EEXIST may also mean that no huge page is left, and which of the
+ * two it is can be seen in our own page tables only.
+ */
 static int foreign_clean(struct place *p, const struct place_region *r, size_t off)
 {
 	size_t done;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Shared by place.c and place_huge.c. */
+/* Shared by place.c, place_huge.c and place_land.c. */
 #ifndef FERRY_PLACE_INT_H
 #define FERRY_PLACE_INT_H
 
@@ -13,8 +13,8 @@ static inline size_t bytes(uint64_t pages)
 #define LANDING_KIND (FERRY_REGION_SHARED | FERRY_REGION_THP)
 
 /*
- * Chooses the way of each kind of memory; sets kernel of each region. An error does not matter: measuring was
- * refused by it, and that kind lands in the mapping.
+ * Chooses the way of each kind of memory and sets .kernel of each region. If a measurement fails, its kind lands
+ * in the mapping; the error is returned for the log only.
  */
 int landing_choose(struct place *p, enum ferry_landing_way want);
 /* Records the first page of the run that cannot be written and returns its error; 0 if there is none. */

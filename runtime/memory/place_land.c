@@ -285,8 +285,8 @@ static int cannot_land(struct place *p, const struct page_run *runs, unsigned n,
 }
 
 /*
- * pwrite() beyond the end would make a file that somebody has cut off as long as it was, without what it held.
- * *known, *size: of the last file that was asked, in this call.
+ * If somebody has truncated the file, pwrite() would not fail but extend it again, and what the cut removed
+ * would be zeros. So the file's size is asked first. *known, *size: the region asked last, and its file's size.
  */
 static int land_file(const struct place_region *r, const struct page_run *run, const uint8_t *from,
 		     const struct place_region **known, uint64_t *size)

@@ -243,7 +243,10 @@ int populated_by_read(struct page_set *set, uint32_t idx, const struct ferry_reg
 	return err;
 }
 
-/* The quick way failed with err. Tries the slower one if the kernel lacks (absent) or refuses it. */
+/*
+ * The quick way failed with err. If the kernel lacks it (absent) or a filter refuses it, the slower one is taken,
+ * and its error returned; or, if it worked after a refusal, the refused call's errno, positive. Else err.
+ */
 static int or_else(int err, bool absent,
 		   int (*slower)(struct page_set *, uint32_t, const struct ferry_region *, uint64_t *),
 		   struct page_set *set, uint32_t idx, const struct ferry_region *reg, uint64_t *count)

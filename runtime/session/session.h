@@ -5,7 +5,8 @@
  * Threads of a session: main, the embedder's thread inside ferry_run() (all ops, all receiving on the control
  * channel, all phase changes); the heartbeat (four PINGs per timeout, so that a long op is not taken for a
  * dead host); a closer for a lost link; at a target a closer for each unwanted caller (lobby.c); and while
- * pages move the workers, one per data channel. Any thread may set a request flag and wake main.
+ * pages move the workers, one per data channel. A transport may have threads of its own. Any thread may set a
+ * request flag and wake main.
  *
  * Locks, in locking order: send_lock (the control channel's sending side, and which link is current), then
  * view_lock (what other threads read of the session: stats, phase, URI).

@@ -24,8 +24,8 @@
 #include "runtime/session/arbitrate.h"
 #include "runtime/session/endpoint.h"
 
-#define PREARM_TURNS 4u
-#define PREARM_ENOUGH 64u /* pages; dropping so few costs 50 us of downtime: no reason for another turn */
+#define PREARM_PASSES 4u
+#define PREARM_ENOUGH 64u /* pages; dropping so few costs 50 us of downtime: no reason for another pass */
 #define FIXED_US 1200u	  /* downtime without residue and link: pause, save, load, resume */
 
 int source_init(struct ferry_session *s)
@@ -330,7 +330,7 @@ static int check_prearmed(struct ferry_session *s, const struct wire_msg *m, uin
 
 /*
  * While the VM still runs: names the pages that will be the residue, so that the target drops them now. The
- * next turn names what is dirtied meanwhile; each turn is shorter than the one before.
+ * next pass names what is dirtied meanwhile; each pass is shorter than the one before.
  */
 static int prearm(struct ferry_session *s)
 {
@@ -339,11 +339,11 @@ static int prearm(struct ferry_session *s)
 	int err = 0;
 
 	page_set_merge(dirty, residue); /* after a reconnect all are named again; one that is lost fails */
-	for (unsigned turn = 0; turn < PREARM_TURNS && fresh >= PREARM_ENOUGH && !err; turn++) {
+	for (unsigned pass = 0; pass < PREARM_PASSES && fresh >= PREARM_ENOUGH && !err; pass++) {
 		struct wire_count n;
 		struct wire_msg m;
 
-		err = poison_sift(s, dirty, !turn);
+		err = poison_sift(s, dirty, !pass);
 		if (err < 0)
 			return err;
 		page_set_merge(residue, dirty);

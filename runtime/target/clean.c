@@ -68,7 +68,10 @@ int clean_step(struct pull *p)
 	return err < 0 ? err : 1;
 }
 
-/* The clean pages at the begin of p->ahead, at most a piece; it then begins after what was looked at. */
+/*
+ * Takes the next run of clean pages, at most CLEAN_PIECE, from the front of p->ahead. p->ahead loses all pages
+ * that were looked at, the missing ones, too.
+ */
 static struct page_run next_ahead(struct pull *p)
 {
 	struct page_run *left = &p->ahead, run = { .region = left->region };

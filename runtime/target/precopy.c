@@ -134,7 +134,8 @@ static int make_sets(struct ferry_session *s)
 
 /*
  * Registers the memory that post-copy's gets land in: the second mapping of shared memory, and staging for
- * the rest. all: registers all that the source wrote to, so that taking back its access costs no downtime.
+ * the rest. all: registers also what the source's puts were exposed to. Then the expose() that follows only
+ * takes the source's access back; else the device would pin that memory anew, during the downtime.
  */
 int target_lend(struct ferry_session *s, bool all)
 {

@@ -36,7 +36,10 @@
 
 #define EXISTS (PAGE_IS_PRESENT | PAGE_IS_SWAPPED)
 
-/* What a scan finds: of the categories (less inverted ones), all in mask and one of any. */
+/*
+ * A query of PAGEMAP_SCAN. A page matches if, after flipping the categories in inverted, it has all of mask
+ * and, if any is not 0, at least one of any. ret: the categories to report.
+ */
 struct wanted {
 	uint64_t inverted, mask, any, ret;
 };
