@@ -12,14 +12,6 @@
 
 #include "util.h"
 
-uint64_t clock_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
 int read_full(int fd, void *buf, size_t len)
 {
 	char *p = buf;

@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-uint64_t clock_ns(void); /* CLOCK_MONOTONIC */
+#include "bench/clock.h"
 
 /* Transfers all bytes: 0, -EPIPE at the end of the stream, or a negative errno. */
 int read_full(int fd, void *buf, size_t len);

@@ -21,6 +21,7 @@
 #include <ferry/ferry.h>
 
 #include "bench/cli/out.h"
+#include "runtime/base/clock.h"
 
 #define PAGE ((size_t)4096)
 #define THREADS_MAX 64u
@@ -41,14 +42,6 @@ struct vm {
 	atomic_uint left;
 	struct toucher toucher[THREADS_MAX];
 };
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
 
 static int map_ram(struct vm *vm, struct ferry_region *r)
 {

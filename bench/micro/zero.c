@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "bench/cli/out.h"
+#include "runtime/base/clock.h"
 #include "runtime/memory/zero.h"
 
 #define PAGE ((size_t)4096)
@@ -17,10 +18,7 @@
 
 static double now_s(void)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+	return (double)now_ns() / 1e9;
 }
 
 #ifdef __clang__ /* which vectorises them at -O2 */

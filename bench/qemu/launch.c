@@ -186,12 +186,12 @@ static int spawn(struct launch *l, char *why, size_t cap)
 
 static int await_monitor(struct launch *l, uint64_t timeout_us, char *why, size_t cap)
 {
-	uint64_t until_us = qmp_now_us() + timeout_us;
+	uint64_t until_us = clock_us() + timeout_us;
 
 	while (access(l->socket, F_OK)) {
 		if (launch_ended(l, LOOK_MS * 1000, why, cap))
 			return -ECHILD;
-		if (qmp_now_us() >= until_us) {
+		if (clock_us() >= until_us) {
 			snprintf(why, cap, "QEMU has made no monitor at %s in %llu s", l->socket,
 				 (unsigned long long)timeout_us / 1000000);
 			return -ETIMEDOUT;

@@ -22,14 +22,6 @@
 
 static const struct json_bound bound = { .bytes = LINE_MAX_BYTES, .memory = 64u << 20 };
 
-uint64_t qmp_now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
 /* ---- errors ---- */
 
 static int fails(struct qmp *q, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
@@ -68,7 +60,7 @@ static int await(struct qmp *q, short events, uint64_t until_us)
 	struct pollfd p = { .fd = q->fd, .events = events };
 
 	for (;;) {
-		uint64_t now = qmp_now_us(), left = now < until_us ? until_us - now : 0;
+		uint64_t now = clock_us(), left = now < until_us ? until_us - now : 0;
 		struct timespec ts = { (time_t)(left / 1000000), (long)(left % 1000000 * 1000) };
 		int n = ppoll(&p, 1, &ts, NULL);
 
@@ -215,7 +207,7 @@ static int next_message(struct qmp *q, uint64_t until_us, json_t **ret, size_t *
 			return take_line(q, (size_t)(end - q->line), ret, bytes);
 		q->searched = q->len;
 		/* A peer that sends without end, and ends no line, must not outlast the deadline either. */
-		err = qmp_now_us() < until_us ? await(q, POLLIN, until_us) : -ETIMEDOUT;
+		err = clock_us() < until_us ? await(q, POLLIN, until_us) : -ETIMEDOUT;
 		if (!err)
 			err = read_some(q);
 		if (err < 0)
@@ -268,7 +260,7 @@ static int keep_event(struct qmp *q, json_t *o, size_t bytes)
 		q->dropped++;
 	}
 	e = &q->event[q->nevents++];
-	*e = (struct qmp_event){ .data = json_incref(data), .time_us = qmp_now_us() };
+	*e = (struct qmp_event){ .data = json_incref(data), .time_us = clock_us() };
 	memcpy(e->name, name, strlen(name) + 1);
 	return 0;
 }
@@ -347,7 +339,7 @@ static int one_message(struct qmp *q, const char *what, uint64_t until_us, json_
 
 static int call(struct qmp *q, const char *command, json_t *args, int fd, uint64_t timeout_us, json_t **ret)
 {
-	uint64_t until_us = qmp_now_us() + timeout_us;
+	uint64_t until_us = clock_us() + timeout_us;
 	json_t *reply = NULL;
 	int err;
 
@@ -358,7 +350,7 @@ static int call(struct qmp *q, const char *command, json_t *args, int fd, uint64
 	err = send_command(q, command, args, fd, until_us);
 	if (err < 0)
 		return err;
-	while (!(err = one_message(q, command, until_us, &reply)) && qmp_now_us() < until_us)
+	while (!(err = one_message(q, command, until_us, &reply)) && clock_us() < until_us)
 		;
 	if (!err || err == -ETIMEDOUT)
 		return fails(q, -ETIMEDOUT, "QEMU has not answered %s within %llu ms", command,
@@ -388,7 +380,7 @@ int qmp_next(struct qmp *q, const char *name, uint64_t until_us, struct qmp_even
 
 		if (q->fd < 0)
 			return lost_before(q, name);
-		if (err < 0 || qmp_now_us() >= until_us)
+		if (err < 0 || clock_us() >= until_us)
 			return fails(q, -ETIMEDOUT, "QEMU has not sent the event %s in time", name);
 		err = one_message(q, name, until_us, &late);
 		json_decref(late);
@@ -422,7 +414,7 @@ static int connect_to(struct qmp *q, bool wait, uint64_t until_us)
 		close(q->fd);
 		q->fd = -1;
 		/* EAGAIN: others wait there, too. */
-		if (qmp_now_us() >= until_us || !(err == EAGAIN || (wait && is_starting(err))))
+		if (clock_us() >= until_us || !(err == EAGAIN || (wait && is_starting(err))))
 			return broken(q, err == EAGAIN ? -EBUSY : -err, "cannot be reached: %s%s",
 				      strerror(err),
 				      err == EAGAIN
@@ -473,7 +465,7 @@ static int greet(struct qmp *q, uint64_t until_us)
 
 int qmp_open(struct qmp *q, const char *path, const char *const *keep, bool wait, uint64_t timeout_us)
 {
-	uint64_t until_us = qmp_now_us() + timeout_us, now;
+	uint64_t until_us = clock_us() + timeout_us, now;
 	int err;
 
 	memset(q, 0, sizeof(*q));
@@ -491,7 +483,7 @@ int qmp_open(struct qmp *q, const char *path, const char *const *keep, bool wait
 		err = peer(q);
 	if (!err)
 		err = greet(q, until_us);
-	now = qmp_now_us();
+	now = clock_us();
 	return err ? err : qmp_call(q, "qmp_capabilities", NULL, now < until_us ? until_us - now : 0, NULL);
 }
 

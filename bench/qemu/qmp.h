@@ -20,6 +20,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "bench/clock.h"
+
 #define QMP_WHY 400
 #define QMP_EVENTS 64
 
@@ -44,8 +46,6 @@ struct qmp {
 	char *line;	  /* what has been read and not yet used */
 	size_t len, searched;
 };
-
-uint64_t qmp_now_us(void);
 
 /*
  * Connects, reads the greeting and negotiates, within timeout_us. wait: the socket may not exist yet, as that

@@ -107,7 +107,7 @@ static int failed(struct qmp *q, const char *status, uint64_t timeout_us)
 /* Waits until the migration has this status. */
 static int await_status(struct qmp *q, const char *due, uint64_t timeout_us)
 {
-	uint64_t until_us = qmp_now_us() + timeout_us;
+	uint64_t until_us = clock_us() + timeout_us;
 	struct qmp_event e;
 	int err;
 
@@ -200,7 +200,7 @@ static int in_progress(struct qmp *q, bool *ret, uint64_t timeout_us)
 
 int state_resume(struct qmp *q, uint64_t timeout_us)
 {
-	uint64_t until_us = qmp_now_us() + timeout_us;
+	uint64_t until_us = clock_us() + timeout_us;
 	bool progress, canceled = false;
 	char status[40];
 	int err;
@@ -217,7 +217,7 @@ int state_resume(struct qmp *q, uint64_t timeout_us)
 		/* After a cancel QEMU lets it run by itself; until then `cont` is refused. */
 		if (!progress && strcmp(status, "finish-migrate"))
 			return qmp_call(q, "cont", NULL, timeout_us, NULL);
-		if (qmp_now_us() >= until_us)
+		if (clock_us() >= until_us)
 			return says(q, -ETIMEDOUT, "QEMU does not let the VM run again after migrate_cancel");
 		usleep(POLL_US);
 	}

@@ -35,6 +35,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/clock.h"
+
 #define LOOK_US 20u /* first pause between two looks at the tracee; doubles */
 #define LOOK_MAX_US 1000u
 #define NO_LIMIT UINT64_MAX
@@ -65,14 +67,6 @@ struct tracer {
 	int mem;      /* /proc/PID/mem */
 	bool mangled; /* the registers are not the thread's own: no limit until they are */
 };
-
-static uint64_t now_us(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
 
 static int fails(const struct tracer *t, int err, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 static int fails(const struct tracer *t, int err, const char *fmt, ...)
@@ -130,7 +124,7 @@ static int await_stop(const struct tracer *t)
 			return WIFSTOPPED(status) ? status : gone(t);
 		if (got < 0 && errno != EINTR)
 			return gone(t);
-		if (!t->mangled && now_us() >= t->until_us)
+		if (!t->mangled && clock_us() >= t->until_us)
 			return fails(t, -ETIMEDOUT,
 				     "thread %d of process %d does not stop: it hangs in the kernel, or gets no CPU",
 				     t->tid, t->pid);
@@ -423,13 +417,13 @@ static int seize(const struct tracer *t)
 
 static int attempt(struct tracer *t)
 {
-	uint64_t begin = now_us();
+	uint64_t begin = clock_us();
 	int err = seize(t);
 
 	if (!err)
 		err = use(t);
 	trace(t, PTRACE_DETACH, NULL, NULL);
-	t->ret->stood_us = now_us() - begin;
+	t->ret->stood_us = clock_us() - begin;
 	return err;
 }
 
@@ -447,7 +441,7 @@ static void *trace_thread(void *arg)
 					 strerror(errno));
 		return NULL;
 	}
-	while ((t->err = attempt(t)) == 1 && now_us() < t->until_us)
+	while ((t->err = attempt(t)) == 1 && clock_us() < t->until_us)
 		usleep(LOOK_MAX_US);
 	if (t->err == 1)
 		t->err =
@@ -477,20 +471,20 @@ int take_uffd(pid_t pid, unsigned flags, uint64_t timeout_us, struct take *ret, 
 {
 	struct take got = { .fd = -1, .theirs = -1 };
 	struct tracer t = { .pid = pid, .flags = flags, .ret = &got, .why = why, .cap = cap };
-	uint64_t until_us = now_us() + timeout_us;
+	uint64_t until_us = clock_us() + timeout_us;
 	struct dirent *d;
 	char path[40];
-	int err = try_thread(&t, pid, now_us() + timeout_us / 2);
+	int err = try_thread(&t, pid, clock_us() + timeout_us / 2);
 	DIR *tasks;
 
 	/* The main thread may hang in the kernel: any thread has the same memory. */
 	snprintf(path, sizeof(path), "/proc/%d/task", pid);
 	tasks = err == -ETIMEDOUT ? opendir(path) : NULL;
-	while (err == -ETIMEDOUT && now_us() < until_us && tasks && (d = readdir(tasks))) {
+	while (err == -ETIMEDOUT && clock_us() < until_us && tasks && (d = readdir(tasks))) {
 		pid_t tid = atoi(d->d_name);
 
 		if (tid > 0 && tid != pid)
-			err = try_thread(&t, tid, now_us() + (until_us - now_us()) / 2);
+			err = try_thread(&t, tid, clock_us() + (until_us - clock_us()) / 2);
 	}
 	if (tasks)
 		closedir(tasks);

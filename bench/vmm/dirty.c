@@ -119,13 +119,13 @@ int op_dirty_stop(void *arg)
 int op_dirty_fetch(void *arg, uint32_t region, uint64_t *bits, uint64_t npages, unsigned flags)
 {
 	struct vmm *vm = arg;
-	uint64_t began = vmm_now_ns();
+	uint64_t began = clock_ns();
 	int err;
 
 	if (vm->backend == BACKEND_KVM)
 		err = ferry_kvm_dirty_fetch(vm->kvm, region, bits, npages, flags);
 	else
 		err = vm->track ? ferry_track_fetch(vm->track, region, bits, npages, flags) : -EINVAL;
-	vm->tracked.fetch_ns += vmm_now_ns() - began;
+	vm->tracked.fetch_ns += clock_ns() - began;
 	return err;
 }

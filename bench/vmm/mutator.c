@@ -31,7 +31,7 @@ __attribute__((no_sanitize("thread"))) static void touch(struct vcpu *v)
 	uint8_t *base = (uint8_t *)v->vm->regions[1].hva + PAGE_BYTES * v->index;
 	const uint64_t stride = (uint64_t)PAGE_BYTES * v->vm->nvcpus, npages = h->npages;
 	volatile uint64_t *page = my_page(v);
-	uint64_t now = vmm_now_ns();
+	uint64_t now = clock_ns();
 
 	page[VCPU_SEQUENCE / 8] = h->sequence;
 	page[VCPU_VISITS / 8] = page[VCPU_VISITS / 8] + 1;

@@ -29,7 +29,7 @@ static void leave(struct vmm_out *o, struct vmm_output *rec)
 {
 	if (o->fd < 0)
 		return;
-	rec->time_ns = vmm_now_ns();
+	rec->time_ns = clock_ns();
 	while (write(o->fd, rec, sizeof(*rec)) < 0 && errno == EINTR)
 		;
 }

@@ -261,7 +261,7 @@ int vmm_proof(struct vmm *vm, struct vmm_proof *ret)
 	struct vmm_proof result = { 0 };
 	struct proof p = { .vm = vm, .ret = &result, .pagemap = -1 };
 	bool running = atomic_load(&vm->want) == WANT_RUN;
-	uint64_t began = vmm_now_ns();
+	uint64_t began = clock_ns();
 	int err;
 
 	if (!vm->built || atomic_load(&vm->gone))
@@ -274,7 +274,7 @@ int vmm_proof(struct vmm *vm, struct vmm_proof *ret)
 		vcpus_resume(vm);
 	if (err)
 		return err;
-	result.duration_us = (vmm_now_ns() - began) / 1000;
+	result.duration_us = (clock_ns() - began) / 1000;
 	*ret = result;
 	return 0;
 }

@@ -21,14 +21,6 @@
 #define KICK_NS UINT64_C(1000000)     /* between two kicks */
 #define ABANDON_NS UINT64_C(50000000) /* after this long a stuck thread loses its memory */
 
-uint64_t vmm_now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static void wait_until(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t ns)
 {
 	struct timespec t = { .tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u) };
@@ -129,12 +121,12 @@ static bool kick_all(struct vmm *vm)
 /* Lock held. */
 static void park_all(struct vmm *vm, bool abandon)
 {
-	uint64_t stuck = vmm_now_ns() + ABANDON_NS;
+	uint64_t stuck = clock_ns() + ABANDON_NS;
 
 	atomic_store(&vm->want, WANT_PARK);
 	while (kick_all(vm)) {
-		wait_until(&vm->ack, &vm->lock, vmm_now_ns() + KICK_NS);
-		if (abandon && vmm_now_ns() > stuck) {
+		wait_until(&vm->ack, &vm->lock, clock_ns() + KICK_NS);
+		if (abandon && clock_ns() > stuck) {
 			memory_abandon(vm);
 			abandon = false;
 		}
@@ -239,7 +231,7 @@ static void visit_ended(struct vcpu *v)
 {
 	if (!v->most)
 		v->most = QUOTA_FIRST;
-	else if (v->quota && vmm_now_ns() - v->asked > 2 * VISIT_NS)
+	else if (v->quota && clock_ns() - v->asked > 2 * VISIT_NS)
 		v->most = v->quota / 2 > QUOTA_MIN ? v->quota / 2 : QUOTA_MIN;
 	else if (v->quota == v->most)
 		v->most = 2 * v->most < QUOTA_MAX ? 2 * v->most : QUOTA_MAX;
@@ -261,7 +253,7 @@ static uint32_t give(struct vcpu *v, uint64_t now, uint64_t quota, bool print)
 /* Lock held. Whether the guest has an order now; otherwise *until is when to look again. */
 static bool next_work(struct vcpu *v, uint32_t *ret, uint64_t *until)
 {
-	uint64_t slice = atomic_load(&v->vm->slice), now = vmm_now_ns(), due, when;
+	uint64_t slice = atomic_load(&v->vm->slice), now = clock_ns(), due, when;
 	bool print;
 
 	if (slice != v->slice) {

@@ -181,7 +181,7 @@ int vmm_pause(struct vmm *vm)
 	if (!vm->built || atomic_load(&vm->gone))
 		return -ENOENT;
 	if (!vm->paused_ns)
-		vm->paused_ns = vmm_now_ns();
+		vm->paused_ns = clock_ns();
 	vcpus_pause(vm);
 	return atomic_load(&vm->has_error) ? -EIO : 0;
 }
@@ -192,7 +192,7 @@ int vmm_resume(struct vmm *vm)
 		return -ENOENT;
 	vcpus_resume(vm);
 	if (vm->paused_ns)
-		vm->stood_ns = vmm_now_ns() - vm->paused_ns;
+		vm->stood_ns = clock_ns() - vm->paused_ns;
 	vm->paused_ns = 0;
 	return 0;
 }

@@ -24,6 +24,8 @@
 
 #include <ferry/ferry.h>
 
+#include "bench/clock.h"
+
 struct vmm;
 
 /* Bit 0: shared; bit 1: huge pages of hugetlbfs. */

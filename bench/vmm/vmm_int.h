@@ -197,7 +197,6 @@ void vcpu_slice_begins(struct vcpu *v, uint64_t npages);
 /* The guest's next order. Blocks to keep the pace; returns 0 at once if want changes. */
 uint32_t vcpu_ask(struct vcpu *v);
 void vmm_fail(struct vmm *vm, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-uint64_t vmm_now_ns(void);
 
 /* output.c */
 void output_init(struct vmm_out *o, int fd, enum vmm_end end);

@@ -79,7 +79,7 @@ static bool is_huge(const struct ferry_region *r)
 
 static int check_file(const struct ferry_region *r, struct file *file, struct fail *f)
 {
-	unsigned long is = 4096, said = 1ul << r->page_shift;
+	unsigned long is = PAGE_BYTES, said = 1ul << r->page_shift;
 
 	if (fstatfs(r->fd, &file->fs))
 		return fail_cure(f, CURE_REGION_FD, -errno, "fstatfs of fd %d of region %u", r->fd, r->id);
@@ -95,7 +95,7 @@ static int check_file(const struct ferry_region *r, struct file *file, struct fa
 	if (file->fs.f_type == HUGETLBFS_MAGIC)
 		is = (unsigned long)file->fs.f_bsize;
 	if (is != said)
-		return fail(f, is == 1ul << HUGE_SHIFT || is == 4096 ? -EINVAL : -EOPNOTSUPP,
+		return fail(f, is == 1ul << HUGE_SHIFT || is == PAGE_BYTES ? -EINVAL : -EOPNOTSUPP,
 			    "fd %d of region %u has pages of %lu bytes, its page_shift %u says %lu; 12 and 21 (MFD_HUGETLB | "
 			    "MFD_HUGE_2MB) are what is moved",
 			    r->fd, r->id, is, r->page_shift, said);

@@ -21,7 +21,7 @@
 
 #define WORD_BITS 64u
 #define GROUP_WORDS 64u
-#define WORDS_PAGE (4096 / sizeof(uint64_t))
+#define WORDS_PAGE (PAGE_BYTES / sizeof(uint64_t))
 #define GIVE_BACK_PAGES 256u /* 1 MiB */
 
 static uint64_t nwords(const struct page_set_region *r)

@@ -194,10 +194,10 @@ Test(qmp, commands_get_their_replies_and_events_wait_by_name)
 	cr_assert_eq(qmp_call(&f.q, "query-status", NULL, LONG, &status), 0, "%s", f.q.why);
 	cr_assert_str_eq(json_string_value(json_object_get(status, "status")), "running");
 	json_decref(status);
-	cr_assert_eq(qmp_next(&f.q, "STOP", qmp_now_us() + LONG, &e), 0, "%s", f.q.why);
+	cr_assert_eq(qmp_next(&f.q, "STOP", clock_us() + LONG, &e), 0, "%s", f.q.why);
 	cr_assert_null(e.data);
 	for (int i = 0; i < 2; i++) {
-		cr_assert_eq(qmp_next(&f.q, "MIGRATION", qmp_now_us() + LONG, &e), 0, "%s", f.q.why);
+		cr_assert_eq(qmp_next(&f.q, "MIGRATION", clock_us() + LONG, &e), 0, "%s", f.q.why);
 		cr_assert_str_eq(json_string_value(json_object_get(e.data, "status")),
 				 i ? "active" : "setup");
 		json_decref(e.data);
@@ -282,8 +282,8 @@ Test(qmp, a_reply_after_its_deadline_is_not_taken_for_the_next)
 	json_decref(o);
 	cr_assert_eq(call(&f, "stop", SHORT), -ETIMEDOUT);
 	cr_assert_eq(call(&f, "quit", SHORT), -ETIMEDOUT);
-	cr_assert_eq(qmp_next(&f.q, "STOP", qmp_now_us() + LONG, &e), 0, "%s", f.q.why);
-	cr_assert_eq(qmp_next(&f.q, "STOP", qmp_now_us() + SHORT, &e), -ETIMEDOUT);
+	cr_assert_eq(qmp_next(&f.q, "STOP", clock_us() + LONG, &e), 0, "%s", f.q.why);
+	cr_assert_eq(qmp_next(&f.q, "STOP", clock_us() + SHORT, &e), -ETIMEDOUT);
 	says(&f, "has not sent the event STOP");
 	end(&f);
 }
@@ -527,7 +527,7 @@ Test(qmp, a_server_that_sends_for_ever_does_not_outlast_the_deadline)
 		qmp_forget(&f.q, NULL);
 		cr_assert_eq(f.q.nevents, 0);
 		/* The other name never comes. */
-		cr_assert_eq(qmp_next(&f.q, i == 3 ? "STOP" : "MIGRATION", qmp_now_us() + SHORT, &e),
+		cr_assert_eq(qmp_next(&f.q, i == 3 ? "STOP" : "MIGRATION", clock_us() + SHORT, &e),
 			     -ETIMEDOUT);
 		qmp_close(&f.q);
 		end(&f);
