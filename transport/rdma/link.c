@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* The link object of rdma: device resources, kill, close. rdma.h has the theory. */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +10,7 @@
 
 #include "rdma.h"
 #include "runtime/base/fail.h"
+#include "runtime/base/thread.h"
 #include "transport/dial.h"
 
 #define VENDOR_RXE 0xffffffu /* soft-RoCE; older kernels report 0 */
@@ -280,16 +280,12 @@ int xr_link_device(struct xr_link *l)
 
 int xr_link_start(struct xr_link *l)
 {
-	sigset_t all, old;
 	int err;
 
 	dial_text(l->link.peer, sizeof(l->link.peer), rdma_get_peer_addr(l->conn[0].id));
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = pthread_create(&l->service, NULL, xr_service, l);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	err = thread_start(&l->service, xr_service, l);
 	if (err)
-		return fail_cure(l->link.fail, CURE_THREAD, -err, "rdma: no thread for a link");
+		return fail_cure(l->link.fail, CURE_THREAD, err, "rdma: no thread for a link");
 	l->serving = true;
 	return 0;
 }
