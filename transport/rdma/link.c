@@ -248,6 +248,7 @@ int xr_link_device(struct xr_link *l)
 	struct ibv_port_attr port;
 	int err;
 
+	dial_text(l->link.peer, sizeof(l->link.peer), rdma_get_peer_addr(id));
 	l->ctx = id->verbs;
 	if (l->opt.dev[0] && strcmp(l->opt.dev, l->ctx->device->name))
 		return fail(f, -ENODEV, "rdma: the address leads to device %s, and dev=%s was asked for",
@@ -282,7 +283,6 @@ int xr_link_start(struct xr_link *l)
 {
 	int err;
 
-	dial_text(l->link.peer, sizeof(l->link.peer), rdma_get_peer_addr(l->conn[0].id));
 	err = thread_start(&l->service, xr_service, l);
 	if (err)
 		return fail_cure(l->link.fail, CURE_THREAD, err, "rdma: no thread for a link");
