@@ -260,6 +260,7 @@ int link_recover(struct ferry_session *s)
 {
 	uint64_t window = outage_window(s), silent = now_us() - s->link.heard_us,
 		 until = outage_until(s, window);
+	const char *peer = *s->link.peer ? s->link.peer : "unknown";
 	char text[sizeof(s->link.lost_why) + XPORT_PEER_MAX + 32];
 	int err = -EPIPE;
 
@@ -268,8 +269,7 @@ int link_recover(struct ferry_session *s)
 	snprintf(text, sizeof(text), "the link is lost%s%s%s", *s->link.lost_why ? ": " : "",
 		 s->link.lost_why, link_peer(s).text);
 	session_event(s, FERRY_EVENT_LINK, text, NULL);
-	session_log(s, 4, s->link.lost_why, "lost phase=%s peer=%s", ferry_phase_name(s->phase),
-		    *s->link.peer ? s->link.peer : "unknown");
+	session_log(s, 4, s->link.lost_why, "lost phase=%s peer=%s", ferry_phase_name(s->phase), peer);
 	if (window && now_us() < until)
 		err = link_again(s, until);
 	else
