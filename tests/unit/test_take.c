@@ -368,12 +368,22 @@ static void *send_all_the_time(void *pid)
 	return NULL;
 }
 
+/* ThreadSanitizer holds one signal of each number until it runs the handler, and drops those that come meanwhile. */
+#ifdef __SANITIZE_THREAD__
+#define DROPS_SIGNALS true
+#else
+#define DROPS_SIGNALS false
+#endif
+
 /* Each signal is delivered once, also those that come while the process stands. */
 Test(take, while_signals_arrive)
 {
-	pid_t pid = start(with_signals, false);
 	pthread_t t;
+	pid_t pid;
 
+	if (DROPS_SIGNALS)
+		cr_skip_test("ThreadSanitizer drops queued signals");
+	pid = start(with_signals, false);
 	cr_assert_eq(pthread_create(&t, NULL, send_all_the_time, (void *)(intptr_t)pid), 0);
 	for (int i = 0; i < TAKES || !atomic_load(&sent_all); i++)
 		close(takes(pid, 0).fd);
