@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The benches' clock, CLOCK_MONOTONIC as the library's: times of both can be compared. */
+/*
+ * The benches' clock. It is the library's, CLOCK_MONOTONIC, so times of both can be compared. The programs read it by
+ * themselves: as embedders they know the public headers alone.
+ */
 #ifndef BENCH_CLOCK_H
 #define BENCH_CLOCK_H
 

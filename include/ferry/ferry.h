@@ -47,8 +47,8 @@ enum ferry_phase {
 };
 
 /*
- * The end that may run the VM, as far as this end knows. 0 is no owner: the result was never filled. NONE is for
- * who looks at both ends, the library never returns it: the VM is gone.
+ * The end that may run the VM, as far as this end knows. 0 is no owner: the result was never filled. NONE: the VM
+ * is gone. The library never returns that, because only a program that sees both ends can tell.
  */
 enum ferry_owner { FERRY_OWNER_SOURCE = 1, FERRY_OWNER_TARGET, FERRY_OWNER_NONE, FERRY_OWNER_UNKNOWN };
 

@@ -298,8 +298,8 @@ void link_tell_again(struct ferry_session *s)
 	if (!s->link.x && s->link.outage.since_us && !(s->is_source && s->src.switched))
 		until = s->link.outage.since_us + window;
 	/*
-	 * If the link came back in this outage, the peer's window is a timeout longer (outage_until()); a
-	 * target's always is one longer still (outage_window()).
+	 * If the link came back in this outage, the peer waits a timeout longer (outage_until()). A target
+	 * always waits another one (outage_window()).
 	 */
 	if (s->link.outage.back)
 		until += (s->is_source ? 2 : 1) * s->cfg.timeout_us;
