@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/swap.h>
@@ -29,17 +30,19 @@ static bool put(const char *path, const char *value)
 	return ok;
 }
 
-/* Reading the file makes a device. -1: no zram, or no permission. */
+/*
+ * Reading the file makes a device. -1: no zram, or no permission. Only one test has swap at a time, for the kernel
+ * spreads pages over all swap that there is, and one test's swapoff would bring back the pages of another: the
+ * lock ends with this process.
+ */
 static int add_device(void)
 {
-	FILE *f = fopen("/sys/class/zram-control/hot_add", "re");
-	int n = -1;
+	int fd = open("/sys/class/zram-control/hot_add", O_RDONLY | O_CLOEXEC);
+	char number[16] = "";
 
-	if (f && fscanf(f, "%d", &n) != 1)
-		n = -1;
-	if (f)
-		fclose(f);
-	return n;
+	if (fd < 0 || flock(fd, LOCK_EX) || read(fd, number, sizeof(number) - 1) <= 0)
+		return -1;
+	return atoi(number);
 }
 
 /* The header that mkswap writes: version 1, and the number of the last page. */
