@@ -209,10 +209,11 @@ Test(device, mtu_takes_hold_at_both_ends)
 	ends_stop(&e);
 }
 
-/* Each RoCE v2 address of the device's table can be bound by its index. */
+/* Each IPv4 address of the device's table can be bound by its index. */
 Test(device, gid_chooses_the_address)
 {
 	struct ibv_gid_entry gid[32];
+	static const uint8_t v4_mapped[12] = { [10] = 0xff, [11] = 0xff };
 	char query[64], text[64];
 	struct ends e;
 	ssize_t n, i;
@@ -224,7 +225,7 @@ Test(device, gid_chooses_the_address)
 	for (i = 0; i < n; i++) {
 		struct sockaddr_in *local;
 
-		if (gid[i].gid_type != IBV_GID_TYPE_ROCE_V2 || gid[i].gid.raw[10] != 0xff)
+		if (gid[i].gid_type != IBV_GID_TYPE_ROCE_V2 || memcmp(gid[i].gid.raw, v4_mapped, 12))
 			continue;
 		snprintf(query, sizeof(query), "?dev=rxe0&gid=%u", gid[i].gid_index);
 		ends_start(&e, query);
