@@ -424,19 +424,19 @@ static int step_clean(int fd, uint8_t *dst, size_t len, size_t *done)
 	return err ? err : *done < len ? -EAGAIN : 0;
 }
 
-int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake,
-	      struct page_set *missing, uint64_t *done, struct fail *f)
+int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, uint64_t *done,
+	      struct fail *f)
 {
 	struct place_region *r = &p->r[run->region];
 	int err;
 
 	if (r->huge)
-		return huge_run(p, run, wake, missing, done, f);
+		return huge_run(p, run, wake, done, f);
 	if (r->shared && r->kernel && (err = place_land(p, run, 1, buf, f)) < 0)
 		return err;
 	err = place_resolve(p, r, r->vm + bytes(run->page), buf, bytes(run->npages), wake);
 	if (!err) {
-		*done = page_set_del_run(missing, run);
+		*done = page_set_del_run(p->missing, run);
 		return 0;
 	}
 	return fail_cure(f, CURE_PLACE, err,

@@ -57,8 +57,9 @@ struct place {
 	bool poisons; /* place_poison() may be called */
 	bool pinned;  /* the transport has the pages pinned: they must not be dropped */
 	struct reach reach;
-	int advice;	      /* MADV_DONTNEED, or MADV_DONTNEED_LOCKED if the kernel has it */
-	const uint8_t *zeros; /* 2 MiB of zeros, if any region is huge; takes no memory */
+	struct page_set *missing; /* place_expect()'s; NULL before */
+	int advice;		  /* MADV_DONTNEED, or MADV_DONTNEED_LOCKED if the kernel has it */
+	const uint8_t *zeros;	  /* 2 MiB of zeros, if any region is huge; takes no memory */
 	struct ferry_landing landing[FERRY_LANDINGS]; /* one per kind of memory that the VM has */
 	unsigned nlandings;			      /* 0 if one-sided */
 };
@@ -131,16 +132,17 @@ static inline uint8_t *place_inbox(const struct place *p, uint32_t idx)
 	return p->r[idx].inbox;
 }
 /*
- * Call it when the missing set is complete, and on a new link, while no get is in flight. If a huge page of
- * private memory lacks a piece, all its pieces are added to missing: it was dropped as a whole.
+ * Call it when the missing set is complete, and on a new link, while no get is in flight; place_run() takes pages
+ * out of the set, which must live until place_close(). If a huge page of private memory lacks a piece, all its
+ * pieces are added to missing: it was dropped as a whole.
  */
 void place_expect(struct place *p, struct page_set *missing);
 /*
- * Maps pages that have arrived (in buf, or in the inbox if place_direct()) and removes exactly these from
- * missing; *done: their number. Without wake, threads blocked on them resume only at place_wake().
+ * Maps pages that have arrived (in buf, or in the inbox if place_direct()) and removes exactly these from the
+ * missing set; *done: their number. Without wake, threads blocked on them resume only at place_wake().
  */
-int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake,
-	      struct page_set *missing, uint64_t *done, struct fail *f);
+int place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, uint64_t *done,
+	      struct fail *f);
 /*
  * Maps pages (or whole huge pages) that are not in the residue. Of anonymous memory only one page at a time:
  * an absent one that a vCPU waits for.

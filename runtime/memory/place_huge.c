@@ -144,6 +144,7 @@ void huge_around(struct page_run *run, struct page_cursor *at)
 
 void place_expect(struct place *p, struct page_set *missing)
 {
+	p->missing = missing;
 	for (uint32_t i = 0; i < p->n; i++) {
 		struct place_region *r = &p->r[i];
 		struct page_cursor at = { .region = i, .end = r->npages };
@@ -178,8 +179,7 @@ static int map_whole(struct place *p, struct place_region *r, uint64_t unit, boo
 	return err;
 }
 
-int huge_run(struct place *p, const struct page_run *run, bool wake, struct page_set *missing, uint64_t *done,
-	     struct fail *f)
+int huge_run(struct place *p, const struct page_run *run, bool wake, uint64_t *done, struct fail *f)
 {
 	struct place_region *r = &p->r[run->region];
 	uint64_t page = run->page, end = page + run->npages;
@@ -202,7 +202,7 @@ int huge_run(struct place *p, const struct page_run *run, bool wake, struct page
 					 "the huge page at page %" PRIu64
 					 " of region %u has arrived and cannot be mapped",
 					 whole.page, r->reg->id);
-		*done += page_set_del_run(missing, &whole);
+		*done += page_set_del_run(p->missing, &whole);
 	}
 	return 0;
 }

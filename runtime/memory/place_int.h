@@ -40,8 +40,7 @@ int huge_exists(void *addr);
 /* Widens a run to whole huge pages and moves the walk's cursor to their end. */
 void huge_around(struct page_run *run, struct page_cursor *at);
 /* As place_run(), place_clean(). */
-int huge_run(struct place *p, const struct page_run *run, bool wake, struct page_set *missing, uint64_t *done,
-	     struct fail *f);
+int huge_run(struct place *p, const struct page_run *run, bool wake, uint64_t *done, struct fail *f);
 int huge_clean(struct place *p, const struct page_run *run, struct fail *f);
 
 #endif

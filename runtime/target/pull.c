@@ -163,7 +163,7 @@ int pull_placed(struct pull *p, const struct page_run *run, const void *buf, boo
 {
 	struct stats *stats = p->param.stats;
 	uint64_t before, done;
-	int err = place_run(p->param.place, run, buf, wake, p->param.missing, &done, p->param.fail);
+	int err = place_run(p->param.place, run, buf, wake, &done, p->param.fail);
 
 	if (err < 0)
 		return err;

@@ -19,17 +19,17 @@ HUGEPOOL_END()
 /* Linked with --wrap=place_run, to which whatever has come for the VM is given. */
 static _Atomic unsigned came[FAKE_REGIONS][FAKE_HUGE_PAGES0];
 
-int __real_place_run(struct place *p, const struct page_run *run, const void *buf, bool wake,
-		     struct page_set *missing, uint64_t *done, struct fail *f);
-int __wrap_place_run(struct place *p, const struct page_run *run, const void *buf, bool wake,
-		     struct page_set *missing, uint64_t *done, struct fail *f);
+int __real_place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, uint64_t *done,
+		     struct fail *f);
+int __wrap_place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, uint64_t *done,
+		     struct fail *f);
 
-int __wrap_place_run(struct place *p, const struct page_run *run, const void *buf, bool wake,
-		     struct page_set *missing, uint64_t *done, struct fail *f)
+int __wrap_place_run(struct place *p, const struct page_run *run, const void *buf, bool wake, uint64_t *done,
+		     struct fail *f)
 {
 	for (uint64_t page = run->page; page < run->page + run->npages; page++)
 		atomic_fetch_add(&came[run->region][page], 1);
-	return __real_place_run(p, run, buf, wake, missing, done, f);
+	return __real_place_run(p, run, buf, wake, done, f);
 }
 
 static void comes_once(const struct rig_kind *kind, uint32_t channels)

@@ -54,8 +54,7 @@ static int arrive(struct bed *b)
 {
 	uint64_t done;
 
-	return place_run(&b->place, &(struct page_run){ .npages = UNIT_PAGES }, NULL, true, &b->missing,
-			 &done, &b->f);
+	return place_run(&b->place, &(struct page_run){ .npages = UNIT_PAGES }, NULL, true, &done, &b->f);
 }
 
 static void free_bed(struct bed *b)
