@@ -16,8 +16,7 @@ int xp_table_set(struct xp_table *t, const struct xport_region *r, size_t n, enu
 	size_t i;
 
 	for (i = 0; i < n; i++) {
-		if (r[i].page_shift < 12 || r[i].page_shift > 30 ||
-		    __builtin_mul_overflow(r[i].npages, 1ull << r[i].page_shift, &bytes) ||
+		if (__builtin_mul_overflow(r[i].npages, PAGE_BYTES, &bytes) ||
 		    bytes > UINTPTR_MAX - (uintptr_t)r[i].base)
 			return -EINVAL;
 	}
@@ -67,8 +66,8 @@ int xp_runs_check(const struct xp_table *t, const struct page_run *runs, unsigne
 				 (unsigned long long)r->npages);
 			return -EINVAL;
 		}
-		/* npages < 2^32 and page_shift <= 30: the shift cannot overflow, and sum stays below 2^63 */
-		sum += (uint64_t)runs[i].npages << r->page_shift;
+		/* npages < 2^32: the shift cannot overflow, and sum stays below 2^63 */
+		sum += (uint64_t)runs[i].npages << PAGE_SHIFT;
 		if (sum > XPORT_XFER_MAX) {
 			snprintf(why, XP_WHY_MAX, "more than %u bytes in one transfer", XPORT_XFER_MAX);
 			return -EINVAL;
@@ -85,8 +84,8 @@ void xp_runs_iov(const struct xp_table *t, const struct page_run *runs, unsigned
 	for (i = 0; i < n; i++) {
 		const struct xport_region *r = xp_table_find(t, runs[i].region);
 
-		iov[i].iov_base = (void *)((uintptr_t)r->base + (runs[i].page << r->page_shift));
-		iov[i].iov_len = (size_t)runs[i].npages << r->page_shift;
+		iov[i].iov_base = (void *)((uintptr_t)r->base + (runs[i].page << PAGE_SHIFT));
+		iov[i].iov_len = (size_t)runs[i].npages << PAGE_SHIFT;
 	}
 }
 
@@ -95,7 +94,7 @@ int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsign
 {
 	for (unsigned i = 0; i < n; i++) {
 		const struct xport_region *r = xp_table_find(t, runs[i].region);
-		uint64_t off = runs[i].page << r->page_shift, len = (uint64_t)runs[i].npages << r->page_shift;
+		uint64_t off = runs[i].page << PAGE_SHIFT, len = (uint64_t)runs[i].npages << PAGE_SHIFT;
 		const uint8_t *base = dst ? dst[i] : (const uint8_t *)r->base + off;
 		const void *bad;
 
@@ -103,7 +102,7 @@ int xp_unreachable(const struct xp_table *t, const struct page_run *runs, unsign
 		if (!bad)
 			continue;
 		off += (uint64_t)((const uint8_t *)bad - base);
-		return reach_fail(f, &(struct reach_page){ r->id, off >> r->page_shift, r->gpa + off, bad },
+		return reach_fail(f, &(struct reach_page){ r->id, off >> PAGE_SHIFT, r->gpa + off, bad },
 				  write);
 	}
 	return fail(f, -EFAULT,

@@ -82,7 +82,6 @@ struct xport_lander {
 
 struct xport_region { /* a run holds its index in the array given to expose(), the same at both ends */
 	uint32_t id;  /* for sentences */
-	uint32_t page_shift;
 	uint64_t npages;
 	uint64_t gpa; /* of the first page; for sentences */
 	/*

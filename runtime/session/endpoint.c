@@ -28,7 +28,6 @@ int endpoint_expose(struct ferry_session *s, enum xport_access access)
 	for (size_t i = 0; r && i < s->nregions; i++)
 		r[i] = (struct xport_region){
 			.id = s->regions[i].id,
-			.page_shift = PAGE_SHIFT,
 			.npages = s->regions[i].len >> PAGE_SHIFT,
 			.gpa = s->regions[i].gpa,
 			.base = s->is_source ? s->regions[i].hva

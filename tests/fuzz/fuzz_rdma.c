@@ -434,7 +434,7 @@ void rdma_destroy_event_channel(struct rdma_event_channel *ch)
 
 static void link_up(struct fail *f, uint8_t flags)
 {
-	struct xport_region r = { .id = REGION, .page_shift = 12, .npages = PAGES, .base = dev.memory };
+	struct xport_region r = { .id = REGION, .npages = PAGES, .base = dev.memory };
 	const struct xport_param param = { .timeout_us = 1000 };
 	struct xport_link_id id = { .channels = 1 };
 	struct xr_options opt = { .pin = flags & 2 ? XR_PIN_LAZY : XR_PIN_ALL, .gid = -1 };

@@ -46,7 +46,7 @@ static const struct xport_param param = { .timeout_us = STALL_US };
 static void bench_up(struct bench *b, enum xport_access access)
 {
 	struct xport_link_id id = { .channels = 1 };
-	struct xport_region r = { .id = REGION, .page_shift = 12, .npages = PAGES };
+	struct xport_region r = { .id = REGION, .npages = PAGES };
 	int near[CONNS], size = BUFFER;
 
 	*b = (struct bench){ 0 };

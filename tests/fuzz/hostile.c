@@ -197,13 +197,12 @@ void hostile_say(struct hostile *h, enum wire_type t, const void *body, size_t l
 }
 
 /* Three regions (the session has two), all longer than there, and all the same memory. */
-void hostile_expose(struct hostile *h, enum xport_access access, unsigned shift)
+void hostile_expose(struct hostile *h, enum xport_access access)
 {
 	struct xport_region r[3] = { { .id = VM_ID0 }, { .id = VM_ID1 }, { .id = 99 } };
 
 	for (unsigned i = 0; i < 3; i++) {
-		r[i].page_shift = shift;
-		r[i].npages = RAM_PAGES * FUZZ_PAGE >> shift;
+		r[i].npages = RAM_PAGES;
 		r[i].base = h->ram.at;
 	}
 	if (h->link)
@@ -300,7 +299,7 @@ static void step_data(struct hostile *h, const struct play_step *s)
 		hostile_end_puts(h);
 		break;
 	case STEP_EXPOSE:
-		hostile_expose(h, s->type % 4, 12 + s->at % 2);
+		hostile_expose(h, s->type % 4);
 		break;
 	}
 }

@@ -135,7 +135,7 @@ unsigned hostile_hear(struct hostile *h);
 bool hostile_hear_until(struct hostile *h, uint32_t mask);
 /* Send a message with this body, after patching. */
 void hostile_say(struct hostile *h, enum wire_type t, const void *body, size_t len);
-void hostile_expose(struct hostile *h, enum xport_access access, unsigned shift);
+void hostile_expose(struct hostile *h, enum xport_access access);
 void hostile_end_puts(struct hostile *h);
 void hostile_drop(struct hostile *h);
 

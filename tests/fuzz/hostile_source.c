@@ -152,7 +152,7 @@ static void round_of_puts(struct hostile *h)
 	struct page_run runs[2] = { { 0, 30, 0 }, { 1, VM_PAGES1, 0 } };
 	struct xport_chan *c = h->link ? h->link->ops->chan(h->link, XPORT_DATA, 0) : NULL;
 
-	hostile_expose(h, XPORT_LOCAL, 12);
+	hostile_expose(h, XPORT_LOCAL);
 	if (c) {
 		c->ops->put(c, runs, 2);
 		c->ops->fence(c);
@@ -169,7 +169,7 @@ static void arm(struct hostile *h)
 	say(h, WIRE_RESIDUE);
 	say(h, WIRE_PREARM);
 	hostile_hear_until(h, 1u << WIRE_PREARMED);
-	hostile_expose(h, XPORT_PEER_READ, 12);
+	hostile_expose(h, XPORT_PEER_READ);
 }
 
 static void switch_over(struct hostile *h)

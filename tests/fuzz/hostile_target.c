@@ -150,7 +150,7 @@ static void turn(struct hostile *h)
 		say(h, WIRE_HELLO_ACK);
 		break;
 	case WIRE_MAP:
-		hostile_expose(h, XPORT_PEER_WRITE, 12);
+		hostile_expose(h, XPORT_PEER_WRITE);
 		say(h, WIRE_RESERVED);
 		break;
 	case WIRE_ROUND_END:

@@ -263,7 +263,6 @@ void peer_expose(struct peer *p)
 	p->ram = aligned_alloc(FAKE_PAGE, FAKE_PAGES * FAKE_PAGE);
 	for (unsigned i = 0; i < FAKE_REGIONS; i++)
 		r[i] = (struct xport_region){ .id = p->rig.src.region[i].id,
-					      .page_shift = 12,
 					      .npages = p->rig.src.region[i].len / FAKE_PAGE,
 					      .base = p->ram + fake_offset(i, 0) };
 	cr_assert_eq(p->link->ops->expose(p->link, r, FAKE_REGIONS, XPORT_PEER_WRITE), 0);

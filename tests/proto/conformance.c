@@ -188,8 +188,8 @@ static void stop(struct pair *p)
 static void expose(struct end *e, enum xport_access access)
 {
 	struct xport_region r[] = {
-		{ .id = 7, .page_shift = 12, .npages = BIG_PAGES, .base = e->ram },
-		{ .id = 9, .page_shift = 12, .npages = SMALL_PAGES, .base = e->ram + BIG_PAGES * PAGE },
+		{ .id = 7, .npages = BIG_PAGES, .base = e->ram },
+		{ .id = 9, .npages = SMALL_PAGES, .base = e->ram + BIG_PAGES * PAGE },
 	};
 
 	cr_assert_eq(e->link->ops->expose(e->link, r, 2, access), 0, "%s", fail_text(&e->fail));
@@ -436,8 +436,8 @@ static int land(void *arg, const struct page_run *runs, unsigned n, const void *
 static void expose_to(struct pair *p, const struct xport_lander *lander)
 {
 	struct xport_region r[] = {
-		{ .id = 7, .page_shift = 12, .npages = BIG_PAGES, .base = p->b.ram, .lander = lander },
-		{ .id = 9, .page_shift = 12, .npages = SMALL_PAGES, .base = p->b.ram + BIG_PAGES * PAGE },
+		{ .id = 7, .npages = BIG_PAGES, .base = p->b.ram, .lander = lander },
+		{ .id = 9, .npages = SMALL_PAGES, .base = p->b.ram + BIG_PAGES * PAGE },
 	};
 
 	cr_assert_eq(p->b.link->ops->expose(p->b.link, r, 2, XPORT_PEER_WRITE), 0, "%s",
@@ -794,7 +794,7 @@ CASE(get_needs_read_access)
 
 CASE(a_region_without_memory_can_be_named_in_a_get_only)
 {
-	struct xport_region r = { .id = 7, .page_shift = 12, .npages = BIG_PAGES };
+	struct xport_region r = { .id = 7, .npages = BIG_PAGES };
 	struct page_run run = { .region = BIG, .page = 1, .npages = 3 };
 	void *dst = page_at(&p->b, BIG, 40);
 	struct server s;

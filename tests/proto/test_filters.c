@@ -48,7 +48,7 @@ static void *connect_thread(void *arg)
 
 static void link_up(struct rig *r)
 {
-	struct xport_region reg = { .id = 1, .page_shift = 12, .npages = PAGES, .base = r->ram };
+	struct xport_region reg = { .id = 1, .npages = PAGES, .base = r->ram };
 	struct pollfd pfd = { .fd = r->listener->ops->fd(r->listener), .events = POLLIN };
 	pthread_t t;
 	int err;

@@ -64,7 +64,7 @@ static void *connector(void *arg)
 
 static void ready(struct end *e, enum xport_access access)
 {
-	struct xport_region r = { .id = 1, .page_shift = 12, .npages = PAGES };
+	struct xport_region r = { .id = 1, .npages = PAGES };
 
 	e->ctl = e->link->ops->chan(e->link, XPORT_CONTROL, 0);
 	e->data = e->link->ops->chan(e->link, XPORT_DATA, 0);

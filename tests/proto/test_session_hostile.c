@@ -604,9 +604,7 @@ SOURCE_DOES(sends_state_that_is_none, RESERVED, -EPROTO, "device state is damage
 SOURCE_DOES_TCP(commits_before_prepared, RESERVED, -EPROTO,
 		"the peer sent COMMIT in post-copy, where it has no place")
 {
-	struct xport_region r = {
-		.id = 10, .page_shift = 12, .npages = FAKE_PAGES0, .base = p->rig.src.region[0].hva
-	};
+	struct xport_region r = { .id = 10, .npages = FAKE_PAGES0, .base = p->rig.src.region[0].hva };
 	struct wire_switchover w = switchover();
 
 	cr_assert_eq(p->link->ops->expose(p->link, &r, 1, XPORT_LOCAL), 0);
@@ -641,7 +639,7 @@ RIG_PAIR(hostile_source, asks_for_a_run_that_cannot_be_held)
 static void put_beyond(struct peer *p)
 {
 	struct xport_chan *c = p->link->ops->chan(p->link, XPORT_DATA, 0);
-	struct xport_region r = { .id = 10, .page_shift = 12, .npages = FAKE_PAGES0 + EXTRA };
+	struct xport_region r = { .id = 10, .npages = FAKE_PAGES0 + EXTRA };
 	struct page_run run = { .region = 0, .page = FAKE_PAGES0 - 1, .npages = 2 };
 
 	p->ram = aligned_alloc(FAKE_PAGE, r.npages * FAKE_PAGE);

@@ -370,7 +370,7 @@ Test(target_in_a_flood, beyond_its_hold_limit)
 				     .state_sum = peer_no_needs(),
 				     .commit_at = FERRY_COMMIT_AT_COMPLETE };
 	struct wire_residue named = { .region = 0, .npages = 64 };
-	struct xport_region r = { .id = 10, .page_shift = 12, .npages = FAKE_PAGES0 };
+	struct xport_region r = { .id = 10, .npages = FAKE_PAGES0 };
 	uint64_t word = 4;
 	struct talker t;
 	struct peer p;
@@ -573,7 +573,6 @@ static void expose_for_puts(struct peer *p)
 	p->ram = aligned_alloc(FAKE_PAGE, FAKE_PAGES * FAKE_PAGE);
 	for (unsigned i = 0; i < FAKE_REGIONS; i++)
 		r[i] = (struct xport_region){ .id = p->rig.src.region[i].id,
-					      .page_shift = 12,
 					      .npages = p->rig.src.region[i].len / FAKE_PAGE,
 					      .base = p->ram + fake_offset(i, 0) };
 	cr_assert_eq(p->link->ops->expose(p->link, r, FAKE_REGIONS, XPORT_PEER_WRITE), 0);

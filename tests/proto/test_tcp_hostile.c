@@ -130,7 +130,7 @@ static bool answered(struct bench *b, int fd)
 
 static void expose(struct bench *b, enum xport_access access)
 {
-	struct xport_region r = { .id = 1, .page_shift = 12, .npages = PAGES, .base = b->ram };
+	struct xport_region r = { .id = 1, .npages = PAGES, .base = b->ram };
 
 	cr_assert_eq(b->link->ops->expose(b->link, &r, 1, access), 0);
 }

@@ -28,8 +28,8 @@ struct xr_link *ends_inside(struct xend *x)
 int ends_expose(struct xend *x, enum xport_access access)
 {
 	struct xport_region r[] = {
-		{ .id = 7, .page_shift = 12, .npages = PAGES, .base = x->ram },
-		{ .id = 9, .page_shift = 12, .npages = OTHER_PAGES, .base = x->ram + PAGES * PAGE },
+		{ .id = 7, .npages = PAGES, .base = x->ram },
+		{ .id = 9, .npages = OTHER_PAGES, .base = x->ram + PAGES * PAGE },
 	};
 
 	return x->link->ops->expose(x->link, r, 2, access);

@@ -201,10 +201,9 @@ struct serving {
 static void served(void *arg, uint64_t npages)
 {
 	struct serving *s = arg;
-	struct shape_link *l = s->chan->link;
 
 	/* if killed, serve() will notice */
-	pay(s->chan, npages << (l->table.n ? l->table.r[0].page_shift : 12), PACE_AHEAD_US);
+	pay(s->chan, npages << PAGE_SHIFT, PACE_AHEAD_US);
 	if (s->moved)
 		s->moved(s->arg, npages);
 }

@@ -92,7 +92,7 @@ static int remote_key(struct xr_data *d, uint32_t region, uint64_t off, uint64_t
 		*addr = (uintptr_t)r->base + off;
 		*rkey = l->keys.rkey[r - l->keys.table.r];
 		chunks = l->keys.chunk_shift;
-		*span = (r->npages << r->page_shift) - off;
+		*span = (r->npages << PAGE_SHIFT) - off;
 	}
 	pthread_mutex_unlock(&l->lock);
 	if (!r || !*addr)
@@ -106,8 +106,8 @@ static int make_wr(struct xr_data *d, struct transfer *t, struct ibv_send_wr *wr
 {
 	const struct page_run *run = &t->runs[t->i];
 	const struct xport_region *r = xp_table_find(&d->link->table, run->region);
-	uint64_t at = (run->page << r->page_shift) + t->off,
-		 left = ((uint64_t)run->npages << r->page_shift) - t->off;
+	uint64_t at = (run->page << PAGE_SHIFT) + t->off,
+		 left = ((uint64_t)run->npages << PAGE_SHIFT) - t->off;
 	uint8_t *mine = t->dst ? (uint8_t *)t->dst[t->i] + t->off : (uint8_t *)r->base + at;
 	uint64_t near = 0, far = 0, len = left;
 	uint32_t lkey = 0, rkey = 0;
@@ -228,9 +228,6 @@ static int check_peer(struct xr_data *d, const struct page_run *runs, unsigned n
 			err = fail(l->link.fail, -EPROTO,
 				   "rdma: the peer's region number %u is %u, here it is %u", runs[i].region,
 				   theirs->id, mine->id);
-		else if (theirs->page_shift != mine->page_shift)
-			err = fail(l->link.fail, -EPROTO, "rdma: region %u has another page size at the peer",
-				   mine->id);
 	}
 	pthread_mutex_unlock(&l->lock);
 	return err;
@@ -326,9 +323,7 @@ static int check_landing(struct xr_data *d, const struct page_run *runs, void *c
 	size_t k;
 
 	for (i = 0; i < n; i++) {
-		uint64_t len = (uint64_t)runs[i].npages
-			       << xp_table_find(&l->table, runs[i].region)->page_shift,
-			 off = 0;
+		uint64_t len = (uint64_t)runs[i].npages << PAGE_SHIFT, off = 0;
 
 		for (k = 0; k < l->nlent; k++) {
 			off = (uintptr_t)dst[i] - (uintptr_t)l->lent[k].iov_base;

@@ -149,7 +149,7 @@ static int want_all(struct xr_link *l)
 		const struct xport_region *r = &l->table.r[i];
 
 		if (r->base && r->npages)
-			err = want(l, r->base, r->npages << r->page_shift,
+			err = want(l, r->base, r->npages << PAGE_SHIFT,
 				   xr_mr_access(l, l->table.access, false), false);
 	}
 	for (i = 0; i < l->nlent && !err; i++)
@@ -209,7 +209,7 @@ static uint32_t rkey_of(const struct xr_link *l, const struct xport_region *r)
 	size_t i;
 
 	for (i = 0; i < l->nmr; i++)
-		if (l->mr[i].base == r->base && l->mr[i].len == r->npages << r->page_shift)
+		if (l->mr[i].base == r->base && l->mr[i].len == r->npages << PAGE_SHIFT)
 			return l->mr[i].mr->rkey;
 	return 0;
 }
@@ -230,7 +230,7 @@ static int send_keys(struct xr_link *l)
 		const struct xport_region *r = &l->table.r[i];
 
 		k[i] = (struct rdma_key){ .id = htole32(r->id),
-					  .page_shift = htole32(r->page_shift),
+					  .page_shift = htole32(PAGE_SHIFT),
 					  .npages = htole64(r->npages) };
 		if (!r->base || !l->table.access)
 			continue; /* do not disclose an address that the peer cannot use */
@@ -334,8 +334,8 @@ bool xr_mr_chunk(struct xr_link *l, const void *addr, bool landing, uint8_t **ba
 	for (i = 0; !landing && i < l->table.n; i++) {
 		const struct xport_region *r = &l->table.r[i];
 
-		if (r->base && within(addr, r->base, r->npages << r->page_shift, &off)) {
-			cut_chunk(r->base, r->npages << r->page_shift, off, base, len);
+		if (r->base && within(addr, r->base, r->npages << PAGE_SHIFT, &off)) {
+			cut_chunk(r->base, r->npages << PAGE_SHIFT, off, base, len);
 			return true;
 		}
 	}
@@ -354,7 +354,7 @@ int xr_keys_take(struct xr_link *l, const struct xr_message *m)
 	struct rdma_keys h = { .access = 0 };
 	uint32_t *rkey = NULL;
 	size_t i, n;
-	int err = -ENOMEM;
+	int err;
 
 	memcpy(&h, m->body, m->len < sizeof(h) ? m->len : sizeof(h));
 	n = le32toh(h.nregions);
@@ -367,17 +367,21 @@ int xr_keys_take(struct xr_link *l, const struct xr_message *m)
 			    m->len, n, le32toh(h.access), le32toh(h.chunk_shift));
 	r = calloc(n + 1, sizeof(*r));
 	rkey = calloc(n + 1, sizeof(*rkey));
-	for (i = 0; r && rkey && i < n; i++) {
+	err = r && rkey ? 0 : -ENOMEM;
+	for (i = 0; !err && i < n; i++) {
 		struct rdma_key k;
 
 		memcpy(&k, m->body + sizeof(h) + i * sizeof(k), sizeof(k));
+		if (le32toh(k.page_shift) != PAGE_SHIFT)
+			err = fail(l->link.fail, -EPROTO,
+				   "rdma: the peer's region %u has pages of 1 << %u bytes; they are of 1 << %u",
+				   le32toh(k.id), le32toh(k.page_shift), PAGE_SHIFT);
 		rkey[i] = le32toh(k.rkey);
 		r[i] = (struct xport_region){ .id = le32toh(k.id),
-					      .page_shift = le32toh(k.page_shift),
 					      .npages = le64toh(k.npages),
 					      .base = k.flags ? (void *)(uintptr_t)le64toh(k.addr) : NULL };
 	}
-	if (r && rkey)
+	if (!err)
 		err = xp_table_set(&l->keys.table, r, n, (enum xport_access)le32toh(h.access));
 	free(r);
 	if (!err) {

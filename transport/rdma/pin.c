@@ -193,7 +193,7 @@ static int pin(struct xr_link *l, uint32_t region, uint64_t chunk, struct ibv_mr
 
 	if (l->opt.pin != XR_PIN_LAZY || !r || !r->base || !l->table.access)
 		return -EACCES;
-	len = r->npages << r->page_shift;
+	len = r->npages << PAGE_SHIFT;
 	if (chunk > len >> RDMA_CHUNK_SHIFT || (first = chunk << RDMA_CHUNK_SHIFT) >= len)
 		return -ERANGE;
 	*ret = ibv_reg_mr(l->pd, (uint8_t *)r->base + first, size < len - first ? size : len - first,

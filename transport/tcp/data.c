@@ -209,12 +209,9 @@ static int rx_unreachable(struct tcp_data *c)
 	const struct tcp_get *g = oldest_get(c);
 	void *dst[XPORT_RUNS_MAX];
 
-	for (unsigned i = 0; i < g->n; i++) { /* received bytes advance the base; the end stays */
-		const struct xport_region *r = xp_table_find(&c->link->table, g->runs[i].region);
-
+	for (unsigned i = 0; i < g->n; i++) /* received bytes advance the base; the end stays */
 		dst[i] = (uint8_t *)g->iov[1 + i].iov_base + g->iov[1 + i].iov_len -
-			 ((size_t)g->runs[i].npages << r->page_shift);
-	}
+			 ((size_t)g->runs[i].npages << PAGE_SHIFT);
 	return xp_unreachable(&c->link->table, g->runs, g->n, dst, true, c->link->link.fail);
 }
 
