@@ -146,6 +146,49 @@ Test(peer, connect_requests_that_are_not_ours)
 	ends_stop(&e);
 }
 
+Test(peer, what_is_offered_and_not_known_is_not_accepted)
+{
+	struct rdma_event_channel *ch = rdma_create_event_channel();
+	struct rdma_cm_id *id[RDMA_ROLE_URGENT + 1];
+	unsigned answers = 0;
+	struct pollfd fd[2];
+	struct ends e;
+
+	ends_listen(&e, "");
+	for (uint8_t role = RDMA_ROLE_CONTROL; role <= RDMA_ROLE_URGENT; role++) {
+		struct rdma_preamble p = good();
+
+		p.role = role;
+		p.offers = htole32(0x80000001);
+		id[role] = ask(ch, e.uri, &p, sizeof(p));
+	}
+	fd[0] = (struct pollfd){ .fd = ch->fd, .events = POLLIN };
+	fd[1] = (struct pollfd){ .fd = e.listener->ops->fd(e.listener), .events = POLLIN };
+	while (answers <= RDMA_ROLE_URGENT) {
+		struct xport_link *l = NULL;
+		struct rdma_answer a = { .magic = 0 };
+		struct rdma_cm_event *ev;
+
+		cr_assert(poll(fd, 2, 10000) > 0, "no answer");
+		cr_assert_eq(e.listener->ops->accept(e.listener, &l, &e.fail), -EAGAIN, "%s",
+			     fail_text(&e.fail));
+		if (!fd[0].revents)
+			continue;
+		cr_assert(!rdma_get_cm_event(ch, &ev));
+		cr_assert_eq(ev->event, RDMA_CM_EVENT_CONNECT_RESPONSE, "%s came", rdma_event_str(ev->event));
+		cr_assert(ev->param.conn.private_data_len >= sizeof(a));
+		memcpy(&a, ev->param.conn.private_data, sizeof(a));
+		rdma_ack_cm_event(ev);
+		cr_assert_eq(le32toh(a.code), RDMA_ANSWER_OK);
+		cr_assert_eq(a.accepts, 0, "accepts %#x", le32toh(a.accepts));
+		answers++;
+	}
+	for (uint8_t role = RDMA_ROLE_CONTROL; role <= RDMA_ROLE_URGENT; role++)
+		rdma_destroy_id(id[role]);
+	rdma_destroy_event_channel(ch);
+	ends_stop(&e);
+}
+
 Test(peer, the_same_connection_asked_for_twice)
 {
 	struct rdma_event_channel *ch = rdma_create_event_channel(), *other = rdma_create_event_channel();
