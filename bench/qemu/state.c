@@ -21,6 +21,7 @@
 #define STATE_MAX ((size_t)62 << 20) /* ferry carries 64 MiB, headers included */
 #define READ_BYTES ((size_t)256 << 10)
 #define POLL_US 2000u
+#define RETRY_US 100000u
 #define FD_NAME "ferry"
 
 static int says(struct qmp *q, int err, const char *what)
@@ -198,6 +199,23 @@ static int in_progress(struct qmp *q, bool *ret, uint64_t timeout_us)
 	return err;
 }
 
+/* QEMU 10 answers `cont` with success, too, if the VM does not start because a disk's lock is not to be had. */
+int state_run(struct qmp *q, uint64_t timeout_us)
+{
+	char status[40];
+	int err = qmp_call(q, "cont", NULL, timeout_us, NULL);
+
+	if (!err)
+		err = query_status(q, status, timeout_us);
+	if (err || !strcmp(status, "running"))
+		return err;
+	snprintf(q->why, sizeof(q->why),
+		 "QEMU does not let the VM run (status %s): another process may have the lock of one of its disks, which "
+		 "QEMU's own output names",
+		 status);
+	return -EBUSY;
+}
+
 int state_resume(struct qmp *q, uint64_t timeout_us)
 {
 	uint64_t until_us = clock_us() + timeout_us;
@@ -215,8 +233,13 @@ int state_resume(struct qmp *q, uint64_t timeout_us)
 		if (err < 0 || (!progress && !strcmp(status, "running")))
 			return err;
 		/* After a cancel QEMU lets it run by itself; until then `cont` is refused. */
-		if (!progress && strcmp(status, "finish-migrate"))
-			return qmp_call(q, "cont", NULL, timeout_us, NULL);
+		if (!progress && strcmp(status, "finish-migrate")) {
+			err = state_run(q, timeout_us);
+			if (!err || clock_us() >= until_us)
+				return err;
+			usleep(RETRY_US);
+			continue;
+		}
 		if (clock_us() >= until_us)
 			return says(q, -ETIMEDOUT, "QEMU does not let the VM run again after migrate_cancel");
 		usleep(POLL_US);

@@ -188,7 +188,9 @@ static int simple(struct qemu *m, const char *command)
 
 static int op_resume(void *vm)
 {
-	return simple(vm, "cont");
+	struct qemu *m = vm;
+
+	return qemu_qmp_failed(m, state_run(&m->q, m->timeout_us));
 }
 
 /* Its main loop may wait for a fault, and answer nothing: the op fails by its deadline. */
