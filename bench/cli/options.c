@@ -63,6 +63,10 @@ const struct option_row option_rows[] = {
 	  "the id of a netdev of the QEMU, 16 of them at most",
 	  "hold back what leaves by this netdev during the tentative run, may be repeated; none, and then no tentative run",
 	  .word = "ID" },
+	{ "hold-disk", V_MANY, TARGET | QEMU, AT(hold_disk),
+	  "the node-name of a disk of the QEMU, and the path of a new file, 16 of them at most",
+	  "hold back what is written to this disk during the tentative run, in that file, which is merged into the disk after the commit, may be repeated; none",
+	  .word = "NODE=PATH" },
 	{ "memory", V_SIZE, GUEST | FLOOR | OWN, AT(memory),
 	  "a size from 32M to 256G in whole 2M, such as 512M or 2G", "the guest's RAM; 1G", VMM_MEMORY_MIN,
 	  VMM_MEMORY_MAX },
@@ -318,7 +322,7 @@ static int parse_many(const struct option_row *row, const char *text, const char
 
 	while (at[n])
 		n++;
-	if (n == HOLD_NETS || !*text)
+	if (n == HOLDS || !*text)
 		return complain(row, text);
 	at[n] = text;
 	return 0;

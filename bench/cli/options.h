@@ -39,7 +39,7 @@ struct kill_drill {
 	uint64_t heal_ms;
 };
 
-#define HOLD_NETS 16
+#define HOLDS 16 /* of a kind */
 
 struct options {
 	enum command command, about; /* about: the command to explain, CMD_HELP for all */
@@ -54,8 +54,8 @@ struct options {
 	uint64_t max_rounds, channels, bandwidth, repeat, pull;
 	uint64_t vmm; /* enum vm_choice */
 	const char *qmp;
-	const char *hold_net[HOLD_NETS + 1]; /* ends with NULL */
-	char *const *qemu;		     /* target: what follows --; NULL: nothing */
+	const char *hold_net[HOLDS + 1], *hold_disk[HOLDS + 1]; /* end with NULL */
+	char *const *qemu;					/* target: what follows --; NULL: nothing */
 	const char *own_only;  /* the first option given that is about the bench's own guest; NULL: none */
 	const char *qemu_only; /* likewise about a QEMU */
 	struct kill_drill kill;

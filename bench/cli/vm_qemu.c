@@ -111,16 +111,31 @@ static void qemu_describe(void *vm, struct ferry_ops *ops, struct ferry_vm *ret)
 
 /* ---- the end ---- */
 
+/* The overlays of the disks to be held; a QEMU that is launched comes with them. */
+static int make_overlays(struct launch *l, const struct options *o, char *why, size_t cap)
+{
+	int err = 0;
+
+	for (; !err && o->hold_disk[l->ndisk] && l->ndisk < QEMU_DISKS; l->ndisk++)
+		err = disk_make(&l->disk[l->ndisk], o->hold_disk[l->ndisk], why, cap);
+	for (size_t i = 0; err && i < l->ndisk; i++)
+		disk_drop(&l->disk[i]);
+	return err;
+}
+
 static int open_target(struct boarded *b, char *why, size_t cap)
 {
 	const struct options *o = b->ask.o;
+	struct qemu_hold hold = { .net = o->hold_net, .disk = b->launch.disk };
 	uint64_t limit_us = timeout_us(o);
-	int err = o->qemu ? launch_qemu(&b->launch, o->qemu, limit_us, why, cap) : 0;
+	int err = o->qemu ? launch_qemu(&b->launch, o->qemu, o->hold_disk, limit_us, why, cap)
+			  : make_overlays(&b->launch, o, why, cap);
 
 	if (err)
 		return err;
-	err = qemu_target_open(&b->m, o->qemu ? b->launch.socket : o->qmp, o->qemu ? QEMU_STARTING : 0,
-			       o->hold_net, limit_us);
+	hold.ndisk = b->launch.ndisk;
+	err = qemu_target_open(&b->m, o->qemu ? b->launch.socket : o->qmp, o->qemu ? QEMU_STARTING : 0, &hold,
+			       limit_us);
 	/* QEMU's own reason is better than that of a connection that it has closed. */
 	if (err && (b->m.q.fd >= 0 || !launch_ended(&b->launch, limit_us, why, cap)))
 		snprintf(why, cap, "%s", b->m.why);
@@ -166,23 +181,39 @@ static int qemu_begin(void *vm)
 	return 0;
 }
 
+static void tell(void *vm, const char *line)
+{
+	struct boarded *b = vm;
+
+	b->ask.calls.log(b->ask.calls.ctx, NOTICE, line);
+}
+
+static void merge_disks(struct boarded *b)
+{
+	b->m.each = tell;
+	b->m.ctx = b;
+	if (b->m.ndisk && !qemu_target_merge(&b->m))
+		tell(b, "what the VM has written to its disks since the switchover is merged into them");
+}
+
 /* Whether this end's QEMU is the VM's owner, or may be. */
 static void qemu_end(void *vm, const struct ferry_result *result)
 {
 	struct boarded *b = vm;
 	char line[200];
+	bool lost = result->outcome == FERRY_OUTCOME_LOST || result->owner == FERRY_OWNER_SOURCE ||
+		    result->owner == FERRY_OWNER_NONE;
 
-	if (b->launch.keeper < 0)
-		return;
-	if (result->outcome == FERRY_OUTCOME_LOST || result->owner == FERRY_OWNER_SOURCE ||
-	    result->owner == FERRY_OWNER_NONE) {
+	if (b->launch.keeper >= 0 && lost)
 		b->inner.discard(&b->m); /* its keeper removes its files */
+	if (!lost && result->owner == FERRY_OWNER_TARGET)
+		merge_disks(b);
+	if (b->launch.keeper < 0 || lost)
 		return;
-	}
 	launch_tell(&b->launch, LAUNCH_KEEP);
 	snprintf(line, sizeof(line), "QEMU is process %d, its monitor is at %s, what it prints in %s",
 		 b->m.q.pid, b->launch.socket, b->launch.log);
-	b->ask.calls.log(b->ask.calls.ctx, NOTICE, line);
+	tell(b, line);
 }
 
 static void qemu_end_of_vm(void *vm)

@@ -15,6 +15,7 @@
 #include <ferry/track.h>
 #include <stdbool.h>
 
+#include "disk.h"
 #include "qmp.h"
 #include "ram.h"
 #include "state.h"
@@ -46,6 +47,15 @@ struct qemu {
 	int pidfd;
 	struct take faults;
 	const char *hold_net[QEMU_NETS + 1]; /* ids of netdevs whose output is held; ends with NULL */
+	struct qemu_disk disk[QEMU_DISKS];   /* whose writes are held */
+	size_t ndisk;
+};
+
+/* What a target holds back during the tentative run; nothing: there is none. */
+struct qemu_hold {
+	const char *const *net;	      /* ids of netdevs, ends with NULL; or NULL */
+	const struct qemu_disk *disk; /* node and overlay are set */
+	size_t ndisk;
 };
 
 /* One thing that a running QEMU must fulfil to become a source; the last one stops it for about a millisecond. */
@@ -67,13 +77,18 @@ extern const struct ferry_ops qemu_source_ops;
 
 /*
  * Connects to a QEMU that waits, and takes its userfaultfd. child: its pid if it is a child of this process, which may still be
- * starting; QEMU_STARTING: likewise, but another process's child; 0: it waits already.
+ * starting; QEMU_STARTING: likewise, but another process's child; 0: it waits already. hold->net must outlive m.
  */
 #define QEMU_STARTING ((pid_t)-1)
-int qemu_target_open(struct qemu *m, const char *socket, pid_t child, const char *const *hold_net,
+int qemu_target_open(struct qemu *m, const char *socket, pid_t child, const struct qemu_hold *hold,
 		     uint64_t timeout_us);
-/* The ops; without hold_net those that hold output are missing. */
+/* The ops; if nothing is held, those that hold output are missing. */
 struct ferry_ops qemu_target_ops(const struct qemu *m);
+/*
+ * After ferry_run(), if this QEMU is the VM's owner: what was written to its disks meanwhile is merged into them. The first error,
+ * or 0; m->each is told all sentences.
+ */
+int qemu_target_merge(struct qemu *m);
 
 /* After ferry_free(). A QEMU that owns its VM runs on. */
 void qemu_close(struct qemu *m);

@@ -7,6 +7,10 @@
 
 #include "bridge.h"
 
+/* Events of block jobs. */
+#define DISK_STATUS_EVENT "JOB_STATUS_CHANGE"
+#define DISK_END_EVENT "BLOCK_JOB_COMPLETED"
+
 #define QEMU_SECTION_NEEDS 1u
 #define QEMU_SECTION_STATE 2u /* pieces of one stream, in order */
 

@@ -37,7 +37,7 @@ static int fails(char *why, size_t cap, const char *fmt, ...)
 	return -EINVAL;
 }
 
-static bool is_option(const char *arg, const char *name)
+bool command_option(const char *arg, const char *name)
 {
 	return arg[0] == '-' && !strcmp(arg + (arg[1] == '-' ? 2 : 1), name);
 }
@@ -58,19 +58,19 @@ int command_check(char *const *args, char *why, size_t cap)
 	bool ram = false;
 
 	for (size_t i = 0; args[i]; i++) {
-		if (is_option(args[i], "daemonize"))
+		if (command_option(args[i], "daemonize"))
 			return fails(why, cap,
 				     "a target's QEMU takes no %s, because rdma-migrate watches its process; leave it out, the QEMU "
 				     "outlives rdma-migrate all the same",
 				     args[i]);
-		if (is_option(args[i], "incoming"))
+		if (command_option(args[i], "incoming"))
 			return fails(why, cap,
 				     "a target's QEMU gets its -incoming from rdma-migrate; leave %s out",
 				     args[i]);
-		if (is_option(args[i], "loadvm"))
+		if (command_option(args[i], "loadvm"))
 			return fails(why, cap, "a target's QEMU gets its VM from the source; leave %s out",
 				     args[i]);
-		ram |= is_option(args[i], "object") && args[i + 1] && is_backend(args[i + 1]);
+		ram |= command_option(args[i], "object") && args[i + 1] && is_backend(args[i + 1]);
 	}
 	return ram ? 0
 		   : fails(why, cap,
@@ -150,6 +150,42 @@ static const char *value_end(const char *p)
 	return p;
 }
 
+/* One key=value, whose commas are single now. */
+static int put_key(json_t *o, char *text, const char *first)
+{
+	size_t n = strcspn(text, "=");
+
+	if (first && !text[n])
+		return json_object_set_new(o, first, json_string(text));
+	if (!text[n])
+		return -1;
+	text[n] = 0;
+	return json_object_set_new(o, text, json_string(text + n + 1));
+}
+
+json_t *command_keys(const char *value, const char *first)
+{
+	char *text = strdup(value);
+	json_t *o = text ? json_object() : NULL;
+
+	for (const char *at = value, *end; o && *at; at = *end ? end + 1 : end) {
+		size_t n = 0;
+
+		end = value_end(at);
+		for (const char *p = at; p < end; p++) {
+			text[n++] = *p;
+			p += *p == ',';
+		}
+		text[n] = 0;
+		if (put_key(o, text, at == value ? first : NULL)) {
+			json_decref(o);
+			o = NULL;
+		}
+	}
+	free(text);
+	return o;
+}
+
 static char *rewrite_keys(struct make *k, const char *value)
 {
 	const char *at = value, *end, *path;
@@ -209,7 +245,7 @@ int command_make(struct qemu_args *c, char *const *args, const char *dir, const 
 		return -ENOMEM;
 	memcpy(c->args, args, n * sizeof(*args));
 	for (size_t i = 0; i + 1 < n && !err; i++)
-		if (is_option(args[i], "object") && is_backend(args[i + 1]))
+		if (command_option(args[i], "object") && is_backend(args[i + 1]))
 			err = rewrite(&k, args[i + 1], &c->args[i + 1]);
 	snprintf(c->extra, sizeof(c->extra), "unix:%s,server=on,wait=off", socket);
 	c->args[n++] = stop;

@@ -3,6 +3,7 @@
 #ifndef BENCH_QEMU_COMMAND_H
 #define BENCH_QEMU_COMMAND_H
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -26,5 +27,13 @@ int command_check(char *const *args, char *why, size_t cap);
 int command_make(struct qemu_args *c, char *const *args, const char *dir, const char *socket, char *why,
 		 size_t cap);
 void command_free(struct qemu_args *c);
+
+/* True if arg is this option, which QEMU takes with one or two dashes. */
+bool command_option(const char *arg, const char *name);
+/*
+ * The value key=value,... of an option as a flat object of strings; a comma in a value is doubled. A first word without = is the
+ * value of key first. NULL: no memory, or no such value.
+ */
+json_t *command_keys(const char *value, const char *first);
 
 #endif

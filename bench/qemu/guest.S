@@ -5,8 +5,12 @@
  * reports its progress on the debug port.
  *
  * The host puts the parameters (-device loader) at PARAM: bytes of RAM below 4 GiB, bytes above, bytes of the
- * working set (0: idle), pages per tick, TSC cycles per tick. Bytes on port 0xe9: 'F' when the RAM is filled,
- * then '.' for each tick whose pages were all written.
+ * working set (0: idle), pages per tick, TSC cycles per tick, sectors of the disk (0: none). Bytes on port 0xe9: 'F'
+ * when the RAM is filled, then '.' for each tick whose pages were all written.
+ *
+ * With a disk (the first one of the first IDE controller), tick n also writes sector n - 1, and its '.' comes when the disk
+ * has it for good. No sector is written twice in the VM's life, so each is read before, and 'X' says that it was not empty:
+ * somebody else has written there. 'E': the disk has failed. After either, or the last sector, the guest halts.
  */
 #define PARAM		0x180000	/* the firmware does not use it */
 #define PML4		0x9000
@@ -15,6 +19,9 @@
 #define GIB		16
 #define HIGH		0x100000000
 #define DATA		0x200000	/* first byte that is filled */
+#define SECTOR		0x181000	/* what is read from the disk, and written to it */
+#define ATA		0x1f0
+#define ATA_CONTROL	0x3f6
 
 	.section .note.pvh, "a", @note
 	.balign 4
@@ -92,6 +99,11 @@ long:
 	mov PARAM + 24, %r10		/* pages per tick */
 	mov PARAM + 32, %r11		/* cycles per tick */
 	mov $1, %ebx			/* xorshift */
+	xor %r13d, %r13d		/* the sector to be written */
+	mov PARAM + 40, %r14
+	mov $2, %al			/* no interrupts */
+	mov $ATA_CONTROL, %dx
+	outb %al, %dx
 	call now
 	mov %rax, %rbp
 tick:	add %r11, %rbp
@@ -111,7 +123,10 @@ tick:	add %r11, %rbp
 	mov %rbx, DATA(%rdx)
 	dec %rcx
 	jnz 3b
-	mov $'.', %al
+	test %r14, %r14
+	jz 8f
+	call record
+8:	mov $'.', %al
 	outb %al, $0xe9
 4:	call now
 	cmp %rbp, %rax
@@ -128,6 +143,82 @@ tick:	add %r11, %rbp
 	jmp tick
 
 idle:	hlt
+	jmp idle
+
+/* Sector r13 must be empty; then all its words are its number, counted from 1. */
+record:	cmp %r14, %r13
+	jae idle
+	mov $0x20, %al			/* READ SECTORS */
+	call command
+	call data
+	mov $SECTOR, %edi
+	mov $256, %ecx
+	rep insw
+	mov $SECTOR, %edi
+	mov $64, %ecx
+	xor %eax, %eax
+	repe scasq
+	mov $'X', %al
+	jne broken
+	inc %r13
+	mov %r13, %rax
+	mov $SECTOR, %edi
+	mov $64, %ecx
+	rep stosq
+	dec %r13
+	mov $0x30, %al			/* WRITE SECTORS */
+	call command
+	call data
+	mov $SECTOR, %esi
+	mov $256, %ecx
+	rep outsw
+	call ready
+	mov $0xe7, %al			/* FLUSH CACHE */
+	call command
+	call ready
+	inc %r13
+	ret
+
+/* al, for sector r13 */
+command:
+	mov %al, %r15b
+	mov $ATA + 6, %dx
+	mov $0xe0, %al
+	outb %al, %dx
+	mov $ATA + 2, %dx
+	mov $1, %al
+	outb %al, %dx
+	mov %r13, %rax
+	inc %dx
+	outb %al, %dx
+	shr $8, %rax
+	inc %dx
+	outb %al, %dx
+	shr $8, %rax
+	inc %dx
+	outb %al, %dx
+	mov %r15b, %al
+	mov $ATA + 7, %dx
+	outb %al, %dx
+	ret
+
+/* Wait until the disk is not busy; data: and wants the data moved, by the port in dx on return. */
+ready:	mov $ATA + 7, %dx
+	inb %dx, %al
+	test $0x80, %al
+	jnz ready
+	test $0x21, %al			/* a fault, an error */
+	mov $'E', %al
+	jnz broken
+	ret
+data:	call ready
+	inb %dx, %al
+	test $8, %al
+	jz data
+	mov $ATA, %dx
+	ret
+
+broken:	outb %al, $0xe9
 	jmp idle
 
 now:	rdtsc

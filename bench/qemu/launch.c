@@ -21,20 +21,22 @@
 
 /* ---- the keeper's process ---- */
 
-static void clean_up(const struct launch *l)
+static void clean_up(const struct launch *l, enum launch_end at_end)
 {
 	for (size_t i = 0; i < l->command.nfile; i++)
 		unlink(l->command.file[i]);
+	for (size_t i = 0; i < l->ndisk && at_end == LAUNCH_KILL; i++)
+		unlink(l->disk[i].overlay);
 	unlink(l->socket);
 	unlink(l->log);
 	rmdir(l->dir);
 }
 
-/* Until QEMU has ended, whose status it returns. fd: the launcher. */
-static int watch(int fd, pid_t pid, int pidfd)
+/* Until QEMU has ended, whose status it returns. fd: the launcher. *at_end: what it has told last. */
+static int watch(int fd, pid_t pid, int pidfd, enum launch_end *at_end)
 {
 	struct pollfd p[2] = { { .fd = pidfd, .events = POLLIN }, { .fd = fd, .events = POLLIN } };
-	enum launch_end at_end = LAUNCH_KILL, told;
+	enum launch_end told;
 	int status = 0;
 
 	for (;;) {
@@ -47,12 +49,12 @@ static int watch(int fd, pid_t pid, int pidfd)
 		if (!p[1].revents)
 			continue;
 		if (recv(fd, &told, sizeof(told), 0) == sizeof(told)) {
-			at_end = told;
+			*at_end = told;
 			continue;
 		}
 		p[1].fd = -1;
-		if (at_end != LAUNCH_KEEP)
-			kill(pid, at_end == LAUNCH_STOP ? SIGSTOP : SIGKILL);
+		if (*at_end != LAUNCH_KEEP)
+			kill(pid, *at_end == LAUNCH_STOP ? SIGSTOP : SIGKILL);
 	}
 }
 
@@ -72,6 +74,7 @@ static void run_qemu(const struct launch *l)
 
 _Noreturn static void keeper(const struct launch *l, int fd)
 {
+	enum launch_end at_end = LAUNCH_KILL;
 	pid_t pid;
 	int pidfd, status, null;
 
@@ -90,12 +93,12 @@ _Noreturn static void keeper(const struct launch *l, int fd)
 	dup2(fd, 3);
 	dup2(pidfd, 4);
 	close_range(5, ~0u, 0);
-	status = pidfd < 0 ? 126 << 8 : watch(3, pid, 4);
+	status = pidfd < 0 ? 126 << 8 : watch(3, pid, 4, &at_end);
 	send(3, &status, sizeof(status), MSG_NOSIGNAL | MSG_DONTWAIT);
 	/* The launcher reads the log before it closes. */
 	while (recv(3, &null, sizeof(null), 0) > 0)
 		;
-	clean_up(l);
+	clean_up(l, at_end);
 	_exit(0);
 }
 
@@ -200,7 +203,8 @@ static int await_monitor(struct launch *l, uint64_t timeout_us, char *why, size_
 	return 0;
 }
 
-int launch_qemu(struct launch *l, char *const *args, uint64_t timeout_us, char *why, size_t cap)
+int launch_qemu(struct launch *l, char *const *args, const char *const *hold_disk, uint64_t timeout_us,
+		char *why, size_t cap)
 {
 	int err;
 
@@ -213,12 +217,17 @@ int launch_qemu(struct launch *l, char *const *args, uint64_t timeout_us, char *
 	snprintf(l->socket, sizeof(l->socket), "%s/qmp", l->dir);
 	snprintf(l->log, sizeof(l->log), "%s/log", l->dir);
 	err = command_make(&l->command, args, l->dir, l->socket, why, cap);
+	for (; !err && hold_disk[l->ndisk] && l->ndisk < QEMU_DISKS; l->ndisk++)
+		err = disk_make(&l->disk[l->ndisk], hold_disk[l->ndisk], why, cap);
 	if (!err)
 		err = spawn(l, why, cap);
-	if (err)
+	if (err) {
+		for (size_t i = 0; i < QEMU_DISKS; i++)
+			disk_drop(&l->disk[i]);
 		rmdir(l->dir);
-	else
+	} else {
 		err = await_monitor(l, timeout_us, why, cap);
+	}
 	if (err)
 		launch_close(l);
 	return err;

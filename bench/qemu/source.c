@@ -209,7 +209,7 @@ void qemu_init(struct qemu *m, uint64_t timeout_us)
 
 int qemu_connect(struct qemu *m, const char *socket, bool wait)
 {
-	static const char *const events[] = { STATE_EVENT, NULL };
+	static const char *const events[] = { STATE_EVENT, DISK_STATUS_EVENT, DISK_END_EVENT, NULL };
 	int err = qmp_open(&m->q, socket, events, wait, m->timeout_us);
 
 	m->opened = true;
@@ -254,6 +254,8 @@ void qemu_close(struct qemu *m)
 		if (m->region[i].hva)
 			munmap(m->region[i].hva, m->region[i].len);
 	ram_close(m->ram, m->nram);
+	for (size_t i = 0; i < m->ndisk; i++)
+		disk_close(&m->disk[i]);
 	if (m->opened)
 		qmp_close(&m->q);
 	if (m->tracker.fd >= 0)

@@ -85,6 +85,74 @@ static int op_output_release(void *vm)
 	return err;
 }
 
+/* ---- disks ---- */
+
+/* What a tentative run writes to a disk would be there after a fallback, too. */
+static int check_disks(struct qemu *m)
+{
+	json_t *all = NULL, *disk;
+	int err = qemu_ask(m, "query-block", NULL, &all);
+	size_t i;
+
+	json_array_foreach(all, i, disk)
+	{
+		const json_t *in = json_object_get(disk, "inserted");
+		const char *qdev = json_string_value(json_object_get(disk, "qdev"));
+		const char *node = json_string_value(json_object_get(in, "node-name"));
+		bool held = false;
+
+		for (size_t k = 0; node && k < m->ndisk; k++)
+			held |= !strcmp(m->disk[k].node, node);
+		if (!json_is_object(in) || json_is_true(json_object_get(in, "ro")) || held || err)
+			continue;
+		err = qemu_fails(m, -EOPNOTSUPP,
+				 "disk %.60s (node %.60s) can be written, and its writes are not held back; hold it by --hold-disk NODE=PATH, for "
+				 "which it must be a -blockdev, or hold nothing, and the VM runs here only after the commit",
+				 qdev ? qdev : "without a name", node ? node : "unknown");
+	}
+	json_decref(all);
+	return err;
+}
+
+static int hold_disks(struct qemu *m)
+{
+	int err = 0;
+
+	for (size_t i = 0; i < m->ndisk && !err; i++)
+		err = disk_hold(m, &m->disk[i]);
+	return err;
+}
+
+static int take_disks(struct qemu *m)
+{
+	int err = 0;
+
+	for (size_t i = 0; i < m->ndisk; i++) {
+		int e = disk_take(m, &m->disk[i]);
+
+		err = err ? err : e;
+	}
+	return err;
+}
+
+int qemu_target_merge(struct qemu *m)
+{
+	int err = 0;
+
+	for (size_t i = 0; i < m->ndisk; i++) {
+		int e = disk_merge(m, &m->disk[i]);
+
+		err = err ? err : e;
+	}
+	return err;
+}
+
+static void drop_disks(struct qemu *m)
+{
+	for (size_t i = 0; i < m->ndisk; i++)
+		disk_drop(&m->disk[i]);
+}
+
 /* ---- the other ops ---- */
 
 /* QEMU may name its backends in another order. */
@@ -202,14 +270,16 @@ static int op_pause(void *vm)
 static int op_activate(void *vm)
 {
 	struct qemu *m = vm;
+	int err = take_disks(m), announced;
 
 	m->capable = true; /* the VM's next migration may be another one */
 	qmp_call(&m->q, "migrate-set-parameters", json_pack("{s:i}", "announce-rounds", ANNOUNCE_ROUNDS),
 		 m->timeout_us, NULL);
-	return qemu_qmp_failed(m, qmp_call(&m->q, "announce-self",
-					   json_pack("{s:i, s:i, s:i, s:i}", "initial", 50, "max", 550,
-						     "rounds", ANNOUNCE_ROUNDS, "step", 50),
-					   m->timeout_us, NULL));
+	announced = qmp_call(&m->q, "announce-self",
+			     json_pack("{s:i, s:i, s:i, s:i}", "initial", 50, "max", 550, "rounds",
+				       ANNOUNCE_ROUNDS, "step", 50),
+			     m->timeout_us, NULL);
+	return err ? err : qemu_qmp_failed(m, announced);
 }
 
 /* Never `quit`: its threads may wait for faults with the lock of its main loop. */
@@ -224,6 +294,7 @@ static int op_discard(void *vm)
 	if (m->child > 0)
 		waitpid(m->child, NULL, 0);
 	m->child = 0;
+	drop_disks(m);
 	return 0;
 }
 
@@ -233,7 +304,7 @@ struct ferry_ops qemu_target_ops(const struct qemu *m)
 				 .resume = op_resume,  .pause = op_pause,     .activate = op_activate,
 				 .discard = op_discard };
 
-	if (m->hold_net[0]) {
+	if (m->hold_net[0] || m->ndisk) {
 		ops.output_hold = op_output_hold;
 		ops.output_release = op_output_release;
 	}
@@ -254,43 +325,21 @@ static int check_waits(struct qemu *m)
 	return err;
 }
 
-/* What a tentative run writes to a disk would be there after a fallback, too. */
-static int check_disks(struct qemu *m)
-{
-	json_t *all = NULL, *disk;
-	int err = qemu_ask(m, "query-block", NULL, &all);
-	size_t i;
-
-	json_array_foreach(all, i, disk)
-	{
-		const json_t *in = json_object_get(disk, "inserted");
-		const char *qdev = json_string_value(json_object_get(disk, "qdev"));
-		const char *node = json_string_value(json_object_get(in, "node-name"));
-
-		if (!json_is_object(in) || json_is_true(json_object_get(in, "ro")) || err)
-			continue;
-		err = qemu_fails(m, -EOPNOTSUPP,
-				 "disk %.60s (node %.60s) can be written, and writes of a tentative run cannot be held back; leave "
-				 "--hold-net out, and the VM runs here only after the commit",
-				 qdev ? qdev : "without a name", node ? node : "unknown");
-	}
-	json_decref(all);
-	return err;
-}
-
-int qemu_target_open(struct qemu *m, const char *socket, pid_t child, const char *const *hold_net,
+int qemu_target_open(struct qemu *m, const char *socket, pid_t child, const struct qemu_hold *hold,
 		     uint64_t timeout_us)
 {
 	int err;
 
 	qemu_init(m, timeout_us);
 	m->child = child;
-	for (size_t i = 0; hold_net && hold_net[i] && i < QEMU_NETS; i++)
-		m->hold_net[i] = hold_net[i];
+	for (size_t i = 0; hold->net && hold->net[i] && i < QEMU_NETS; i++)
+		m->hold_net[i] = hold->net[i];
+	for (; m->ndisk < hold->ndisk && m->ndisk < QEMU_DISKS; m->ndisk++)
+		m->disk[m->ndisk] = hold->disk[m->ndisk];
 	err = qemu_connect(m, socket, child != 0);
 	if (!err)
 		err = check_waits(m);
-	if (!err && m->hold_net[0])
+	if (!err && (m->hold_net[0] || m->ndisk))
 		err = check_disks(m);
 	if (!err)
 		err = ram_find(&m->q, m->ram, &m->nram, timeout_us, m->why, sizeof(m->why));
@@ -302,9 +351,13 @@ int qemu_target_open(struct qemu *m, const char *socket, pid_t child, const char
 				      qmp_call(&m->q, "migrate-set-parameters",
 					       json_pack("{s:i}", "announce-rounds", 0), timeout_us, NULL));
 	if (!err)
+		err = hold_disks(m);
+	if (!err)
 		err = add_filters(m);
 	if (!err)
 		err = take_uffd(m->q.pid, TAKE_KEEP | TAKE_FILTERED, timeout_us, &m->faults, m->why,
 				sizeof(m->why));
+	if (err)
+		drop_disks(m);
 	return err;
 }

@@ -11,6 +11,8 @@ TEST_PACKAGES=(dpkg-dev lintian mandoc systemtap-sdt-dev spin clang-format)
 # The arbiter in etcd: what it is built from, and a server that its tests start on a port of their own.
 PACKAGES+=(libcurl4-openssl-dev libjansson-dev)
 TEST_PACKAGES+=(etcd-server etcd-client)
+# The overlay of a disk that is held, for a stock QEMU.
+TEST_PACKAGES+=(qemu-utils)
 # The fuzzers: libFuzzer and the sanitizers it is linked with come beside clang.
 TEST_PACKAGES+=(clang libclang-rt-dev)
 

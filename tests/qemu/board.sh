@@ -117,7 +117,7 @@ refuses "a QEMU that ends at once" 5 "qemu-system-x86_64 has ended with status 1
 refuses "a program that is none" 5 "/nonexistent/qemu cannot be executed" target --vmm qemu -- /nonexistent/qemu "${args[@]:1}"
 refuses "a netdev that is none" 5 "netdev n9 cannot be held" target --vmm qemu --hold-net n9 -- "${args[@]}"
 truncate -s 1M "$tmp/disk"
-refuses "a disk whose writes cannot be held" 5 "writes of a tentative run cannot be held back; leave --hold-net out" \
+refuses "a disk whose writes cannot be held" 5 "its writes are not held back; hold it by --hold-disk NODE=PATH" \
 	target --vmm qemu --hold-net n0 -- "${args[@]}" -drive "if=virtio,format=raw,file=$tmp/disk"
 refuses "-daemonize" 1 "takes no -daemonize" target --vmm qemu -- "${args[@]}" -daemonize
 refuses "-incoming" 1 "leave -incoming out" target --vmm qemu -- "${args[@]}" -incoming defer

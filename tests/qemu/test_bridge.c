@@ -47,7 +47,8 @@ struct machine {
 	pthread_t thread;
 };
 
-static const char *const no_net[] = { NULL }, *const one_net[] = { "n0", NULL };
+static const char *const one_net[] = { "n0", NULL };
+static const struct qemu_hold nothing, network = { .net = one_net };
 static bool kill_when_it_runs;
 static const char *object_form = "memory-backend-file,id=ram,size=%zu,share=on,mem-path=%s";
 
@@ -290,7 +291,7 @@ static void needs_qemu(void)
 		cr_skip_test("qemu-system-x86_64 is not installed");
 }
 
-static void start_both(struct machine *src, struct machine *tgt, const char *const *hold)
+static void start_both(struct machine *src, struct machine *tgt, const struct qemu_hold *hold)
 {
 	needs_qemu();
 	make(src, false);
@@ -343,7 +344,7 @@ static void both_end(struct machine *src, struct machine *tgt)
 	destroy(src);
 }
 
-static void moves(struct ferry_config cfg, const char *const *hold)
+static void moves(struct ferry_config cfg, const struct qemu_hold *hold)
 {
 	struct machine src, tgt;
 
@@ -365,12 +366,12 @@ static void moves(struct ferry_config cfg, const char *const *hold)
 
 Test(bridge, stop_and_copy)
 {
-	moves((struct ferry_config){ .mode = FERRY_MODE_STOP_AND_COPY }, no_net);
+	moves((struct ferry_config){ .mode = FERRY_MODE_STOP_AND_COPY }, &nothing);
 }
 
 Test(bridge, post_copy_with_its_output_held)
 {
-	moves((struct ferry_config){ .mode = FERRY_MODE_POSTCOPY, .max_rounds = 1 }, one_net);
+	moves((struct ferry_config){ .mode = FERRY_MODE_POSTCOPY, .max_rounds = 1 }, &network);
 }
 
 Test(bridge, post_copy_committed_at_the_switchover)
@@ -378,7 +379,7 @@ Test(bridge, post_copy_committed_at_the_switchover)
 	moves((struct ferry_config){ .mode = FERRY_MODE_POSTCOPY,
 				     .max_rounds = 1,
 				     .commit_at = FERRY_COMMIT_AT_SWITCHOVER },
-	      no_net);
+	      &nothing);
 }
 
 /* The source runs on, and can be migrated again. */
@@ -387,7 +388,7 @@ Test(bridge, a_target_that_is_killed_falls_back)
 	struct machine src, tgt;
 
 	kill_when_it_runs = true;
-	start_both(&src, &tgt, one_net);
+	start_both(&src, &tgt, &network);
 	src.cfg.mode = FERRY_MODE_POSTCOPY;
 	src.cfg.max_rounds = 1;
 	tgt.cfg.bandwidth = 4 << 20;
@@ -403,7 +404,7 @@ Test(bridge, a_target_that_is_killed_falls_back)
 
 	kill_when_it_runs = false;
 	make(&tgt, true);
-	cr_assert_eq(qemu_target_open(&tgt.m, tgt.socket, tgt.pid, one_net, patience_us()), 0, "%s",
+	cr_assert_eq(qemu_target_open(&tgt.m, tgt.socket, tgt.pid, &network, patience_us()), 0, "%s",
 		     tgt.m.why);
 	cr_assert_eq(qemu_source_open(&src.m, src.socket, patience_us()), 0, "%s", src.m.why);
 	src.cfg = tgt.cfg = (struct ferry_config){ FERRY_CONFIG_INIT };
@@ -425,7 +426,7 @@ static void refused(const char *form, bool incoming, bool as_target, int err, co
 	object_form = form;
 	make(&v, incoming);
 	await_socket(&v);
-	is = as_target ? qemu_target_open(&v.m, v.socket, 0, no_net, patience_us())
+	is = as_target ? qemu_target_open(&v.m, v.socket, 0, &nothing, patience_us())
 		       : qemu_source_open(&v.m, v.socket, patience_us());
 	cr_assert_eq(is, err, "%d: %s", is, v.m.why);
 	cr_assert(strstr(v.m.why, says), "\"%s\" does not say \"%s\"", v.m.why, says);

@@ -114,3 +114,31 @@ Test(command, what_cannot_become_a_target)
 	refused((const char *const[]){ "qemu", "-object", "{\"qom-type\":\"memory-backend-file\"", NULL },
 		"has no mem-path");
 }
+
+/* ---- the options of a disk ---- */
+
+static void has_key(const char *value, const char *key, const char *is)
+{
+	json_t *o = command_keys(value, "driver");
+	const char *got = json_string_value(json_object_get(o, key));
+
+	cr_expect_str_eq(got ? got : "none", is, "%s of %s", key, value);
+	json_decref(o);
+}
+
+Test(keys, of_a_disk)
+{
+	has_key("file,node-name=f0,filename=/a,,b,,.raw,cache.direct=on", "driver", "file");
+	has_key("file,node-name=f0,filename=/a,,b,,.raw,cache.direct=on", "filename", "/a,b,.raw");
+	has_key("file,node-name=f0,filename=/a,,b,,.raw,cache.direct=on", "cache.direct", "on");
+	has_key("node-name=f0,driver=raw", "driver", "raw");
+	has_key("raw,node-name=f0,node-name=f1", "node-name", "f1");
+	has_key("raw,filename=a=b", "filename", "a=b");
+	has_key("raw,filename=", "filename", "");
+}
+
+Test(keys, what_is_none)
+{
+	cr_expect_null(command_keys("raw,read-only", "driver"));
+	cr_expect_null(command_keys("raw,filename=\xff", "driver"), "no UTF-8");
+}
