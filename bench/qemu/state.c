@@ -199,15 +199,38 @@ static int in_progress(struct qmp *q, bool *ret, uint64_t timeout_us)
 	return err;
 }
 
-/* QEMU 10 answers `cont` with success, too, if the VM does not start because a disk's lock is not to be had. */
+/* The VM has not started: these are its states before. */
+static bool stands(const char *status)
+{
+	static const char *const before[] = { "paused", "prelaunch", "inmigrate", "postmigrate" };
+
+	for (size_t i = 0; i < sizeof(before) / sizeof(before[0]); i++)
+		if (!strcmp(status, before[i]))
+			return true;
+	return false;
+}
+
+/*
+ * QEMU 10 answers `cont` with success, too, if it does not start the VM because another process has the lock of a disk; older
+ * ones with an error.
+ */
 int state_run(struct qmp *q, uint64_t timeout_us)
 {
-	char status[40];
-	int err = qmp_call(q, "cont", NULL, timeout_us, NULL);
+	uint64_t until_us = clock_us() + timeout_us;
+	char status[40] = "";
+	int err;
 
-	if (!err)
-		err = query_status(q, status, timeout_us);
-	if (err || !strcmp(status, "running"))
+	for (;;) {
+		err = qmp_call(q, "cont", NULL, timeout_us, NULL);
+		if (!err)
+			err = query_status(q, status, timeout_us);
+		if (!err && !stands(status))
+			return 0;
+		if ((err && err != -EREMOTEIO) || clock_us() >= until_us)
+			break;
+		usleep(RETRY_US);
+	}
+	if (err)
 		return err;
 	snprintf(q->why, sizeof(q->why),
 		 "QEMU does not let the VM run (status %s): another process may have the lock of one of its disks, which "
@@ -233,13 +256,8 @@ int state_resume(struct qmp *q, uint64_t timeout_us)
 		if (err < 0 || (!progress && !strcmp(status, "running")))
 			return err;
 		/* After a cancel QEMU lets it run by itself; until then `cont` is refused. */
-		if (!progress && strcmp(status, "finish-migrate")) {
-			err = state_run(q, timeout_us);
-			if (!err || clock_us() >= until_us)
-				return err;
-			usleep(RETRY_US);
-			continue;
-		}
+		if (!progress && strcmp(status, "finish-migrate"))
+			return state_run(q, timeout_us);
 		if (clock_us() >= until_us)
 			return says(q, -ETIMEDOUT, "QEMU does not let the VM run again after migrate_cancel");
 		usleep(POLL_US);

@@ -30,12 +30,9 @@ int state_capabilities(struct qmp *q, const char *const *names, bool on, uint64_
 int state_stop(struct qmp *q, struct state_reader *r, uint64_t timeout_us);
 /* Saves the rest: r->buf and r->len are the state. */
 int state_save(struct qmp *q, struct state_reader *r, uint64_t timeout_us);
-/* `cont`, and the VM runs. */
+/* `cont`, and the VM runs. Another process may have the lock of a disk: tries again until timeout_us have passed. */
 int state_run(struct qmp *q, uint64_t timeout_us);
-/*
- * Wherever the migration stands: the VM runs again in this QEMU. Another QEMU may still have the lock of a disk: tries again
- * until timeout_us have passed.
- */
+/* Wherever the migration stands: the VM runs again in this QEMU. */
 int state_resume(struct qmp *q, uint64_t timeout_us);
 void state_free(struct state_reader *r);
 /* Loads a state into a QEMU that waits for one (-incoming defer). */
