@@ -89,6 +89,27 @@ static int op_offered(void *vm, struct ferry_stream *in)
 	return b->ask.calls.offered(b->ask.calls.ctx, in);
 }
 
+static void tell(struct boarded *b, const char *line)
+{
+	b->ask.calls.log(b->ask.calls.ctx, NOTICE, line);
+}
+
+/* Of the VM's disks, which somebody must mend: said with --quiet, too. */
+static void complain(const struct boarded *b)
+{
+	fprintf(stderr, "rdma-migrate: %s.\n", b->m.why);
+}
+
+static int op_activate(void *vm)
+{
+	struct boarded *b = vm;
+	int err = b->inner.activate(vm);
+
+	if (err)
+		complain(b);
+	return err;
+}
+
 static void qemu_describe(void *vm, struct ferry_ops *ops, struct ferry_vm *ret)
 {
 	struct boarded *b = vm;
@@ -97,6 +118,7 @@ static void qemu_describe(void *vm, struct ferry_ops *ops, struct ferry_vm *ret)
 	*ops = b->inner;
 	ops->pause = op_pause;
 	ops->resume = op_resume;
+	ops->activate = b->inner.activate ? op_activate : NULL;
 	ops->event = op_event;
 	ops->log = op_log;
 	ops->arbiter = b->ask.calls.arbiter ? op_arbiter : NULL;
@@ -181,19 +203,22 @@ static int qemu_begin(void *vm)
 	return 0;
 }
 
-static void tell(void *vm, const char *line)
-{
-	struct boarded *b = vm;
-
-	b->ask.calls.log(b->ask.calls.ctx, NOTICE, line);
-}
-
 static void merge_disks(struct boarded *b)
 {
-	b->m.each = tell;
-	b->m.ctx = b;
-	if (b->m.ndisk && !qemu_target_merge(&b->m))
-		tell(b, "what the VM has written to its disks since the switchover is merged into them");
+	char line[300];
+
+	for (size_t i = 0; i < b->m.ndisk; i++) {
+		struct qemu_disk *d = &b->m.disk[i];
+
+		if (disk_merge(&b->m, d)) {
+			complain(b);
+			continue;
+		}
+		snprintf(line, sizeof(line),
+			 "what the VM has written to disk %s since the switchover is merged into it",
+			 d->node);
+		tell(b, line);
+	}
 }
 
 /* Whether this end's QEMU is the VM's owner, or may be. */
@@ -204,8 +229,12 @@ static void qemu_end(void *vm, const struct ferry_result *result)
 	bool lost = result->outcome == FERRY_OUTCOME_LOST || result->owner == FERRY_OWNER_SOURCE ||
 		    result->owner == FERRY_OWNER_NONE;
 
-	if (b->launch.keeper >= 0 && lost)
-		b->inner.discard(&b->m); /* its keeper removes its files */
+	if ((b->launch.keeper >= 0 || b->m.ndisk) && lost)
+		b->inner.discard(&b->m);			      /* a keeper removes its files */
+	for (size_t i = 0; i < b->m.ndisk && lost && b->m.owner; i++) /* a VM that starts anew needs it */
+		fprintf(stderr,
+			"rdma-migrate: %s is a part of disk %s: `qemu-img commit` it before anybody else uses the disk.\n",
+			b->m.disk[i].overlay, b->m.disk[i].node);
 	if (!lost && result->owner == FERRY_OWNER_TARGET)
 		merge_disks(b);
 	if (b->launch.keeper < 0 || lost)

@@ -49,6 +49,8 @@ struct qemu {
 	const char *hold_net[QEMU_NETS + 1]; /* ids of netdevs whose output is held; ends with NULL */
 	struct qemu_disk disk[QEMU_DISKS];   /* whose writes are held */
 	size_t ndisk;
+	bool network; /* it has netdevs */
+	bool owner;   /* activated: the overlays are parts of the disks */
 };
 
 /* What a target holds back during the tentative run; nothing: there is none. */
@@ -82,13 +84,8 @@ extern const struct ferry_ops qemu_source_ops;
 #define QEMU_STARTING ((pid_t)-1)
 int qemu_target_open(struct qemu *m, const char *socket, pid_t child, const struct qemu_hold *hold,
 		     uint64_t timeout_us);
-/* The ops; if nothing is held, those that hold output are missing. */
+/* The ops. Those that hold output are missing if nothing is held, or only disks of a VM that has a network. */
 struct ferry_ops qemu_target_ops(const struct qemu *m);
-/*
- * After ferry_run(), if this QEMU is the VM's owner: what was written to its disks meanwhile is merged into them. The first error,
- * or 0; m->each is told all sentences.
- */
-int qemu_target_merge(struct qemu *m);
 
 /* After ferry_free(). A QEMU that owns its VM runs on. */
 void qemu_close(struct qemu *m);

@@ -59,6 +59,20 @@ static int check_block_jobs(struct qemu *m)
 	return err;
 }
 
+/* The next target would take the disk without it. */
+static int check_overlays(struct qemu *m)
+{
+	char node[32];
+	int err = disk_find(m, DISK_OVERLAY, true, node);
+
+	if (!err && node[0])
+		err = qemu_fails(m, -EBUSY,
+				 "a disk of QEMU is still on %s, the overlay of an earlier migration; end the VM, `qemu-img "
+				 "commit` the overlay's file, and start the VM anew",
+				 node);
+	return err;
+}
+
 /* ---- devices ---- */
 
 /* What a device's type begins with, and why it cannot board. */
@@ -132,6 +146,7 @@ const struct qemu_check qemu_checks[] = {
 	{ "VM", check_runs },
 	{ "migration", check_blockers },
 	{ "block jobs", check_block_jobs },
+	{ "overlays", check_overlays },
 	{ "devices", check_devices },
 	{ "network", check_network },
 	{ "memory", check_memory },

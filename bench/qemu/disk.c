@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 
 #include "bridge_int.h"
 #include "command.h"
+#include "runtime/arbiter/json_bound.h"
 
 extern char **environ;
 
@@ -31,24 +33,32 @@ static const char *name(const struct qemu *m, const struct qemu_disk *d, const c
 int disk_make(struct qemu_disk *d, const char *text, char *why, size_t cap)
 {
 	size_t n = strcspn(text, "=");
+	struct stat st;
 	int fd;
 
 	*d = (struct qemu_disk){ 0 };
-	if (!n || n >= sizeof(d->node) || !text[n] || strlen(text + n + 1) >= sizeof(d->overlay)) {
+	if (!n || n >= sizeof(d->node) || !text[n] || text[n + 1] != '/' ||
+	    strlen(text + n + 1) >= sizeof(d->overlay)) {
 		snprintf(why, cap,
-			 "--hold-disk %.200s is not NODE=PATH, with at most %zu characters before the = and %zu after it",
+			 "--hold-disk %.200s is not NODE=PATH; NODE has at most %zu characters, PATH begins with / and has at most %zu",
 			 text, sizeof(d->node) - 1, sizeof(d->overlay) - 1);
 		return -EINVAL;
 	}
 	memcpy(d->node, text, n);
 	strcpy(d->overlay, text + n + 1);
 	fd = open(d->overlay, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0) {
+	if (fd < 0 || fstat(fd, &st)) {
+		int err = -errno;
+
 		snprintf(why, cap, "%s, for the writes to disk %s, cannot be made: %s", d->overlay, d->node,
 			 strerror(errno));
-		return -errno;
+		if (fd >= 0)
+			close(fd);
+		return err;
 	}
 	close(fd);
+	d->dev = st.st_dev;
+	d->ino = st.st_ino;
 	d->made = true;
 	return 0;
 }
@@ -98,6 +108,7 @@ static int read_command(struct qemu *m, char **all, size_t *len)
 
 		if (!more) {
 			fclose(in);
+			free(*all);
 			return qemu_fails(m, -ENOMEM, "no memory for QEMU's command line");
 		}
 		*all = more;
@@ -180,9 +191,10 @@ static int add_keys(struct qemu *m, json_t *o)
 	line[len - 1] = '"'; /* instead of the last comma */
 	err = qemu_ask(m, "human-monitor-command", json_pack("{s:s}", "command-line", line), &said);
 	text = json_string_value(said);
-	if (!err && (!text || *text))
-		err = qemu_fails(m, -EREMOTEIO, "%.*s", (int)strcspn(text ? text : "?", "\r\n"),
-				 text ? text : "QEMU says nothing of drive_add");
+	if (!err && (!text || *text)) {
+		err = qemu_fails(m, -EREMOTEIO, "%.300s", text ? text : "QEMU says nothing of drive_add");
+		json_printable(m->why);
+	}
 	json_decref(said);
 	free(line);
 	return err;
@@ -260,33 +272,37 @@ static int find_device(struct qemu *m, const struct qemu_disk *d, json_t **image
 	return err;
 }
 
-/* The overlay names the disk as its backing file, so `qemu-img commit` can merge it, should both QEMU and host fail before disk_merge(). */
+/*
+ * The overlay names the disk as its backing file, so that `qemu-img commit` can merge it if QEMU or the host fails before
+ * disk_merge(). For that a name that is relative to QEMU's directory is made absolute.
+ */
 static int run_qemu_img(struct qemu *m, const char *overlay, json_t *image)
 {
 	json_t *size = json_object_get(image, "virtual-size");
-	const char *disk = json_string_value(json_object_get(image, "filename"));
+	const char *name = json_string_value(json_object_get(image, "filename"));
 	const char *format = json_string_value(json_object_get(image, "format"));
-	char bytes[24], said[200] = "";
-	char *const args[] = { "qemu-img",
-			       "create",
-			       "-q",
-			       "-u", /* the disk is not opened: the source writes to it */
-			       "-f",
-			       "qcow2",
-			       "-b",
-			       (char *)(uintptr_t)disk,
-			       "-F",
-			       (char *)(uintptr_t)format,
-			       (char *)(uintptr_t)overlay,
-			       bytes,
-			       NULL };
+	char bytes[24], said[200] = "", link[40], disk[2 * PATH_MAX] = "";
+	char *const args[] = {
+		"qemu-img", "create", "-q", "-u", /* the disk is not opened: the source writes to it */
+		"-f",	    "qcow2",  "-b", disk, "-F", (char *)(uintptr_t)format, (char *)(uintptr_t)overlay,
+		bytes,	    NULL
+	};
 	posix_spawn_file_actions_t actions;
 	int err, status = -1, fds[2];
 	size_t len = 0;
 	ssize_t n;
 	pid_t pid;
 
-	if (!disk || !format || !json_is_integer(size) || json_integer_value(size) <= 0)
+	snprintf(link, sizeof(link), "/proc/%d/cwd", m->q.pid);
+	if (name && name[0] != '/' && !strchr(name, ':')) {
+		ssize_t len_dir = readlink(link, disk, PATH_MAX - 1);
+
+		disk[len_dir > 0 ? len_dir : 0] = 0;
+		strcat(disk, "/");
+	}
+	if (name)
+		snprintf(disk + strlen(disk), sizeof(disk) - strlen(disk), "%s", name);
+	if (!name || !format || !json_is_integer(size) || json_integer_value(size) <= 0)
 		return qemu_fails(m, -EPROTO, "QEMU does not tell size, format and name of the disk for %s",
 				  overlay);
 	snprintf(bytes, sizeof(bytes), "%lld", (long long)json_integer_value(size));
@@ -298,8 +314,9 @@ static int run_qemu_img(struct qemu *m, const char *overlay, json_t *image)
 	err = posix_spawnp(&pid, args[0], &actions, NULL, args, environ);
 	posix_spawn_file_actions_destroy(&actions);
 	close(fds[1]);
-	while (!err && (n = read(fds[0], said + len, sizeof(said) - 1 - len)) > 0)
-		len += (size_t)n;
+	while (!err &&
+	       ((n = read(fds[0], said + len, sizeof(said) - 1 - len)) > 0 || (n < 0 && errno == EINTR)))
+		len += n > 0 ? (size_t)n : 0;
 	close(fds[0]);
 	if (err)
 		return qemu_fails(m, -err,
@@ -307,6 +324,7 @@ static int run_qemu_img(struct qemu *m, const char *overlay, json_t *image)
 				  overlay, strerror(err));
 	waitpid(pid, &status, 0);
 	said[strcspn(said, "\r\n")] = 0;
+	json_printable(said);
 	return status ? qemu_fails(m, -EIO, "qemu-img cannot make %s: %s", overlay, said) : 0;
 }
 
@@ -381,16 +399,38 @@ int disk_take(struct qemu *m, struct qemu_disk *d)
 		err = set_backing(m, d, d->node);
 	if (err) {
 		snprintf(why, sizeof(why), "%s", m->why);
+		del_node(m, d->node); /* or its lock may stay */
+		if (d->file.o)
+			del_node(m, d->file_node);
 		return qemu_fails(m, err,
-				  "disk %s cannot be opened for writing: %.200s; the VM goes on with what it writes in %s, which is a "
-				  "part of the disk from now on: keep it",
-				  d->node, why, d->overlay);
+				  "%s is a part of disk %s from now on, because the disk cannot be opened for writing: %.150s; the VM "
+				  "goes on with both",
+				  d->overlay, d->node, why);
 	}
 	d->taken = true;
 	del_node(m, name(m, d, "base", base));
 	if (d->file.o)
 		del_node(m, name(m, d, "base-file", below));
 	return 0;
+}
+
+int disk_find(struct qemu *m, const char *name, bool begins, char node[32])
+{
+	json_t *all = NULL, *disk;
+	int err = qemu_ask(m, "query-block", NULL, &all);
+	size_t i;
+
+	node[0] = 0;
+	json_array_foreach(all, i, disk)
+	{
+		const json_t *in = json_object_get(disk, "inserted");
+		const char *is = json_string_value(json_object_get(in, "node-name"));
+
+		if (is && (begins ? !strncmp(is, name, strlen(name)) : !strcmp(is, name)))
+			snprintf(node, 32, "%s", is);
+	}
+	json_decref(all);
+	return err;
 }
 
 /* Until the job is gone; *error: a new reference to what QEMU says of it, a string, or NULL. */
@@ -410,9 +450,11 @@ static int await_job(struct qemu *m, const char *job, json_t **error)
 
 			if (id && is && !strcmp(id, job)) {
 				over = !strcmp(is, "null");
-				if (!strcmp(is, "ready"))
-					err = qemu_ask(m, "job-complete", json_pack("{s:s}", "id", job),
-						       NULL);
+				/* Refused if it has left that state meanwhile: it will come to it again, or ends. */
+				if (!strcmp(is, "ready") &&
+				    (err = qemu_ask(m, "job-complete", json_pack("{s:s}", "id", job),
+						    NULL)) == -EREMOTEIO)
+					err = 0;
 			}
 			json_decref(e.data);
 		}
@@ -430,46 +472,58 @@ static int await_job(struct qemu *m, const char *job, json_t **error)
 
 static int merge(struct qemu *m, struct qemu_disk *d)
 {
-	char overlay[32], file[32], job[32];
+	char overlay[32], job[32];
 	json_t *error = NULL;
 	int err;
 
 	name(m, d, "merge", job);
-	name(m, d, "overlay", overlay);
 	qmp_forget(&m->q, DISK_STATUS_EVENT);
 	err = qemu_ask(m, "block-commit",
-		       json_pack("{s:s, s:s, s:s}", "job-id", job, "device", overlay, "base-node", d->node),
+		       json_pack("{s:s, s:s, s:s}", "job-id", job, "device", name(m, d, "overlay", overlay),
+				 "base-node", d->node),
 		       NULL);
 	if (!err)
 		err = await_job(m, job, &error);
-	if (!err && error)
+	if (!err && error) {
 		err = qemu_fails(m, -EIO, "%.200s",
 				 json_string_value(error) ? json_string_value(error) : "no reason");
+		json_printable(m->why);
+	}
 	json_decref(error);
-	if (!err)
-		err = del_node(m, overlay);
-	return err ? err : del_node(m, name(m, d, "overlay-file", file));
+	return err;
 }
 
 int disk_merge(struct qemu *m, struct qemu_disk *d)
 {
-	char why[QMP_WHY], overlay[32];
-	int err = d->taken ? merge(m, d) : -EBUSY;
+	char why[QMP_WHY], overlay[32], file[32], node[32];
+	int err;
 
-	if (!err) {
-		disk_drop(d);
-		return 0;
-	}
-	snprintf(why, sizeof(why), "%s", d->taken ? m->why : "it is not open for writing");
-	return qemu_fails(m, err,
-			  "what the VM has written to disk %s since the switchover is not merged into it: %.200s; it is in %s: keep that file, "
-			  "and block-commit node %s",
-			  d->node, why, d->overlay, name(m, d, "overlay", overlay));
+	if (!d->taken)
+		return qemu_fails(m, -EBUSY,
+				  "%s is a part of disk %s, which could not be opened for writing: keep it; when QEMU has ended, `qemu-img "
+				  "commit` it before anybody else uses the disk",
+				  d->overlay, d->node);
+	err = merge(m, d);
+	snprintf(why, sizeof(why), "%s", m->why);
+	/* What QEMU answers too late it may do all the same: the device's node tells. */
+	if ((err = disk_find(m, d->node, false, node) ? -EIO : node[0] ? 0 : err ? err : -EIO))
+		return qemu_fails(m, err,
+				  "%s is a part of disk %s as long as %s is the device's node, as query-block tells: it is not merged: "
+				  "%.150s; block-commit that node, or, when QEMU has ended, `qemu-img commit` the file before anybody else "
+				  "uses the disk",
+				  d->overlay, d->node, name(m, d, "overlay", overlay), why);
+	del_node(m, name(m, d, "overlay", overlay));
+	del_node(m, name(m, d, "overlay-file", file));
+	disk_drop(d);
+	return 0;
 }
 
+/* Somebody may have removed it, and made another one of that name. */
 void disk_drop(struct qemu_disk *d)
 {
-	if (d->made)
+	struct stat st;
+
+	if (d->made && !lstat(d->overlay, &st) && st.st_dev == d->dev && st.st_ino == d->ino)
 		unlink(d->overlay);
 	d->made = false;
 }

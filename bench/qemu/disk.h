@@ -18,8 +18,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define QEMU_DISKS 16
+#define DISK_OVERLAY "ferry-overlay-" /* the names of overlays begin so */
 
 struct qemu;
 
@@ -34,7 +36,9 @@ struct qemu_disk {
 	char overlay[200];	      /* the path of its file */
 	struct blockdev format, file; /* file: none if it is described within format */
 	char file_node[32];
-	bool made;  /* the overlay's file is there */
+	bool made; /* the overlay's file is there, and is this one: */
+	dev_t dev;
+	ino_t ino;
 	bool taken; /* the disk is open for writing */
 };
 
@@ -47,9 +51,14 @@ int disk_make(struct qemu_disk *d, const char *text, char *why, size_t cap);
 int disk_hold(struct qemu *m, struct qemu_disk *d);
 /* This QEMU is the VM's owner. After an error the VM can go on with the overlay. */
 int disk_take(struct qemu *m, struct qemu_disk *d);
-/* Merges the overlay while the VM runs, without limit as long as QEMU answers; then removes its file. */
+/*
+ * Merges the overlay while the VM runs, without limit as long as QEMU answers; then removes its file. After an error m->why says
+ * what becomes of it.
+ */
 int disk_merge(struct qemu *m, struct qemu_disk *d);
-/* The VM is not this QEMU's, which has ended: removes the overlay's file. */
+/* The node that some device has as its drive, and which has this name, or a name that begins so; "" if none has. */
+int disk_find(struct qemu *m, const char *name, bool begins, char node[32]);
+/* The VM is not this QEMU's, which has ended, or all is merged: removes the overlay's file. */
 void disk_drop(struct qemu_disk *d);
 void disk_close(struct qemu_disk *d);
 

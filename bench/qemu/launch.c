@@ -21,18 +21,18 @@
 
 /* ---- the keeper's process ---- */
 
-static void clean_up(const struct launch *l, enum launch_end at_end)
+static void clean_up(struct launch *l, enum launch_end at_end)
 {
+	for (size_t i = 0; i < l->ndisk && at_end == LAUNCH_KILL; i++)
+		disk_drop(&l->disk[i]);
 	for (size_t i = 0; i < l->command.nfile; i++)
 		unlink(l->command.file[i]);
-	for (size_t i = 0; i < l->ndisk && at_end == LAUNCH_KILL; i++)
-		unlink(l->disk[i].overlay);
 	unlink(l->socket);
 	unlink(l->log);
 	rmdir(l->dir);
 }
 
-/* Until QEMU has ended, whose status it returns. fd: the launcher. *at_end: what it has told last. */
+/* Until QEMU has ended, whose status it returns. fd: the launcher, whose last message *at_end is. */
 static int watch(int fd, pid_t pid, int pidfd, enum launch_end *at_end)
 {
 	struct pollfd p[2] = { { .fd = pidfd, .events = POLLIN }, { .fd = fd, .events = POLLIN } };
@@ -72,9 +72,9 @@ static void run_qemu(const struct launch *l)
 	_exit(127);
 }
 
-_Noreturn static void keeper(const struct launch *l, int fd)
+_Noreturn static void keeper(struct launch *l, int fd)
 {
-	enum launch_end at_end = LAUNCH_KILL;
+	enum launch_end at_end = LAUNCH_KILL, told;
 	pid_t pid;
 	int pidfd, status, null;
 
@@ -96,8 +96,8 @@ _Noreturn static void keeper(const struct launch *l, int fd)
 	status = pidfd < 0 ? 126 << 8 : watch(3, pid, 4, &at_end);
 	send(3, &status, sizeof(status), MSG_NOSIGNAL | MSG_DONTWAIT);
 	/* The launcher reads the log before it closes. */
-	while (recv(3, &null, sizeof(null), 0) > 0)
-		;
+	while (recv(3, &told, sizeof(told), 0) == sizeof(told))
+		at_end = told;
 	clean_up(l, at_end);
 	_exit(0);
 }

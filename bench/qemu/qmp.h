@@ -22,7 +22,7 @@
 
 #include "bench/clock.h"
 
-#define QMP_WHY 400
+#define QMP_WHY 600
 #define QMP_EVENTS 64
 
 struct qmp_event {

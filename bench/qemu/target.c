@@ -135,18 +135,6 @@ static int take_disks(struct qemu *m)
 	return err;
 }
 
-int qemu_target_merge(struct qemu *m)
-{
-	int err = 0;
-
-	for (size_t i = 0; i < m->ndisk; i++) {
-		int e = disk_merge(m, &m->disk[i]);
-
-		err = err ? err : e;
-	}
-	return err;
-}
-
 static void drop_disks(struct qemu *m)
 {
 	for (size_t i = 0; i < m->ndisk; i++)
@@ -270,8 +258,10 @@ static int op_pause(void *vm)
 static int op_activate(void *vm)
 {
 	struct qemu *m = vm;
-	int err = take_disks(m), announced;
+	int err, announced;
 
+	m->owner = true;
+	err = take_disks(m);
 	m->capable = true; /* the VM's next migration may be another one */
 	qmp_call(&m->q, "migrate-set-parameters", json_pack("{s:i}", "announce-rounds", ANNOUNCE_ROUNDS),
 		 m->timeout_us, NULL);
@@ -294,7 +284,8 @@ static int op_discard(void *vm)
 	if (m->child > 0)
 		waitpid(m->child, NULL, 0);
 	m->child = 0;
-	drop_disks(m);
+	if (!m->owner)
+		drop_disks(m);
 	return 0;
 }
 
@@ -304,7 +295,7 @@ struct ferry_ops qemu_target_ops(const struct qemu *m)
 				 .resume = op_resume,  .pause = op_pause,     .activate = op_activate,
 				 .discard = op_discard };
 
-	if (m->hold_net[0] || m->ndisk) {
+	if (m->hold_net[0] || (m->ndisk && !m->network)) {
 		ops.output_hold = op_output_hold;
 		ops.output_release = op_output_release;
 	}
@@ -313,6 +304,7 @@ struct ferry_ops qemu_target_ops(const struct qemu *m)
 
 static int check_waits(struct qemu *m)
 {
+	char node[32];
 	json_t *o = NULL;
 	int err = qemu_ask(m, "query-status", NULL, &o);
 	const char *status = json_string_value(json_object_get(o, "status"));
@@ -321,6 +313,25 @@ static int check_waits(struct qemu *m)
 		err = qemu_fails(m, -EINVAL,
 				 "QEMU at %s does not wait for a VM (status %.40s); start it with -S -incoming defer",
 				 m->q.path, status ? status : "none");
+	json_decref(o);
+	if (!err)
+		err = disk_find(m, DISK_OVERLAY, true, node);
+	if (!err && node[0])
+		err = qemu_fails(m, -EINVAL,
+				 "QEMU at %s has a disk on %s, from an earlier attempt to bring a VM here; end it, and start it anew",
+				 m->q.path, node);
+	return err;
+}
+
+/* No command of QMP lists the netdevs. */
+static int look_for_network(struct qemu *m)
+{
+	json_t *o = NULL;
+	int err =
+		qemu_ask(m, "human-monitor-command", json_pack("{s:s}", "command-line", "info network"), &o);
+	const char *text = json_string_value(o);
+
+	m->network = !text || *text;
 	json_decref(o);
 	return err;
 }
@@ -342,6 +353,8 @@ int qemu_target_open(struct qemu *m, const char *socket, pid_t child, const stru
 	if (!err && (m->hold_net[0] || m->ndisk))
 		err = check_disks(m);
 	if (!err)
+		err = look_for_network(m);
+	if (!err)
 		err = ram_find(&m->q, m->ram, &m->nram, timeout_us, m->why, sizeof(m->why));
 	if (!err)
 		err = qemu_qmp_failed(m, state_capabilities(&m->q, capabilities, true, timeout_us));
@@ -351,12 +364,13 @@ int qemu_target_open(struct qemu *m, const char *socket, pid_t child, const stru
 				      qmp_call(&m->q, "migrate-set-parameters",
 					       json_pack("{s:i}", "announce-rounds", 0), timeout_us, NULL));
 	if (!err)
-		err = hold_disks(m);
-	if (!err)
 		err = add_filters(m);
 	if (!err)
 		err = take_uffd(m->q.pid, TAKE_KEEP | TAKE_FILTERED, timeout_us, &m->faults, m->why,
 				sizeof(m->why));
+	/* The last step: a QEMU whose disk is on an overlay must not be used for anything else. */
+	if (!err && m->ndisk && (err = hold_disks(m)))
+		op_discard(m);
 	if (err)
 		drop_disks(m);
 	return err;

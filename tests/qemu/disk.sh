@@ -72,7 +72,7 @@ monitor_of() # NAME
 
 merged() # NAME
 {
-	has "$tmp/$1.err" 'is merged into them'
+	has "$tmp/$1.err" 'is merged into it'
 }
 
 # --- there by post-copy, with a fallback before it, and on by stop-and-copy ---
@@ -87,11 +87,12 @@ await nobody two || why+="the target's QEMU lives; "
 why+=$(no_overlay)
 verdict "a target that is killed leaves nothing on the disk" "$why"
 
-# The source takes its disk back while the target's VM still runs.
+# The source takes its disk back while the target's VM may still run.
 start_target cut --hold-net n0 --hold-disk "d0=$tmp/overlay" --reconnect $((PATIENCE + 4))s
 move "$tmp/one.qmp" cut 0 --mode post-copy --max-rounds 1 --kill link@post-copy --reconnect ${PATIENCE}s
 why+=$(has "$tmp/cut.source.json" '"outcome":"fell-back","owner":"source"')
 why+=$(goes_on one)
+await nobody cut || why+="the target's QEMU lives; "
 why+=$(no_overlay)
 verdict "a link that is lost" "$why"
 
@@ -132,7 +133,9 @@ why+=$(goes_on six)
 verdict "qcow2, to a QEMU that waits" "$why"
 
 start_target seven --hold-net n0 --hold-disk "d0=$tmp/overlay" --kill target@commitment --reconnect ${PATIENCE}s
-move "$tmp/six.qmp" seven 0 --mode post-copy --max-rounds 1 --reconnect ${PATIENCE}s
+# So slow that the tentative VM writes a lot before it has all its memory.
+move "$tmp/six.qmp" seven 0 --mode post-copy --max-rounds 1 --bandwidth 20M --reconnect ${PATIENCE}s
+[ "$(ticks seven)" -gt 0 ] || why+="the tentative VM has written nothing, so this has tested nothing; "
 why+=$(has "$tmp/seven.source.json" '"outcome":"fell-back","owner":"source"')
 why+=$(goes_on six)
 why+=$(holds "$tmp/qcow2" qcow2 five six)
@@ -140,9 +143,44 @@ why+=$(holds "$tmp/qcow2" qcow2 five six)
 rm "$tmp/overlay" || why+="the overlay has gone; "
 verdict "a target that is killed in the commitment" "$why"
 
+# --- the VM is lost after the commit, or its target's program is: what it has written to the disk is not ---
+
+raw_disk "$tmp/lost"
+start_vm eight
+disown
+start_target nine --hold-net n0 --hold-disk "d0=$tmp/overlay" --reconnect ${PATIENCE}s
+"$program" source --vmm qemu --qmp "$tmp/eight.qmp" --to "$uri" --quiet "${slow[@]}" --mode post-copy --max-rounds 1 --bandwidth 20M \
+	--commit-at switchover --kill source@post-copy >"$tmp/nine.source.out" 2>&1
+wait $target
+why=$(has "$tmp/nine.json" '"outcome":"lost"')
+why+=$(has "$tmp/nine.err" "overlay is a part of disk d0: .qemu-img commit. it")
+qemu-img commit -q "$tmp/overlay" || why+="the overlay cannot be merged; "
+rm -f "$tmp/overlay"
+why+=$(holds "$tmp/lost" raw eight nine)
+verdict "a VM that is lost after the commit" "$why"
+
+raw_disk "$tmp/left"
+start_vm ten
+disown
+start_target eleven --hold-net n0 --hold-disk "d0=$tmp/overlay" --kill target@activation --reconnect ${PATIENCE}s
+move "$tmp/ten.qmp" eleven 4 --mode post-copy --max-rounds 1 --bandwidth 20M --reconnect ${PATIENCE}s
+why+=$(goes_on eleven)
+monitor=$(tr '\0' '\n' <"/proc/$(of_test eleven | xargs -I{} grep -l ^qemu /proc/{}/comm | cut -d/ -f3)/cmdline" |
+	sed -n 's/^unix:\(.*qmp\),server.*/\1/p')
+said=$("$program" doctor --qmp "$monitor" 2>&1)
+[[ $said = *"a disk of QEMU is still on ferry-overlay-0"* ]] || why+="doctor does not see the overlay: $said; "
+for pid in $(of_test); do
+	grep -q ^qemu "/proc/$pid/comm" 2>/dev/null && kill -9 "$pid"
+done
+await nobody || why+="a QEMU or a keeper lives; "
+qemu-img commit -q "$tmp/overlay" || why+="the overlay cannot be merged; "
+rm -f "$tmp/overlay"
+why+=$(holds "$tmp/left" raw ten eleven)
+verdict "a target that is killed in the activation" "$why"
+
 # --- refused ---
 
-machine eight
+machine twelve
 refuses "a disk that is none" 5 "no device of QEMU has this node as its drive" target --vmm qemu --hold-disk "d0=$tmp/overlay" --hold-disk "d9=$tmp/overlay9" -- "${args[@]}"
 refuses "a disk beside one that is held" 5 "(node d1) can be written, and its writes are not held back" target --vmm qemu --hold-disk "d0=$tmp/overlay" -- "${args[@]}" \
 	-blockdev "null-co,node-name=d1" -device ide-hd,drive=d1
