@@ -133,36 +133,36 @@ static void qemu_describe(void *vm, struct ferry_ops *ops, struct ferry_vm *ret)
 
 /* ---- the end ---- */
 
-/* The overlays of the disks to be held; a QEMU that is launched comes with them. */
-static int make_overlays(struct launch *l, const struct options *o, char *why, size_t cap)
+static void drop_overlays(struct launch *l)
 {
-	int err = 0;
-
-	for (; !err && o->hold_disk[l->ndisk] && l->ndisk < QEMU_DISKS; l->ndisk++)
-		err = disk_make(&l->disk[l->ndisk], o->hold_disk[l->ndisk], why, cap);
-	for (size_t i = 0; err && i < l->ndisk; i++)
+	for (size_t i = 0; i < l->ndisk; i++)
 		disk_drop(&l->disk[i]);
-	return err;
 }
 
 static int open_target(struct boarded *b, char *why, size_t cap)
 {
 	const struct options *o = b->ask.o;
-	struct qemu_hold hold = { .net = o->hold_net, .disk = b->launch.disk };
+	struct launch *l = &b->launch;
+	struct qemu_hold hold = { .net = o->hold_net, .disk = l->disk };
 	uint64_t limit_us = timeout_us(o);
-	int err = o->qemu ? launch_qemu(&b->launch, o->qemu, o->hold_disk, limit_us, why, cap)
-			  : make_overlays(&b->launch, o, why, cap);
+	int err = 0;
 
-	if (err)
+	for (; !err && o->hold_disk[l->ndisk] && l->ndisk < QEMU_DISKS; l->ndisk++)
+		err = disk_make(&l->disk[l->ndisk], o->hold_disk[l->ndisk], why, cap);
+	if (!err && o->qemu)
+		err = launch_qemu(l, o->qemu, limit_us, why, cap);
+	if (err) {
+		drop_overlays(l);
 		return err;
-	hold.ndisk = b->launch.ndisk;
-	err = qemu_target_open(&b->m, o->qemu ? b->launch.socket : o->qmp, o->qemu ? QEMU_STARTING : 0, &hold,
+	}
+	hold.ndisk = l->ndisk;
+	err = qemu_target_open(&b->m, o->qemu ? l->socket : o->qmp, o->qemu ? QEMU_STARTING : 0, &hold,
 			       limit_us);
 	/* QEMU's own reason is better than that of a connection that it has closed. */
-	if (err && (b->m.q.fd >= 0 || !launch_ended(&b->launch, limit_us, why, cap)))
+	if (err && (b->m.q.fd >= 0 || !launch_ended(l, limit_us, why, cap)))
 		snprintf(why, cap, "%s", b->m.why);
 	if (err) {
-		launch_close(&b->launch);
+		launch_close(l);
 		qemu_close(&b->m);
 	}
 	return err;

@@ -30,6 +30,8 @@ int qemu_qmp_failed(struct qemu *m, int err);
 int qemu_ask(struct qemu *m, const char *command, json_t *args, json_t **ret);
 int qemu_machine(struct qemu *m, char *buf, size_t cap);
 void qemu_remove_filters(struct qemu *m); /* those of the target; what they hold gets out */
+/* What QEMU says of its netdevs, a new reference to a string; it is empty if there is none. */
+int qemu_netdevs(struct qemu *m, json_t **text);
 /* The last checks of a source. */
 int qemu_map_ram(struct qemu *m);
 int qemu_open_tracker(struct qemu *m);

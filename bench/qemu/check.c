@@ -119,12 +119,16 @@ static int check_devices(struct qemu *m)
 	return named ? named : anonymous;
 }
 
-/* Which backend a netdev has, no command of QMP tells. */
+/* No command of QMP lists the netdevs with their backends. */
+int qemu_netdevs(struct qemu *m, json_t **text)
+{
+	return qemu_ask(m, "human-monitor-command", json_pack("{s:s}", "command-line", "info network"), text);
+}
+
 static int check_network(struct qemu *m)
 {
 	json_t *o = NULL;
-	int err =
-		qemu_ask(m, "human-monitor-command", json_pack("{s:s}", "command-line", "info network"), &o);
+	int err = qemu_netdevs(m, &o);
 	const char *text = json_string_value(o);
 
 	if (text && (strstr(text, "type=vhost-user") || strstr(text, "type=vhost-vdpa")))

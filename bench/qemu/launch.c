@@ -203,12 +203,12 @@ static int await_monitor(struct launch *l, uint64_t timeout_us, char *why, size_
 	return 0;
 }
 
-int launch_qemu(struct launch *l, char *const *args, const char *const *hold_disk, uint64_t timeout_us,
-		char *why, size_t cap)
+int launch_qemu(struct launch *l, char *const *args, uint64_t timeout_us, char *why, size_t cap)
 {
 	int err;
 
-	*l = (struct launch){ .keeper = -1, .dir = "/dev/shm/ferry-qemu.XXXXXX" };
+	l->keeper = -1;
+	snprintf(l->dir, sizeof(l->dir), "/dev/shm/ferry-qemu.XXXXXX");
 	if (!mkdtemp(l->dir)) {
 		snprintf(why, cap, "no directory can be made in /dev/shm for QEMU's RAM: %s",
 			 strerror(errno));
@@ -217,17 +217,12 @@ int launch_qemu(struct launch *l, char *const *args, const char *const *hold_dis
 	snprintf(l->socket, sizeof(l->socket), "%s/qmp", l->dir);
 	snprintf(l->log, sizeof(l->log), "%s/log", l->dir);
 	err = command_make(&l->command, args, l->dir, l->socket, why, cap);
-	for (; !err && hold_disk[l->ndisk] && l->ndisk < QEMU_DISKS; l->ndisk++)
-		err = disk_make(&l->disk[l->ndisk], hold_disk[l->ndisk], why, cap);
 	if (!err)
 		err = spawn(l, why, cap);
-	if (err) {
-		for (size_t i = 0; i < QEMU_DISKS; i++)
-			disk_drop(&l->disk[i]);
+	if (err)
 		rmdir(l->dir);
-	} else {
+	else
 		err = await_monitor(l, timeout_us, why, cap);
-	}
 	if (err)
 		launch_close(l);
 	return err;

@@ -19,16 +19,15 @@ struct launch {
 	int keeper; /* -1: nothing was started */
 	char dir[40], socket[60], log[60];
 	struct qemu_args command;
-	struct qemu_disk disk[QEMU_DISKS]; /* those to be held */
+	struct qemu_disk disk[QEMU_DISKS]; /* those to be held; the caller sets them before launch_qemu() */
 	size_t ndisk;
 };
 
 /*
- * args: the source's command line; hold_disk: texts for disk_make(), ended by NULL. Returns when QEMU's monitor is there, at launch.socket, or -ECHILD if QEMU has ended
+ * args: the source's command line. Returns when QEMU's monitor is there, at launch.socket, or -ECHILD if QEMU has ended
  * instead, or -ETIMEDOUT. After an error why has a sentence, and the launch is closed.
  */
-int launch_qemu(struct launch *l, char *const *args, const char *const *hold_disk, uint64_t timeout_us,
-		char *why, size_t cap);
+int launch_qemu(struct launch *l, char *const *args, uint64_t timeout_us, char *why, size_t cap);
 /* QEMU may have ended, which another error came from: true if it did so within timeout_us, with a sentence in why. */
 bool launch_ended(struct launch *l, uint64_t timeout_us, char *why, size_t cap);
 enum launch_end {

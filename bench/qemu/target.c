@@ -323,12 +323,10 @@ static int check_waits(struct qemu *m)
 	return err;
 }
 
-/* No command of QMP lists the netdevs. */
 static int look_for_network(struct qemu *m)
 {
 	json_t *o = NULL;
-	int err =
-		qemu_ask(m, "human-monitor-command", json_pack("{s:s}", "command-line", "info network"), &o);
+	int err = qemu_netdevs(m, &o);
 	const char *text = json_string_value(o);
 
 	m->network = !text || *text;
